@@ -1,0 +1,42 @@
+/*
+ * Errors: a negative errno for the program, a sentence for the person.
+ *
+ * A fallible function returns 0 or a negative errno and takes a struct img_error last; NULL means
+ * that no sentence is wanted. Whoever knows most writes the sentence. The library never prints.
+ */
+#ifndef LIBIMG_BASE_ERROR_H
+#define LIBIMG_BASE_ERROR_H
+
+#include <stdarg.h>
+
+/* Zero-initialised: no error. Owns text. Not thread-safe: one owner at a time. */
+struct img_error {
+	int code;	/* negative errno, 0: none */
+	char *text;	/* malloc'd, printable, without a final newline; NULL: none */
+};
+
+/* Public (declared in image/img.h too). */
+struct img_error *img_error_new(void);
+void img_error_free(struct img_error *err);
+const char *img_error_text(const struct img_error *err);	/* never NULL */
+int img_error_code(const struct img_error *err);
+
+/*
+ * Record a sentence and return code (a negative errno), so that a caller can write
+ * `return img_fail(err, -EUCLEAN, ...)`. Replaces what err held. Bytes that are not printable
+ * (terminal escapes in a name from an image) are written as \xNN. Out of memory: code alone is kept.
+ */
+int img_fail(struct img_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Put "fmt: " before the sentence that err holds; keeps and returns code. */
+int img_error_prefix(struct img_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Forget the error; frees the text. */
+void img_error_clear(struct img_error *err);
+
+/* Move src's sentence to dst (which may be NULL: dropped); src is cleared. */
+void img_error_move(struct img_error *dst, struct img_error *src);
+
+#endif

@@ -1,0 +1,316 @@
+/*
+ * The driver contract: what a format implements, and what the engine offers it. spec/drivers.md
+ * explains it with examples.
+ *
+ * A driver translates; it never touches guest data. map(), plan_write(), commit(), drop() and
+ * release() work only on metadata in memory, with the image's metadata lock held, and never block:
+ * a block that is missing is noted by img_meta_get() and the driver returns IMG_NEED_METADATA;
+ * the engine fetches it and calls again from the start. So look everything up first, change state
+ * last. All other entries are plain blocking code that has the image to itself.
+ */
+#ifndef LIBIMG_ENGINE_DRIVER_H
+#define LIBIMG_ENGINE_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libimg/base/error.h"
+#include "libimg/base/options.h"
+#include "libimg/base/value.h"
+#include "libimg/engine/codec.h"
+#include "libimg/storage/storage.h"
+
+struct img;
+struct img_req;
+struct img_engine;
+struct img_place;
+struct img_driver;
+
+/* Answers besides 0 and a negative errno. */
+enum {
+	IMG_NEED_METADATA = 1,	/* img_meta_get() gave NULL: fetch and call again */
+	IMG_NEED_EXCLUSIVE = 2,	/* plan_write: call grow() with the image quiet, then plan again */
+	IMG_NEED_WRITE = 3,	/* plan_write of ZERO: not by metadata; write zeroes instead */
+};
+
+/* ---- The image, as a driver sees it ---- */
+
+struct img {
+	const struct img_driver *driver;
+	char *name;			/* as the user named it; for messages */
+	struct img_storage *file;	/* the file that was opened; the engine's to close */
+	bool writable;
+	bool unmap;			/* opened so that discarded and freed space is punched */
+
+	/* Set by open(). */
+	void *state;			/* the driver's; freed by its close() */
+	uint64_t size;			/* guest bytes, a multiple of 512 */
+	uint64_t unit_bytes;		/* what one allocation covers: a power of two, >= 512 */
+	char *backing_name;		/* malloc'd; as stored in the image; NULL: none */
+	char *backing_format;		/* malloc'd; NULL: not stored */
+	bool backing_required;		/* a child that names no parent file is refused */
+	bool dirty;			/* not closed cleanly */
+	bool encrypted;
+
+	struct img *parent;		/* the open backing image; set by the image floor */
+	struct img_engine *engine;	/* the engine's own */
+	struct img_place *place;	/* the image floor's own */
+};
+
+/* ---- Reading: where guest bytes live ---- */
+
+enum img_extent_kind {
+	IMG_DATA,	/* plain bytes in storage at file_off */
+	IMG_ZERO,	/* zeroes; storage non-NULL: room is allocated at file_off all the same */
+	IMG_BACKING,	/* not in this image: ask the parent; without one, zeroes */
+	IMG_COMPRESSED,	/* one unit, packed by codec: stored_bytes at file_off */
+};
+
+/* Turns a 512-byte-grained range of bytes into clear text and back; owned by the driver. */
+struct img_cipher {
+	/* In place; tweak: byte position that the sector numbers are counted from; len % 512 == 0.
+	   Thread-safe. */
+	int (*decrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
+	int (*encrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
+};
+
+struct img_extent {
+	enum img_extent_kind kind;
+	uint64_t length;		/* guest bytes from off that this is true for: 1..len */
+	struct img_storage *storage;	/* DATA, COMPRESSED */
+	uint64_t file_off;		/* DATA: of guest byte off. COMPRESSED: of the first stored byte */
+	/* COMPRESSED only. */
+	const struct img_codec *codec;
+	uint32_t stored_bytes;		/* at most this many; what follows the stream is ignored */
+	uint32_t unit_bytes;		/* decoded length */
+	uint32_t within;		/* of guest byte off in the decoded unit */
+	uint32_t header_bytes;		/* a unit's own header before the stream (VMDK's grain marker) */
+	/* DATA only; NULL: clear text. */
+	struct img_cipher *cipher;
+	uint64_t tweak;			/* of guest byte off */
+};
+
+/* ---- Writing: plan, data, commit ---- */
+
+enum img_op { IMG_OP_WRITE, IMG_OP_WRITE_COMPRESSED, IMG_OP_ZERO, IMG_OP_DISCARD };
+
+enum img_plan_kind {
+	IMG_PLAN_DATA,	/* write [fill_start, fill_end) to storage at file_off, then commit */
+	IMG_PLAN_META,	/* nothing to write: commit alone does it */
+	IMG_PLAN_ZERO,	/* img_io ZERO of length bytes at file_off, then commit if asked */
+	IMG_PLAN_PUNCH,	/* img_io PUNCH, the same */
+	IMG_PLAN_NOTHING,	/* already so */
+};
+
+struct img_plan {
+	enum img_plan_kind kind;
+	uint64_t length;		/* guest bytes from off that this plans: 1..len */
+	/*
+	 * DATA: the guest range that must be written, a superset of [off, off + length); what lies
+	 * outside of it the engine fills with what the guest reads there now (the backing image, an
+	 * old extent, zeroes). The range never reaches past img->size rounded up to a unit.
+	 */
+	uint64_t fill_start, fill_end;
+	struct img_storage *storage;
+	uint64_t file_off;		/* of fill_start */
+	bool fresh;			/* the target reads as zeroes: zero fill need not be written */
+	bool commit;			/* false: in place; commit() and drop() are not called */
+	struct img_cipher *cipher;	/* NULL: clear text */
+	uint64_t tweak;			/* of fill_start */
+	uint64_t slot[4];		/* the driver's notes for commit() and drop() */
+};
+
+/* ---- What the engine offers map, plan_write, commit, drop and release ---- */
+
+/*
+ * Metadata lives in a cache of 16 KiB blocks (file offsets, per storage), valid by 512-byte
+ * sector. A look must not cross a block: len bytes at file_off with both ends in one block.
+ */
+enum { IMG_META_BLOCK = 16384, IMG_META_SECTOR = 512 };
+
+/*
+ * Ranks order metadata on disk: whatever has a lower rank, and all data written before, is durable
+ * before a higher rank is written. Refcounts and the like are ALLOCATION; tables that point at
+ * data are MAPPING; tables that point at those are ROOT; HEADER is last.
+ */
+enum img_rank { IMG_RANK_ALLOCATION, IMG_RANK_MAPPING, IMG_RANK_ROOT, IMG_RANK_HEADER, IMG_RANKS };
+
+/*
+ * Borrow len bytes of metadata; valid until the entry returns, and pinned for req: a commit() that
+ * follows finds it. NULL: return IMG_NEED_METADATA. Bytes past the end of the file are zeroes.
+ */
+const uint8_t *img_meta_get(struct img_req *req, struct img_storage *s, uint64_t file_off,
+			    size_t len);
+/*
+ * The same bytes for changing; they must have been got by this req (then it cannot fail) or made
+ * by img_meta_new(). Written at the next write-out, in the order of ranks.
+ */
+uint8_t *img_meta_edit(struct img_req *req, struct img_storage *s, uint64_t file_off, size_t len,
+		       enum img_rank rank);
+/*
+ * A new table of zeroes at [file_off, file_off + len), both multiples of 512, without reading it.
+ * -ENOMEM.
+ */
+int img_meta_new(struct img_req *req, struct img_storage *s, uint64_t file_off, size_t len,
+		 enum img_rank rank);
+
+/* Where a sentence goes. */
+struct img_error *img_req_error(struct img_req *req);
+
+/*
+ * Give [file_off, file_off + len) back once its unlinking (made by this commit()) is durable and
+ * every reader that started before is done: then the engine asks last_use(), punches what is free
+ * if the image was opened so, and calls release(). Room for n calls must have been reserved in
+ * plan_write (-ENOMEM).
+ */
+int img_free_reserve(struct img_req *req, size_t n);
+void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_off, uint64_t len);
+
+/* ---- What the engine offers blocking entries ---- */
+
+/* Forget cached metadata of a range (freed, or written by blocking code). Nothing of it is dirty. */
+void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, uint64_t len);
+
+/* ---- Opening ---- */
+
+/*
+ * Handed to open(). Everything an image names goes through reference(), which asks the gate.
+ */
+struct img_opening {
+	bool self_only;			/* open no other file; give what info() needs from this one */
+	bool for_check;			/* tolerate what check() can mend */
+	/*
+	 * Open a file that the image names (relative names: from the image's own folder), read-write
+	 * if the image is writable. The driver closes the storage in close(). what: "data file",
+	 * "extent 3". Not to be called with self_only. Naming the image's own file is refused.
+	 */
+	int (*reference)(struct img_opening *o, const char *name, const char *what,
+			 struct img_storage **out, struct img_error *err);
+};
+
+/* ---- Creating ---- */
+
+struct img_creating {
+	const char *name;		/* the final path; for messages and names inside the image */
+	struct img_storage *file;	/* empty (a device: with old content), writable */
+	uint64_t size;			/* guest bytes, a multiple of 512 */
+	const struct img_options *options;
+	enum img_preallocate preallocate;
+	const char *backing_name;	/* NULL: none */
+	const char *backing_format;	/* NULL: not known */
+	/* Create another file of the image, published together with it; the caller must not close it. */
+	int (*another)(struct img_creating *c, const char *name, struct img_storage **out,
+		       struct img_error *err);
+};
+
+/* ---- Checking ---- */
+
+enum { IMG_REPAIR_LEAKS = 1, IMG_REPAIR_ALL = 3 };
+
+struct img_check {
+	unsigned repair;		/* in: IMG_REPAIR_* or 0 */
+	/* in: one line of a defect or a repair, without newline; may be NULL */
+	void (*say)(struct img_check *c, const char *line);
+	void *user;			/* in: say()'s own */
+	/* out */
+	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
+	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
+};
+void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- The driver ---- */
+
+enum {
+	IMG_DRIVER_BACKING = 1 << 0,	/* images may have a backing file (create takes one) */
+	IMG_DRIVER_COMPRESS = 1 << 1,	/* plan_write takes WRITE_COMPRESSED */
+	IMG_DRIVER_READ_ONLY = 1 << 2,	/* cannot be opened for writing */
+};
+
+struct img_driver {
+	const char *name;
+	unsigned features;		/* IMG_DRIVER_* */
+
+	/*
+	 * Is it ours? head: the first len bytes (up to 64 KiB). Pure. 0..100; 0: no. raw says 1.
+	 * tail: the last 512 bytes (NULL if the file is shorter).
+	 */
+	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size);
+
+	/* Parse and validate, fill img. On failure nothing is kept. -EMEDIUMTYPE: not ours. */
+	int (*open)(struct img *img, struct img_opening *o, struct img_error *err);
+	/* Optional. The parent is open: does it fit (VMDK's parent CID)? */
+	int (*parent_opened)(struct img *img, struct img_error *err);
+	/* Free state. Everything was written out before. */
+	void (*close)(struct img *img);
+
+	/* Optional. Once, before the first change to a writable image (autoclear bits, dirty marks). */
+	int (*first_write)(struct img *img, struct img_error *err);
+	/* Optional. At close of an image that was changed, after the last write-out: clear marks. */
+	int (*finish)(struct img *img, struct img_error *err);
+
+	/*
+	 * Tell where guest bytes [off, off + len) live, in this image alone. len > 0, clipped to
+	 * img->size. Runs that are contiguous should be answered in one piece. -EUCLEAN: the
+	 * metadata contradicts itself (the sentence says where).
+	 */
+	int (*map)(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		   struct img_extent *out);
+
+	/*
+	 * Writable formats. Reserve what a change of [off, off + len) needs and say how to go about
+	 * it. WRITE: any range. ZERO, DISCARD: whole units (the last may be cut by the end of the
+	 * image). WRITE_COMPRESSED: one unit, len is its stored length: the driver finds room for
+	 * exactly that many bytes (plan->file_off) and sets fill_start = off, length = the unit.
+	 * The engine sees to it that no two plans with commit set share a unit. IMG_NEED_*; -ENOSPC.
+	 */
+	int (*plan_write)(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+			  uint64_t len, struct img_plan *plan);
+	/* The data is written: make it reachable. Cannot fail. */
+	void (*commit)(struct img *img, struct img_req *req, const struct img_plan *plan);
+	/* It was not: give the room back. Cannot fail. */
+	void (*drop)(struct img *img, struct img_req *req, const struct img_plan *plan);
+	/* For ranges given to img_free_later(): is this the last use of it (may it be punched)? */
+	int (*last_use)(struct img *img, struct img_req *req, struct img_storage *s,
+			uint64_t file_off, uint64_t len, bool *last);
+	/* ... and: count it as free. */
+	int (*release)(struct img *img, struct img_req *req, struct img_storage *s,
+		       uint64_t file_off, uint64_t len);
+	/*
+	 * Blocking, image quiet, everything written out: whatever plan_write of [off, off + len)
+	 * asked for by IMG_NEED_EXCLUSIVE.
+	 */
+	int (*grow)(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+	/*
+	 * Optional: a format with a journal. Blocking, before a group of metadata writes of all ranks
+	 * goes to its place: make the group durable elsewhere. Data that it refers to is durable
+	 * already. The engine then writes the group in place and syncs.
+	 */
+	int (*journal)(struct img *img, const struct img_record_entry *writes, size_t n,
+		       struct img_error *err);
+
+	/* Blocking, image quiet. Sets img->size. */
+	int (*resize)(struct img *img, uint64_t size, enum img_preallocate how,
+		      struct img_error *err);
+
+	/* Options that create() takes, besides size, backing_file, backing_fmt; ends with a NULL name. */
+	const struct img_option *create_options;
+	/* Optional: settle defaults that depend on others, refuse combinations, before any file is made. */
+	int (*create_check)(struct img_creating *c, struct img_error *err);
+	int (*create)(struct img_creating *c, struct img_error *err);
+
+	/* Optional. Blocking, image quiet. NULL: the format has nothing to check. */
+	int (*check)(struct img *img, struct img_check *c, struct img_error *err);
+
+	/*
+	 * Optional. Add to the image's report: "cluster-size", and under "format-specific" the
+	 * object {type, data}. top: the whole report; specific: the data object, added if not empty.
+	 */
+	int (*info)(struct img *img, struct img_value *top, struct img_value *specific,
+		    struct img_error *err);
+};
+
+/* formats/registry.c: all drivers, in probe order, raw last, NULL at the end. */
+extern const struct img_driver *const img_drivers[];
+
+#endif

@@ -1,0 +1,43 @@
+/*
+ * The engine, as the floors above see it: what keeps an open image running. One request state
+ * machine moves all guest data (request.h); metadata goes through one cache (meta.h).
+ */
+#ifndef LIBIMG_ENGINE_ENGINE_H
+#define LIBIMG_ENGINE_ENGINE_H
+
+#include "libimg/engine/driver.h"
+
+struct img_engine_config {
+	uint64_t cache_bytes;		/* metadata cache; 0: the default, 4 MiB */
+	bool unsafe;			/* never sync */
+	bool writethrough;		/* sync at the end of each write */
+	enum img_ioq_kind io;		/* of the queue behind the blocking calls */
+};
+
+/*
+ * Give an image whose driver->open() has succeeded its engine. The blocking queue is made when it
+ * is first used. -ENOMEM.
+ */
+int img_engine_new(struct img *img, const struct img_engine_config *config, struct img_error *err);
+/* Nothing may be in flight. Writes nothing. An image without an engine is fine. */
+void img_engine_free(struct img *img);
+
+/*
+ * The last write-out of an image about to be closed: all metadata in place, freed space released,
+ * driver->finish() if anything was changed, and a sync unless unsafe. Nothing may be in flight.
+ */
+int img_engine_finish(struct img *img, struct img_error *err);
+
+/*
+ * Write everything out and keep the image quiet for blocking driver entries (resize, check): no
+ * plan is made until img_engine_resume(). Nothing may be in flight on the caller's queue. On
+ * failure the image is not quiet. changing: run driver->first_write() if it has not run.
+ */
+int img_engine_quiet(struct img *img, bool changing, struct img_error *err);
+void img_engine_resume(struct img *img);
+
+/* driver->map() for blocking callers: one level, metadata fetched as needed. Thread-safe. */
+int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_extent *out,
+		   struct img_error *err);
+
+#endif

@@ -1,0 +1,327 @@
+/*
+ * libimg: virtual disk images of every format behind one interface.
+ *
+ * Handles are opaque. A fallible function returns 0 or a negative errno and takes an error object
+ * last (NULL: no sentence wanted); out-parameters are untouched on failure. Offsets, lengths and
+ * sizes are bytes. An image may be used from several threads: the blocking calls are thread-safe,
+ * a queue belongs to one thread. The library never prints, never exits, and installs no signal
+ * handler.
+ */
+#ifndef LIBIMG_IMG_H
+#define LIBIMG_IMG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct img;
+struct img_error;
+struct img_queue;
+struct img_value;
+
+/* ---- Version ---- */
+
+const char *img_version(void);		/* "0.1.0" */
+
+/* ---- Errors ---- */
+
+struct img_error *img_error_new(void);			/* NULL: out of memory (allowed below) */
+void img_error_free(struct img_error *err);
+const char *img_error_text(const struct img_error *err);	/* one printable sentence, never NULL */
+int img_error_code(const struct img_error *err);	/* negative errno; 0: none */
+
+/* ---- Reports: trees of named values ---- */
+
+#ifndef LIBIMG_BASE_VALUE_H
+enum img_value_kind {
+	IMG_VALUE_OBJECT,
+	IMG_VALUE_ARRAY,
+	IMG_VALUE_STRING,
+	IMG_VALUE_INT,
+	IMG_VALUE_UINT,
+	IMG_VALUE_BOOL,
+};
+#endif
+
+void img_value_free(struct img_value *v);		/* the root that a function gave; NULL is fine */
+enum img_value_kind img_value_kind(const struct img_value *v);
+size_t img_value_count(const struct img_value *v);
+const struct img_value *img_value_at(const struct img_value *v, size_t i);
+const char *img_value_key_at(const struct img_value *v, size_t i);
+const struct img_value *img_value_get(const struct img_value *v, const char *key);
+const char *img_value_string(const struct img_value *v);
+uint64_t img_value_uint(const struct img_value *v);
+int64_t img_value_int(const struct img_value *v);
+bool img_value_bool(const struct img_value *v);
+
+/* ---- Formats ---- */
+
+/* Names of all formats, NULL past the last. */
+const char *img_format_at(size_t i);
+
+enum {
+	IMG_FORMAT_WRITE = 1 << 0,	/* images can be opened for writing */
+	IMG_FORMAT_CREATE = 1 << 1,
+	IMG_FORMAT_BACKING = 1 << 2,
+	IMG_FORMAT_COMPRESS = 1 << 3,
+	IMG_FORMAT_CHECK = 1 << 4,
+	IMG_FORMAT_RESIZE = 1 << 5,
+};
+/* IMG_FORMAT_* of a format; -ENOENT: no such format. */
+int img_format_features(const char *format);
+
+/*
+ * What can be given at creation: an array of {name, type "string"|"bool"|"number"|"size", help,
+ * default?, choices?}. NULL: no such format. The caller frees it.
+ */
+struct img_value *img_format_create_options(const char *format);
+
+/* The format of the file at path by its content: a name from img_format_at(). */
+int img_probe(const char *path, const char **format, struct img_error *err);
+
+/* ---- Opening ---- */
+
+enum {
+	IMG_OPEN_WRITE = 1 << 0,	/* read-write */
+	IMG_OPEN_PROBE_WRITE = 1 << 1,	/* allow WRITE without a format: probe, and if that says raw,
+					   refuse writes that would turn it into another format */
+	IMG_OPEN_NO_BACKING = 1 << 2,	/* this image alone; BACKING reads as zeroes */
+	IMG_OPEN_SELF_ONLY = 1 << 3,	/* open nothing that the image names: for info; cannot be read */
+	IMG_OPEN_CHECK = 1 << 4,	/* for img_check(): tolerate what a repair can mend */
+	IMG_OPEN_SHARE = 1 << 5,	/* also while another process has it open for writing */
+	IMG_OPEN_DIRECT = 1 << 6,	/* O_DIRECT */
+	IMG_OPEN_TRY_DIRECT = 1 << 7,	/* O_DIRECT where possible */
+	IMG_OPEN_UNSAFE = 1 << 8,	/* never sync: a crash may lose or damage the image */
+	IMG_OPEN_UNMAP = 1 << 9,	/* discards and freed space are given back to the file system */
+	IMG_OPEN_WRITETHROUGH = 1 << 10,	/* each write is durable when it completes */
+	IMG_OPEN_NO_LOCK = 1 << 11,
+};
+
+enum img_io_kind { IMG_IO_AUTO_KIND, IMG_IO_URING_KIND, IMG_IO_THREADS_KIND };
+
+/* Zero-initialise; set what differs from the default. */
+struct img_open_options {
+	const char *format;		/* NULL: probe */
+	unsigned flags;			/* IMG_OPEN_* */
+	/*
+	 * What files an image may name: "none", "folder" (its own folder and below; the default),
+	 * "any" (regular files and block devices by plain path), or "DIR:DIR". NULL: the environment
+	 * variable LIBIMG_REFERENCES, else "folder".
+	 */
+	const char *references;
+	const char *backing_name;	/* use this backing file instead of the stored one; NULL: stored */
+	const char *backing_format;
+	enum img_io_kind io;		/* how the blocking calls do I/O */
+	uint64_t cache_bytes;		/* metadata cache; 0: 4 MiB */
+	uint64_t reserved[8];
+};
+
+/*
+ * Open an image and its backing chain. options may be NULL. Errors: -ENOENT, -EACCES, ... of the
+ * file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature that this library
+ * does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that loops or is
+ * deeper than 256; -EAGAIN: locked by another process.
+ */
+int img_open(const char *path, const struct img_open_options *options, struct img **out,
+	     struct img_error *err);
+
+/*
+ * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. The handle is gone also on
+ * failure; the failure means that something may not have reached the file. NULL is fine. No queue
+ * may have requests on it in flight. An image that img_create_begin() made and that was not
+ * published disappears.
+ */
+int img_close(struct img *img, struct img_error *err);
+
+const char *img_name(const struct img *img);
+const char *img_format(const struct img *img);
+uint64_t img_size(const struct img *img);		/* guest bytes, a multiple of 512 */
+uint64_t img_unit_bytes(const struct img *img);		/* cluster, grain; 512 where there is none */
+bool img_was_probed(const struct img *img);		/* the format was not given but guessed */
+const struct img *img_backing(const struct img *img);	/* NULL: none; lives as long as img */
+
+/*
+ * The image's report: an object with the keys of `qemu-img info --output=json`, in its order.
+ * The caller frees it. For the backing chain call it on each img_backing().
+ */
+int img_info(struct img *img, struct img_value **out, struct img_error *err);
+
+/* The path that a backing name stored in an image at image_path means. malloc'd; NULL: no memory. */
+char *img_resolve_name(const char *image_path, const char *backing_name);
+
+/* ---- Creating ---- */
+
+/* Zero-initialise. */
+struct img_create_options {
+	const char *format;
+	uint64_t size;			/* guest bytes; rounded up to 512 */
+	bool have_size;			/* false: the backing file's size */
+	const char *backing_name;	/* stored as given; relative: to the new image's folder */
+	const char *backing_format;
+	bool backing_unchecked;		/* do not open the backing file */
+	const char *const *options;	/* "key=value,..." strings, NULL at the end; may be NULL */
+	unsigned flags;			/* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ... */
+	const char *references;		/* see img_open_options; for backing_name */
+	enum img_io_kind io;
+	uint64_t reserved[8];
+};
+
+/*
+ * What would be created: an object of all settings with a value, in the order that qemu-img prints
+ * (fmt, options ...), after every check that needs no file made. The caller frees it.
+ */
+int img_create_prepare(const char *path, const struct img_create_options *options,
+		       struct img_value **out, struct img_error *err);
+
+/*
+ * Create an image and open it for writing. It has its final name only after img_publish(); closed
+ * before that it leaves nothing behind (an existing block device is written in place).
+ */
+int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
+		     struct img_error *err);
+/* Write out and give the image its final name, replacing a file that was there. Still open after. */
+int img_publish(struct img *img, struct img_error *err);
+
+/* Begin, publish, close. */
+int img_create(const char *path, const struct img_create_options *options, struct img_error *err);
+
+/* ---- Blocking I/O; thread-safe. off + len <= img_size() or -EINVAL ---- */
+
+int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err);
+int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct img_error *err);
+int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+/* All that was written before is durable when this returns. */
+int img_flush(struct img *img, struct img_error *err);
+
+/* ---- Asynchronous I/O ---- */
+
+/* kind: AUTO takes io_uring if it may. */
+int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
+void img_queue_free(struct img_queue *q);	/* nothing may be in flight; NULL is fine */
+int img_queue_fd(const struct img_queue *q);	/* readable when img_queue_run() has work; the queue's */
+/*
+ * Submit what was gathered, run completions. wait: block until at least one request completed
+ * (nothing in flight: returns 0 at once). Returns the number of requests completed.
+ */
+int img_queue_run(struct img_queue *q, bool wait);
+size_t img_queue_in_flight(const struct img_queue *q);
+
+/*
+ * Called on the queue's thread from img_queue_run(), once for each request. rc: 0 or a negative
+ * errno; err: its sentence, borrowed until this returns, never NULL.
+ */
+typedef void img_done_fn(void *user, int rc, const struct img_error *err);
+
+enum {
+	IMG_SUBMIT_ORDERED = 1 << 0,	/* writes: allocate in the order of submission among such */
+	IMG_SUBMIT_COMPRESS = 1 << 1,	/* writev: store compressed; off a unit's start, len a unit */
+	IMG_SUBMIT_MAY_UNMAP = 1 << 2,	/* zero: space may be given back */
+};
+
+/*
+ * iov and its buffers are borrowed until done runs; the iovec array may be changed meanwhile.
+ * 0 or -ENOMEM, -EINVAL (then done is not called); everything else comes by done().
+ */
+int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
+		     int iovcnt, unsigned flags, img_done_fn *done, void *user);
+int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
+		      int iovcnt, unsigned flags, img_done_fn *done, void *user);
+int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
+		    unsigned flags, img_done_fn *done, void *user);
+int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
+		       unsigned flags, img_done_fn *done, void *user);
+int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user);
+
+/* ---- Where data is ---- */
+
+struct img_map_entry {
+	uint64_t start, length;
+	uint32_t depth;		/* 0: this image, +1 for each backing file */
+	bool present;		/* allocated somewhere in the chain */
+	bool zero;		/* reads as zeroes */
+	bool data;		/* holds data */
+	bool compressed;
+	bool encrypted;
+	bool has_offset;	/* offset is where the bytes lie, as they are, in file */
+	uint64_t offset;
+	const char *file;	/* lives as long as img */
+};
+/*
+ * What [off, off + len) is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours may
+ * be alike: merging is the caller's. deep: descend into backing files, and into holes of plain
+ * files; else this image alone (not present: BACKING).
+ */
+int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
+	    struct img_error *err);
+
+/* ---- Maintenance; blocking, nothing may be in flight ---- */
+
+enum { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FALLOC, IMG_PREALLOC_FULL };
+/* Shrinking throws data away: the caller asks first. */
+int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err);
+
+struct img_check_result {
+	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
+	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
+};
+enum { IMG_CHECK_REPAIR_LEAKS = 1, IMG_CHECK_REPAIR_ALL = 3 };
+/*
+ * Check the image's own structures. say: gets a line for each defect; may be NULL.
+ * -ENOTSUP: the format has nothing to check. Repairs need IMG_OPEN_WRITE | IMG_OPEN_CHECK.
+ */
+int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
+	      void *user, struct img_check_result *out, struct img_error *err);
+
+/* ---- Jobs ---- */
+
+/* Called now and then on the thread that runs the job; returning true ends it with -ECANCELED. */
+typedef bool img_progress_fn(void *user, uint64_t done, uint64_t total);
+
+/* Zero-initialise. */
+struct img_copy_options {
+	bool target_is_zero;		/* the target reads as zeroes: zeroes need not be written */
+	bool compress;
+	bool out_of_order;		/* writes may be issued in any order */
+	uint64_t sparse_bytes;		/* shortest run of zeroes to skip; 0: 4096 */
+	bool no_sparse;			/* write everything, zeroes too */
+	unsigned parallel;		/* chunks in flight; 0: as many as is good */
+	uint64_t skip_backing_below;	/* 0, or: the target shares the source's backing chain from this
+					   depth on: leave what lives there (depth >= this) alone */
+	uint64_t target_off;		/* where in the target the source begins */
+	img_progress_fn *progress;	/* may be NULL */
+	void *user;
+	enum img_io_kind io;
+	uint64_t reserved[8];
+};
+/* Copy all of source to target, which must be large enough. Does not flush. */
+int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
+	     struct img_error *err);
+
+/* Zero-initialise. */
+struct img_compare_options {
+	bool strict;			/* also sizes and allocation */
+	img_progress_fn *progress;
+	void *user;
+	enum img_io_kind io;
+	uint64_t reserved[8];
+};
+struct img_compare_result {
+	bool identical;
+	bool size_differs;		/* strict: this alone makes them differ */
+	bool status_differs;		/* strict: allocation differs at offset */
+	uint64_t offset;		/* of the first difference */
+};
+int img_compare(struct img *a, struct img *b, const struct img_compare_options *options,
+		struct img_compare_result *out, struct img_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,92 @@
+/*
+ * An I/O queue: where storage requests are submitted and their completions run. One thread owns a
+ * queue and alone calls img_ioq_submit() and img_ioq_run(); img_ioq_post() may be called from any
+ * thread. A queue is one io_uring, or, where io_uring is refused or not wanted, worker threads
+ * with pread/pwrite.
+ */
+#ifndef LIBIMG_STORAGE_IOQ_H
+#define LIBIMG_STORAGE_IOQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "libimg/base/error.h"
+#include "libimg/base/list.h"
+
+struct img_storage;
+struct img_ioq;
+
+enum img_io_op {
+	IMG_IO_READ,
+	IMG_IO_WRITE,
+	IMG_IO_ZERO,	/* make the range read as zeroes, allocation kept or not */
+	IMG_IO_PUNCH,	/* give the space back; the range then reads as zeroes */
+	IMG_IO_SYNC,	/* all writes completed before are durable */
+};
+
+/*
+ * One request. The submitter owns it and its buffers until done() runs, on the queue's thread,
+ * never from inside img_ioq_submit(). done() may free it or submit it again.
+ *
+ * READ: what lies past the end of the file reads as zeroes. A file that turns out shorter than
+ * its storage's size (it was cut behind our back) is -EIO, never zeroes.
+ * WRITE: may extend the file. Short transfers are continued inside; rc is all or nothing.
+ */
+struct img_io {
+	struct img_storage *storage;
+	enum img_io_op op;
+	int iovcnt;			/* READ, WRITE */
+	struct iovec *iov;		/* READ, WRITE; may be changed while in flight */
+	uint64_t off, len;		/* bytes in the file; READ, WRITE: len is the iovecs' sum */
+	void (*done)(struct img_io *io);
+	int rc;				/* out: 0 or a negative errno */
+
+	/* The queue's and the storage's own, while in flight. */
+	struct img_list link;
+	uint64_t transferred;
+	void *bounce;
+	struct img_ioq *ioq;
+	struct iovec one;		/* handy for the submitter: iov = &io->one */
+};
+
+/* A function to run on a queue's thread. The poster keeps it alive until fn runs. */
+struct img_post {
+	struct img_list link;
+	void (*fn)(struct img_post *post);
+};
+
+enum img_ioq_kind { IMG_IOQ_AUTO, IMG_IOQ_URING, IMG_IOQ_THREADS };
+
+/*
+ * AUTO: io_uring if the kernel lets us, else threads. URING: io_uring or fail. Errors: -ENOSYS,
+ * -EPERM, -ENOMEM (which AUTO answers by taking threads), -EMFILE.
+ */
+int img_ioq_new(enum img_ioq_kind kind, struct img_ioq **out, struct img_error *err);
+/* Nothing may be in flight. NULL is fine. */
+void img_ioq_free(struct img_ioq *q);
+
+void img_ioq_submit(struct img_ioq *q, struct img_io *io);
+
+/* Thread-safe: run post->fn on q's thread, in img_ioq_run(). */
+void img_ioq_post(struct img_ioq *q, struct img_post *post);
+
+/*
+ * Hand gathered requests to the kernel, then run what completed and what was posted. wait: block
+ * until at least one thing ran (returns at once if nothing is in flight and nothing can be
+ * posted is the caller's business: it blocks for ever then). Returns how many ran.
+ */
+int img_ioq_run(struct img_ioq *q, bool wait);
+
+/* Readable (poll, epoll) when img_ioq_run() would find something. Owned by the queue. */
+int img_ioq_fd(const struct img_ioq *q);
+
+enum img_ioq_kind img_ioq_kind(const struct img_ioq *q);	/* URING or THREADS */
+
+/*
+ * For storages that complete a request without the kernel (memory, injected faults): set io->rc
+ * and call this; done() runs in the next img_ioq_run(). Only on q's thread.
+ */
+void img_ioq_complete(struct img_ioq *q, struct img_io *io);
+
+#endif

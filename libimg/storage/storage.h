@@ -1,0 +1,153 @@
+/*
+ * Storage: a byte-addressed file. Local files and block devices, memory, and wrappers that inject
+ * faults or record what was written. Formats and the engine know storage only by this header.
+ *
+ * The blocking calls are thread-safe; the asynchronous ones follow ioq.h. Offsets and lengths are
+ * bytes and need no alignment: a storage opened with O_DIRECT aligns inside.
+ */
+#ifndef LIBIMG_STORAGE_STORAGE_H
+#define LIBIMG_STORAGE_STORAGE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libimg/storage/ioq.h"
+
+enum img_storage_extent { IMG_STORAGE_DATA, IMG_STORAGE_HOLE };
+
+enum img_preallocate {
+	IMG_PREALLOCATE_OFF,
+	IMG_PREALLOCATE_METADATA,	/* formats only, no storage does it */
+	IMG_PREALLOCATE_FALLOC,		/* reserve blocks */
+	IMG_PREALLOCATE_FULL,		/* write zeroes */
+};
+
+/* What a kind of storage does. All but close may fail. Blocking calls: thread-safe. */
+struct img_storage_ops {
+	void (*submit)(struct img_storage *s, struct img_ioq *q, struct img_io *io);
+	/* Blocking form of submit, for the same op and rules. */
+	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		  uint64_t off, uint64_t len);
+	int (*resize)(struct img_storage *s, uint64_t size, enum img_preallocate how);
+	/* NULL: the whole file is data. */
+	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
+		      enum img_storage_extent *kind, uint64_t *run);
+	uint64_t (*allocated)(struct img_storage *s);
+	void (*close)(struct img_storage *s);
+};
+
+struct img_storage {
+	const struct img_storage_ops *ops;
+	char *name;		/* for messages; the path for files */
+	_Atomic uint64_t size;	/* bytes; grows with writes past the end */
+	bool writable;
+	bool device;		/* a block device: fixed size */
+	bool zero_fill;		/* growing the file makes zeroes (regular files, memory) */
+	uint32_t io_align;	/* offsets and lengths that need no bounce; 1: any */
+	uint32_t mem_align;	/* the same for memory */
+	_Atomic bool unsynced;	/* written since the last successful sync began */
+};
+
+enum {
+	IMG_STORAGE_WRITE = 1 << 0,	/* open read-write */
+	IMG_STORAGE_CREATE = 1 << 1,	/* a new, empty file under a temporary identity: see publish */
+	IMG_STORAGE_DIRECT = 1 << 2,	/* O_DIRECT; refused with the reason where impossible */
+	IMG_STORAGE_NO_LOCK = 1 << 3,	/* take no lock at all */
+	IMG_STORAGE_SHARE = 1 << 4,	/* force-share reader: deny writers nothing */
+	IMG_STORAGE_TRY_DIRECT = 1 << 5,	/* O_DIRECT if possible, else buffered */
+	IMG_STORAGE_DSYNC = 1 << 6,	/* each write durable when complete (writethrough) */
+};
+
+/*
+ * Open a regular file or block device; anything else (directory, pipe, character device) is
+ * refused. Takes QEMU-compatible OFD locks for its role (lock.c): -EAGAIN 'Failed to get "write"
+ * lock' when another process is in the way. Errors carry the path.
+ */
+int img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
+			  struct img_error *err);
+/* The same for a descriptor that is already open (a gate opened it); owns fd, also on failure. */
+int img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
+			struct img_error *err);
+
+/*
+ * Start a new file that will be called path: nameless (O_TMPFILE) or under a temporary name in
+ * path's folder, empty, locked, writable. A path that exists must be a regular file (its mode and,
+ * if possible, owner are taken over; it is locked against other users until published over) or a
+ * block device (opened in place: publish does nothing). Symbolic links are followed.
+ */
+int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
+			    struct img_error *err);
+/*
+ * Give a created file its final name, replacing what was there, atomically. Until then closing it
+ * leaves nothing behind. Data is not synced by this. No-op for other storages.
+ */
+int img_storage_publish(struct img_storage *s, struct img_error *err);
+
+/* Memory, for tests and small images. size bytes of zeroes at first; grows on writes up to limit. */
+int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct img_storage **out);
+
+/*
+ * Fault injection around inner (owned by the wrapper). Each request that counts (see
+ * struct img_fault) advances a counter; the at'th fails with rc. With sticky all later ones of the
+ * kind fail too.
+ */
+struct img_fault {
+	unsigned ops;		/* mask of 1u << enum img_io_op, and IMG_FAULT_RESIZE */
+	uint64_t at;		/* 0: the first; UINT64_MAX: never */
+	int rc;			/* negative errno */
+	bool sticky;
+	_Atomic uint64_t count;	/* requests seen so far */
+};
+enum { IMG_FAULT_RESIZE = 1u << 30 };
+/* fault is borrowed and may be shared by several storages and changed while nothing is in flight. */
+int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct img_storage **out);
+
+/*
+ * Recording around inner (owned by the wrapper): each write, zero, punch, resize and sync is
+ * appended, in order of completion for writes (a sync takes its place when it is submitted: it
+ * covers only what completed before).
+ */
+struct img_record_entry {
+	enum { IMG_RECORD_WRITE, IMG_RECORD_ZERO, IMG_RECORD_RESIZE, IMG_RECORD_SYNC } kind;
+	uint64_t off, len;	/* RESIZE: len is the new size */
+	uint8_t *data;		/* WRITE */
+};
+struct img_record;
+struct img_record *img_record_new(void);
+void img_record_free(struct img_record *r);
+size_t img_record_count(const struct img_record *r);
+const struct img_record_entry *img_record_at(const struct img_record *r, size_t i);
+int img_storage_record(struct img_storage *inner, struct img_record *r, struct img_storage **out);
+
+/* NULL is fine. Releases locks; removes an unpublished file. Nothing may be in flight. */
+void img_storage_close(struct img_storage *s);
+
+/*
+ * Blocking I/O. read: see struct img_io on the end of the file. Errors name the file, what was
+ * tried, and where.
+ */
+int img_storage_read(struct img_storage *s, uint64_t off, void *buf, size_t len,
+		     struct img_error *err);
+int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size_t len,
+		      struct img_error *err);
+int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
+int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
+/* Clears unsynced; on failure sets it again. */
+int img_storage_sync(struct img_storage *s, struct img_error *err);
+/* Cut or grow. A device: -EINVAL unless size is at most its own. -ENOSPC, -EFBIG, ... */
+int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
+		       struct img_error *err);
+/*
+ * Is [off, off + *run) data or a hole? 1 <= *run <= len. Where the file system cannot tell,
+ * everything is data. Past the end: a hole.
+ */
+int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		       enum img_storage_extent *kind, uint64_t *run);
+/* Bytes that the file occupies (st_blocks * 512), or its size where unknown. */
+uint64_t img_storage_allocated(struct img_storage *s);
+/* The sentence for a failed asynchronous request; returns io->rc. */
+int img_io_fail(const struct img_io *io, struct img_error *err);
+
+#endif
