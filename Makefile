@@ -1,33 +1,175 @@
 # libimg: see README.md. Adding a format is a folder and a line in formats/registry.c.
 CC       ?= cc
 CFLAGS   ?= -O2 -g
+BUILD    ?= build
+PREFIX   ?= /usr/local
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
 	    -Wpointer-arith -Wwrite-strings -Wundef -Wvla -Werror
-BUILD    ?= build
-PACKAGES := liburing libdeflate zlib libzstd libcrypto
 
-override CFLAGS   += -std=gnu11 -fPIC -fvisibility=hidden -pthread $(WARNINGS)
+VERSION := $(shell sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/image/img.h)
+SONAME  := libimg.so.0
+
+# Debian's names: what building needs, and what testing needs besides.
+PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev
+TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
+		 libvmdk-utils libqcow-utils clang libclang-rt-dev
+LINT_PACKAGES := clang-format clang-tidy cppcheck
+
+override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)
 override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I.
 LIBS := -luring -ldeflate -lz -lzstd -lcrypto -pthread
 
-LIB_SRC := $(wildcard libimg/base/*.c libimg/storage/*.c libimg/engine/*.c libimg/image/*.c \
-	     libimg/jobs/*.c formats/*.c formats/*/*.c)
-LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
-TOOL_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tools/*.c))
+# ---- What there is ----
 
-all: $(BUILD)/imgtool
+LIB_SRC  := $(sort $(wildcard libimg/base/*.c libimg/storage/*.c libimg/engine/*.c libimg/image/*.c \
+	      libimg/jobs/*.c formats/*.c formats/*/*.c))
+TOOL_SRC := $(sort $(wildcard tools/*.c))
+TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
+HELP_SRC := $(filter-out $(TEST_SRC),$(sort $(wildcard tests/*/*.c)))	# programs of the other suites
+FUZZ_SRC := $(sort $(wildcard fuzz/*_fuzz.c))
+
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
+TOOL_OBJ := $(TOOL_SRC:%.c=$(BUILD)/%.o)
+TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
+HELPERS  := $(HELP_SRC:%.c=$(BUILD)/%)
+FUZZERS  := $(FUZZ_SRC:%.c=$(BUILD)/%)
+ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(TEST_SRC) $(HELP_SRC) $(FUZZ_SRC) $(wildcard libimg/examples/*.c)
+HEADERS  := $(sort $(shell find libimg formats tools tests fuzz -name '*.h'))
+
+# ---- Building ----
+
+all: $(BUILD)/libimg.a $(BUILD)/$(SONAME) $(BUILD)/imgtool $(BUILD)/qemu-img
 
 $(BUILD)/libimg.a: $(LIB_OBJ)
 	rm -f $@
 	$(AR) rcs $@ $^
 
+$(BUILD)/libimg.so.$(VERSION): $(LIB_OBJ) libimg/libimg.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=libimg/libimg.map \
+		-Wl,--no-undefined -o $@ $(LIB_OBJ) $(LIBS)
+
+$(BUILD)/$(SONAME): $(BUILD)/libimg.so.$(VERSION)
+	ln -sf libimg.so.$(VERSION) $@
+
 $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/qemu-img: $(BUILD)/imgtool	# under this name it answers as that tool does
+	ln -sf imgtool $@
+
+$(TESTS): %: %.o $(BUILD)/libimg.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcriterion $(LIBS)
+
+$(HELPERS): %: %.o $(BUILD)/libimg.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(FUZZERS): %: %.o $(BUILD)/libimg.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
--include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d)
+-include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(FUZZERS:=.d)
 
-.PHONY: all
+tests: all $(TESTS) $(HELPERS)
+fuzzers: $(FUZZERS)
+
+# ---- Installing ----
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
+		$(DESTDIR)$(PREFIX)/include/libimg
+	install -m 755 $(BUILD)/imgtool $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(BUILD)/libimg.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(BUILD)/libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libimg.so
+	install -m 644 libimg/image/img.h $(DESTDIR)$(PREFIX)/include/libimg/
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' libimg/libimg.pc.in \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/imgtool $(DESTDIR)$(PREFIX)/lib/libimg.a \
+		$(DESTDIR)$(PREFIX)/lib/libimg.so $(DESTDIR)$(PREFIX)/lib/libimg.so.* \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc $(DESTDIR)$(PREFIX)/include/libimg/img.h
+	-rmdir $(DESTDIR)$(PREFIX)/include/libimg
+
+deps:
+	@.ci/deps $(PACKAGES)
+deps-test:
+	@.ci/deps $(PACKAGES) $(TEST_PACKAGES)
+deps-lint:
+	@.ci/deps $(LINT_PACKAGES)
+
+# ---- Trying it: a VMDK becomes a qcow2 ----
+
+SAMPLE := tests/data/vmdk/good-ext4-stream.vmdk
+
+run: deps
+	@$(MAKE) --no-print-directory -s -j$$(nproc) all
+	@echo "A streamOptimized VMDK with a small ext4 file system: $(SAMPLE)"
+	$(BUILD)/imgtool convert -O qcow2 $(SAMPLE) $(BUILD)/sample.qcow2
+	$(BUILD)/imgtool info $(BUILD)/sample.qcow2
+	$(BUILD)/imgtool check $(BUILD)/sample.qcow2
+	$(BUILD)/imgtool compare $(SAMPLE) $(BUILD)/sample.qcow2
+	@echo "Converted $(SAMPLE) to $(BUILD)/sample.qcow2: checked, and the same content."
+
+# ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
+
+SUITES := unit asan install corpus interop random crash fault fuzz
+
+ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
+MAKE_FUZZ = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-fuzz CC=clang \
+	    CFLAGS="$(ASAN) -fsanitize=fuzzer-no-link"
+
+test: deps-test build-all build-asan build-fuzz
+	@BUILD=$(BUILD) tests/run $(SUITES)
+
+build-all:
+	@$(MAKE) --no-print-directory -s -j$$(nproc) tests
+build-asan:
+	@$(MAKE_ASAN) tests
+build-fuzz:
+	@$(MAKE_FUZZ) fuzzers
+
+check: check-unit
+check-unit: build-all
+	@BUILD=$(BUILD) tests/run unit
+check-asan asan: build-asan
+	@BUILD=$(BUILD) tests/run asan
+check-install interop corpus random crash: build-all
+	@BUILD=$(BUILD) tests/run $(@:check-%=%)
+crash-full: build-all
+	@BUILD=$(BUILD) FULL=1 tests/run crash
+fault: build-asan
+	@BUILD=$(BUILD) tests/run fault
+fuzz: build-fuzz
+	@BUILD=$(BUILD) tests/run fuzz
+fuzz-long: build-fuzz
+	@BUILD=$(BUILD) FUZZ_SECONDS=$${FUZZ_SECONDS:-1800} tests/run fuzz
+
+bench: build-all
+	@BUILD=$(BUILD) tests/bench/bench.sh
+
+# ---- Reading it over ----
+
+lint: deps-lint
+	clang-format --dry-run -Werror $(ALL_SRC) $(HEADERS)
+	clang-tidy --quiet $(ALL_SRC) -- $(CPPFLAGS) -std=gnu11
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+		--inline-suppr --suppressions-list=.cppcheck -I. -D_GNU_SOURCE $(ALL_SRC)
+
+format:
+	clang-format -i $(ALL_SRC) $(HEADERS)
+
+clean:
+	rm -rf build build-*
+
+.PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
+	build-fuzz check check-unit check-asan asan check-install interop corpus random crash \
+	crash-full fault fuzz fuzz-long bench lint format clean
+.DELETE_ON_ERROR:
+# Objects of tests are kept.
+.SECONDARY:

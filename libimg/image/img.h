@@ -26,7 +26,10 @@ struct img_value;
 
 /* ---- Version ---- */
 
-const char *img_version(void);		/* "0.1.0" */
+/* Of this header; the Makefile takes it from here for everything else. */
+#define LIBIMG_VERSION "0.1.0"
+
+const char *img_version(void);		/* of the library that is linked: LIBIMG_VERSION */
 
 /* ---- Errors ---- */
 

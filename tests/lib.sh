@@ -1,0 +1,64 @@
+# Sourced by tests/SUITE/run.sh from the top of the tree: counting, and a folder to work in.
+#
+# $suite	its name
+# $work		a fresh folder, gone at the end
+# $build	the folder that was built, absolute; $imgtool: the tool in it
+# $corpus	real images, or empty: see tests/corpus/run.sh
+
+suite=$(basename "$(cd "$(dirname "$0")" && pwd)")
+top=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$top" || exit 1
+build=$top/${BUILD:-build}
+case ${BUILD:-build} in /*) build=$BUILD ;; esac
+imgtool=$build/imgtool
+
+corpus=${IMG_CORPUS:-$top/../shared/corpus}
+[ -f "$corpus/MANIFEST.tsv" ] || corpus=
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/libimg-$suite.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+passed=0 failed=0 skipped=0
+
+pass() { passed=$((passed + 1)); [ -z "$VERBOSE" ] || echo "ok    $*"; }
+fail() { failed=$((failed + 1)); echo "FAIL  $*"; }
+skip() { skipped=$((skipped + 1)); echo "skip  $*"; }
+
+have() { command -v "$1" >/dev/null; }
+
+# try NAME COMMAND...: one check; its output is shown when it fails.
+try() {
+	what=$1
+	shift
+	if "$@" >"$work/.out" 2>&1 </dev/null; then
+		pass "$what"
+	else
+		fail "$what (exit $?): $*"
+		sed 's/^/      /' "$work/.out" | head -n 20
+		return 1
+	fi
+}
+
+# refuse NAME COMMAND...: it must end with an error exit and a message, without a crash.
+refuse() {
+	what=$1
+	shift
+	"$@" >"$work/.out" 2>"$work/.err" </dev/null
+	code=$?
+	if [ $code -eq 0 ]; then
+		fail "$what: not refused: $*"
+	elif [ $code -ge 124 ]; then
+		fail "$what: ended by exit $code: $*"
+	elif [ ! -s "$work/.err" ]; then
+		fail "$what: refused without a word: $*"
+	else
+		pass "$what"
+	fi
+}
+
+finish() {
+	echo "$suite: $passed passed, $failed failed, $skipped skipped"
+	[ "$failed" -eq 0 ]
+	exit
+}

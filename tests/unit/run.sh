@@ -1,0 +1,21 @@
+#!/bin/sh
+# Every criterion binary. One line for each; the output of those that fail.
+. "$(dirname "$0")/../lib.sh"
+suite=${SUITE:-$suite}
+
+for test in $(find "$build/tests" -name '*_test' -type f -perm -u+x | sort); do
+	name=${test#"$build"/}
+	timeout 300 "$test" --color=never -j2 >"$work/out" 2>&1
+	code=$?
+	counts=$(sed -n 's/.*Synthesis: Tested: \([0-9]*\) | Passing: \([0-9]*\) | Failing: \([0-9]*\) | Crashing: \([0-9]*\).*/\1 \2/p' "$work/out")
+	tested=${counts% *} good=${counts#* }
+	if [ -z "$counts" ]; then
+		tested=1 good=0
+	elif [ $code -ne 0 ] && [ "$tested" = "$good" ]; then
+		tested=$((tested + 1))	# it ended badly, whatever it counted
+	fi
+	passed=$((passed + good)) failed=$((failed + tested - good))
+	echo "$name: $good of $tested"
+	[ $code -eq 0 ] || sed 's/^/    /' "$work/out" | tail -n 60
+done
+finish
