@@ -1,0 +1,153 @@
+/*
+ * Worker threads: one list of work, one mutex. A thread is started when there is more work waiting
+ * than there are idle threads to take it; idle threads stay.
+ */
+#include "libimg/base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { STACK_BYTES = 256 * 1024 };
+
+struct img_pool {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;		/* work was added, or ending was set */
+	struct img_list waiting;	/* struct img_work */
+	size_t waiting_count;
+	unsigned idle;			/* threads in pthread_cond_wait() */
+	unsigned threads, max_threads;
+	bool ending;
+	pthread_t handles[];		/* max_threads, the first threads of them in use */
+};
+
+struct img_pool *img_pool_new(unsigned max_threads)
+{
+	struct img_pool *pool;
+
+	if (!max_threads)
+		max_threads = 1;
+	pool = calloc(1, sizeof(*pool) + max_threads * sizeof(pool->handles[0]));
+	if (!pool)
+		return NULL;
+	pthread_mutex_init(&pool->lock, NULL);
+	pthread_cond_init(&pool->wake, NULL);
+	img_list_init(&pool->waiting);
+	pool->max_threads = max_threads;
+	return pool;
+}
+
+static void *worker(void *arg)
+{
+	struct img_pool *pool = arg;
+
+	pthread_mutex_lock(&pool->lock);
+	for (;;) {
+		struct img_list *node = img_list_pop(&pool->waiting);
+
+		if (node) {
+			struct img_work *work = IMG_CONTAINER(node, struct img_work, link);
+
+			pool->waiting_count--;
+			pthread_mutex_unlock(&pool->lock);
+			work->run(work);
+			pthread_mutex_lock(&pool->lock);
+		} else if (pool->ending) {
+			break;
+		} else {
+			pool->idle++;
+			pthread_cond_wait(&pool->wake, &pool->lock);
+			pool->idle--;
+		}
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return NULL;
+}
+
+/* Called with the lock held. Signals are the program's business: they stay on its own threads. */
+static void start_thread(struct img_pool *pool)
+{
+	pthread_attr_t attr;
+	sigset_t all, before;
+
+	if (pthread_attr_init(&attr))
+		return;
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (!pthread_create(&pool->handles[pool->threads], &attr, worker, pool))
+		pool->threads++;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+}
+
+void img_pool_submit(struct img_pool *pool, struct img_work *work)
+{
+	pthread_mutex_lock(&pool->lock);
+	img_list_add_tail(&pool->waiting, &work->link);
+	pool->waiting_count++;
+	if (pool->waiting_count > pool->idle && pool->threads < pool->max_threads)
+		start_thread(pool);
+	if (!pool->threads) {
+		/* no thread can be had, so nobody else takes from the list */
+		img_list_del(&work->link);
+		pool->waiting_count--;
+		pthread_mutex_unlock(&pool->lock);
+		work->run(work);
+		return;
+	}
+	pthread_cond_signal(&pool->wake);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void img_pool_free(struct img_pool *pool)
+{
+	if (!pool)
+		return;
+	pthread_mutex_lock(&pool->lock);
+	pool->ending = true;
+	pthread_cond_broadcast(&pool->wake);
+	pthread_mutex_unlock(&pool->lock);
+	for (unsigned i = 0; i < pool->threads; i++)
+		pthread_join(pool->handles[i], NULL);
+	pthread_cond_destroy(&pool->wake);
+	pthread_mutex_destroy(&pool->lock);
+	free(pool);
+}
+
+unsigned img_cpu_count(void)
+{
+	cpu_set_t set;
+	long online;
+
+	/* fails on machines with more than 1024 cores */
+	if (!sched_getaffinity(0, sizeof(set), &set) && CPU_COUNT(&set) > 0)
+		return (unsigned)CPU_COUNT(&set);
+	online = sysconf(_SC_NPROCESSORS_ONLN);
+	return online > 0 ? (unsigned)online : 1;
+}
+
+/* Takes the place of the pool where there is no memory for it: its work is run by the submitter. */
+static struct img_pool no_pool = {
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.wake = PTHREAD_COND_INITIALIZER,
+	.waiting = { &no_pool.waiting, &no_pool.waiting },
+};
+static struct img_pool *cpu_pool;
+
+static void make_cpu_pool(void)
+{
+	cpu_pool = img_pool_new(img_cpu_count());
+	if (!cpu_pool)
+		cpu_pool = &no_pool;
+}
+
+struct img_pool *img_pool_cpu(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, make_cpu_pool);
+	return cpu_pool;
+}
