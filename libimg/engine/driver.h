@@ -42,6 +42,7 @@ struct img {
 	struct img_storage *file;	/* the file that was opened; the engine's to close */
 	bool writable;
 	bool unmap;			/* opened so that discarded and freed space is punched */
+	bool probed;			/* the format was not given but guessed */
 
 	/* Set by open(). */
 	void *state;			/* the driver's; freed by its close() */
@@ -52,6 +53,8 @@ struct img {
 	bool backing_required;		/* a child that names no parent file is refused */
 	bool dirty;			/* not closed cleanly */
 	bool encrypted;
+	const struct img_codec *compress_codec;	/* for WRITE_COMPRESSED; NULL: the format has none */
+	int compress_level;		/* the codec's scale; 0: its default */
 
 	struct img *parent;		/* the open backing image; set by the image floor */
 	struct img_engine *engine;	/* the engine's own */
@@ -155,6 +158,14 @@ uint8_t *img_meta_edit(struct img_req *req, struct img_storage *s, uint64_t file
 int img_meta_new(struct img_req *req, struct img_storage *s, uint64_t file_off, size_t len,
 		 enum img_rank rank);
 
+/* A piece of metadata on its way to disk. */
+struct img_meta_write {
+	struct img_storage *storage;
+	uint64_t off;
+	size_t len;
+	uint8_t *data;
+};
+
 /* Where a sentence goes. */
 struct img_error *img_req_error(struct img_req *req);
 
@@ -225,6 +236,7 @@ enum {
 	IMG_DRIVER_BACKING = 1 << 0,	/* images may have a backing file (create takes one) */
 	IMG_DRIVER_COMPRESS = 1 << 1,	/* plan_write takes WRITE_COMPRESSED */
 	IMG_DRIVER_READ_ONLY = 1 << 2,	/* cannot be opened for writing */
+	IMG_DRIVER_PLAIN = 1 << 3,	/* the file is the guest's bytes: its holes are the guest's */
 };
 
 struct img_driver {
@@ -286,14 +298,18 @@ struct img_driver {
 	 * goes to its place: make the group durable elsewhere. Data that it refers to is durable
 	 * already. The engine then writes the group in place and syncs.
 	 */
-	int (*journal)(struct img *img, const struct img_record_entry *writes, size_t n,
+	int (*journal)(struct img *img, const struct img_meta_write *writes, size_t n,
 		       struct img_error *err);
 
 	/* Blocking, image quiet. Sets img->size. */
 	int (*resize)(struct img *img, uint64_t size, enum img_preallocate how,
 		      struct img_error *err);
 
-	/* Options that create() takes, besides size, backing_file, backing_fmt; ends with a NULL name. */
+	/*
+	 * Options that create() takes; ends with a NULL name. size, backing_file and backing_fmt go
+	 * without saying (and come first in reports), but may have rows to say where they are shown.
+	 * "preallocation", where there is such a row, is what img_creating's preallocate comes from.
+	 */
 	const struct img_option *create_options;
 	/* Optional: settle defaults that depend on others, refuse combinations, before any file is made. */
 	int (*create_check)(struct img_creating *c, struct img_error *err);
@@ -312,5 +328,19 @@ struct img_driver {
 
 /* formats/registry.c: all drivers, in probe order, raw last, NULL at the end. */
 extern const struct img_driver *const img_drivers[];
+
+/*
+ * formats/known.c: what other formats begin or end with, so that an image of a format that has no
+ * driver here is not taken for a raw disk. A row whose name has a driver is passed over. Ends with
+ * a NULL name.
+ */
+struct img_signature {
+	const char *name;
+	uint32_t off;			/* bytes from the start; from_end: from the end of the file */
+	bool from_end;
+	uint8_t len;
+	uint8_t bytes[47];
+};
+extern const struct img_signature img_known_signatures[];
 
 #endif

@@ -1,0 +1,128 @@
+/*
+ * The life of an engine, and the quiet in which blocking driver entries run.
+ */
+#include "libimg/engine/engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "libimg/engine/core.h"
+
+enum { DEFAULT_CACHE = 4 << 20 };
+
+int img_engine_new(struct img *img, const struct img_engine_config *config, struct img_error *err)
+{
+	struct img_engine *e = calloc(1, sizeof(*e));
+
+	if (e)
+		e->meta = img_meta_cache_new(config->cache_bytes ? config->cache_bytes :
+								   DEFAULT_CACHE);
+	if (!e || !e->meta) {
+		free(e);
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	}
+	e->img = img;
+	e->config = *config;
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_mutex_init(&e->blocking_lock, NULL);
+	pthread_cond_init(&e->changed, NULL);
+	img_list_init(&e->active);
+	img_list_init(&e->claims);
+	img_list_init(&e->waiting);
+	img_list_init(&e->growers);
+	img_list_init(&e->ordered);
+	img_list_init(&e->flushes);
+	img->engine = e;
+	return 0;
+}
+
+/* The service may still be winding up after its last answer. */
+static void wait_for_service(struct img_engine *e)
+{
+	pthread_mutex_lock(&e->lock);
+	while (e->service_queued)
+		pthread_cond_wait(&e->changed, &e->lock);
+	pthread_mutex_unlock(&e->lock);
+}
+
+void img_engine_free(struct img *img)
+{
+	struct img_engine *e = img->engine;
+
+	if (!e)
+		return;
+	wait_for_service(e);
+	img_engine_queue_free(e->blocking_queue);
+	img_meta_cache_free(e->meta);
+	img_quarantine_free(e);
+	free(e->touched);
+	pthread_cond_destroy(&e->changed);
+	pthread_mutex_destroy(&e->blocking_lock);
+	pthread_mutex_destroy(&e->lock);
+	free(e);
+	img->engine = NULL;
+}
+
+int img_engine_finish(struct img *img, struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	int rc;
+
+	if (!img->writable || !e->changed_image)
+		return 0;
+	wait_for_service(e);
+	/* Twice: the first makes unlinking durable, which frees space, which the second writes. */
+	rc = img_writeout(e, true, err);
+	if (!rc)
+		rc = img_writeout(e, true, err);
+	if (!rc && img->driver->finish) {
+		rc = img->driver->finish(img, err);
+		if (!rc)
+			rc = img_writeout(e, true, err);
+	}
+	return rc;
+}
+
+/* Stop planning, and wait for the plans that are in flight. */
+static void hold(struct img_engine *e)
+{
+	pthread_mutex_lock(&e->lock);
+	while (e->exclusive)
+		pthread_cond_wait(&e->changed, &e->lock);
+	e->exclusive = true;
+	while (e->plans)
+		pthread_cond_wait(&e->changed, &e->lock);
+	pthread_mutex_unlock(&e->lock);
+}
+
+int img_engine_quiet(struct img *img, bool changing, struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	int rc = 0;
+
+	hold(e);
+	/* Twice: see img_engine_finish(). */
+	for (int i = 0; i < 2 && !rc && img->writable; i++)
+		rc = img_writeout(e, true, err);
+	if (!rc && changing && !e->first_write_done) {
+		if (img->driver->first_write)
+			rc = img->driver->first_write(img, err);
+		e->first_write_done = !rc;
+	}
+	if (rc) {
+		img_engine_resume(img);
+		return rc;
+	}
+	e->changed_image |= changing;
+	return 0;
+}
+
+void img_engine_resume(struct img *img)
+{
+	struct img_engine *e = img->engine;
+
+	pthread_mutex_lock(&e->lock);
+	e->exclusive = false;
+	img_engine_changed(e);
+	pthread_mutex_unlock(&e->lock);
+}

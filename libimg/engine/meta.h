@@ -1,0 +1,81 @@
+/*
+ * The metadata cache: the only writer of metadata. Blocks of 16 KiB, by storage and file offset,
+ * valid and dirty by 512-byte sector; a sector is dirty at one rank (driver.h). Everything here is
+ * under the engine's lock unless it says otherwise.
+ */
+#ifndef LIBIMG_ENGINE_META_H
+#define LIBIMG_ENGINE_META_H
+
+#include "libimg/engine/driver.h"
+
+struct img_block;
+struct img_meta;
+struct img_engine;
+
+/*
+ * One look-up in progress: what a driver holds as struct img_req. Blocks it has seen stay pinned
+ * until img_req_release().
+ */
+struct img_req {
+	struct img_engine *engine;	/* of the level being asked; set before each driver call */
+	struct img_error *err;
+	struct img_block **pins;
+	unsigned npins, max_pins;
+	struct img_block *few[6];	/* pins' first home */
+	struct img_storage *missing;	/* the block that a driver found missing */
+	uint64_t missing_index;
+	bool out_of_memory;
+	size_t reserved;		/* img_free_reserve()d, given back by img_req_unpin() */
+};
+
+/* A party waiting for a block to be loaded; fn runs with the engine's lock held. */
+struct img_meta_waiter {
+	struct img_list link;
+	void (*fn)(struct img_meta_waiter *w, int rc);
+};
+
+/* What a write-out puts on disk for one rank: copies, in the order of storage and offset. */
+struct img_meta_group {
+	struct img_meta_write *writes;	/* data malloc'd */
+	size_t n, max;
+};
+
+struct img_meta *img_meta_cache_new(uint64_t bytes);
+void img_meta_cache_free(struct img_meta *m);
+
+void img_req_init(struct img_req *req, struct img_error *err);
+/* Drop the pins and reservations taken on engine; its lock is held. */
+void img_req_unpin(struct img_req *req, struct img_engine *engine);
+/* Drop all pins; takes the locks it needs, holds none. */
+void img_req_release(struct img_req *req);
+
+/*
+ * After IMG_NEED_METADATA: the block that is missing, pinned for req. NULL: out of memory.
+ * *load: nobody reads it yet: the caller must, with img_meta_load_buffer() as the target and
+ * img_meta_loaded() at the end.
+ */
+struct img_block *img_meta_want(struct img_req *req, bool *load);
+uint8_t *img_meta_load_buffer(struct img_block *b);
+struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *file_off);
+void img_meta_wait(struct img_block *b, struct img_meta_waiter *w);
+/* The read is done (rc): runs the waiters. Only who got *load calls it. */
+void img_meta_loaded(struct img_block *b, int rc);
+/*
+ * The blocking way: pin the block that is missing, read it without the lock, fill what is still
+ * unknown. It never waits for another thread's load (which might be this very thread's queue).
+ */
+struct img_block *img_meta_want_blocking(struct img_req *req, unsigned *forgets);
+void img_meta_fill(struct img_block *b, const uint8_t *from, unsigned forgets);
+
+/* Dirty bytes now. */
+uint64_t img_meta_dirty_bytes(const struct img_meta *m);
+
+/*
+ * Copy out all that is dirty, by rank, and count it as clean; the blocks stay until
+ * img_meta_written(). -ENOMEM: nothing changed.
+ */
+int img_meta_collect(struct img_meta *m, struct img_meta_group groups[IMG_RANKS]);
+/* The groups are in place (rc 0), or are dirty again. Frees the groups' memory. */
+void img_meta_written(struct img_meta *m, struct img_meta_group groups[IMG_RANKS], int rc);
+
+#endif

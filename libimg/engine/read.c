@@ -1,0 +1,242 @@
+/*
+ * Reading: one extent a piece. Bytes come straight into the caller's buffers; compressed units are
+ * decoded in the worker pool, straight into them too where a whole unit was asked for.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/engine/piece.h"
+
+/* More than a format has reason to store for a unit; a bound for what is read at once. */
+enum { MAX_UNIT = 64 << 20, STORED_SLACK = 64 << 10 };
+
+static void zero_iov(const struct iovec *iov, int n)
+{
+	for (int i = 0; i < n; i++)
+		memset(iov[i].iov_base, 0, iov[i].iov_len);
+}
+
+static void copy_to_iov(const struct iovec *iov, int n, const uint8_t *from)
+{
+	for (int i = 0; i < n; i++) {
+		memcpy(iov[i].iov_base, from, iov[i].iov_len);
+		from += iov[i].iov_len;
+	}
+}
+
+int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_t *len,
+		     struct img_extent *out, struct img **level)
+{
+	struct img *img = top;
+
+	for (;;) {
+		struct img_engine *e = img->engine;
+		int rc;
+
+		if (off >= img->size) {	/* past the end of a backing file shorter than its child */
+			*out = (struct img_extent){ .kind = IMG_ZERO, .length = *len };
+			break;
+		}
+		*len = min_u64(*len, img->size - off);
+		*out = (struct img_extent){ 0 };
+		pthread_mutex_lock(&e->lock);
+		req->engine = e;
+		rc = img->driver->map(img, req, off, *len, out);
+		if (!rc)
+			img_req_unpin(req, e);
+		pthread_mutex_unlock(&e->lock);
+		if (rc)
+			return rc;
+		*len = min_u64(*len, out->length);
+		if (out->kind != IMG_BACKING)
+			break;
+		if (!img->parent) {
+			out->kind = IMG_ZERO;
+			out->storage = NULL;
+			break;
+		}
+		img = img->parent;
+	}
+	*level = img;
+	return 0;
+}
+
+int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_extent *out,
+		   struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	struct img_req req;
+	int rc;
+
+	img_req_init(&req, err);
+	for (;;) {
+		*out = (struct img_extent){ 0 };
+		pthread_mutex_lock(&e->lock);
+		req.engine = e;
+		rc = img->driver->map(img, &req, off, len, out);
+		if (rc != IMG_NEED_METADATA)
+			img_req_unpin(&req, e);
+		pthread_mutex_unlock(&e->lock);
+		if (rc != IMG_NEED_METADATA)
+			return rc;
+		rc = img_engine_fetch(&req);
+		if (rc) {
+			img_req_release(&req);
+			return rc;
+		}
+	}
+}
+
+/* ---- Plain data ---- */
+
+static void data_done(struct img_io *io)
+{
+	struct img_piece *p = IMG_CONTAINER(io, struct img_piece, io);
+	struct img_extent *x = &p->extent;
+	int rc = io->rc;
+
+	if (rc) {
+		img_io_fail(io, &p->err);
+	} else if (x->cipher) {
+		uint64_t before = p->off % 512, whole = round_up_u64(before + p->len, 512);
+
+		rc = x->cipher->decrypt(x->cipher, x->tweak - before, p->unit, (size_t)whole);
+		if (rc)
+			img_fail(&p->err, rc, "%s: decryption failed at guest offset %" PRIu64,
+				 p->level->name, p->off);
+		else
+			copy_to_iov(p->iov, p->iovcnt, p->unit + before);
+	}
+	img_piece_done(p, rc);
+}
+
+static void read_data(struct img_piece *p)
+{
+	struct img_extent *x = &p->extent;
+	uint64_t before = x->cipher ? p->off % 512 : 0;
+
+	p->io = (struct img_io){ .storage = x->storage, .op = IMG_IO_READ, .iov = p->iov,
+				 .iovcnt = p->iovcnt, .len = p->len, .done = data_done };
+	p->io.off = x->file_off - before;
+	if (x->cipher) {
+		p->io.len = round_up_u64(before + p->len, 512);
+		p->unit = aligned_alloc(4096, round_up_u64(p->io.len, 4096));
+		if (!p->unit) {
+			img_piece_done(p, -ENOMEM);
+			return;
+		}
+		p->io.one = (struct iovec){ p->unit, (size_t)p->io.len };
+		p->io.iov = &p->io.one;
+		p->io.iovcnt = 1;
+	}
+	img_ioq_submit(p->queue->ioq, &p->io);
+}
+
+/* ---- Compressed units ---- */
+
+static void decoded(struct img_post *post)
+{
+	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
+
+	if (!p->rc && p->unit)
+		copy_to_iov(p->iov, p->iovcnt, p->unit + p->extent.within);
+	img_piece_done(p, p->rc);
+}
+
+/* On a pool thread. */
+static void decode(struct img_work *work)
+{
+	struct img_piece *p = IMG_CONTAINER(work, struct img_piece, work);
+	const struct img_extent *x = &p->extent;
+	uint8_t *out = p->unit ? p->unit : p->iov[0].iov_base;
+
+	p->rc = x->codec->decode(p->stored + x->header_bytes, x->stored_bytes - x->header_bytes,
+				 out, x->unit_bytes, &p->err);
+	if (p->rc)
+		img_error_prefix(&p->err, p->rc, "%s: compressed data of guest offset %" PRIu64
+				 " at %" PRIu64 " of %s", p->level->name, p->off - x->within,
+				 x->file_off, x->storage->name);
+	p->post.fn = decoded;
+	img_ioq_post(p->queue->ioq, &p->post);
+}
+
+static void stored_read(struct img_io *io)
+{
+	struct img_piece *p = IMG_CONTAINER(io, struct img_piece, io);
+
+	if (io->rc) {
+		img_io_fail(io, &p->err);
+		img_piece_done(p, io->rc);
+		return;
+	}
+	p->work.run = decode;
+	img_pool_submit(img_pool_cpu(), &p->work);
+}
+
+static void read_compressed(struct img_piece *p)
+{
+	const struct img_extent *x = &p->extent;
+	bool whole = !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
+
+	p->stored = malloc(x->stored_bytes);
+	if (!whole)
+		p->unit = malloc(x->unit_bytes);
+	if (!p->stored || (!whole && !p->unit)) {
+		img_piece_done(p, -ENOMEM);
+		return;
+	}
+	p->io = (struct img_io){ .storage = x->storage, .op = IMG_IO_READ, .off = x->file_off,
+				 .len = x->stored_bytes, .done = stored_read };
+	p->io.one = (struct iovec){ p->stored, x->stored_bytes };
+	p->io.iov = &p->io.one;
+	p->io.iovcnt = 1;
+	img_ioq_submit(p->queue->ioq, &p->io);
+}
+
+/* ---- Looking up ---- */
+
+void img_read_look(struct img_piece *p)
+{
+	struct img_extent *x = &p->extent;
+	uint64_t len = p->len;
+	int rc = img_read_resolve(p->task->img, &p->req, p->off, &len, x, &p->level);
+
+	if (rc == IMG_NEED_METADATA) {
+		img_piece_fetch(p);
+		return;
+	}
+	if (!rc && x->kind == IMG_COMPRESSED) {
+		if (!x->unit_bytes || x->unit_bytes > MAX_UNIT || x->within >= x->unit_bytes ||
+		    x->stored_bytes > 2 * x->unit_bytes + STORED_SLACK ||
+		    x->stored_bytes <= x->header_bytes)
+			rc = img_fail(&p->err, -EUCLEAN, "%s: compressed data of guest offset %"
+				      PRIu64 ": %" PRIu32 " stored bytes for a unit of %" PRIu32,
+				      p->level->name, p->off, x->stored_bytes, x->unit_bytes);
+		else
+			len = min_u64(len, x->unit_bytes - x->within);
+	}
+	if (!rc)
+		rc = img_piece_take(p, len);
+	if (rc) {
+		img_piece_done(p, rc);
+		return;
+	}
+	if (x->kind != IMG_ZERO)
+		p->task->saw_data = true;
+	switch (x->kind) {
+	case IMG_DATA:
+		read_data(p);
+		break;
+	case IMG_COMPRESSED:
+		read_compressed(p);
+		break;
+	case IMG_ZERO:
+	case IMG_BACKING:
+		zero_iov(p->iov, p->iovcnt);
+		img_piece_done(p, 0);
+		break;
+	}
+}

@@ -1,0 +1,262 @@
+/*
+ * Write-out: metadata goes to disk here and nowhere else. One cycle copies all that is dirty, and
+ * writes it rank by rank; before a rank above the first, everything written so far (guest data
+ * too) is made durable. So a table on disk never points at something that is not there, whatever
+ * subset of the unsynced writes a power cut leaves.
+ *
+ * A cycle blocks; it runs on the caller's thread (blocking calls) or on a pool thread (the
+ * service), never on a queue's.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/engine/piece.h"
+
+void img_engine_touch(struct img_engine *e, struct img_storage *s)
+{
+	for (size_t i = 0; i < e->ntouched; i++)
+		if (e->touched[i] == s)
+			return;
+
+	struct img_storage **more = realloc(e->touched, (e->ntouched + 1) * sizeof(*more));
+
+	if (!more) {
+		e->sync_failed = -ENOMEM;	/* never claim durability for what we cannot name */
+		return;
+	}
+	e->touched = more;
+	e->touched[e->ntouched++] = s;
+}
+
+/* Make all that was written so far durable. No lock held. */
+static int barrier(struct img_engine *e, struct img_error *err)
+{
+	if (e->config.unsafe)
+		return 0;
+	for (size_t i = 0;; i++) {
+		struct img_storage *s;
+		int rc;
+
+		pthread_mutex_lock(&e->lock);
+		rc = e->sync_failed;
+		s = i < e->ntouched ? e->touched[i] : NULL;
+		pthread_mutex_unlock(&e->lock);
+		if (rc)
+			return img_fail(err, rc, "%s: an earlier sync failed; what is on disk is not "
+					"known any more", e->img->name);
+		if (!s)
+			return 0;
+		if (!s->unsynced)
+			continue;
+		rc = img_storage_sync(s, err);
+		if (rc) {
+			/* The kernel may have dropped the pages: a later success would lie. */
+			pthread_mutex_lock(&e->lock);
+			e->sync_failed = rc;
+			pthread_mutex_unlock(&e->lock);
+			return rc;
+		}
+	}
+}
+
+/* Write a group, neighbours together. */
+static int write_group(const struct img_meta_group *g, struct img_error *err)
+{
+	size_t i = 0;
+
+	while (i < g->n) {
+		const struct img_meta_write *first = &g->writes[i];
+		struct iovec iov[64];
+		uint64_t end = first->off;
+		int n = 0, rc;
+
+		while (i < g->n && n < (int)IMG_ARRAY_LEN(iov) && g->writes[i].off == end &&
+		       g->writes[i].storage == first->storage) {
+			iov[n++] = (struct iovec){ g->writes[i].data, g->writes[i].len };
+			end += g->writes[i++].len;
+		}
+		rc = first->storage->ops->io(first->storage, IMG_IO_WRITE, iov, n, first->off,
+					     end - first->off);
+		if (rc) {
+			struct img_io io = { .storage = first->storage, .op = IMG_IO_WRITE,
+					     .off = first->off, .len = end - first->off, .rc = rc };
+
+			return img_io_fail(&io, err);
+		}
+	}
+	return 0;
+}
+
+/* All groups to the driver's journal as one. */
+static int write_journal(struct img_engine *e, const struct img_meta_group *groups,
+			 struct img_error *err)
+{
+	struct img_meta_write *all;
+	size_t n = 0, at = 0;
+	int rc;
+
+	for (unsigned r = 0; r < IMG_RANKS; r++)
+		n += groups[r].n;
+	if (!n)
+		return 0;
+	all = calloc(n, sizeof(*all));
+	if (!all)
+		return img_fail(err, -ENOMEM, "%s: out of memory", e->img->name);
+	for (unsigned r = 0; r < IMG_RANKS; r++)
+		for (size_t i = 0; i < groups[r].n; i++)
+			all[at++] = groups[r].writes[i];
+	rc = barrier(e, err);
+	if (!rc)
+		rc = e->img->driver->journal(e->img, all, n, err);
+	free(all);
+	return rc;
+}
+
+int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
+{
+	struct img_meta_group groups[IMG_RANKS];
+	int rc;
+
+	pthread_mutex_lock(&e->lock);
+	while (e->writing_out)
+		pthread_cond_wait(&e->changed, &e->lock);
+	rc = img_meta_collect(e->meta, groups);
+	if (rc) {
+		pthread_mutex_unlock(&e->lock);
+		return img_fail(err, rc, "%s: out of memory for a write-out", e->img->name);
+	}
+	e->writing_out = true;
+	img_quarantine_written(e);
+	pthread_mutex_unlock(&e->lock);
+
+	if (e->img->driver->journal)
+		rc = write_journal(e, groups, err);
+	for (unsigned r = 0; !rc && r < IMG_RANKS; r++) {
+		if (!groups[r].n)
+			continue;
+		if (r > 0 && !e->img->driver->journal)
+			rc = barrier(e, err);
+		if (!rc)
+			rc = write_group(&groups[r], err);
+	}
+	if (!rc && durable)
+		rc = barrier(e, err);
+
+	pthread_mutex_lock(&e->lock);
+	img_meta_written(e->meta, groups, rc);
+	if (!rc && (durable || e->config.unsafe))
+		img_quarantine_durable(e);
+	e->writing_out = false;
+	e->writeout_rc = rc;
+	img_engine_changed(e);
+	pthread_mutex_unlock(&e->lock);
+	if (!rc && durable)
+		rc = img_quarantine_release(e, err);
+	return rc;
+}
+
+/* Answer the flush tasks that waited for this cycle. */
+static void flushes_done(struct img_list *flushes, int rc, struct img_error *err)
+{
+	struct img_list *node;
+
+	while ((node = img_list_pop(flushes)))
+		img_task_flushed(IMG_CONTAINER(node, struct img_task, wait_link), rc, err);
+}
+
+static int run_grow(struct img_engine *e, struct img_error *err)
+{
+	struct img *img = e->img;
+	int rc = img_writeout(e, true, err);
+
+	if (!rc && !e->first_write_done) {
+		if (img->driver->first_write)
+			rc = img->driver->first_write(img, err);
+		if (!rc) {
+			e->first_write_done = true;
+			return 0;
+		}
+	}
+	if (!rc)
+		rc = img->driver->grow ? img->driver->grow(img, e->grow_off, e->grow_len, err) : -EIO;
+	return rc;
+}
+
+/* Answer the pieces that asked for growth; the lock is held. */
+static void grow_done(struct img_engine *e, int rc, const struct img_error *err)
+{
+	struct img_list *node;
+
+	e->growing = e->exclusive = false;
+	while ((node = img_list_pop(&e->growers))) {
+		struct img_piece *p = IMG_CONTAINER(node, struct img_piece, link);
+
+		p->rc = rc;
+		if (rc)
+			img_fail(&p->err, rc, "%s", img_error_text(err));
+		img_ioq_post(p->queue->ioq, &p->post);
+	}
+	img_engine_changed(e);
+}
+
+static void service(struct img_work *work)
+{
+	struct img_engine *e = IMG_CONTAINER(work, struct img_engine, service_work);
+
+	pthread_mutex_lock(&e->lock);
+	for (;;) {
+		struct img_error err = { 0 };
+		int rc;
+
+		if (e->growing && !e->plans) {
+			pthread_mutex_unlock(&e->lock);
+			rc = run_grow(e, &err);
+			pthread_mutex_lock(&e->lock);
+			grow_done(e, rc, &err);
+		} else if (!img_list_empty(&e->flushes)) {
+			struct img_list flushes;
+
+			img_list_init(&flushes);
+			img_list_splice(&flushes, &e->flushes);
+			e->want_writeout = false;
+			pthread_mutex_unlock(&e->lock);
+			rc = img_writeout(e, true, &err);
+			flushes_done(&flushes, rc, &err);
+			pthread_mutex_lock(&e->lock);
+		} else if (e->want_writeout) {
+			bool durable = img_quarantine_pending(e);
+
+			e->want_writeout = false;
+			pthread_mutex_unlock(&e->lock);
+			/* A failure leaves it dirty: the next flush says so, or the next plan. */
+			rc = img_writeout(e, durable, &err);
+			pthread_mutex_lock(&e->lock);
+		} else {
+			break;
+		}
+		img_error_clear(&err);
+	}
+	e->service_queued = false;
+	pthread_cond_broadcast(&e->changed);
+	pthread_mutex_unlock(&e->lock);
+}
+
+void img_service_kick(struct img_engine *e)
+{
+	if (e->service_queued)
+		return;
+	e->service_queued = e->kick = true;
+}
+
+void img_engine_unlock(struct img_engine *e)
+{
+	bool kick = e->kick;
+
+	e->kick = false;
+	e->service_work.run = service;
+	pthread_mutex_unlock(&e->lock);
+	if (kick)
+		img_pool_submit(img_pool_cpu(), &e->service_work);
+}
