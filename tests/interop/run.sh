@@ -1,0 +1,113 @@
+#!/bin/sh
+# Both directions with other programs: what qemu-img and qemu-io write we read; what we write they
+# read, and qemu-img, libqcow, libvmdk and 7-Zip find nothing wrong with it.
+#
+#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk write-qcow2 write-vmdk tool
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to agree with"; finish; }
+cd "$work" || exit 1
+
+# Text, zeroes, noise, a repeated pattern, zeroes at the end; no whole number of clusters.
+make_content() {
+	{
+		cat /usr/include/*.h /usr/include/linux/*.h 2>/dev/null | head -c 3000000
+		head -c 5000000 /dev/zero
+		head -c 2500000 /dev/urandom
+		yes "0123456789abcdef and so on" | head -c 1500000
+		head -c 700000 /dev/zero
+		head -c 100000 /dev/urandom
+	} >content.raw
+	truncate -s $((15 * 1048576 + 3584)) content.raw
+}
+
+# What qemu-io does to an image, so that it has more than plain clusters: overwritten, zeroed with
+# and without giving space back, discarded, unaligned.
+scribble() {	# FORMAT FILE
+	qemu-io -f "$1" "$2" >/dev/null <<-END
+		write -q -P 0x11 0 4096
+		write -q -P 0x22 70000 200000
+		write -q -P 0x33 5111808 65536
+		write -q -z 1048576 524288
+		write -q -z -u 2097152 1048576
+		discard -q 9437184 1048576
+		write -q -P 0x44 14000128 3072
+		write -q -P 0x55 9500672 1536
+		flush
+	END
+}
+
+# ---- Agreeing about an image ----
+
+# reads NAME FORMAT FILE: our reading of it is qemu-img's.
+reads() {
+	qemu-img convert -f "$2" -O raw "$3" theirs.raw || { fail "$1: qemu-img cannot read it"; return; }
+	rm -f ours.raw
+	try "$1: convert" "$imgtool" convert -f "$2" -O raw "$3" ours.raw &&
+		try "$1: same content" cmp ours.raw theirs.raw
+	rm -f ours.raw theirs.raw
+}
+
+# is_content NAME FORMAT FILE [RAW]: they read what was put in.
+is_content() {
+	try "$1: qemu-img compare" qemu-img compare -q -f "$2" -F raw "$3" "${4:-content.raw}"
+}
+
+# The keys that both versions have, neighbours that are alike merged.
+map_of() {	# PROGRAM FORMAT FILE
+	"$1" map -f "$2" --output=json "$3" | jq -c 'reduce .[] as $e ([];
+		($e | {start, length, depth, present, zero, data, offset}) as $n |
+		if length > 0 and ((.[-1] | [.depth, .present, .zero, .data]) == ($n | [.depth, .present, .zero, .data]))
+			and ((.[-1].offset == null and $n.offset == null) or
+			     (.[-1].offset != null and $n.offset == .[-1].offset + .[-1].length))
+		then .[-1].length += $n.length else . + [$n] end) | .[]'
+}
+
+# same_map NAME FORMAT FILE
+same_map() {
+	map_of qemu-img "$2" "$3" >theirs.map && map_of "$imgtool" "$2" "$3" >ours.map
+	try "$1: same map" diff theirs.map ours.map
+}
+
+# Without what differs from version to version or from file to file.
+info_of() {	# PROGRAM FORMAT FILE [DROP]
+	"$1" info -f "$2" --output=json "$3" | jq -S "del(.children, .\"format-specific\".data.cid, .filename, .\"actual-size\",
+		.\"full-backing-filename\", .\"format-specific\".data.extents[]?.filename) ${4:+| del($4)}"
+}
+
+# same_info NAME FORMAT OURS [THEIRS]: both programs say the same of OURS, or of OURS and THEIRS.
+same_info() {
+	info_of qemu-img "$2" "${4:-$3}" >theirs.info && info_of "$imgtool" "$2" "$3" >ours.info
+	try "$1: same info" diff theirs.info ours.info
+}
+
+check_of() {	# PROGRAM FORMAT FILE
+	"$1" check -f "$2" --output=json "$3" | jq -S 'del(.filename)'
+}
+
+# same_check NAME FORMAT FILE
+same_check() {
+	check_of qemu-img "$2" "$3" >theirs.check && check_of "$imgtool" "$2" "$3" >ours.check
+	try "$1: same check" diff theirs.check ours.check
+}
+
+# sound NAME FORMAT FILE: their checker and ours find nothing.
+sound() {
+	try "$1: qemu-img check" qemu-img check -q -f "$2" "$3"
+	try "$1: imgtool check" "$imgtool" check -q -f "$2" "$3"
+}
+
+# seven NAME FILE [RAW]: 7-Zip unpacks the same.
+seven() {
+	have 7z || { skip "$1: no 7z"; return; }
+	7z x -so "$2" >seven.raw 2>/dev/null </dev/null
+	try "$1: 7z" cmp seven.raw "${3:-content.raw}"
+	rm -f seven.raw
+}
+
+make_content
+for part in ${*:-read-qcow2 read-vmdk write-qcow2 write-vmdk tool}; do
+	. "$top/tests/interop/$part.sh"
+	rm -f ./*.qcow2 ./*.vmdk ./*.bin
+done
+finish
