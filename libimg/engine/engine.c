@@ -32,6 +32,8 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	img_list_init(&e->growers);
 	img_list_init(&e->ordered);
 	img_list_init(&e->flushes);
+	if (img->writable)
+		img_engine_touch(e, img->file);
 	img->engine = e;
 	return 0;
 }

@@ -1,0 +1,19 @@
+/*
+ * Looking for zeroes in memory.
+ */
+#ifndef LIBIMG_JOBS_ZERO_H
+#define LIBIMG_JOBS_ZERO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+bool img_is_zero(const uint8_t *p, size_t len);
+
+/*
+ * Is what begins at p zeroes or data, and for how long? Looked at in pieces of grain bytes (the
+ * last may be short). *run: 1..len.
+ */
+bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t *run);
+
+#endif
