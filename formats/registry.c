@@ -1,0 +1,13 @@
+/*
+ * All formats, in the order in which they are probed. Adding one is a folder and a line here.
+ */
+#include "libimg/engine/driver.h"
+
+extern const struct img_driver qcow2_driver, vmdk_driver, raw_driver;
+
+const struct img_driver *const img_drivers[] = {
+	&qcow2_driver,
+	&vmdk_driver,
+	&raw_driver,	/* last: it takes whatever no other does */
+	NULL,
+};

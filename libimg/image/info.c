@@ -1,0 +1,105 @@
+/*
+ * What an image says about itself: the keys of `qemu-img info --output=json`, in its order.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/engine/engine.h"
+#include "libimg/image/place.h"
+
+/* The file that the image lies in, as the only one of its children that is open for sure. */
+static void add_file(struct img_value *children, const struct img *img)
+{
+	struct img_value *child = img_value_add_object(children, NULL);
+	struct img_value *info, *specific;
+
+	img_value_add_string(child, "name", "file");
+	info = img_value_add_object(child, "info");
+	img_value_add_array(info, "children");
+	img_value_add_uint(info, "virtual-size", round_up_u64(img->file->size, 512));
+	img_value_add_string(info, "filename", img->place->path);
+	img_value_add_string(info, "format", img->file->device ? "host_device" : "file");
+	img_value_add_uint(info, "actual-size", img_storage_allocated(img->file));
+	specific = img_value_add_object(info, "format-specific");
+	img_value_add_string(specific, "type", img->file->device ? "host_device" : "file");
+	img_value_add_object(specific, "data");
+	img_value_add_bool(info, "dirty-flag", false);
+}
+
+/* top, and the driver's own data; both stay the caller's. */
+static int fill(struct img *img, struct img_value *top, struct img_value *data,
+		struct img_error *err)
+{
+	const char *backing = img->backing_name && *img->backing_name ? img->backing_name : NULL;
+	int rc;
+
+	add_file(img_value_add_array(top, "children"), img);
+	if (backing && img->backing_format)
+		img_value_add_string(top, "backing-filename-format", img->backing_format);
+	img_value_add_uint(top, "virtual-size", img->size);
+	img_value_add_string(top, "filename", img->name);
+	if (img->driver->info) {
+		rc = img->driver->info(img, top, data, err);
+		if (rc)
+			return rc;
+	}
+	img_value_add_string(top, "format", img->driver->name);
+	if (!img_value_get(top, "actual-size"))		/* a driver with several files knows better */
+		img_value_add_uint(top, "actual-size", img_storage_allocated(img->file));
+	if (img->encrypted)
+		img_value_add_bool(top, "encrypted", true);
+	return 0;
+}
+
+int img_info(struct img *img, struct img_value **out, struct img_error *err)
+{
+	struct img_value *top = img_value_new(IMG_VALUE_OBJECT);
+	struct img_value *data = img_value_new(IMG_VALUE_OBJECT);
+	struct img_value *specific;
+	char *full = NULL;
+	bool quiet = false;
+	int rc = -ENOMEM;
+
+	if (!top || !data)
+		goto nomem;
+	rc = img_engine_quiet(img, false, err);
+	if (rc)
+		goto out;
+	quiet = true;
+	rc = fill(img, top, data, err);
+	if (rc)
+		goto out;
+	rc = -ENOMEM;
+	if (!img_value_ok(data))
+		goto nomem;
+	if (img_value_count(data)) {
+		specific = img_value_add_object(top, "format-specific");
+		img_value_add_string(specific, "type", img->driver->name);
+		img_value_adopt(specific, "data", data);
+		data = NULL;
+	}
+	if (img->backing_name && *img->backing_name) {
+		full = img_resolve_name(img->place->path, img->backing_name);
+		if (!full)
+			goto nomem;
+		img_value_add_string(top, "full-backing-filename", full);
+		img_value_add_string(top, "backing-filename", img->backing_name);
+	}
+	img_value_add_bool(top, "dirty-flag", img->dirty);
+	if (!img_value_ok(top))
+		goto nomem;
+	*out = top;
+	top = NULL;
+	rc = 0;
+	goto out;
+nomem:
+	img_fail(err, rc, "out of memory");
+out:
+	if (quiet)
+		img_engine_resume(img);
+	img_value_free(top);
+	img_value_free(data);
+	free(full);
+	return rc;
+}

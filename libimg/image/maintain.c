@@ -1,0 +1,108 @@
+/*
+ * Work on an image's own structures, with the image quiet.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/engine/engine.h"
+#include "libimg/image/place.h"
+
+int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
+{
+	int rc;
+
+	if (!img->driver->resize)
+		return img_fail(err, -ENOTSUP, "Image format driver does not support resize");
+	if (!img->writable)
+		return img_fail(err, -EROFS, "%s: opened for reading only", img->name);
+	if (preallocation < IMG_PREALLOC_OFF || preallocation > IMG_PREALLOC_FULL)
+		return img_fail(err, -EINVAL, "%s: preallocation: found %d, allowed %d to %d",
+				img->name, preallocation, IMG_PREALLOC_OFF, IMG_PREALLOC_FULL);
+	if (size > INT64_MAX - 511)
+		return img_fail(err, -EFBIG, "%s: new size: found %" PRIu64 ", allowed at most %"
+				PRId64, img->name, size, INT64_MAX - 511);
+	/* A plain file may end anywhere; formats count sectors. */
+	if (!(img->driver->features & IMG_DRIVER_PLAIN))
+		size = round_up_u64(size, 512);
+	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
+		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
+	rc = img_engine_quiet(img, true, err);
+	if (rc)
+		return rc;
+	rc = img->driver->resize(img, size, (enum img_preallocate)preallocation, err);
+	img_engine_resume(img);
+	return rc;
+}
+
+void img_check_say(struct img_check *c, const char *fmt, ...)
+{
+	va_list args;
+	char *line;
+
+	if (!c->say)
+		return;
+	va_start(args, fmt);
+	if (vasprintf(&line, fmt, args) < 0)
+		line = NULL;
+	va_end(args);
+	c->say(c, line ? line : "out of memory");
+	free(line);
+}
+
+/* The caller's say(), behind the driver's. */
+struct listener {
+	void (*say)(void *user, const char *line);
+	void *user;
+};
+
+static void pass_on(struct img_check *c, const char *line)
+{
+	const struct listener *l = c->user;
+
+	l->say(l->user, line);
+}
+
+int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
+	      void *user, struct img_check_result *out, struct img_error *err)
+{
+	struct listener listener = { say, user };
+	struct img_check c = {
+		.repair = repair,
+		.say = say ? pass_on : NULL,
+		.user = &listener,
+	};
+	int rc;
+
+	if (!img->driver->check)
+		return img_fail(err, -ENOTSUP, "This image format does not support checks");
+	if (repair & ~(unsigned)IMG_CHECK_REPAIR_ALL)
+		return img_fail(err, -EINVAL, "%s: repair: found %u, allowed 0 to %d", img->name,
+				repair, IMG_CHECK_REPAIR_ALL);
+	if (repair && !img->writable)
+		return img_fail(err, -EROFS, "%s: opened for reading only, so nothing can be "
+				"repaired", img->name);
+	rc = img_engine_quiet(img, repair != 0, err);
+	if (rc)
+		return rc;
+	rc = img->driver->check(img, &c, err);
+	img_engine_resume(img);
+	if (rc)
+		return rc;
+	*out = (struct img_check_result) {
+		.check_errors = c.check_errors,
+		.corruptions = c.corruptions,
+		.leaks = c.leaks,
+		.corruptions_fixed = c.corruptions_fixed,
+		.leaks_fixed = c.leaks_fixed,
+		.image_end = c.image_end,
+		.total_units = c.total_units,
+		.allocated_units = c.allocated_units,
+		.fragmented_units = c.fragmented_units,
+		.compressed_units = c.compressed_units,
+	};
+	return 0;
+}

@@ -1,0 +1,418 @@
+/*
+ * Opening and closing: one image (file, format, driver, engine), then, one by one, the chain of
+ * backing files below it. Nothing here recurses: a chain is as long as a file says.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "libimg/engine/engine.h"
+#include "libimg/image/place.h"
+
+/* What a backing file inherits of how the image above it was opened. */
+enum {
+	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
+			  IMG_OPEN_UNSAFE | IMG_OPEN_NO_LOCK,
+};
+
+/* Lines of "Could not open backing file" before they tell nothing more. */
+enum { MAX_PREFIXES = 3 };
+
+const char *img_version(void)
+{
+	return LIBIMG_VERSION;
+}
+
+unsigned img_storage_flags(unsigned open_flags)
+{
+	return (open_flags & IMG_OPEN_SHARE ? IMG_STORAGE_SHARE : 0u) |
+	       (open_flags & IMG_OPEN_DIRECT ? IMG_STORAGE_DIRECT : 0u) |
+	       (open_flags & IMG_OPEN_TRY_DIRECT ? IMG_STORAGE_TRY_DIRECT : 0u) |
+	       (open_flags & IMG_OPEN_NO_LOCK ? IMG_STORAGE_NO_LOCK : 0u);
+}
+
+/* ---- One image ---- */
+
+int img_place_new(struct img_storage *file, const char *name, const char *path,
+		  struct img_gate *gate, unsigned flags, struct img **out, struct img_error *err)
+{
+	struct img *img = calloc(1, sizeof(*img));
+	struct img_place *place = calloc(1, sizeof(*place));
+
+	if (img && place) {
+		img->name = strdup(name);
+		place->path = strdup(path);
+	}
+	if (!img || !place || !img->name || !place->path) {
+		if (place)
+			free(place->path);
+		if (img)
+			free(img->name);
+		free(place);
+		free(img);
+		img_storage_close(file);
+		return img_fail(err, -ENOMEM, "out of memory");
+	}
+	place->gate = img_gate_share(gate);
+	place->flags = flags;
+	img->place = place;
+	img->file = file;
+	img->writable = flags & IMG_OPEN_WRITE;
+	img->unmap = flags & IMG_OPEN_UNMAP;
+	*out = img;
+	return 0;
+}
+
+void img_place_identify(struct img *img)
+{
+	struct stat st;
+
+	img->place->known = !stat(img->place->path, &st);
+	if (img->place->known) {
+		img->place->dev = st.st_dev;
+		img->place->ino = st.st_ino;
+	}
+}
+
+static bool is_main_file(const struct img *img, dev_t dev, ino_t ino)
+{
+	return img->place->known && img->place->dev == dev && img->place->ino == ino;
+}
+
+bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino)
+{
+	for (const struct img *i = img; i; i = i->place->above)
+		if (is_main_file(i, dev, ino))
+			return true;
+	for (const struct img *i = img->parent; i; i = i->parent)
+		if (is_main_file(i, dev, ino))
+			return true;
+	return false;
+}
+
+/* struct img_opening as a driver's open() gets it. */
+struct opening {
+	struct img_opening base;
+	struct img *img;
+};
+
+/* A file that was created together with the image; it has no name to open it by yet. */
+static struct img_created *find_created(struct img_place *place, const char *path)
+{
+	for (size_t i = 0; i < place->created_count; i++)
+		if (!strcmp(place->created[i].path, path))
+			return &place->created[i];
+	return NULL;
+}
+
+static int open_reference(struct img_opening *o, const char *name, const char *what,
+			  struct img_storage **out, struct img_error *err)
+{
+	struct img *img = ((struct opening *)o)->img;
+	struct img_place *place = img->place;
+	struct img_gate_file file;
+	struct img_created *created = NULL;
+	char *path = img_gate_join(place->path, name);
+	unsigned flags = img_storage_flags(place->flags) |
+			 (img->writable ? IMG_STORAGE_WRITE : 0u);
+	int rc;
+
+	if (!path)
+		return img_fail(err, -ENOMEM, "out of memory");
+	created = find_created(place, path);
+	free(path);
+	if (created && created->taken)
+		return img_fail(err, -EINVAL, "%s: %s '%s' is named twice", img->name, what, name);
+	if (created) {
+		created->taken = true;
+		*out = created->storage;
+		return 0;
+	}
+	rc = img_gate_open(place->gate, place->path, name, what, img->writable, &file, err);
+	if (rc)
+		return rc;
+	if (img_place_in_chain(img, file.dev, file.ino)) {
+		close(file.fd);
+		rc = img_fail(err, -ELOOP, "%s: %s '%s' is the image itself, or one that is "
+			      "built on it", img->name, what, name);
+	} else {
+		rc = img_storage_open_fd(file.fd, file.path, flags, out, err);
+	}
+	free(file.path);
+	free(file.format);
+	return rc;
+}
+
+int img_place_open(struct img *img, const struct img_driver *driver,
+		   const struct img_open_options *options, struct img_error *err)
+{
+	struct img_engine_config config = {
+		.cache_bytes = options->cache_bytes,
+		.unsafe = img->place->flags & IMG_OPEN_UNSAFE,
+		.writethrough = img->place->flags & IMG_OPEN_WRITETHROUGH,
+		.io = (enum img_ioq_kind)options->io,
+	};
+	struct opening o = {
+		.base = {
+			.self_only = img->place->flags & IMG_OPEN_SELF_ONLY,
+			.for_check = img->place->flags & IMG_OPEN_CHECK,
+			.reference = open_reference,
+		},
+		.img = img,
+	};
+	int rc;
+
+	if (!driver) {
+		rc = img_probe_storage(img->file, img->name, &driver, err);
+		if (rc)
+			return rc;
+		img->probed = true;
+	}
+	if (img->writable && ((driver->features & IMG_DRIVER_READ_ONLY) || !driver->plan_write))
+		return img_fail(err, -ENOTSUP, "%s: images of format %s can only be read",
+				img->name, driver->name);
+	img->driver = driver;
+	rc = driver->open(img, &o.base, err);
+	if (rc == -EMEDIUMTYPE)
+		return img_fail(err, rc, "Image is not in %s format", driver->name);
+	if (rc)
+		return rc;
+	img->place->opened = true;
+	return img_engine_new(img, &config, err);
+}
+
+/* ---- The chain ---- */
+
+int img_open_named(const char *image, const char *name, const char *format,
+		   const struct img_gate *gate, struct img_gate *inner,
+		   const struct img_open_options *options, struct img *above, struct img **out,
+		   struct img_error *err)
+{
+	unsigned flags = options->flags & (unsigned)INHERITED_FLAGS;
+	const struct img_driver *driver = NULL;
+	struct img_open_options lower = { .flags = flags, .io = options->io,
+					  .cache_bytes = options->cache_bytes };
+	struct img_gate_file file;
+	struct img_storage *storage;
+	struct img *img = NULL;
+	int rc;
+
+	rc = img_gate_open(gate, image, name, "backing file", false, &file, err);
+	if (rc)
+		return rc;
+	if (file.format && format && strcmp(file.format, format)) {
+		rc = img_fail(err, -EPERM, "%s: backing file '%s' is said to be of format %s and "
+			      "of format %s", image, name, format, file.format);
+	} else if (file.format) {
+		format = file.format;
+	}
+	if (!rc && format) {
+		driver = img_driver_named(format);
+		if (!driver)
+			rc = img_fail(err, -ENOTSUP, "Unknown driver '%s'", format);
+	}
+	if (!rc && above && img_place_in_chain(above, file.dev, file.ino))
+		rc = img_fail(err, -ELOOP, "%s: backing file '%s' is already part of the chain, "
+			      "which would never end", image, name);
+	if (rc) {
+		close(file.fd);
+		goto out;
+	}
+	rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(flags), &storage, err);
+	if (rc)
+		goto out;
+	rc = img_place_new(storage, file.path, file.path, inner, flags, &img, err);
+	if (rc)
+		goto out;
+	img->place->known = true;
+	img->place->dev = file.dev;
+	img->place->ino = file.ino;
+	img->place->above = above;
+	rc = img_place_open(img, driver, &lower, err);
+	if (rc)
+		goto out;
+	*out = img;
+	img = NULL;
+out:
+	img_close(img, NULL);
+	free(file.path);
+	free(file.format);
+	return rc;
+}
+
+/* The backing file of img alone; *done: it names none. depth: images from the top to img. */
+static int open_parent(struct img *img, const struct img_open_options *options, size_t depth,
+		       bool *done, struct img_error *err)
+{
+	struct img_place *place = img->place;
+	bool given = !place->above && options->backing_name;	/* by the user */
+	const char *name = given ? options->backing_name : img->backing_name;
+	const char *format = given ? options->backing_format : img->backing_format;
+	int rc;
+
+	*done = !name || !*name;
+	if (*done && img->backing_required)
+		return img_fail(err, -EUCLEAN, "%s: it holds only differences to another image, "
+				"but does not name that image", img->name);
+	if (*done)
+		return 0;
+	if (depth >= IMG_CHAIN_MAX)
+		return img_fail(err, -ELOOP, "%s: the chain of backing files is longer than the "
+				"allowed %d images", img->name, IMG_CHAIN_MAX);
+	rc = img_open_named(place->path, name, format, given ? NULL : place->gate, place->gate,
+			    options, img, &img->parent, err);
+	if (!rc && img->driver->parent_opened)
+		rc = img->driver->parent_opened(img, err);
+	return rc;
+}
+
+int img_open_chain(struct img *img, const struct img_open_options *options, struct img_error *err)
+{
+	size_t depth = 1;
+	bool done = img->place->flags & (IMG_OPEN_NO_BACKING | IMG_OPEN_SELF_ONLY);
+	int rc = 0;
+
+	for (struct img *i = img->place->above; i; i = i->place->above)
+		depth++;
+	for (size_t level = 0; !done; level++, img = img->parent) {
+		rc = open_parent(img, options, depth + level, &done, err);
+		if (rc) {
+			for (size_t i = 0; i <= level && i < MAX_PREFIXES; i++)
+				img_error_prefix(err, rc, "Could not open backing file");
+			return rc;
+		}
+	}
+	return 0;
+}
+
+int img_open(const char *path, const struct img_open_options *options, struct img **out,
+	     struct img_error *err)
+{
+	static const struct img_open_options defaults;
+	const struct img_driver *driver = NULL;
+	struct img_gate *gate = NULL;
+	struct img_storage *storage;
+	struct img *img = NULL;
+	const char *plain = strncmp(path, "file:", 5) ? path : path + 5;
+	unsigned flags;
+	int rc;
+
+	if (!options)
+		options = &defaults;
+	flags = options->flags;
+	if (options->format) {
+		driver = img_driver_named(options->format);
+		if (!driver)
+			return img_fail(err, -ENOTSUP, "Unknown driver '%s'", options->format);
+	} else if ((flags & IMG_OPEN_WRITE) && !(flags & IMG_OPEN_PROBE_WRITE)) {
+		return img_fail(err, -EINVAL, "%s: to open an image for writing its format must be "
+				"given", path);
+	}
+	rc = img_gate_new(options->references, &gate, err);
+	if (rc)
+		return rc;
+	rc = img_storage_open_file(plain, img_storage_flags(flags) |
+				   (flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
+				   &storage, err);
+	if (rc)
+		goto out;
+	rc = img_place_new(storage, path, plain, gate, flags, &img, err);
+	if (rc)
+		goto out;
+	img_place_identify(img);
+	rc = img_place_open(img, driver, options, err);
+	if (!rc)
+		rc = img_open_chain(img, options, err);
+	if (rc)
+		goto out;
+	*out = img;
+	img = NULL;
+out:
+	img_close(img, NULL);
+	img_gate_release(gate);
+	return rc;
+}
+
+/* ---- Closing ---- */
+
+static int close_one(struct img *img, struct img_error *err)
+{
+	struct img_place *place = img->place;
+	int rc = 0;
+
+	if (img->engine && img->writable && !place->unpublished)
+		rc = img_engine_finish(img, err);
+	img_engine_free(img);
+	if (place->opened)
+		img->driver->close(img);
+	for (size_t i = 0; i < place->created_count; i++) {
+		if (!place->created[i].taken)
+			img_storage_close(place->created[i].storage);
+		free(place->created[i].path);
+	}
+	img_storage_close(img->file);
+	img_gate_release(place->gate);
+	free(place->created);
+	free(place->path);
+	free(place);
+	free(img->backing_name);
+	free(img->backing_format);
+	free(img->name);
+	free(img);
+	return rc;
+}
+
+int img_close(struct img *img, struct img_error *err)
+{
+	int first = 0;
+
+	while (img) {
+		struct img *parent = img->parent;
+		int rc = close_one(img, first ? NULL : err);
+
+		if (!first)
+			first = rc;
+		img = parent;
+	}
+	return first;
+}
+
+/* ---- Questions ---- */
+
+const char *img_name(const struct img *img)
+{
+	return img->name;
+}
+
+const char *img_format(const struct img *img)
+{
+	return img->driver->name;
+}
+
+uint64_t img_size(const struct img *img)
+{
+	return img->size;
+}
+
+uint64_t img_unit_bytes(const struct img *img)
+{
+	return img->unit_bytes;
+}
+
+bool img_was_probed(const struct img *img)
+{
+	return img->probed;
+}
+
+const struct img *img_backing(const struct img *img)
+{
+	return img->parent;
+}
+
+char *img_resolve_name(const char *image_path, const char *backing_name)
+{
+	if (!strncmp(image_path, "file:", 5))
+		image_path += 5;
+	return img_gate_join(image_path, backing_name);
+}

@@ -1,0 +1,91 @@
+/*
+ * What the image floor keeps for each open image, and what its files share.
+ */
+#ifndef LIBIMG_IMAGE_PLACE_H
+#define LIBIMG_IMAGE_PLACE_H
+
+#include <sys/stat.h>
+
+#include "libimg/engine/driver.h"	/* before img.h, which repeats some of it for programs */
+#include "libimg/image/gate.h"
+#include "libimg/image/img.h"
+
+enum { IMG_CHAIN_MAX = 256 };	/* images in one backing chain; longer ones are an accident */
+
+/* A further file of an image that is being created: see struct img_creating's another(). */
+struct img_created {
+	char *path;
+	struct img_storage *storage;
+	bool taken;			/* the driver's open() has it: the driver closes it */
+};
+
+struct img_place {
+	char *path;			/* of the file; names in the image are relative to its folder */
+	bool known;			/* dev and ino are known */
+	dev_t dev;
+	ino_t ino;
+	struct img_gate *gate;		/* a counted reference */
+	unsigned flags;			/* IMG_OPEN_* */
+	bool opened;			/* driver->open() succeeded: close() is due */
+	struct img *above;		/* the image that names it; NULL: top */
+	bool unpublished;		/* made by img_create_begin(), no final name yet */
+	struct img_created *created;	/* further files */
+	size_t created_count;
+};
+
+/* The driver of that name; NULL: none. */
+const struct img_driver *img_driver_named(const char *name);
+
+/*
+ * What format is s? -EINVAL: a format that no driver reads, or two formats at once; the sentence
+ * says which.
+ */
+int img_probe_storage(struct img_storage *s, const char *name, const struct img_driver **out,
+		      struct img_error *err);
+
+/*
+ * Before a write of iov to [off, ...) is planned: may it be made? -EPERM: the image was taken for
+ * a raw disk by guess, and after this write the next guess would be another format (whose names
+ * would then be followed). Only the first 512 bytes matter. Blocking; thread-safe.
+ */
+int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int iovcnt,
+		    struct img_error *err);
+
+/* IMG_OPEN_* -> IMG_STORAGE_*, without WRITE. */
+unsigned img_storage_flags(unsigned open_flags);
+
+/*
+ * An image around an open file, not yet understood: name, path and gate (a new reference) are
+ * noted, file belongs to the image, also on failure. -ENOMEM.
+ */
+int img_place_new(struct img_storage *file, const char *name, const char *path,
+		  struct img_gate *gate, unsigned flags, struct img **out, struct img_error *err);
+/*
+ * Let driver open it and give it an engine. driver NULL: by the file's content. On failure img is
+ * to be closed all the same. -EINVAL (see img_probe_storage()), -EMEDIUMTYPE, and whatever the
+ * driver says.
+ */
+int img_place_open(struct img *img, const struct img_driver *driver,
+		   const struct img_open_options *options, struct img_error *err);
+
+/* Is this file the main file of img or of an image above or below it? */
+bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino);
+
+/* Note the identity of the file at place->path, which is now this image. */
+void img_place_identify(struct img *img);
+
+/*
+ * Open, read-only, what the image at path `image` calls name: one image without its backing
+ * chain. gate: judges name (NULL: the user gave it); inner: judges what that image names.
+ * above: the image that names it, or NULL.
+ */
+int img_open_named(const char *image, const char *name, const char *format,
+		   const struct img_gate *gate, struct img_gate *inner,
+		   const struct img_open_options *options, struct img *above, struct img **out,
+		   struct img_error *err);
+
+/* Open the backing chain below img (which has no parent yet), unless flags forbid. */
+int img_open_chain(struct img *img, const struct img_open_options *options,
+		   struct img_error *err);
+
+#endif

@@ -1,0 +1,166 @@
+/*
+ * Which format is this file? Each driver says how sure it is; raw takes what no other does, unless
+ * the file carries the mark of a format that has no driver: then it is refused, since taking it
+ * for a raw disk would give its guest, or whoever reads the copy, nonsense.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/image/place.h"
+
+enum { HEAD_BYTES = 65536, TAIL_BYTES = 512, GUARDED_BYTES = 512 };
+
+/* What probing looks at. */
+struct sample {
+	const uint8_t *head;
+	size_t len;
+	const uint8_t *tail;	/* the last 512 bytes; NULL: there are not so many, or not looked at */
+	uint64_t file_size;
+};
+
+const struct img_driver *img_driver_named(const char *name)
+{
+	for (size_t i = 0; img_drivers[i]; i++)
+		if (!strcmp(img_drivers[i]->name, name))
+			return img_drivers[i];
+	return NULL;
+}
+
+/* The signature of a format that no driver reads; NULL: none. */
+static const struct img_signature *find_signature(const struct sample *s)
+{
+	for (const struct img_signature *k = img_known_signatures; k->name; k++) {
+		if (img_driver_named(k->name))
+			continue;
+		if (k->from_end) {
+			if (s->tail && k->off <= TAIL_BYTES && k->len <= k->off &&
+			    !memcmp(s->tail + TAIL_BYTES - k->off, k->bytes, k->len))
+				return k;
+		} else if (range_in(k->off, k->len, s->len) &&
+			   !memcmp(s->head + k->off, k->bytes, k->len)) {
+			return k;
+		}
+	}
+	return NULL;
+}
+
+/* The surest driver, and in *rival another that is just as sure, or NULL. */
+static const struct img_driver *ask_drivers(const struct sample *s,
+					    const struct img_driver **rival)
+{
+	const struct img_driver *best = NULL;
+	int best_score = 0;
+
+	*rival = NULL;
+	for (size_t i = 0; img_drivers[i]; i++) {
+		const struct img_driver *d = img_drivers[i];
+		int score = d->probe(s->head, s->len, s->tail, s->file_size);
+
+		if (score > best_score) {
+			best = d;
+			best_score = score;
+			*rival = NULL;
+		} else if (score && score == best_score) {
+			*rival = d;
+		}
+	}
+	return best;
+}
+
+int img_probe_storage(struct img_storage *s, const char *name, const struct img_driver **out,
+		      struct img_error *err)
+{
+	uint64_t size = s->size;
+	struct sample sample = { .len = (size_t)min_u64(size, HEAD_BYTES), .file_size = size };
+	const struct img_driver *best, *rival;
+	const struct img_signature *known;
+	uint8_t tail[TAIL_BYTES];
+	uint8_t *head = malloc(HEAD_BYTES);
+	int rc = -ENOMEM;
+
+	if (!head)
+		return img_fail(err, rc, "out of memory");
+	rc = img_storage_read(s, 0, head, sample.len, err);
+	if (rc)
+		goto out;
+	sample.head = head;
+	if (size >= TAIL_BYTES) {
+		rc = img_storage_read(s, size - TAIL_BYTES, tail, TAIL_BYTES, err);
+		if (rc)
+			goto out;
+		sample.tail = tail;
+	}
+	best = ask_drivers(&sample, &rival);
+	rc = -EINVAL;
+	if (rival) {
+		img_fail(err, rc, "'%s' looks like a %s image and like a %s image; give its format "
+			 "(-f)", name, best->name, rival->name);
+		goto out;
+	}
+	if (!best || (best->features & IMG_DRIVER_PLAIN)) {
+		known = find_signature(&sample);
+		if (known || !best) {
+			img_fail(err, rc, "'%s' looks like a %s image, which this version cannot "
+				 "read; give -f raw to take it as a raw disk", name,
+				 known ? known->name : "unknown");
+			goto out;
+		}
+	}
+	*out = best;
+	rc = 0;
+out:
+	free(head);
+	return rc;
+}
+
+int img_probe(const char *path, const char **format, struct img_error *err)
+{
+	const struct img_driver *driver = NULL;
+	struct img_storage *s;
+	int rc;
+
+	if (!strncmp(path, "file:", 5))
+		path += 5;
+	rc = img_storage_open_file(path, IMG_STORAGE_SHARE, &s, err);
+	if (rc)
+		return rc;
+	rc = img_probe_storage(s, path, &driver, err);
+	img_storage_close(s);
+	if (!rc)
+		*format = driver->name;
+	return rc;
+}
+
+int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int iovcnt,
+		    struct img_error *err)
+{
+	uint8_t head[GUARDED_BYTES] = { 0 };
+	struct sample sample = { .head = head, .len = sizeof(head), .file_size = img->size };
+	const struct img_driver *best, *rival;
+	const struct img_signature *known;
+	uint64_t at = off;
+	int rc;
+
+	if (!img->probed || !(img->driver->features & IMG_DRIVER_PLAIN) || off >= GUARDED_BYTES)
+		return 0;
+	rc = img_storage_read(img->file, 0, head, sizeof(head), err);
+	if (rc)
+		return rc;
+	for (int i = 0; i < iovcnt && at < GUARDED_BYTES; i++) {
+		size_t n = min_size(iov[i].iov_len, (size_t)(GUARDED_BYTES - at));
+
+		memcpy(head + at, iov[i].iov_base, n);
+		at += n;
+	}
+	best = ask_drivers(&sample, &rival);
+	known = find_signature(&sample);
+	if (best == img->driver && !rival && !known)
+		return 0;
+	return img_fail(err, -EPERM, "%s: this write to the first sector would make the disk look "
+			"like a %s image; the format %s was guessed, and giving it (-f %s) lifts "
+			"this restriction", img->name,
+			best && best != img->driver ? best->name : rival ? rival->name :
+			known ? known->name : "unknown", img->driver->name, img->driver->name);
+}
