@@ -1,0 +1,600 @@
+/*
+ * random IMAGE MODEL [KEY=VALUE...]: random requests on an image, compared with a flat copy.
+ *
+ * MODEL is a raw file with what IMAGE holds; at the end it is rewritten with what IMAGE should
+ * hold then, so that another program can compare. Keys:
+ *
+ *	format=NAME	of IMAGE (qcow2)
+ *	seconds=N	how long (1)
+ *	seed=N		what to do (1)
+ *	io=uring|threads|auto
+ *	threads=N	each with a queue of its own, 16 requests in flight (2); besides them
+ *			one makes blocking calls
+ *	compress=1	compressed writes too
+ *	overlap=1	requests in flight may overlap: then each sector must hold what one of them wrote
+ *	references=...	as in struct img_open_options
+ *	flags=N		IMG_OPEN_* besides WRITE
+ *
+ * Several times in between everything is written out, the image closed, opened again, checked and
+ * read from beginning to end.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "libimg/image/img.h"
+
+enum { THREADS_MAX = 8, IN_FLIGHT = 16, MAX_BYTES = 2 << 20, SECTOR = 512, IOVS = 4, PHASES = 4 };
+
+enum op { READ, WRITE, COMPRESS, ZERO, ZERO_UNMAP, DISCARD, READ_BACK, FLUSH };
+
+static const char *const op_name[] = {
+	"read", "write", "compressed write", "zero", "zero and unmap", "discard",
+	"read after discard", "flush",
+};
+
+struct worker;
+
+struct request {
+	struct worker *worker;
+	bool busy;
+	enum op op;
+	uint64_t off, len;
+	uint8_t *data;			/* MAX_BYTES */
+	struct iovec iov[IOVS];
+};
+
+struct worker {
+	pthread_t thread;
+	uint64_t random;
+	struct img_queue *queue;
+	struct request request[IN_FLIGHT];
+};
+
+/* With overlap: a write of the past that a sector may come from. */
+struct stamp {
+	uint64_t off, len;
+	bool zero;
+};
+
+static struct {
+	struct img *img;
+	struct img_open_options options;
+	const char *path;
+	uint8_t *model;
+	uint64_t size, unit;
+	bool overlap, compress;
+	struct worker worker[THREADS_MAX + 1];	/* the last that is used makes blocking calls */
+	unsigned threads;
+	double until;
+	/* Under the mutex: claims of requests in flight, counts, stamps. */
+	pthread_mutex_t mutex;
+	uint64_t done, failures;
+	struct stamp *stamp;
+	size_t stamps, stamps_max;
+} run = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static void complain(const struct request *r, const char *what)
+{
+	pthread_mutex_lock(&run.mutex);
+	if (run.failures++ < 10)
+		fprintf(stderr, "random: %s %" PRIu64 "+%" PRIu64 ": %s\n", op_name[r->op], r->off,
+			r->len, what);
+	pthread_mutex_unlock(&run.mutex);
+}
+
+/* ---- Choosing ---- */
+
+/* Claim [off, off + len) for r, unless someone has a part of it. */
+static bool claim(struct request *r, uint64_t off, uint64_t len)
+{
+	bool is_free = true;
+
+	pthread_mutex_lock(&run.mutex);
+	for (unsigned t = 0; t <= run.threads && is_free && !run.overlap; t++) {
+		for (unsigned i = 0; i < IN_FLIGHT && is_free; i++) {
+			const struct request *o = &run.worker[t].request[i];
+
+			is_free = !o->busy || off >= o->off + o->len || o->off >= off + len;
+		}
+	}
+	if (is_free) {
+		r->off = off;
+		r->len = len;
+		r->busy = true;
+	}
+	pthread_mutex_unlock(&run.mutex);
+	return is_free;
+}
+
+static void unclaim(struct request *r)
+{
+	pthread_mutex_lock(&run.mutex);
+	r->busy = false;
+	run.done++;
+	pthread_mutex_unlock(&run.mutex);
+}
+
+/* Small and large, aligned and not, and often near to each other so that units are shared. */
+static void choose_range(uint64_t *state, uint64_t *off, uint64_t *len)
+{
+	uint64_t pick = next_random(state) % 100, grain = 1;
+	uint64_t most = pick < 50 ? 4096 : pick < 90 ? 65536 : MAX_BYTES;
+
+	if (run.overlap || next_random(state) % 2)
+		grain = SECTOR;
+	most = min_u64(most, run.size);
+	*len = (1 + next_random(state) % (most / grain)) * grain;
+	*off = next_random(state) % ((run.size - *len) / grain + 1) * grain;
+	if (next_random(state) % 2)	/* the hot part */
+		*off = min_u64(*off % (1 << 20) / grain * grain, (run.size - *len) / grain * grain);
+	if (next_random(state) % 16 == 0) {	/* whole units */
+		*off = *off / run.unit * run.unit;
+		*len = min_u64(align_down_u64(*len + run.unit, run.unit), run.size - *off);
+		*len = min_u64(*len, MAX_BYTES);
+	}
+}
+
+static enum op choose_op(uint64_t *state)
+{
+	uint64_t pick = next_random(state) % 100;
+
+	return pick < 35   ? READ :
+	       pick < 78   ? WRITE :
+	       pick < 84   ? ZERO :
+	       pick < 88   ? ZERO_UNMAP :
+	       pick < 92   ? (run.overlap ? READ : DISCARD) :
+	       pick < 95   ? FLUSH :
+	       run.compress ? COMPRESS : WRITE;
+}
+
+/* With overlap: remember what a sector may hold. Returns the number to stamp sectors with. */
+static uint64_t new_stamp(const struct request *r)
+{
+	uint64_t number = 0;
+
+	pthread_mutex_lock(&run.mutex);
+	if (run.stamps == run.stamps_max) {
+		run.stamps_max = run.stamps_max ? run.stamps_max * 2 : 1024;
+		run.stamp = realloc(run.stamp, run.stamps_max * sizeof(*run.stamp));
+		if (!run.stamp)
+			abort();
+	}
+	number = run.stamps++;
+	run.stamp[number] = (struct stamp) {
+		.off = r->off, .len = r->len, .zero = r->op != WRITE && r->op != COMPRESS,
+	};
+	pthread_mutex_unlock(&run.mutex);
+	return number;
+}
+
+static void fill(struct request *r, uint64_t *state)
+{
+	if (run.overlap) {
+		uint64_t number = new_stamp(r);
+
+		for (uint64_t at = 0; at < r->len; at += 8)
+			le64_store(r->data + at, number + 1);
+		return;
+	}
+	uint64_t value = next_random(state);
+
+	for (uint64_t at = 0; at < r->len; at++)
+		r->data[at] = (uint8_t)(value >> (at % 8 * 8));
+	if (value % 8 == 0)	/* zeroes written as data */
+		memset(r->data, 0, r->len);
+}
+
+static int split(struct request *r, uint64_t *state)
+{
+	uint64_t at = 0;
+	int n = 0;
+
+	while (at < r->len) {
+		uint64_t left = r->len - at;
+		uint64_t take = n == IOVS - 1 ? left : 1 + next_random(state) % left;
+
+		r->iov[n++] = (struct iovec) { .iov_base = r->data + at, .iov_len = take };
+		at += take;
+	}
+	return n;
+}
+
+/* ---- Doing ---- */
+
+static int submit(struct request *r);
+
+static void finished(void *user, int rc, const struct img_error *err)
+{
+	struct request *r = user;
+
+	if (rc) {
+		complain(r, img_error_text(err));
+		unclaim(r);
+		return;
+	}
+	switch (r->op) {
+	case READ:
+		if (!run.overlap && memcmp(r->data, run.model + r->off, r->len))
+			complain(r, "wrong data");
+		break;
+	case WRITE:
+	case COMPRESS:
+		if (!run.overlap)
+			memcpy(run.model + r->off, r->data, r->len);
+		break;
+	case ZERO:
+	case ZERO_UNMAP:
+		if (!run.overlap)
+			memset(run.model + r->off, 0, r->len);
+		break;
+	case DISCARD:	/* old bytes or zeroes: see which */
+		r->op = READ_BACK;
+		if (submit(r)) {
+			complain(r, "cannot be submitted");
+			break;
+		}
+		return;
+	case READ_BACK:
+		for (uint64_t at = 0; at < r->len; at++) {
+			if (r->data[at] && r->data[at] != run.model[r->off + at]) {
+				complain(r, "neither what was there nor zeroes");
+				break;
+			}
+		}
+		memcpy(run.model + r->off, r->data, r->len);
+		break;
+	case FLUSH:
+		break;
+	}
+	unclaim(r);
+}
+
+static int submit(struct request *r)
+{
+	struct worker *w = r->worker;
+	int iovs = split(r, &w->random);
+
+	switch (r->op) {
+	case READ:
+	case READ_BACK:
+		return img_submit_readv(w->queue, run.img, r->off, r->iov, iovs, 0, finished, r);
+	case WRITE:
+		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
+					 next_random(&w->random) % 8 ? 0 : IMG_SUBMIT_ORDERED, finished,
+					 r);
+	case COMPRESS:
+		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
+					 IMG_SUBMIT_COMPRESS, finished, r);
+	case ZERO:
+		return img_submit_zero(w->queue, run.img, r->off, r->len, 0, finished, r);
+	case ZERO_UNMAP:
+		return img_submit_zero(w->queue, run.img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP, finished,
+				       r);
+	case DISCARD:
+		return img_submit_discard(w->queue, run.img, r->off, r->len, 0, finished, r);
+	default:
+		return img_submit_flush(w->queue, run.img, finished, r);
+	}
+}
+
+/*
+ * The blocking calls go on at the same time, from a thread of their own: one that waits in them
+ * cannot run a queue, and they may wait for what that queue has in flight.
+ */
+static void blocking(struct request *r)
+{
+	struct img_error *err = img_error_new();
+	int rc;
+
+	if (r->op == WRITE) {
+		rc = img_write(run.img, r->off, r->data, r->len, err);
+		if (rc == 0 && !run.overlap)
+			memcpy(run.model + r->off, r->data, r->len);
+	} else {
+		rc = img_read(run.img, r->off, r->data, r->len, err);
+		if (rc == 0 && !run.overlap && memcmp(r->data, run.model + r->off, r->len))
+			complain(r, "wrong data, blocking");
+	}
+	if (rc)
+		complain(r, img_error_text(err));
+	img_error_free(err);
+	unclaim(r);
+}
+
+static void start(struct worker *w, struct request *r)
+{
+	uint64_t off, len;
+	enum op op = choose_op(&w->random);
+
+	if (!w->queue)
+		op = op == WRITE ? WRITE : READ;
+
+	choose_range(&w->random, &off, &len);
+	if (op == COMPRESS) {
+		off = off / run.unit * run.unit;
+		len = run.unit;
+		if (len > MAX_BYTES || off + len > run.size)
+			return;
+	} else if (op == FLUSH) {
+		off = len = 0;
+	}
+	if (!claim(r, off, len))
+		return;
+	r->op = op;
+	if (op == WRITE || op == COMPRESS)
+		fill(r, &w->random);
+	else if (run.overlap && (op == ZERO || op == ZERO_UNMAP))
+		new_stamp(r);
+	if (!w->queue) {
+		blocking(r);
+	} else if (submit(r)) {
+		complain(r, "cannot be submitted");
+		unclaim(r);
+	}
+}
+
+static void *work(void *user)
+{
+	struct worker *w = user;
+
+	while (!w->queue && now() < run.until) {
+		start(w, &w->request[0]);
+		usleep(500);
+	}
+	while (w->queue && now() < run.until) {
+		for (unsigned i = 0; i < IN_FLIGHT; i++) {
+			if (!w->request[i].busy)
+				start(w, &w->request[i]);
+		}
+		img_queue_run(w->queue, true);
+	}
+	while (w->queue && img_queue_in_flight(w->queue) > 0)
+		img_queue_run(w->queue, true);
+	return NULL;
+}
+
+/* ---- Between phases ---- */
+
+/* With overlap: what a sector holds is what one write that covers it wrote. */
+static void judge_sector(uint64_t off, const uint8_t *data)
+{
+	static const uint8_t zeroes[SECTOR];
+	uint64_t number = le64_load(data);
+	bool uniform = !memcmp(data, data + 8, SECTOR - 8);
+
+	if (!memcmp(data, run.model + off, SECTOR))
+		goto settled;
+	if (!memcmp(data, zeroes, SECTOR)) {
+		for (size_t i = 0; i < run.stamps; i++) {
+			if (run.stamp[i].zero && off >= run.stamp[i].off &&
+			    off < run.stamp[i].off + run.stamp[i].len)
+				goto settled;
+		}
+	} else if (uniform && number - 1 < run.stamps && !run.stamp[number - 1].zero &&
+		   off >= run.stamp[number - 1].off &&
+		   off < run.stamp[number - 1].off + run.stamp[number - 1].len) {
+		goto settled;
+	}
+	if (run.failures++ < 10)
+		fprintf(stderr, "random: sector at %" PRIu64 " holds what nobody wrote there: %016"
+			PRIx64 "\n", off, number);
+settled:
+	memcpy(run.model + off, data, SECTOR);
+}
+
+static int verify(struct img_error *err)
+{
+	uint8_t *buf = run.worker[0].request[0].data;
+
+	for (uint64_t off = 0; off < run.size; off += MAX_BYTES) {
+		size_t len = (size_t)min_u64(MAX_BYTES, run.size - off);
+		int rc = img_read(run.img, off, buf, len, err);
+
+		if (rc)
+			return rc;
+		for (uint64_t at = 0; run.overlap && at < len; at += SECTOR)
+			judge_sector(off + at, buf + at);
+		if (!memcmp(buf, run.model + off, len))
+			continue;
+		for (size_t at = 0; at < len; at++) {
+			if (buf[at] == run.model[off + at])
+				continue;
+			fprintf(stderr, "random: byte %" PRIu64 " is %02x, should be %02x\n", off + at,
+				buf[at], run.model[off + at]);
+			run.failures++;
+			break;
+		}
+	}
+	return 0;
+}
+
+static void say(void *user, const char *line)
+{
+	(void)user;
+	fprintf(stderr, "random: check: %s\n", line);
+}
+
+static int check(struct img_error *err)
+{
+	struct img_check_result result;
+	int rc = img_check(run.img, 0, say, NULL, &result, err);
+
+	if (rc == -ENOTSUP)
+		return 0;
+	if (rc == 0 && (result.corruptions || result.leaks || result.check_errors)) {
+		fprintf(stderr, "random: check: %" PRIu64 " corruptions, %" PRIu64 " leaks\n",
+			result.corruptions, result.leaks);
+		run.failures++;
+	}
+	return rc;
+}
+
+static int phase(double seconds, struct img_error *err)
+{
+	int rc = 0;
+
+	run.until = now() + seconds;
+	for (unsigned t = 0; t < run.threads && rc == 0; t++)
+		rc = img_queue_new(run.options.io, &run.worker[t].queue, err);
+	if (rc)
+		return rc;
+	for (unsigned t = 0; t <= run.threads; t++) {
+		if (pthread_create(&run.worker[t].thread, NULL, work, &run.worker[t]))
+			abort();
+	}
+	for (unsigned t = 0; t <= run.threads; t++) {
+		pthread_join(run.worker[t].thread, NULL);
+		img_queue_free(run.worker[t].queue);
+		run.worker[t].queue = NULL;
+	}
+	rc = verify(err);
+	if (rc == 0)
+		rc = check(err);
+	run.stamps = 0;
+
+	int closed = img_close(run.img, rc ? NULL : err);
+
+	run.img = NULL;
+	rc = rc ? rc : closed;
+	if (rc == 0)
+		rc = img_open(run.path, &run.options, &run.img, err);
+	if (rc == 0)
+		rc = verify(err);
+	return rc;
+}
+
+/* ---- Beginning and end ---- */
+
+static uint8_t *map_model(const char *path, uint64_t *size)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	struct stat st;
+	void *bytes;
+
+	if (fd < 0 || fstat(fd, &st))
+		return NULL;
+	bytes = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	*size = (uint64_t)st.st_size;
+	return bytes == MAP_FAILED ? NULL : bytes;
+}
+
+static bool take_key(const char *arg, double *seconds, uint64_t *seed)
+{
+	const char *value = strchr(arg, '=');
+
+	if (!value)
+		return false;
+	value++;
+	if (!strncmp(arg, "format=", 7))
+		run.options.format = value;
+	else if (!strncmp(arg, "seconds=", 8))
+		*seconds = strtod(value, NULL);
+	else if (!strncmp(arg, "seed=", 5))
+		*seed = strtoull(value, NULL, 0);
+	else if (!strncmp(arg, "io=", 3))
+		run.options.io = !strcmp(value, "uring") ? IMG_IO_URING_KIND :
+				 !strcmp(value, "threads") ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND;
+	else if (!strncmp(arg, "threads=", 8))
+		run.threads = (unsigned)strtoul(value, NULL, 0);
+	else if (!strncmp(arg, "compress=", 9))
+		run.compress = *value == '1';
+	else if (!strncmp(arg, "overlap=", 8))
+		run.overlap = *value == '1';
+	else if (!strncmp(arg, "references=", 11))
+		run.options.references = value;
+	else if (!strncmp(arg, "flags=", 6))
+		run.options.flags |= (unsigned)strtoul(value, NULL, 0);
+	else
+		return false;
+	return run.threads <= THREADS_MAX;
+}
+
+int main(int argc, char **argv)
+{
+	struct img_error *err = img_error_new();
+	uint64_t seed = 1, model_size = 0;
+	double seconds = 1;
+	int rc;
+
+	run.options = (struct img_open_options) { .format = "qcow2", .flags = IMG_OPEN_WRITE };
+	run.threads = 2;
+	for (int i = 3; i < argc; i++) {
+		if (!take_key(argv[i], &seconds, &seed))
+			argc = 0;
+	}
+	if (argc < 3) {
+		fprintf(stderr, "usage: random IMAGE MODEL [KEY=VALUE...]\n");
+		return 2;
+	}
+	run.path = argv[1];
+	run.model = map_model(argv[2], &model_size);
+	if (!run.model) {
+		fprintf(stderr, "random: %s: %s\n", argv[2], strerror(errno));
+		return 2;
+	}
+	rc = img_open(run.path, &run.options, &run.img, err);
+	if (rc == 0) {
+		run.size = img_size(run.img);
+		run.unit = img_unit_bytes(run.img);
+		if (run.size != model_size) {
+			fprintf(stderr, "random: the image has %" PRIu64 " bytes, the model %" PRIu64
+				"\n", run.size, model_size);
+			return 2;
+		}
+		for (unsigned t = 0; t <= run.threads; t++) {
+			run.worker[t].random = (seed * THREADS_MAX + t + 1) * 0x9e3779b97f4a7c15;
+			for (unsigned i = 0; i < IN_FLIGHT; i++) {
+				run.worker[t].request[i].worker = &run.worker[t];
+				run.worker[t].request[i].data = malloc(MAX_BYTES);
+			}
+		}
+		for (int p = 0; p < PHASES && rc == 0 && run.failures == 0; p++)
+			rc = phase(seconds / PHASES, err);
+	}
+	if (rc) {
+		fprintf(stderr, "random: %s\n", img_error_text(err));
+		run.failures++;
+	}
+	if (img_close(run.img, err)) {
+		fprintf(stderr, "random: closing: %s\n", img_error_text(err));
+		run.failures++;
+	}
+	for (unsigned t = 0; t <= THREADS_MAX; t++) {
+		for (unsigned i = 0; i < IN_FLIGHT; i++)
+			free(run.worker[t].request[i].data);
+	}
+	munmap(run.model, model_size);
+	free(run.stamp);
+	img_error_free(err);
+	printf("%" PRIu64 " requests, %" PRIu64 " failures, seed %" PRIu64 "\n", run.done, run.failures,
+	       seed);
+	return run.failures ? 1 : 0;
+}

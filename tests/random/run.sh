@@ -1,0 +1,107 @@
+#!/bin/sh
+# Random requests on every kind of writable image, by io_uring and by threads, against a flat copy;
+# at the end qemu-img has the last word.
+#
+#   SECONDS_EACH=1	how long each run goes on (a phase is a fourth of it)
+#   SEED=N		what it does (default: today's)
+#   tests/random/run.sh [WORD]	only variants with WORD in their name
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
+seconds=${SECONDS_EACH:-1}
+seed=${SEED:-$(date +%Y%m%d)}
+only=$1
+cd "$work" || exit 1
+# The sanitized build, where there is one, finds more.
+program=$build/tests/random/random
+
+# Some data, some holes; 6 MiB and a bit.
+size=6294016
+{ head -c 2000000 /dev/urandom; head -c 1000000 /dev/zero; yes pattern | head -c 1500000; } >base.raw
+truncate -s $size base.raw
+truncate -s $size zero.raw
+head -c 3000000 base.raw >short.raw && truncate -s 3000320 short.raw
+
+# variant NAME KEYS MAKE...: MAKE makes image.$format from base.raw or empty.
+variant() {
+	name=$1 keys=$2
+	shift 2
+	case $name in *"$only"*) ;; *) return ;; esac
+	for io in uring threads; do
+		rm -f image.* data.bin
+		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
+		image=$(echo image.*) format=${image##*.}
+		qemu-img convert -f "$format" -O raw "$image" model.raw
+		truncate -s "$(qemu-img info -f "$format" --output=json "$image" | jq '."virtual-size"')" model.raw
+		# shellcheck disable=SC2086 # words are wanted
+		try "$name, $io, seed $seed" timeout 120 "$program" "$image" model.raw format="$format" io=$io \
+			seconds="$seconds" seed="$seed" $keys || continue
+		[ -z "$VERBOSE" ] || cat .out
+		[ "$format" = raw ] || try "$name, $io: qemu-img check" qemu-img check -q -f "$format" "$image"
+		try "$name, $io: qemu-img compare" qemu-img compare -f "$format" -F raw "$image" model.raw
+		case $name in
+		*snapshot*)
+			qemu-img convert -f "$format" -l snap -O raw "$image" snap.raw
+			try "$name, $io: the snapshot is as it was" cmp snap.raw base.raw ;;
+		esac
+		cmp -s base.raw base.kept || fail "$name, $io: the base was changed"
+	done
+}
+cp base.raw base.kept
+
+empty() { qemu-img create -q -f qcow2 -o "$1" image.qcow2 $size; }
+filled() { qemu-img convert -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+compressed() { qemu-img convert -c -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+over() { qemu-img create -q -f qcow2 -o "$1" -b "$2" -F "$3" image.qcow2 $size; }
+over_chain() {
+	qemu-img convert -f raw -O qcow2 -c base.raw lowest.qcow2 &&
+		qemu-img create -q -f qcow2 -b lowest.qcow2 -F qcow2 middle.qcow2 &&
+		qemu-io -f qcow2 -c 'write -q -P 5 1M 300k' -c 'write -q -z 3M 500k' middle.qcow2 &&
+		over "$1" middle.qcow2 qcow2
+}
+snapshots() {
+	filled "$1" && qemu-img snapshot -c snap image.qcow2 &&
+		qemu-io -f qcow2 -c 'write -q -P 7 500k 1M' image.qcow2 && qemu-img snapshot -c two image.qcow2
+}
+data_file() { qemu-img create -q -f qcow2 -o "data_file=data.bin,$1" image.qcow2 $size; }
+plain() { cp base.raw image.raw; }
+
+variant "raw" "" plain
+variant "qcow2 v2" "" empty compat=0.10
+variant "qcow2 v3" "" empty compat=1.1
+variant "qcow2 v3 filled" "" filled compat=1.1
+variant "qcow2 512" "" empty cluster_size=512
+variant "qcow2 512 filled, refcount 1" "" filled cluster_size=512,refcount_bits=1
+variant "qcow2 4k, refcount 8" "" empty cluster_size=4k,refcount_bits=8
+variant "qcow2 2M" "" empty cluster_size=2M
+variant "qcow2 refcount 1" "" empty refcount_bits=1
+variant "qcow2 refcount 64" "" filled refcount_bits=64
+variant "qcow2 lazy refcounts" "" empty lazy_refcounts=on
+variant "qcow2 metadata preallocated" "" empty preallocation=metadata
+variant "qcow2 extended L2" "" empty extended_l2=on
+variant "qcow2 extended L2 filled, 16k" "" filled extended_l2=on,cluster_size=16k
+variant "qcow2 extended L2, 2M" "" empty extended_l2=on,cluster_size=2M
+variant "qcow2 over raw" "" over compat=1.1 base.raw raw
+variant "qcow2 v2 over raw" "" over compat=0.10 base.raw raw
+variant "qcow2 over a shorter raw" "" over compat=1.1 short.raw raw
+variant "qcow2 512 over raw" "" over cluster_size=512 base.raw raw
+variant "qcow2 extended L2 over raw" "" over extended_l2=on base.raw raw
+variant "qcow2 over a chain" "" over_chain compat=1.1
+variant "qcow2 extended L2 over a chain" "" over_chain extended_l2=on
+variant "qcow2 with snapshots" "" snapshots compat=1.1
+variant "qcow2 v2 with snapshots, 4k" "" snapshots compat=0.10,cluster_size=4k
+variant "qcow2 extended L2 with snapshots" "" snapshots extended_l2=on
+variant "qcow2 data file" "" data_file data_file_raw=off
+variant "qcow2 raw data file" "" data_file data_file_raw=on
+variant "qcow2 zlib" "compress=1" compressed compat=1.1
+variant "qcow2 zlib 512, v2" "compress=1" compressed cluster_size=512,compat=0.10
+variant "qcow2 zstd, 2M" "compress=1" compressed compression_type=zstd,cluster_size=2M
+variant "qcow2 zlib extended L2" "compress=1" compressed extended_l2=on
+variant "qcow2 overlapping requests" "overlap=1" filled compat=1.1
+variant "qcow2 4k overlapping requests, over raw" "overlap=1" over cluster_size=4k base.raw raw
+variant "qcow2 extended L2 overlapping requests" "overlap=1" filled extended_l2=on
+variant "raw overlapping requests" "overlap=1" plain
+variant "qcow2, written through, one queue" "threads=1 flags=1024" empty compat=1.1
+variant "qcow2, unmapping" "flags=512" filled cluster_size=4k
+variant "qcow2, O_DIRECT if possible" "flags=128" filled compat=1.1
+finish
