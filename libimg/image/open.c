@@ -286,41 +286,42 @@ int img_open_chain(struct img *img, const struct img_open_options *options, stru
 	return 0;
 }
 
-int img_open(const char *path, const struct img_open_options *options, struct img **out,
-	     struct img_error *err)
+static const struct img_open_options open_defaults;
+
+/* options->format as a driver; NULL: to be probed, which is refused for writing unless asked for. */
+static int choose_driver(const struct img_open_options *options, const char *name,
+			 const struct img_driver **out, struct img_error *err)
 {
-	static const struct img_open_options defaults;
-	const struct img_driver *driver = NULL;
+	unsigned flags = options->flags;
+
+	*out = options->format ? img_driver_named(options->format) : NULL;
+	if (options->format && !*out)
+		return img_fail(err, -ENOTSUP, "Unknown driver '%s'", options->format);
+	if (!options->format && (flags & IMG_OPEN_WRITE) && !(flags & IMG_OPEN_PROBE_WRITE))
+		return img_fail(err, -EINVAL, "%s: to open an image for writing its format must be "
+				"given", name);
+	return 0;
+}
+
+/* storage belongs to the image, also on failure. on_disk: path is where it can be identified. */
+static int open_in(struct img_storage *storage, const char *name, const char *path, bool on_disk,
+		   const struct img_driver *driver, const struct img_open_options *options,
+		   struct img **out, struct img_error *err)
+{
 	struct img_gate *gate = NULL;
-	struct img_storage *storage;
 	struct img *img = NULL;
-	const char *plain = strncmp(path, "file:", 5) ? path : path + 5;
-	unsigned flags;
 	int rc;
 
-	if (!options)
-		options = &defaults;
-	flags = options->flags;
-	if (options->format) {
-		driver = img_driver_named(options->format);
-		if (!driver)
-			return img_fail(err, -ENOTSUP, "Unknown driver '%s'", options->format);
-	} else if ((flags & IMG_OPEN_WRITE) && !(flags & IMG_OPEN_PROBE_WRITE)) {
-		return img_fail(err, -EINVAL, "%s: to open an image for writing its format must be "
-				"given", path);
-	}
 	rc = img_gate_new(options->references, &gate, err);
-	if (rc)
+	if (rc) {
+		img_storage_close(storage);
 		return rc;
-	rc = img_storage_open_file(plain, img_storage_flags(flags) |
-				   (flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
-				   &storage, err);
+	}
+	rc = img_place_new(storage, name, path, gate, options->flags, &img, err);
 	if (rc)
 		goto out;
-	rc = img_place_new(storage, path, plain, gate, flags, &img, err);
-	if (rc)
-		goto out;
-	img_place_identify(img);
+	if (on_disk)
+		img_place_identify(img);
 	rc = img_place_open(img, driver, options, err);
 	if (!rc)
 		rc = img_open_chain(img, options, err);
@@ -332,6 +333,44 @@ out:
 	img_close(img, NULL);
 	img_gate_release(gate);
 	return rc;
+}
+
+int img_open(const char *path, const struct img_open_options *options, struct img **out,
+	     struct img_error *err)
+{
+	const char *plain = strncmp(path, "file:", 5) ? path : path + 5;
+	const struct img_driver *driver;
+	struct img_storage *storage;
+	int rc;
+
+	if (!options)
+		options = &open_defaults;
+	rc = choose_driver(options, path, &driver, err);
+	if (rc)
+		return rc;
+	rc = img_storage_open_file(plain, img_storage_flags(options->flags) |
+				   (options->flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
+				   &storage, err);
+	if (rc)
+		return rc;
+	return open_in(storage, path, plain, true, driver, options, out, err);
+}
+
+int img_open_storage(struct img_storage *storage, const char *name,
+		     const struct img_open_options *options, struct img **out,
+		     struct img_error *err)
+{
+	const struct img_driver *driver;
+	int rc;
+
+	if (!options)
+		options = &open_defaults;
+	rc = choose_driver(options, name, &driver, err);
+	if (rc) {
+		img_storage_close(storage);
+		return rc;
+	}
+	return open_in(storage, name, name, false, driver, options, out, err);
 }
 
 /* ---- Closing ---- */

@@ -84,6 +84,15 @@ int img_open_named(const char *image, const char *name, const char *format,
 		   const struct img_open_options *options, struct img *above, struct img **out,
 		   struct img_error *err);
 
+/*
+ * img_open() for a storage that is open already, which belongs to the image from now on, also on
+ * failure: for images in memory, behind injected faults or a record of writes. What the image
+ * names is sought in name's folder.
+ */
+int img_open_storage(struct img_storage *storage, const char *name,
+		     const struct img_open_options *options, struct img **out,
+		     struct img_error *err);
+
 /* Open the backing chain below img (which has no parent yet), unless flags forbid. */
 int img_open_chain(struct img *img, const struct img_open_options *options,
 		   struct img_error *err);
