@@ -10,8 +10,6 @@
 #include "libimg/base/arith.h"
 #include "libimg/engine/driver.h"
 
-extern const struct img_driver raw_driver;
-
 enum { RAW_SECTOR = 512 };
 
 /* The largest disk: file offsets are signed, and the size is rounded up. */
@@ -103,11 +101,11 @@ static int raw_resize(struct img *img, uint64_t size, enum img_preallocate how,
 
 static const struct img_option raw_create_options[] = {
 	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
-	{ "extent_size_hint", IMG_OPTION_SIZE,
-	  "Extent size hint for the image file, 0 to disable", NULL, NULL },
 	{ "nocow", IMG_OPTION_BOOL, "Turn off copy-on-write (valid only on btrfs)", NULL, NULL },
 	{ "preallocation", IMG_OPTION_STRING,
 	  "Preallocation mode (allowed values: off, falloc, full)", NULL, NULL },
+	{ "extent_size_hint", IMG_OPTION_SIZE,
+	  "Extent size hint for the image file, 0 to disable", NULL, NULL },
 	{ 0 },
 };
 
@@ -132,6 +130,7 @@ static int raw_create(struct img_creating *c, struct img_error *err)
 	return img_storage_resize(c->file, c->size, c->preallocate, err);
 }
 
+extern const struct img_driver raw_driver;
 const struct img_driver raw_driver = {
 	.name = "raw",
 	.features = IMG_DRIVER_PLAIN,

@@ -260,8 +260,8 @@ struct walk {
 	unsigned links;
 };
 
-/* A symbolic link at done/part: put what it says in front of what remains. */
-static int follow(struct walk *w, const char *link)
+/* A symbolic link in done: put what it says in front of what remains. slash: one came after it. */
+static int follow(struct walk *w, const char *link, bool slash)
 {
 	char target[PATH_MAX], rest[PATH_MAX];
 	ssize_t n;
@@ -280,7 +280,8 @@ static int follow(struct walk *w, const char *link)
 		return -ENAMETOOLONG;
 	target[n] = '\0';
 	strcpy(rest, w->next);
-	if ((size_t)snprintf(w->todo, sizeof(w->todo), "%s/%s", target, rest) >= sizeof(w->todo))
+	if ((size_t)snprintf(w->todo, sizeof(w->todo), "%s%s%s", target, slash ? "/" : "", rest) >=
+	    sizeof(w->todo))
 		return -ENAMETOOLONG;
 	w->next = w->todo;
 	if (*target == '/')
@@ -312,7 +313,7 @@ static int step(struct walk *w)
 	if (lstat(candidate, &st) < 0)
 		return -errno;
 	if (S_ISLNK(st.st_mode))
-		return follow(w, candidate);
+		return follow(w, candidate, part[n] == '/');
 	if (part[n] == '/' && !S_ISDIR(st.st_mode))
 		return -ENOTDIR;
 	strcpy(w->done, candidate);

@@ -26,8 +26,8 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 		return img_fail(err, -EFBIG, "%s: new size: found %" PRIu64 ", allowed at most %"
 				PRId64, img->name, size, INT64_MAX - 511);
 	/* A plain file may end anywhere; formats count sectors. */
-	if (!(img->driver->features & IMG_DRIVER_PLAIN))
-		size = round_up_u64(size, 512);
+	if (!(img->driver->features & IMG_DRIVER_PLAIN) && !is_aligned_u64(size, 512))
+		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
 	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
 	rc = img_engine_quiet(img, true, err);
