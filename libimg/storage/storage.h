@@ -26,7 +26,10 @@ enum img_preallocate {
 
 /* What a kind of storage does. All but close may fail. Blocking calls: thread-safe. */
 struct img_storage_ops {
+	/* Never calls io->done(); io->storage is s, the range is sane, a write is allowed. */
 	void (*submit)(struct img_storage *s, struct img_ioq *q, struct img_io *io);
+	/* What the kernel answered to a request that s put in a ring; NULL: s puts none there. */
+	void (*landed)(struct img_storage *s, struct img_io *io, int res);
 	/* Blocking form of submit, for the same op and rules. */
 	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		  uint64_t off, uint64_t len);
@@ -35,6 +38,7 @@ struct img_storage_ops {
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s);
+	int (*publish)(struct img_storage *s, struct img_error *err);	/* NULL: nothing to do */
 	void (*close)(struct img_storage *s);
 };
 

@@ -1,0 +1,278 @@
+/*
+ * Files and block devices: opening, size, holes. Requests are in file_io.c.
+ */
+#include "libimg/storage/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/error.h"
+
+static int reserve(struct img_file *f, uint64_t from, uint64_t to)
+{
+	int rc;
+
+	do {
+		rc = fallocate(f->fd, 0, (off_t)from, (off_t)(to - from)) ? -errno : 0;
+	} while (rc == -EINTR);
+	/* written blocks are reserved ones */
+	return rc == -EOPNOTSUPP || rc == -ENOSYS ? img_file_write_zeroes(f, from, to - from) : rc;
+}
+
+static int file_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	struct img_file *f = img_file_of(s);
+	uint64_t now = atomic_load(&s->size);
+	int rc = 0;
+
+	if (size < now)		/* before the cut: a reader must not take it for damage */
+		atomic_store(&s->size, size);
+	if (size > now && how == IMG_PREALLOCATE_FALLOC)
+		rc = reserve(f, now, size);
+	else if (size > now && how == IMG_PREALLOCATE_FULL)
+		rc = img_file_write_zeroes(f, now, size - now);
+	else if (ftruncate(f->fd, (off_t)size))
+		rc = -errno;
+	if (rc) {
+		/* what was reserved for nothing is given back; if not, it is only space */
+		if (size > now && ftruncate(f->fd, (off_t)now))
+			img_file_changed(f, 0);
+		atomic_store(&s->size, now);
+		return rc;
+	}
+	img_file_changed(f, size);
+	return 0;
+}
+
+/* Ask the file system what is at off, before the end. *end: where it ends. */
+static void seek_extent(int fd, uint64_t off, enum img_storage_extent *kind, uint64_t *end)
+{
+	off_t data = lseek(fd, (off_t)off, SEEK_DATA), hole;
+
+	*end = UINT64_MAX;
+	if (data < 0) {		/* ENXIO: a hole up to the end; else it cannot tell */
+		*kind = errno == ENXIO ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
+		return;
+	}
+	if ((uint64_t)data > off) {
+		*kind = IMG_STORAGE_HOLE;
+		*end = (uint64_t)data;
+		return;
+	}
+	*kind = IMG_STORAGE_DATA;
+	hole = lseek(fd, (off_t)off, SEEK_HOLE);
+	if (hole > 0 && (uint64_t)hole > off)
+		*end = (uint64_t)hole;
+}
+
+static int file_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		       enum img_storage_extent *kind, uint64_t *run)
+{
+	struct img_file *f = img_file_of(s);
+	enum img_storage_extent found;
+	uint64_t changes, end;
+
+	if (s->device) {
+		*kind = IMG_STORAGE_DATA;
+		*run = min_u64(len, atomic_load(&s->size) - off);
+		return 0;
+	}
+	pthread_mutex_lock(&f->lock);
+	changes = atomic_load(&f->changes);
+	if (f->extent.known && f->extent.changes == changes && f->extent.start <= off &&
+	    off < f->extent.end) {
+		found = f->extent.kind;
+		end = f->extent.end;
+	} else {
+		seek_extent(f->fd, off, &found, &end);
+		f->extent.known = true;
+		f->extent.kind = found;
+		f->extent.start = off;
+		f->extent.end = end;
+		f->extent.changes = changes;	/* a write since then makes this stale at once */
+	}
+	pthread_mutex_unlock(&f->lock);
+	if (found == IMG_STORAGE_DATA)	/* also where the file system cannot tell the end */
+		end = min_u64(end, max_u64(atomic_load(&s->size), off + 1));
+	*kind = found;
+	*run = min_u64(len, end - off);
+	return 0;
+}
+
+static uint64_t file_allocated(struct img_storage *s)
+{
+	struct stat st;
+
+	if (s->device || fstat(img_file_of(s)->fd, &st))
+		return atomic_load(&s->size);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void file_close(struct img_storage *s)
+{
+	struct img_file *f = img_file_of(s);
+
+	img_file_unpublish(f->unpublished);
+	if (f->buffered_fd >= 0)
+		close(f->buffered_fd);
+	close(f->fd);
+	pthread_cond_destroy(&f->range_freed);
+	pthread_mutex_destroy(&f->lock);
+	free(s->name);
+	free(f);
+}
+
+static const struct img_storage_ops file_ops = {
+	.submit = img_file_submit,
+	.landed = img_file_landed,
+	.io = img_file_io,
+	.resize = file_resize,
+	.extent = file_extent,
+	.allocated = file_allocated,
+	.publish = img_file_publish,
+	.close = file_close,
+};
+
+/* Only what has a size and can be read at any place. */
+static int check_type(int fd, const char *path, struct stat *st, struct img_error *err)
+{
+	const char *what;
+
+	if (fstat(fd, st))
+		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+	switch (st->st_mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFBLK:
+		return 0;
+	case S_IFDIR:
+		return img_fail(err, -EISDIR, "Could not open '%s': Is a directory", path);
+	case S_IFIFO: what = "pipe"; break;
+	case S_IFSOCK: what = "socket"; break;
+	case S_IFCHR: what = "character device"; break;
+	default: what = "special file"; break;
+	}
+	return img_fail(err, -EINVAL, "Could not open '%s': it is a %s, neither a regular file nor a "
+			"block device", path, what);
+}
+
+static int check_access(int fd, const char *path, unsigned flags, struct img_error *err)
+{
+	int status = fcntl(fd, F_GETFL);
+	int mode = status & O_ACCMODE;
+
+	if (status < 0 || mode == O_WRONLY || ((flags & IMG_STORAGE_WRITE) && mode != O_RDWR))
+		return img_fail(err, -EBADF, "Could not open '%s': the descriptor is not open for "
+				"%s", path, flags & IMG_STORAGE_WRITE ? "reading and writing" :
+									"reading");
+	/* opened that way so that a pipe could not make us wait; io_uring would heed it in files */
+	if ((status & O_NONBLOCK) && fcntl(fd, F_SETFL, status & ~O_NONBLOCK))
+		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+	return 0;
+}
+
+static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
+{
+	int rc = img_file_direct_init(f);
+
+	if (!rc || (flags & IMG_STORAGE_TRY_DIRECT))
+		return 0;
+	if (rc == -EINVAL)
+		return img_fail(err, rc, "Could not open '%s': its file system does not support "
+				"O_DIRECT", f->base.name);
+	return img_fail(err, rc, "Could not open '%s' with O_DIRECT: %s", f->base.name,
+			strerrordesc_np(-rc));
+}
+
+int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
+		 struct img_error *err)
+{
+	bool write = flags & IMG_STORAGE_WRITE;
+	struct img_file *f = NULL;
+	uint64_t size;
+	struct stat st;
+	int rc;
+
+	rc = check_type(fd, path, &st, err);
+	if (!rc)
+		rc = check_access(fd, path, flags, err);
+	if (rc)
+		goto out;
+	size = (uint64_t)st.st_size;
+	if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &size)) {
+		rc = img_fail(err, -errno, "Could not open '%s': its size cannot be had: %s", path,
+			      strerrordesc_np(errno));
+		goto out;
+	}
+	f = calloc(1, sizeof(*f));
+	if (!f || !(f->base.name = strdup(path))) {
+		rc = img_fail(err, -ENOMEM, "out of memory");
+		goto out;
+	}
+	f->base.ops = &file_ops;
+	f->base.writable = write;
+	f->base.device = S_ISBLK(st.st_mode);
+	f->base.zero_fill = !f->base.device;
+	f->base.io_align = f->base.mem_align = 1;
+	atomic_init(&f->base.size, size);
+	f->fd = fd;
+	f->buffered_fd = -1;
+	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
+	img_list_init(&f->ranges);
+	pthread_mutex_init(&f->lock, NULL);
+	pthread_cond_init(&f->range_freed, NULL);
+	if (!(flags & IMG_STORAGE_NO_LOCK))
+		rc = img_file_lock(fd, path, write, flags & IMG_STORAGE_SHARE, err);
+	if (!rc && (flags & (IMG_STORAGE_DIRECT | IMG_STORAGE_TRY_DIRECT)))
+		rc = set_direct(f, flags, err);
+	if (rc) {
+		file_close(&f->base);
+		return rc;
+	}
+	*out = f;
+	return 0;
+out:
+	free(f);
+	close(fd);
+	return rc;
+}
+
+int img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
+			struct img_error *err)
+{
+	struct img_file *f;
+	int rc;
+
+	if ((flags & IMG_STORAGE_SHARE) && (flags & IMG_STORAGE_WRITE)) {
+		close(fd);
+		return img_fail(err, -EINVAL, "Could not open '%s': sharing it with writers is for "
+				"reading only", path);
+	}
+	rc = img_file_new(fd, path, flags, &f, err);
+	if (rc)
+		return rc;
+	*out = &f->base;
+	return 0;
+}
+
+int img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
+			  struct img_error *err)
+{
+	int fd;
+
+	if (flags & IMG_STORAGE_CREATE)
+		return img_storage_create_file(path, flags, out, err);
+	/* not blocking: opening a pipe would wait for its other end */
+	fd = open(path, (flags & IMG_STORAGE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+		  O_NONBLOCK);
+	if (fd < 0)
+		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+	return img_storage_open_fd(fd, path, flags, out, err);
+}

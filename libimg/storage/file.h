@@ -1,0 +1,111 @@
+/*
+ * Inside a storage that is a file or block device; the pieces are in file.c (open, size, holes),
+ * file_io.c (requests), file_direct.c (O_DIRECT), file_create.c (publish), lock.c.
+ */
+#ifndef LIBIMG_STORAGE_FILE_H
+#define LIBIMG_STORAGE_FILE_H
+
+#include <pthread.h>
+
+#include "libimg/base/list.h"
+#include "libimg/storage/storage.h"
+
+struct img_unpublished;		/* file_create.c: where a new file will go */
+
+struct img_file {
+	struct img_storage base;
+	int fd;
+	int buffered_fd;	/* with O_DIRECT: the same file without; else -1 */
+	int rw_flags;		/* of each write: RWF_DSYNC or 0 */
+	_Atomic bool no_zero_range, no_punch_hole;	/* the file system said so */
+	_Atomic uint64_t changes;	/* grows with each write: ages the known extent */
+	struct img_unpublished *unpublished;	/* NULL: nothing to publish */
+
+	pthread_mutex_t lock;	/* guards the rest */
+	struct {		/* the last answer of the file system */
+		bool known;
+		enum img_storage_extent kind;
+		uint64_t start, end, changes;
+	} extent;
+	struct img_list ranges;		/* struct img_file_range held: O_DIRECT writes in flight */
+	pthread_cond_t range_freed;
+};
+
+static inline struct img_file *img_file_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(s, struct img_file, base);
+}
+
+/*
+ * Make a storage of an open descriptor. Owns fd, also on failure. flags: IMG_STORAGE_*; takes the
+ * locks for them.
+ */
+int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
+		 struct img_error *err);
+
+/* ---- file_io.c ---- */
+
+int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		uint64_t off, uint64_t len);
+void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
+void img_file_landed(struct img_storage *s, struct img_io *io, int res);
+/* Write zeroes over [off, off + len), for want of better. */
+int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len);
+/* The file has changed, and reaches to end at least. */
+void img_file_changed(struct img_file *f, uint64_t end);
+
+/* A place in a list of buffers. */
+struct img_cursor {
+	const struct iovec *iov;
+	int iovcnt;
+	size_t skip;		/* bytes of iov[0] that are behind */
+};
+/* At most max buffers from the cursor on; how many there are. Empty ones are left out. */
+int img_cursor_window(const struct img_cursor *c, struct iovec *out, int max);
+void img_cursor_advance(struct img_cursor *c, uint64_t bytes);
+/* Copy len bytes from / to the buffers at the cursor, which moves on. */
+void img_cursor_gather(struct img_cursor *c, uint8_t *to, size_t len);
+void img_cursor_scatter(struct img_cursor *c, const uint8_t *from, size_t len);
+void img_cursor_zero(struct img_cursor *c, uint64_t len);
+
+/* ---- file_direct.c ---- */
+
+/* A range of an O_DIRECT file that is being written. */
+struct img_file_range {
+	struct img_list link;
+	uint64_t off, end;
+	bool exclusive;		/* whole blocks are read, changed and written back */
+};
+
+/* Turn O_DIRECT on for f->fd and learn what it asks for. -EINVAL: the file system has none. */
+int img_file_direct_init(struct img_file *f);
+/* Do these buffers and this offset suit O_DIRECT? Always true without it. */
+bool img_file_is_aligned(const struct img_file *f, const struct iovec *iov, int iovcnt,
+			 uint64_t off, uint64_t len);
+/* Wait until the range can be had, or (try) take it if it can. */
+void img_file_range_lock(struct img_file *f, struct img_file_range *r);
+bool img_file_range_try(struct img_file *f, struct img_file_range *r);
+void img_file_range_unlock(struct img_file *f, struct img_file_range *r);
+/*
+ * Move up to len bytes at off, of any alignment, through an aligned buffer. Returns how many (READ:
+ * 0 at the end of the file), or a negative errno. The cursor has moved by as many.
+ */
+int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor *c, uint64_t off,
+			uint64_t len);
+
+/* ---- lock.c ---- */
+
+/*
+ * Take QEMU's locks on fd for the role: writer, reader, or (share) reader that denies nothing.
+ * -EAGAIN: another open file is in the way. A file system without such locks: 0. They vanish when
+ * fd is closed.
+ */
+int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
+
+/* ---- file_create.c ---- */
+
+int img_file_publish(struct img_storage *s, struct img_error *err);
+/* Forget where a file would have gone; removes a temporary name. NULL is fine. */
+void img_file_unpublish(struct img_unpublished *u);
+
+#endif

@@ -1,0 +1,497 @@
+/*
+ * Requests on a file. img_file_io() is the whole truth, blocking; the asynchronous form puts what
+ * is plain into the ring and gives everything odd (the end of the file, what needs a bounce, what
+ * the file system refuses) to a worker thread that calls img_file_io() for the rest.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/storage/file.h"
+#include "libimg/storage/ioq_private.h"
+
+enum {
+	WINDOW = 256,			/* buffers in one system call; 4 KiB of stack */
+	ZERO_BYTES = 64 * 1024,
+	DEVICE_ALIGN = 4096,		/* no block device has larger logical blocks */
+	MAX_RETRIES = 1000,		/* of a call that says "not now", a millisecond apart */
+};
+
+int img_cursor_window(const struct img_cursor *c, struct iovec *out, int max)
+{
+	size_t skip = c->skip;
+	int n = 0;
+
+	for (int i = 0; i < c->iovcnt && n < max; i++, skip = 0) {
+		if (c->iov[i].iov_len == skip)
+			continue;
+		out[n].iov_base = (uint8_t *)c->iov[i].iov_base + skip;
+		out[n].iov_len = c->iov[i].iov_len - skip;
+		n++;
+	}
+	return n;
+}
+
+void img_cursor_advance(struct img_cursor *c, uint64_t bytes)
+{
+	while (c->iovcnt && bytes >= c->iov->iov_len - c->skip) {
+		bytes -= c->iov->iov_len - c->skip;
+		c->skip = 0;
+		c->iov++;
+		c->iovcnt--;
+	}
+	c->skip += bytes;
+}
+
+static size_t copy_step(const struct img_cursor *c, uint64_t len)
+{
+	return (size_t)min_u64(len, c->iov->iov_len - c->skip);
+}
+
+void img_cursor_gather(struct img_cursor *c, uint8_t *to, size_t len)
+{
+	while (len && c->iovcnt) {
+		size_t n = copy_step(c, len);
+
+		memcpy(to, (const uint8_t *)c->iov->iov_base + c->skip, n);
+		to += n;
+		len -= n;
+		img_cursor_advance(c, n);
+	}
+}
+
+void img_cursor_scatter(struct img_cursor *c, const uint8_t *from, size_t len)
+{
+	while (len && c->iovcnt) {
+		size_t n = copy_step(c, len);
+
+		memcpy((uint8_t *)c->iov->iov_base + c->skip, from, n);
+		from += n;
+		len -= n;
+		img_cursor_advance(c, n);
+	}
+}
+
+void img_cursor_zero(struct img_cursor *c, uint64_t len)
+{
+	while (len && c->iovcnt) {
+		size_t n = copy_step(c, len);
+
+		memset((uint8_t *)c->iov->iov_base + c->skip, 0, n);
+		len -= n;
+		img_cursor_advance(c, n);
+	}
+}
+
+void img_file_changed(struct img_file *f, uint64_t end)
+{
+	uint64_t size = atomic_load(&f->base.size);
+
+	while (end > size && !f->base.device &&
+	       !atomic_compare_exchange_weak(&f->base.size, &size, end))
+		;
+	atomic_fetch_add(&f->changes, 1);
+	atomic_store(&f->base.unsynced, true);
+}
+
+/*
+ * A read at off got nothing. 1: that is past the end, where zeroes are; 0: the file has grown
+ * meanwhile, try again; -EIO: the file was cut.
+ */
+static int judge_end(struct img_file *f, uint64_t off)
+{
+	uint64_t size = atomic_load(&f->base.size);
+	struct stat st;
+
+	if (off >= size)
+		return 1;
+	if (f->base.device || fstat(f->fd, &st))
+		return -EIO;
+	return (uint64_t)st.st_size > off ? 0 : -EIO;
+}
+
+/* Bytes written or a negative errno. */
+static int64_t write_guarded(struct img_file *f, const struct iovec *iov, int iovcnt, uint64_t off,
+			     uint64_t len)
+{
+	struct img_file_range range = { .off = off, .end = off + len };
+	bool guard = f->buffered_fd >= 0;
+	int64_t n;
+
+	/* O_DIRECT: whole blocks keep away from those who read and rewrite parts of them */
+	if (guard)
+		img_file_range_lock(f, &range);
+	n = pwritev2(f->fd, iov, iovcnt, (off_t)off, f->rw_flags);
+	if (n < 0)
+		n = -errno;
+	if (guard)
+		img_file_range_unlock(f, &range);
+	return n;
+}
+
+static int64_t transfer_step(struct img_file *f, enum img_io_op op, struct img_cursor *c,
+			     uint64_t off, uint64_t len)
+{
+	struct iovec window[WINDOW];
+	int count = img_cursor_window(c, window, WINDOW);
+	int64_t n;
+
+	if (!img_file_is_aligned(f, window, count, off, len))
+		return img_file_bounce(f, op, c, off, len);
+	if (op == IMG_IO_WRITE) {
+		n = write_guarded(f, window, count, off, len);
+	} else {
+		n = preadv(f->fd, window, count, (off_t)off);
+		if (n < 0)
+			n = -errno;
+	}
+	if (n > 0)
+		img_cursor_advance(c, (uint64_t)n);
+	return n;
+}
+
+/* READ or WRITE. */
+static int transfer(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len)
+{
+	static const struct timespec pause = { .tv_nsec = 1000 * 1000 };
+	struct img_cursor cursor = { .iov = iov, .iovcnt = iovcnt };
+	int retries = 0;
+
+	while (len) {
+		int64_t n = transfer_step(f, op, &cursor, off, len);
+
+		if (n == -EINTR)
+			continue;
+		if (n == -EAGAIN && ++retries < MAX_RETRIES) {
+			nanosleep(&pause, NULL);
+			continue;
+		}
+		if (n < 0)
+			return (int)n;
+		if (n == 0) {
+			int end = op == IMG_IO_READ ? judge_end(f, off) : -EIO;
+
+			if (end < 0 || ++retries >= MAX_RETRIES)
+				return -EIO;
+			if (end) {
+				img_cursor_zero(&cursor, len);
+				return 0;
+			}
+		}
+		off += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static int file_write(struct img_file *f, const struct iovec *iov, int iovcnt, uint64_t off,
+		      uint64_t len)
+{
+	int rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len);
+
+	/* after a failure something may have been written too, but the end is not moved for it */
+	img_file_changed(f, rc ? 0 : off + len);
+	return rc;
+}
+
+int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len)
+{
+	static uint8_t zeroes[ZERO_BYTES] __attribute__((aligned(4096)));
+	struct iovec iov[16];
+	int rc = 0;
+
+	while (len && !rc) {
+		uint64_t bytes = 0;
+		int n;
+
+		for (n = 0; n < (int)IMG_ARRAY_LEN(iov) && bytes < len; n++) {
+			iov[n].iov_base = zeroes;
+			iov[n].iov_len = (size_t)min_u64(len - bytes, sizeof(zeroes));
+			bytes += iov[n].iov_len;
+		}
+		rc = file_write(f, iov, n, off, bytes);
+		off += bytes;
+		len -= bytes;
+	}
+	return rc;
+}
+
+/* Does a failed fallocate() mean that this file has no such operation? */
+static bool is_unsupported(int rc)
+{
+	return rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -EINVAL || rc == -ENODEV;
+}
+
+static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t len)
+{
+	struct img_file_range range = { .off = off, .end = off + len, .exclusive = true };
+	int rc;
+
+	if (f->buffered_fd >= 0) {	/* its edges are rewritten like ours */
+		range.off = align_down_u64(off, f->base.io_align);
+		range.end = round_up_u64(off + len, f->base.io_align);
+		img_file_range_lock(f, &range);
+	}
+	do {
+		rc = fallocate(f->fd, mode, (off_t)off, (off_t)len) ? -errno : 0;
+	} while (rc == -EINTR);
+	if (f->buffered_fd >= 0)
+		img_file_range_unlock(f, &range);
+	return rc;
+}
+
+/* ZERO or PUNCH of a range that lies inside the file. */
+static int zero_inside(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+{
+	const int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int rc = -EOPNOTSUPP;
+
+	if (op == IMG_IO_ZERO && !atomic_load(&f->no_zero_range)) {
+		rc = try_fallocate(f, zero, off, len);
+		if (is_unsupported(rc))
+			atomic_store(&f->no_zero_range, true);
+	}
+	if (is_unsupported(rc) && !atomic_load(&f->no_punch_hole)) {
+		rc = try_fallocate(f, punch, off, len);
+		if (is_unsupported(rc))
+			atomic_store(&f->no_punch_hole, true);
+	}
+	if (is_unsupported(rc) && op == IMG_IO_PUNCH && !atomic_load(&f->no_zero_range)) {
+		rc = try_fallocate(f, zero, off, len);
+		if (is_unsupported(rc))
+			atomic_store(&f->no_zero_range, true);
+	}
+	return is_unsupported(rc) ? img_file_write_zeroes(f, off, len) : rc;
+}
+
+/* A block device zeroes whole blocks only; the rest is written. */
+static int zero_device(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len;
+	uint64_t from = round_up_u64(off, DEVICE_ALIGN), to = align_down_u64(end, DEVICE_ALIGN);
+	int rc;
+
+	if (end > atomic_load(&f->base.size))
+		return -ENOSPC;
+	if (from >= to)
+		return img_file_write_zeroes(f, off, len);
+	rc = off < from ? img_file_write_zeroes(f, off, from - off) : 0;
+	if (!rc)
+		rc = zero_inside(f, op, from, to - from);
+	if (!rc && to < end)
+		rc = img_file_write_zeroes(f, to, end - to);
+	return rc;
+}
+
+/*
+ * Let the file end at end at least, without touching what is there. Not ftruncate(): it would cut
+ * off what another request may be writing behind end at this moment.
+ */
+static int extend(struct img_file *f, uint64_t end)
+{
+	int rc = try_fallocate(f, 0, end - 1, 1);
+
+	return is_unsupported(rc) ? img_file_write_zeroes(f, end - 1, 1) : rc;
+}
+
+static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len, size, inside;
+	struct stat st;
+	int rc = 0;
+
+	if (f->base.device) {
+		rc = zero_device(f, op, off, len);
+	} else {
+		if (fstat(f->fd, &st))
+			return -errno;
+		size = (uint64_t)st.st_size;
+		inside = off < size ? min_u64(len, size - off) : 0;
+		if (inside)
+			rc = zero_inside(f, op, off, inside);
+		if (!rc && op == IMG_IO_ZERO && end > size)
+			rc = extend(f, end);
+	}
+	img_file_changed(f, rc || op == IMG_IO_PUNCH ? 0 : end);
+	if (!rc && f->rw_flags && fdatasync(f->fd))
+		rc = -errno;
+	return rc;
+}
+
+static int file_sync(struct img_file *f)
+{
+	int rc;
+
+	atomic_store(&f->base.unsynced, false);
+	do {
+		rc = fdatasync(f->fd) ? -errno : 0;
+	} while (rc == -EINTR);
+	if (rc)
+		atomic_store(&f->base.unsynced, true);
+	return rc;
+}
+
+int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		uint64_t off, uint64_t len)
+{
+	struct img_file *f = img_file_of(s);
+
+	switch (op) {
+	case IMG_IO_READ:
+		return transfer(f, op, iov, iovcnt, off, len);
+	case IMG_IO_WRITE:
+		return file_write(f, iov, iovcnt, off, len);
+	case IMG_IO_ZERO:
+	case IMG_IO_PUNCH:
+		return file_zero(f, op, off, len);
+	case IMG_IO_SYNC:
+		return file_sync(f);
+	}
+	return -EINVAL;
+}
+
+/* ---- Asynchronous ---- */
+
+/*
+ * An O_DIRECT write in the ring holds its range, in io->bounce. False: somebody is rewriting a
+ * part of it (or there is no memory): a worker has to wait for that.
+ */
+static bool hold_range(struct img_file *f, struct img_io *io)
+{
+	struct img_file_range *range;
+
+	if (f->buffered_fd < 0 || io->op != IMG_IO_WRITE || io->bounce)
+		return true;
+	range = malloc(sizeof(*range));
+	if (!range)
+		return false;
+	*range = (struct img_file_range){ .off = io->off, .end = io->off + io->len };
+	if (!img_file_range_try(f, range)) {
+		free(range);
+		return false;
+	}
+	io->bounce = range;
+	return true;
+}
+
+static void release_range(struct img_file *f, struct img_io *io)
+{
+	if (!io->bounce)
+		return;
+	img_file_range_unlock(f, io->bounce);
+	free(io->bounce);
+	io->bounce = NULL;
+}
+
+static void offload(struct img_file *f, struct img_io *io)
+{
+	release_range(f, io);	/* the worker takes what it needs */
+	img_ioq_offload(io->ioq, io);
+}
+
+static bool ring_transfer(struct img_file *f, struct img_io *io)
+{
+	uint64_t off = io->off + io->transferred, len = io->len - io->transferred;
+
+	return img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && hold_range(f, io) &&
+	       img_ioq_ring_rw(io->ioq, io, f->fd, io->op == IMG_IO_WRITE ? f->rw_flags : 0);
+}
+
+/* A range inside the file, if nothing else is to be done about it. */
+static bool ring_zero(struct img_file *f, struct img_io *io)
+{
+	bool zero = io->op == IMG_IO_ZERO;
+
+	if (f->base.device || f->buffered_fd >= 0 || f->rw_flags ||
+	    io->off + io->len > atomic_load(&f->base.size) ||
+	    atomic_load(zero ? &f->no_zero_range : &f->no_punch_hole))
+		return false;
+	return img_ioq_ring_fallocate(io->ioq, io, f->fd, FALLOC_FL_KEEP_SIZE |
+				      (zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE),
+				      io->len);
+}
+
+void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	struct img_file *f = img_file_of(s);
+	bool taken = false;
+
+	if (img_ioq_kind(q) == IMG_IOQ_URING) {
+		switch (io->op) {
+		case IMG_IO_READ:
+		case IMG_IO_WRITE:
+			taken = ring_transfer(f, io);
+			break;
+		case IMG_IO_ZERO:
+		case IMG_IO_PUNCH:
+			taken = ring_zero(f, io);
+			break;
+		case IMG_IO_SYNC:
+			atomic_store(&s->unsynced, false);
+			taken = img_ioq_ring_sync(q, io, f->fd);
+			break;
+		}
+	}
+	if (!taken)
+		offload(f, io);
+}
+
+static void finish(struct img_file *f, struct img_io *io, int rc)
+{
+	if (io->op == IMG_IO_SYNC) {
+		if (rc)
+			atomic_store(&f->base.unsynced, true);
+	} else if (io->op != IMG_IO_READ) {
+		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
+	}
+	release_range(f, io);
+	io->rc = rc;
+	img_ioq_complete(io->ioq, io);
+}
+
+/* Take n bytes off the front of the request's buffers, which are its own to change. */
+static void consume(struct img_io *io, uint64_t n)
+{
+	io->transferred += n;
+	for (int i = 0; i < io->iovcnt && n; i++) {
+		size_t part = (size_t)min_u64(n, io->iov[i].iov_len);
+
+		io->iov[i].iov_base = (uint8_t *)io->iov[i].iov_base + part;
+		io->iov[i].iov_len -= part;
+		n -= part;
+	}
+}
+
+void img_file_landed(struct img_storage *s, struct img_io *io, int res)
+{
+	struct img_file *f = img_file_of(s);
+
+	if (res == -EINTR || res == -EAGAIN) {
+		offload(f, io);
+	} else if (io->op == IMG_IO_SYNC) {
+		finish(f, io, res);
+	} else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH) {
+		if (is_unsupported(res))
+			offload(f, io);
+		else
+			finish(f, io, res);
+	} else if (res < 0) {
+		finish(f, io, res);
+	} else if ((uint64_t)res >= io->len - io->transferred) {
+		finish(f, io, 0);
+	} else {
+		consume(io, (uint64_t)res);
+		/* nothing came: the end of the file, for the blocking code to judge */
+		if (!res || !ring_transfer(f, io))
+			offload(f, io);
+	}
+}

@@ -1,0 +1,75 @@
+/*
+ * Inside an I/O queue: what its two kinds share, and what storages use to hand a request on.
+ */
+#ifndef LIBIMG_STORAGE_IOQ_PRIVATE_H
+#define LIBIMG_STORAGE_IOQ_PRIVATE_H
+
+#include <pthread.h>
+
+#include "libimg/base/pool.h"
+#include "libimg/storage/ioq.h"
+
+enum { IMG_IOQ_WORKERS = 16 };
+
+/* How a kind of queue talks to the kernel. */
+struct img_ioq_kernel {
+	/*
+	 * Hand gathered requests over and take what completed (storage->ops->landed()). block: sleep
+	 * until there is a completion or the event fires. Returns how many it took.
+	 */
+	int (*harvest)(struct img_ioq *q, bool block);
+	int (*fd)(const struct img_ioq *q);
+	void (*free)(struct img_ioq *q);
+};
+
+/* A turn at the queue's blocking requests, on a worker thread. */
+struct img_ioq_worker {
+	struct img_work work;
+	struct img_ioq *q;
+	bool busy;
+};
+
+struct img_ioq {
+	const struct img_ioq_kernel *kernel;
+	enum img_ioq_kind kind;
+	struct img_list completed;	/* img_io.link: rc is set, done() is due; the owner's */
+	bool running;			/* in img_ioq_run(); the owner's */
+	int event_fd;
+	struct img_pool *pool;
+
+	pthread_mutex_t lock;		/* guards the rest */
+	struct img_list posts;		/* img_post.link */
+	struct img_list waiting;	/* img_io.link: for a worker */
+	struct img_list finished;	/* img_io.link: a worker is done with it */
+	bool signalled;			/* event_fd was written and not read since */
+	struct img_ioq_worker workers[IMG_IOQ_WORKERS];
+};
+
+/* Set up and tear down the shared part. 0, -ENOMEM, -EMFILE. */
+int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel);
+void img_ioq_destroy(struct img_ioq *q);
+
+/* Take the signal of event_fd back. What it announced is found in the lists. */
+void img_ioq_quiet(struct img_ioq *q);
+
+/* The two kinds. 0 or a negative errno; *out is untouched on failure. */
+int img_ioq_uring_new(struct img_ioq **out);
+int img_ioq_threads_new(struct img_ioq **out);
+
+/*
+ * Have a worker thread do what is left of io (from io->transferred on) by the storage's blocking
+ * io(), then complete it. Only on q's thread.
+ */
+void img_ioq_offload(struct img_ioq *q, struct img_io *io);
+
+/*
+ * Put what is left of a READ or WRITE into the ring of a URING queue; the answer comes by
+ * storage->ops->landed(). Entries of the iovec that were transferred must have been emptied.
+ * rw_flags: RWF_*. False: there is no room, try img_ioq_offload().
+ */
+bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags);
+/* The same for fallocate(fd, mode, io->off, len) and for fdatasync(fd). */
+bool img_ioq_ring_fallocate(struct img_ioq *q, struct img_io *io, int fd, int mode, uint64_t len);
+bool img_ioq_ring_sync(struct img_ioq *q, struct img_io *io, int fd);
+
+#endif

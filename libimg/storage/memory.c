@@ -1,0 +1,265 @@
+/*
+ * Storage in memory: a table of chunks, of which those never written do not exist and read as
+ * zeroes. Asynchronous requests are done at once and completed through the queue.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/storage/storage.h"
+
+enum { CHUNK_BYTES = 64 * 1024 };
+
+struct memory {
+	struct img_storage base;
+	uint64_t limit;
+	pthread_mutex_t lock;		/* guards the rest */
+	uint8_t **chunks;		/* room of them; NULL: zeroes */
+	size_t room;
+	uint64_t chunk_count;		/* of those that are not NULL */
+};
+
+static struct memory *memory_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(s, struct memory, base);
+}
+
+/* The chunk that holds off, made if it is not there; NULL: out of memory. */
+static uint8_t *make_chunk(struct memory *m, uint64_t off)
+{
+	uint64_t i = off / CHUNK_BYTES, room;
+	uint8_t **chunks;
+
+	if (i >= m->room) {
+		room = max_u64(i + 1, m->room * 2);
+		if (room > SIZE_MAX / sizeof(*chunks))
+			return NULL;
+		chunks = realloc(m->chunks, room * sizeof(*chunks));
+		if (!chunks)
+			return NULL;
+		memset(chunks + m->room, 0, (room - m->room) * sizeof(*chunks));
+		m->chunks = chunks;
+		m->room = room;
+	}
+	if (!m->chunks[i]) {
+		m->chunks[i] = calloc(1, CHUNK_BYTES);
+		m->chunk_count += m->chunks[i] != NULL;
+	}
+	return m->chunks[i];
+}
+
+/* NULL: zeroes. */
+static uint8_t *find_chunk(const struct memory *m, uint64_t off)
+{
+	return off / CHUNK_BYTES < m->room ? m->chunks[off / CHUNK_BYTES] : NULL;
+}
+
+/* Bytes past the end of the file are zero in the chunks too: reads need not look at the size. */
+static void read_range(const struct memory *m, uint8_t *to, uint64_t off, size_t len)
+{
+	while (len) {
+		size_t within = off % CHUNK_BYTES;
+		size_t n = min_size(len, CHUNK_BYTES - within);
+		const uint8_t *chunk = find_chunk(m, off);
+
+		if (chunk)
+			memcpy(to, chunk + within, n);
+		else
+			memset(to, 0, n);
+		to += n;
+		off += n;
+		len -= n;
+	}
+}
+
+static int write_range(struct memory *m, const uint8_t *from, uint64_t off, size_t len)
+{
+	while (len) {
+		size_t within = off % CHUNK_BYTES;
+		size_t n = min_size(len, CHUNK_BYTES - within);
+		uint8_t *chunk = make_chunk(m, off);
+
+		if (!chunk)
+			return -ENOMEM;
+		memcpy(chunk + within, from, n);
+		from += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+static void zero_range(struct memory *m, uint64_t off, uint64_t len)
+{
+	uint64_t end = min_u64(off + len, (uint64_t)m->room * CHUNK_BYTES);
+
+	while (off < end) {
+		uint64_t within = off % CHUNK_BYTES;
+		uint64_t n = min_u64(end - off, CHUNK_BYTES - within);
+		uint8_t **chunk = &m->chunks[off / CHUNK_BYTES];
+
+		if (*chunk && n == CHUNK_BYTES) {
+			free(*chunk);
+			*chunk = NULL;
+			m->chunk_count--;
+		} else if (*chunk) {
+			memset(*chunk + within, 0, n);
+		}
+		off += n;
+	}
+}
+
+static int transfer(struct memory *m, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len)
+{
+	int rc = 0;
+
+	for (int i = 0; i < iovcnt && len && !rc; i++) {
+		size_t n = min_size(iov[i].iov_len, len);
+
+		if (op == IMG_IO_READ)
+			read_range(m, iov[i].iov_base, off, n);
+		else
+			rc = write_range(m, iov[i].iov_base, off, n);
+		off += n;
+		len -= n;
+	}
+	return rc;
+}
+
+static int memory_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		     uint64_t off, uint64_t len)
+{
+	struct memory *m = memory_of(s);
+	uint64_t size, end = off + len;
+	int rc = 0;
+
+	if (op == IMG_IO_SYNC) {
+		atomic_store(&s->unsynced, false);
+		return 0;
+	}
+	pthread_mutex_lock(&m->lock);
+	size = atomic_load(&s->size);
+	if ((op == IMG_IO_WRITE || op == IMG_IO_ZERO) && end > size && end > m->limit) {
+		rc = -ENOSPC;
+	} else if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH) {
+		zero_range(m, off, len);
+	} else {
+		rc = transfer(m, op, iov, iovcnt, off, len);
+		if (rc && end > size)	/* the bytes past the end stay zero */
+			zero_range(m, max_u64(off, size), end - max_u64(off, size));
+	}
+	if (!rc && op != IMG_IO_READ) {
+		if (op != IMG_IO_PUNCH && end > size)
+			atomic_store(&s->size, end);
+		atomic_store(&s->unsynced, true);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+static void memory_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	io->rc = memory_io(s, io->op, io->iov, io->iovcnt, io->off, io->len);
+	img_ioq_complete(q, io);
+}
+
+static int memory_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	struct memory *m = memory_of(s);
+	uint64_t now;
+	int rc = 0;
+
+	(void)how;	/* all there is to reserve is address space */
+	pthread_mutex_lock(&m->lock);
+	now = atomic_load(&s->size);
+	if (size > now && size > m->limit) {
+		rc = -ENOSPC;
+	} else {
+		if (size < now)
+			zero_range(m, size, now - size);
+		atomic_store(&s->size, size);
+		atomic_store(&s->unsynced, true);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+static int memory_extent(struct img_storage *s, uint64_t off, uint64_t len,
+			 enum img_storage_extent *kind, uint64_t *run)
+{
+	struct memory *m = memory_of(s);
+	uint64_t end = off + len, at = off - off % CHUNK_BYTES;
+	bool data;
+
+	if (end < off)
+		end = UINT64_MAX;
+	pthread_mutex_lock(&m->lock);
+	data = find_chunk(m, at) != NULL;
+	while (at < end && (find_chunk(m, at) != NULL) == data) {
+		if (at / CHUNK_BYTES >= m->room)
+			at = end;	/* nothing but zeroes from here */
+		else
+			at += CHUNK_BYTES;
+	}
+	pthread_mutex_unlock(&m->lock);
+	*kind = data ? IMG_STORAGE_DATA : IMG_STORAGE_HOLE;
+	*run = min_u64(at, end) - off;
+	return 0;
+}
+
+static uint64_t memory_allocated(struct img_storage *s)
+{
+	struct memory *m = memory_of(s);
+	uint64_t count;
+
+	pthread_mutex_lock(&m->lock);
+	count = m->chunk_count;
+	pthread_mutex_unlock(&m->lock);
+	return count * CHUNK_BYTES;
+}
+
+static void memory_close(struct img_storage *s)
+{
+	struct memory *m = memory_of(s);
+
+	for (size_t i = 0; i < m->room; i++)
+		free(m->chunks[i]);
+	free(m->chunks);
+	pthread_mutex_destroy(&m->lock);
+	free(s->name);
+	free(m);
+}
+
+static const struct img_storage_ops memory_ops = {
+	.submit = memory_submit,
+	.io = memory_io,
+	.resize = memory_resize,
+	.extent = memory_extent,
+	.allocated = memory_allocated,
+	.close = memory_close,
+};
+
+int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct img_storage **out)
+{
+	struct memory *m = calloc(1, sizeof(*m));
+
+	if (m)
+		m->base.name = strdup(name);
+	if (!m || !m->base.name) {
+		free(m);
+		return -ENOMEM;
+	}
+	m->base.ops = &memory_ops;
+	m->base.writable = true;
+	m->base.zero_fill = true;
+	m->base.io_align = 1;
+	m->base.mem_align = 1;
+	atomic_init(&m->base.size, size);
+	m->limit = limit;
+	pthread_mutex_init(&m->lock, NULL);
+	*out = &m->base;
+	return 0;
+}

@@ -1,0 +1,153 @@
+/*
+ * Storage, the part that all kinds share: dispatch, blocking calls, and the sentences for what
+ * went wrong.
+ */
+#include "libimg/storage/storage.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/error.h"
+
+static const char *op_name(enum img_io_op op)
+{
+	switch (op) {
+	case IMG_IO_READ: return "read";
+	case IMG_IO_WRITE: return "write";
+	case IMG_IO_ZERO: return "zero";
+	case IMG_IO_PUNCH: return "discard";
+	case IMG_IO_SYNC: return "sync";
+	}
+	return "access";
+}
+
+static int fail(const struct img_storage *s, enum img_io_op op, uint64_t off, uint64_t len, int rc,
+		struct img_error *err)
+{
+	const char *why = strerrordesc_np(-rc);
+
+	if (!why)
+		why = "unknown error";
+	if (op == IMG_IO_SYNC)
+		return img_fail(err, rc, "Could not sync '%s': %s", s->name, why);
+	return img_fail(err, rc, "Could not %s %" PRIu64 " bytes at offset %" PRIu64 " of '%s': %s",
+			op_name(op), len, off, s->name, why);
+}
+
+int img_io_fail(const struct img_io *io, struct img_error *err)
+{
+	if (!io->rc)
+		return 0;
+	return fail(io->storage, io->op, io->off, io->len, io->rc, err);
+}
+
+static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint64_t off,
+		       uint64_t len, struct img_error *err)
+{
+	struct iovec iov = { .iov_base = buf, .iov_len = buf ? (size_t)len : 0 };
+	uint64_t end;
+	int rc;
+
+	if (!add_u64(off, len, &end) || end > INT64_MAX)
+		rc = -EFBIG;
+	else if (op != IMG_IO_READ && op != IMG_IO_SYNC && !s->writable)
+		rc = -EROFS;
+	else if (!len && op != IMG_IO_SYNC)
+		rc = 0;
+	else
+		rc = s->ops->io(s, op, &iov, 1, off, len);
+	return rc ? fail(s, op, off, len, rc, err) : 0;
+}
+
+int img_storage_read(struct img_storage *s, uint64_t off, void *buf, size_t len,
+		     struct img_error *err)
+{
+	return blocking_io(s, IMG_IO_READ, buf, off, len, err);
+}
+
+int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size_t len,
+		      struct img_error *err)
+{
+	union {		/* an iovec serves both directions, so its base is not const */
+		const void *in;
+		void *base;
+	} data = { .in = buf };
+
+	return blocking_io(s, IMG_IO_WRITE, data.base, off, len, err);
+}
+
+int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err)
+{
+	return blocking_io(s, IMG_IO_ZERO, NULL, off, len, err);
+}
+
+int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err)
+{
+	return blocking_io(s, IMG_IO_PUNCH, NULL, off, len, err);
+}
+
+int img_storage_sync(struct img_storage *s, struct img_error *err)
+{
+	return blocking_io(s, IMG_IO_SYNC, NULL, 0, 0, err);
+}
+
+int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
+		       struct img_error *err)
+{
+	uint64_t now = atomic_load(&s->size);
+	int rc;
+
+	if (!s->writable)
+		rc = -EROFS;
+	else if (how == IMG_PREALLOCATE_METADATA)
+		return img_fail(err, -ENOTSUP, "Could not resize '%s': metadata preallocation is "
+				"done by image formats, not by files", s->name);
+	else if (size > INT64_MAX)
+		rc = -EFBIG;
+	else if (s->device && size > now)
+		return img_fail(err, -EINVAL, "Could not resize '%s' to %" PRIu64 " bytes: it is a "
+				"device of %" PRIu64, s->name, size, now);
+	else
+		rc = s->device ? 0 : s->ops->resize(s, size, how);
+	if (!rc)
+		return 0;
+	return img_fail(err, rc, "Could not resize '%s' from %" PRIu64 " to %" PRIu64 " bytes: %s",
+			s->name, now, size, strerrordesc_np(-rc));
+}
+
+int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		       enum img_storage_extent *kind, uint64_t *run)
+{
+	uint64_t size = atomic_load(&s->size);
+
+	if (!len)
+		return -EINVAL;
+	if (off >= size) {
+		*kind = IMG_STORAGE_HOLE;
+		*run = len;
+		return 0;
+	}
+	if (s->ops->extent)
+		return s->ops->extent(s, off, len, kind, run);
+	*kind = IMG_STORAGE_DATA;
+	*run = min_u64(len, size - off);
+	return 0;
+}
+
+uint64_t img_storage_allocated(struct img_storage *s)
+{
+	return s->ops->allocated(s);
+}
+
+int img_storage_publish(struct img_storage *s, struct img_error *err)
+{
+	return s->ops->publish ? s->ops->publish(s, err) : 0;
+}
+
+void img_storage_close(struct img_storage *s)
+{
+	if (s)
+		s->ops->close(s);
+}
