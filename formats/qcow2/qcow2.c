@@ -1,0 +1,382 @@
+/*
+ * qcow2, versions 2 and 3: spec/qcow2.md. Opening and closing; what is done with an open image is
+ * in the files that qcow2.h lists.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/qcow2/qcow2.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+static int qcow2_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size)
+{
+	(void)tail;
+	(void)file_size;
+	/* Version 1 is another format. */
+	return len >= 8 && be32_load(head) == QCOW2_MAGIC &&
+	       be32_load(head + QCOW2_OFF_VERSION) >= 2 ? 100 : 0;
+}
+
+/* ---- Fixed metadata ---- */
+
+static int add_fixed(struct qcow2 *q, size_t *max, uint64_t off, uint64_t len, const char *what)
+{
+	if (!len)
+		return 0;
+	if (q->nfixed == *max) {
+		size_t more = *max ? *max * 2 : 16;
+		struct qcow2_fixed *fixed = realloc(q->fixed, more * sizeof(*fixed));
+
+		if (!fixed)
+			return -ENOMEM;
+		q->fixed = fixed;
+		*max = more;
+	}
+	/* Nothing else may lie in the rest of a cluster. */
+	len = round_up_u64(len, q->geometry.cluster_bytes);
+	q->fixed[q->nfixed++] = (struct qcow2_fixed) { off, len, what };
+	return 0;
+}
+
+struct fixing {
+	struct img *img;
+	size_t *max;
+	struct img_error *err;
+};
+
+static int add_snapshot_l1(void *user, const struct qcow2_snapshot *s)
+{
+	struct fixing *f = user;
+	struct qcow2 *q = f->img->state;
+	int rc = qcow2_check_snapshot_l1(&q->geometry, s, f->err);
+
+	if (rc)
+		return img_error_prefix(f->err, rc, "%s", f->img->name);
+	return add_fixed(q, f->max, s->l1_off, (uint64_t)s->l1_entries * 8, "L1 table of a snapshot");
+}
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct qcow2_fixed *x = a, *y = b;
+
+	return x->off < y->off ? -1 : x->off > y->off;
+}
+
+/* Read the refcount table to q->reftable. */
+static int load_reftable(struct img *img, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	/* At most 8 MiB, by the header's check. */
+	uint64_t bytes = (uint64_t)q->header.reftable_clusters << g->cluster_bits;
+	uint8_t *table = malloc(bytes);
+	uint64_t *entries = malloc(bytes);
+	int rc = 0;
+
+	if (!table || !entries)
+		rc = img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	else
+		rc = img_storage_read(img->file, q->header.reftable_off, table, (size_t)bytes, err);
+	for (uint64_t i = 0; !rc && i < bytes / 8; i++) {
+		entries[i] = be64_load(table + i * 8);
+		/* A block past the end of the file would call everything free that it counts. */
+		if (!is_aligned_u64(entries[i], g->cluster_bytes) ||
+		    (entries[i] && entries[i] >= img->file->size))
+			rc = img_fail(err, -EUCLEAN, "%s: refcount table at offset %" PRIu64 ", entry %"
+				      PRIu64 ": found 0x%" PRIx64 ", allowed multiples of %" PRIu64
+				      " below the file's %" PRIu64 " bytes; a repairing check may help",
+				      img->name, q->header.reftable_off, i, entries[i],
+				      g->cluster_bytes, (uint64_t)img->file->size);
+	}
+	if (!rc) {
+		free(q->reftable);
+		q->reftable = entries;
+		q->reftable_entries = bytes / 8;
+		entries = NULL;
+	}
+	free(entries);
+	free(table);
+	return rc;
+}
+
+static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	uint8_t *directory;
+	uint64_t at = 0;
+	int rc = qcow2_read_bitmap_directory(img, &directory, err);
+
+	if (rc)
+		return rc;
+	rc = add_fixed(q, max, q->bitmap_directory_off, q->bitmap_directory_bytes,
+		       "bitmap directory");
+	for (uint32_t i = 0; !rc && i < q->bitmaps; i++) {
+		struct qcow2_bitmap b;
+
+		rc = qcow2_parse_bitmap(&q->geometry, directory + at,
+					(size_t)(q->bitmap_directory_bytes - at), &b, err);
+		if (rc) {
+			img_error_prefix(err, rc, "%s: bitmap directory", img->name);
+			break;
+		}
+		rc = add_fixed(q, max, b.table_off, (uint64_t)b.table_entries * 8, "table of a bitmap");
+		at += qcow2_bitmap_bytes(directory + at);
+	}
+	free(directory);
+	return rc;
+}
+
+int qcow2_load_tables(struct img *img, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	const struct qcow2_header *h = &q->header;
+	size_t max = 0;
+	struct fixing f = { img, &max, err };
+	int rc;
+
+	free(q->fixed);
+	q->fixed = NULL;
+	q->nfixed = 0;
+	rc = load_reftable(img, err);
+	if (rc)
+		return rc;
+	rc = add_fixed(q, &max, 0, q->geometry.cluster_bytes, "header");
+	if (!rc)
+		rc = add_fixed(q, &max, h->l1_off, (uint64_t)h->l1_entries * 8, "L1 table");
+	if (!rc)
+		rc = add_fixed(q, &max, h->reftable_off, q->reftable_entries * 8, "refcount table");
+	if (!rc)
+		rc = add_fixed(q, &max, q->crypto_off, q->crypto_bytes, "encryption header");
+	for (uint64_t i = 0; !rc && i < q->reftable_entries; i++)
+		if (q->reftable[i])
+			rc = add_fixed(q, &max, q->reftable[i], q->geometry.cluster_bytes,
+				       "refcount block");
+	if (!rc && h->snapshots) {
+		uint64_t bytes = 0;
+
+		rc = qcow2_each_snapshot(img, add_snapshot_l1, &f, &bytes, err);
+		if (!rc)
+			rc = add_fixed(q, &max, h->snapshots_off, bytes, "snapshot table");
+	}
+	if (!rc && q->bitmaps)
+		rc = list_bitmaps(img, &max, err);
+	if (rc == -ENOMEM)
+		return img_fail(err, rc, "%s: out of memory", img->name);
+	if (rc)
+		return rc;
+	qsort(q->fixed, q->nfixed, sizeof(*q->fixed), by_offset);
+	for (size_t i = 1; i < q->nfixed; i++) {
+		const struct qcow2_fixed *a = &q->fixed[i - 1], *b = &q->fixed[i];
+
+		if (b->off - a->off < a->len)
+			return img_fail(err, -EUCLEAN, "%s: the %s at offset %" PRIu64 " runs into the "
+					"%s at offset %" PRIu64, img->name, a->what, a->off, b->what,
+					b->off);
+	}
+	return 0;
+}
+
+/* ---- Opening ---- */
+
+static void free_state(struct qcow2 *q)
+{
+	if (!q)
+		return;
+	img_storage_close(q->data_file);
+	free(q->data_file_name);
+	free(q->reftable);
+	free(q->fixed);
+	free(q);
+}
+
+/* Copy what header and extensions say; nothing of it borrows from first. */
+static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
+		      const struct qcow2_extensions *x, struct img_error *err)
+{
+	struct qcow2_header *h = &q->header;
+	char *backing = NULL, *format = NULL;
+
+	h->more = NULL;
+	q->codec = h->compression == QCOW2_COMPRESSION_ZSTD ? &img_codec_zstd : &img_codec_deflate;
+	q->raw_data_file = q->geometry.data_file && h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	q->bitmaps = x->bitmaps;
+	q->bitmap_directory_off = x->bitmap_directory_off;
+	q->bitmap_directory_bytes = x->bitmap_directory_bytes;
+	q->crypto_off = x->crypto_off;
+	q->crypto_bytes = x->crypto_bytes;
+	if (x->data_file)
+		q->data_file_name = strndup((const char *)x->data_file, x->data_file_bytes);
+	if (h->backing_bytes)
+		backing = strndup((const char *)first + h->backing_off, h->backing_bytes);
+	if (*x->backing_format)
+		format = strdup(x->backing_format);
+	if ((x->data_file && !q->data_file_name) || (h->backing_bytes && !backing) ||
+	    (*x->backing_format && !format)) {
+		free(backing);
+		free(format);
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	}
+	free(img->backing_name);
+	free(img->backing_format);
+	img->backing_name = backing;
+	img->backing_format = format;
+	img->size = align_down_u64(h->size, 512);
+	img->unit_bytes = q->geometry.cluster_bytes;
+	img->dirty = h->incompatible & QCOW2_INCOMPATIBLE_DIRTY;
+	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
+	img->compress_codec = q->geometry.data_file ? NULL : q->codec;
+	return 0;
+}
+
+/* Read the first cluster into a new state. */
+static int load_state(struct img *img, const struct img_opening *o, struct qcow2 **out,
+		      struct img_error *err)
+{
+	struct qcow2 *q = calloc(1, sizeof(*q));
+	struct qcow2_extensions x;
+	uint8_t head[512], *first = NULL;
+	uint64_t bytes;
+	int rc = img_storage_read(img->file, 0, head, sizeof(head), err);
+
+	if (rc)
+		goto out;
+	bytes = max_u64(qcow2_peek_cluster_bytes(head, sizeof(head)), sizeof(head));
+	first = malloc(bytes);
+	if (!first || !q) {
+		rc = img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		goto out;
+	}
+	rc = img_storage_read(img->file, 0, first, (size_t)bytes, err);
+	if (rc)
+		goto out;
+	rc = qcow2_parse_header(first, (size_t)bytes, o->for_check ? QCOW2_PARSE_FOR_CHECK : 0,
+				&q->header, err);
+	if (!rc)
+		rc = qcow2_parse_extensions(first, (size_t)bytes, &q->header, &x, err);
+	if (rc) {
+		img_error_prefix(err, rc, "%s", img->name);
+		goto out;
+	}
+	qcow2_geometry(&q->header, &q->geometry);
+	rc = fill_state(img, q, first, &x, err);
+	if (rc)
+		goto out;
+	*out = q;
+	q = NULL;
+out:
+	free_state(q);
+	free(first);
+	return rc;
+}
+
+static int open_data_file(struct img *img, struct img_opening *o, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	int rc;
+
+	q->data = img->file;
+	if (!q->geometry.data_file || o->self_only)
+		return 0;
+	if (!q->data_file_name || !*q->data_file_name)
+		return img_fail(err, -EUCLEAN, "%s: the image keeps its data in another file, but does "
+				"not name it", img->name);
+	rc = o->reference(o, q->data_file_name, "data file", &q->data_file, err);
+	if (!rc)
+		q->data = q->data_file;
+	return rc;
+}
+
+/* An image that was not closed cleanly may have stale refcounts: rebuild them before writing. */
+static int repair(struct img *img, const struct img_opening *o, struct img_error *err)
+{
+	struct img_check check = { .repair = IMG_REPAIR_ALL };
+	struct qcow2 *old = img->state, *fresh;
+	int rc = qcow2_check(img, &check, err);
+
+	if (!rc && (check.check_errors || check.corruptions || check.leaks))
+		rc = img_fail(err, -EUCLEAN, "%" PRIu64 " corruptions and %" PRIu64 " leaks remain",
+			      check.corruptions, check.leaks);
+	if (rc)
+		return img_error_prefix(err, rc, "%s: was not closed cleanly and could not be "
+					"repaired; check it with repair of all defects", img->name);
+	rc = load_state(img, o, &fresh, err);
+	if (rc)
+		return rc;
+	fresh->data = old->data;
+	fresh->data_file = old->data_file;
+	old->data_file = NULL;
+	free_state(old);
+	img->state = fresh;
+	return 0;
+}
+
+/* What an image that will be written to must be. */
+static int prepare_writing(struct img *img, const struct img_opening *o, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	int rc = 0;
+
+	if (q->header.incompatible & QCOW2_INCOMPATIBLE_CORRUPT)
+		return img_fail(err, -EUCLEAN, "%s: Image is corrupt; cannot be opened read/write "
+				"(repair it with a check first)", img->name);
+	if (img->dirty)
+		rc = repair(img, o, err);
+	return rc ? rc : qcow2_load_tables(img, err);
+}
+
+static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *err)
+{
+	struct qcow2 *q;
+	int rc = load_state(img, o, &q, err);
+
+	if (rc)
+		return rc;
+	img->state = q;
+	if (img->encrypted && !o->self_only && !o->for_check)
+		rc = img_fail(err, -ENOTSUP, "%s: the image is encrypted (%s), which this library "
+			      "cannot read", img->name,
+			      q->header.crypt_method == QCOW2_CRYPT_AES ? "AES" : "LUKS");
+	if (!rc)
+		rc = open_data_file(img, o, err);
+	if (!rc && img->writable && !o->for_check && !o->self_only)
+		rc = prepare_writing(img, o, err);
+	if (!rc)
+		return 0;
+	free_state(img->state);
+	img->state = NULL;
+	free(img->backing_name);
+	free(img->backing_format);
+	img->backing_name = img->backing_format = NULL;
+	return rc;
+}
+
+static void qcow2_close(struct img *img)
+{
+	free_state(img->state);
+	img->state = NULL;
+}
+
+const struct img_driver qcow2_driver = {
+	.name		= "qcow2",
+	.features	= IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS,
+	.probe		= qcow2_probe,
+	.open		= qcow2_open,
+	.close		= qcow2_close,
+	.first_write	= qcow2_first_write,
+	.map		= qcow2_map,
+	.plan_write	= qcow2_plan_write,
+	.commit		= qcow2_commit,
+	.drop		= qcow2_drop,
+	.last_use	= qcow2_last_use,
+	.release	= qcow2_release,
+	.grow		= qcow2_grow,
+	.resize		= qcow2_resize,
+	.create_options	= qcow2_create_options,
+	.create_check	= qcow2_create_check,
+	.create		= qcow2_create,
+	.check		= qcow2_check,
+	.info		= qcow2_info,
+};

@@ -1,0 +1,202 @@
+/*
+ * The qcow2 driver's inside: the state of an open image, and what its files offer each other.
+ *
+ *	qcow2_layout	bytes: parse and encode
+ *	qcow2		probe, open, close, the driver table
+ *	qcow2_map	looking up guest offsets in the L1 and L2 tables
+ *	qcow2_info	the report, snapshots, bitmaps
+ *	qcow2_alloc	finding and counting clusters in memory
+ *	qcow2_write	plan, commit, drop, release
+ *	qcow2_refs	refcounts and tables by blocking I/O
+ *	qcow2_grow	what needs the image quiet: grow and resize
+ *	qcow2_create, qcow2_check
+ */
+#ifndef FORMATS_QCOW2_QCOW2_H
+#define FORMATS_QCOW2_QCOW2_H
+
+#include "formats/qcow2/qcow2_layout.h"
+#include "libimg/engine/driver.h"
+
+/* A piece of the file that holds metadata for good: no data or L2 table may ever lie there. */
+struct qcow2_fixed {
+	uint64_t off, len;
+	const char *what;
+};
+
+/*
+ * img->state. What follows from the header is copied here; everything but the fields under
+ * "allocation" changes only while the image is quiet.
+ */
+struct qcow2 {
+	struct qcow2_header header;	/* .more is NULL */
+	struct qcow2_geometry geometry;
+	struct img_storage *data;	/* where guest clusters live: img->file or data_file */
+	struct img_storage *data_file;	/* the external one, owned; NULL: none (or self_only) */
+	bool raw_data_file;		/* it must always hold what the guest sees */
+	const struct img_codec *codec;
+	char *data_file_name;		/* malloc'd; as stored; NULL: none */
+	uint32_t bitmaps;		/* 0: none that count */
+	uint64_t bitmap_directory_off, bitmap_directory_bytes;
+	uint64_t crypto_off, crypto_bytes;
+
+	/* Writable images (not those opened for a check) only: */
+	uint64_t *reftable;		/* offsets of refcount blocks, 0: none */
+	uint64_t reftable_entries;
+	struct qcow2_fixed *fixed;	/* by offset, not overlapping */
+	size_t nfixed;
+
+	/* Allocation; under the image's metadata lock. Clusters by number: file offset / cluster. */
+	uint64_t next_free;		/* no cluster below is free */
+	uint64_t packed_end;		/* file offset where compressed data may go on; 0: nowhere */
+	uint64_t stale_end;		/* no fresh cluster below: a write there may have failed midway */
+};
+
+/* ---- qcow2.c ---- */
+
+/*
+ * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
+ * written. Blocking. -EUCLEAN.
+ */
+int qcow2_load_tables(struct img *img, struct img_error *err);
+
+/* ---- qcow2_map.c: in memory, under the metadata lock ---- */
+
+/* The part of an L2 table that was looked at: from the entry of a guest offset on. */
+struct qcow2_look {
+	uint64_t guest_off;		/* of the first entry's cluster */
+	uint64_t table_off;		/* of the L2 table; 0: none */
+	bool table_copied;		/* the table is this image's alone */
+	uint64_t entry_off;		/* where the first entry lies in the file */
+	const uint8_t *entries;		/* NULL: no table */
+	uint64_t n;			/* entries in one look; no table: clusters that have none either */
+};
+
+/*
+ * Look up [off, off + len), as far as one look goes. 0 (n >= 1), IMG_NEED_METADATA, -EUCLEAN.
+ */
+int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		  struct qcow2_look *out);
+/* Where in the file the L1 entry of a guest offset lies. */
+uint64_t qcow2_l1_entry_off(const struct qcow2 *q, uint64_t guest_off);
+
+/* Entry i < n of a look that found a table. -EUCLEAN (sentence to err). */
+int qcow2_entry_at(struct img *img, const struct qcow2_look *l, uint64_t i, struct qcow2_entry *out,
+		   struct img_error *err);
+
+/* What a subcluster (without extended L2 entries: the whole cluster, number 0) reads as. */
+enum qcow2_state { QCOW2_HOLE, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED };
+enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_entry *e,
+			     unsigned sub);
+/* Does the cluster have a host cluster (used or not)? */
+static inline bool qcow2_has_host(const struct qcow2_entry *e)
+{
+	return e->kind == QCOW2_NORMAL || e->kind == QCOW2_ZERO_ALLOC;
+}
+
+int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+	      struct img_extent *out);
+
+/* ---- qcow2_info.c: blocking ---- */
+
+/*
+ * Call fn for each internal snapshot (for_each of its table); s is borrowed. fn's non-zero answer
+ * ends it. table_bytes (NULL: not wanted): the length of the table.
+ */
+int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow2_snapshot *s),
+			void *user, uint64_t *table_bytes, struct img_error *err);
+/* The bitmap directory, malloc'd, bitmap_directory_bytes long. */
+int qcow2_read_bitmap_directory(struct img *img, uint8_t **out, struct img_error *err);
+int qcow2_info(struct img *img, struct img_value *top, struct img_value *specific,
+	       struct img_error *err);
+
+/* ---- qcow2_alloc.c: in memory, under the metadata lock ---- */
+
+/* What of [off, off + len) is fixed metadata; NULL: nothing. */
+const struct qcow2_fixed *qcow2_fixed_hit(const struct qcow2 *q, uint64_t off, uint64_t len);
+
+/*
+ * Find 1..want free clusters in a row. Changes nothing but what is remembered about used ones.
+ * 0, IMG_NEED_METADATA; IMG_NEED_EXCLUSIVE: none left, call grow(); -EUCLEAN: the refcounts call
+ * metadata free; -ENOSPC, -EFBIG.
+ */
+int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_t *first,
+		    uint64_t *count);
+/* Count found clusters once. The same req found them. */
+void qcow2_take(struct img *img, struct img_req *req, uint64_t first, uint64_t count);
+
+/*
+ * Find room for len bytes (at most a cluster) of compressed data and count it. Answers as
+ * qcow2_find_free().
+ */
+int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off);
+/* ... and take it back. */
+void qcow2_drop_packed(struct img *img, struct img_req *req, uint64_t file_off, uint64_t len);
+
+/*
+ * One use less of every cluster that [off, off + len) touches; counts that are 0 stay so. 0 or
+ * IMG_NEED_METADATA (then nothing was changed).
+ */
+int qcow2_unuse(struct img *img, struct img_req *req, uint64_t off, uint64_t len);
+/* Is no cluster of the range used more than once? 0 or IMG_NEED_METADATA. */
+int qcow2_used_once(struct img *img, struct img_req *req, uint64_t off, uint64_t len, bool *once);
+
+/* ---- qcow2_write.c ---- */
+
+int qcow2_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+		     uint64_t len, struct img_plan *plan);
+void qcow2_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
+void qcow2_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
+int qcow2_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		   uint64_t len, bool *last);
+int qcow2_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		  uint64_t len);
+int qcow2_first_write(struct img *img, struct img_error *err);
+
+/* ---- qcow2_refs.c: blocking, image quiet ---- */
+
+/* One refcount block in memory, at a time. Zero-initialise but for img. */
+struct qcow2_refs {
+	struct img *img;
+	uint8_t *bytes;			/* a cluster; NULL: nothing loaded yet */
+	uint64_t block;			/* which block of the table is loaded */
+	bool loaded, dirty;
+};
+
+/* A count; 0 where there is no block. */
+int qcow2_refs_get(struct qcow2_refs *r, uint64_t cluster, uint64_t *count, struct img_error *err);
+/* Set the counts of a run; there must be blocks for all of it. */
+int qcow2_refs_set(struct qcow2_refs *r, uint64_t first, uint64_t n, uint64_t count,
+		   struct img_error *err);
+/* One use less of every cluster that [off, off + len) touches; what is not counted is passed over. */
+int qcow2_refs_unuse(struct qcow2_refs *r, uint64_t off, uint64_t len, struct img_error *err);
+/*
+ * Find n free clusters in a row that the refcount table covers (making it cover them, crash-safe)
+ * and count them once.
+ */
+int qcow2_refs_take(struct qcow2_refs *r, uint64_t n, uint64_t *first, struct img_error *err);
+/* Make sure that at least one cluster is free and covered. */
+int qcow2_refs_make_room(struct qcow2_refs *r, struct img_error *err);
+/* Write what was changed. */
+int qcow2_refs_flush(struct qcow2_refs *r, struct img_error *err);
+/* Forget what was not flushed; free memory. */
+void qcow2_refs_end(struct qcow2_refs *r);
+
+/* Write metadata in place, blocking, and forget what the cache has of it. */
+int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t len,
+		     struct img_error *err);
+
+/* ---- qcow2_grow.c ---- */
+
+int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
+
+/* ---- qcow2_create.c, qcow2_check.c ---- */
+
+extern const struct img_option qcow2_create_options[];
+int qcow2_create_check(struct img_creating *c, struct img_error *err);
+int qcow2_create(struct img_creating *c, struct img_error *err);
+int qcow2_check(struct img *img, struct img_check *check, struct img_error *err);
+
+extern const struct img_driver qcow2_driver;
+
+#endif

@@ -1,0 +1,318 @@
+/*
+ * What an image says about itself: spec/qcow2.md, "Header", "Snapshots", "Bitmaps", "Encryption".
+ * Blocking; nothing but the image's own file is read.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/qcow2/qcow2.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+enum {
+	/* The longest snapshot entry that is read: fixed part, extra data, id and name. */
+	MAX_SNAPSHOT = QCOW2_SNAPSHOT_FIXED_BYTES + QCOW2_MAX_SNAPSHOT_EXTRA + 2 * UINT16_MAX,
+};
+
+int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow2_snapshot *s),
+			void *user, uint64_t *table_bytes, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	uint64_t at = 0;
+	uint8_t *bytes = malloc(MAX_SNAPSHOT);
+	int rc = 0;
+
+	if (!bytes)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	for (uint32_t i = 0; !rc && i < q->header.snapshots; i++) {
+		uint64_t file_off = q->header.snapshots_off + at, len;
+		struct qcow2_snapshot s;
+
+		rc = img_storage_read(img->file, file_off, bytes, QCOW2_SNAPSHOT_FIXED_BYTES, err);
+		if (rc)
+			break;
+		len = qcow2_snapshot_bytes(bytes);
+		if (len > MAX_SNAPSHOT || at + len > QCOW2_MAX_SNAPSHOT_TABLE_BYTES) {
+			rc = img_fail(err, -EUCLEAN, "%s: snapshot table entry %" PRIu32 " at offset %"
+				      PRIu64 ": Snapshot table too large: %" PRIu64 " bytes, allowed "
+				      "%d in the entry and %d in all", img->name, i, file_off, len,
+				      MAX_SNAPSHOT, QCOW2_MAX_SNAPSHOT_TABLE_BYTES);
+			break;
+		}
+		rc = img_storage_read(img->file, file_off, bytes, (size_t)len, err);
+		if (rc)
+			break;
+		rc = qcow2_parse_snapshot(bytes, (size_t)len, &s, err);
+		if (rc) {
+			img_error_prefix(err, rc, "%s: snapshot table entry %" PRIu32 " at offset %"
+					 PRIu64, img->name, i, file_off);
+			break;
+		}
+		at += round_up_u64(len, 8);
+		rc = fn ? fn(user, &s) : 0;
+	}
+	free(bytes);
+	if (!rc && table_bytes)
+		*table_bytes = at;
+	return rc;
+}
+
+int qcow2_read_bitmap_directory(struct img *img, uint8_t **out, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	/* At most 64 MiB, by the header's check; and no more than the file has. */
+	uint64_t bytes = q->bitmap_directory_bytes;
+	uint8_t *directory;
+	int rc;
+
+	if (!range_in(q->bitmap_directory_off, bytes, img->file->size))
+		return img_fail(err, -EUCLEAN, "%s: bitmap directory at offset %" PRIu64 ": %" PRIu64
+				" bytes run past the end of the file at %" PRIu64, img->name,
+				q->bitmap_directory_off, bytes, (uint64_t)img->file->size);
+	directory = malloc(bytes);
+	if (!directory)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	rc = img_storage_read(img->file, q->bitmap_directory_off, directory, (size_t)bytes, err);
+	if (rc) {
+		free(directory);
+		return rc;
+	}
+	*out = directory;
+	return 0;
+}
+
+static char *text_of(const uint8_t *bytes, size_t len)
+{
+	return strndup((const char *)bytes, len);
+}
+
+struct snapshots {
+	struct img_value *array;
+};
+
+static int add_snapshot(void *user, const struct qcow2_snapshot *s)
+{
+	struct snapshots *all = user;
+	struct img_value *v = img_value_new(IMG_VALUE_OBJECT);
+	char *id = text_of(s->id, s->id_bytes), *name = text_of(s->name, s->name_bytes);
+	int rc = v && id && name ? 0 : -ENOMEM;
+
+	if (!rc) {
+		if (s->has_icount && s->icount != UINT64_MAX)
+			img_value_add_int(v, "icount", (int64_t)s->icount);
+		img_value_add_int(v, "vm-clock-nsec", (int64_t)(s->guest_ns % 1000000000));
+		img_value_add_string(v, "name", name);
+		img_value_add_int(v, "date-sec", s->seconds);
+		img_value_add_int(v, "date-nsec", s->nanoseconds);
+		img_value_add_int(v, "vm-clock-sec", (int64_t)(s->guest_ns / 1000000000));
+		img_value_add_string(v, "id", id);
+		img_value_add_int(v, "vm-state-size", (int64_t)s->vm_state_bytes);
+		img_value_adopt(all->array, NULL, v);
+		v = NULL;
+	}
+	img_value_free(v);
+	free(id);
+	free(name);
+	return rc;
+}
+
+static int add_bitmap(struct img_value *array, const struct qcow2_bitmap *b)
+{
+	struct img_value *v = img_value_new(IMG_VALUE_OBJECT), *flags;
+	char *name = text_of(b->name, b->name_bytes);
+
+	if (!v || !name) {
+		img_value_free(v);
+		free(name);
+		return -ENOMEM;
+	}
+	flags = img_value_add_array(v, "flags");
+	if (b->flags & QCOW2_BITMAP_IN_USE)
+		img_value_add_string(flags, NULL, "in-use");
+	if (b->flags & QCOW2_BITMAP_AUTO)
+		img_value_add_string(flags, NULL, "auto");
+	img_value_add_string(v, "name", name);
+	img_value_add_uint(v, "granularity", UINT64_C(1) << b->granularity_bits);
+	img_value_adopt(array, NULL, v);
+	free(name);
+	return 0;
+}
+
+static int add_bitmaps(struct img *img, struct img_value *specific, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	struct img_value *array;
+	uint8_t *directory;
+	uint64_t at = 0;
+	int rc = qcow2_read_bitmap_directory(img, &directory, err);
+
+	if (rc)
+		return rc;
+	array = img_value_add_array(specific, "bitmaps");
+	for (uint32_t i = 0; !rc && i < q->bitmaps; i++) {
+		struct qcow2_bitmap b;
+
+		rc = qcow2_parse_bitmap(&q->geometry, directory + at,
+					(size_t)(q->bitmap_directory_bytes - at), &b, err);
+		if (rc) {
+			img_error_prefix(err, rc, "%s: bitmap directory at offset %" PRIu64
+					 ", entry %" PRIu32, img->name, q->bitmap_directory_off, i);
+			break;
+		}
+		rc = add_bitmap(array, &b);
+		if (rc)
+			img_fail(err, rc, "%s: out of memory", img->name);
+		at += qcow2_bitmap_bytes(directory + at);
+	}
+	free(directory);
+	return rc;
+}
+
+/* The header of LUKS version 1: spec/qcow2.md, "Encryption". Big-endian. */
+enum {
+	LUKS_BYTES = 592,
+	LUKS_OFF_VERSION = 6, LUKS_OFF_CIPHER = 8, LUKS_OFF_MODE = 40, LUKS_OFF_HASH = 72,
+	LUKS_OFF_PAYLOAD = 104, LUKS_OFF_ITERATIONS = 164, LUKS_OFF_UUID = 168, LUKS_OFF_SLOTS = 208,
+	LUKS_OFF_KEY_BYTES = 108,
+	LUKS_SLOTS = 8, LUKS_SLOT_BYTES = 48,
+	LUKS_SLOT_OFF_ITERATIONS = 4, LUKS_SLOT_OFF_START = 40, LUKS_SLOT_OFF_STRIPES = 44,
+	LUKS_SLOT_ACTIVE = 0x00ac71f3,
+};
+
+/* A field of a LUKS header: text, closed by a NUL here if not there. */
+static const char *luks_text(const uint8_t *header, size_t off, size_t len, char *out)
+{
+	memcpy(out, header + off, len);
+	out[len] = '\0';
+	return out;
+}
+
+static void add_luks_slots(struct img_value *encrypt, const uint8_t *header)
+{
+	struct img_value *slots = img_value_add_array(encrypt, "slots");
+
+	for (size_t i = 0; i < LUKS_SLOTS; i++) {
+		const uint8_t *slot = header + LUKS_OFF_SLOTS + i * LUKS_SLOT_BYTES;
+		struct img_value *v = img_value_add_object(slots, NULL);
+		bool active = be32_load(slot) == LUKS_SLOT_ACTIVE;
+
+		img_value_add_bool(v, "active", active);
+		if (active)
+			img_value_add_uint(v, "iters", be32_load(slot + LUKS_SLOT_OFF_ITERATIONS));
+		img_value_add_uint(v, "key-offset",
+				   (uint64_t)be32_load(slot + LUKS_SLOT_OFF_START) * 512);
+		if (active)
+			img_value_add_uint(v, "stripes", be32_load(slot + LUKS_SLOT_OFF_STRIPES));
+	}
+}
+
+/* The name of a cipher as reports give it, by its key: "aes-256". */
+static void add_luks_cipher(struct img_value *encrypt, const uint8_t *header, bool xts)
+{
+	char name[33], full[48];
+	uint32_t bits = be32_load(header + LUKS_OFF_KEY_BYTES);
+
+	luks_text(header, LUKS_OFF_CIPHER, 32, name);
+	bits = xts ? bits * 4 : bits * 8;
+	if (!strcmp(name, "cast5"))
+		strcpy(full, "cast5-128");
+	else
+		snprintf(full, sizeof(full), "%s-%" PRIu32, name, bits);
+	img_value_add_string(encrypt, "cipher-alg", full);
+}
+
+static int add_luks(struct img *img, struct img_value *encrypt, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	uint8_t header[LUKS_BYTES];
+	char text[41], mode[33];
+	char *dash, *colon;
+	int rc;
+
+	if (q->crypto_bytes < LUKS_BYTES)
+		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64 ": %" PRIu64
+				" bytes, allowed from %d", img->name, q->crypto_off, q->crypto_bytes,
+				LUKS_BYTES);
+	rc = img_storage_read(img->file, q->crypto_off, header, sizeof(header), err);
+	if (rc)
+		return rc;
+	if (memcmp(header, "LUKS\xba\xbe", 6) || be16_load(header + LUKS_OFF_VERSION) != 1)
+		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64
+				": not LUKS version 1", img->name, q->crypto_off);
+	/* "xts-plain64", "cbc-essiv:sha256" */
+	luks_text(header, LUKS_OFF_MODE, 32, mode);
+	dash = strchr(mode, '-');
+	if (!dash)
+		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64
+				": cipher mode '%s' names no IV generator", img->name, q->crypto_off,
+				mode);
+	*dash++ = '\0';
+	colon = strchr(dash, ':');
+	if (colon)
+		*colon++ = '\0';
+	img_value_add_string(encrypt, "ivgen-alg", dash);
+	if (colon)
+		img_value_add_string(encrypt, "ivgen-hash-alg", colon);
+	img_value_add_string(encrypt, "hash-alg", luks_text(header, LUKS_OFF_HASH, 32, text));
+	add_luks_cipher(encrypt, header, !strcmp(mode, "xts"));
+	img_value_add_string(encrypt, "uuid", luks_text(header, LUKS_OFF_UUID, 40, text));
+	img_value_add_string(encrypt, "format", "luks");
+	img_value_add_string(encrypt, "cipher-mode", mode);
+	add_luks_slots(encrypt, header);
+	img_value_add_uint(encrypt, "payload-offset",
+			   (uint64_t)be32_load(header + LUKS_OFF_PAYLOAD) * 512);
+	img_value_add_uint(encrypt, "master-key-iters", be32_load(header + LUKS_OFF_ITERATIONS));
+	return 0;
+}
+
+/* In the order in which qemu-img 7.2 prints it. */
+int qcow2_info(struct img *img, struct img_value *top, struct img_value *specific,
+	       struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	const struct qcow2_header *h = &q->header;
+	bool v3 = h->version >= 3;
+	int rc = 0;
+
+	img_value_add_uint(top, "cluster-size", q->geometry.cluster_bytes);
+	if (h->snapshots) {
+		struct snapshots all = { img_value_add_array(top, "snapshots") };
+
+		rc = qcow2_each_snapshot(img, add_snapshot, &all, NULL, err);
+		if (rc)
+			return rc;
+	}
+	img_value_add_string(specific, "compat", v3 ? "1.1" : "0.10");
+	img_value_add_string(specific, "compression-type",
+			     h->compression == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
+	if (v3)
+		img_value_add_bool(specific, "lazy-refcounts",
+				   h->compatible & QCOW2_COMPATIBLE_LAZY_REFCOUNTS);
+	if (q->bitmaps)
+		rc = add_bitmaps(img, specific, err);
+	if (rc)
+		return rc;
+	img_value_add_uint(specific, "refcount-bits", q->geometry.refcount_bits);
+	if (h->crypt_method != QCOW2_CRYPT_NONE) {
+		struct img_value *encrypt = img_value_add_object(specific, "encrypt");
+
+		if (h->crypt_method == QCOW2_CRYPT_AES)
+			img_value_add_string(encrypt, "format", "aes");
+		else
+			rc = add_luks(img, encrypt, err);
+		if (rc)
+			return rc;
+	}
+	if (q->data_file_name)
+		img_value_add_string(specific, "data-file", q->data_file_name);
+	if (v3 && q->geometry.data_file)
+		img_value_add_bool(specific, "data-file-raw", q->raw_data_file);
+	if (v3) {
+		img_value_add_bool(specific, "corrupt", h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT);
+		img_value_add_bool(specific, "extended-l2", q->geometry.extended);
+	}
+	return 0;
+}
