@@ -161,6 +161,14 @@ static int add_line(struct img_error *err, int rc, const char *line)
 	return rc;
 }
 
+static int check_size(uint64_t size, struct img_error *err)
+{
+	if (size > INT64_MAX - 511)
+		return img_fail(err, -EFBIG, "size: found %" PRIu64 ", allowed at most %" PRId64,
+				size, INT64_MAX - 511);
+	return 0;
+}
+
 static int parse_options(struct recipe *r, const struct img_create_options *options,
 			 struct img_error *err)
 {
@@ -181,7 +189,9 @@ static int parse_options(struct recipe *r, const struct img_create_options *opti
 		if (img_options_has(r->options, "size"))
 			return img_fail(err, -EINVAL, "The image size must be specified only once");
 		snprintf(text, sizeof(text), "%" PRIu64, options->size);
-		rc = img_options_set(r->options, "size", text, err);
+		rc = check_size(options->size, err);
+		if (!rc)
+			rc = img_options_set(r->options, "size", text, err);
 	}
 	if (!rc && (options->backing_name || options->backing_format) &&
 	    !(r->driver->features & IMG_DRIVER_BACKING))
@@ -277,12 +287,9 @@ static int settle_size(struct recipe *r, struct img_error *err)
 		size = r->backing->size;
 	else
 		return img_fail(err, -EINVAL, "Image creation needs a size parameter");
-	if (size > INT64_MAX - 511)
-		return img_fail(err, -EFBIG, "size: found %" PRIu64 ", allowed at most %" PRId64,
-				size, INT64_MAX - 511);
 	r->asked_size = size;
 	r->creating.size = round_up_u64(size, 512);
-	return 0;
+	return check_size(size, err);
 }
 
 static int settle_preallocation(struct recipe *r, struct img_error *err)
