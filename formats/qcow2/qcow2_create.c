@@ -1,0 +1,457 @@
+/*
+ * Making a qcow2 image: spec/qcow2.md, "A fresh image". All places are computed beforehand:
+ *
+ *	header | refcount table | refcount blocks | L1 table | [L2 table, its data clusters]...
+ *
+ * the last part only with preallocation (with a data file: without the data clusters). Without it
+ * the file ends after the last L1 entry, and the L1 table is a hole. The header is written last.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/qcow2/qcow2.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+const struct img_option qcow2_create_options[] = {
+	{ "cluster_size", IMG_OPTION_SIZE, "qcow2 cluster size", "65536", NULL },
+	{ "compat", IMG_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", "1.1",
+	  "0.10,1.1,v2,v3" },
+	{ "compression_type", IMG_OPTION_STRING, "Compression method used for image cluster compression",
+	  "zlib", "zlib,zstd" },
+	{ "data_file", IMG_OPTION_STRING, "File name of an external data file", NULL, NULL },
+	{ "data_file_raw", IMG_OPTION_BOOL, "The external data file must stay valid as a raw image",
+	  "off", NULL },
+	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL, NULL },
+	{ "encrypt.cipher-mode", IMG_OPTION_STRING, "Name of encryption cipher mode", NULL, NULL },
+	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL,
+	  NULL },
+	{ "encrypt.hash-alg", IMG_OPTION_STRING, "Name of encryption hash algorithm", NULL, NULL },
+	{ "encrypt.iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, NULL },
+	{ "encrypt.ivgen-alg", IMG_OPTION_STRING, "Name of IV generator algorithm", NULL, NULL },
+	{ "encrypt.ivgen-hash-alg", IMG_OPTION_STRING, "Name of IV generator hash algorithm", NULL,
+	  NULL },
+	{ "encrypt.key-secret", IMG_OPTION_STRING, "ID of secret providing the encryption key", NULL,
+	  NULL },
+	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", "off", NULL },
+	{ "extended_l2", IMG_OPTION_BOOL, "Extended L2 tables", "off", NULL },
+	{ "lazy_refcounts", IMG_OPTION_BOOL, "Postpone refcount updates", "off", NULL },
+	{ "preallocation", IMG_OPTION_STRING, "Preallocation mode (off, metadata, falloc, full)", "off",
+	  "off,metadata,falloc,full" },
+	{ "refcount_bits", IMG_OPTION_NUMBER, "Width of a reference count entry in bits", "16", NULL },
+	{ 0 },
+};
+
+/* What is asked for, in the format's terms. */
+struct wish {
+	struct qcow2_header header;
+	struct qcow2_geometry geometry;
+	const char *data_file;		/* borrowed; NULL: none */
+	bool raw;			/* data_file_raw */
+	bool mapped;			/* all L2 tables are made */
+};
+
+/* Where things go, in clusters from the start of the file. */
+struct plan {
+	uint64_t reftable, reftable_clusters;
+	uint64_t blocks, block_count;
+	uint64_t l1, l1_clusters;
+	uint64_t l2;			/* the first L2 table; mapped only */
+	uint64_t l2_stride;		/* from one L2 table to the next */
+	uint64_t l2_tables;		/* = L1 entries in use */
+	uint64_t data_clusters;		/* of the guest */
+	uint64_t total;
+};
+
+static int refuse_encryption(const struct img_options *o, struct img_error *err)
+{
+	for (const struct img_option *row = qcow2_create_options; row->name; row++) {
+		if (strncmp(row->name, "encrypt", 7) || !img_options_has(o, row->name))
+			continue;
+		if (!strcmp(row->name, "encryption") && !img_options_bool(o, row->name))
+			continue;
+		return img_fail(err, -ENOTSUP, "option '%s': encryption is not supported", row->name);
+	}
+	return 0;
+}
+
+/* Options that need version 3. */
+static int check_version(const struct img_options *o, struct img_error *err)
+{
+	static const char need[] = "supported with compatibility level 1.1 and above (use compat=1.1 or "
+				   "greater)";
+	const char *compat = img_options_string(o, "compat");
+
+	if (strcmp(compat, "0.10") && strcmp(compat, "v2"))
+		return 0;
+	if (img_options_bool(o, "lazy_refcounts"))
+		return img_fail(err, -EINVAL, "Lazy refcounts only %s", need);
+	if (img_options_number(o, "refcount_bits") != 16)
+		return img_fail(err, -EINVAL, "Different refcount widths than 16 bits are only %s", need);
+	if (img_options_bool(o, "extended_l2"))
+		return img_fail(err, -EINVAL, "Extended L2 entries are only %s", need);
+	if (strcmp(img_options_string(o, "compression_type"), "zlib"))
+		return img_fail(err, -EINVAL, "Non-zlib compression type is only %s", need);
+	if (img_options_has(o, "data_file"))
+		return img_fail(err, -EINVAL, "External data files are only %s", need);
+	return 0;
+}
+
+/* Values alone and in company. */
+static int check_options(const struct img_creating *c, struct img_error *err)
+{
+	const struct img_options *o = c->options;
+	uint64_t cluster = img_options_number(o, "cluster_size");
+	uint64_t refcount_bits = img_options_number(o, "refcount_bits");
+	const char *data_file = img_options_string(o, "data_file");
+	bool raw = img_options_bool(o, "data_file_raw"), extended = img_options_bool(o, "extended_l2");
+
+	if (!is_pow2_u64(cluster) || cluster < UINT64_C(1) << QCOW2_MIN_CLUSTER_BITS ||
+	    cluster > UINT64_C(1) << QCOW2_MAX_CLUSTER_BITS)
+		return img_fail(err, -EINVAL, "Cluster size must be a power of two between 512 and 2048k");
+	if (!is_pow2_u64(refcount_bits) || refcount_bits > 64)
+		return img_fail(err, -EINVAL, "Refcount width must be a power of two and may not exceed "
+				"64 bits");
+	if (extended && cluster < UINT64_C(1) << QCOW2_MIN_EXTENDED_BITS)
+		return img_fail(err, -EINVAL, "Extended L2 entries are only supported with cluster sizes "
+				"of at least 16384 bytes");
+	if (raw && !data_file)
+		return img_fail(err, -EINVAL, "data_file_raw requires data_file");
+	if (data_file && !*data_file)
+		return img_fail(err, -EINVAL, "data_file: the name is empty");
+	if (raw && c->backing_name)
+		return img_fail(err, -EINVAL, "Backing file and data_file_raw cannot be used at the same "
+				"time");
+	/* A preallocated cluster hides the backing file, but unallocated subclusters in it do not. */
+	if (c->backing_name && c->preallocate != IMG_PREALLOCATE_OFF && !extended)
+		return img_fail(err, -EINVAL, "Backing file and preallocation can only be used at the same "
+				"time if extended_l2 is on");
+	if (c->backing_name && strlen(c->backing_name) > QCOW2_MAX_BACKING_NAME)
+		return img_fail(err, -EINVAL, "Backing file name too long: %zu bytes, allowed %d",
+				strlen(c->backing_name), QCOW2_MAX_BACKING_NAME);
+	if (c->backing_format && strlen(c->backing_format) > QCOW2_MAX_BACKING_FORMAT)
+		return img_fail(err, -EINVAL, "Backing format name too long: '%s', allowed are %d bytes",
+				c->backing_format, QCOW2_MAX_BACKING_FORMAT);
+	return 0;
+}
+
+static void set_preallocation(struct img_creating *c)
+{
+	static const char *const names[] = {
+		[IMG_PREALLOCATE_OFF] = "off",
+		[IMG_PREALLOCATE_METADATA] = "metadata",
+		[IMG_PREALLOCATE_FALLOC] = "falloc",
+		[IMG_PREALLOCATE_FULL] = "full",
+	};
+	const char *given = img_options_string(c->options, "preallocation");
+
+	if (!img_options_has(c->options, "preallocation"))
+		return;
+	for (size_t i = 0; i < IMG_ARRAY_LEN(names); i++) {
+		if (!strcmp(given, names[i]))
+			c->preallocate = (enum img_preallocate)i;
+	}
+}
+
+static void make_wish(const struct img_creating *c, struct wish *w)
+{
+	const struct img_options *o = c->options;
+	const char *compat = img_options_string(o, "compat");
+	bool v2 = !strcmp(compat, "0.10") || !strcmp(compat, "v2");
+	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
+	struct qcow2_header *h = &w->header;
+
+	*w = (struct wish) {
+		.data_file = img_options_string(o, "data_file"),
+		.raw = img_options_bool(o, "data_file_raw"),
+	};
+	h->version = v2 ? 2 : 3;
+	h->cluster_bits = log2_u64(img_options_number(o, "cluster_size"));
+	h->refcount_order = log2_u64(img_options_number(o, "refcount_bits"));
+	h->size = c->size;
+	if (zstd) {
+		h->compression = QCOW2_COMPRESSION_ZSTD;
+		h->incompatible |= QCOW2_INCOMPATIBLE_COMPRESSION;
+	}
+	if (img_options_bool(o, "extended_l2"))
+		h->incompatible |= QCOW2_INCOMPATIBLE_EXTENDED_L2;
+	if (img_options_bool(o, "lazy_refcounts"))
+		h->compatible |= QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
+	if (w->data_file)
+		h->incompatible |= QCOW2_INCOMPATIBLE_DATA_FILE;
+	if (w->raw)
+		h->autoclear |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	qcow2_geometry(h, &w->geometry);
+	/* What the guest sees in a raw data file has to be mapped from the start. */
+	w->mapped = w->raw || c->preallocate != IMG_PREALLOCATE_OFF;
+}
+
+/*
+ * Places for everything, and the header's fields that say so. The refcounts count their own blocks
+ * and table: grow them until they cover all. -EFBIG.
+ */
+static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
+{
+	const struct qcow2_geometry *g = &w->geometry;
+	struct qcow2_header *h = &w->header;
+	uint64_t tables = qcow2_l1_needed(g, h->size), rest;
+
+	if (tables > QCOW2_MAX_L1_BYTES / 8)
+		goto too_large;
+	*p = (struct plan) {
+		.reftable = 1,
+		.l1_clusters = div_round_up_u64(tables * 8, g->cluster_bytes),
+		.l2_tables = tables,
+		.l2_stride = 1 + (w->data_file ? 0 : g->l2_entries),
+		.data_clusters = div_round_up_u64(h->size, g->cluster_bytes),
+		.reftable_clusters = 1,
+		.block_count = 1,
+	};
+	/* At most 2^22 tables of 2^18 clusters: no overflow. */
+	rest = 1 + p->l1_clusters;
+	if (w->mapped)
+		rest += tables + (w->data_file ? 0 : p->data_clusters);
+	for (;;) {
+		uint64_t blocks, clusters;
+
+		p->total = rest + p->reftable_clusters + p->block_count;
+		blocks = div_round_up_u64(p->total, g->block_entries);
+		clusters = div_round_up_u64(blocks * 8, g->cluster_bytes);
+		if (blocks <= p->block_count && clusters <= p->reftable_clusters)
+			break;
+		p->block_count = max_u64(blocks, p->block_count);
+		p->reftable_clusters = max_u64(clusters, p->reftable_clusters);
+	}
+	if (p->reftable_clusters * g->cluster_bytes > QCOW2_MAX_REFTABLE_BYTES ||
+	    p->total > (UINT64_C(1) << 56) / g->cluster_bytes)
+		goto too_large;
+	p->blocks = p->reftable + p->reftable_clusters;
+	p->l1 = p->blocks + p->block_count;
+	p->l2 = p->l1 + p->l1_clusters;
+	h->l1_entries = (uint32_t)tables;
+	h->l1_off = tables ? p->l1 * g->cluster_bytes : 0;
+	h->reftable_off = p->reftable * g->cluster_bytes;
+	h->reftable_clusters = (uint32_t)p->reftable_clusters;
+	return 0;
+too_large:
+	return img_fail(err, -EFBIG, "The image size is too large for file format 'qcow2' (try using a "
+			"larger cluster size)");
+}
+
+/* The first cluster; the caller frees it. */
+static int make_first(const struct img_creating *c, struct wish *w, uint8_t **out,
+		      struct img_error *err)
+{
+	struct qcow2_extensions x = { 0 };
+	uint8_t *first = malloc(w->geometry.cluster_bytes);
+	int rc;
+
+	if (!first)
+		return img_fail(err, -ENOMEM, "out of memory");
+	if (c->backing_name && c->backing_format)
+		memcpy(x.backing_format, c->backing_format, strlen(c->backing_format));
+	if (w->data_file) {
+		x.data_file = (const uint8_t *)w->data_file;
+		x.data_file_bytes = (uint32_t)strlen(w->data_file);
+	}
+	rc = qcow2_encode_first(&w->header, &x, c->backing_name, first, err);
+	if (rc) {
+		free(first);
+		return rc;
+	}
+	*out = first;
+	return 0;
+}
+
+int qcow2_create_check(struct img_creating *c, struct img_error *err)
+{
+	struct wish w;
+	struct plan p;
+	uint8_t *first;
+	int rc;
+
+	set_preallocation(c);
+	rc = refuse_encryption(c->options, err);
+	if (!rc)
+		rc = check_version(c->options, err);
+	if (!rc)
+		rc = check_options(c, err);
+	if (rc)
+		return rc;
+	make_wish(c, &w);
+	rc = make_plan(&w, &p, err);
+	if (!rc)
+		rc = make_first(c, &w, &first, err);
+	if (!rc)
+		free(first);
+	return rc;
+}
+
+/* Write `count` big-endian offsets, `step` apart, from cluster `at` on; the rest of it is zeroes. */
+static int write_offsets(const struct img_creating *c, const struct wish *w, uint64_t at,
+			 uint64_t clusters, uint64_t count, uint64_t first, uint64_t step,
+			 uint64_t flags, struct img_error *err)
+{
+	uint64_t bytes = w->geometry.cluster_bytes, per = bytes / 8;
+	uint8_t *buf = malloc(bytes);
+	int rc = 0;
+
+	if (!buf)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (uint64_t n = 0; !rc && n < clusters; n++) {
+		memset(buf, 0, bytes);
+		for (uint64_t i = 0; i < per && n * per + i < count; i++)
+			be64_store(buf + i * 8, (first + (n * per + i) * step) * bytes | flags);
+		rc = img_storage_write(c->file, (at + n) * bytes, buf, bytes, err);
+	}
+	free(buf);
+	return rc;
+}
+
+/* All clusters of the file are used once. */
+static int write_refcounts(const struct img_creating *c, const struct wish *w, const struct plan *p,
+			   struct img_error *err)
+{
+	const struct qcow2_geometry *g = &w->geometry;
+	uint8_t *block = malloc(g->cluster_bytes);
+	int rc = 0;
+
+	if (!block)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (uint64_t i = 0; i < g->block_entries; i++)
+		qcow2_refcount_set(block, g->refcount_order, i, 1);
+	for (uint64_t n = 0; !rc && n < p->block_count; n++) {
+		uint64_t left = p->total > n * g->block_entries ? p->total - n * g->block_entries : 0;
+
+		for (uint64_t i = left; i < g->block_entries; i++)	/* the last one or two */
+			qcow2_refcount_set(block, g->refcount_order, i, 0);
+		rc = img_storage_write(c->file, (p->blocks + n) * g->cluster_bytes, block,
+				       g->cluster_bytes, err);
+	}
+	free(block);
+	return rc ? rc : write_offsets(c, w, p->reftable, p->reftable_clusters, p->block_count,
+				       p->blocks, 1, 0, err);
+}
+
+/* Fill L2 table n; data clusters follow their table, or lie in the data file where the guest has them. */
+static void fill_l2(const struct wish *w, const struct plan *p, uint64_t n, uint8_t *table)
+{
+	const struct qcow2_geometry *g = &w->geometry;
+	uint64_t guest = n * g->l2_entries;
+	uint64_t host = w->data_file ? guest : p->l2 + n * p->l2_stride + 1;
+
+	memset(table, 0, g->cluster_bytes);
+	for (uint64_t i = 0; i < g->l2_entries && guest + i < p->data_clusters; i++) {
+		struct qcow2_entry e = {
+			.kind = QCOW2_NORMAL,
+			.host_off = (host + i) * g->cluster_bytes,
+			.copied = true,
+			/*
+			 * Subclusters stay unallocated: zeroes, or the backing file. Only what a raw
+			 * data file holds must be what the guest sees, whoever wrote it.
+			 */
+			.sub_alloc = w->raw ? UINT32_MAX : 0,
+		};
+		uint8_t *at = table + i * g->l2_entry_bytes;
+		uint64_t word, bitmap;
+
+		qcow2_encode_entry(g, &e, &word, &bitmap);
+		be64_store(at, word);
+		if (g->extended)
+			be64_store(at + 8, bitmap);
+	}
+}
+
+/* L1 and L2 tables of a mapped image, and, where the file has old content, zeroes for the data. */
+static int write_mapping(const struct img_creating *c, const struct wish *w, const struct plan *p,
+			 struct img_error *err)
+{
+	const struct qcow2_geometry *g = &w->geometry;
+	uint8_t *table = malloc(g->cluster_bytes);
+	int rc = 0;
+
+	if (!table)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (uint64_t n = 0; !rc && n < p->l2_tables; n++) {
+		uint64_t at = (p->l2 + n * p->l2_stride) * g->cluster_bytes;
+		uint64_t clusters = min_u64(g->l2_entries, p->data_clusters - n * g->l2_entries);
+
+		fill_l2(w, p, n, table);
+		rc = img_storage_write(c->file, at, table, g->cluster_bytes, err);
+		if (!rc && !w->data_file && c->file->device)
+			rc = img_storage_zero(c->file, at + g->cluster_bytes,
+					      clusters * g->cluster_bytes, err);
+	}
+	free(table);
+	return rc ? rc : write_offsets(c, w, p->l1, p->l1_clusters, p->l2_tables, p->l2, p->l2_stride,
+				       QCOW2_COPIED, err);
+}
+
+/* The file's length, with its blocks reserved or written if asked. */
+static int size_file(const struct img_creating *c, const struct wish *w, const struct plan *p,
+		     struct img_error *err)
+{
+	uint64_t bytes = p->total * w->geometry.cluster_bytes;
+	enum img_preallocate how = IMG_PREALLOCATE_OFF;
+
+	if (w->mapped && !w->data_file && c->preallocate != IMG_PREALLOCATE_METADATA)
+		how = c->preallocate;
+	/* As far as the L1 table is used, and not to the end of its cluster, as others do it too. */
+	if (!w->mapped)
+		bytes = p->l1 * w->geometry.cluster_bytes + p->l2_tables * 8;
+	if (c->file->device && bytes > c->file->size)
+		return img_fail(err, -ENOSPC, "%s: the device has %" PRIu64 " bytes, %" PRIu64
+				" are needed", c->name, (uint64_t)c->file->size, bytes);
+	return c->file->device ? 0 : img_storage_resize(c->file, bytes, how, err);
+}
+
+static int create_data_file(struct img_creating *c, const struct wish *w, struct img_error *err)
+{
+	enum img_preallocate how = c->preallocate == IMG_PREALLOCATE_METADATA ? IMG_PREALLOCATE_OFF :
+									       c->preallocate;
+	struct img_storage *data;
+	int rc = c->another(c, w->data_file, &data, err);
+
+	if (rc)
+		return rc;
+	if (!data->device)
+		return img_storage_resize(data, c->size, how, err);
+	if (data->size < c->size)
+		return img_fail(err, -ENOSPC, "data file %s: the device has %" PRIu64 " bytes, %" PRIu64
+				" are needed", w->data_file, (uint64_t)data->size, c->size);
+	/* What lay there before would be the guest's. */
+	return w->mapped ? img_storage_zero(data, 0, c->size, err) : 0;
+}
+
+int qcow2_create(struct img_creating *c, struct img_error *err)
+{
+	struct wish w;
+	struct plan p;
+	uint8_t *first = NULL;
+	int rc = qcow2_create_check(c, err);
+
+	if (rc)
+		return rc;
+	make_wish(c, &w);
+	rc = make_plan(&w, &p, err);
+	if (!rc)
+		rc = make_first(c, &w, &first, err);
+	if (!rc && w.data_file)
+		rc = create_data_file(c, &w, err);
+	if (!rc)
+		rc = size_file(c, &w, &p, err);
+	if (!rc)
+		rc = write_refcounts(c, &w, &p, err);
+	if (!rc && w.mapped)
+		rc = write_mapping(c, &w, &p, err);
+	/* A new file's hole is an empty L1 table; a device has something else there. */
+	else if (!rc && c->file->device && p.l1_clusters)
+		rc = img_storage_zero(c->file, p.l1 * w.geometry.cluster_bytes,
+				      p.l1_clusters * w.geometry.cluster_bytes, err);
+	if (!rc)
+		rc = img_storage_write(c->file, 0, first, w.geometry.cluster_bytes, err);
+	free(first);
+	return rc;
+}
