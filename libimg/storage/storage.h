@@ -114,7 +114,9 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
  * covers only what completed before).
  */
 struct img_record_entry {
-	enum { IMG_RECORD_WRITE, IMG_RECORD_ZERO, IMG_RECORD_RESIZE, IMG_RECORD_SYNC } kind;
+	enum img_record_kind {
+		IMG_RECORD_WRITE, IMG_RECORD_ZERO, IMG_RECORD_RESIZE, IMG_RECORD_SYNC
+	} kind;
 	uint64_t off, len;	/* RESIZE: len is the new size */
 	uint8_t *data;		/* WRITE */
 };

@@ -1,0 +1,119 @@
+/*
+ * A storage that fails on demand. The request that is to fail never reaches the inner storage.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "libimg/storage/ioq.h"
+#include "libimg/storage/wrap.h"
+
+struct faulty {
+	struct img_wrap wrap;
+	struct img_fault *fault;	/* borrowed */
+};
+
+static struct faulty *faulty_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(img_wrap_of(s), struct faulty, wrap);
+}
+
+/* Count a request; what it is to fail with, or 0. */
+static int count(struct img_fault *fault, unsigned kind)
+{
+	uint64_t n;
+
+	if (!(fault->ops & kind))
+		return 0;
+	n = atomic_fetch_add(&fault->count, 1);
+	return n == fault->at || (fault->sticky && n > fault->at) ? fault->rc : 0;
+}
+
+static int give_on(struct img_wrap *w, struct img_io *io, int rc, void *token)
+{
+	(void)w;
+	(void)io;
+	(void)token;
+	return rc;
+}
+
+/* The storage may have more to sync than it thinks after a sync that failed. */
+static void note_failure(struct img_storage *s, enum img_io_op op)
+{
+	if (op == IMG_IO_SYNC) {
+		atomic_store(&faulty_of(s)->wrap.inner->unsynced, true);
+		atomic_store(&s->unsynced, true);
+	}
+}
+
+static void fault_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	struct faulty *f = faulty_of(s);
+
+	io->rc = count(f->fault, 1u << io->op);
+	if (!io->rc) {
+		img_wrap_submit(&f->wrap, q, io, give_on, NULL);
+		return;
+	}
+	note_failure(s, io->op);
+	img_ioq_complete(q, io);
+}
+
+static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len)
+{
+	struct faulty *f = faulty_of(s);
+	struct img_storage *inner = f->wrap.inner;
+	int rc = count(f->fault, 1u << op);
+
+	if (rc) {
+		note_failure(s, op);
+		return rc;
+	}
+	rc = inner->ops->io(inner, op, iov, iovcnt, off, len);
+	img_wrap_refresh(&f->wrap);
+	return rc;
+}
+
+static int fault_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	struct faulty *f = faulty_of(s);
+	struct img_storage *inner = f->wrap.inner;
+	int rc = count(f->fault, IMG_FAULT_RESIZE);
+
+	if (rc)
+		return rc;
+	rc = inner->ops->resize(inner, size, how);
+	img_wrap_refresh(&f->wrap);
+	return rc;
+}
+
+static void fault_close(struct img_storage *s)
+{
+	struct faulty *f = faulty_of(s);
+
+	img_wrap_destroy(&f->wrap);
+	free(f);
+}
+
+static const struct img_storage_ops fault_ops = {
+	.submit = fault_submit,
+	.io = fault_io,
+	.resize = fault_resize,
+	.extent = img_wrap_extent,
+	.allocated = img_wrap_allocated,
+	.publish = img_wrap_publish,
+	.close = fault_close,
+};
+
+int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct img_storage **out)
+{
+	struct faulty *f = calloc(1, sizeof(*f));
+
+	if (!f || img_wrap_init(&f->wrap, &fault_ops, inner)) {
+		free(f);
+		return -ENOMEM;
+	}
+	f->fault = fault;
+	*out = &f->wrap.base;
+	return 0;
+}

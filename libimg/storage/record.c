@@ -1,0 +1,262 @@
+/*
+ * A storage that remembers what was written, for replaying every prefix or subset of it later as
+ * what a power cut could have left. Requests that fail are not recorded: tests that inject faults
+ * put the faulty storage around this one.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/storage/ioq.h"
+#include "libimg/storage/wrap.h"
+
+struct img_record {
+	pthread_mutex_t lock;
+	struct img_record_entry **entries;	/* never move once made */
+	size_t count, room;
+};
+
+struct recorder {
+	struct img_wrap wrap;
+	struct img_record *record;	/* borrowed */
+};
+
+struct img_record *img_record_new(void)
+{
+	struct img_record *r = calloc(1, sizeof(*r));
+
+	if (r)
+		pthread_mutex_init(&r->lock, NULL);
+	return r;
+}
+
+void img_record_free(struct img_record *r)
+{
+	if (!r)
+		return;
+	for (size_t i = 0; i < r->count; i++) {
+		free(r->entries[i]->data);
+		free(r->entries[i]);
+	}
+	free(r->entries);
+	pthread_mutex_destroy(&r->lock);
+	free(r);
+}
+
+static pthread_mutex_t *lock_of(const struct img_record *r)
+{
+	union {		/* looking is const to the caller, locking is not to us */
+		const struct img_record *in;
+		struct img_record *out;
+	} u = { .in = r };
+
+	return &u.out->lock;
+}
+
+size_t img_record_count(const struct img_record *r)
+{
+	size_t count;
+
+	pthread_mutex_lock(lock_of(r));
+	count = r->count;
+	pthread_mutex_unlock(lock_of(r));
+	return count;
+}
+
+const struct img_record_entry *img_record_at(const struct img_record *r, size_t i)
+{
+	const struct img_record_entry *entry;
+
+	pthread_mutex_lock(lock_of(r));
+	entry = i < r->count ? r->entries[i] : NULL;
+	pthread_mutex_unlock(lock_of(r));
+	return entry;
+}
+
+/* Owns entry, also on failure. */
+static int append(struct img_record *r, struct img_record_entry *entry)
+{
+	struct img_record_entry **entries;
+	size_t room;
+	int rc = 0;
+
+	if (!entry)
+		return -ENOMEM;
+	pthread_mutex_lock(&r->lock);
+	if (r->count == r->room) {
+		room = r->room ? r->room * 2 : 64;
+		entries = reallocarray(r->entries, room, sizeof(*entries));
+		if (entries) {
+			r->entries = entries;
+			r->room = room;
+		} else {
+			rc = -ENOMEM;
+		}
+	}
+	if (!rc)
+		r->entries[r->count++] = entry;
+	pthread_mutex_unlock(&r->lock);
+	if (rc) {
+		free(entry->data);
+		free(entry);
+	}
+	return rc;
+}
+
+/* NULL: out of memory. */
+static struct img_record_entry *make_entry(enum img_record_kind kind, uint64_t off,
+					   uint64_t len)
+{
+	struct img_record_entry *entry = calloc(1, sizeof(*entry));
+
+	if (entry)
+		*entry = (struct img_record_entry){ .kind = kind, .off = off, .len = len };
+	return entry;
+}
+
+static struct img_record_entry *make_write(const struct iovec *iov, int iovcnt, uint64_t off,
+					   uint64_t len)
+{
+	struct img_record_entry *entry = make_entry(IMG_RECORD_WRITE, off, len);
+	uint64_t filled = 0;
+
+	if (!entry)
+		return NULL;
+	entry->data = malloc(len ? (size_t)len : 1);
+	if (!entry->data) {
+		free(entry);
+		return NULL;
+	}
+	for (int i = 0; i < iovcnt && filled < len; i++) {
+		size_t n = (size_t)min_u64(iov[i].iov_len, len - filled);
+
+		memcpy(entry->data + filled, iov[i].iov_base, n);
+		filled += n;
+	}
+	return entry;
+}
+
+static struct recorder *recorder_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(img_wrap_of(s), struct recorder, wrap);
+}
+
+/* A request of the inner storage succeeded. */
+static int record_io_done(struct recorder *rec, enum img_io_op op, const struct iovec *iov,
+			  int iovcnt, uint64_t off, uint64_t len)
+{
+	uint64_t size = atomic_load(&rec->wrap.base.size);
+
+	if (op == IMG_IO_WRITE)
+		return append(rec->record, make_write(iov, iovcnt, off, len));
+	if (op == IMG_IO_PUNCH) {	/* as ZERO, but it never makes the file longer */
+		if (off >= size)
+			return 0;
+		len = min_u64(len, size - off);
+	}
+	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
+		return append(rec->record, make_entry(IMG_RECORD_ZERO, off, len));
+	return 0;
+}
+
+/* A sync takes its place now; it is filled in when it succeeds. */
+static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
+{
+	struct img_record_entry *made = make_entry(IMG_RECORD_ZERO, 0, 0);
+	int rc = append(rec->record, made);
+
+	if (!rc)
+		*entry = made;
+	return rc;
+}
+
+static void end_sync(struct recorder *rec, struct img_record_entry *entry)
+{
+	pthread_mutex_lock(&rec->record->lock);
+	entry->kind = IMG_RECORD_SYNC;
+	pthread_mutex_unlock(&rec->record->lock);
+}
+
+static int finished(struct img_wrap *w, struct img_io *io, int rc, void *token)
+{
+	struct recorder *rec = IMG_CONTAINER(w, struct recorder, wrap);
+
+	if (rc)
+		return rc;
+	if (token)
+		end_sync(rec, token);
+	return record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len);
+}
+
+static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	struct recorder *rec = recorder_of(s);
+	struct img_record_entry *sync = NULL;
+
+	io->rc = io->op == IMG_IO_SYNC ? begin_sync(rec, &sync) : 0;
+	if (io->rc)
+		img_ioq_complete(q, io);
+	else
+		img_wrap_submit(&rec->wrap, q, io, finished, sync);
+}
+
+static int record_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		     uint64_t off, uint64_t len)
+{
+	struct recorder *rec = recorder_of(s);
+	struct img_storage *inner = rec->wrap.inner;
+	struct img_record_entry *sync = NULL;
+	int rc = op == IMG_IO_SYNC ? begin_sync(rec, &sync) : 0;
+
+	if (!rc)
+		rc = inner->ops->io(inner, op, iov, iovcnt, off, len);
+	img_wrap_refresh(&rec->wrap);
+	if (rc)
+		return rc;
+	if (sync)
+		end_sync(rec, sync);
+	return record_io_done(rec, op, iov, iovcnt, off, len);
+}
+
+static int record_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	struct recorder *rec = recorder_of(s);
+	struct img_storage *inner = rec->wrap.inner;
+	int rc = inner->ops->resize(inner, size, how);
+
+	img_wrap_refresh(&rec->wrap);
+	return rc ? rc : append(rec->record, make_entry(IMG_RECORD_RESIZE, 0, size));
+}
+
+static void record_close(struct img_storage *s)
+{
+	struct recorder *rec = recorder_of(s);
+
+	img_wrap_destroy(&rec->wrap);
+	free(rec);
+}
+
+static const struct img_storage_ops record_ops = {
+	.submit = record_submit,
+	.io = record_io,
+	.resize = record_resize,
+	.extent = img_wrap_extent,
+	.allocated = img_wrap_allocated,
+	.publish = img_wrap_publish,
+	.close = record_close,
+};
+
+int img_storage_record(struct img_storage *inner, struct img_record *r, struct img_storage **out)
+{
+	struct recorder *rec = calloc(1, sizeof(*rec));
+
+	if (!rec || img_wrap_init(&rec->wrap, &record_ops, inner)) {
+		free(rec);
+		return -ENOMEM;
+	}
+	rec->record = r;
+	*out = &rec->wrap.base;
+	return 0;
+}

@@ -1,0 +1,105 @@
+/*
+ * What storages that wrap another one have in common.
+ */
+#include "libimg/storage/wrap.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/storage/ioq.h"
+
+/* A request on its way through; iov is a copy, so that the outer one's buffers stay as they are. */
+struct passage {
+	struct img_io io;
+	struct img_wrap *wrap;
+	struct img_io *outer;
+	img_wrap_finished *finished;
+	void *token;
+	struct iovec iov[];
+};
+
+int img_wrap_init(struct img_wrap *w, const struct img_storage_ops *ops, struct img_storage *inner)
+{
+	w->base.name = strdup(inner->name);
+	if (!w->base.name)
+		return -ENOMEM;
+	w->base.ops = ops;
+	w->base.writable = inner->writable;
+	w->base.device = inner->device;
+	w->base.zero_fill = inner->zero_fill;
+	w->base.io_align = inner->io_align;
+	w->base.mem_align = inner->mem_align;
+	w->inner = inner;
+	pthread_mutex_init(&w->refresh, NULL);
+	img_wrap_refresh(w);
+	return 0;
+}
+
+void img_wrap_destroy(struct img_wrap *w)
+{
+	img_storage_close(w->inner);
+	pthread_mutex_destroy(&w->refresh);
+	free(w->base.name);
+}
+
+void img_wrap_refresh(struct img_wrap *w)
+{
+	pthread_mutex_lock(&w->refresh);
+	atomic_store(&w->base.size, atomic_load(&w->inner->size));
+	atomic_store(&w->base.unsynced, atomic_load(&w->inner->unsynced));
+	pthread_mutex_unlock(&w->refresh);
+}
+
+static void passed(struct img_io *io)
+{
+	struct passage *p = IMG_CONTAINER(io, struct passage, io);
+	struct img_io *outer = p->outer;
+
+	img_wrap_refresh(p->wrap);
+	outer->rc = p->finished(p->wrap, outer, io->rc, p->token);
+	free(p);
+	outer->done(outer);
+}
+
+void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
+		     img_wrap_finished *finished, void *token)
+{
+	bool has_data = io->op == IMG_IO_READ || io->op == IMG_IO_WRITE;
+	size_t count = has_data ? (size_t)io->iovcnt : 0;
+	struct passage *p = calloc(1, sizeof(*p) + count * sizeof(p->iov[0]));
+
+	if (!p) {
+		io->rc = finished(w, io, -ENOMEM, token);
+		img_ioq_complete(q, io);
+		return;
+	}
+	if (count)
+		memcpy(p->iov, io->iov, count * sizeof(p->iov[0]));
+	p->wrap = w;
+	p->outer = io;
+	p->finished = finished;
+	p->token = token;
+	p->io = (struct img_io){
+		.storage = w->inner, .op = io->op, .iov = p->iov, .iovcnt = (int)count,
+		.off = io->off, .len = io->len, .done = passed,
+	};
+	img_ioq_submit(q, &p->io);
+	img_wrap_refresh(w);	/* a sync has begun */
+}
+
+int img_wrap_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		    enum img_storage_extent *kind, uint64_t *run)
+{
+	return img_storage_extent(img_wrap_of(s)->inner, off, len, kind, run);
+}
+
+uint64_t img_wrap_allocated(struct img_storage *s)
+{
+	return img_storage_allocated(img_wrap_of(s)->inner);
+}
+
+int img_wrap_publish(struct img_storage *s, struct img_error *err)
+{
+	return img_storage_publish(img_wrap_of(s)->inner, err);
+}

@@ -1,0 +1,46 @@
+/*
+ * Inside storages that wrap another one (fault.c, record.c): what both need. A request is passed on
+ * as a request of its own, so that the wrapper sees its end.
+ */
+#ifndef LIBIMG_STORAGE_WRAP_H
+#define LIBIMG_STORAGE_WRAP_H
+
+#include <pthread.h>
+
+#include "libimg/storage/storage.h"
+
+struct img_wrap {
+	struct img_storage base;
+	struct img_storage *inner;	/* owned */
+	pthread_mutex_t refresh;	/* so that an older size does not overtake a newer one */
+};
+
+static inline struct img_wrap *img_wrap_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(s, struct img_wrap, base);
+}
+
+/* Look like inner. ops and inner are set too. -ENOMEM: inner stays the caller's. */
+int img_wrap_init(struct img_wrap *w, const struct img_storage_ops *ops, struct img_storage *inner);
+/* Close inner and free what img_wrap_init() made; not w itself. */
+void img_wrap_destroy(struct img_wrap *w);
+
+/* Take over size and unsynced from inner, after it did something. */
+void img_wrap_refresh(struct img_wrap *w);
+
+/*
+ * Pass io on to inner. finished() gets the rc on the queue's thread, before io->done(); it returns
+ * the rc to give on. token: whatever finished() needs. Out of memory: io fails with -ENOMEM and
+ * finished() is called all the same.
+ */
+typedef int img_wrap_finished(struct img_wrap *w, struct img_io *io, int rc, void *token);
+void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
+		     img_wrap_finished *finished, void *token);
+
+/* Operations that are simply inner's. */
+int img_wrap_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		    enum img_storage_extent *kind, uint64_t *run);
+uint64_t img_wrap_allocated(struct img_storage *s);
+int img_wrap_publish(struct img_storage *s, struct img_error *err);
+
+#endif
