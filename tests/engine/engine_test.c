@@ -1,0 +1,471 @@
+/*
+ * The engine with a toy format: a table of 8-byte entries, one for each unit of 4 KiB (0: backing,
+ * 1: zeroes, else the file offset of the unit), then the units. Small enough that what the engine
+ * does with it can be seen in the file.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "libimg/engine/engine.h"
+#include "libimg/engine/request.h"
+
+enum { UNIT = 4096, UNITS = 64, SIZE = UNIT * UNITS, TABLE = 0, DATA = 16384 };
+
+struct toy {
+	struct img_cipher cipher;
+	bool encrypt;
+	uint64_t free_off[4 * UNITS];	/* a stack of free units */
+	size_t nfree;
+	unsigned first_writes, grows, need_grow, releases, journals;
+};
+
+static int toy_xor(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len)
+{
+	(void)c;
+	cr_assert(tweak % 512 == 0 && len % 512 == 0);
+	for (size_t i = 0; i < len; i++)
+		data[i] ^= (uint8_t)(0x5a + (tweak + i) / 512);
+	return 0;
+}
+
+static int toy_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		   struct img_extent *out)
+{
+	struct toy *toy = img->state;
+	const uint8_t *slot = img_meta_get(req, img->file, TABLE + off / UNIT * 8, 8);
+	uint64_t entry;
+
+	if (!slot)
+		return IMG_NEED_METADATA;
+	entry = le64_load(slot);
+	*out = (struct img_extent){
+		.kind = entry == 0 ? IMG_BACKING : entry == 1 ? IMG_ZERO : IMG_DATA,
+		.length = min_u64(len, UNIT - off % UNIT),
+		.storage = entry > 1 ? img->file : NULL,
+		.file_off = entry + off % UNIT,
+		.cipher = toy->encrypt ? &toy->cipher : NULL,
+		.tweak = off,
+	};
+	return 0;
+}
+
+static int toy_plan(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+		    uint64_t len, struct img_plan *plan)
+{
+	struct toy *toy = img->state;
+	uint64_t unit = align_down_u64(off, UNIT), entry;
+	const uint8_t *slot = img_meta_get(req, img->file, TABLE + off / UNIT * 8, 8);
+
+	if (!slot)
+		return IMG_NEED_METADATA;
+	if (img_free_reserve(req, 1))
+		return -ENOMEM;
+	entry = le64_load(slot);
+	*plan = (struct img_plan){ .length = min_u64(len, UNIT - off % UNIT), .commit = true };
+	plan->slot[0] = unit;
+	plan->slot[1] = entry;
+	if (op == IMG_OP_ZERO || op == IMG_OP_DISCARD) {
+		plan->kind = IMG_PLAN_META;
+		plan->slot[2] = 1;
+		return 0;
+	}
+	plan->kind = IMG_PLAN_DATA;
+	plan->storage = img->file;
+	plan->cipher = toy->encrypt ? &toy->cipher : NULL;
+	if (entry > 1) {
+		plan->commit = false;
+		plan->fill_start = toy->encrypt ? align_down_u64(off, 512) : off;
+		plan->fill_end = off + plan->length;
+		if (toy->encrypt)
+			plan->fill_end = round_up_u64(plan->fill_end, 512);
+		plan->file_off = entry + plan->fill_start % UNIT;
+		plan->tweak = plan->fill_start;
+		return 0;
+	}
+	if (toy->need_grow) {
+		toy->need_grow--;
+		return IMG_NEED_EXCLUSIVE;
+	}
+	if (!toy->nfree)
+		return img_fail(img_req_error(req), -ENOSPC, "%s: full", img->name);
+	plan->fill_start = unit;
+	plan->fill_end = unit + UNIT;
+	plan->tweak = unit;
+	plan->file_off = plan->slot[2] = toy->free_off[--toy->nfree];
+	return 0;
+}
+
+static void toy_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
+{
+	uint8_t *slot = img_meta_edit(req, img->file, TABLE + plan->slot[0] / UNIT * 8, 8,
+				      IMG_RANK_MAPPING);
+
+	le64_store(slot, plan->slot[2]);
+	if (plan->slot[1] > 1)
+		img_free_later(req, img->file, plan->slot[1], UNIT);
+}
+
+static void toy_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
+{
+	struct toy *toy = img->state;
+
+	(void)req;
+	if (plan->kind == IMG_PLAN_DATA)
+		toy->free_off[toy->nfree++] = plan->slot[2];
+}
+
+static int toy_release(struct img *img, struct img_req *req, struct img_storage *s,
+		       uint64_t file_off, uint64_t len)
+{
+	struct toy *toy = img->state;
+
+	(void)req;
+	(void)s;
+	cr_assert_eq(len, UNIT);
+	toy->releases++;
+	toy->free_off[toy->nfree++] = file_off;
+	return 0;
+}
+
+static int toy_first_write(struct img *img, struct img_error *err)
+{
+	(void)err;
+	((struct toy *)img->state)->first_writes++;
+	return 0;
+}
+
+static int toy_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
+{
+	(void)off;
+	(void)len;
+	(void)err;
+	((struct toy *)img->state)->grows++;
+	return 0;
+}
+
+static const struct img_driver toy_driver = {
+	.name = "toy", .map = toy_map, .plan_write = toy_plan, .commit = toy_commit,
+	.drop = toy_drop, .release = toy_release, .first_write = toy_first_write, .grow = toy_grow,
+};
+
+static int toy_journal(struct img *img, const struct img_meta_write *writes, size_t n,
+		       struct img_error *err)
+{
+	(void)err;
+	cr_assert(n > 0 && writes[0].len % IMG_META_SECTOR == 0);
+	((struct toy *)img->state)->journals++;
+	return 0;
+}
+
+static const struct img_driver toy_journal_driver = {
+	.name = "toy", .map = toy_map, .plan_write = toy_plan, .commit = toy_commit,
+	.drop = toy_drop, .release = toy_release, .journal = toy_journal,
+};
+
+static void toy_open(struct img *img, struct toy *toy, struct img_storage *file, bool writable,
+		     enum img_ioq_kind io)
+{
+	struct img_engine_config config = { .io = io };
+
+	*toy = (struct toy){ .cipher = { toy_xor, toy_xor } };
+	for (size_t i = 0; i < 2 * UNITS; i++)
+		toy->free_off[toy->nfree++] = DATA + (2 * UNITS - 1 - i) * UNIT;
+	*img = (struct img){ .driver = &toy_driver, .name = (char *)"toy.img", .file = file,
+			     .writable = writable, .state = toy, .size = SIZE, .unit_bytes = UNIT };
+	cr_assert_eq(img_engine_new(img, &config, NULL), 0);
+}
+
+static struct img_storage *memory(void)
+{
+	struct img_storage *s;
+
+	cr_assert_eq(img_storage_memory("memory", DATA, 64 << 20, &s), 0);
+	return s;
+}
+
+static void toy_close(struct img *img)
+{
+	struct img_error err = { 0 };
+
+	cr_assert_eq(img_engine_finish(img, &err), 0, "%s", img_error_text(&err));
+	img_engine_free(img);
+	img_storage_close(img->file);
+}
+
+static int io(struct img *img, enum img_task_kind kind, uint64_t off, void *buf, size_t len)
+{
+	struct iovec iov = { buf, len };
+
+	return img_engine_io(img, kind, off, len, buf ? &iov : NULL, buf ? 1 : 0, NULL);
+}
+
+static uint64_t entry_on_disk(struct img *img, unsigned unit)
+{
+	uint8_t bytes[8];
+
+	cr_assert_eq(img_storage_read(img->file, TABLE + unit * 8u, bytes, 8, NULL), 0);
+	return le64_load(bytes);
+}
+
+Test(engine, reads_the_parent_below_and_fills_around_a_small_write)
+{
+	struct img base, top;
+	struct toy a, b;
+	uint8_t buf[3 * UNIT], expect[3 * UNIT];
+
+	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
+	top.parent = &base;
+	memset(expect, 'b', sizeof(expect));
+	cr_assert_eq(io(&base, IMG_TASK_WRITE, 0, expect, sizeof(expect)), 0);
+	memset(expect + UNIT + 100, 't', 200);
+	cr_assert_eq(io(&top, IMG_TASK_WRITE, UNIT + 100, expect + UNIT + 100, 200), 0);
+	cr_assert_eq(io(&top, IMG_TASK_READ, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(memcmp(buf, expect, sizeof(buf)), 0);
+	cr_assert_eq(b.first_writes, 1);
+	cr_assert_eq(io(&top, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(entry_on_disk(&top, 0), 0);
+	cr_assert_gt(entry_on_disk(&top, 1), 1);
+	toy_close(&top);
+	toy_close(&base);
+}
+
+Test(engine, zeroing_part_of_a_unit_keeps_the_rest)
+{
+	struct img img;
+	struct toy toy;
+	uint8_t buf[2 * UNIT], expect[2 * UNIT];
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_THREADS);
+	memset(expect, 7, sizeof(expect));
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, expect, sizeof(expect)), 0);
+	cr_assert_eq(img_engine_io(&img, IMG_TASK_ZERO, 1000, UNIT, NULL, 0, NULL), 0);
+	memset(expect + 1000, 0, UNIT);
+	cr_assert_eq(io(&img, IMG_TASK_READ, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(memcmp(buf, expect, sizeof(buf)), 0);
+	cr_assert_eq(img_engine_io(&img, IMG_TASK_ZERO, 0, SIZE, NULL, 0, NULL), 0);
+	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(entry_on_disk(&img, 0), 1);
+	toy_close(&img);
+}
+
+Test(engine, encrypts_what_it_writes_and_decrypts_what_it_reads)
+{
+	struct img img;
+	struct toy toy;
+	uint8_t buf[UNIT], raw[UNIT], expect[UNIT];
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy.encrypt = true;
+	memset(expect, 0, sizeof(expect));
+	memset(expect + 700, 'x', 1000);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT + 700, expect + 700, 1000), 0);
+	memset(expect + 710, 'y', 3);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT + 710, expect + 710, 3), 0);
+	cr_assert_eq(io(&img, IMG_TASK_READ, 2 * UNIT, buf, UNIT), 0);
+	cr_assert_eq(memcmp(buf, expect, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_TASK_READ, 2 * UNIT + 701, buf, 999), 0);
+	cr_assert_eq(memcmp(buf, expect + 701, 999), 0);
+	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(img_storage_read(img.file, entry_on_disk(&img, 2), raw, UNIT, NULL), 0);
+	cr_assert_neq(memcmp(raw, expect, UNIT), 0);
+	toy_xor(NULL, 2 * UNIT, raw, UNIT);
+	cr_assert_eq(memcmp(raw, expect, UNIT), 0);
+	toy_close(&img);
+}
+
+Test(engine, freed_space_is_reused_only_after_its_unlinking_is_durable)
+{
+	struct img img;
+	struct toy toy;
+	uint8_t buf[UNIT] = { 1 };
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy.nfree = 2;
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(img_engine_io(&img, IMG_TASK_DISCARD, 0, UNIT, NULL, 0, NULL), 0);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, UNIT, buf, UNIT), 0);
+	cr_assert_eq(toy.releases, 0);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT, buf, UNIT), -ENOSPC);
+	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(toy.releases, 1);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT, buf, UNIT), 0);
+	toy_close(&img);
+}
+
+Test(engine, a_failed_write_drops_its_plan_and_says_so)
+{
+	struct img_fault fault = { .ops = 1u << IMG_IO_WRITE, .at = 0, .rc = -ENOSPC };
+	struct img_storage *s;
+	struct img_error err = { 0 };
+	struct img img;
+	struct toy toy;
+	uint8_t buf[UNIT] = { 1 };
+	struct iovec iov = { buf, UNIT };
+	size_t before;
+
+	cr_assert_eq(img_storage_fault(memory(), &fault, &s), 0);
+	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	before = toy.nfree;
+	cr_assert_eq(img_engine_io(&img, IMG_TASK_WRITE, 0, UNIT, &iov, 1, &err), -ENOSPC);
+	cr_assert(strstr(img_error_text(&err), "memory"), "%s", img_error_text(&err));
+	img_error_clear(&err);
+	cr_assert_eq(toy.nfree, before);
+	cr_assert_eq(io(&img, IMG_TASK_READ, 0, buf, UNIT), 0);
+	cr_assert_eq(buf[0], 0);
+	toy_close(&img);
+}
+
+Test(engine, a_table_is_written_after_a_barrier_behind_its_data)
+{
+	struct img_record *r = img_record_new();
+	struct img_storage *s;
+	struct img img;
+	struct toy toy;
+	uint8_t buf[UNIT] = { 1 };
+	size_t data = SIZE_MAX, sync = SIZE_MAX, table = SIZE_MAX;
+
+	cr_assert_eq(img_storage_record(memory(), r, &s), 0);
+	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	for (size_t i = 0; i < img_record_count(r); i++) {
+		const struct img_record_entry *x = img_record_at(r, i);
+
+		if (x->kind == IMG_RECORD_WRITE && x->off >= DATA)
+			data = i;
+		if (x->kind == IMG_RECORD_SYNC && sync == SIZE_MAX)
+			sync = i;
+		if (x->kind == IMG_RECORD_WRITE && x->off < DATA)
+			table = i;
+	}
+	cr_assert(data < sync && sync < table && table != SIZE_MAX);
+	cr_assert_eq(img_record_at(r, img_record_count(r) - 1)->kind, IMG_RECORD_SYNC);
+	toy_close(&img);
+	img_record_free(r);
+}
+
+Test(engine, a_journal_gets_the_group_before_it_goes_in_place)
+{
+	struct img img;
+	struct toy toy;
+	uint8_t buf[UNIT] = { 1 };
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	img.driver = &toy_journal_driver;
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(toy.journals, 1);
+	cr_assert_gt(entry_on_disk(&img, 0), 1);
+	toy_close(&img);
+}
+
+Test(engine, growth_runs_once_the_image_is_quiet_and_the_write_goes_on)
+{
+	struct img img;
+	struct toy toy;
+	uint8_t buf[8 * UNIT];
+
+	memset(buf, 3, sizeof(buf));
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy.need_grow = 3;
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(toy.grows, 3);
+	toy.need_grow = 100000;
+	cr_assert_eq(io(&img, IMG_TASK_WRITE, 16 * UNIT, buf, UNIT), -EIO);
+	toy_close(&img);
+}
+
+/* ---- Many in flight ---- */
+
+struct op {
+	bool busy;
+	uint64_t off;
+	size_t len;
+	int what;
+	uint8_t *buf;
+	struct iovec iov;
+	const uint8_t *model;
+};
+
+static void op_done(void *user, int rc, const struct img_error *err)
+{
+	struct op *op = user;
+
+	cr_assert_eq(rc, 0, "%s", img_error_text(err));
+	if (op->what == 0)
+		cr_assert_eq(memcmp(op->buf, op->model + op->off, op->len), 0);
+	op->busy = false;
+}
+
+static void random_ops(enum img_ioq_kind kind, unsigned seed)
+{
+	enum { OPS = 16, ROUNDS = 6000, STRIPE = SIZE / OPS };
+	static uint8_t model[SIZE];
+	struct op op[OPS] = { 0 };
+	struct img_queue *q;
+	struct img img;
+	struct toy toy;
+
+	srand(seed);
+	memset(model, 0, sizeof(model));
+	toy_open(&img, &toy, memory(), true, kind);
+	cr_assert_eq(img_engine_queue_new(kind, &q, NULL), 0);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		unsigned slot = (unsigned)rand() % OPS;
+		struct op *o = &op[slot];
+		struct img_task *t;
+
+		while (o->busy)
+			img_engine_queue_run(q, true);
+		/* Each slot keeps to its stripe, with units shared at the borders. */
+		o->off = slot * STRIPE + (slot ? 600 : 0) + (unsigned)rand() % (STRIPE / 2);
+		o->len = 1 + (size_t)rand() % (STRIPE / 2 - 700);
+		o->what = rand() % 4;
+		o->model = model;
+		o->busy = true;
+		o->buf = realloc(o->buf, o->len);
+		o->iov = (struct iovec){ o->buf, o->len };
+		t = img_task_new(q, &img, o->what == 0 ? IMG_TASK_READ : o->what == 1 ?
+				 IMG_TASK_WRITE : o->what == 2 ? IMG_TASK_ZERO : IMG_TASK_FLUSH,
+				 o->what == 3 ? 0 : o->off, o->what == 3 ? 0 : o->len);
+		if (o->what == 1) {
+			memset(o->buf, rand() % 256, o->len);
+			memcpy(model + o->off, o->buf, o->len);
+		} else if (o->what == 2) {
+			memset(model + o->off, 0, o->len);
+		}
+		if (o->what < 2) {
+			t->iov = &o->iov;
+			t->iovcnt = 1;
+		}
+		t->done = op_done;
+		t->user = o;
+		img_task_start(t);
+	}
+	while (img_engine_queue_in_flight(q))
+		img_engine_queue_run(q, true);
+	for (unsigned i = 0; i < OPS; i++)
+		free(op[i].buf);
+	img_engine_queue_free(q);
+	toy_close(&img);
+}
+
+Test(engine, random_operations_on_io_uring_match_a_flat_model)
+{
+	struct img_ioq *q;
+
+	if (img_ioq_new(IMG_IOQ_URING, &q, NULL))
+		cr_skip("io_uring is not allowed here");
+	img_ioq_free(q);
+	random_ops(IMG_IOQ_URING, 1);
+}
+
+Test(engine, random_operations_on_threads_match_a_flat_model)
+{
+	random_ops(IMG_IOQ_THREADS, 2);
+}
