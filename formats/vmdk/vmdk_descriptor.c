@@ -1,0 +1,358 @@
+/*
+ * The text descriptor: lines of "key=value", extent lines, comments. spec/vmdk.md, "Descriptor".
+ *
+ * Lines end with LF, CR LF or CR. Keys are compared without regard to case; of a key given twice the
+ * first counts, as in QEMU. Lines that are neither are passed over: writers put all kinds of things
+ * there, and none of them changes where data is.
+ */
+#include "formats/vmdk/vmdk_descriptor.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <strings.h>
+
+#include "libimg/base/arith.h"
+
+static const struct {
+	const char *name;
+	bool has_file, has_offset;
+} types[] = {
+	[VMDK_TYPE_FLAT]	= { "FLAT", true, true },
+	[VMDK_TYPE_SPARSE]	= { "SPARSE", true, false },
+	[VMDK_TYPE_ZERO]	= { "ZERO", false, false },
+	[VMDK_TYPE_VMFS]	= { "VMFS", true, true },
+	[VMDK_TYPE_VMFSSPARSE]	= { "VMFSSPARSE", true, false },
+	[VMDK_TYPE_VMFSRDM]	= { "VMFSRDM", true, true },
+	[VMDK_TYPE_VMFSRAW]	= { "VMFSRAW", true, true },
+	[VMDK_TYPE_SESPARSE]	= { "SESPARSE", true, false },
+};
+
+static const char *const accesses[] = {
+	[VMDK_RW] = "RW", [VMDK_RDONLY] = "RDONLY", [VMDK_NOACCESS] = "NOACCESS",
+};
+
+const char *vmdk_extent_type_name(enum vmdk_extent_type type)
+{
+	return types[type].name;
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static struct vmdk_text trim(struct vmdk_text t)
+{
+	while (t.len && is_blank(t.at[0])) {
+		t.at++;
+		t.len--;
+	}
+	while (t.len && is_blank(t.at[t.len - 1]))
+		t.len--;
+	return t;
+}
+
+static bool text_is(struct vmdk_text t, const char *word)
+{
+	return t.len == strlen(word) && !strncasecmp(t.at, word, t.len);
+}
+
+static bool text_begins(struct vmdk_text t, const char *word)
+{
+	return t.len >= strlen(word) && !strncasecmp(t.at, word, strlen(word));
+}
+
+static bool text_has(struct vmdk_text t, const char *word)
+{
+	for (; t.len; t.at++, t.len--)
+		if (text_begins(t, word))
+			return true;
+	return false;
+}
+
+bool vmdk_text_same(struct vmdk_text a, struct vmdk_text b)
+{
+	return a.at && b.at && a.len == b.len && !strncasecmp(a.at, b.at, a.len);
+}
+
+/* The next line from *at on, without its end and outer blanks. False: the text is over. */
+static bool next_line(const char *text, size_t len, size_t *at, struct vmdk_text *line)
+{
+	size_t end = *at;
+
+	if (end >= len || !text[end])
+		return false;
+	while (end < len && text[end] && text[end] != '\n' && text[end] != '\r')
+		end++;
+	*line = trim((struct vmdk_text) { text + *at, end - *at });
+	if (end + 1 < len && text[end] == '\r' && text[end + 1] == '\n')
+		end++;
+	*at = end < len && text[end] ? end + 1 : end;
+	return true;
+}
+
+/* Cut the first word off *rest; the rest begins after the blanks that follow it. */
+static struct vmdk_text cut_word(struct vmdk_text *rest)
+{
+	struct vmdk_text word = { rest->at, 0 };
+
+	while (word.len < rest->len && !is_blank(rest->at[word.len]))
+		word.len++;
+	*rest = trim((struct vmdk_text) { rest->at + word.len, rest->len - word.len });
+	return word;
+}
+
+static bool parse_decimal(struct vmdk_text t, uint64_t *out)
+{
+	uint64_t n = 0;
+
+	if (!t.len)
+		return false;
+	for (size_t i = 0; i < t.len; i++)
+		if (t.at[i] < '0' || t.at[i] > '9' || !mul_u64(n, 10, &n) ||
+		    !add_u64(n, (uint64_t)(t.at[i] - '0'), &n))
+			return false;
+	*out = n;
+	return true;
+}
+
+static bool parse_hex32(struct vmdk_text t, uint32_t *out)
+{
+	uint32_t n = 0;
+
+	if (!t.len || t.len > 8)
+		return false;
+	for (size_t i = 0; i < t.len; i++) {
+		char c = t.at[i];
+		int digit = c >= '0' && c <= '9' ? c - '0' :
+			    c >= 'a' && c <= 'f' ? c - 'a' + 10 :
+			    c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+
+		if (digit < 0)
+			return false;
+		n = n << 4 | (uint32_t)digit;
+	}
+	*out = n;
+	return true;
+}
+
+/* Is this an extent line, and with what access? */
+static bool extent_access(struct vmdk_text line, enum vmdk_access *out)
+{
+	struct vmdk_text word = cut_word(&line);
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(accesses); i++)
+		if (text_is(word, accesses[i])) {
+			*out = (enum vmdk_access)i;
+			return true;
+		}
+	return false;
+}
+
+/*
+ * ACCESS SECTORS TYPE ["FILE" [OFFSET]]. What Fusion writes after the offset (partitionUUID,
+ * deviceIdentifier) tells VMware which device is meant; the file says that already.
+ */
+static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct img_error *err)
+{
+	struct vmdk_text rest = text, word;
+	size_t type = 0;
+
+	cut_word(&rest);
+	word = cut_word(&rest);
+	if (!parse_decimal(word, &line->sectors))
+		return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for the number of "
+				"sectors, allowed a decimal number", line->number,
+				(int)min_size(word.len, 40), word.at);
+	word = cut_word(&rest);
+	while (type < IMG_ARRAY_LEN(types) && !text_is(word, types[type].name))
+		type++;
+	if (type == IMG_ARRAY_LEN(types))
+		return img_fail(err, -ENOTSUP, "descriptor line %zu: found extent type \"%.*s\", allowed "
+				"FLAT, SPARSE, ZERO, VMFS, VMFSSPARSE, VMFSRDM, VMFSRAW, SESPARSE",
+				line->number, (int)min_size(word.len, 40), word.at);
+	line->type = (enum vmdk_extent_type)type;
+
+	if (!rest.len && (!types[type].has_file || line->access == VMDK_NOACCESS))
+		return 0;
+	if (!types[type].has_file && rest.at[0] != '"')
+		return 0;	/* ZERO and something else */
+	if (!rest.len || rest.at[0] != '"')
+		return img_fail(err, -EUCLEAN, "descriptor line %zu: found no quoted file name, allowed "
+				"one after %s", line->number, types[type].name);
+
+	const char *quote = memchr(rest.at + 1, '"', rest.len - 1);
+	size_t name_len = quote ? (size_t)(quote - rest.at) - 1 : 0;
+
+	if (!quote || !name_len || name_len > VMDK_NAME_BYTES_MAX)
+		return img_fail(err, -EUCLEAN, "descriptor line %zu: found a file name that %s, allowed "
+				"1 to %d bytes", line->number, !quote ? "does not end" :
+				name_len ? "is too long" : "is empty", VMDK_NAME_BYTES_MAX);
+	if (types[type].has_file)
+		line->file = (struct vmdk_text) { rest.at + 1, name_len };
+	rest = trim((struct vmdk_text) { quote + 1, rest.len - name_len - 2 });
+	if (!rest.len)
+		return 0;
+
+	/* An offset, or already Fusion's words. */
+	word = cut_word(&rest);
+	if (word.at[0] < '0' || word.at[0] > '9')
+		return 0;
+	if (!parse_decimal(word, &line->file_sector) ||
+	    (line->file_sector && !types[type].has_offset))
+		return img_fail(err, -EUCLEAN, "descriptor line %zu: found the offset \"%.*s\", allowed "
+				"%s", line->number, (int)min_size(word.len, 40), word.at,
+				types[type].has_offset ? "a number of sectors" : "0 for this type");
+	return 0;
+}
+
+int vmdk_next_extent(const char *text, size_t len, struct vmdk_cursor *c, struct vmdk_line *out,
+		     struct img_error *err)
+{
+	struct vmdk_text line;
+
+	while (next_line(text, len, &c->at, &line)) {
+		struct vmdk_line found = { .number = ++c->number };
+		int rc;
+
+		if (!extent_access(line, &found.access))
+			continue;
+		rc = parse_extent(line, &found, err);
+		if (rc)
+			return rc;
+		*out = found;
+		return 1;
+	}
+	return 0;
+}
+
+bool vmdk_is_descriptor(const char *text, size_t len)
+{
+	struct vmdk_text line;
+	size_t at = 0;
+
+	if (text_begins((struct vmdk_text) { text, len }, "# Disk DescriptorFile"))
+		return true;
+	/* Without that first line: as QEMU, comments and then the version. */
+	while (next_line(text, len, &at, &line)) {
+		if (!line.len || line.at[0] == '#')
+			continue;
+		return text_is(line, "version=1") || text_is(line, "version=2") ||
+		       text_is(line, "version=3");
+	}
+	return false;
+}
+
+/* VirtualBox writes a UUID of zeroes for "none". */
+static struct vmdk_text uuid_or_none(struct vmdk_text value)
+{
+	for (size_t i = 0; i < value.len; i++)
+		if (value.at[i] != '0' && value.at[i] != '-')
+			return value;
+	return (struct vmdk_text) { 0 };
+}
+
+static int bad_value(struct vmdk_text key, struct vmdk_text value, size_t number, const char *allowed,
+		     struct img_error *err)
+{
+	return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for %.*s, allowed %s", number,
+			(int)min_size(value.len, 40), value.at, (int)min_size(key.len, 40), key.at,
+			allowed);
+}
+
+/* What parse_key() has seen, besides what is in the descriptor. */
+struct seen {
+	bool version, parent_cid;
+};
+
+static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descriptor *d,
+		     struct seen *seen, struct img_error *err)
+{
+	const char *equals = memchr(line.at, '=', line.len);
+
+	if (!equals)
+		return 0;
+
+	struct vmdk_text key = trim((struct vmdk_text) { line.at, (size_t)(equals - line.at) });
+	struct vmdk_text value = trim((struct vmdk_text) {
+		equals + 1, line.len - (size_t)(equals - line.at) - 1
+	});
+
+	if (value.len >= 2 && value.at[0] == '"' && value.at[value.len - 1] == '"') {
+		value.at++;
+		value.len -= 2;
+	}
+	if (text_is(key, "version") && !seen->version) {
+		uint64_t version;
+
+		if (!parse_decimal(value, &version) || !version)
+			return bad_value(key, value, number, "a number from 1", err);
+		if (version > VMDK_DESCRIPTOR_VERSION_MAX)
+			return img_fail(err, -ENOTSUP, "descriptor line %zu: found version %" PRIu64
+					", allowed 1 to %d", number, version,
+					VMDK_DESCRIPTOR_VERSION_MAX);
+		d->version = (uint32_t)version;
+		seen->version = true;
+	} else if (text_is(key, "CID") && !d->has_cid) {
+		if (!parse_hex32(value, &d->cid))
+			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);
+		d->has_cid = true;
+	} else if (text_is(key, "parentCID") && !seen->parent_cid) {
+		if (!parse_hex32(value, &d->parent_cid))
+			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);
+		seen->parent_cid = true;
+	} else if (text_is(key, "createType") && !d->create_type.at) {
+		d->create_type = value;
+	} else if (text_is(key, "parentFileNameHint") && !d->parent_hint.at && value.len) {
+		if (value.len > VMDK_NAME_BYTES_MAX)
+			return img_fail(err, -EUCLEAN, "descriptor line %zu: found a parentFileNameHint "
+					"of %zu bytes, allowed up to %d", number, value.len,
+					VMDK_NAME_BYTES_MAX);
+		d->parent_hint = value;
+	} else if (text_is(key, "ddb.uuid.image") && !d->uuid_image.at) {
+		d->uuid_image = uuid_or_none(value);
+	} else if (text_is(key, "ddb.uuid.parent") && !d->uuid_parent.at) {
+		d->uuid_parent = uuid_or_none(value);
+	} else if (text_has(key, "keySafe") || text_begins(key, "encryption.") ||
+		   (text_is(key, "ddb.iofilters") && text_has(value, "crypt"))) {
+		d->encrypted = true;
+	}
+	return 0;
+}
+
+int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *out,
+			  struct img_error *err)
+{
+	struct vmdk_descriptor d = { .version = 1, .parent_cid = VMDK_NO_PARENT };
+	struct seen seen = { 0 };
+	struct vmdk_text line;
+	size_t at = 0, number = 0;
+
+	while (next_line(text, len, &at, &line)) {
+		struct vmdk_line extent = { .number = ++number };
+		int rc;
+
+		if (!line.len || line.at[0] == '#')
+			continue;
+		if (!extent_access(line, &extent.access)) {
+			rc = parse_key(line, number, &d, &seen, err);
+			if (rc)
+				return rc;
+			continue;
+		}
+		rc = parse_extent(line, &extent, err);
+		if (rc)
+			return rc;
+		if (++d.extents > VMDK_EXTENTS_MAX)
+			return img_fail(err, -ENOTSUP, "descriptor line %zu: found more than %d extents",
+					number, VMDK_EXTENTS_MAX);
+		if (!add_u64(d.sectors, extent.sectors, &d.sectors) ||
+		    d.sectors > INT64_MAX / 512)
+			return img_fail(err, -EUCLEAN, "descriptor line %zu: found extents of more than "
+					"%" PRIu64 " sectors, which no disk has", number,
+					(uint64_t)INT64_MAX / 512);
+	}
+	*out = d;
+	return 0;
+}

@@ -1,0 +1,87 @@
+/*
+ * The text descriptor of a VMDK, in its own file or embedded in a sparse extent. Pure: text in a
+ * buffer, no allocation; what is returned points into the buffer. spec/vmdk.md, "Descriptor".
+ */
+#ifndef FORMATS_VMDK_DESCRIPTOR_H
+#define FORMATS_VMDK_DESCRIPTOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libimg/base/error.h"
+
+/*
+ * Limits of ours. A 62 TiB disk split every 2 GiB needs some 32000 extents and 2 MiB of text; QEMU
+ * looks at no more than 1 MiB.
+ */
+enum {
+	VMDK_DESCRIPTOR_BYTES_MAX = 4 << 20,
+	VMDK_EXTENTS_MAX = 128 << 10,
+	VMDK_NAME_BYTES_MAX = 4095,	/* of a file: PATH_MAX */
+	VMDK_DESCRIPTOR_VERSION_MAX = 3,
+};
+
+#define VMDK_NO_PARENT UINT32_C(0xffffffff)
+
+/* A piece of the buffer, not NUL-terminated. at NULL: not there. */
+struct vmdk_text {
+	const char *at;
+	size_t len;
+};
+
+struct vmdk_descriptor {
+	uint32_t version;
+	bool has_cid;
+	uint32_t cid;
+	uint32_t parent_cid;		/* VMDK_NO_PARENT also if the key is missing */
+	struct vmdk_text create_type;
+	struct vmdk_text parent_hint;	/* parentFileNameHint; not there: empty or missing */
+	struct vmdk_text uuid_image;	/* VirtualBox's ddb.uuid.image; nil ones count as not there */
+	struct vmdk_text uuid_parent;
+	bool encrypted;
+	size_t extents;			/* lines that vmdk_next_extent() gives */
+	uint64_t sectors;		/* their sum; its bytes fit an int64_t */
+};
+
+enum vmdk_access { VMDK_RW, VMDK_RDONLY, VMDK_NOACCESS };
+
+enum vmdk_extent_type {
+	VMDK_TYPE_FLAT, VMDK_TYPE_SPARSE, VMDK_TYPE_ZERO, VMDK_TYPE_VMFS, VMDK_TYPE_VMFSSPARSE,
+	VMDK_TYPE_VMFSRDM, VMDK_TYPE_VMFSRAW, VMDK_TYPE_SESPARSE,
+};
+const char *vmdk_extent_type_name(enum vmdk_extent_type type);
+
+/* One extent line. */
+struct vmdk_line {
+	enum vmdk_access access;
+	enum vmdk_extent_type type;
+	uint64_t sectors;
+	struct vmdk_text file;		/* not there: ZERO, or NOACCESS without one */
+	uint64_t file_sector;		/* where in the file the extent begins; 0 for sparse ones */
+	size_t number;			/* of the line in the text, from 1 */
+};
+
+/* Does a file begin like a descriptor? */
+bool vmdk_is_descriptor(const char *text, size_t len);
+
+/*
+ * Parse text[0, len), which ends at the first NUL. Every extent line is checked.
+ * -EUCLEAN; -ENOTSUP: a version, an extent type; more than the limits above.
+ */
+int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *out,
+			  struct img_error *err);
+
+/* Where vmdk_next_extent() is. Zero-initialise. */
+struct vmdk_cursor {
+	size_t at;
+	size_t number;
+};
+/* The next extent line: 1; none left: 0; -EUCLEAN, -ENOTSUP: not after vmdk_parse_descriptor(). */
+int vmdk_next_extent(const char *text, size_t len, struct vmdk_cursor *c, struct vmdk_line *out,
+		     struct img_error *err);
+
+/* Same bytes, letters in any case? False if one is not there. */
+bool vmdk_text_same(struct vmdk_text a, struct vmdk_text b);
+
+#endif
