@@ -22,7 +22,7 @@ static void add_file(struct img_value *children, const struct img *img)
 	img_value_add_string(info, "format", img->file->device ? "host_device" : "file");
 	img_value_add_uint(info, "actual-size", img_storage_allocated(img->file));
 	specific = img_value_add_object(info, "format-specific");
-	img_value_add_string(specific, "type", img->file->device ? "host_device" : "file");
+	img_value_add_string(specific, "type", "file");	/* for devices too */
 	img_value_add_object(specific, "data");
 	img_value_add_bool(info, "dirty-flag", false);
 }

@@ -12,9 +12,20 @@
 #include "libimg/image/place.h"
 
 /*
+ * Is it worth looking for holes in s? Only if it occupies clearly less than its length: a hole
+ * here and there (a table of zeroes) tells nothing about the guest's data.
+ */
+static bool is_sparse(const struct img *img, struct img_storage *s)
+{
+	uint64_t allocated = img_storage_allocated(s);
+
+	return allocated + max_u64(allocated / 8, 2 * img->unit_bytes) < s->size;
+}
+
+/*
  * Is the start of a DATA extent a hole of its file? A plain file's holes are the guest's own. In
  * other formats whole units may be holes: room that was allocated ahead and never written. Smaller
- * holes in them are of no use, and looking is only worth it if the file has any at all.
+ * holes in them are of no use.
  */
 static int find_hole(const struct img *img, const struct img_extent *e, uint64_t off,
 		     bool *hole, uint64_t *run, struct img_error *err)
@@ -26,7 +37,7 @@ static int find_hole(const struct img *img, const struct img_extent *e, uint64_t
 
 	*hole = false;
 	*run = e->length;
-	if (e->cipher || (!plain && img_storage_allocated(e->storage) >= e->storage->size))
+	if (e->cipher || (!plain && !is_sparse(img, e->storage)))
 		return 0;
 	rc = img_storage_extent(e->storage, e->file_off, e->length, &kind, run);
 	if (rc)
