@@ -10,7 +10,8 @@ VERSION := $(shell sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/image
 SONAME  := libimg.so.0
 
 # Debian's names: what building needs, and what testing needs besides.
-PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev
+PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev \
+		 libjansson-dev
 TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
 		 libvmdk-utils libqcow-utils clang libclang-rt-dev
 LINT_PACKAGES := clang-format clang-tidy cppcheck
@@ -18,6 +19,7 @@ LINT_PACKAGES := clang-format clang-tidy cppcheck
 override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)
 override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I.
 LIBS := -luring -ldeflate -lz -lzstd -lcrypto -pthread
+TOOL_LIBS := -ljansson
 
 # ---- What there is ----
 
@@ -25,15 +27,18 @@ LIB_SRC  := $(sort $(wildcard libimg/base/*.c libimg/storage/*.c libimg/engine/*
 	      libimg/jobs/*.c formats/*.c formats/*/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
-HELP_SRC := $(filter-out $(TEST_SRC),$(sort $(wildcard tests/*/*.c)))	# programs of the other suites
+SHARE_SRC := $(wildcard tests/support/*.c)
+HELP_SRC := $(filter-out $(TEST_SRC) $(SHARE_SRC),$(sort $(wildcard tests/*/*.c)))	# of other suites
 FUZZ_SRC := $(sort $(wildcard fuzz/*_fuzz.c))
 
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TOOL_OBJ := $(TOOL_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
+SHARED   := $(SHARE_SRC:%.c=$(BUILD)/%.o)
 HELPERS  := $(HELP_SRC:%.c=$(BUILD)/%)
 FUZZERS  := $(FUZZ_SRC:%.c=$(BUILD)/%)
-ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(TEST_SRC) $(HELP_SRC) $(FUZZ_SRC) $(wildcard libimg/examples/*.c)
+ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(TEST_SRC) $(HELP_SRC) $(SHARE_SRC) $(FUZZ_SRC) \
+	    $(wildcard libimg/examples/*.c)
 HEADERS  := $(sort $(shell find libimg formats tools tests fuzz -name '*.h'))
 
 # ---- Building ----
@@ -52,7 +57,7 @@ $(BUILD)/$(SONAME): $(BUILD)/libimg.so.$(VERSION)
 	ln -sf libimg.so.$(VERSION) $@
 
 $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) $(TOOL_LIBS)
 
 $(BUILD)/qemu-img: $(BUILD)/imgtool	# under this name it answers as that tool does
 	ln -sf imgtool $@
@@ -60,7 +65,7 @@ $(BUILD)/qemu-img: $(BUILD)/imgtool	# under this name it answers as that tool do
 $(TESTS): %: %.o $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcriterion $(LIBS)
 
-$(HELPERS): %: %.o $(BUILD)/libimg.a
+$(HELPERS): %: %.o $(SHARED) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(FUZZERS): %: %.o $(BUILD)/libimg.a
@@ -70,7 +75,8 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
--include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(FUZZERS:=.d)
+-include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(SHARED:.o=.d) \
+	 $(FUZZERS:=.d)
 
 tests: all $(TESTS) $(HELPERS)
 fuzzers: $(FUZZERS)

@@ -1,0 +1,106 @@
+/* Shared arguments. */
+#include "tools/args.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+#include "tools/say.h"
+#include "tools/size.h"
+
+void *args_memory(void *p)
+{
+	if (!p) {
+		say_error("out of memory");
+		exit(1);
+	}
+	return p;
+}
+
+int args_help(const char *text)
+{
+	const char *at;
+
+	while ((at = strstr(text, "%s"))) {
+		fwrite(text, 1, (size_t)(at - text), stdout);
+		fputs(say_program(), stdout);
+		text = at + 2;
+	}
+	fputs(text, stdout);
+	return 0;
+}
+
+bool args_output(const char *command, const char *text, bool *json)
+{
+	if (strcmp(text, "json") && strcmp(text, "human")) {
+		say_usage(command, "--output expects 'human' or 'json', not '%s'", text);
+		return false;
+	}
+	*json = !strcmp(text, "json");
+	return true;
+}
+
+bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+	uint64_t value;
+	int rc = size_parse(text, &value);
+
+	if (!rc && (value < min || value > max))
+		rc = -ERANGE;
+	if (rc == -ERANGE)
+		say_error("Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what,
+			  min, max);
+	else if (rc)
+		say_error("Invalid %s specified: '%s'", what, text);
+	else
+		*out = value;
+	return !rc;
+}
+
+bool args_cache(const char *what, const char *text, unsigned *flags)
+{
+	static const struct {
+		const char *name;
+		unsigned flags;
+	} modes[] = {
+		{ "none", IMG_OPEN_DIRECT },
+		{ "off", IMG_OPEN_DIRECT },
+		{ "writeback", 0 },
+		{ "unsafe", IMG_OPEN_UNSAFE },
+		{ "directsync", IMG_OPEN_DIRECT | IMG_OPEN_WRITETHROUGH },
+		{ "writethrough", IMG_OPEN_WRITETHROUGH },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (!strcmp(text, modes[i].name)) {
+			*flags = modes[i].flags;
+			return true;
+		}
+	}
+	say_error("Invalid %s option: %s", what, text);
+	return false;
+}
+
+bool args_one_way_to_open(bool image_opts, const char *format)
+{
+	if (image_opts && format)
+		say_error("--image-opts and --format are mutually exclusive");
+	return !image_opts || !format;
+}
+
+void args_list_add(struct args_list *list, const char *text)
+{
+	list->items = args_memory(realloc(list->items, (list->count + 2) * sizeof(*list->items)));
+	list->items[list->count++] = text;
+	list->items[list->count] = NULL;
+}
+
+void args_list_free(struct args_list *list)
+{
+	free(list->items);
+	*list = (struct args_list) { 0 };
+}

@@ -1,0 +1,60 @@
+/*
+ * Arguments that several subcommands share. What is wrong with one is said here, in the words that
+ * callers know.
+ */
+#ifndef TOOLS_ARGS_H
+#define TOOLS_ARGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What getopt_long() answers for options without a letter. */
+enum {
+	ARG_OUTPUT = 256,
+	ARG_IMAGE_OPTS,
+	ARG_OBJECT,
+	ARG_REFERENCES,
+	ARG_BACKING_CHAIN,
+	ARG_LIMITS,
+	ARG_TARGET_IMAGE_OPTS,
+	ARG_TARGET_IS_ZERO,
+	ARG_BITMAPS,
+	ARG_SKIP_BROKEN_BITMAPS,
+	ARG_SALVAGE,
+	ARG_SHRINK,
+	ARG_PREALLOCATION,
+};
+
+/* p as it is; NULL: says that memory ran out and exits. Only while no image is open for writing. */
+void *args_memory(void *p);
+
+/* Print a subcommand's help; each %s in it stands for the program's name. Returns 0. */
+int args_help(const char *text);
+
+/* --output human|json. False: neither; said. */
+bool args_output(const char *command, const char *text, bool *json);
+
+/*
+ * A size within [min, max]. what: "image size". False: no size, or out of range; said.
+ */
+bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out);
+
+/*
+ * A cache mode's IMG_OPEN_* flags: none, writeback, unsafe, directsync, writethrough. what:
+ * "source cache", "cache". False: no such mode; said.
+ */
+bool args_cache(const char *what, const char *text, unsigned *flags);
+
+/* --image-opts together with -f. False: both; said. */
+bool args_one_way_to_open(bool image_opts, const char *format);
+
+/* Strings of the command line, in order; NULL at the end. Zero-initialise. */
+struct args_list {
+	const char **items;
+	size_t count;
+};
+void args_list_add(struct args_list *list, const char *text);
+void args_list_free(struct args_list *list);
+
+#endif

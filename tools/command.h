@@ -1,0 +1,16 @@
+/*
+ * The subcommands. argv[0] is "PROGRAM COMMAND", as getopt_long() puts it before its complaints.
+ * Each returns the exit code; main() sees to what could not be written to standard output.
+ */
+#ifndef TOOLS_COMMAND_H
+#define TOOLS_COMMAND_H
+
+int check_run(int argc, char **argv);
+int compare_run(int argc, char **argv);
+int convert_run(int argc, char **argv);
+int create_run(int argc, char **argv);
+int info_run(int argc, char **argv);
+int map_run(int argc, char **argv);
+int resize_run(int argc, char **argv);
+
+#endif

@@ -1,0 +1,507 @@
+/*
+ * convert: copy images to a new one. The target gets its name when it is complete; until then a
+ * failure or a signal leaves nothing behind.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "libimg/image/img.h"
+#include "tools/args.h"
+#include "tools/command.h"
+#include "tools/creation.h"
+#include "tools/open.h"
+#include "tools/progress.h"
+#include "tools/say.h"
+#include "tools/signals.h"
+
+static const char help[] =
+	"Usage:\n"
+	"  %s convert [OPTIONS] SOURCE... TARGET\n\n"
+	"Copy an image to a new one. Several sources are put one behind the other. The target\n"
+	"replaces a file of that name when it is complete.\n\n"
+	"Sources:\n"
+	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"
+	"      --image-opts               each SOURCE is a list KEY=VALUE,... instead of a name\n"
+	"  -T, --source-cache MODE        none, writeback (default), unsafe, directsync or\n"
+	"                                 writethrough\n"
+	"  -U, --force-share              also if another program has a source open for writing\n"
+	"      --references POLICY        which files images may name: none, folder, any or\n"
+	"                                 DIR:DIR\n\n"
+	"Target:\n"
+	"  -O, --target-format FORMAT     of the target (default: raw)\n"
+	"      --target-image-opts        TARGET is a list KEY=VALUE,...; needs -n\n"
+	"  -o, --target-format-options KEY=VALUE,...\n"
+	"                                 options of the format; '-o help' lists them. The size\n"
+	"                                 is always that of the sources\n"
+	"  -t, --target-cache MODE        default: unsafe\n"
+	"  -b, --backing FILE             what the source reads from its own backing image, the\n"
+	"                                 target reads from FILE (older spelling: -B)\n"
+	"  -F, --backing-format FORMAT    of FILE\n"
+	"  -c, --compress                 store compressed\n"
+	"  -S, --sparse-size SIZE         leave out zeroes from so many in a row on (default: 4k);\n"
+	"                                 0: write them all\n"
+	"  -n, --no-create                write into a target that exists and is large enough\n"
+	"      --target-is-zero           with -n: the target reads as zeroes already\n\n"
+	"Copying:\n"
+	"  -m, --parallel N               pieces in flight, 1 to 16\n"
+	"  -W, --oob-writes               write in any order\n"
+	"  -r, --rate-limit RATE          bytes a second at most\n"
+	"  -p, --progress                 show how far it is; else SIGUSR1 does once\n"
+	"  -q, --quiet                    print nothing but errors\n"
+	"  -h, --help                     print this and exit\n";
+
+enum { GO_ON = -1 };
+enum { MAX_SPARSE = 16 << 20 };
+
+struct convert {
+	/* Sources. */
+	char **names;
+	size_t count;
+	const char *source_format, *references;
+	bool image_opts, share;
+	unsigned source_flags;
+	struct img **sources;
+	uint64_t total;				/* bytes of all sources */
+
+	/* Target. */
+	const char *target_name, *target_format;
+	const char *backing_name, *backing_format;
+	bool target_image_opts, no_create, target_is_zero;
+	unsigned target_flags;
+	struct creation creation;
+	struct img *target;
+
+	/* Copying. */
+	bool compress, out_of_order, progress, quiet;
+	uint64_t sparse_bytes, parallel, rate;
+};
+
+static bool parse_sparse(struct convert *c, const char *text)
+{
+	if (!args_size("buffer size for sparse output", text, 0, INT64_MAX, &c->sparse_bytes))
+		return false;
+	if (c->sparse_bytes % 512 == 0 && c->sparse_bytes <= MAX_SPARSE)
+		return true;
+	say_error("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
+		  "up to %d. Select 0 to disable sparse detection (fully allocates output).",
+		  MAX_SPARSE);
+	return false;
+}
+
+static bool parse_parallel(struct convert *c, const char *text)
+{
+	char *end;
+
+	errno = 0;
+	c->parallel = strtoul(text, &end, 0);
+	if (end == text || *end || errno == EINVAL) {
+		say_error("Invalid number of coroutines specified: '%s'", text);
+		return false;
+	}
+	if (c->parallel < 1 || c->parallel > 16) {
+		say_error("Invalid number of coroutines specified. Must be between 1 and 16.");
+		return false;
+	}
+	return true;
+}
+
+/* What belongs together and what does not, once all options are known. */
+static int check_options(const struct convert *c, const char *target_format)
+{
+	if (!args_one_way_to_open(c->image_opts, c->source_format) ||
+	    !args_one_way_to_open(c->target_image_opts, target_format))
+		return 1;
+	if (c->no_create && c->creation.given.count) {
+		say_error("-o has no effect when skipping image creation");
+		return 1;
+	}
+	if (c->target_image_opts && !c->no_create) {
+		say_error("--target-image-opts requires use of -n flag");
+		return 1;
+	}
+	if (c->target_is_zero && !c->no_create) {
+		say_error("--target-is-zero requires use of -n flag");
+		return 1;
+	}
+	return GO_ON;
+}
+
+static int parse(struct convert *c, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "source-format", required_argument, NULL, 'f' },
+		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+		{ "source-image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+		{ "source-cache", required_argument, NULL, 'T' },
+		{ "snapshot", required_argument, NULL, 'l' },
+		{ "bitmaps", no_argument, NULL, ARG_BITMAPS },
+		{ "skip-broken-bitmaps", no_argument, NULL, ARG_SKIP_BROKEN_BITMAPS },
+		{ "salvage", no_argument, NULL, ARG_SALVAGE },
+		{ "target-format", required_argument, NULL, 'O' },
+		{ "target-image-opts", no_argument, NULL, ARG_TARGET_IMAGE_OPTS },
+		{ "target-format-options", required_argument, NULL, 'o' },
+		{ "target-cache", required_argument, NULL, 't' },
+		{ "backing", required_argument, NULL, 'b' },
+		{ "backing-format", required_argument, NULL, 'F' },
+		{ "sparse-size", required_argument, NULL, 'S' },
+		{ "no-create", no_argument, NULL, 'n' },
+		{ "target-is-zero", no_argument, NULL, ARG_TARGET_IS_ZERO },
+		{ "compress", no_argument, NULL, 'c' },
+		{ "force-share", no_argument, NULL, 'U' },
+		{ "rate-limit", required_argument, NULL, 'r' },
+		{ "parallel", required_argument, NULL, 'm' },
+		{ "oob-writes", no_argument, NULL, 'W' },
+		{ "copy-range-offloading", no_argument, NULL, 'C' },
+		{ "progress", no_argument, NULL, 'p' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "object", required_argument, NULL, ARG_OBJECT },
+		{ "references", required_argument, NULL, ARG_REFERENCES },
+		{ 0 },
+	};
+	const char *source_cache = "writeback", *target_cache = "unsafe", *target_format = NULL;
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "hf:T:l:O:o:t:b:B:F:S:ncUr:m:WCpq", options, NULL)) !=
+	       -1) {
+		switch (opt) {
+		case 'h':
+			return args_help(help);
+		case 'f':
+			c->source_format = optarg;
+			break;
+		case ARG_IMAGE_OPTS:
+			c->image_opts = true;
+			break;
+		case 'T':
+			source_cache = optarg;
+			break;
+		case 'l':
+			return say_refusal("convert", "-l");
+		case ARG_BITMAPS:
+			return say_refusal("convert", "--bitmaps");
+		case ARG_SKIP_BROKEN_BITMAPS:
+			return say_refusal("convert", "--skip-broken-bitmaps");
+		case ARG_SALVAGE:
+			return say_refusal("convert", "--salvage");
+		case 'O':
+			target_format = optarg;
+			break;
+		case ARG_TARGET_IMAGE_OPTS:
+			c->target_image_opts = true;
+			break;
+		case 'o':
+			if (!creation_add(&c->creation, optarg))
+				return 1;
+			break;
+		case 't':
+			target_cache = optarg;
+			break;
+		case 'b':
+		case 'B':
+			c->backing_name = optarg;
+			break;
+		case 'F':
+			c->backing_format = optarg;
+			break;
+		case 'S':
+			if (!parse_sparse(c, optarg))
+				return 1;
+			break;
+		case 'n':
+			c->no_create = true;
+			break;
+		case ARG_TARGET_IS_ZERO:
+			c->target_is_zero = true;
+			break;
+		case 'c':
+			c->compress = true;
+			break;
+		case 'U':
+			c->share = true;
+			break;
+		case 'r':
+			if (!args_size("rate limit", optarg, 0, INT64_MAX, &c->rate))
+				return 1;
+			break;
+		case 'm':
+			if (!parse_parallel(c, optarg))
+				return 1;
+			break;
+		case 'W':
+			c->out_of_order = true;
+			break;
+		case 'C':
+			return say_refusal("convert", "-C");
+		case 'p':
+			c->progress = true;
+			break;
+		case 'q':
+			c->quiet = true;
+			break;
+		case ARG_OBJECT:
+			return say_refusal("convert", "--object");
+		case ARG_REFERENCES:
+			c->references = optarg;
+			break;
+		default:
+			return say_try_help("convert");
+		}
+	}
+	c->target_format = target_format ? target_format : "raw";
+	if (creation_asks_for_help(&c->creation))
+		return creation_possible(c->target_format, NULL) ?
+			       creation_print_help(c->target_format) : 1;
+	if (check_options(c, target_format) != GO_ON)
+		return 1;
+	if (optind > argc - 2) {
+		say_error("Must specify image file name");
+		return 1;
+	}
+	if (!args_cache("source cache", source_cache, &c->source_flags) ||
+	    !args_cache("cache", target_cache, &c->target_flags))
+		return 1;
+	c->names = argv + optind;
+	c->count = (size_t)(argc - 1 - optind);
+	c->target_name = argv[argc - 1];
+	return GO_ON;
+}
+
+static int open_sources(struct convert *c)
+{
+	size_t i;
+
+	c->sources = args_memory(calloc(c->count, sizeof(*c->sources)));
+	for (i = 0; i < c->count; i++) {
+		struct open_request r = {
+			.name = c->names[i],
+			.format = c->source_format,
+			.image_opts = c->image_opts,
+			.flags = c->source_flags | (c->share ? IMG_OPEN_SHARE : 0),
+			.references = c->references,
+		};
+
+		c->sources[i] = open_image(&r);
+		if (!c->sources[i])
+			return 1;
+		c->total += img_size(c->sources[i]);
+		if (c->total > INT64_MAX) {
+			say_error("The sources are larger together than an image can be");
+			return 1;
+		}
+	}
+	return GO_ON;
+}
+
+/* ---- A new target ---- */
+
+static int settle_creation(struct convert *c)
+{
+	int features;
+
+	if (!creation_possible(c->target_format, NULL) ||
+	    !creation_settle(&c->creation, c->target_format))
+		return 1;
+	features = img_format_features(c->target_format);
+	if (!c->backing_name)
+		c->backing_name = c->creation.backing_name;
+	if (!c->backing_format)
+		c->backing_format = c->creation.backing_format;
+	if (c->backing_name && !(features & IMG_FORMAT_BACKING)) {
+		say_error("Backing file not supported for file format '%s'", c->target_format);
+		return 1;
+	}
+	if (c->backing_name && c->count > 1) {
+		say_error("Having a backing file for the target makes no sense when concatenating "
+			  "multiple input images");
+		return 1;
+	}
+	if (c->backing_name && !c->backing_format) {
+		say_error("Use of backing file requires explicit backing format");
+		return 1;
+	}
+	if (c->compress && !(features & IMG_FORMAT_COMPRESS)) {
+		say_error("Compression not supported for this file format");
+		return 1;
+	}
+	return GO_ON;
+}
+
+/* "TARGET: error while converting FORMAT: what is wrong". */
+static void say_creation_failure(const struct convert *c, const struct img_error *err)
+{
+	char *subject;
+
+	if (asprintf(&subject, "%s: error while converting %s", c->target_name, c->target_format) < 0)
+		return;
+	open_say_error(subject, err);
+	free(subject);
+}
+
+/*
+ * Does a new target read as zeroes? A new file does. A device has what was there before, unless the
+ * format's own tables say otherwise. Asked before anything is written; any doubt means no.
+ */
+static bool is_new_and_zero(const struct convert *c, const char *path)
+{
+	struct img_map_entry entry;
+	struct stat st;
+	uint64_t at;
+
+	if (c->backing_name)
+		return false;
+	if (stat(path, &st) || !S_ISBLK(st.st_mode))
+		return true;
+	for (at = 0; at < img_size(c->target); at += entry.length)
+		if (img_map(c->target, at, img_size(c->target) - at, false, &entry, NULL) ||
+		    (entry.present && !entry.zero))
+			return false;
+	return true;
+}
+
+static int create_target(struct convert *c)
+{
+	struct img_create_options options = {
+		.format = c->target_format,
+		.size = c->total,
+		.have_size = true,
+		.backing_name = c->backing_name,
+		.backing_format = c->backing_format,
+		.options = c->creation.rest.items,
+		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
+		.references = open_references(c->references),
+	};
+	const char *path = open_new_path(c->target_name, NULL);
+	struct img_error *err;
+
+	if (!path)
+		return 1;
+	err = args_memory(img_error_new());
+	if (img_create_begin(path, &options, &c->target, err))
+		say_creation_failure(c, err);
+	else
+		c->target_is_zero = is_new_and_zero(c, path);
+	img_error_free(err);
+	return c->target ? GO_ON : 1;
+}
+
+/* ---- A target that exists ---- */
+
+static int open_target(struct convert *c)
+{
+	struct open_request r = {
+		.name = c->target_name,
+		.format = c->target_image_opts ? NULL : c->target_format,
+		.image_opts = c->target_image_opts,
+		.flags = c->target_flags | IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE |
+			 (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
+		.references = c->references,
+		.warn_if_probed = true,
+	};
+
+	c->target = open_image(&r);
+	if (!c->target)
+		return 1;
+	if (c->compress && !(img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS)) {
+		say_error("Compression not supported for this file format");
+		return 1;
+	}
+	if (img_size(c->target) < c->total) {
+		say_error("output file is smaller than input file");
+		return 1;
+	}
+	return GO_ON;
+}
+
+/* ---- Copying ---- */
+
+static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
+{
+	struct img_copy_options options = {
+		.target_is_zero = c->target_is_zero,
+		.compress = c->compress,
+		.out_of_order = c->out_of_order,
+		.sparse_bytes = c->sparse_bytes,
+		.no_sparse = !c->sparse_bytes,
+		.parallel = (unsigned)c->parallel,
+		.progress = progress_step,
+		.user = progress,
+	};
+	size_t i;
+
+	for (i = 0; i < c->count; i++) {
+		struct img *source = c->sources[i];
+
+		/* What a source has from its backing image, the target has from its own. */
+		options.skip_backing_below = c->backing_name && img_backing(source) ? 1 : 0;
+		if (img_copy(source, c->target, &options, err)) {
+			if (img_error_code(err) != -ECANCELED || !signals_stop())
+				say_error("error while copying '%s' to '%s': %s", c->names[i],
+					  c->target_name, img_error_text(err));
+			return 1;
+		}
+		progress_part(progress, img_size(source));
+		options.target_off += img_size(source);
+	}
+	return 0;
+}
+
+static int finish_target(struct convert *c, struct img_error *err)
+{
+	int rc = signals_stop() ? 1 : 0;
+
+	if (!rc && !c->no_create && img_publish(c->target, err)) {
+		say_creation_failure(c, err);
+		rc = 1;
+	}
+	if (img_close(c->target, err) && !rc) {
+		say_error("error while writing '%s': %s", c->target_name, img_error_text(err));
+		rc = 1;
+	}
+	c->target = NULL;
+	return rc;
+}
+
+static int copy(struct convert *c)
+{
+	struct img_error *err = img_error_new();
+	struct progress progress;
+	int rc;
+
+	progress_begin(&progress, c->progress && !c->quiet, c->total, c->rate);
+	rc = copy_sources(c, &progress, err);
+	if (!rc)
+		rc = finish_target(c, err);
+	if (!rc)
+		progress_complete(&progress);
+	progress_end(&progress);
+	img_error_free(err);
+	return rc;
+}
+
+int convert_run(int argc, char **argv)
+{
+	struct convert c = { .sparse_bytes = 4096 };
+	size_t i;
+	int rc = parse(&c, argc, argv);
+
+	if (rc == GO_ON)
+		rc = open_sources(&c);
+	if (rc == GO_ON && !c.no_create)
+		rc = settle_creation(&c);
+	if (rc == GO_ON)
+		rc = c.no_create ? open_target(&c) : create_target(&c);
+	if (rc == GO_ON)
+		rc = copy(&c);
+	img_close(c.target, NULL);	/* a new one that was not published disappears */
+	for (i = 0; c.sources && i < c.count; i++)
+		img_close(c.sources[i], NULL);
+	free(c.sources);
+	creation_free(&c.creation);
+	signals_finish();
+	return rc;
+}

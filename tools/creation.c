@@ -1,0 +1,234 @@
+/* Options of creation. */
+#include "tools/creation.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+#include "tools/say.h"
+#include "tools/size.h"
+
+/* Lists are joined by commas, so one that begins or ends with a comma would change another. */
+static bool list_is_sound(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len && text[0] != ',' && text[len - 1] != ',';
+}
+
+bool creation_add(struct creation *c, const char *text)
+{
+	if (!list_is_sound(text)) {
+		say_error("Invalid option list: %s", text);
+		return false;
+	}
+	args_list_add(&c->given, text);
+	return true;
+}
+
+/*
+ * Copy one element of a list, undoubling its commas; *text is moved past it. The caller frees it.
+ */
+static char *take_element(const char **text)
+{
+	char *element = args_memory(malloc(strlen(*text) + 1)), *to = element;
+	const char *from = *text;
+
+	while (*from) {
+		if (*from == ',') {
+			if (from[1] != ',')
+				break;
+			from++;
+		}
+		*to++ = *from++;
+	}
+	*to = '\0';
+	*text = *from ? from + 1 : from;
+	return element;
+}
+
+static bool is_known(const struct img_value *options, const char *key)
+{
+	size_t i;
+
+	for (i = 0; i < img_value_count(options); i++)
+		if (!strcmp(img_value_string(img_value_get(img_value_at(options, i), "name")), key))
+			return true;
+	return false;
+}
+
+/* The library takes lists as well: double the commas again. */
+static void add_rest(struct creation *c, const char *element)
+{
+	char *copy = args_memory(malloc(2 * strlen(element) + 1)), *to = copy;
+
+	for (; *element; element++) {
+		if (*element == ',')
+			*to++ = ',';
+		*to++ = *element;
+	}
+	*to = '\0';
+	args_list_add(&c->rest, copy);
+}
+
+/* One of the options that the tool keeps for itself; NULL: not one of those. */
+static char **own_option(struct creation *c, const char *key)
+{
+	return !strcmp(key, "size") ? &c->size :
+	       !strcmp(key, "backing_file") ? &c->backing_name :
+	       !strcmp(key, "backing_fmt") ? &c->backing_format : NULL;
+}
+
+static bool settle_element(struct creation *c, char *element, const struct img_value *options)
+{
+	char *equals = strchr(element, '='), **own;
+	bool known;
+
+	if (equals)
+		*equals = '\0';
+	known = is_known(options, element);
+	own = own_option(c, element);
+	if (!known)
+		say_error("Invalid parameter '%s'", element);
+	if (equals)
+		*equals = '=';
+	if (known && own && equals) {
+		free(*own);
+		*own = args_memory(strdup(equals + 1));
+	} else if (known) {
+		add_rest(c, element);
+	}
+	return known;
+}
+
+bool creation_asks_for_help(const struct creation *c)
+{
+	bool help = false;
+	size_t i;
+
+	for (i = 0; i < c->given.count && !help; i++) {
+		const char *at = c->given.items[i];
+
+		while (*at && !help) {
+			char *element = take_element(&at);
+
+			help = !strcmp(element, "help") || !strcmp(element, "?");
+			free(element);
+		}
+	}
+	return help;
+}
+
+static bool size_is_sound(const char *text)
+{
+	uint64_t size;
+	int rc = size_parse(text, &size);
+
+	if (rc == -ERANGE)
+		say_error("Value '%s' is out of range for parameter 'size'", text);
+	else if (rc)
+		say_error("Parameter 'size' expects a non-negative number below 2^64\n"
+			  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+			  "and exabytes, respectively.");
+	return !rc;
+}
+
+bool creation_settle(struct creation *c, const char *format)
+{
+	struct img_value *options = args_memory(img_format_create_options(format));
+	bool sound = true;
+	size_t i;
+
+	for (i = 0; i < c->given.count && sound; i++) {
+		const char *at = c->given.items[i];
+
+		while (*at && sound) {
+			char *element = take_element(&at);
+
+			sound = settle_element(c, element, options);
+			free(element);
+		}
+	}
+	img_value_free(options);
+	return sound && (!c->size || size_is_sound(c->size));
+}
+
+bool creation_possible(const char *format, const char *subject)
+{
+	const char *before = subject ? subject : "", *colon = subject ? ": " : "";
+	int features = img_format_features(format);
+
+	if (features < 0)
+		say_error("%s%sUnknown file format '%s'", before, colon, format);
+	else if (!(features & IMG_FORMAT_CREATE))
+		say_error("%s%sFormat driver '%s' does not support image creation", before, colon,
+			  format);
+	return features >= 0 && (features & IMG_FORMAT_CREATE);
+}
+
+static const char *option_name(const void *option)
+{
+	return img_value_string(img_value_get(*(const struct img_value *const *)option, "name"));
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(option_name(a), option_name(b));
+}
+
+static void print_option(const struct img_value *option)
+{
+	static const struct {
+		const char *type, *shown;
+	} types[] = {
+		{ "string", "str" }, { "bool", "bool (on/off)" }, { "number", "num" }, { "size", "size" },
+	};
+	const char *type = img_value_string(img_value_get(option, "type"));
+	const char *help = img_value_string(img_value_get(option, "help"));
+	const char *choices = img_value_string(img_value_get(option, "choices"));
+	char left[80];
+	size_t i;
+
+	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (type && !strcmp(type, types[i].type))
+			type = types[i].shown;
+	snprintf(left, sizeof(left), "%s=<%s>", img_value_string(img_value_get(option, "name")),
+		 type ? type : "str");
+	printf("  %-22s - %s", left, help ? help : "");
+	if (choices)
+		printf(" (allowed values: %s)", choices);
+	putchar('\n');
+}
+
+int creation_print_help(const char *format)
+{
+	struct img_value *options = args_memory(img_format_create_options(format));
+	size_t count = img_value_count(options), i;
+	const struct img_value **sorted = args_memory(calloc(count + 1, sizeof(*sorted)));
+
+	for (i = 0; i < count; i++)
+		sorted[i] = img_value_at(options, i);
+	qsort(sorted, count, sizeof(*sorted), by_name);
+	printf("Supported %s options:\n", format);
+	for (i = 0; i < count; i++)
+		print_option(sorted[i]);
+	free(sorted);
+	img_value_free(options);
+	return 0;
+}
+
+void creation_free(struct creation *c)
+{
+	size_t i;
+
+	for (i = 0; i < c->rest.count; i++)
+		free((char *)c->rest.items[i]);
+	args_list_free(&c->rest);
+	args_list_free(&c->given);
+	free(c->size);
+	free(c->backing_name);
+	free(c->backing_format);
+	*c = (struct creation) { 0 };
+}

@@ -1,0 +1,270 @@
+/* info: tell what an image is. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "libimg/image/img.h"
+#include "tools/args.h"
+#include "tools/command.h"
+#include "tools/json.h"
+#include "tools/open.h"
+#include "tools/say.h"
+#include "tools/size.h"
+
+static const char help[] =
+	"Usage:\n"
+	"  %s info [OPTIONS] FILE\n\n"
+	"Tell what an image is. Nothing but the file itself is opened, unless --backing-chain\n"
+	"asks for the images below it.\n\n"
+	"Options:\n"
+	"  -f, --format FORMAT      of the image (default: found out by its content)\n"
+	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
+	"      --backing-chain      also tell about the image's backing images\n"
+	"  -t, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
+	"  -U, --force-share        also if another program has the image open for writing\n"
+	"      --output human|json  for people (default) or for programs\n"
+	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
+	"  -h, --help               print this and exit\n";
+
+struct info {
+	struct open_request request;
+	bool chain, json;
+};
+
+enum { GO_ON = -1 };
+
+static int parse(struct info *info, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "format", required_argument, NULL, 'f' },
+		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+		{ "backing-chain", no_argument, NULL, ARG_BACKING_CHAIN },
+		{ "cache", required_argument, NULL, 't' },
+		{ "force-share", no_argument, NULL, 'U' },
+		{ "limits", no_argument, NULL, ARG_LIMITS },
+		{ "output", required_argument, NULL, ARG_OUTPUT },
+		{ "object", required_argument, NULL, ARG_OBJECT },
+		{ "references", required_argument, NULL, ARG_REFERENCES },
+		{ 0 },
+	};
+	struct open_request *r = &info->request;
+	const char *cache = "writeback";
+	bool share = false;
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "hf:t:U", options, NULL)) != -1) {
+		switch (opt) {
+		case 'h':
+			return args_help(help);
+		case 'f':
+			r->format = optarg;
+			break;
+		case ARG_IMAGE_OPTS:
+			r->image_opts = true;
+			break;
+		case ARG_BACKING_CHAIN:
+			info->chain = true;
+			break;
+		case 't':
+			cache = optarg;
+			break;
+		case 'U':
+			share = true;
+			break;
+		case ARG_LIMITS:
+			return say_refusal("info", "--limits");
+		case ARG_OUTPUT:
+			if (!args_output("info", optarg, &info->json))
+				return 1;
+			break;
+		case ARG_OBJECT:
+			return say_refusal("info", "--object");
+		case ARG_REFERENCES:
+			r->references = optarg;
+			break;
+		default:
+			return say_try_help("info");
+		}
+	}
+	if (optind != argc - 1)
+		return say_usage("info", "Expecting one image file name");
+	r->name = argv[optind];
+	if (!args_cache("cache", cache, &r->flags) || !args_one_way_to_open(r->image_opts, r->format))
+		return 1;
+	r->flags |= share ? IMG_OPEN_SHARE : 0;
+	r->flags |= info->chain ? 0 : IMG_OPEN_SELF_ONLY;
+	return GO_ON;
+}
+
+/* ---- For people ---- */
+
+static void print_text(const struct img_value *report, const char *key, const char *label,
+		       unsigned indent)
+{
+	const char *text = img_value_string(img_value_get(report, key));
+
+	if (text)
+		printf("%*s%s: %s\n", (int)(4 * indent), "", label, text);
+}
+
+static void print_backing(const struct img_value *report, unsigned indent)
+{
+	const char *name = img_value_string(img_value_get(report, "backing-filename"));
+	const char *full = img_value_string(img_value_get(report, "full-backing-filename"));
+
+	if (!name)
+		return;
+	printf("%*sbacking file: %s", (int)(4 * indent), "", name);
+	if (!full)
+		fputs(" (cannot determine actual path)", stdout);
+	else if (strcmp(name, full))
+		printf(" (actual path: %s)", full);
+	putchar('\n');
+	print_text(report, "backing-filename-format", "backing file format", indent);
+}
+
+static void print_snapshot(const struct img_value *snapshot)
+{
+	char size[SIZE_TEXT_BYTES], date[32] = "", clock[64], icount[24] = "--";
+	uint64_t seconds = img_value_uint(img_value_get(snapshot, "vm-clock-sec"));
+	time_t taken = (time_t)img_value_int(img_value_get(snapshot, "date-sec"));
+	const struct img_value *count = img_value_get(snapshot, "icount");
+	struct tm when;
+
+	if (localtime_r(&taken, &when))
+		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &when);
+	snprintf(clock, sizeof(clock), "%04" PRIu64 ":%02u:%02u.%03u", seconds / 3600,
+		 (unsigned)(seconds / 60 % 60), (unsigned)(seconds % 60),
+		 (unsigned)(img_value_uint(img_value_get(snapshot, "vm-clock-nsec")) / 1000000));
+	if (count)
+		snprintf(icount, sizeof(icount), "%" PRIu64, img_value_uint(count));
+	printf("%-7s %-16s %8s %19s %15s %10s\n", img_value_string(img_value_get(snapshot, "id")),
+	       img_value_string(img_value_get(snapshot, "name")),
+	       size_format(img_value_uint(img_value_get(snapshot, "vm-state-size")), size), date,
+	       clock, icount);
+}
+
+static void print_snapshots(const struct img_value *snapshots, unsigned indent)
+{
+	size_t i;
+
+	if (!img_value_count(snapshots))
+		return;
+	printf("%*sSnapshot list:\n%*s", (int)(4 * indent), "", (int)(4 * indent), "");
+	printf("%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
+	for (i = 0; i < img_value_count(snapshots); i++) {
+		printf("%*s", (int)(4 * indent), "");
+		print_snapshot(img_value_at(snapshots, i));
+	}
+}
+
+/* What every node has. A node without children is a plain file: it has other labels. */
+static void print_node(const struct img_value *report, unsigned indent)
+{
+	bool file = !img_value_count(img_value_get(report, "children"));
+	uint64_t size = img_value_uint(img_value_get(report, "virtual-size"));
+	const struct img_value *actual = img_value_get(report, "actual-size");
+	const struct img_value *unit = img_value_get(report, "cluster-size");
+	const struct img_value *data = img_value_get(img_value_get(report, "format-specific"), "data");
+	const int pad = (int)(4 * indent);
+	char text[SIZE_TEXT_BYTES];
+
+	print_text(report, "filename", file ? "filename" : "image", indent);
+	print_text(report, "format", file ? "protocol type" : "file format", indent);
+	printf("%*s%s: %s (%" PRIu64 " bytes)\n", pad, "", file ? "file length" : "virtual size",
+	       size_format(size, text), size);
+	printf("%*sdisk size: %s\n", pad, "",
+	       actual ? size_format(img_value_uint(actual), text) : "unavailable");
+	if (img_value_bool(img_value_get(report, "encrypted")))
+		printf("%*sencrypted: yes\n", pad, "");
+	if (unit)
+		printf("%*scluster_size: %" PRIu64 "\n", pad, "", img_value_uint(unit));
+	if (img_value_bool(img_value_get(report, "dirty-flag")))
+		printf("%*scleanly shut down: no\n", pad, "");
+	print_backing(report, indent);
+	print_snapshots(img_value_get(report, "snapshots"), indent);
+	if (data && img_value_count(data)) {
+		printf("%*sFormat specific information:\n", pad, "");
+		json_value_human(stdout, data, indent + 1);
+	}
+}
+
+/* path: of the node's parents, "/" between. The library's tree is two or three levels deep. */
+static void print_report(const struct img_value *report, const char *path, unsigned indent)
+{
+	const struct img_value *children = img_value_get(report, "children");
+	size_t i, count = children ? img_value_count(children) : 0;
+
+	print_node(report, indent);
+	for (i = 0; i < count; i++) {
+		const struct img_value *child = img_value_at(children, i);
+		char deeper[256];
+
+		snprintf(deeper, sizeof(deeper), "%s/%s", path,
+			 img_value_string(img_value_get(child, "name")));
+		printf("%*sChild node '%s':\n", (int)(4 * indent), "", deeper);
+		print_report(img_value_get(child, "info"), deeper, indent + 1);
+	}
+}
+
+/* ---- All of it ---- */
+
+static int print_image(struct img *img, struct json *json, struct img_error *err)
+{
+	struct img_value *report;
+
+	if (img_info(img, &report, err))
+		return 1;
+	if (json)
+		json_value(json, NULL, report);
+	else
+		print_report(report, "", 0);
+	img_value_free(report);
+	return 0;
+}
+
+static int print_chain(struct img *top, bool as_json, struct img_error *err)
+{
+	struct json writer = { .out = stdout }, *json = as_json ? &writer : NULL;
+	struct img *img;
+	int rc = 0;
+
+	if (json)
+		json_open(json, NULL, '[');
+	/* Asking an image about itself changes nothing in it: the cast gives no way to write. */
+	for (img = top; img && !rc; img = (struct img *)img_backing(img)) {
+		if (!json && img != top)
+			putchar('\n');
+		rc = print_image(img, json, err);
+	}
+	if (json)
+		json_close(json, ']');
+	return rc;
+}
+
+int info_run(int argc, char **argv)
+{
+	struct info info = { 0 };
+	struct json json = { .out = stdout };
+	struct img_error *err;
+	struct img *img;
+	int rc = parse(&info, argc, argv);
+
+	if (rc != GO_ON)
+		return rc;
+	img = open_image(&info.request);
+	if (!img)
+		return 1;
+	err = img_error_new();
+	rc = info.chain ? print_chain(img, info.json, err) :
+			  print_image(img, info.json ? &json : NULL, err);
+	if (rc)
+		say_error("Could not get information about '%s': %s", info.request.name,
+			  img_error_text(err));
+	img_close(img, NULL);
+	img_error_free(err);
+	return rc;
+}

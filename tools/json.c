@@ -1,0 +1,183 @@
+/* Reports as JSON and as indented text. */
+#include "tools/json.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+
+/*
+ * The code point at *text, which is moved past it; -1: what is there is not UTF-8 (too long a form,
+ * a surrogate, above U+10FFFF, cut off), and *text is moved past what was understood of it.
+ */
+static int32_t take_utf8(const unsigned char **text)
+{
+	static const int32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+	int32_t code = *(*text)++;
+	int more, i;
+
+	if (code < 0x80)
+		return code;
+	if (code < 0xc2 || code > 0xf4)
+		return -1;
+	more = code < 0xe0 ? 1 : code < 0xf0 ? 2 : 3;
+	code &= 0x3f >> more;
+	for (i = 0; i < more; i++) {
+		if ((**text & 0xc0) != 0x80)
+			return -1;
+		code = code << 6 | (*(*text)++ & 0x3f);
+	}
+	if (code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+		return -1;
+	return code;
+}
+
+void json_quote(FILE *out, const char *text)
+{
+	static const char plain[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+	const unsigned char *at = (const unsigned char *)text;
+
+	fputc('"', out);
+	while (*at) {
+		int32_t code = take_utf8(&at);
+		const char *known;
+
+		if (code < 0)
+			code = 0xfffd;
+		known = code && code < 0x80 ? strchr(plain, code) : NULL;
+		if (known)
+			fprintf(out, "\\%c", letters[known - plain]);
+		else if (code > 0xffff)
+			fprintf(out, "\\u%04" PRIX32 "\\u%04" PRIX32, 0xd800 + ((code - 0x10000) >> 10),
+				0xdc00 + ((code - 0x10000) & 0x3ff));
+		else if (code < 0x20 || code >= 0x7f)
+			fprintf(out, "\\u%04" PRIX32, code);
+		else
+			fputc(code, out);
+	}
+	fputc('"', out);
+}
+
+/* Whatever comes before a value: the comma, the line's end and indentation, the key. */
+static void begin_member(struct json *j, const char *key)
+{
+	if (j->more)
+		fputc(',', j->out);
+	if (j->depth)
+		fprintf(j->out, "\n%*s", (int)(4 * j->depth), "");
+	if (key) {
+		json_quote(j->out, key);
+		fputs(": ", j->out);
+	}
+	j->more = true;
+}
+
+void json_open(struct json *j, const char *key, char bracket)
+{
+	begin_member(j, key);
+	fputc(bracket, j->out);
+	j->depth++;
+	j->more = false;
+}
+
+void json_close(struct json *j, char bracket)
+{
+	j->depth--;
+	j->more = true;
+	fprintf(j->out, "\n%*s%c", (int)(4 * j->depth), "", bracket);
+	if (!j->depth)
+		fputc('\n', j->out);
+}
+
+void json_string(struct json *j, const char *key, const char *text)
+{
+	begin_member(j, key);
+	json_quote(j->out, text);
+}
+
+void json_uint(struct json *j, const char *key, uint64_t n)
+{
+	begin_member(j, key);
+	fprintf(j->out, "%" PRIu64, n);
+}
+
+void json_bool(struct json *j, const char *key, bool b)
+{
+	begin_member(j, key);
+	fputs(b ? "true" : "false", j->out);
+}
+
+/* Recursion ends with the tree, which the library built: it is a few levels deep. */
+void json_value(struct json *j, const char *key, const struct img_value *v)
+{
+	bool object = img_value_kind(v) == IMG_VALUE_OBJECT;
+	size_t i;
+
+	switch (img_value_kind(v)) {
+	case IMG_VALUE_OBJECT:
+	case IMG_VALUE_ARRAY:
+		json_open(j, key, object ? '{' : '[');
+		for (i = 0; i < img_value_count(v); i++)
+			json_value(j, object ? img_value_key_at(v, i) : NULL, img_value_at(v, i));
+		json_close(j, object ? '}' : ']');
+		break;
+	case IMG_VALUE_STRING:
+		json_string(j, key, img_value_string(v));
+		break;
+	case IMG_VALUE_INT:
+		begin_member(j, key);
+		fprintf(j->out, "%" PRId64, img_value_int(v));
+		break;
+	case IMG_VALUE_UINT:
+		json_uint(j, key, img_value_uint(v));
+		break;
+	case IMG_VALUE_BOOL:
+		json_bool(j, key, img_value_bool(v));
+		break;
+	}
+}
+
+static void human_scalar(FILE *out, const struct img_value *v)
+{
+	switch (img_value_kind(v)) {
+	case IMG_VALUE_STRING:
+		fputs(img_value_string(v), out);
+		break;
+	case IMG_VALUE_INT:
+		fprintf(out, "%" PRId64, img_value_int(v));
+		break;
+	case IMG_VALUE_UINT:
+		fprintf(out, "%" PRIu64, img_value_uint(v));
+		break;
+	default:
+		fputs(img_value_bool(v) ? "true" : "false", out);
+	}
+}
+
+void json_value_human(FILE *out, const struct img_value *v, unsigned indent)
+{
+	bool object = img_value_kind(v) == IMG_VALUE_OBJECT;
+	size_t i;
+
+	for (i = 0; i < img_value_count(v); i++) {
+		const struct img_value *member = img_value_at(v, i);
+		const char *key;
+
+		fprintf(out, "%*s", (int)(4 * indent), "");
+		if (!object)
+			fprintf(out, "[%zu]", i);
+		else
+			for (key = img_value_key_at(v, i); *key; key++)
+				fputc(*key == '-' ? ' ' : *key, out);
+		fputc(':', out);
+		if (img_value_kind(member) == IMG_VALUE_OBJECT ||
+		    img_value_kind(member) == IMG_VALUE_ARRAY) {
+			fputc('\n', out);
+			json_value_human(out, member, indent + 1);
+		} else {
+			fputc(' ', out);
+			human_scalar(out, member);
+			fputc('\n', out);
+		}
+	}
+}

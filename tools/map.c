@@ -1,0 +1,185 @@
+/* map: tell where an image's data lies. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+#include "tools/args.h"
+#include "tools/command.h"
+#include "tools/open.h"
+#include "tools/say.h"
+
+static const char help[] =
+	"Usage:\n"
+	"  %s map [OPTIONS] FILE\n\n"
+	"Tell where the data of an image and its backing images lies.\n\n"
+	"Options:\n"
+	"  -f, --format FORMAT       of the image (default: found out by its content)\n"
+	"      --image-opts          FILE is a list KEY=VALUE,... instead of a name\n"
+	"  -s, --start-offset OFFSET begin here in the disk\n"
+	"  -l, --max-length LENGTH   end after so many bytes\n"
+	"      --output human|json   for people (default) or for programs\n"
+	"  -U, --force-share         also if another program has the image open for writing\n"
+	"      --references POLICY   which files images may name: none, folder, any or DIR:DIR\n"
+	"  -h, --help                print this and exit\n";
+
+struct map {
+	struct open_request request;
+	uint64_t start, length;
+	bool json;
+};
+
+enum { GO_ON = -1 };
+
+static int parse(struct map *map, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "format", required_argument, NULL, 'f' },
+		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+		{ "start-offset", required_argument, NULL, 's' },
+		{ "max-length", required_argument, NULL, 'l' },
+		{ "output", required_argument, NULL, ARG_OUTPUT },
+		{ "force-share", no_argument, NULL, 'U' },
+		{ "object", required_argument, NULL, ARG_OBJECT },
+		{ "references", required_argument, NULL, ARG_REFERENCES },
+		{ 0 },
+	};
+	struct open_request *r = &map->request;
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "hf:s:l:U", options, NULL)) != -1) {
+		switch (opt) {
+		case 'h':
+			return args_help(help);
+		case 'f':
+			r->format = optarg;
+			break;
+		case ARG_IMAGE_OPTS:
+			r->image_opts = true;
+			break;
+		case 's':
+			if (!args_size("start offset", optarg, 0, INT64_MAX, &map->start))
+				return 1;
+			break;
+		case 'l':
+			if (!args_size("max length", optarg, 0, INT64_MAX, &map->length))
+				return 1;
+			break;
+		case ARG_OUTPUT:
+			if (!args_output("map", optarg, &map->json))
+				return 1;
+			break;
+		case 'U':
+			r->flags |= IMG_OPEN_SHARE;
+			break;
+		case ARG_OBJECT:
+			return say_refusal("map", "--object");
+		case ARG_REFERENCES:
+			r->references = optarg;
+			break;
+		default:
+			return say_try_help("map");
+		}
+	}
+	if (optind != argc - 1)
+		return say_usage("map", "Expecting one image file name");
+	r->name = argv[optind];
+	return args_one_way_to_open(r->image_opts, r->format) ? GO_ON : 1;
+}
+
+/* Do b's bytes simply go on where a's end? */
+static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
+{
+	if (a->zero != b->zero || a->data != b->data || a->present != b->present ||
+	    a->compressed != b->compressed || a->depth != b->depth || a->has_offset != b->has_offset)
+		return false;
+	if (!a->file != !b->file || (a->file && strcmp(a->file, b->file)))
+		return false;
+	return !a->has_offset || a->offset + a->length == b->offset;
+}
+
+static void print_json(const struct img_map_entry *e, bool last)
+{
+	static const char *const names[] = { "false", "true" };
+
+	printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %" PRIu32
+	       ", \"present\": %s, \"zero\": %s, \"data\": %s, \"compressed\": %s",
+	       e->start, e->length, e->depth, names[e->present], names[e->zero], names[e->data],
+	       names[e->compressed]);
+	if (e->has_offset)
+		printf(", \"offset\": %" PRIu64, e->offset);
+	fputs(last ? "}]\n" : "},\n", stdout);
+}
+
+/* Only what lies in a file as it is; false: there is something that does not, said. */
+static bool print_human(const struct img_map_entry *e)
+{
+	if (e->data && !e->has_offset) {
+		say_error("File contains external, encrypted or compressed clusters.");
+		return false;
+	}
+	if (e->data && !e->zero)
+		printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->start, e->length,
+		       e->offset, e->file ? e->file : "");
+	return true;
+}
+
+static bool print_entry(const struct map *map, const struct img_map_entry *e, bool last)
+{
+	if (!map->json)
+		return print_human(e);
+	print_json(e, last);
+	return true;
+}
+
+static int print_map(struct img *img, const struct map *map, struct img_error *err)
+{
+	uint64_t end = img_size(img);
+	struct img_map_entry now = { .start = map->start }, next;
+
+	if (map->length < end - map->start)
+		end = map->start + map->length;
+	if (map->start > img_size(img))
+		end = map->start;
+	if (map->json)
+		putchar('[');
+	else
+		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+	while (now.start + now.length < end) {
+		uint64_t at = now.start + now.length;
+
+		if (img_map(img, at, end - at, true, &next, err)) {
+			say_error("Failed to read image metadata: %s", img_error_text(err));
+			return 1;
+		}
+		if (now.length && goes_on(&now, &next)) {
+			now.length += next.length;
+			continue;
+		}
+		if (now.length && !print_entry(map, &now, false))
+			return 1;
+		now = next;
+	}
+	return print_entry(map, &now, true) ? 0 : 1;
+}
+
+int map_run(int argc, char **argv)
+{
+	struct map map = { .length = UINT64_MAX };
+	struct img_error *err;
+	struct img *img;
+	int rc = parse(&map, argc, argv);
+
+	if (rc != GO_ON)
+		return rc;
+	img = open_image(&map.request);
+	if (!img)
+		return 1;
+	err = img_error_new();
+	rc = print_map(img, &map, err);
+	img_close(img, NULL);
+	img_error_free(err);
+	return rc;
+}

@@ -1,0 +1,454 @@
+/* From what the user wrote to an open image. */
+#include "tools/open.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+#include "tools/args.h"
+#include "tools/say.h"
+
+/* Far more than anybody nests; bounds the recursion over a json: name. */
+enum { JSON_LEVELS = 16 };
+
+/* What a name says, option by option. Strings are owned. */
+struct source {
+	char *path, *format, *backing_name, *backing_format;
+	char *file_driver;
+	bool read_only;
+	unsigned flags;			/* IMG_OPEN_* */
+	enum img_io_kind io;
+};
+
+static const char *default_references;
+
+void open_set_default_references(const char *policy)
+{
+	default_references = policy;
+}
+
+const char *open_references(const char *given)
+{
+	return given ? given : default_references;
+}
+
+static void source_free(struct source *s)
+{
+	free(s->path);
+	free(s->format);
+	free(s->backing_name);
+	free(s->backing_format);
+	free(s->file_driver);
+}
+
+/* ---- Names ---- */
+
+/* "proto:..." with the colon before any slash; 0: a plain path. Else the protocol's length. */
+static size_t protocol_length(const char *name)
+{
+	size_t len = strcspn(name, ":/");
+
+	return name[len] == ':' ? len : 0;
+}
+
+/*
+ * The path that a name means, or NULL, then what is wrong goes to why. A file whose name has a
+ * colon is given as ./NAME.
+ */
+static const char *plain_path(const char *name, char *why, size_t size)
+{
+	static const char *const elsewhere[] = {
+		"nbd", "nbd+tcp", "nbd+unix", "nbds", "http", "https", "ftp", "ftps", "ssh", "iscsi",
+		"iser", "nfs", "rbd", "nvme", "fat", "blkdebug", "blkverify", "null-co", "null-aio",
+		"host_cdrom", "quorum", "json",
+	};
+	size_t len = protocol_length(name), i;
+
+	if (!len)
+		return name;
+	if (!strncmp(name, "file:", 5))
+		return name + 5;
+	if (!strncmp(name, "host_device:", 12))
+		return name + 12;
+	for (i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++) {
+		if (strlen(elsewhere[i]) == len && !strncmp(name, elsewhere[i], len)) {
+			snprintf(why, size, "Protocol '%.*s' is not supported", (int)len, name);
+			return NULL;
+		}
+	}
+	snprintf(why, size, "Unknown protocol '%.*s'", (int)(len < 64 ? len : 64), name);
+	return NULL;
+}
+
+const char *open_new_path(const char *name, const char *subject)
+{
+	char why[128];
+	const char *path = plain_path(name, why, sizeof(why));
+
+	if (!path)
+		say_error("%s%s%s", subject ? subject : "", subject ? ": " : "", why);
+	return path;
+}
+
+/* ---- Options ---- */
+
+/* Each sets one thing from value; NULL, or the values that would be taken. */
+typedef const char *source_option(struct source *s, const char *value);
+
+static const char *set_text(char **to, const char *value)
+{
+	free(*to);
+	*to = args_memory(strdup(value));
+	return NULL;
+}
+
+static const char *set_driver(struct source *s, const char *value)
+{
+	return set_text(&s->format, value);
+}
+
+static const char *set_path(struct source *s, const char *value)
+{
+	return set_text(&s->path, value);
+}
+
+static const char *set_file_driver(struct source *s, const char *value)
+{
+	if (strcmp(value, "file") && strcmp(value, "host_device"))
+		return "file, host_device";
+	return set_text(&s->file_driver, value);
+}
+
+static const char *set_backing_path(struct source *s, const char *value)
+{
+	return set_text(&s->backing_name, value);
+}
+
+static const char *set_backing_driver(struct source *s, const char *value)
+{
+	return set_text(&s->backing_format, value);
+}
+
+static const char *set_backing_file_driver(struct source *s, const char *value)
+{
+	(void)s;
+	return strcmp(value, "file") && strcmp(value, "host_device") ? "file, host_device" : NULL;
+}
+
+/* on/off, true/false, yes/no; on says which. */
+static const char *parse_switch(const char *value, bool *on)
+{
+	*on = !strcmp(value, "on") || !strcmp(value, "true") || !strcmp(value, "yes");
+	if (*on || !strcmp(value, "off") || !strcmp(value, "false") || !strcmp(value, "no"))
+		return NULL;
+	return "on, off";
+}
+
+static const char *set_flag(struct source *s, const char *value, unsigned flag)
+{
+	bool on;
+	const char *allowed = parse_switch(value, &on);
+
+	if (!allowed)
+		s->flags = on ? s->flags | flag : s->flags & ~flag;
+	return allowed;
+}
+
+static const char *set_read_only(struct source *s, const char *value)
+{
+	return parse_switch(value, &s->read_only);
+}
+
+static const char *set_cache_direct(struct source *s, const char *value)
+{
+	return set_flag(s, value, IMG_OPEN_DIRECT);
+}
+
+static const char *set_cache_no_flush(struct source *s, const char *value)
+{
+	return set_flag(s, value, IMG_OPEN_UNSAFE);
+}
+
+static const char *set_force_share(struct source *s, const char *value)
+{
+	return set_flag(s, value, IMG_OPEN_SHARE);
+}
+
+static const char *set_discard(struct source *s, const char *value)
+{
+	if (!strcmp(value, "unmap"))
+		value = "on";
+	else if (!strcmp(value, "ignore"))
+		value = "off";
+	return set_flag(s, value, IMG_OPEN_UNMAP) ? "unmap, ignore" : NULL;
+}
+
+/* auto is what the library does. */
+static const char *set_locking(struct source *s, const char *value)
+{
+	if (!strcmp(value, "auto"))
+		return NULL;
+	if (strcmp(value, "off"))
+		return "auto, off";
+	s->flags |= IMG_OPEN_NO_LOCK;
+	return NULL;
+}
+
+static const char *set_aio(struct source *s, const char *value)
+{
+	if (!strcmp(value, "threads"))
+		s->io = IMG_IO_THREADS_KIND;
+	else if (!strcmp(value, "io_uring"))
+		s->io = IMG_IO_URING_KIND;
+	else
+		return "threads, io_uring";
+	return NULL;
+}
+
+static const struct {
+	const char *key;
+	source_option *set;
+} source_options[] = {
+	{ "driver", set_driver },
+	{ "file.driver", set_file_driver },
+	{ "file.filename", set_path },
+	{ "file.locking", set_locking },
+	{ "file.aio", set_aio },
+	{ "filename", set_path },
+	{ "locking", set_locking },
+	{ "aio", set_aio },
+	{ "backing.driver", set_backing_driver },
+	{ "backing.file.driver", set_backing_file_driver },
+	{ "backing.file.filename", set_backing_path },
+	{ "read-only", set_read_only },
+	{ "force-share", set_force_share },
+	{ "discard", set_discard },
+	{ "file.discard", set_discard },
+	{ "cache.direct", set_cache_direct },
+	{ "file.cache.direct", set_cache_direct },
+	{ "cache.no-flush", set_cache_no_flush },
+	{ "file.cache.no-flush", set_cache_no_flush },
+};
+
+static bool source_set(struct source *s, const char *name, const char *key, const char *value)
+{
+	const char *allowed;
+	size_t i;
+
+	for (i = 0; i < sizeof(source_options) / sizeof(source_options[0]); i++) {
+		if (strcmp(key, source_options[i].key))
+			continue;
+		allowed = source_options[i].set(s, value);
+		if (allowed)
+			say_error("Could not open '%s': Option '%s' is '%s', supported: %s", name, key,
+				  value, allowed);
+		return !allowed;
+	}
+	say_error("Could not open '%s': Option '%s' is not supported", name, key);
+	return false;
+}
+
+/* "key=value,key=value", with commas in values doubled. A key alone is on. */
+static bool parse_options(struct source *s, const char *name)
+{
+	char *copy = args_memory(strdup(name)), *from = copy;
+	bool sound = true;
+
+	if (!strchr(name, '=')) {
+		/* qemu's tools take the name of a block device here; there is none in this program. */
+		say_error("Could not open '%s': Cannot find device='%s' nor node-name='%s'", name, name,
+			  name);
+		sound = false;
+	}
+	while (sound && *from) {
+		char *key = from, *value = NULL, *to, *end = from + strcspn(from, "=,");
+
+		if (*end == '=') {
+			*end++ = '\0';
+			value = to = end;
+			while (*end && (*end != ',' || end[1] == ',')) {
+				end += *end == ',';
+				*to++ = *end++;
+			}
+			from = *end ? end + 1 : end;
+			*to = '\0';
+		} else {
+			from = *end ? end + 1 : end;
+			*end = '\0';
+		}
+		sound = source_set(s, name, key, value ? value : "on");
+	}
+	free(copy);
+	return sound;
+}
+
+/* Objects in objects become keys with dots. */
+static bool flatten_json(struct source *s, const char *name, const json_t *object,
+			 const char *prefix, unsigned level)
+{
+	const char *member;
+	json_t *value;
+	bool sound = true;
+
+	/* jansson's iteration takes a pointer that is not const, and changes nothing. */
+	json_object_foreach((json_t *)object, member, value) {
+		char *key, number[32];
+
+		if (asprintf(&key, "%s%s%s", prefix, *prefix ? "." : "", member) < 0)
+			args_memory(NULL);
+		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+		if (json_is_object(value) && level < JSON_LEVELS)
+			sound = flatten_json(s, name, value, key, level + 1);
+		else if (json_is_string(value))
+			sound = source_set(s, name, key, json_string_value(value));
+		else if (json_is_boolean(value))
+			sound = source_set(s, name, key, json_is_true(value) ? "on" : "off");
+		else if (json_is_integer(value))
+			sound = source_set(s, name, key, number);
+		else
+			sound = source_set(s, name, key, "");
+		free(key);
+		if (!sound)
+			return false;
+	}
+	return true;
+}
+
+static bool parse_json(struct source *s, const char *name)
+{
+	json_error_t why;
+	json_t *root = json_loads(name + strlen("json:"), JSON_REJECT_DUPLICATES, &why);
+	bool sound = false;
+
+	if (!root)
+		say_error("Could not open '%s': Could not parse the JSON options: %d:%d: %s", name,
+			  why.line, why.column, why.text);
+	else if (!json_is_object(root))
+		say_error("Could not open '%s': Invalid JSON object given", name);
+	else if (!json_object_size(root))
+		say_error("Could not open '%s': Must specify either driver or file", name);
+	else
+		sound = flatten_json(s, name, root, "", 0);
+	json_decref(root);
+	return sound;
+}
+
+/* ---- Opening ---- */
+
+static bool read_name(const struct open_request *r, struct source *s)
+{
+	char why[128];
+	const char *path;
+
+	if (r->image_opts)
+		return parse_options(s, r->name);
+	if (!strncmp(r->name, "json:", 5))
+		return parse_json(s, r->name);
+	path = plain_path(r->name, why, sizeof(why));
+	if (!path) {
+		say_error("Could not open '%s': %s", r->name, why);
+		return false;
+	}
+	s->path = args_memory(strdup(path));
+	return true;
+}
+
+/* What the name says, completed by what other options say. */
+static bool settle_source(const struct open_request *r, struct source *s)
+{
+	if (!read_name(r, s))
+		return false;
+	if (!s->path) {
+		say_error("Could not open '%s': A block device must be specified for \"file\"", r->name);
+		return false;
+	}
+	if (!*s->path) {
+		say_error("Could not open '%s': The 'file' block driver requires a file name", r->name);
+		return false;
+	}
+	/* The bare file: its bytes are the disk, which is what raw means. */
+	if (s->format && (!strcmp(s->format, "file") || !strcmp(s->format, "host_device")))
+		set_driver(s, "raw");
+	if (r->format)
+		set_driver(s, r->format);
+	if (s->format && img_format_features(s->format) < 0) {
+		say_error("Could not open '%s': Unknown driver '%s'", r->name, s->format);
+		return false;
+	}
+	if (s->read_only && (r->flags & IMG_OPEN_WRITE)) {
+		say_error("Could not open '%s': Block node is read-only", r->name);
+		return false;
+	}
+	if ((s->flags & IMG_OPEN_SHARE) && (r->flags & IMG_OPEN_WRITE)) {
+		say_error("Could not open '%s': force-share=on can only be used with read-only images",
+			  r->name);
+		return false;
+	}
+	return true;
+}
+
+void open_say_error(const char *subject, const struct img_error *err)
+{
+	const char *text = img_error_text(err), *hint = strstr(text, " Is another process using");
+
+	/* A lock held elsewhere: the hint is a line of its own, as callers know it. */
+	if (img_error_code(err) == -EAGAIN && hint) {
+		const char *lock = strstr(text, "Failed to get");
+		const char *end = hint[-1] == '.' ? hint - 1 : hint;
+
+		if (!lock || lock > end)
+			lock = text;
+		say_error("%s: %.*s\n%s", subject, (int)(end - lock), lock, hint + 1);
+	} else {
+		say_error("%s: %s", subject, text);
+	}
+}
+
+static void say_failure(const struct open_request *r, const struct img_error *err)
+{
+	char *subject;
+
+	if (asprintf(&subject, "Could not open '%s'", r->name) < 0)
+		args_memory(NULL);
+	open_say_error(subject, err);
+	free(subject);
+}
+
+static void warn_if_guessed_raw(const struct img *img)
+{
+	if (!img_was_probed(img) || strcmp(img_format(img), "raw"))
+		return;
+	fprintf(stderr,
+		"WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+		"         Automatically detecting the format is dangerous for raw images, write "
+		"operations on block 0 will be restricted.\n"
+		"         Specify the 'raw' format explicitly to remove the restrictions.\n",
+		img_name(img));
+}
+
+struct img *open_image(const struct open_request *r)
+{
+	struct source s = { 0 };
+	struct img_open_options options = { .references = open_references(r->references) };
+	struct img_error *err = img_error_new();
+	struct img *img = NULL;
+
+	if (!settle_source(r, &s))
+		goto out;
+	options.format = s.format;
+	options.flags = r->flags | s.flags;
+	options.backing_name = s.backing_name;
+	options.backing_format = s.backing_format;
+	options.io = s.io;
+	if (img_open(s.path, &options, &img, err))
+		say_failure(r, err);
+	else if (r->warn_if_probed)
+		warn_if_guessed_raw(img);
+out:
+	img_error_free(err);
+	source_free(&s);
+	return img;
+}

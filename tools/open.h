@@ -1,0 +1,40 @@
+/*
+ * From what the user wrote to an open image: plain names, names with a protocol, json: names and
+ * --image-opts.
+ */
+#ifndef TOOLS_OPEN_H
+#define TOOLS_OPEN_H
+
+#include <stdbool.h>
+
+struct img;
+struct img_error;
+
+/* What was said about one image. Zero-initialise. Strings are borrowed. */
+struct open_request {
+	const char *name;	/* a name; with image_opts: key=value,... */
+	const char *format;	/* -f; NULL: not given */
+	bool image_opts;
+	unsigned flags;		/* IMG_OPEN_* */
+	const char *references;	/* --references; NULL: the program's default */
+	bool warn_if_probed;	/* say that raw was only guessed */
+};
+
+/* NULL: it cannot be opened; said. */
+struct img *open_image(const struct open_request *request);
+
+/* The policy for files that images name, if the command line gives none; NULL: the library's. */
+void open_set_default_references(const char *policy);
+/* given, or else the default. */
+const char *open_references(const char *given);
+
+/*
+ * The path that a name for a new file means. NULL: it names no file; said, beginning with subject
+ * if that is not NULL.
+ */
+const char *open_new_path(const char *name, const char *subject);
+
+/* "PROGRAM: SUBJECT: the error", with the hint about a lock on a line of its own. */
+void open_say_error(const char *subject, const struct img_error *err);
+
+#endif

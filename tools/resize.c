@@ -1,0 +1,236 @@
+/* resize: make a disk larger or smaller. */
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
+#include "tools/args.h"
+#include "tools/command.h"
+#include "tools/open.h"
+#include "tools/say.h"
+#include "tools/size.h"
+
+static const char help[] =
+	"Usage:\n"
+	"  %s resize [OPTIONS] FILE [+-]SIZE\n\n"
+	"Make the disk in an image larger or smaller: SIZE bytes, or by SIZE with a sign. What is\n"
+	"new reads as zeroes; partitions and file systems are not touched.\n\n"
+	"Options:\n"
+	"  -f, --format FORMAT       of the image (default: found out by its content)\n"
+	"      --image-opts          FILE is a list KEY=VALUE,... instead of a name\n"
+	"      --shrink              allow a smaller disk: what lies behind its end is lost\n"
+	"      --preallocation MODE  off (default), metadata, falloc or full: for what is new\n"
+	"  -q, --quiet               print nothing but errors\n"
+	"      --references POLICY   which files images may name: none, folder, any or DIR:DIR\n"
+	"  -h, --help                print this and exit\n\n"
+	"SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024).\n";
+
+enum { GO_ON = -1 };
+
+struct resize {
+	struct open_request request;
+	const char *size;	/* as given, with its sign */
+	char sign;		/* '+', '-' or 0 */
+	uint64_t bytes;
+	int preallocation;
+	bool shrink, quiet;
+};
+
+static bool parse_preallocation(const char *text, int *out)
+{
+	static const struct {
+		const char *name;
+		int value;
+	} modes[] = {
+		{ "off", IMG_PREALLOC_OFF },
+		{ "metadata", IMG_PREALLOC_METADATA },
+		{ "falloc", IMG_PREALLOC_FALLOC },
+		{ "full", IMG_PREALLOC_FULL },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (!strcmp(text, modes[i].name)) {
+			*out = modes[i].value;
+			return true;
+		}
+	}
+	say_error("Invalid preallocation mode '%s'", text);
+	return false;
+}
+
+/*
+ * "-1M" is a size here, not options: no option is a digit. Take it out, so that getopt_long() does
+ * not see it; what follows "--" it leaves alone anyway.
+ */
+static const char *take_negative_size(int *argc, char **argv)
+{
+	char *size;
+	int i;
+
+	for (i = 1; i < *argc && strcmp(argv[i], "--"); i++) {
+		if (argv[i][0] != '-' || !isdigit((unsigned char)argv[i][1]))
+			continue;
+		size = argv[i];
+		memmove(&argv[i], &argv[i + 1], (size_t)(*argc - i) * sizeof(*argv));
+		(*argc)--;
+		return size;
+	}
+	return NULL;
+}
+
+static int parse_size(struct resize *resize)
+{
+	const char *text = resize->size;
+	int rc;
+
+	if (*text == '+' || *text == '-')
+		resize->sign = *text++;
+	rc = size_parse(text, &resize->bytes);
+	if (rc == -ERANGE) {
+		say_error("Value '%s' is out of range for parameter 'size'", text);
+		return 1;
+	}
+	if (rc) {
+		say_error("Parameter 'size' expects a non-negative number below 2^64\n"
+			  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+			  "and exabytes, respectively.");
+		return 1;
+	}
+	return GO_ON;
+}
+
+static int parse(struct resize *resize, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "format", required_argument, NULL, 'f' },
+		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+		{ "shrink", no_argument, NULL, ARG_SHRINK },
+		{ "preallocation", required_argument, NULL, ARG_PREALLOCATION },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "object", required_argument, NULL, ARG_OBJECT },
+		{ "references", required_argument, NULL, ARG_REFERENCES },
+		{ 0 },
+	};
+	struct open_request *r = &resize->request;
+	int opt;
+
+	resize->size = take_negative_size(&argc, argv);
+	while ((opt = getopt_long(argc, argv, "hf:q", options, NULL)) != -1) {
+		switch (opt) {
+		case 'h':
+			return args_help(help);
+		case 'f':
+			r->format = optarg;
+			break;
+		case ARG_IMAGE_OPTS:
+			r->image_opts = true;
+			break;
+		case ARG_SHRINK:
+			resize->shrink = true;
+			break;
+		case ARG_PREALLOCATION:
+			if (!parse_preallocation(optarg, &resize->preallocation))
+				return 1;
+			break;
+		case 'q':
+			resize->quiet = true;
+			break;
+		case ARG_OBJECT:
+			return say_refusal("resize", "--object");
+		case ARG_REFERENCES:
+			r->references = optarg;
+			break;
+		default:
+			return say_try_help("resize");
+		}
+	}
+	if (optind < argc)
+		r->name = argv[optind++];
+	if (optind < argc && !resize->size)
+		resize->size = argv[optind++];
+	if (!r->name || !resize->size)
+		return say_usage("resize", "Expecting image file name and size");
+	if (optind < argc)
+		return say_usage("resize", "Extra argument(s) in command line");
+	if (!args_one_way_to_open(r->image_opts, r->format))
+		return 1;
+	r->flags = IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE;
+	r->warn_if_probed = true;
+	return parse_size(resize);
+}
+
+/* The size in bytes that was asked for; false: there is no such size; said. */
+static bool new_size(const struct resize *resize, uint64_t now, uint64_t *size)
+{
+	uint64_t wanted = resize->bytes;
+
+	if (resize->sign == '+' && __builtin_add_overflow(now, resize->bytes, &wanted))
+		wanted = UINT64_MAX;
+	if (resize->sign == '-')
+		wanted = now > resize->bytes ? now - resize->bytes : 0;
+	if (!wanted || wanted > INT64_MAX) {
+		say_error(wanted ? "New image size is too large" : "New image size must be positive");
+		return false;
+	}
+	*size = wanted;
+	return true;
+}
+
+static int resize_image(const struct resize *resize, struct img *img)
+{
+	struct img_error *err;
+	uint64_t size;
+	int rc;
+
+	if (!new_size(resize, img_size(img), &size))
+		return 1;
+	if (size <= img_size(img) && resize->preallocation != IMG_PREALLOC_OFF) {
+		say_error("Preallocation can only be used for growing images");
+		return 1;
+	}
+	if (size < img_size(img) && !resize->shrink) {
+		say_error("Use the --shrink option to perform a shrink operation.");
+		say_error("warning: Shrinking an image will delete all data beyond the shrunken image's "
+			  "end. Before performing such an operation, make sure there is no important "
+			  "data there.");
+		return 1;
+	}
+	if (!(img_format_features(img_format(img)) & IMG_FORMAT_RESIZE)) {
+		say_error("Image format driver does not support resize");
+		return 1;
+	}
+	err = args_memory(img_error_new());
+	rc = img_resize(img, size, resize->preallocation, err);
+	if (rc)
+		say_error("%s", img_error_text(err));
+	img_error_free(err);
+	return rc ? 1 : 0;
+}
+
+int resize_run(int argc, char **argv)
+{
+	struct resize resize = { 0 };
+	struct img_error *err;
+	struct img *img;
+	int rc = parse(&resize, argc, argv);
+
+	if (rc != GO_ON)
+		return rc;
+	img = open_image(&resize.request);
+	if (!img)
+		return 1;
+	err = args_memory(img_error_new());
+	rc = resize_image(&resize, img);
+	if (img_close(img, err)) {
+		say_error("Could not write '%s': %s", resize.request.name, img_error_text(err));
+		rc = 1;
+	}
+	if (!rc && !resize.quiet)
+		puts("Image resized.");
+	img_error_free(err);
+	return rc;
+}

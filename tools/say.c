@@ -1,0 +1,56 @@
+/* Messages on standard error. */
+#include "tools/say.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *program = "imgtool";
+
+void say_set_program(const char *name)
+{
+	program = name;
+}
+
+const char *say_program(void)
+{
+	return program;
+}
+
+static void say_line(const char *fmt, va_list args)
+{
+	fprintf(stderr, "%s: ", program);
+	vfprintf(stderr, fmt, args);
+	fputc('\n', stderr);
+}
+
+void say_error(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say_line(fmt, args);
+	va_end(args);
+}
+
+int say_try_help(const char *command)
+{
+	fprintf(stderr, "Try '%s %s%s--help' for more information\n", program,
+		command ? command : "", command ? " " : "");
+	return 1;
+}
+
+int say_usage(const char *command, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say_line(fmt, args);
+	va_end(args);
+	return say_try_help(command);
+}
+
+int say_refusal(const char *command, const char *option)
+{
+	fprintf(stderr, "%s %s: option '%s' is not supported\n", program, command, option);
+	return 1;
+}

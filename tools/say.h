@@ -1,0 +1,27 @@
+/*
+ * What the tool says: everything on standard error begins with the program's name. Callers written
+ * for qemu-img read these lines, so under that name they are worded as there.
+ */
+#ifndef TOOLS_SAY_H
+#define TOOLS_SAY_H
+
+/* The name that messages begin with; borrowed for good. */
+void say_set_program(const char *name);
+const char *say_program(void);
+
+/* "PROGRAM: sentence\n" on standard error. */
+void say_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * The same for a command line that makes no sense, followed by a pointer to --help. command NULL:
+ * the program's own help. Returns 1, the exit code for that.
+ */
+int say_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* "PROGRAM COMMAND: option 'option' is not supported". Returns 1. */
+int say_refusal(const char *command, const char *option);
+
+/* After getopt_long() complained by itself. Returns 1. */
+int say_try_help(const char *command);
+
+#endif
