@@ -15,31 +15,35 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
+/* In the order in which qemu-img reports them. Those with a default are always reported. */
 const struct img_option qcow2_create_options[] = {
-	{ "cluster_size", IMG_OPTION_SIZE, "qcow2 cluster size", "65536", NULL },
-	{ "compat", IMG_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", "1.1",
-	  "0.10,1.1,v2,v3" },
-	{ "compression_type", IMG_OPTION_STRING, "Compression method used for image cluster compression",
-	  "zlib", "zlib,zstd" },
-	{ "data_file", IMG_OPTION_STRING, "File name of an external data file", NULL, NULL },
-	{ "data_file_raw", IMG_OPTION_BOOL, "The external data file must stay valid as a raw image",
-	  "off", NULL },
-	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL, NULL },
-	{ "encrypt.cipher-mode", IMG_OPTION_STRING, "Name of encryption cipher mode", NULL, NULL },
+	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", NULL, NULL },
 	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL,
-	  NULL },
-	{ "encrypt.hash-alg", IMG_OPTION_STRING, "Name of encryption hash algorithm", NULL, NULL },
-	{ "encrypt.iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, NULL },
-	{ "encrypt.ivgen-alg", IMG_OPTION_STRING, "Name of IV generator algorithm", NULL, NULL },
-	{ "encrypt.ivgen-hash-alg", IMG_OPTION_STRING, "Name of IV generator hash algorithm", NULL,
 	  NULL },
 	{ "encrypt.key-secret", IMG_OPTION_STRING, "ID of secret providing the encryption key", NULL,
 	  NULL },
-	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", "off", NULL },
+	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL, NULL },
+	{ "encrypt.cipher-mode", IMG_OPTION_STRING, "Name of encryption cipher mode", NULL, NULL },
+	{ "encrypt.ivgen-alg", IMG_OPTION_STRING, "Name of IV generator algorithm", NULL, NULL },
+	{ "encrypt.ivgen-hash-alg", IMG_OPTION_STRING, "Name of IV generator hash algorithm", NULL,
+	  NULL },
+	{ "encrypt.hash-alg", IMG_OPTION_STRING, "Name of encryption hash algorithm", NULL, NULL },
+	{ "encrypt.iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, NULL },
+	{ "cluster_size", IMG_OPTION_SIZE, "qcow2 cluster size", "65536", NULL },
 	{ "extended_l2", IMG_OPTION_BOOL, "Extended L2 tables", "off", NULL },
-	{ "lazy_refcounts", IMG_OPTION_BOOL, "Postpone refcount updates", "off", NULL },
-	{ "preallocation", IMG_OPTION_STRING, "Preallocation mode (off, metadata, falloc, full)", "off",
+	{ "preallocation", IMG_OPTION_STRING, "Preallocation mode (off, metadata, falloc, full)", NULL,
 	  "off,metadata,falloc,full" },
+	{ "compression_type", IMG_OPTION_STRING, "Compression method used for image cluster compression",
+	  "zlib", "zlib,zstd" },
+	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
+	{ "compat", IMG_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL,
+	  "0.10,1.1,v2,v3" },
+	{ "backing_file", IMG_OPTION_STRING, "File name of a base image", NULL, NULL },
+	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
+	{ "data_file", IMG_OPTION_STRING, "File name of an external data file", NULL, NULL },
+	{ "data_file_raw", IMG_OPTION_BOOL, "The external data file must stay valid as a raw image",
+	  NULL, NULL },
+	{ "lazy_refcounts", IMG_OPTION_BOOL, "Postpone refcount updates", "off", NULL },
 	{ "refcount_bits", IMG_OPTION_NUMBER, "Width of a reference count entry in bits", "16", NULL },
 	{ 0 },
 };
@@ -77,14 +81,20 @@ static int refuse_encryption(const struct img_options *o, struct img_error *err)
 	return 0;
 }
 
+static bool is_v2(const struct img_options *o)
+{
+	const char *compat = img_options_string(o, "compat");	/* NULL: version 3 */
+
+	return compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"));
+}
+
 /* Options that need version 3. */
 static int check_version(const struct img_options *o, struct img_error *err)
 {
 	static const char need[] = "supported with compatibility level 1.1 and above (use compat=1.1 or "
 				   "greater)";
-	const char *compat = img_options_string(o, "compat");
 
-	if (strcmp(compat, "0.10") && strcmp(compat, "v2"))
+	if (!is_v2(o))
 		return 0;
 	if (img_options_bool(o, "lazy_refcounts"))
 		return img_fail(err, -EINVAL, "Lazy refcounts only %s", need);
@@ -158,8 +168,6 @@ static void set_preallocation(struct img_creating *c)
 static void make_wish(const struct img_creating *c, struct wish *w)
 {
 	const struct img_options *o = c->options;
-	const char *compat = img_options_string(o, "compat");
-	bool v2 = !strcmp(compat, "0.10") || !strcmp(compat, "v2");
 	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
 	struct qcow2_header *h = &w->header;
 
@@ -167,7 +175,7 @@ static void make_wish(const struct img_creating *c, struct wish *w)
 		.data_file = img_options_string(o, "data_file"),
 		.raw = img_options_bool(o, "data_file_raw"),
 	};
-	h->version = v2 ? 2 : 3;
+	h->version = is_v2(o) ? 2 : 3;
 	h->cluster_bits = log2_u64(img_options_number(o, "cluster_size"));
 	h->refcount_order = log2_u64(img_options_number(o, "refcount_bits"));
 	h->size = c->size;
