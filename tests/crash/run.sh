@@ -1,0 +1,71 @@
+#!/bin/sh
+# Power cuts on every kind of image: see crash.c.
+#
+#   FULL=1	every subset of writes where they are few, many subsets where not (make crash-full)
+#   SEED=N, SEEDS=N	first seed and how many (default: today's, 1; FULL: 4)
+#   tests/crash/run.sh [WORD]	only variants with WORD in their name
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
+only=$1
+seed=${SEED:-$(date +%Y%m%d)}
+seeds=${SEEDS:-${FULL:+4}}
+cd "$work" || exit 1
+
+# Each sector is one pattern of 8 bytes: crash.c tells sectors apart by that.
+i=10
+while [ $i -lt 42 ]; do
+	case $i in
+	1[5-9]|2[7-9]) head -c 32768 /dev/zero ;;
+	*) yes "base-$i" | head -c 32768 ;;
+	esac
+	i=$((i + 1))
+done >base.raw
+truncate -s 1114624 base.raw
+size=$(stat -c %s base.raw)
+
+variant() {
+	name=$1 keys=$2
+	shift 2
+	case $name in *"$only"*) ;; *) return ;; esac
+	n=${seeds:-1}
+	while [ "$n" -gt 0 ]; do
+		n=$((n - 1))
+		rm -f image.*
+		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $(head -n 1 make.log)"; return; }
+		image=$(echo image.*)
+		# shellcheck disable=SC2086 # words are wanted
+		try "$name, seed $((seed + n))" timeout 3600 "$build/tests/crash/crash" "$image" "${image##*.}" \
+			seed=$((seed + n)) ${FULL:+full=1 count=120} $keys || continue
+		[ -z "$VERBOSE$FULL" ] || cat .out
+	done
+}
+empty() { qemu-img create -q -f qcow2 -o "$1" image.qcow2 $size; }
+filled() { qemu-img convert -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+compressed() { qemu-img convert -c -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+over() { qemu-img create -q -f qcow2 -o "$1" -b base.raw -F raw image.qcow2 $size; }
+snapshots() {
+	filled "$1" && qemu-img snapshot -c one image.qcow2 &&
+		yes "after-1" | head -c 200704 >after && qemu-io -f qcow2 -c "write -q -s after 64k 200704" image.qcow2
+}
+plain() { cp base.raw image.raw; }
+
+variant "raw" "" plain
+variant "qcow2 v3, 4k" "" empty cluster_size=4k
+variant "qcow2 v3, 512" "" empty cluster_size=512
+variant "qcow2 v3, 64k" "" empty compat=1.1
+variant "qcow2 v2, 512, filled" "" filled compat=0.10,cluster_size=512
+variant "qcow2 v3, 4k, filled, refcount 1" "" filled cluster_size=4k,refcount_bits=1
+variant "qcow2 v3, 512, refcount 64" "" empty cluster_size=512,refcount_bits=64
+variant "qcow2 extended L2, 16k" "" empty extended_l2=on,cluster_size=16k
+variant "qcow2 extended L2, 16k, filled" "" filled extended_l2=on,cluster_size=16k
+variant "qcow2 4k over raw" "" over cluster_size=4k
+variant "qcow2 extended L2 over raw" "" over extended_l2=on,cluster_size=16k
+variant "qcow2 4k compressed" "" compressed cluster_size=4k
+variant "qcow2 64k compressed zstd" "" compressed compression_type=zstd
+variant "qcow2 4k with a snapshot" "" snapshots cluster_size=4k
+variant "qcow2 512 with a snapshot" "" snapshots cluster_size=512
+variant "qcow2 extended L2 with a snapshot" "" snapshots extended_l2=on,cluster_size=16k
+variant "qcow2 4k lazy refcounts" "lazy=1" empty lazy_refcounts=on,cluster_size=4k
+variant "qcow2 512 lazy refcounts, filled" "lazy=1" filled lazy_refcounts=on,cluster_size=512
+finish
