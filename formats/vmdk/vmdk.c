@@ -353,6 +353,47 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 	return 0;
 }
 
+static int compare_places(const void *a, const void *b)
+{
+	const struct vmdk_extent *x = *(const struct vmdk_extent *const *)a;
+	const struct vmdk_extent *y = *(const struct vmdk_extent *const *)b;
+
+	if (x->file != y->file)
+		return x->file < y->file ? -1 : 1;
+	return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
+}
+
+/*
+ * No two extents share bytes of a file. No program makes such a disk; it would be a way to have a
+ * small file read as an endless one. A sparse extent has its file for itself.
+ */
+static int check_shared(const struct img *img, const struct vmdk *vmdk, struct img_error *err)
+{
+	const struct vmdk_extent **places = calloc(vmdk->extent_count + 1, sizeof(*places));
+	size_t count = 0;
+	int rc = 0;
+
+	if (!places)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < vmdk->extent_count; i++)
+		if (vmdk->extents[i].kind == VMDK_EXTENT_FLAT ||
+		    vmdk->extents[i].kind == VMDK_EXTENT_SPARSE)
+			places[count++] = &vmdk->extents[i];
+	qsort(places, count, sizeof(*places), compare_places);
+	for (size_t i = 1; i < count && !rc; i++) {
+		const struct vmdk_extent *x = places[i - 1], *y = places[i];
+
+		if (x->file == y->file && (x->kind == VMDK_EXTENT_SPARSE ||
+					   y->kind == VMDK_EXTENT_SPARSE ||
+					   y->file_off - x->file_off < x->bytes))
+			rc = img_fail(err, -EUCLEAN, "%s: extents %td and %td: found the same bytes of %s "
+				      "in both, allowed in one only", img->name, x - vmdk->extents + 1,
+				      y - vmdk->extents + 1, vmdk->files[x->file].storage->name);
+	}
+	free(places);
+	return rc;
+}
+
 /* One unit for all: where extents differ in it, or none is sparse, a sector. 0: not known. */
 static uint64_t common_grain(const struct vmdk *vmdk)
 {
@@ -452,6 +493,11 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 	rc = read_text(img->file, s->descriptor_off, s->descriptor_bytes, &text, err);
 	if (rc)
 		return rc;
+	if (!text[0]) {		/* QEMU leaves the room empty in each extent of a split disk */
+		free(text);
+		vmdk->parent_cid = VMDK_NO_PARENT;
+		return open_alone(img, vmdk, err);
+	}
 	/* A header of no capacity only carries the descriptor. */
 	rc = open_text(img, vmdk, text, s->descriptor_bytes, s->capacity_bytes, err);
 	free(text);
@@ -503,6 +549,9 @@ static int vmdk_open(struct img *img, struct img_opening *o, struct img_error *e
 			if (rc)
 				goto out;
 		}
+		rc = check_shared(img, vmdk, err);
+		if (rc)
+			goto out;
 	}
 	img->unit_bytes = common_grain(vmdk);
 	if (!img->unit_bytes)
