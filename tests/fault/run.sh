@@ -1,0 +1,64 @@
+#!/bin/sh
+# A failing disk under every kind of work: see fault.c. Runs the sanitized build where there is one.
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img || { skip "no qemu-img to make images with"; finish; }
+program=$build/tests/fault/fault
+[ ! -x build-asan/tests/fault/fault ] || program=$top/build-asan/tests/fault/fault
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+cd "$work" || exit 1
+
+i=10
+while [ $i -lt 42 ]; do
+	case $i in
+	1[5-9]|2[7-9]) head -c 32768 /dev/zero ;;
+	*) yes "base-$i" | head -c 32768 ;;
+	esac
+	i=$((i + 1))
+done >base.raw
+for options in compat=1.1 cluster_size=512 extended_l2=on,cluster_size=16k compat=0.10,cluster_size=4k; do
+	qemu-img convert -f raw -O qcow2 -o $options base.raw "filled-$options.qcow2"
+	qemu-img create -q -f qcow2 -o $options "empty-$options.qcow2" 1M
+	cp "filled-$options.qcow2" "snapshot-$options.qcow2"
+	qemu-img snapshot -c one "snapshot-$options.qcow2"
+done
+qemu-img convert -c -f raw -O qcow2 base.raw zlib.qcow2
+qemu-img convert -f raw -O vmdk base.raw sparse.vmdk
+qemu-img convert -f raw -O vmdk -o subformat=streamOptimized base.raw stream.vmdk
+
+run() {
+	what="$1 $(basename "$2")${4:+ $4}${5:+ $5}"
+	try "$what" timeout 600 "$program" "$@" cases="${CASES:-25}" || return
+	[ -z "$VERBOSE" ] || cat .out
+}
+for image in filled-*.qcow2 zlib.qcow2; do
+	run open "$image" qcow2
+done
+run open sparse.vmdk vmdk
+run open stream.vmdk vmdk
+for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
+	run write "$image" qcow2 seed=$$
+done
+run write base.raw raw
+for image in filled-*.qcow2; do
+	run resize "$image" qcow2
+done
+for target in qcow2 qcow2-c raw vmdk; do
+	run copy filled-compat=1.1.qcow2 qcow2 to=$target
+	run copy stream.vmdk vmdk to=$target
+done
+run copy zlib.qcow2 qcow2 to=qcow2 options=cluster_size=512
+for options in compat=1.1 compat=0.10 cluster_size=512 extended_l2=on preallocation=metadata; do
+	run create new qcow2 options=$options
+done
+run create new vmdk options=subformat=monolithicSparse
+
+# Something to repair: leaked clusters, refcounts too low.
+cp filled-cluster_size=512.qcow2 leak.qcow2
+qemu-io -f qcow2 -c 'write -q -P 3 0 128k' -c abort leak.qcow2 >/dev/null 2>&1
+qemu-img create -q -f qcow2 -o lazy_refcounts=on lazy.qcow2 1M
+sh -c 'qemu-io -f qcow2 -c "write -q -P 3 0 256k" -c abort lazy.qcow2' >/dev/null 2>&1
+for image in leak.qcow2 lazy.qcow2; do
+	run repair $image qcow2
+done
+finish
