@@ -114,6 +114,10 @@ int img_parse_size(const char *text, uint64_t *out)
 	int rc, shift = 0;
 
 	rc = parse_digits(hex ? text + 2 : text, hex ? 16 : 10, &whole, &p);
+	if (rc == -EINVAL && text[0] == '.' && text[1] >= '0' && text[1] <= '9') {
+		p = text;	/* ".5G" */
+		rc = 0;
+	}
 	if (rc == -EINVAL)
 		return rc;
 	fits = !rc;
