@@ -1,0 +1,672 @@
+/*
+ * What needs the image quiet: growing what a write lacks (refcount blocks, an L2 table of its own),
+ * and changing the disk's size. Blocking I/O; each step leaves the file sound at every point: what
+ * is new is on disk and counted before anything names it, and is freed after nothing does.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/qcow2/qcow2.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+enum { TABLES_AT_ONCE = 64 };	/* shared L2 tables that one grow() copies */
+
+/* Flush refcounts and have everything so far durable. */
+static int barrier(struct qcow2_refs *r, struct img_error *err)
+{
+	int rc = qcow2_refs_flush(r, err);
+
+	return rc ? rc : img_storage_sync(r->img->file, err);
+}
+
+/* Read L1 entries [first, first + n) to out, in host order. */
+static int read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	int rc = img_storage_read(img->file, q->header.l1_off + first * 8, out, (size_t)n * 8, err);
+
+	for (uint64_t i = 0; !rc && i < n; i++) {
+		uint64_t entry = be64_load((uint8_t *)&out[i]);
+		const struct qcow2_fixed *hit;
+
+		out[i] = entry;
+		if (entry & QCOW2_L1_RESERVED ||
+		    !is_aligned_u64(entry & QCOW2_OFFSET_MASK, q->geometry.cluster_bytes))
+			return img_fail(err, -EUCLEAN, "%s: L1 table at offset %" PRIu64 ", entry %"
+					PRIu64 ": found 0x%" PRIx64 ", allowed offsets are multiples of %"
+					PRIu64, img->name, q->header.l1_off, first + i, entry,
+					q->geometry.cluster_bytes);
+		hit = entry ? qcow2_fixed_hit(q, entry & QCOW2_OFFSET_MASK,
+					      q->geometry.cluster_bytes) : NULL;
+		if (hit)
+			return img_fail(err, -EUCLEAN, "%s: L1 table at offset %" PRIu64 ", entry %"
+					PRIu64 ": found an L2 table at offset %" PRIu64 ", where the %s "
+					"lies", img->name, q->header.l1_off, first + i,
+					entry & QCOW2_OFFSET_MASK, hit->what);
+	}
+	return rc;
+}
+
+static int write_l1(struct img *img, uint64_t first, uint64_t n, const uint64_t *entries,
+		    struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	uint8_t *bytes = malloc(n * 8);
+	int rc;
+
+	if (!bytes)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	for (uint64_t i = 0; i < n; i++)
+		be64_store(bytes + i * 8, entries[i]);
+	rc = qcow2_write_meta(img, q->header.l1_off + first * 8, bytes, (size_t)n * 8, err);
+	free(bytes);
+	return rc;
+}
+
+/* Give L1 entries [first, first + n) L2 tables of their own where they share them. */
+static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err)
+{
+	struct img *img = r->img;
+	const struct qcow2 *q = img->state;
+	uint64_t cluster_bytes = q->geometry.cluster_bytes, copied = 0, fresh;
+	uint64_t *old = calloc(n, 8), *now = calloc(n, 8);
+	uint8_t *table = malloc(cluster_bytes);
+	int rc = old && now && table ? 0 : img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+
+	if (!rc)
+		rc = read_l1(img, first, n, old, err);
+	for (uint64_t i = 0; !rc && i < n; i++) {
+		now[i] = old[i];
+		if (!old[i] || old[i] & QCOW2_COPIED)
+			continue;
+		rc = qcow2_refs_take(r, 1, &fresh, err);
+		if (!rc)
+			rc = img_storage_read(img->file, old[i] & QCOW2_OFFSET_MASK, table,
+					      (size_t)cluster_bytes, err);
+		if (!rc)
+			rc = qcow2_write_meta(img, fresh * cluster_bytes, table,
+					      (size_t)cluster_bytes, err);
+		now[i] = fresh * cluster_bytes | QCOW2_COPIED;
+		copied++;
+	}
+	if (!rc && copied) {
+		rc = barrier(r, err);
+		if (!rc)
+			rc = write_l1(img, first, n, now, err);
+		if (!rc)
+			rc = img_storage_sync(img->file, err);
+		for (uint64_t i = 0; !rc && i < n; i++)
+			if (now[i] != old[i])
+				rc = qcow2_refs_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
+						      err);
+		if (!rc)
+			rc = qcow2_refs_flush(r, err);
+	}
+	free(table);
+	free(now);
+	free(old);
+	return rc;
+}
+
+int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	uint64_t span = q->geometry.l2_span, first = off / span;
+	uint64_t n = min_u64((off + len - 1) / span - first + 1, TABLES_AT_ONCE);
+	struct qcow2_refs refs = { .img = img };
+	int rc = own_tables(&refs, first, n, err);
+
+	if (!rc)
+		rc = qcow2_refs_make_room(&refs, err);
+	qcow2_refs_end(&refs);
+	return rc;
+}
+
+/* ---- The L1 table ---- */
+
+/* Zero what the table's last cluster has room for, then say that it counts. */
+static int extend_l1(struct img *img, uint64_t entries, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	uint64_t more = entries - q->header.l1_entries;
+	uint64_t *zeroes = calloc(more, 8);
+	uint8_t field[4];
+	int rc;
+
+	if (!zeroes)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	rc = write_l1(img, q->header.l1_entries, more, zeroes, err);
+	free(zeroes);
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (rc)
+		return rc;
+	be32_store(field, (uint32_t)entries);
+	rc = qcow2_write_meta(img, QCOW2_OFF_L1_ENTRIES, field, sizeof(field), err);
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (!rc)
+		q->header.l1_entries = (uint32_t)entries;
+	return rc;
+}
+
+/* Write a bigger table elsewhere and let the header name it. */
+static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err)
+{
+	struct img *img = r->img;
+	struct qcow2 *q = img->state;
+	uint64_t cluster_bytes = q->geometry.cluster_bytes, first;
+	uint64_t clusters = div_round_up_u64(entries * 8, cluster_bytes);
+	uint64_t old_off = q->header.l1_off, old_bytes = (uint64_t)q->header.l1_entries * 8;
+	uint8_t *table = calloc(clusters, cluster_bytes), header[12];
+	int rc;
+
+	if (!table)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	rc = img_storage_read(img->file, old_off, table, (size_t)old_bytes, err);
+	if (!rc)
+		rc = qcow2_refs_take(r, clusters, &first, err);
+	if (!rc)
+		rc = qcow2_write_meta(img, first * cluster_bytes, table,
+				      (size_t)(clusters * cluster_bytes), err);
+	free(table);
+	if (!rc)
+		rc = barrier(r, err);
+	if (rc)
+		return rc;
+	be32_store(header, (uint32_t)entries);
+	be64_store(header + 4, first * cluster_bytes);
+	rc = qcow2_write_meta(img, QCOW2_OFF_L1_ENTRIES, header, sizeof(header), err);
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (rc)
+		return rc;
+	q->header.l1_entries = (uint32_t)entries;
+	q->header.l1_off = first * cluster_bytes;
+	rc = qcow2_load_tables(img, err);
+	if (!rc && old_bytes)
+		rc = qcow2_refs_unuse(r, old_off, old_bytes, err);
+	return rc ? rc : qcow2_refs_flush(r, err);
+}
+
+static int grow_l1(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+{
+	const struct qcow2 *q = r->img->state;
+	uint64_t entries = qcow2_l1_needed(&q->geometry, size);
+	uint64_t room = round_up_u64((uint64_t)q->header.l1_entries * 8, q->geometry.cluster_bytes);
+
+	if (entries <= q->header.l1_entries)
+		return 0;
+	if (entries > QCOW2_MAX_L1_BYTES / 8)
+		return img_fail(err, -EFBIG, "%s: %" PRIu64 " bytes need an L1 table of %" PRIu64
+				" entries, allowed %d", r->img->name, size, entries,
+				QCOW2_MAX_L1_BYTES / 8);
+	return entries * 8 <= room ? extend_l1(r->img, entries, err) : move_l1(r, entries, err);
+}
+
+static int write_size(struct img *img, uint64_t size, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	uint8_t field[8];
+	int rc;
+
+	be64_store(field, size);
+	rc = qcow2_write_meta(img, QCOW2_OFF_SIZE, field, sizeof(field), err);
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (rc)
+		return rc;
+	q->header.size = size;
+	img->size = size;
+	return 0;
+}
+
+/* ---- Filling the new part of a grown disk ---- */
+
+/*
+ * The new part gets L2 entries: with clusters (preallocation), or that say zeroes where a backing
+ * file would show through. All room is taken in one run: first the L2 tables, then the data.
+ */
+struct filling {
+	struct qcow2_refs *refs;
+	bool allocate;
+	uint64_t from, to;		/* clusters of the guest */
+	uint64_t *l1;			/* entries of the tables that cover it */
+	uint64_t l1_first, tables;
+	uint64_t new_tables, new_data;	/* clusters wanted */
+	uint64_t next_table, next_data;	/* clusters to be given out */
+};
+
+/* Entries of table i (counted from l1_first) that are to be filled. */
+static void filled_entries(const struct filling *f, uint64_t i, uint64_t *start, uint64_t *end)
+{
+	const struct qcow2 *q = f->refs->img->state;
+	uint64_t base = (f->l1_first + i) * q->geometry.l2_entries;
+
+	*start = max_u64(f->from, base) - base;
+	*end = min_u64(f->to, base + q->geometry.l2_entries) - base;
+}
+
+/* Does it need to be filled? Anything but nothing is left as it is. */
+static bool is_empty(const struct qcow2_geometry *g, const uint8_t *at, struct qcow2_entry *e)
+{
+	return !qcow2_decode_entry(g, be64_load(at), g->extended ? be64_load(at + 8) : 0, e) &&
+	       (e->kind == QCOW2_UNALLOCATED || e->kind == QCOW2_ZERO_PLAIN);
+}
+
+/* The table of entry i, or an empty one. */
+static int read_table(const struct filling *f, uint64_t i, uint8_t *table, struct img_error *err)
+{
+	struct img *img = f->refs->img;
+	const struct qcow2 *q = img->state;
+	uint64_t off = f->l1[i] & QCOW2_OFFSET_MASK;
+
+	if (off)
+		return img_storage_read(img->file, off, table, (size_t)q->geometry.cluster_bytes, err);
+	memset(table, 0, q->geometry.cluster_bytes);
+	return 0;
+}
+
+static int count_filling(struct filling *f, uint8_t *table, struct img_error *err)
+{
+	const struct qcow2 *q = f->refs->img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+
+	for (uint64_t i = 0; i < f->tables; i++) {
+		uint64_t start, end;
+		struct qcow2_entry e;
+		int rc;
+
+		filled_entries(f, i, &start, &end);
+		if (!f->l1[i]) {
+			f->new_tables++;
+			f->new_data += end - start;
+			continue;
+		}
+		rc = read_table(f, i, table, err);
+		if (rc)
+			return rc;
+		for (uint64_t k = start; k < end; k++)
+			f->new_data += is_empty(g, table + k * g->l2_entry_bytes, &e);
+	}
+	/* Those of a data file lie where the guest has them. */
+	if (!f->allocate || g->data_file)
+		f->new_data = 0;
+	return 0;
+}
+
+/* Fill and write table i, anew or in its place. */
+static int fill_table(struct filling *f, uint64_t i, uint8_t *table, struct img_error *err)
+{
+	struct img *img = f->refs->img;
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t base = (f->l1_first + i) * g->l2_entries, start, end;
+	int rc = read_table(f, i, table, err);
+
+	if (rc)
+		return rc;
+	filled_entries(f, i, &start, &end);
+	for (uint64_t k = start; k < end; k++) {
+		uint8_t *at = table + k * g->l2_entry_bytes;
+		struct qcow2_entry e;
+		uint64_t word, bitmap;
+
+		if (!is_empty(g, at, &e))
+			continue;
+		e = (struct qcow2_entry) { .kind = QCOW2_ZERO_PLAIN };
+		if (f->allocate) {
+			e.kind = QCOW2_NORMAL;
+			e.copied = true;
+			e.sub_alloc = g->extended ? UINT32_MAX : 0;
+			e.host_off = (g->data_file ? base + k : f->next_data++) * g->cluster_bytes;
+		}
+		qcow2_encode_entry(g, &e, &word, &bitmap);
+		be64_store(at, word);
+		if (g->extended)
+			be64_store(at + 8, bitmap);
+	}
+	if (!f->l1[i])
+		f->l1[i] = f->next_table++ * g->cluster_bytes | QCOW2_COPIED;
+	return qcow2_write_meta(img, f->l1[i] & QCOW2_OFFSET_MASK, table, (size_t)g->cluster_bytes,
+				err);
+}
+
+/* Take the room; that for data reads as zeroes and is reserved as wanted. */
+static int take_room(struct filling *f, enum img_preallocate how, struct img_error *err)
+{
+	struct img *img = f->refs->img;
+	struct qcow2 *q = img->state;
+	uint64_t cluster_bytes = q->geometry.cluster_bytes, hint = q->next_free, first, data, end;
+	int rc;
+
+	/* Data goes past the end of the file, where no old data is and room can be reserved. */
+	if (f->new_data && !img->file->device)
+		q->next_free = max_u64(hint, div_round_up_u64(img->file->size, cluster_bytes));
+	rc = qcow2_refs_take(f->refs, f->new_tables + f->new_data, &first, err);
+	q->next_free = min_u64(q->next_free, hint);	/* the holes below are still there */
+	if (rc)
+		return rc;
+	f->next_table = first;
+	f->next_data = first + f->new_tables;
+	if (!f->new_data)
+		return 0;
+	data = f->next_data * cluster_bytes;
+	end = data + f->new_data * cluster_bytes;
+	if (data < img->file->size)
+		rc = img_storage_zero(img->file, data, min_u64(end, img->file->size) - data, err);
+	if (!rc && end > img->file->size)
+		rc = img_storage_resize(img->file, end, how == IMG_PREALLOCATE_METADATA ?
+					IMG_PREALLOCATE_OFF : how, err);
+	return rc;
+}
+
+static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
+		    struct img_error *err)
+{
+	struct img *img = f->refs->img;
+	int rc = read_l1(img, f->l1_first, f->tables, f->l1, err);
+
+	if (!rc)
+		rc = count_filling(f, table, err);
+	if (!rc && f->new_tables + f->new_data)
+		rc = take_room(f, how, err);
+	if (!rc)
+		rc = barrier(f->refs, err);
+	for (uint64_t i = 0; !rc && i < f->tables; i++)
+		rc = fill_table(f, i, table, err);
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (!rc)
+		rc = write_l1(img, f->l1_first, f->tables, f->l1, err);
+	return rc ? rc : img_storage_sync(img->file, err);
+}
+
+/* Fill whole clusters of [from, to). how OFF: with zeroes that need no room. */
+static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_preallocate how,
+		    struct img_error *err)
+{
+	const struct qcow2 *q = r->img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	struct filling f = {
+		.refs = r,
+		.allocate = how != IMG_PREALLOCATE_OFF,
+		.from = div_round_up_u64(from, g->cluster_bytes),
+		.to = div_round_up_u64(to, g->cluster_bytes),
+	};
+	uint8_t *table;
+	int rc;
+
+	if (f.from >= f.to)
+		return 0;
+	f.l1_first = f.from / g->l2_entries;
+	f.tables = (f.to - 1) / g->l2_entries - f.l1_first + 1;
+	rc = own_tables(r, f.l1_first, 1, err);		/* the others are past the old end */
+	if (rc)
+		return rc;
+	f.l1 = calloc(f.tables, 8);
+	table = malloc(g->cluster_bytes);
+	rc = f.l1 && table ? fill_all(&f, how, table, err) :
+			     img_fail(err, -ENOMEM, "%s: out of memory", r->img->name);
+	free(table);
+	free(f.l1);
+	return rc;
+}
+
+/* Would the guest see the backing file in the rest of the old last cluster? */
+static int check_last_cluster(struct img *img, uint64_t old_size, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t l1 = 0, at = old_size % g->l2_span / g->cluster_bytes * g->l2_entry_bytes;
+	uint8_t words[16] = { 0 };
+	struct qcow2_entry e;
+	int rc;
+
+	if (is_aligned_u64(old_size, g->cluster_bytes))
+		return 0;
+	rc = read_l1(img, old_size / g->l2_span, 1, &l1, err);
+	if (!rc && l1)
+		rc = img_storage_read(img->file, (l1 & QCOW2_OFFSET_MASK) + at, words,
+				      g->l2_entry_bytes, err);
+	if (rc)
+		return rc;
+	qcow2_decode_entry(g, be64_load(words), be64_load(words + 8), &e);
+	for (uint64_t sub = old_size % g->cluster_bytes / g->subcluster_bytes; sub < g->subclusters;
+	     sub++)
+		if (qcow2_state(g, &e, (unsigned)sub) == QCOW2_HOLE)
+			return img_fail(err, -ENOTSUP, "%s: growing would show the backing file in the "
+					"rest of the last cluster: write to guest offset %" PRIu64
+					" first", img->name, old_size - 512);
+	return 0;
+}
+
+static int resize_data_file(struct img *img, uint64_t size, enum img_preallocate how,
+			    struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+
+	if (!q->data_file || q->data_file->device)
+		return 0;
+	if (!q->raw_data_file && (how == IMG_PREALLOCATE_OFF || size < q->data_file->size))
+		return 0;
+	return img_storage_resize(q->data_file, size, how == IMG_PREALLOCATE_METADATA ?
+				  IMG_PREALLOCATE_OFF : how, err);
+}
+
+static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate how,
+		     struct img_error *err)
+{
+	struct img *img = r->img;
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t old = img->size;
+	/* An unknown backing file may be of any length. */
+	uint64_t seen = img->parent ? img->parent->size : img->backing_name ? UINT64_MAX : 0;
+	int rc;
+
+	seen = min_u64(seen, size);
+	if (seen > old && g->version < 3 && how == IMG_PREALLOCATE_OFF)
+		return img_fail(err, -ENOTSUP, "%s: growing would show the backing file in the new part, "
+				"and an image of version 2 cannot say that it is zeroes", img->name);
+	if (seen > old)
+		rc = check_last_cluster(img, old, err);
+	else
+		rc = 0;
+	if (!rc)
+		rc = grow_l1(r, size, err);
+	if (!rc)
+		rc = resize_data_file(img, size, how, err);
+	if (!rc && how != IMG_PREALLOCATE_OFF)
+		rc = fill_new(r, old, size, how, err);
+	else if (!rc && seen > old)
+		rc = fill_new(r, old, seen, how, err);
+	return rc ? rc : write_size(img, size, err);
+}
+
+/* ---- Shrinking ---- */
+
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* A table named twice would be freed twice. */
+static int check_distinct(struct img *img, const uint64_t *l1, uint64_t n, struct img_error *err)
+{
+	uint64_t *sorted = malloc(n * 8 + 8);
+	int rc = 0;
+
+	if (!sorted)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	for (uint64_t i = 0; i < n; i++)
+		sorted[i] = l1[i] & QCOW2_OFFSET_MASK;
+	qsort(sorted, n, 8, by_number);
+	for (uint64_t i = 1; i < n && !rc; i++)
+		if (sorted[i] && sorted[i] == sorted[i - 1])
+			rc = img_fail(err, -EUCLEAN, "%s: two L1 entries name the L2 table at offset %"
+				      PRIu64, img->name, sorted[i]);
+	free(sorted);
+	return rc;
+}
+
+/* One use less of everything that entries [start, end) of an L2 table occupy. */
+static int free_entries(struct qcow2_refs *r, const uint8_t *table, uint64_t start,
+			struct img_error *err)
+{
+	const struct qcow2 *q = r->img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	int rc = 0;
+
+	for (uint64_t k = start; !rc && !g->data_file && k < g->l2_entries; k++) {
+		const uint8_t *at = table + k * g->l2_entry_bytes;
+		struct qcow2_entry e;
+		uint64_t bytes;
+
+		/* What is unsound, or would free metadata, is left to a check. */
+		if (qcow2_decode_entry(g, be64_load(at), g->extended ? be64_load(at + 8) : 0, &e) &
+		    QCOW2_BAD || (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
+			continue;
+		bytes = e.kind == QCOW2_COMPRESSED ? e.stored_bytes : g->cluster_bytes;
+		if (!qcow2_fixed_hit(q, e.host_off, bytes))
+			rc = qcow2_refs_unuse(r, e.host_off, bytes, err);
+	}
+	return rc;
+}
+
+/* Cut the file after its last cluster in use. */
+static int cut_file(struct qcow2_refs *r, struct img_error *err)
+{
+	struct img *img = r->img;
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t end = min_u64(div_round_up_u64(img->file->size, g->cluster_bytes),
+			       q->reftable_entries * g->block_entries);
+
+	while (end) {
+		uint64_t count;
+		int rc;
+
+		if (!q->reftable[(end - 1) / g->block_entries]) {
+			end = align_down_u64(end - 1, g->block_entries);
+			continue;
+		}
+		rc = qcow2_refs_get(r, end - 1, &count, err);
+		if (rc)
+			return rc;
+		if (count)
+			break;
+		end--;
+	}
+	if (!end || img->file->device || end * g->cluster_bytes >= img->file->size)
+		return 0;
+	return img_storage_resize(img->file, end * g->cluster_bytes, IMG_PREALLOCATE_OFF, err);
+}
+
+/* Take the entries past the new end out of the L2 table that is cut in two. */
+static int cut_table(struct img *img, uint64_t l1_entry, uint64_t start, uint8_t *table,
+		     struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t off = l1_entry & QCOW2_OFFSET_MASK, at = start * g->l2_entry_bytes;
+	uint8_t *zeroes = calloc(1, g->cluster_bytes);
+	int rc = zeroes ? img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err) :
+			  img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+
+	if (!rc)
+		rc = qcow2_write_meta(img, off + at, zeroes, (size_t)(g->cluster_bytes - at), err);
+	free(zeroes);
+	return rc;
+}
+
+static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint8_t *table,
+			 uint8_t *cut, struct img_error *err)
+{
+	struct img *img = r->img;
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t dead = qcow2_l1_needed(g, size), n = q->header.l1_entries;
+	uint64_t start = div_round_up_u64(size % g->l2_span, g->cluster_bytes);
+	bool cuts = size % g->l2_span && start < g->l2_entries;
+	int rc = 0;
+
+	if (cuts)
+		rc = own_tables(r, dead - 1, 1, err);
+	if (!rc)
+		rc = read_l1(img, 0, n, l1, err);
+	if (!rc)
+		rc = check_distinct(img, l1, n, err);
+	cuts = cuts && l1[dead - 1];
+	if (!rc && cuts)
+		rc = cut_table(img, l1[dead - 1], start, cut, err);
+	if (!rc && dead < n) {
+		uint64_t *zeroes = calloc(n - dead, 8);
+
+		rc = zeroes ? write_l1(img, dead, n - dead, zeroes, err) :
+			      img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		free(zeroes);
+	}
+	if (!rc)
+		rc = img_storage_sync(img->file, err);
+	if (!rc)
+		rc = write_size(img, size, err);
+	if (!rc && cuts)
+		rc = free_entries(r, cut, start, err);
+	for (uint64_t i = dead; !rc && i < n; i++) {
+		uint64_t off = l1[i] & QCOW2_OFFSET_MASK;
+
+		if (!off)
+			continue;
+		rc = img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err);
+		if (!rc)
+			rc = free_entries(r, table, 0, err);
+		if (!rc)
+			rc = qcow2_refs_unuse(r, off, g->cluster_bytes, err);
+	}
+	return rc ? rc : qcow2_refs_flush(r, err);
+}
+
+static int shrink_size(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+{
+	struct img *img = r->img;
+	const struct qcow2 *q = img->state;
+	uint64_t *l1 = calloc((size_t)q->header.l1_entries + 1, 8);
+	uint8_t *table = malloc(q->geometry.cluster_bytes), *cut = malloc(q->geometry.cluster_bytes);
+	int rc = l1 && table && cut ? shrink_tables(r, size, l1, table, cut, err) :
+				      img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+
+	free(cut);
+	free(table);
+	free(l1);
+	if (!rc)
+		rc = resize_data_file(img, size, IMG_PREALLOCATE_OFF, err);
+	return rc ? rc : cut_file(r, err);
+}
+
+int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	struct qcow2_refs refs = { .img = img };
+	int rc = 0;
+
+	if (!q->reftable)
+		return img_fail(err, -EINVAL, "%s: opened for a check, not for resizing", img->name);
+	if (q->header.snapshots && q->header.version < 3)
+		return img_fail(err, -ENOTSUP, "%s: Can't resize a version 2 image which has snapshots",
+				img->name);
+	if (size < img->size && how != IMG_PREALLOCATE_OFF)
+		return img_fail(err, -EINVAL, "%s: Preallocation can't be used for shrinking an image",
+				img->name);
+	if (size > img->size)
+		rc = grow_size(&refs, size, how, err);
+	else if (size < img->size)
+		rc = shrink_size(&refs, size, err);
+	qcow2_refs_end(&refs);
+	return rc;
+}
