@@ -1,0 +1,474 @@
+/*
+ * Mending a qcow2 image: spec/qcow2.md, "Repair". At every moment what is on disk is no worse than
+ * before: new tables are durable in free space before the header names them, counts go up before
+ * anything relies on it, and go down last.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/qcow2/qcow2_scan.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+/* ---- Room ---- */
+
+/* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
+static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, struct img_error *err)
+{
+	uint64_t at = qcow2_counts_free_run(&s->refs, n), end;
+	struct img_storage *file = s->img->file;
+
+	if (!add_u64(at, n, &end) || end > (UINT64_C(1) << 56) >> s->geometry.cluster_bits ||
+	    (file->device && end > file->size >> s->geometry.cluster_bits))
+		return img_fail(err, -ENOSPC, "%s: no room for %" PRIu64 " clusters in a row, which the "
+				"repair needs", file->name, n);
+	*first = at;
+	return 0;
+}
+
+/* Write a piece of the header that must change at once, and what it refers to before. */
+static int switch_header(struct qcow2_scan *s, uint64_t off, const uint8_t *bytes, size_t len,
+			 struct img_error *err)
+{
+	int rc = img_storage_sync(s->img->file, err);
+
+	if (!rc)
+		rc = img_storage_write(s->img->file, off, bytes, len, err);
+	return rc ? rc : img_storage_sync(s->img->file, err);
+}
+
+/* ---- Snapshot table ---- */
+
+/* Append one entry, mended, to *out; *off moves to the next one in the file. */
+static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size_t room, size_t *used,
+			 struct img_error *err)
+{
+	uint8_t fixed[QCOW2_SNAPSHOT_FIXED_BYTES], *bytes;
+	struct qcow2_snapshot sn;
+	uint64_t len;
+	int rc = img_storage_read(s->img->file, *off, fixed, sizeof(fixed), err);
+
+	if (rc)
+		return rc;
+	len = qcow2_snapshot_bytes(fixed);
+	if (!range_in(*off - s->header.snapshots_off, round_up_u64(len, 8), s->snapshots_bytes))
+		return img_fail(err, -EUCLEAN, "%s: snapshot table changed during the check",
+				s->img->name);
+	bytes = malloc(len);
+	if (!bytes)
+		return img_fail(err, -ENOMEM, "%s: out of memory for a snapshot", s->img->name);
+	rc = img_storage_read(s->img->file, *off, bytes, len, err);
+	if (!rc) {
+		qcow2_parse_snapshot(bytes, len, &sn, NULL);
+		if (!sn.has_size)
+			sn.size = align_down_u64(s->header.size, 512);
+		if (sn.extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
+			sn.more_extra_bytes = 0;
+		len = qcow2_snapshot_encoded_bytes(&sn);
+		if (round_up_u64(len, 8) > room - *used)
+			rc = img_fail(err, -EUCLEAN, "%s: snapshot table changed during the check",
+				      s->img->name);
+		else
+			qcow2_encode_snapshot(&sn, out + *used);
+		*off += round_up_u64(qcow2_snapshot_bytes(fixed), 8);
+		*used += round_up_u64(len, 8);
+	}
+	free(bytes);
+	return rc;
+}
+
+/* A new snapshot table with sound entries, in free space. The old one leaks until counts are mended. */
+static int mend_snapshots(struct qcow2_scan *s, struct img_error *err)
+{
+	/* Known extra data that was missing may be added to each. */
+	size_t room = s->snapshots_bytes + (size_t)s->header.snapshots * 32, used = 0;
+	unsigned bits = s->geometry.cluster_bits;
+	uint64_t off = s->header.snapshots_off, first = 0;
+	uint8_t *table, pointer[12];
+	int rc = 0;
+
+	room = round_up_u64(room, s->geometry.cluster_bytes);
+	table = calloc(1, room);
+	if (!table)
+		return img_fail(err, -ENOMEM, "%s: out of memory for the snapshot table", s->img->name);
+	for (uint32_t i = 0; !rc && i < s->header.snapshots; i++)
+		rc = copy_snapshot(s, &off, table, room, &used, err);
+	used = round_up_u64(used, s->geometry.cluster_bytes);
+	if (!rc)
+		rc = find_room(s, used >> bits, &first, err);
+	if (!rc)
+		rc = img_storage_write(s->img->file, first << bits, table, used, err);
+	free(table);
+	if (rc)
+		return rc;
+	be32_store(pointer, s->header.snapshots);
+	be64_store(pointer + 4, first << bits);
+	return switch_header(s, QCOW2_OFF_SNAPSHOTS, pointer, sizeof(pointer), err);
+}
+
+/* ---- L1 and L2 entries ---- */
+
+static int write_word(struct qcow2_scan *s, uint64_t off, uint64_t word, struct img_error *err)
+{
+	uint8_t bytes[8];
+
+	be64_store(bytes, word);
+	return img_storage_write(s->img->file, off, bytes, sizeof(bytes), err);
+}
+
+static int mend_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
+			struct img_error *err)
+{
+	(void)arg;
+	if (!(word & QCOW2_L1_RESERVED))
+		return 0;
+	return write_word(s, s->header.l1_off + i * 8, word & ~QCOW2_L1_RESERVED, err);
+}
+
+/* Change entries of one L2 table and write it if any was. */
+static int change_l2(struct qcow2_scan *s, uint64_t off,
+		     bool (*change)(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap),
+		     struct img_error *err)
+{
+	const struct qcow2_geometry *g = &s->geometry;
+	bool changed = false;
+	int rc = img_storage_read(s->img->file, off, s->table, g->cluster_bytes, err);
+
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < g->l2_entries; i++) {
+		uint8_t *at = s->table + i * g->l2_entry_bytes;
+		uint64_t word = be64_load(at), bitmap = g->extended ? be64_load(at + 8) : 0;
+
+		if ((!word && !bitmap) || !change(s, &word, &bitmap))
+			continue;
+		be64_store(at, word);
+		if (g->extended)
+			be64_store(at + 8, bitmap);
+		changed = true;
+	}
+	return changed ? img_storage_write(s->img->file, off, s->table, g->cluster_bytes, err) : 0;
+}
+
+static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
+{
+	return qcow2_mended_entry(&s->geometry, word, bitmap);
+}
+
+/* Is this L2 table nothing but that? What else lies there must not be written over. */
+static bool is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2)
+{
+	return is_aligned_u64(l2->off, s->geometry.cluster_bytes) &&
+	       range_in(l2->off, s->geometry.cluster_bytes, s->clusters << s->geometry.cluster_bits) &&
+	       qcow2_counts_get(&s->refs, l2->off >> s->geometry.cluster_bits) ==
+		       min_u64(l2->uses, s->geometry.refcount_max);
+}
+
+static int mend_entries(struct qcow2_scan *s, struct img_error *err)
+{
+	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table", mend_l1_word,
+				  NULL, err);
+
+	for (size_t i = 0; !rc && i < s->nl2; i++) {
+		if (is_alone(s, &s->l2[i]))
+			rc = change_l2(s, s->l2[i].off, mend_entry, err);
+	}
+	return rc ? rc : img_storage_sync(s->img->file, err);
+}
+
+/* ---- Refcounts in place ---- */
+
+/*
+ * Bring the counts of all blocks to the uses: those that are too low (raise), or too high. Blocks
+ * that hold something else too are left alone. The last block may count past the end of the file.
+ */
+static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img_error *err)
+{
+	const struct qcow2_geometry *g = &s->geometry;
+	uint64_t off = s->reftable[b], first = b * g->block_entries;
+	bool changed = false;
+	int rc;
+
+	if (!off || qcow2_counts_get(&s->refs, off >> g->cluster_bits) != 1)
+		return 0;
+	rc = img_storage_read(s->img->file, off, s->block, g->cluster_bytes, err);
+	if (rc)
+		return rc;
+	for (uint64_t i = 0; i < g->block_entries && first + i < s->refs.clusters; i++) {
+		uint64_t refcount = qcow2_refcount_get(s->block, g->refcount_order, i);
+		uint64_t uses = qcow2_counts_get(&s->refs, first + i);
+
+		if (raise ? refcount >= uses : refcount <= uses)
+			continue;
+		qcow2_refcount_set(s->block, g->refcount_order, i, uses);
+		changed = true;
+	}
+	return changed ? img_storage_write(s->img->file, off, s->block, g->cluster_bytes, err) : 0;
+}
+
+static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err)
+{
+	uint64_t blocks = min_u64(s->reftable_entries,
+				  div_round_up_u64(s->refs.clusters, s->geometry.block_entries));
+	int rc = 0;
+
+	for (uint64_t b = 0; !rc && b < blocks; b++)
+		rc = adjust_block(s, b, raise, err);
+	return rc ? rc : img_storage_sync(s->img->file, err);
+}
+
+/* ---- Refcounts anew ---- */
+
+/* New refcount blocks and table: n clusters from first on, the blocks before the table. */
+struct rebuilt {
+	struct qcow2_scan pure;		/* uses without the old blocks and table */
+	uint64_t *blocks;		/* which ranges of clusters need one, ascending */
+	size_t nblocks, max_blocks;
+	uint64_t first, table_clusters;
+};
+
+static int need_block(struct rebuilt *r, uint64_t b, struct img_error *err)
+{
+	if (r->nblocks && r->blocks[r->nblocks - 1] >= b)
+		return 0;
+	if (r->nblocks == r->max_blocks) {
+		size_t max = r->max_blocks ? r->max_blocks * 2 : 64;
+		uint64_t *more = realloc(r->blocks, max * sizeof(*more));
+
+		if (!more)
+			return img_fail(err, -ENOMEM, "%s: out of memory for refcount blocks",
+					r->pure.img->name);
+		r->blocks = more;
+		r->max_blocks = max;
+	}
+	r->blocks[r->nblocks++] = b;
+	return 0;
+}
+
+/* List the blocks for what is used, and for n clusters from first on. */
+static int list_blocks(struct rebuilt *r, uint64_t first, uint64_t n, struct img_error *err)
+{
+	const struct qcow2_counts *refs = &r->pure.refs;
+	uint64_t per = r->pure.geometry.block_entries, at = 0;
+
+	r->nblocks = 0;
+	for (;;) {
+		uint64_t used = qcow2_counts_next_page(refs, at, refs->clusters);
+		int rc;
+
+		if (used >= refs->clusters)
+			used = UINT64_MAX;
+		if (at < first + n)
+			used = min_u64(used, max_u64(at, first));
+		if (used == UINT64_MAX)
+			return 0;
+		rc = need_block(r, used / per, err);
+		if (rc)
+			return rc;
+		at = (used / per + 1) * per;
+	}
+}
+
+/*
+ * Find the place: the blocks have to count themselves and the table, so ask for more until it is
+ * enough. The place is free of the old blocks and table, too.
+ */
+static int place_rebuilt(const struct qcow2_scan *s, struct rebuilt *r, struct img_error *err)
+{
+	const struct qcow2_geometry *g = &s->geometry;
+	uint64_t n = 2;
+
+	for (;;) {
+		uint64_t need;
+		int rc = find_room(s, n, &r->first, err);
+
+		if (!rc)
+			rc = list_blocks(r, r->first, n, err);
+		if (rc)
+			return rc;
+		r->table_clusters = div_round_up_u64((r->blocks[r->nblocks - 1] + 1) * 8,
+						     g->cluster_bytes);
+		if (r->table_clusters * g->cluster_bytes > QCOW2_MAX_REFTABLE_BYTES)
+			return img_fail(err, -EFBIG, "%s: no refcount table is large enough for its "
+					"clusters", s->img->name);
+		need = r->nblocks + r->table_clusters;
+		if (need <= n)
+			return 0;
+		n = need;
+	}
+}
+
+static int write_rebuilt(struct qcow2_scan *s, struct rebuilt *r, struct img_error *err)
+{
+	const struct qcow2_geometry *g = &s->geometry;
+	uint64_t end = r->first + r->nblocks + r->table_clusters, at;
+	uint64_t *table;
+	int rc = 0;
+
+	for (size_t k = 0; !rc && k < r->nblocks; k++) {
+		uint64_t first = r->blocks[k] * g->block_entries;
+
+		for (uint64_t i = 0; i < g->block_entries; i++) {
+			uint64_t c = first + i;
+
+			qcow2_refcount_set(s->block, g->refcount_order, i, c >= r->first && c < end ?
+					   1 : qcow2_counts_get(&r->pure.refs, c));
+		}
+		rc = img_storage_write(s->img->file, (r->first + k) << g->cluster_bits, s->block,
+				       g->cluster_bytes, err);
+	}
+	if (rc)
+		return rc;
+	table = calloc(r->table_clusters, g->cluster_bytes);
+	if (!table)
+		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table", s->img->name);
+	for (size_t k = 0; k < r->nblocks; k++)
+		table[r->blocks[k]] = htobe64((r->first + k) << g->cluster_bits);
+	at = (r->first + r->nblocks) << g->cluster_bits;
+	rc = img_storage_write(s->img->file, at, table, r->table_clusters << g->cluster_bits, err);
+	free(table);
+	if (!rc) {
+		uint8_t pointer[12];
+
+		be64_store(pointer, at);
+		be32_store(pointer + 8, (uint32_t)r->table_clusters);
+		rc = switch_header(s, QCOW2_OFF_REFTABLE_OFF, pointer, sizeof(pointer), err);
+	}
+	return rc;
+}
+
+static int rebuild(struct qcow2_scan *s, struct img_error *err)
+{
+	struct rebuilt r = { 0 };
+	int rc;
+
+	img_check_say(s->check, "Rebuilding refcount structure");
+	rc = qcow2_scan(&r.pure, s->img, s->check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS, err);
+	if (!rc && r.pure.errors)
+		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: nothing is repaired",
+			      s->img->name);
+	if (!rc)
+		rc = place_rebuilt(s, &r, err);
+	if (!rc)
+		rc = write_rebuilt(s, &r, err);
+	free(r.blocks);
+	qcow2_scan_free(&r.pure);
+	return rc;
+}
+
+/* ---- Copied flags ---- */
+
+static bool used_once(const struct qcow2_scan *s, uint64_t off)
+{
+	return qcow2_counts_get(&s->refs, off >> s->geometry.cluster_bits) == 1;
+}
+
+static bool clear_copied(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
+{
+	struct qcow2_entry e;
+
+	qcow2_decode_entry(&s->geometry, *word, *bitmap, &e);
+	if ((e.kind != QCOW2_NORMAL && e.kind != QCOW2_ZERO_ALLOC) || !e.copied ||
+	    s->geometry.data_file || used_once(s, e.host_off))
+		return false;
+	*word &= ~QCOW2_COPIED;
+	return true;
+}
+
+static bool set_copied(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
+{
+	struct qcow2_entry e;
+
+	qcow2_decode_entry(&s->geometry, *word, *bitmap, &e);
+	if ((e.kind != QCOW2_NORMAL && e.kind != QCOW2_ZERO_ALLOC) || e.copied ||
+	    (!s->geometry.data_file && !used_once(s, e.host_off)))
+		return false;
+	*word |= QCOW2_COPIED;
+	return true;
+}
+
+/* arg: bool, set them or clear them. */
+static int copied_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
+			  struct img_error *err)
+{
+	const bool *set = arg;
+	uint64_t off = word & QCOW2_OFFSET_MASK;
+
+	if (!off || !!(word & QCOW2_COPIED) == *set || used_once(s, off) != *set)
+		return 0;
+	return write_word(s, s->header.l1_off + i * 8, word ^ QCOW2_COPIED, err);
+}
+
+static int mend_copied(struct qcow2_scan *s, bool set, struct img_error *err)
+{
+	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table",
+				  copied_l1_word, &set, err);
+
+	for (size_t i = 0; !rc && i < s->nl2; i++) {
+		if (s->l2[i].active && is_alone(s, &s->l2[i]))
+			rc = change_l2(s, s->l2[i].off, set ? set_copied : clear_copied, err);
+	}
+	return rc ? rc : img_storage_sync(s->img->file, err);
+}
+
+/* ---- The whole ---- */
+
+static int rescan(struct qcow2_scan *s, struct img_error *err)
+{
+	struct img_check *check = s->check;
+	struct img *img = s->img;
+	int rc;
+
+	qcow2_scan_free(s);
+	rc = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, err);
+	if (!rc && s->errors)
+		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: the repair stops",
+			      img->name);
+	return rc;
+}
+
+int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
+{
+	bool all = (repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL, anew = all && s->rebuild;
+	int rc = 0;
+
+	if (all && s->bad_snapshots)
+		rc = mend_snapshots(s, err);
+	if (!rc && all && s->bad_entries)
+		rc = mend_entries(s, err);
+	if (!rc && all && (s->bad_snapshots || s->bad_entries)) {
+		rc = rescan(s, err);
+		anew = anew || s->rebuild;
+	}
+	if (!rc && anew)
+		rc = rebuild(s, err);
+	if (!rc && anew)
+		rc = rescan(s, err);
+	if (!rc && all && !anew)
+		rc = adjust_counts(s, true, err);
+	if (!rc && all)
+		rc = mend_copied(s, false, err);
+	if (!rc && !anew)
+		rc = adjust_counts(s, false, err);
+	/* With counts that are right as they are, flags can be set without mending more. */
+	if (!rc && (all || !s->refcount_corruptions))
+		rc = mend_copied(s, true, err);
+	return rc;
+}
+
+int qcow2_clear_marks(struct qcow2_scan *s, struct img_error *err)
+{
+	uint64_t marks = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
+	uint8_t bytes[8];
+	int rc;
+
+	if (!(s->header.incompatible & marks))
+		return 0;
+	be64_store(bytes, s->header.incompatible & ~marks);
+	rc = switch_header(s, QCOW2_OFF_INCOMPATIBLE, bytes, sizeof(bytes), err);
+	if (!rc)
+		s->header.incompatible &= ~marks;
+	return rc;
+}

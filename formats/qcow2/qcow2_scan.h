@@ -1,0 +1,84 @@
+/*
+ * What a check found out about an image: qcow2_check.c fills it, qcow2_repair.c works from it.
+ * Everything is read afresh from the file, so a scan after a repair judges the repair.
+ */
+#ifndef FORMATS_QCOW2_SCAN_H
+#define FORMATS_QCOW2_SCAN_H
+
+#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_counts.h"
+
+/* An L2 table, however many L1 entries point at it: each is read once. */
+struct qcow2_scan_l2 {
+	uint64_t off;
+	uint64_t uses;		/* L1 entries, of all L1 tables */
+	uint64_t active;	/* of them, in the active one */
+};
+
+enum {
+	QCOW2_SCAN_QUIET = 1 << 0,		/* say nothing */
+	QCOW2_SCAN_NO_REFCOUNTS = 1 << 1,	/* do not count the refcount table and blocks */
+};
+
+struct qcow2_scan {
+	struct img *img;
+	struct img_check *check;	/* for saying what is found */
+	unsigned flags;			/* QCOW2_SCAN_* */
+	uint64_t lines;			/* said so far */
+
+	uint8_t *first;			/* the first cluster; header and extensions borrow from it */
+	struct qcow2_header header;
+	struct qcow2_extensions extensions;
+	struct qcow2_geometry geometry;
+	uint64_t file_bytes;
+	uint64_t clusters;		/* in the file, a partial last one counted */
+	uint64_t snapshots_bytes;	/* of the snapshot table */
+
+	struct qcow2_counts refs;	/* how often each cluster is used; marked: its refcount is 1 */
+	struct qcow2_scan_l2 *l2;
+	size_t nl2, max_l2;
+	struct qcow2_map l2_index;	/* offset to index in l2 */
+	uint64_t *reftable;		/* block offsets; what cannot be used is 0 */
+	uint64_t reftable_entries;
+	uint64_t overlap_left;		/* bytes of tables inside other things still to be walked */
+
+	uint8_t *table, *block;		/* buffers of a cluster */
+	uint64_t *words;		/* a buffer for pieces of tables */
+
+	/* Findings. */
+	uint64_t errors;		/* something could not be looked at */
+	uint64_t corruptions, leaks;
+	uint64_t refcount_corruptions;	/* of corruptions: counts too low */
+	uint64_t allocated, fragmented, compressed;
+	uint64_t image_end;
+	bool rebuild;			/* refcounts cannot be mended in place */
+	bool bad_entries;		/* L1 or L2 entries that mending can make sound */
+	bool bad_snapshots;		/* the same for snapshot table entries */
+};
+
+/*
+ * Look at everything. 0: done, see the findings; -EUCLEAN, -ENOTSUP: the header is beyond a check;
+ * -ENOMEM, -EFBIG. Whatever the answer, qcow2_scan_free() is called after.
+ */
+int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
+	       struct img_error *err);
+void qcow2_scan_free(struct qcow2_scan *s);
+
+/*
+ * Call fn for each of n big-endian words at off that is not 0; holes are passed over. What cannot
+ * be read counts as an error. Only fn's failure is returned.
+ */
+int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char *what,
+		     int (*fn)(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
+			       struct img_error *err),
+		     void *arg, struct img_error *err);
+
+/* What an L2 entry becomes when it is mended; false: it is left as it is. */
+bool qcow2_mended_entry(const struct qcow2_geometry *g, uint64_t *word, uint64_t *bitmap);
+
+/* Mend what check->repair allows. The findings of s are used up; scan again after. */
+int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err);
+/* The image is sound: take back the marks that say otherwise. */
+int qcow2_clear_marks(struct qcow2_scan *s, struct img_error *err);
+
+#endif
