@@ -198,15 +198,16 @@ int img_open_named(const char *image, const char *name, const char *format,
 	struct img *img = NULL;
 	int rc;
 
+	if (format && !img_driver_named(format))
+		return img_fail(err, -ENOTSUP, "Unknown driver '%s'", format);
 	rc = img_gate_open(gate, image, name, "backing file", false, &file, err);
 	if (rc)
 		return rc;
-	if (file.format && format && strcmp(file.format, format)) {
+	if (file.format && format && strcmp(file.format, format))
 		rc = img_fail(err, -EPERM, "%s: backing file '%s' is said to be of format %s and "
 			      "of format %s", image, name, format, file.format);
-	} else if (file.format) {
+	else if (file.format)
 		format = file.format;
-	}
 	if (!rc && format) {
 		driver = img_driver_named(format);
 		if (!driver)
