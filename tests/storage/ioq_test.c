@@ -1,0 +1,439 @@
+/*
+ * I/O queues of both kinds: random requests, completions, posts, waking a poller, limits.
+ */
+#include "storage_help.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "libimg/storage/ioq.h"
+
+TestSuite(ioq, .init = make_folder, .fini = remove_folder, .timeout = 120);
+
+static void random_file(enum img_ioq_kind kind)
+{
+	for (uint32_t seed = 1; seed <= 3; seed++) {
+		struct img_storage *s = new_file("f", 0);
+
+		random_requests(s, kind, 50000, false, seed, 150);
+		random_requests(s, kind, 65536, true, seed, 100);
+		img_storage_close(s);
+	}
+}
+
+Test(ioq, random_file_uring)
+{
+	random_file(IMG_IOQ_URING);
+}
+
+Test(ioq, random_file_threads)
+{
+	random_file(IMG_IOQ_THREADS);
+}
+
+static void random_memory(enum img_ioq_kind kind)
+{
+	for (uint32_t seed = 1; seed <= 3; seed++) {
+		struct img_storage *s;
+
+		cr_assert_eq(img_storage_memory("m", 100000, UINT64_MAX, &s), 0);
+		random_requests(s, kind, 150000, false, seed, 100);
+		img_storage_close(s);
+	}
+}
+
+Test(ioq, random_memory_uring)
+{
+	random_memory(IMG_IOQ_URING);
+}
+
+Test(ioq, random_memory_threads)
+{
+	random_memory(IMG_IOQ_THREADS);
+}
+
+/* ---- Completions ---- */
+
+struct simple {
+	struct img_io io;
+	bool done;
+	int inside;		/* where done() found this */
+};
+static int inside_submit;
+
+static void note(struct img_io *io)
+{
+	struct simple *r = IMG_CONTAINER(io, struct simple, io);
+
+	r->done = true;
+	r->inside = inside_submit;
+}
+
+static void submit(struct img_ioq *q, struct simple *r, struct img_storage *s, enum img_io_op op,
+		   void *buf, uint64_t off, uint64_t len)
+{
+	*r = (struct simple){ .io = {
+		.storage = s, .op = op, .off = off, .len = len, .done = note, .iovcnt = 1,
+		.one = { buf, (size_t)len },
+	} };
+	r->io.iov = &r->io.one;
+	inside_submit = 1;
+	img_ioq_submit(q, &r->io);
+	inside_submit = 0;
+}
+
+static int wait_for(struct img_ioq *q, struct simple *r)
+{
+	while (!r->done)
+		cr_assert_gt(img_ioq_run(q, true), 0);
+	cr_assert_not(r->inside, "done() ran inside img_ioq_submit()");
+	return r->io.rc;
+}
+
+static void refusals(enum img_ioq_kind kind)
+{
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *s;
+	struct simple r;
+	char byte = 0;
+
+	make_file("f", "hello", 5);
+	s = opened("f", 0);
+	submit(q, &r, s, IMG_IO_WRITE, &byte, 0, 1);
+	cr_assert_eq(wait_for(q, &r), -EROFS);
+	submit(q, &r, s, IMG_IO_ZERO, NULL, 0, 1);
+	cr_assert_eq(wait_for(q, &r), -EROFS);
+	submit(q, &r, s, IMG_IO_READ, &byte, UINT64_MAX, 1);
+	cr_assert_eq(wait_for(q, &r), -EFBIG);
+	submit(q, &r, s, IMG_IO_READ, &byte, INT64_MAX, 1);
+	cr_assert_eq(wait_for(q, &r), -EFBIG);
+	submit(q, &r, s, IMG_IO_READ, &byte, 3, 0);
+	cr_assert_eq(wait_for(q, &r), 0);
+	submit(q, &r, s, IMG_IO_READ, &byte, 1, 1);
+	cr_assert_eq(wait_for(q, &r), 0);
+	cr_assert_eq(byte, 'e');
+	submit(q, &r, s, IMG_IO_SYNC, NULL, 0, 0);
+	cr_assert_eq(wait_for(q, &r), 0);
+	cr_assert_eq(img_ioq_run(q, false), 0);
+	img_storage_close(s);
+	img_ioq_free(q);
+}
+
+Test(ioq, refusals_uring)
+{
+	refusals(IMG_IOQ_URING);
+}
+
+Test(ioq, refusals_threads)
+{
+	refusals(IMG_IOQ_THREADS);
+}
+
+/* Zeroes past the end, -EIO where the file was cut behind our back. */
+static void ends(enum img_ioq_kind kind)
+{
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *s;
+	struct simple r;
+	uint8_t buf[8192], want[8192];
+
+	memset(want, 'x', sizeof(want));
+	make_file("f", want, 5000);
+	memset(want + 5000, 0, sizeof(want) - 5000);
+	s = opened("f", IMG_STORAGE_WRITE);
+	for (uint64_t off = 0; off < 8000; off += 700) {
+		memset(buf, 1, sizeof(buf));
+		submit(q, &r, s, IMG_IO_READ, buf, off, sizeof(buf) - off);
+		cr_assert_eq(wait_for(q, &r), 0);
+		cr_assert_arr_eq(buf, want + off, sizeof(buf) - off);
+		cr_assert_eq(img_storage_read(s, off, buf, sizeof(buf) - off, NULL), 0);
+		cr_assert_arr_eq(buf, want + off, sizeof(buf) - off);
+	}
+	cr_assert_eq(truncate(in_folder("f"), 4999), 0);
+	submit(q, &r, s, IMG_IO_READ, buf, 4000, 999);
+	cr_assert_eq(wait_for(q, &r), 0);
+	submit(q, &r, s, IMG_IO_READ, buf, 4000, 1000);
+	cr_assert_eq(wait_for(q, &r), -EIO);
+	submit(q, &r, s, IMG_IO_READ, buf, 4999, 3000);
+	cr_assert_eq(wait_for(q, &r), -EIO);
+	cr_assert_eq(img_storage_read(s, 4000, buf, 1000, NULL), -EIO);
+	/* by ourselves it is no cut */
+	cr_assert_eq(img_storage_resize(s, 100, IMG_PREALLOCATE_OFF, NULL), 0);
+	submit(q, &r, s, IMG_IO_READ, buf, 0, 8192);
+	cr_assert_eq(wait_for(q, &r), 0);
+	memset(want + 100, 0, sizeof(want) - 100);
+	cr_assert_arr_eq(buf, want, 8192);
+	img_storage_close(s);
+	img_ioq_free(q);
+}
+
+Test(ioq, ends_uring)
+{
+	ends(IMG_IOQ_URING);
+}
+
+Test(ioq, ends_threads)
+{
+	ends(IMG_IOQ_THREADS);
+}
+
+/* More buffers than the kernel takes in one call, and more requests than the ring has entries. */
+static void many(enum img_ioq_kind kind)
+{
+	enum { PIECES = 5000, REQUESTS = 3000 };
+	static uint8_t data[PIECES * 3], back[PIECES * 3];
+	static struct iovec iov[PIECES];
+	static struct simple requests[REQUESTS];
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *s = new_file("f", 0);
+	struct simple r = { 0 };
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7 + i / 256);
+	for (int pass = 0; pass < 2; pass++) {
+		for (size_t i = 0; i < PIECES; i++)
+			iov[i] = (struct iovec){ (pass ? back : data) + i * 3, 3 };
+		r = (struct simple){ .io = {
+			.storage = s, .op = pass ? IMG_IO_READ : IMG_IO_WRITE, .iov = iov,
+			.iovcnt = PIECES, .off = 100, .len = sizeof(data), .done = note,
+		} };
+		img_ioq_submit(q, &r.io);
+		cr_assert_eq(wait_for(q, &r), 0);
+	}
+	cr_assert_arr_eq(back, data, sizeof(data));
+	cr_assert_eq(atomic_load(&s->size), 100 + sizeof(data));
+
+	for (size_t i = 0; i < REQUESTS; i++)
+		submit(q, &requests[i], s, IMG_IO_WRITE, &data[i], i * 50, 1);
+	for (size_t i = 0; i < REQUESTS; i++)
+		cr_assert_eq(wait_for(q, &requests[i]), 0);
+	for (size_t i = 0; i < REQUESTS; i++)
+		submit(q, &requests[i], s, IMG_IO_READ, &back[i], i * 50, 1);
+	for (size_t i = 0; i < REQUESTS; i++)
+		cr_assert_eq(wait_for(q, &requests[i]), 0);
+	cr_assert_arr_eq(back, data, REQUESTS);
+	img_storage_close(s);
+	img_ioq_free(q);
+}
+
+Test(ioq, many_uring)
+{
+	many(IMG_IOQ_URING);
+}
+
+Test(ioq, many_threads)
+{
+	many(IMG_IOQ_THREADS);
+}
+
+/* ---- Posts and polling ---- */
+
+struct poster {
+	struct img_ioq *q;
+	struct counted_post {
+		struct img_post post;
+		struct poster *poster;
+	} posts[1000];
+	int ran;
+	pthread_t owner;
+	useconds_t pause;
+};
+
+static void count_post(struct img_post *post)
+{
+	struct poster *p = IMG_CONTAINER(post, struct counted_post, post)->poster;
+
+	cr_assert(pthread_equal(pthread_self(), p->owner));
+	p->ran++;
+}
+
+static void *post_all(void *arg)
+{
+	struct poster *p = arg;
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(p->posts); i++) {
+		p->posts[i].post.fn = count_post;
+		p->posts[i].poster = p;
+		img_ioq_post(p->q, &p->posts[i].post);
+		if (p->pause && i % 100 == 0)
+			usleep(p->pause);
+	}
+	return NULL;
+}
+
+static bool is_readable(struct img_ioq *q, int ms)
+{
+	struct pollfd fd = { .fd = img_ioq_fd(q), .events = POLLIN };
+
+	return poll(&fd, 1, ms) == 1;
+}
+
+static void posts(enum img_ioq_kind kind, bool by_poll)
+{
+	static struct poster p[2];
+	pthread_t threads[2];
+
+	p[0].q = p[1].q = new_queue(kind);
+	for (int i = 0; i < 2; i++) {
+		p[i].ran = 0;
+		p[i].owner = pthread_self();
+		p[i].pause = i ? 3000 : 0;
+		pthread_create(&threads[i], NULL, post_all, &p[i]);
+	}
+	while (p[0].ran < 1000 || p[1].ran < 1000) {
+		if (by_poll) {
+			cr_assert(is_readable(p->q, 5000), "asleep with %d and %d of 1000 run",
+				  p[0].ran, p[1].ran);
+			img_ioq_run(p->q, false);
+		} else {
+			cr_assert_gt(img_ioq_run(p->q, true), 0);
+		}
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	cr_assert_eq(img_ioq_run(p->q, false), 0);
+	img_ioq_free(p->q);
+}
+
+Test(ioq, posts_uring)
+{
+	posts(IMG_IOQ_URING, false);
+	posts(IMG_IOQ_URING, true);
+}
+
+Test(ioq, posts_threads)
+{
+	posts(IMG_IOQ_THREADS, false);
+	posts(IMG_IOQ_THREADS, true);
+}
+
+/* A poller hears of the kernel's completions, of workers', and of those without either. */
+static void polling(enum img_ioq_kind kind)
+{
+	static uint8_t buf[1 << 20];
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *file = new_file("f", 0), *memory;
+	struct simple r;
+
+	cr_assert_eq(img_storage_memory("m", 100, 100, &memory), 0);
+	img_ioq_run(q, false);
+	cr_assert_not(is_readable(q, 50));
+	for (int i = 0; i < 50; i++) {
+		struct img_storage *s = i % 3 == 2 ? memory : file;
+		/* ZERO past the end of a file goes to a worker */
+		enum img_io_op op = i % 3 == 1 ? IMG_IO_ZERO : IMG_IO_WRITE;
+
+		submit(q, &r, s, op, buf, 0, s == memory ? 50 : i % 3 == 1 ? 1u << (20 + i / 8) :
+									      sizeof(buf));
+		if (s == file)		/* hands it to the kernel */
+			img_ioq_run(q, false);
+		while (!r.done) {
+			cr_assert(is_readable(q, 5000), "asleep in round %d", i);
+			img_ioq_run(q, false);
+		}
+		cr_assert_eq(r.io.rc, 0);
+		img_ioq_run(q, false);
+		cr_assert_not(is_readable(q, 0), "still readable after round %d", i);
+	}
+	img_storage_close(file);
+	img_storage_close(memory);
+	img_ioq_free(q);
+}
+
+Test(ioq, polling_uring)
+{
+	polling(IMG_IOQ_URING);
+}
+
+Test(ioq, polling_threads)
+{
+	polling(IMG_IOQ_THREADS);
+}
+
+/* A request that is submitted again by its own completion must not keep img_ioq_run() for ever. */
+struct endless {
+	struct img_io io;
+	struct img_ioq *q;
+	unsigned ran, stop_at;
+};
+
+static void again(struct img_io *io)
+{
+	struct endless *e = IMG_CONTAINER(io, struct endless, io);
+
+	if (++e->ran < e->stop_at)
+		img_ioq_submit(e->q, io);
+}
+
+static void endless(enum img_ioq_kind kind)
+{
+	struct endless e = { .q = new_queue(kind), .stop_at = 1000 };
+	struct img_storage *s;
+
+	cr_assert_eq(img_storage_memory("m", 0, 100, &s), 0);
+	e.io = (struct img_io){ .storage = s, .op = IMG_IO_ZERO, .len = 1, .done = again };
+	img_ioq_submit(e.q, &e.io);
+	img_ioq_run(e.q, true);
+	cr_assert_lt(e.ran, 1000);
+	while (e.ran < 1000) {
+		cr_assert(is_readable(e.q, 5000), "asleep after %u", e.ran);
+		img_ioq_run(e.q, false);
+	}
+	img_storage_close(s);
+	img_ioq_free(e.q);
+}
+
+Test(ioq, endless_uring)
+{
+	endless(IMG_IOQ_URING);
+}
+
+Test(ioq, endless_threads)
+{
+	endless(IMG_IOQ_THREADS);
+}
+
+/* ---- Limits ---- */
+
+Test(ioq, auto_always_works)
+{
+	static const struct { int what; rlim_t limit; } limits[] = {
+		{ RLIMIT_MEMLOCK, 65536 }, { RLIMIT_MEMLOCK, 0 },
+#ifndef __SANITIZE_ADDRESS__
+		{ RLIMIT_AS, 1 << 30 },
+#endif
+	};
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(limits); i++) {
+		struct rlimit r = { limits[i].limit, limits[i].limit };
+		struct img_storage *s = new_file("f", 0);
+
+		cr_assert_eq(setrlimit(limits[i].what, &r), 0);
+		random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
+		random_requests(s, IMG_IOQ_THREADS, 50000, false, 6, 100);
+		img_storage_close(s);
+	}
+}
+
+Test(ioq, no_descriptors)
+{
+	struct rlimit before, none;
+	struct img_error err = { 0 };
+	struct img_ioq *q = NULL;
+	int auto_rc, threads_rc;
+
+	getrlimit(RLIMIT_NOFILE, &before);
+	none = (struct rlimit){ 0, before.rlim_max };
+	setrlimit(RLIMIT_NOFILE, &none);
+	threads_rc = img_ioq_new(IMG_IOQ_THREADS, &q, NULL);
+	auto_rc = img_ioq_new(IMG_IOQ_AUTO, &q, &err);
+	setrlimit(RLIMIT_NOFILE, &before);
+	cr_assert_eq(auto_rc, -EMFILE);
+	cr_assert_eq(threads_rc, -EMFILE);
+	cr_assert(strstr(img_error_text(&err), "Too many open files"));
+	cr_assert_null(q);
+	img_error_clear(&err);
+	img_ioq_free(NULL);
+}
