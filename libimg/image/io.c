@@ -15,6 +15,8 @@
 
 static int check_range(const struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
+	if (img->place->flags & IMG_OPEN_SELF_ONLY)
+		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	if (!range_in(off, len, img->size))
 		return img_fail(err, -EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " reach past the "
 				"end of the image at %" PRIu64, img->name, len, off, img->size);
@@ -63,6 +65,8 @@ int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
 	int rc = check_change(img, off, len, err);
 
+	if (!rc)
+		rc = img_guard_zero(img, off, len, err);
 	if (rc || !len)
 		return rc;
 	return img_engine_io(img, IMG_TASK_ZERO, off, len, NULL, 0, err);
@@ -72,6 +76,8 @@ int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *e
 {
 	int rc = check_change(img, off, len, err);
 
+	if (!rc)
+		rc = img_guard_zero(img, off, len, err);
 	if (rc || !len)
 		return rc;
 	return img_engine_io(img, IMG_TASK_DISCARD, off, len, NULL, 0, err);
@@ -181,6 +187,8 @@ int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t
 	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP)) ||
 	    check_change(img, off, len, NULL))
 		return -EINVAL;
+	if (img_guard_zero(img, off, len, NULL))
+		return -EPERM;
 	return start(q, img, IMG_TASK_ZERO, off, len, NULL, 0, flags, done, user);
 }
 
@@ -189,6 +197,8 @@ int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint6
 {
 	if ((flags & ~(unsigned)IMG_SUBMIT_ORDERED) || check_change(img, off, len, NULL))
 		return -EINVAL;
+	if (img_guard_zero(img, off, len, NULL))
+		return -EPERM;
 	return start(q, img, IMG_TASK_DISCARD, off, len, NULL, 0, flags, done, user);
 }
 

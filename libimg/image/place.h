@@ -51,6 +51,9 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int iovcnt,
 		    struct img_error *err);
 
+/* The same before zeroes are made, which can finish a mark too ("QED\0"). */
+int img_guard_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+
 /* IMG_OPEN_* -> IMG_STORAGE_*, without WRITE. */
 unsigned img_storage_flags(unsigned open_flags);
 

@@ -164,3 +164,11 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 			best && best != img->driver ? best->name : rival ? rival->name :
 			known ? known->name : "unknown", img->driver->name, img->driver->name);
 }
+
+int img_guard_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
+{
+	uint8_t zeroes[GUARDED_BYTES] = { 0 };
+	struct iovec iov = { zeroes, (size_t)min_u64(len, GUARDED_BYTES) };
+
+	return img_guard_write(img, off, &iov, 1, err);
+}

@@ -99,9 +99,15 @@ Test(probe, a_guessed_raw_disk_does_not_become_another_format)
 	/* in two pieces */
 	cr_assert_eq(img_write(img, 4, header + 4, 508, NULL), 0);
 	cr_assert_eq(img_write(img, 0, header, 4, NULL), -EPERM);
+	/* finished by zeroes */
+	cr_assert_eq(img_write(img, 0, "QED?", 4, NULL), 0);
+	cr_assert_eq(img_zero(img, 3, 1, NULL), -EPERM);
+	cr_assert_eq(img_discard(img, 3, 1, NULL), -EPERM);
+	cr_assert_eq(img_zero(img, 0, 4, NULL), 0);
 	/* elsewhere, and by other bytes */
 	cr_assert_eq(img_write(img, 512, header, 512, NULL), 0);
 	cr_assert_eq(img_write(img, 0, "boot", 4, NULL), 0);
+	cr_assert_eq(img_zero(img, 0, 1 << 20, NULL), 0);
 	must_close(img);
 	cr_assert_str_eq(probed("x"), "raw");
 	/* who says that it is raw may */
