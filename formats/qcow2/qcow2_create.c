@@ -147,24 +147,6 @@ static int check_options(const struct img_creating *c, struct img_error *err)
 	return 0;
 }
 
-static void set_preallocation(struct img_creating *c)
-{
-	static const char *const names[] = {
-		[IMG_PREALLOCATE_OFF] = "off",
-		[IMG_PREALLOCATE_METADATA] = "metadata",
-		[IMG_PREALLOCATE_FALLOC] = "falloc",
-		[IMG_PREALLOCATE_FULL] = "full",
-	};
-	const char *given = img_options_string(c->options, "preallocation");
-
-	if (!img_options_has(c->options, "preallocation"))
-		return;
-	for (size_t i = 0; i < IMG_ARRAY_LEN(names); i++) {
-		if (!strcmp(given, names[i]))
-			c->preallocate = (enum img_preallocate)i;
-	}
-}
-
 static void make_wish(const struct img_creating *c, struct wish *w)
 {
 	const struct img_options *o = c->options;
@@ -280,7 +262,6 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 	uint8_t *first;
 	int rc;
 
-	set_preallocation(c);
 	rc = refuse_encryption(c->options, err);
 	if (!rc)
 		rc = check_version(c->options, err);
