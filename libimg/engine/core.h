@@ -1,10 +1,8 @@
 /*
- * The engine's inside: the state of one open image, its tasks (requests as a user made them) and
- * their pieces (one extent or one plan each). Private to libimg/engine.
+ * The engine's inside: the state of one open image. Private to libimg/engine, whose files build on
+ * each other in this order: core, meta, quarantine, writeout; task, read, write; request, engine.
  *
- * Who may touch what: everything in struct img_engine is under its lock; a task and its pieces
- * belong to the thread of their queue, except while a piece waits (then to who wakes it) or is at
- * work in the pool.
+ * Everything in struct img_engine is under its lock.
  */
 #ifndef LIBIMG_ENGINE_CORE_H
 #define LIBIMG_ENGINE_CORE_H
@@ -15,7 +13,14 @@
 #include "libimg/base/pool.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/meta.h"
-#include "libimg/engine/request.h"
+
+struct img_queue;
+
+/* A request that may be using what it has looked up, from its start to its end. */
+struct img_reader {
+	struct img_list link;
+	uint64_t seq;
+};
 
 /* Space that was unlinked and is not free yet (see quarantine.c). */
 struct img_freed {
@@ -36,17 +41,17 @@ struct img_engine {
 	pthread_cond_t changed;		/* something a blocking waiter looks at has changed */
 	struct img_meta *meta;
 
-	struct img_list active;		/* tasks in the order they started */
+	struct img_list readers;	/* img_reader, in the order they started */
 	uint64_t next_seq;
 
-	struct img_list claims;		/* pieces whose plan will be committed or dropped */
-	struct img_list waiting;	/* pieces to be tried again when something changed */
-	struct img_list ordered;	/* tasks that allocate in turn */
+	struct img_list claims;		/* plans that will be committed or dropped (write.c) */
+	struct img_list ordered;	/* requests that allocate in turn (task.c) */
+	struct img_list waiting;	/* img_waiter: to be woken when something changed */
 	unsigned plans;			/* plans between plan_write and the end of their I/O */
 	bool exclusive;			/* wanted or held: no new plans */
 	bool growing;			/* the exclusive path runs, or is queued */
 	uint64_t grow_off, grow_len;
-	struct img_list growers;	/* pieces that asked for it and want its answer */
+	struct img_list growers;	/* img_waiter: who asked for it and wants its answer */
 
 	bool first_write_done;
 	bool changed_image;		/* a plan was made or a blocking entry changed the image */
@@ -55,7 +60,7 @@ struct img_engine {
 	bool kick;			/* submit it at unlock */
 	bool want_writeout;		/* there is much to write: start one in the background */
 	int writeout_rc;		/* the last background write-out's answer */
-	struct img_list flushes;	/* flush tasks waiting for a write-out to start */
+	struct img_list flushes;	/* img_waiter: who waits for the next write-out to be durable */
 	struct img_work service_work;
 	int sync_failed;		/* a sync failed: what is durable is not known any more */
 
@@ -70,16 +75,20 @@ struct img_engine {
 	struct img_queue *blocking_queue;
 };
 
+/* ---- core.c ---- */
+
 /* Remember that s is written to by this image. Under the lock. */
 void img_engine_touch(struct img_engine *e, struct img_storage *s);
-void img_meta_forget_locked(struct img_engine *e, struct img_storage *s, uint64_t file_off,
-			    uint64_t len);
-
-/* Wake all waiting pieces and blocking waiters. Under the lock. */
+/* Wake all of a list with the same answer. Under the lock. */
+void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err);
+/* Something changed: wake e->waiting and blocking waiters. Under the lock. */
 void img_engine_changed(struct img_engine *e);
-
-/* Fetch what req is missing, blocking. No lock held. */
-int img_engine_fetch(struct img_req *req);
+/*
+ * Have a pool thread do what is wanted (write-out, flushes, growth: writeout.c). Under the lock,
+ * which must then be left by img_engine_unlock(): that submits the work.
+ */
+void img_service_kick(struct img_engine *e);
+void img_engine_unlock(struct img_engine *e);
 
 /* ---- writeout.c ---- */
 
@@ -88,12 +97,8 @@ int img_engine_fetch(struct img_req *req);
  * one at a time, no lock held.
  */
 int img_writeout(struct img_engine *e, bool durable, struct img_error *err);
-/*
- * Have a pool thread do what is wanted (write-out, flushes, growth). Under the lock, which must
- * then be left by img_engine_unlock(): that submits the work.
- */
-void img_service_kick(struct img_engine *e);
-void img_engine_unlock(struct img_engine *e);
+/* The service: what img_service_kick() has run. */
+void img_service_run(struct img_work *work);
 /* More dirty metadata than this makes plans wait. */
 enum { IMG_DIRTY_START = 1 << 20, IMG_DIRTY_STOP = 8 << 20 };
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/engine/core.h"
+#include "libimg/engine/request.h"
 
 enum { DEFAULT_CACHE = 4 << 20 };
 
@@ -26,12 +27,13 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_mutex_init(&e->blocking_lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
-	img_list_init(&e->active);
+	img_list_init(&e->readers);
 	img_list_init(&e->claims);
 	img_list_init(&e->waiting);
 	img_list_init(&e->growers);
 	img_list_init(&e->ordered);
 	img_list_init(&e->flushes);
+	e->service_work.run = img_service_run;
 	if (img->writable)
 		img_engine_touch(e, img->file);
 	img->engine = e;

@@ -324,8 +324,8 @@ static void forget(struct img_meta *m, struct img_block *b, uint64_t off, uint64
 	b->forgets++;
 }
 
-void img_meta_forget_locked(struct img_engine *e, struct img_storage *s, uint64_t file_off,
-			    uint64_t len)
+static void forget_range(struct img_engine *e, struct img_storage *s, uint64_t file_off,
+			 uint64_t len)
 {
 	uint64_t end = len > UINT64_MAX - file_off ? UINT64_MAX : file_off + len;
 	struct img_meta *m = e->meta;
@@ -349,7 +349,7 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 	if (!img->engine)
 		return;		/* still opening: nothing is cached */
 	pthread_mutex_lock(&img->engine->lock);
-	img_meta_forget_locked(img->engine, s, file_off, len);
+	forget_range(img->engine, s, file_off, len);
 	pthread_mutex_unlock(&img->engine->lock);
 }
 
@@ -385,7 +385,7 @@ struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *
 	return b->storage;
 }
 
-void img_meta_wait(struct img_block *b, struct img_meta_waiter *w)
+void img_meta_wait(struct img_block *b, struct img_waiter *w)
 {
 	img_list_add_tail(&b->waiters, &w->link);
 }
@@ -401,37 +401,48 @@ static void fill(struct img_block *b, const uint8_t *from)
 
 void img_meta_loaded(struct img_block *b, int rc)
 {
-	struct img_list *node;
-
 	if (!rc && b->forgets == b->load_forgets)
 		fill(b, b->load_buffer);
 	free(b->load_buffer);
 	b->load_buffer = NULL;
 	b->loading = false;
-	while ((node = img_list_pop(&b->waiters))) {
-		struct img_meta_waiter *w = IMG_CONTAINER(node, struct img_meta_waiter, link);
-
-		w->fn(w, rc);
-	}
+	img_wake_all(&b->waiters, rc, NULL);
 }
 
-struct img_block *img_meta_want_blocking(struct img_req *req, unsigned *forgets)
+int img_meta_fetch(struct img_req *req)
 {
 	struct img_engine *e = req->engine;
-	struct img_block *b = find(e->meta, req->missing, req->missing_index);
+	struct img_storage *s = req->missing;
+	uint64_t file_off = req->missing_index * IMG_META_BLOCK;
+	uint8_t *buffer = aligned_alloc(4096, IMG_META_BLOCK);
+	struct img_block *b = NULL;
+	unsigned forgets = 0;
+	int rc;
 
-	if (!b)
-		b = make(e, req->missing, req->missing_index);
-	if (!b || !pin(req, b))
-		return NULL;
-	*forgets = b->forgets;
-	return b;
-}
-
-void img_meta_fill(struct img_block *b, const uint8_t *from, unsigned forgets)
-{
-	if (b->forgets == forgets)
-		fill(b, from);
+	if (buffer && !req->out_of_memory) {
+		pthread_mutex_lock(&e->lock);
+		b = find(e->meta, s, req->missing_index);
+		if (!b)
+			b = make(e, s, req->missing_index);
+		if (b && !pin(req, b))
+			b = NULL;
+		if (b)
+			forgets = b->forgets;
+		pthread_mutex_unlock(&e->lock);
+	}
+	if (!b) {
+		free(buffer);
+		return img_fail(req->err, -ENOMEM, "%s: out of memory for metadata", e->img->name);
+	}
+	rc = img_storage_read(s, file_off, buffer, IMG_META_BLOCK, req->err);
+	if (!rc) {
+		pthread_mutex_lock(&e->lock);
+		if (b->forgets == forgets)
+			fill(b, buffer);
+		pthread_mutex_unlock(&e->lock);
+	}
+	free(buffer);
+	return rc;
 }
 
 uint64_t img_meta_dirty_bytes(const struct img_meta *m)

@@ -28,10 +28,10 @@ struct img_req {
 	size_t reserved;		/* img_free_reserve()d, given back by img_req_unpin() */
 };
 
-/* A party waiting for a block to be loaded; fn runs with the engine's lock held. */
-struct img_meta_waiter {
+/* A party that waits for something under the lock; wake is called with the lock held, once. */
+struct img_waiter {
 	struct img_list link;
-	void (*fn)(struct img_meta_waiter *w, int rc);
+	void (*wake)(struct img_waiter *w, int rc, const struct img_error *err);
 };
 
 /* What a write-out puts on disk for one rank: copies, in the order of storage and offset. */
@@ -57,15 +57,14 @@ void img_req_release(struct img_req *req);
 struct img_block *img_meta_want(struct img_req *req, bool *load);
 uint8_t *img_meta_load_buffer(struct img_block *b);
 struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *file_off);
-void img_meta_wait(struct img_block *b, struct img_meta_waiter *w);
+void img_meta_wait(struct img_block *b, struct img_waiter *w);
 /* The read is done (rc): runs the waiters. Only who got *load calls it. */
 void img_meta_loaded(struct img_block *b, int rc);
 /*
- * The blocking way: pin the block that is missing, read it without the lock, fill what is still
- * unknown. It never waits for another thread's load (which might be this very thread's queue).
+ * The blocking way: read what req is missing on this thread. No lock held. It never waits for
+ * another's load (which might be on this very thread's queue) but reads for itself.
  */
-struct img_block *img_meta_want_blocking(struct img_req *req, unsigned *forgets);
-void img_meta_fill(struct img_block *b, const uint8_t *from, unsigned forgets);
+int img_meta_fetch(struct img_req *req);
 
 /* Dirty bytes now. */
 uint64_t img_meta_dirty_bytes(const struct img_meta *m);

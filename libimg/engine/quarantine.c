@@ -82,7 +82,7 @@ static int ask_last_use(struct img_engine *e, struct img_req *req, const struct 
 		if (rc != IMG_NEED_METADATA)
 			return rc;
 		pthread_mutex_unlock(&e->lock);
-		rc = img_engine_fetch(req);
+		rc = img_meta_fetch(req);
 		pthread_mutex_lock(&e->lock);
 		if (rc)
 			return rc;
@@ -97,7 +97,7 @@ static int ask_release(struct img_engine *e, struct img_req *req, const struct i
 		if (rc != IMG_NEED_METADATA)
 			return rc;
 		pthread_mutex_unlock(&e->lock);
-		rc = img_engine_fetch(req);
+		rc = img_meta_fetch(req);
 		pthread_mutex_lock(&e->lock);
 		if (rc)
 			return rc;
@@ -138,8 +138,8 @@ int img_quarantine_release(struct img_engine *e, struct img_error *err)
 	e->writing_out = true;		/* nobody else moves the lists meanwhile */
 	for (i = 0; i < e->freed_durable.n && !rc; i++) {
 		struct img_freed f = e->freed_durable.item[i];
-		struct img_task *oldest = img_list_empty(&e->active) ? NULL :
-			IMG_CONTAINER(e->active.next, struct img_task, active_link);
+		struct img_reader *oldest = img_list_empty(&e->readers) ? NULL :
+			IMG_CONTAINER(e->readers.next, struct img_reader, link);
 
 		if (oldest && oldest->seq < f.seq)
 			e->freed_durable.item[kept++] = f;

@@ -2,13 +2,14 @@
  * Reading: one extent a piece. Bytes come straight into the caller's buffers; compressed units are
  * decoded in the worker pool, straight into them too where a whole unit was asked for.
  */
+#include "libimg/engine/read.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/engine/piece.h"
 
 /* More than a format has reason to store for a unit; a bound for what is read at once. */
 enum { MAX_UNIT = 64 << 20, STORED_SLACK = 64 << 10 };
@@ -82,7 +83,7 @@ int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_exten
 		pthread_mutex_unlock(&e->lock);
 		if (rc != IMG_NEED_METADATA)
 			return rc;
-		rc = img_engine_fetch(&req);
+		rc = img_meta_fetch(&req);
 		if (rc) {
 			img_req_release(&req);
 			return rc;
@@ -224,8 +225,6 @@ void img_read_look(struct img_piece *p)
 		img_piece_done(p, rc);
 		return;
 	}
-	if (x->kind != IMG_ZERO)
-		p->task->saw_data = true;
 	switch (x->kind) {
 	case IMG_DATA:
 		read_data(p);

@@ -1,400 +1,139 @@
 /*
- * Tasks and pieces: dealing a request out, waiting for metadata, finishing. Reading is in read.c,
- * writing in write.c.
- *
- * deal() starts pieces until the request is dealt out or enough are in flight. Only one piece of a
- * task is looking up at a time, since only the answer tells where the next one begins.
+ * Requests on queues. Reading and changing are tasks (task.c); a flush waits for a write-out.
  */
 #include "libimg/engine/request.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "libimg/base/arith.h"
-#include "libimg/engine/piece.h"
+#include "libimg/engine/read.h"
+#include "libimg/engine/task.h"
+#include "libimg/engine/write.h"
 
-enum { MAX_PIECES = 64 };	/* of one task in flight */
+/* ---- Flushing ---- */
 
-static void task_post(struct img_post *post);
+struct flush {
+	struct img_waiter waiter;
+	struct img_post post;
+	struct img_queue *queue;
+	int rc;
+	struct img_error err;
+	void (*done)(void *user, int rc, const struct img_error *err);
+	void *user;
+};
 
-struct img_task *img_task_new(struct img_queue *q, struct img *img, enum img_task_kind kind,
-			      uint64_t off, uint64_t len)
+static void flush_over(struct img_post *post)
 {
-	struct img_list *node = img_list_pop(&q->free_tasks);
-	struct img_task *t = node ? IMG_CONTAINER(node, struct img_task, wait_link) :
-				    malloc(sizeof(*t));
+	struct flush *f = IMG_CONTAINER(post, struct flush, post);
 
-	if (!t)
-		return NULL;
-	*t = (struct img_task){ .img = img, .queue = q, .kind = kind, .off = off,
-				.next = off, .end = off + len };
-	img_list_init(&t->active_link);
-	img_list_init(&t->wait_link);
-	img_list_init(&t->order_link);
-	return t;
+	f->queue->in_flight--;
+	f->queue->completed++;
+	f->done(f->user, f->rc, &f->err);
+	img_error_clear(&f->err);
+	free(f);
 }
 
-struct img_piece *img_piece_new(struct img_task *t)
+/* The write-out is durable, or failed; the lock is held, and this is another thread. */
+static void flushed(struct img_waiter *w, int rc, const struct img_error *err)
 {
-	struct img_queue *q = t->queue;
-	struct img_list *node = img_list_pop(&q->free_pieces);
-	struct img_piece *p = node ? IMG_CONTAINER(node, struct img_piece, link) : malloc(sizeof(*p));
+	struct flush *f = IMG_CONTAINER(w, struct flush, waiter);
 
-	if (!p)
-		return NULL;
-	memset(p, 0, sizeof(*p));
-	img_list_init(&p->link);
-	img_list_init(&p->claim_link);
-	p->task = t;
-	p->queue = q;
-	p->off = t->next;
-	p->len = t->end - t->next;
-	p->iov = p->small_iov;
-	img_req_init(&p->req, &p->err);
-	return p;
+	f->rc = rc;
+	if (rc)
+		img_fail(&f->err, rc, "%s", img_error_text(err));
+	f->post.fn = flush_over;
+	img_ioq_post(f->queue->ioq, &f->post);
 }
 
-static void piece_free(struct img_piece *p)
+static int submit_flush(struct img_queue *q, struct img *img,
+			void (*done)(void *user, int rc, const struct img_error *err), void *user)
 {
-	if (p->iov != p->small_iov)
-		free(p->iov);
-	free(p->stored);
-	free(p->unit);
-	free(p->head);
-	free(p->tail);
-	free(p->packed);
-	free(p->cipher_copy);
-	img_error_clear(&p->err);
-	img_list_add_head(&p->queue->free_pieces, &p->link);
-}
+	struct img_engine *e = img->engine;
+	struct flush *f = malloc(sizeof(*f));
 
-int img_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t len,
-		  struct iovec *out)
-{
-	int n = 0;
-
-	for (int i = 0; i < iovcnt && len; i++) {
-		size_t use;
-
-		if (skip >= iov[i].iov_len) {
-			skip -= iov[i].iov_len;
-			continue;
-		}
-		use = min_size(iov[i].iov_len - (size_t)skip, (size_t)min_u64(len, SIZE_MAX));
-		out[n++] = (struct iovec){ (char *)iov[i].iov_base + skip, use };
-		len -= use;
-		skip = 0;
-	}
-	return n;
-}
-
-int img_piece_take(struct img_piece *p, uint64_t len)
-{
-	struct img_task *t = p->task;
-
-	p->len = len;
-	if (t->iov) {
-		int left = t->iovcnt - t->iov_at, n = 0;
-		uint64_t covered = 0;
-
-		/* Entries needed: count first, most often it is one. */
-		while (n < left && covered < len) {
-			covered += t->iov[t->iov_at + n].iov_len - (n ? 0 : t->iov_within);
-			n++;
-		}
-		if (n > (int)IMG_ARRAY_LEN(p->small_iov)) {
-			p->iov = calloc((size_t)n, sizeof(*p->iov));
-			if (!p->iov) {
-				p->iov = p->small_iov;
-				return -ENOMEM;
-			}
-		}
-		p->iovcnt = img_iov_slice(t->iov + t->iov_at, left, t->iov_within, len, p->iov);
-		/* Move the cursor. */
-		t->iov_within += len;
-		while (t->iov_at < t->iovcnt && t->iov_within >= t->iov[t->iov_at].iov_len)
-			t->iov_within -= t->iov[t->iov_at++].iov_len;
-	}
-	t->next += len;
-	t->looking = false;
+	if (!f)
+		return -ENOMEM;
+	*f = (struct flush){ .waiter.wake = flushed, .queue = q, .done = done, .user = user };
+	q->in_flight++;
+	pthread_mutex_lock(&e->lock);
+	img_list_add_tail(&e->flushes, &f->waiter.link);
+	img_service_kick(e);
+	img_engine_unlock(e);
 	return 0;
 }
 
-/* Everything is done: leave the lists, run done(). */
-static void task_finish(struct img_task *t)
-{
-	struct img_engine *e = t->img->engine;
-	struct img_queue *q = t->queue;
+/* ---- Writethrough: a change is done when a flush behind it is ---- */
 
-	pthread_mutex_lock(&e->lock);
-	img_list_del(&t->active_link);
-	if (!img_list_empty(&t->order_link)) {
-		img_list_del(&t->order_link);
-		img_engine_changed(e);
-	}
-	pthread_mutex_unlock(&e->lock);
-	if (!t->parent) {
-		q->in_flight--;
-		q->completed++;
-	}
-	t->done(t->user, t->rc, &t->err);
-	img_error_clear(&t->err);
-	img_list_add_head(&q->free_tasks, &t->wait_link);
+struct through {
+	struct img_queue *queue;
+	struct img *img;
+	void (*done)(void *user, int rc, const struct img_error *err);
+	void *user;
+};
+
+static void flushed_through(void *user, int rc, const struct img_error *err)
+{
+	struct through *t = user;
+
+	t->done(t->user, rc, err);
+	free(t);
 }
 
-/* Stop being first among those that allocate in turn. */
-static void leave_order(struct img_task *t)
+static void written(void *user, int rc, const struct img_error *err)
 {
-	struct img_engine *e = t->img->engine;
+	struct through *t = user;
+	struct img_error e = { 0 };
 
-	if (!t->ordered)
-		return;
-	t->ordered = false;
-	pthread_mutex_lock(&e->lock);
-	img_list_del(&t->order_link);
-	img_engine_changed(e);
-	pthread_mutex_unlock(&e->lock);
-}
-
-static void flush_wait(struct img_task *t)
-{
-	struct img_engine *e = t->img->engine;
-
-	pthread_mutex_lock(&e->lock);
-	img_list_add_tail(&e->flushes, &t->wait_link);
-	img_service_kick(e);
-	img_engine_unlock(e);
-}
-
-/* Start pieces; finish the task if there is nothing more to do. */
-static void deal(struct img_task *t)
-{
-	if (t->dealing)
-		return;		/* a piece was done at once: the loop below goes on */
-	t->dealing = true;
-	while (!t->rc && !t->looking && t->next < t->end && t->pieces < MAX_PIECES) {
-		struct img_piece *p = img_piece_new(t);
-
-		if (!p) {
-			t->rc = img_fail(&t->err, -ENOMEM, "%s: out of memory", t->img->name);
-			break;
-		}
-		t->pieces++;
-		t->looking = true;
-		if (t->kind == IMG_TASK_READ)
-			img_read_look(p);
-		else
-			img_write_look(p);
-	}
-	t->dealing = false;
-	if (t->next >= t->end || t->rc)
-		leave_order(t);
-	if (t->pieces || (!t->rc && t->next < t->end))
-		return;
-	if (t->must_flush && !t->rc) {
-		t->must_flush = false;
-		flush_wait(t);
-		return;
-	}
-	task_finish(t);
-}
-
-void img_piece_done(struct img_piece *p, int rc)
-{
-	struct img_task *t = p->task;
-
-	img_req_release(&p->req);
-	if (rc && !t->rc) {
-		t->rc = rc;
-		if (!p->err.text)
-			img_fail(&p->err, rc, "%s: guest offset %llu: %s", t->img->name,
-				 (unsigned long long)p->off, strerror(-rc));
-		img_error_move(&t->err, &p->err);
-	}
-	if (rc)
-		t->looking = false;
-	t->pieces--;
-	piece_free(p);
-	deal(t);
-}
-
-/* ---- Starting ---- */
-
-static void task_post(struct img_post *post)
-{
-	struct img_task *t = IMG_CONTAINER(post, struct img_task, post);
-
-	if (t->kind == IMG_TASK_FLUSH || t->pieces == 0)
-		deal(t);
-}
-
-void img_task_flushed(struct img_task *t, int rc, const struct img_error *err)
-{
-	if (rc) {
-		t->rc = rc;
-		img_fail(&t->err, rc, "%s", img_error_text(err));
-	}
-	t->next = t->end;
-	t->post.fn = task_post;
-	img_ioq_post(t->queue->ioq, &t->post);
-}
-
-void img_task_start(struct img_task *t)
-{
-	struct img_engine *e = t->img->engine;
-
-	if (!t->parent)
-		t->queue->in_flight++;
-	if (t->kind == IMG_TASK_WRITE || t->kind == IMG_TASK_ZERO || t->kind == IMG_TASK_DISCARD)
-		t->must_flush = e->config.writethrough;
-	pthread_mutex_lock(&e->lock);
-	t->seq = e->next_seq++;
-	img_list_add_tail(&e->active, &t->active_link);
-	if (t->ordered)
-		img_list_add_tail(&e->ordered, &t->order_link);
-	if (t->kind == IMG_TASK_FLUSH) {
-		/* A flush covers what completed before it; it uses no extents itself. */
-		img_list_del(&t->active_link);
-		img_list_add_tail(&e->flushes, &t->wait_link);
-		img_service_kick(e);
-	}
-	img_engine_unlock(e);
-	if (t->kind == IMG_TASK_FLUSH)
-		return;
-	/* One piece more than there are keeps the task from finishing in here. */
-	t->pieces++;
-	deal(t);
-	t->pieces--;
-	if (t->pieces || (!t->rc && t->next < t->end && t->looking))
-		return;
-	if (t->parent) {
-		deal(t);
-		return;
-	}
-	t->post.fn = task_post;
-	img_ioq_post(t->queue->ioq, &t->post);
-}
-
-/* ---- Metadata that is missing ---- */
-
-static void retry(struct img_post *post)
-{
-	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
-
-	if (p->rc) {
-		if (!p->err.text)
-			img_fail(&p->err, p->rc, "%s: metadata could not be read: %s",
-				 p->task->img->name, strerror(-p->rc));
-		img_piece_done(p, p->rc);
-	} else if (p->task->kind == IMG_TASK_READ) {
-		img_read_look(p);
-	} else {
-		img_write_look(p);
-	}
-}
-
-/* The block that p waits for was loaded by somebody; the engine's lock is held. */
-static void block_ready(struct img_meta_waiter *w, int rc)
-{
-	struct img_piece *p = IMG_CONTAINER(w, struct img_piece, waiter);
-
-	p->rc = rc;
-	p->post.fn = retry;
-	img_ioq_post(p->queue->ioq, &p->post);
-}
-
-/* The block that p loads is here. */
-static void load_done(struct img_io *io)
-{
-	struct img_piece *p = IMG_CONTAINER(io, struct img_piece, io);
-	struct img_engine *e = p->loading_engine;
-
-	if (io->rc)
-		img_io_fail(io, &p->err);
-	pthread_mutex_lock(&e->lock);
-	img_meta_loaded(p->loading, io->rc);
-	pthread_mutex_unlock(&e->lock);
-	p->rc = io->rc;
-	retry(&p->post);
-}
-
-void img_piece_fetch(struct img_piece *p)
-{
-	struct img_engine *e = p->req.engine;
-	uint64_t file_off;
-	bool load;
-
-	pthread_mutex_lock(&e->lock);
-	p->loading = p->req.out_of_memory ? NULL : img_meta_want(&p->req, &load);
-	if (p->loading && !load) {
-		p->waiter.fn = block_ready;
-		img_meta_wait(p->loading, &p->waiter);
-		pthread_mutex_unlock(&e->lock);
-		return;
-	}
-	pthread_mutex_unlock(&e->lock);
-	if (!p->loading) {
-		img_piece_done(p, img_fail(&p->err, -ENOMEM, "%s: out of memory for metadata",
-					   e->img->name));
-		return;
-	}
-	p->loading_engine = e;
-	p->io = (struct img_io){ .storage = img_meta_block_storage(p->loading, &file_off),
-				 .op = IMG_IO_READ, .len = IMG_META_BLOCK, .done = load_done };
-	p->io.off = file_off;
-	p->io.one = (struct iovec){ img_meta_load_buffer(p->loading), IMG_META_BLOCK };
-	p->io.iov = &p->io.one;
-	p->io.iovcnt = 1;
-	img_ioq_submit(p->queue->ioq, &p->io);
-}
-
-int img_engine_fetch(struct img_req *req)
-{
-	struct img_engine *e = req->engine;
-	struct img_storage *s = req->missing;
-	uint64_t file_off = req->missing_index * IMG_META_BLOCK;
-	uint8_t *buffer = aligned_alloc(4096, IMG_META_BLOCK);
-	struct img_block *b = NULL;
-	unsigned forgets;
-	int rc;
-
-	if (buffer && !req->out_of_memory) {
-		pthread_mutex_lock(&e->lock);
-		b = img_meta_want_blocking(req, &forgets);
-		pthread_mutex_unlock(&e->lock);
-	}
-	if (!b) {
-		free(buffer);
-		return img_fail(req->err, -ENOMEM, "%s: out of memory for metadata", e->img->name);
-	}
-	rc = img_storage_read(s, file_off, buffer, IMG_META_BLOCK, req->err);
 	if (!rc) {
-		pthread_mutex_lock(&e->lock);
-		img_meta_fill(b, buffer, forgets);
-		pthread_mutex_unlock(&e->lock);
+		/* The change itself was counted as completed; its flush is what counts. */
+		t->queue->completed--;
+		rc = submit_flush(t->queue, t->img, flushed_through, t);
+		if (!rc)
+			return;
+		t->queue->completed++;
+		img_fail(&e, rc, "%s: out of memory for a flush", t->img->name);
+		err = &e;
 	}
-	free(buffer);
-	return rc;
+	t->done(t->user, rc, err);
+	img_error_clear(&e);
+	free(t);
 }
 
-void img_piece_wait(struct img_piece *p, struct img_list *list)
+/* ---- Submitting ---- */
+
+int img_request_submit(struct img_queue *q, struct img *img, const struct img_request *r)
 {
-	p->rc = 0;
-	p->post.fn = retry;
-	img_list_add_tail(list, &p->link);
-}
+	bool through = img->engine->config.writethrough && r->kind != IMG_REQUEST_READ;
+	struct through *wait = NULL;
+	struct img_task *t;
 
-void img_engine_changed(struct img_engine *e)
-{
-	struct img_list *node;
-
-	while ((node = img_list_pop(&e->waiting))) {
-		struct img_piece *p = IMG_CONTAINER(node, struct img_piece, link);
-
-		img_ioq_post(p->queue->ioq, &p->post);
+	if (r->kind == IMG_REQUEST_FLUSH)
+		return submit_flush(q, img, r->done, r->user);
+	t = img_task_make(q, img, r->kind == IMG_REQUEST_READ ? img_read_look : img_write_look,
+			  r->off, r->len);
+	if (t && through)
+		wait = malloc(sizeof(*wait));
+	if (!t || (through && !wait)) {
+		if (t)
+			img_list_add_head(&q->free_tasks, &t->free_link);
+		return -ENOMEM;
 	}
-	pthread_cond_broadcast(&e->changed);
+	t->op = r->kind == IMG_REQUEST_ZERO    ? IMG_OP_ZERO :
+		r->kind == IMG_REQUEST_DISCARD ? IMG_OP_DISCARD :
+						 IMG_OP_WRITE;
+	t->ordered = r->ordered;
+	t->compress = r->compress;
+	t->iov = r->iov;
+	t->iovcnt = r->iovcnt;
+	t->done = r->done;
+	t->user = r->user;
+	if (through) {
+		*wait = (struct through){ q, img, r->done, r->user };
+		t->done = written;
+		t->user = wait;
+	}
+	img_task_start(t);
+	return 0;
 }
 
 /* ---- Queues ---- */
@@ -424,9 +163,9 @@ void img_engine_queue_free(struct img_queue *q)
 	if (!q)
 		return;
 	while ((node = img_list_pop(&q->free_tasks)))
-		free(IMG_CONTAINER(node, struct img_task, wait_link));
+		free(IMG_CONTAINER(node, struct img_task, free_link));
 	while ((node = img_list_pop(&q->free_pieces)))
-		free(IMG_CONTAINER(node, struct img_piece, link));
+		free(IMG_CONTAINER(node, struct img_piece, free_link));
 	img_ioq_free(q->ioq);
 	free(q);
 }
@@ -464,30 +203,29 @@ static void blocking_done(void *user, int rc, const struct img_error *err)
 	b->rc = rc ? img_fail(b->err, rc, "%s", img_error_text(err)) : 0;
 }
 
-int img_engine_io(struct img *img, enum img_task_kind kind, uint64_t off, uint64_t len,
-		  struct iovec *iov, int iovcnt, struct img_error *err)
+int img_request_run(struct img *img, const struct img_request *r, struct img_error *err)
 {
 	struct img_engine *e = img->engine;
 	struct blocking b = { .err = err };
-	struct img_task *t;
+	struct img_request mine = *r;
 	int rc = 0;
 
-	if (kind == IMG_TASK_FLUSH)
+	if (r->kind == IMG_REQUEST_FLUSH)
 		return img_writeout(e, true, err);
+	mine.done = blocking_done;
+	mine.user = &b;
 	pthread_mutex_lock(&e->blocking_lock);
 	if (!e->blocking_queue)
 		rc = img_engine_queue_new(e->config.io, &e->blocking_queue, err);
-	t = rc ? NULL : img_task_new(e->blocking_queue, img, kind, off, len);
-	if (t) {
-		t->iov = iov;
-		t->iovcnt = iovcnt;
-		t->done = blocking_done;
-		t->user = &b;
-		img_task_start(t);
-		img_engine_queue_run(e->blocking_queue, true);
+	if (!rc) {
+		rc = img_request_submit(e->blocking_queue, img, &mine);
+		if (rc)
+			img_fail(err, rc, "%s: out of memory", img->name);
+	}
+	if (!rc) {
+		while (img_engine_queue_in_flight(e->blocking_queue))
+			img_engine_queue_run(e->blocking_queue, true);
 		rc = b.rc;
-	} else if (!rc) {
-		rc = img_fail(err, -ENOMEM, "%s: out of memory", img->name);
 	}
 	pthread_mutex_unlock(&e->blocking_lock);
 	return rc;

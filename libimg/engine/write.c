@@ -6,13 +6,15 @@
  * asks anew. Growth of rare structures stops planning, waits for the plans in flight, and runs the
  * driver's blocking grow() on a pool thread.
  */
+#include "libimg/engine/write.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/engine/piece.h"
+#include "libimg/engine/read.h"
 
 enum {
 	MAX_GROWS = 256,		/* of one piece: a driver that asks for more never has enough */
@@ -214,11 +216,11 @@ static int fill(struct img_piece *p, uint64_t off, uint64_t *len, uint8_t **buff
 		return 0;
 	}
 	*buffer = aligned_alloc(4096, round_up_u64(*len, 4096));
-	t = *buffer ? img_task_new(p->queue, img, IMG_TASK_READ, off, readable) : NULL;
+	t = *buffer ? img_task_make(p->queue, img, img_read_look, off, readable) : NULL;
 	if (!t)
 		return -ENOMEM;
 	memset(*buffer + readable, 0, *len - readable);
-	t->parent = p;
+	t->inner = true;
 	t->done = fill_done;
 	t->user = p;
 	t->iov = buffer == &p->head ? &p->fill_iov[0] : &p->fill_iov[1];
@@ -332,7 +334,7 @@ static int choose(struct img_piece *p, uint64_t *len)
 	struct img *level;
 	int rc;
 
-	p->op = p->task->kind == IMG_TASK_ZERO ? IMG_OP_ZERO : IMG_OP_DISCARD;
+	p->op = p->task->op;
 	whole = end == img->size ? *len : align_down_u64(end, unit) - min_u64(p->off, end);
 	if (is_aligned_u64(p->off, unit) && (end == img->size || end - p->off >= unit)) {
 		*len = whole;
@@ -388,7 +390,7 @@ static bool must_wait(struct img_piece *p, struct img_engine *e)
 {
 	if (e->exclusive)
 		return true;
-	if (p->task->ordered && e->ordered.next != &p->task->order_link)
+	if (p->task->ordered && !img_task_is_first(p->task))
 		return true;
 	if (img_meta_dirty_bytes(e->meta) > IMG_DIRTY_STOP) {
 		e->want_writeout = true;
@@ -469,7 +471,7 @@ void img_write_look(struct img_piece *p)
 		img_pool_submit(img_pool_cpu(), &p->work);
 		return;
 	}
-	if (t->kind != IMG_TASK_WRITE)
+	if (t->op != IMG_OP_WRITE)
 		rc = choose(p, &len);
 	if (rc == -EALREADY) {
 		img_piece_done(p, img_piece_take(p, len));

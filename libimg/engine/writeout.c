@@ -12,23 +12,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/engine/piece.h"
-
-void img_engine_touch(struct img_engine *e, struct img_storage *s)
-{
-	for (size_t i = 0; i < e->ntouched; i++)
-		if (e->touched[i] == s)
-			return;
-
-	struct img_storage **more = realloc(e->touched, (e->ntouched + 1) * sizeof(*more));
-
-	if (!more) {
-		e->sync_failed = -ENOMEM;	/* never claim durability for what we cannot name */
-		return;
-	}
-	e->touched = more;
-	e->touched[e->ntouched++] = s;
-}
+#include "libimg/engine/core.h"
 
 /* Make all that was written so far durable. No lock held. */
 static int barrier(struct img_engine *e, struct img_error *err)
@@ -157,15 +141,6 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	return rc;
 }
 
-/* Answer the flush tasks that waited for this cycle. */
-static void flushes_done(struct img_list *flushes, int rc, struct img_error *err)
-{
-	struct img_list *node;
-
-	while ((node = img_list_pop(flushes)))
-		img_task_flushed(IMG_CONTAINER(node, struct img_task, wait_link), rc, err);
-}
-
 static int run_grow(struct img_engine *e, struct img_error *err)
 {
 	struct img *img = e->img;
@@ -184,24 +159,7 @@ static int run_grow(struct img_engine *e, struct img_error *err)
 	return rc;
 }
 
-/* Answer the pieces that asked for growth; the lock is held. */
-static void grow_done(struct img_engine *e, int rc, const struct img_error *err)
-{
-	struct img_list *node;
-
-	e->growing = e->exclusive = false;
-	while ((node = img_list_pop(&e->growers))) {
-		struct img_piece *p = IMG_CONTAINER(node, struct img_piece, link);
-
-		p->rc = rc;
-		if (rc)
-			img_fail(&p->err, rc, "%s", img_error_text(err));
-		img_ioq_post(p->queue->ioq, &p->post);
-	}
-	img_engine_changed(e);
-}
-
-static void service(struct img_work *work)
+void img_service_run(struct img_work *work)
 {
 	struct img_engine *e = IMG_CONTAINER(work, struct img_engine, service_work);
 
@@ -214,7 +172,9 @@ static void service(struct img_work *work)
 			pthread_mutex_unlock(&e->lock);
 			rc = run_grow(e, &err);
 			pthread_mutex_lock(&e->lock);
-			grow_done(e, rc, &err);
+			e->growing = e->exclusive = false;
+			img_wake_all(&e->growers, rc, &err);
+			img_engine_changed(e);
 		} else if (!img_list_empty(&e->flushes)) {
 			struct img_list flushes;
 
@@ -223,8 +183,8 @@ static void service(struct img_work *work)
 			e->want_writeout = false;
 			pthread_mutex_unlock(&e->lock);
 			rc = img_writeout(e, true, &err);
-			flushes_done(&flushes, rc, &err);
 			pthread_mutex_lock(&e->lock);
+			img_wake_all(&flushes, rc, &err);
 		} else if (e->want_writeout) {
 			bool durable = img_quarantine_pending(e);
 
@@ -241,22 +201,4 @@ static void service(struct img_work *work)
 	e->service_queued = false;
 	pthread_cond_broadcast(&e->changed);
 	pthread_mutex_unlock(&e->lock);
-}
-
-void img_service_kick(struct img_engine *e)
-{
-	if (e->service_queued)
-		return;
-	e->service_queued = e->kick = true;
-}
-
-void img_engine_unlock(struct img_engine *e)
-{
-	bool kick = e->kick;
-
-	e->kick = false;
-	e->service_work.run = service;
-	pthread_mutex_unlock(&e->lock);
-	if (kick)
-		img_pool_submit(img_pool_cpu(), &e->service_work);
 }

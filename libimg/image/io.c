@@ -39,6 +39,15 @@ static int check_change(const struct img *img, uint64_t off, uint64_t len, struc
 
 /* ---- Blocking ---- */
 
+static int run(struct img *img, enum img_request_kind kind, uint64_t off, uint64_t len,
+	       struct iovec *iov, int iovcnt, struct img_error *err)
+{
+	struct img_request r = { .kind = kind, .off = off, .len = len, .iov = iov,
+				 .iovcnt = iovcnt };
+
+	return img_request_run(img, &r, err);
+}
+
 int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err)
 {
 	struct iovec iov = { buf, len };
@@ -46,7 +55,7 @@ int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_er
 
 	if (rc || !len)
 		return rc;
-	return img_engine_io(img, IMG_TASK_READ, off, len, &iov, 1, err);
+	return run(img, IMG_REQUEST_READ, off, len, &iov, 1, err);
 }
 
 int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct img_error *err)
@@ -58,7 +67,7 @@ int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct
 		rc = img_guard_write(img, off, &iov, 1, err);
 	if (rc || !len)
 		return rc;
-	return img_engine_io(img, IMG_TASK_WRITE, off, len, &iov, 1, err);
+	return run(img, IMG_REQUEST_WRITE, off, len, &iov, 1, err);
 }
 
 int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
@@ -69,7 +78,7 @@ int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 		rc = img_guard_zero(img, off, len, err);
 	if (rc || !len)
 		return rc;
-	return img_engine_io(img, IMG_TASK_ZERO, off, len, NULL, 0, err);
+	return run(img, IMG_REQUEST_ZERO, off, len, NULL, 0, err);
 }
 
 int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
@@ -80,14 +89,14 @@ int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *e
 		rc = img_guard_zero(img, off, len, err);
 	if (rc || !len)
 		return rc;
-	return img_engine_io(img, IMG_TASK_DISCARD, off, len, NULL, 0, err);
+	return run(img, IMG_REQUEST_DISCARD, off, len, NULL, 0, err);
 }
 
 int img_flush(struct img *img, struct img_error *err)
 {
 	if (!img->writable)
 		return 0;
-	return img_engine_io(img, IMG_TASK_FLUSH, 0, 0, NULL, 0, err);
+	return run(img, IMG_REQUEST_FLUSH, 0, 0, NULL, 0, err);
 }
 
 /* ---- Queues ---- */
@@ -124,22 +133,17 @@ size_t img_queue_in_flight(const struct img_queue *q)
 	return img_engine_queue_in_flight(q);
 }
 
-static int start(struct img_queue *q, struct img *img, enum img_task_kind kind, uint64_t off,
+static int start(struct img_queue *q, struct img *img, enum img_request_kind kind, uint64_t off,
 		 uint64_t len, struct iovec *iov, int iovcnt, unsigned flags, img_done_fn *done,
 		 void *user)
 {
-	struct img_task *t = img_task_new(q, img, kind, off, len);
+	struct img_request r = {
+		.kind = kind, .off = off, .len = len, .iov = iov, .iovcnt = iovcnt,
+		.ordered = flags & IMG_SUBMIT_ORDERED, .compress = flags & IMG_SUBMIT_COMPRESS,
+		.done = done, .user = user
+	};
 
-	if (!t)
-		return -ENOMEM;
-	t->iov = iov;
-	t->iovcnt = iovcnt;
-	t->ordered = flags & IMG_SUBMIT_ORDERED;
-	t->compress = flags & IMG_SUBMIT_COMPRESS;
-	t->done = done;
-	t->user = user;
-	img_task_start(t);
-	return 0;
+	return img_request_submit(q, img, &r);
 }
 
 static bool iov_length(const struct iovec *iov, int iovcnt, uint64_t *len)
@@ -158,7 +162,7 @@ int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct 
 
 	if (flags || !iov_length(iov, iovcnt, &len) || check_range(img, off, len, NULL))
 		return -EINVAL;
-	return start(q, img, IMG_TASK_READ, off, len, iov, iovcnt, flags, done, user);
+	return start(q, img, IMG_REQUEST_READ, off, len, iov, iovcnt, flags, done, user);
 }
 
 int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
@@ -178,7 +182,7 @@ int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct
 	}
 	if (img_guard_write(img, off, iov, iovcnt, NULL))
 		return -EPERM;
-	return start(q, img, IMG_TASK_WRITE, off, len, iov, iovcnt, flags, done, user);
+	return start(q, img, IMG_REQUEST_WRITE, off, len, iov, iovcnt, flags, done, user);
 }
 
 int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
@@ -189,7 +193,7 @@ int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t
 		return -EINVAL;
 	if (img_guard_zero(img, off, len, NULL))
 		return -EPERM;
-	return start(q, img, IMG_TASK_ZERO, off, len, NULL, 0, flags, done, user);
+	return start(q, img, IMG_REQUEST_ZERO, off, len, NULL, 0, flags, done, user);
 }
 
 int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
@@ -199,10 +203,10 @@ int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint6
 		return -EINVAL;
 	if (img_guard_zero(img, off, len, NULL))
 		return -EPERM;
-	return start(q, img, IMG_TASK_DISCARD, off, len, NULL, 0, flags, done, user);
+	return start(q, img, IMG_REQUEST_DISCARD, off, len, NULL, 0, flags, done, user);
 }
 
 int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user)
 {
-	return start(q, img, IMG_TASK_FLUSH, 0, 0, NULL, 0, 0, done, user);
+	return start(q, img, IMG_REQUEST_FLUSH, 0, 0, NULL, 0, 0, done, user);
 }

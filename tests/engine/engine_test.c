@@ -196,11 +196,13 @@ static void toy_close(struct img *img)
 	img_storage_close(img->file);
 }
 
-static int io(struct img *img, enum img_task_kind kind, uint64_t off, void *buf, size_t len)
+static int io(struct img *img, enum img_request_kind kind, uint64_t off, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };
+	struct img_request r = { .kind = kind, .off = off, .len = len, .iov = buf ? &iov : NULL,
+				 .iovcnt = buf ? 1 : 0 };
 
-	return img_engine_io(img, kind, off, len, buf ? &iov : NULL, buf ? 1 : 0, NULL);
+	return img_request_run(img, &r, NULL);
 }
 
 static uint64_t entry_on_disk(struct img *img, unsigned unit)
@@ -221,13 +223,13 @@ Test(engine, reads_the_parent_below_and_fills_around_a_small_write)
 	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
 	top.parent = &base;
 	memset(expect, 'b', sizeof(expect));
-	cr_assert_eq(io(&base, IMG_TASK_WRITE, 0, expect, sizeof(expect)), 0);
+	cr_assert_eq(io(&base, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
 	memset(expect + UNIT + 100, 't', 200);
-	cr_assert_eq(io(&top, IMG_TASK_WRITE, UNIT + 100, expect + UNIT + 100, 200), 0);
-	cr_assert_eq(io(&top, IMG_TASK_READ, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(io(&top, IMG_REQUEST_WRITE, UNIT + 100, expect + UNIT + 100, 200), 0);
+	cr_assert_eq(io(&top, IMG_REQUEST_READ, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(memcmp(buf, expect, sizeof(buf)), 0);
 	cr_assert_eq(b.first_writes, 1);
-	cr_assert_eq(io(&top, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&top, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(entry_on_disk(&top, 0), 0);
 	cr_assert_gt(entry_on_disk(&top, 1), 1);
 	toy_close(&top);
@@ -242,13 +244,13 @@ Test(engine, zeroing_part_of_a_unit_keeps_the_rest)
 
 	toy_open(&img, &toy, memory(), true, IMG_IOQ_THREADS);
 	memset(expect, 7, sizeof(expect));
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, expect, sizeof(expect)), 0);
-	cr_assert_eq(img_engine_io(&img, IMG_TASK_ZERO, 1000, UNIT, NULL, 0, NULL), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_ZERO, 1000, NULL, UNIT), 0);
 	memset(expect + 1000, 0, UNIT);
-	cr_assert_eq(io(&img, IMG_TASK_READ, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(memcmp(buf, expect, sizeof(buf)), 0);
-	cr_assert_eq(img_engine_io(&img, IMG_TASK_ZERO, 0, SIZE, NULL, 0, NULL), 0);
-	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_ZERO, 0, NULL, SIZE), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(entry_on_disk(&img, 0), 1);
 	toy_close(&img);
 }
@@ -263,14 +265,14 @@ Test(engine, encrypts_what_it_writes_and_decrypts_what_it_reads)
 	toy.encrypt = true;
 	memset(expect, 0, sizeof(expect));
 	memset(expect + 700, 'x', 1000);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT + 700, expect + 700, 1000), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 2 * UNIT + 700, expect + 700, 1000), 0);
 	memset(expect + 710, 'y', 3);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT + 710, expect + 710, 3), 0);
-	cr_assert_eq(io(&img, IMG_TASK_READ, 2 * UNIT, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 2 * UNIT + 710, expect + 710, 3), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 2 * UNIT, buf, UNIT), 0);
 	cr_assert_eq(memcmp(buf, expect, UNIT), 0);
-	cr_assert_eq(io(&img, IMG_TASK_READ, 2 * UNIT + 701, buf, 999), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 2 * UNIT + 701, buf, 999), 0);
 	cr_assert_eq(memcmp(buf, expect + 701, 999), 0);
-	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(img_storage_read(img.file, entry_on_disk(&img, 2), raw, UNIT, NULL), 0);
 	cr_assert_neq(memcmp(raw, expect, UNIT), 0);
 	toy_xor(NULL, 2 * UNIT, raw, UNIT);
@@ -286,14 +288,14 @@ Test(engine, freed_space_is_reused_only_after_its_unlinking_is_durable)
 
 	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
 	toy.nfree = 2;
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
-	cr_assert_eq(img_engine_io(&img, IMG_TASK_DISCARD, 0, UNIT, NULL, 0, NULL), 0);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, UNIT, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, 0, NULL, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, UNIT, buf, UNIT), 0);
 	cr_assert_eq(toy.releases, 0);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT, buf, UNIT), -ENOSPC);
-	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 2 * UNIT, buf, UNIT), -ENOSPC);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(toy.releases, 1);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 2 * UNIT, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 2 * UNIT, buf, UNIT), 0);
 	toy_close(&img);
 }
 
@@ -306,16 +308,17 @@ Test(engine, a_failed_write_drops_its_plan_and_says_so)
 	struct toy toy;
 	uint8_t buf[UNIT] = { 1 };
 	struct iovec iov = { buf, UNIT };
+	struct img_request r = { .kind = IMG_REQUEST_WRITE, .len = UNIT, .iov = &iov, .iovcnt = 1 };
 	size_t before;
 
 	cr_assert_eq(img_storage_fault(memory(), &fault, &s), 0);
 	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
 	before = toy.nfree;
-	cr_assert_eq(img_engine_io(&img, IMG_TASK_WRITE, 0, UNIT, &iov, 1, &err), -ENOSPC);
+	cr_assert_eq(img_request_run(&img, &r, &err), -ENOSPC);
 	cr_assert(strstr(img_error_text(&err), "memory"), "%s", img_error_text(&err));
 	img_error_clear(&err);
 	cr_assert_eq(toy.nfree, before);
-	cr_assert_eq(io(&img, IMG_TASK_READ, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, UNIT), 0);
 	cr_assert_eq(buf[0], 0);
 	toy_close(&img);
 }
@@ -331,8 +334,8 @@ Test(engine, a_table_is_written_after_a_barrier_behind_its_data)
 
 	cr_assert_eq(img_storage_record(memory(), r, &s), 0);
 	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
-	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	for (size_t i = 0; i < img_record_count(r); i++) {
 		const struct img_record_entry *x = img_record_at(r, i);
 
@@ -357,8 +360,8 @@ Test(engine, a_journal_gets_the_group_before_it_goes_in_place)
 
 	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
 	img.driver = &toy_journal_driver;
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, UNIT), 0);
-	cr_assert_eq(io(&img, IMG_TASK_FLUSH, 0, NULL, 0), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(toy.journals, 1);
 	cr_assert_gt(entry_on_disk(&img, 0), 1);
 	toy_close(&img);
@@ -373,10 +376,10 @@ Test(engine, growth_runs_once_the_image_is_quiet_and_the_write_goes_on)
 	memset(buf, 3, sizeof(buf));
 	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
 	toy.need_grow = 3;
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(toy.grows, 3);
 	toy.need_grow = 100000;
-	cr_assert_eq(io(&img, IMG_TASK_WRITE, 16 * UNIT, buf, UNIT), -EIO);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 16 * UNIT, buf, UNIT), -EIO);
 	toy_close(&img);
 }
 
@@ -418,7 +421,7 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		unsigned slot = (unsigned)rand() % OPS;
 		struct op *o = &op[slot];
-		struct img_task *t;
+		struct img_request r;
 
 		while (o->busy)
 			img_engine_queue_run(q, true);
@@ -430,9 +433,13 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 		o->busy = true;
 		o->buf = realloc(o->buf, o->len);
 		o->iov = (struct iovec){ o->buf, o->len };
-		t = img_task_new(q, &img, o->what == 0 ? IMG_TASK_READ : o->what == 1 ?
-				 IMG_TASK_WRITE : o->what == 2 ? IMG_TASK_ZERO : IMG_TASK_FLUSH,
-				 o->what == 3 ? 0 : o->off, o->what == 3 ? 0 : o->len);
+		r = (struct img_request){ .done = op_done, .user = o };
+		r.kind = o->what == 0 ? IMG_REQUEST_READ : o->what == 1 ? IMG_REQUEST_WRITE :
+			 o->what == 2 ? IMG_REQUEST_ZERO : IMG_REQUEST_FLUSH;
+		if (o->what < 3) {
+			r.off = o->off;
+			r.len = o->len;
+		}
 		if (o->what == 1) {
 			memset(o->buf, rand() % 256, o->len);
 			memcpy(model + o->off, o->buf, o->len);
@@ -440,12 +447,10 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 			memset(model + o->off, 0, o->len);
 		}
 		if (o->what < 2) {
-			t->iov = &o->iov;
-			t->iovcnt = 1;
+			r.iov = &o->iov;
+			r.iovcnt = 1;
 		}
-		t->done = op_done;
-		t->user = o;
-		img_task_start(t);
+		cr_assert_eq(img_request_submit(q, &img, &r), 0);
 	}
 	while (img_engine_queue_in_flight(q))
 		img_engine_queue_run(q, true);

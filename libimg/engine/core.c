@@ -1,0 +1,57 @@
+/*
+ * What every part of the engine leans on: waiting, waking, and remembering what was written to.
+ */
+#include "libimg/engine/core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void img_engine_touch(struct img_engine *e, struct img_storage *s)
+{
+	for (size_t i = 0; i < e->ntouched; i++)
+		if (e->touched[i] == s)
+			return;
+
+	struct img_storage **more = realloc(e->touched, (e->ntouched + 1) * sizeof(*more));
+
+	if (!more) {
+		e->sync_failed = -ENOMEM;	/* never claim durability for what we cannot name */
+		return;
+	}
+	e->touched = more;
+	e->touched[e->ntouched++] = s;
+}
+
+void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err)
+{
+	struct img_list *node;
+
+	while ((node = img_list_pop(waiters))) {
+		struct img_waiter *w = IMG_CONTAINER(node, struct img_waiter, link);
+
+		w->wake(w, rc, err);
+	}
+}
+
+void img_engine_changed(struct img_engine *e)
+{
+	img_wake_all(&e->waiting, 0, NULL);
+	pthread_cond_broadcast(&e->changed);
+}
+
+void img_service_kick(struct img_engine *e)
+{
+	if (e->service_queued)
+		return;
+	e->service_queued = e->kick = true;
+}
+
+void img_engine_unlock(struct img_engine *e)
+{
+	bool kick = e->kick;
+
+	e->kick = false;
+	pthread_mutex_unlock(&e->lock);
+	if (kick)
+		img_pool_submit(img_pool_cpu(), &e->service_work);
+}

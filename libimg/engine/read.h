@@ -1,0 +1,19 @@
+/*
+ * Reading through the backing chain.
+ */
+#ifndef LIBIMG_ENGINE_READ_H
+#define LIBIMG_ENGINE_READ_H
+
+#include "libimg/engine/task.h"
+
+/* A read task's look. */
+void img_read_look(struct img_piece *p);
+
+/*
+ * What is at off, by metadata in memory: 0 (*len is clipped to what that is true for),
+ * IMG_NEED_METADATA (req names it), or an error. *level: the image of the chain that holds it.
+ */
+int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_t *len,
+		     struct img_extent *out, struct img **level);
+
+#endif

@@ -1,0 +1,312 @@
+/*
+ * Dealing a request out, waiting for metadata, finishing. deal() starts pieces until the request is dealt out or enough are in flight. Only one piece of a
+ * task is looking up at a time, since only the answer tells where the next one begins.
+ */
+#include "libimg/engine/task.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+
+enum { MAX_PIECES = 64 };	/* of one task in flight */
+
+struct img_task *img_task_make(struct img_queue *q, struct img *img,
+			       void (*look)(struct img_piece *), uint64_t off, uint64_t len)
+{
+	struct img_list *node = img_list_pop(&q->free_tasks);
+	struct img_task *t = node ? IMG_CONTAINER(node, struct img_task, free_link) :
+				    malloc(sizeof(*t));
+
+	if (!t)
+		return NULL;
+	*t = (struct img_task){ .img = img, .queue = q, .look = look, .off = off, .next = off,
+				.end = off + len };
+	img_list_init(&t->reader.link);
+	img_list_init(&t->order_link);
+	return t;
+}
+
+static struct img_piece *piece_new(struct img_task *t)
+{
+	struct img_queue *q = t->queue;
+	struct img_list *node = img_list_pop(&q->free_pieces);
+	struct img_piece *p = node ? IMG_CONTAINER(node, struct img_piece, free_link) :
+				     malloc(sizeof(*p));
+
+	if (!p)
+		return NULL;
+	memset(p, 0, sizeof(*p));
+	img_list_init(&p->claim_link);
+	p->task = t;
+	p->queue = q;
+	p->off = t->next;
+	p->len = t->end - t->next;
+	p->iov = p->small_iov;
+	img_req_init(&p->req, &p->err);
+	return p;
+}
+
+static void piece_free(struct img_piece *p)
+{
+	if (p->iov != p->small_iov)
+		free(p->iov);
+	free(p->stored);
+	free(p->unit);
+	free(p->head);
+	free(p->tail);
+	free(p->packed);
+	free(p->cipher_copy);
+	img_error_clear(&p->err);
+	img_list_add_head(&p->queue->free_pieces, &p->free_link);
+}
+
+int img_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t len,
+		  struct iovec *out)
+{
+	int n = 0;
+
+	for (int i = 0; i < iovcnt && len; i++) {
+		size_t use;
+
+		if (skip >= iov[i].iov_len) {
+			skip -= iov[i].iov_len;
+			continue;
+		}
+		use = min_size(iov[i].iov_len - (size_t)skip, (size_t)min_u64(len, SIZE_MAX));
+		out[n++] = (struct iovec){ (char *)iov[i].iov_base + skip, use };
+		len -= use;
+		skip = 0;
+	}
+	return n;
+}
+
+int img_piece_take(struct img_piece *p, uint64_t len)
+{
+	struct img_task *t = p->task;
+
+	p->len = len;
+	if (t->iov) {
+		int left = t->iovcnt - t->iov_at, n = 0;
+		uint64_t covered = 0;
+
+		/* Entries needed: count first, most often it is one. */
+		while (n < left && covered < len) {
+			covered += t->iov[t->iov_at + n].iov_len - (n ? 0 : t->iov_within);
+			n++;
+		}
+		if (n > (int)IMG_ARRAY_LEN(p->small_iov)) {
+			p->iov = calloc((size_t)n, sizeof(*p->iov));
+			if (!p->iov) {
+				p->iov = p->small_iov;
+				return -ENOMEM;
+			}
+		}
+		p->iovcnt = img_iov_slice(t->iov + t->iov_at, left, t->iov_within, len, p->iov);
+		/* Move the cursor. */
+		t->iov_within += len;
+		while (t->iov_at < t->iovcnt && t->iov_within >= t->iov[t->iov_at].iov_len)
+			t->iov_within -= t->iov[t->iov_at++].iov_len;
+	}
+	t->next += len;
+	t->looking = false;
+	return 0;
+}
+
+/* Everything is done: leave the lists, run done(). */
+static void task_finish(struct img_task *t)
+{
+	struct img_engine *e = t->img->engine;
+	struct img_queue *q = t->queue;
+
+	pthread_mutex_lock(&e->lock);
+	img_list_del(&t->reader.link);
+	if (!img_list_empty(&t->order_link)) {
+		img_list_del(&t->order_link);
+		img_engine_changed(e);
+	}
+	pthread_mutex_unlock(&e->lock);
+	if (!t->inner) {
+		q->in_flight--;
+		q->completed++;
+	}
+	t->done(t->user, t->rc, &t->err);
+	img_error_clear(&t->err);
+	img_list_add_head(&q->free_tasks, &t->free_link);
+}
+
+/* Stop being first among those that allocate in turn. */
+static void leave_order(struct img_task *t)
+{
+	struct img_engine *e = t->img->engine;
+
+	if (!t->ordered)
+		return;
+	t->ordered = false;
+	pthread_mutex_lock(&e->lock);
+	img_list_del(&t->order_link);
+	img_engine_changed(e);
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* Start pieces; finish the task if there is nothing more to do. */
+static void deal(struct img_task *t)
+{
+	if (t->dealing)
+		return;		/* a piece was done at once: the loop below goes on */
+	t->dealing = true;
+	while (!t->rc && !t->looking && t->next < t->end && t->pieces < MAX_PIECES) {
+		struct img_piece *p = piece_new(t);
+
+		if (!p) {
+			t->rc = img_fail(&t->err, -ENOMEM, "%s: out of memory", t->img->name);
+			break;
+		}
+		t->pieces++;
+		t->looking = true;
+		t->look(p);
+	}
+	t->dealing = false;
+	if (t->next >= t->end || t->rc)
+		leave_order(t);
+	if (t->pieces || (!t->rc && t->next < t->end))
+		return;
+	task_finish(t);
+}
+
+void img_piece_done(struct img_piece *p, int rc)
+{
+	struct img_task *t = p->task;
+
+	img_req_release(&p->req);
+	if (rc && !t->rc) {
+		t->rc = rc;
+		if (!p->err.text)
+			img_fail(&p->err, rc, "%s: guest offset %llu: %s", t->img->name,
+				 (unsigned long long)p->off, strerror(-rc));
+		img_error_move(&t->err, &p->err);
+	}
+	if (rc)
+		t->looking = false;
+	t->pieces--;
+	piece_free(p);
+	deal(t);
+}
+
+/* ---- Starting ---- */
+
+static void finish_later(struct img_post *post)
+{
+	deal(IMG_CONTAINER(post, struct img_task, post));
+}
+
+bool img_task_is_first(const struct img_task *t)
+{
+	return t->img->engine->ordered.next == &t->order_link;
+}
+
+void img_task_start(struct img_task *t)
+{
+	struct img_engine *e = t->img->engine;
+
+	if (!t->inner)
+		t->queue->in_flight++;
+	pthread_mutex_lock(&e->lock);
+	t->reader.seq = e->next_seq++;
+	img_list_add_tail(&e->readers, &t->reader.link);
+	if (t->ordered)
+		img_list_add_tail(&e->ordered, &t->order_link);
+	pthread_mutex_unlock(&e->lock);
+	/* One piece more than there are keeps the task from finishing in here. */
+	t->pieces++;
+	deal(t);
+	t->pieces--;
+	if (t->pieces)
+		return;
+	if (t->inner) {
+		deal(t);
+		return;
+	}
+	t->post.fn = finish_later;
+	img_ioq_post(t->queue->ioq, &t->post);
+}
+
+/* ---- Metadata that is missing ---- */
+
+static void retry(struct img_post *post)
+{
+	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
+
+	if (p->rc) {
+		if (!p->err.text)
+			img_fail(&p->err, p->rc, "%s: metadata could not be read: %s",
+				 p->task->img->name, strerror(-p->rc));
+		img_piece_done(p, p->rc);
+	} else {
+		p->task->look(p);
+	}
+}
+
+/* What p waits for has come; the engine's lock is held. */
+static void woken(struct img_waiter *w, int rc, const struct img_error *err)
+{
+	struct img_piece *p = IMG_CONTAINER(w, struct img_piece, waiter);
+
+	p->rc = rc;
+	if (rc && err && err->text)
+		img_fail(&p->err, rc, "%s", err->text);
+	p->post.fn = retry;
+	img_ioq_post(p->queue->ioq, &p->post);
+}
+
+/* The block that p loads is here. */
+static void load_done(struct img_io *io)
+{
+	struct img_piece *p = IMG_CONTAINER(io, struct img_piece, io);
+	struct img_engine *e = p->loading_engine;
+
+	if (io->rc)
+		img_io_fail(io, &p->err);
+	pthread_mutex_lock(&e->lock);
+	img_meta_loaded(p->loading, io->rc);
+	pthread_mutex_unlock(&e->lock);
+	p->rc = io->rc;
+	retry(&p->post);
+}
+
+void img_piece_fetch(struct img_piece *p)
+{
+	struct img_engine *e = p->req.engine;
+	uint64_t file_off;
+	bool load;
+
+	pthread_mutex_lock(&e->lock);
+	p->loading = p->req.out_of_memory ? NULL : img_meta_want(&p->req, &load);
+	if (p->loading && !load) {
+		p->waiter.wake = woken;
+		img_meta_wait(p->loading, &p->waiter);
+		pthread_mutex_unlock(&e->lock);
+		return;
+	}
+	pthread_mutex_unlock(&e->lock);
+	if (!p->loading) {
+		img_piece_done(p, img_fail(&p->err, -ENOMEM, "%s: out of memory for metadata",
+					   e->img->name));
+		return;
+	}
+	p->loading_engine = e;
+	p->io = (struct img_io){ .storage = img_meta_block_storage(p->loading, &file_off),
+				 .op = IMG_IO_READ, .len = IMG_META_BLOCK, .done = load_done };
+	p->io.off = file_off;
+	p->io.one = (struct iovec){ img_meta_load_buffer(p->loading), IMG_META_BLOCK };
+	p->io.iov = &p->io.one;
+	p->io.iovcnt = 1;
+	img_ioq_submit(p->queue->ioq, &p->io);
+}
+
+void img_piece_wait(struct img_piece *p, struct img_list *waiters)
+{
+	p->waiter.wake = woken;
+	img_list_add_tail(waiters, &p->waiter.link);
+}

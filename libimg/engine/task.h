@@ -1,0 +1,113 @@
+/*
+ * Tasks and pieces: a task is what a user asked for; it is dealt out in pieces, each one extent
+ * (reading) or one plan (writing), several in flight. Both belong to the thread of their queue,
+ * except while a piece waits (then to who wakes it) or is at work in the pool. Private to
+ * libimg/engine.
+ */
+#ifndef LIBIMG_ENGINE_TASK_H
+#define LIBIMG_ENGINE_TASK_H
+
+#include "libimg/engine/core.h"
+
+struct img_piece;
+
+typedef void img_task_done_fn(void *user, int rc, const struct img_error *err);
+
+struct img_queue {
+	struct img_ioq *ioq;
+	size_t in_flight;		/* tasks, fills not counted */
+	size_t completed;		/* since the present run began */
+	struct img_list free_tasks, free_pieces;
+};
+
+struct img_task {
+	struct img *img;
+	struct img_queue *queue;
+	/* Find out where the piece's bytes live and see to them; ends in img_piece_done(). */
+	void (*look)(struct img_piece *p);
+	enum img_op op;			/* of a task that writes */
+	bool ordered, compress;
+	bool inner;			/* made by a piece: done() may run inside img_task_start() */
+	uint64_t off, end;		/* guest bytes */
+	uint64_t next;			/* the first byte not dealt out yet */
+	struct iovec *iov;		/* borrowed; NULL: none; the cursor stands at next */
+	int iovcnt, iov_at;
+	size_t iov_within;
+	unsigned pieces;		/* in flight */
+	bool looking;			/* a piece is still finding out where next lives */
+	bool dealing;			/* deal() is on the stack */
+	int rc;
+	struct img_error err;
+	struct img_reader reader;	/* in engine->readers */
+	struct img_list order_link;	/* in engine->ordered */
+	struct img_list free_link;
+	struct img_post post;
+	img_task_done_fn *done;
+	void *user;
+};
+
+struct img_piece {
+	struct img_list free_link;
+	struct img_waiter waiter;	/* for a block, or for the engine to change */
+	struct img_list claim_link;	/* engine->claims while claimed */
+	struct img_task *task;
+	struct img_queue *queue;
+	enum img_op op;			/* writing: of this piece, now */
+	uint64_t off, len;		/* guest bytes; len grows known with the look-up */
+	struct img_req req;
+	struct img_error err;
+	struct img_io io;
+	struct iovec *iov, small_iov[8];	/* the piece's slice of the task's buffers */
+	int iovcnt;
+	struct img_block *loading;	/* the block that this piece is loading */
+	struct img_engine *loading_engine;
+	struct img_post post;
+	struct img_work work;
+	int rc;				/* of work in the pool */
+
+	/* Reading. */
+	struct img *level;		/* the image of the chain that holds the extent */
+	struct img_extent extent;
+	uint8_t *stored, *unit;		/* COMPRESSED: as stored; decoded */
+
+	/* Writing. */
+	struct img_plan plan;
+	uint64_t claim_start, claim_end;
+	bool planned;			/* counted in engine->plans */
+	bool zeroes;			/* the data is zeroes, not the task's buffers */
+	uint8_t *head, *tail;		/* fill, read from the image; NULL: none or zeroes */
+	uint64_t head_len, tail_len;	/* bytes of fill to be written */
+	struct iovec fill_iov[2];
+	unsigned fills;			/* fill reads in flight */
+	unsigned grows;			/* times that this piece asked for growth */
+	bool packing_tried;
+	uint8_t *packed;		/* WRITE_COMPRESSED: what to store */
+	size_t packed_len;
+	uint8_t *cipher_copy;
+	uint64_t io_skip;		/* bytes of the plan's range before the first written one */
+};
+
+/* A new task; the caller sets iov, op, ... before img_task_start(). NULL: out of memory. */
+struct img_task *img_task_make(struct img_queue *q, struct img *img,
+			       void (*look)(struct img_piece *), uint64_t off, uint64_t len);
+/* done() follows; never from inside this, unless the task is an inner one. */
+void img_task_start(struct img_task *t);
+/* Is t first among those that allocate in turn? Under the lock. */
+bool img_task_is_first(const struct img_task *t);
+
+/* The piece's look-up is over: it covers len bytes. Takes its slice of the buffers. -ENOMEM. */
+int img_piece_take(struct img_piece *p, uint64_t len);
+/* Done, with p->err if rc. The task goes on. */
+void img_piece_done(struct img_piece *p, int rc);
+/* Fetch the block that p->req is missing, then look again. */
+void img_piece_fetch(struct img_piece *p);
+/* Look again when woken from waiters; the engine's lock is held. p must not be touched after. */
+void img_piece_wait(struct img_piece *p, struct img_list *waiters);
+
+/*
+ * The entries of iov that cover len bytes from skip on, as out[]; returns how many.
+ */
+int img_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t len,
+		  struct iovec *out);
+
+#endif
