@@ -1,0 +1,87 @@
+/*
+ * Names found inside images: the input is a name. Whatever it is, under the policy "folder" it
+ * leads to a file in the folder or below it, or nowhere; under "any" never into /proc.
+ */
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "libimg/base/error.h"
+#include "libimg/image/gate.h"
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+static char folder[] = "/tmp/img-gate-fuzz-XXXXXX", image[64];
+static struct img_gate *in_folder, *anywhere;
+
+/* libFuzzer leaves by exit(). */
+static void leave(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	if (system(command))
+		perror("gate_fuzz");
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	char command[256];
+
+	(void)argc;
+	(void)argv;
+	if (!mkdtemp(folder))
+		abort();
+	snprintf(command, sizeof(command), "cd %s; mkdir d; echo b > base; echo d > d/deep;"
+		 "ln -s ../.. d/up; ln -s /etc e; ln -s /proc p; ln -s d l; ln -s loop loop;"
+		 "mkfifo f", folder);
+	snprintf(image, sizeof(image), "%s/image", folder);
+	if (system(command) || img_gate_new("folder", &in_folder, NULL) || img_gate_new("any", &anywhere, NULL))
+		abort();
+	atexit(leave);
+	return 0;
+}
+
+static void ask(const struct img_gate *gate, const char *name, const char *below)
+{
+	struct img_gate_file file;
+	char link[64], path[PATH_MAX];
+	struct img_error err = { 0 };
+	ssize_t n;
+
+	if (img_gate_open(gate, image, name, "backing file", false, &file, &err)) {
+		if (!err.code || !*img_error_text(&err))
+			abort();
+		img_error_clear(&err);
+		return;
+	}
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", file.fd);
+	n = readlink(link, path, sizeof(path) - 1);
+	if (n < 0)
+		abort();
+	path[n] = '\0';
+	if (strncmp(path, below, strlen(below)) || !strncmp(path, "/proc/", 6))
+		abort();
+	close(file.fd);
+	free(file.path);
+	free(file.format);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	char *name = malloc(len + 1), below[sizeof(folder) + 1];
+
+	if (!name)
+		return 0;
+	memcpy(name, data, len);
+	name[len] = '\0';
+	snprintf(below, sizeof(below), "%s/", folder);
+	ask(in_folder, name, below);
+	ask(anywhere, name, "/");
+	free(name);
+	return 0;
+}
