@@ -121,6 +121,8 @@ int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *er
 
 	if (!rc)
 		rc = qcow2_refs_make_room(&refs, err);
+	if (!rc)
+		rc = qcow2_refs_flush(&refs, err);
 	qcow2_refs_end(&refs);
 	return rc;
 }
@@ -667,6 +669,8 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 		rc = grow_size(&refs, size, how, err);
 	else if (size < img->size)
 		rc = shrink_size(&refs, size, err);
+	if (!rc)
+		rc = qcow2_refs_flush(&refs, err);
 	qcow2_refs_end(&refs);
 	return rc;
 }
