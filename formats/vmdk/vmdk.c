@@ -330,7 +330,8 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 			return rc;
 	}
 	if (x->kind == VMDK_EXTENT_FLAT) {
-		if (!range_in(x->file_off, x->bytes, f->storage->size))
+		/* A file that ends inside a sector reads as zeroes up to the sector's end. */
+		if (!range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
 			return img_fail(err, -EUCLEAN, "%s: %s: found %" PRIu64 " bytes at %" PRIu64
 					" of %s, allowed inside its %" PRIu64, img->name, what, x->bytes,
 					x->file_off, f->storage->name, (uint64_t)f->storage->size);

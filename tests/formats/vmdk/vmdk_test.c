@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -246,9 +247,16 @@ Test(vmdk, flat_at_offsets_and_zero)
 
 Test(vmdk, a_flat_file_that_is_too_short)
 {
+	struct img img;
+
 	add_text("d.vmdk", HEAD "RW 8 FLAT \"f\" 2\n");
-	add_file("f", 10 * 512 - 1);
+	add_file("f", 9 * 512);
 	must_fail(-EUCLEAN);
+	drop_files();
+	add_text("d.vmdk", HEAD "RW 8 FLAT \"f\" 2\n");
+	add_file("f", 9 * 512 + 1);	/* the rest of its last sector reads as zeroes */
+	must_open(&img);
+	close_image(&img);
 }
 
 Test(vmdk, extents_do_not_share_bytes)
@@ -775,4 +783,76 @@ Test(vmdk, check_of_a_stream)
 	cr_assert_eq(corruptions(), 0);
 	put_grain(s, 2, 130);		/* another grain's marker */
 	cr_assert_eq(corruptions(), 1);
+}
+
+/* ---- Real files ---- */
+
+/* The rows of tests/data/vmdk/README.md. */
+static const struct {
+	const char *name, *sha256;
+	int rc;			/* of opening or reading */
+} data[] = {
+	{ "good-ext4-stream.vmdk",
+	  "bf387deee40c44a0d56c8e9fc36fbdecadb2dcfd07f1077971c2e2ea4a2079cf", 0 },
+	{ "good-ext4-convert.vmdk",
+	  "bf387deee40c44a0d56c8e9fc36fbdecadb2dcfd07f1077971c2e2ea4a2079cf", 0 },
+	{ "good-odd-vbox.vmdk",
+	  "bbc4fbf0a9e3613053855eb36ee3873ea1162a757e91545b490ff28280105353", 0 },
+	{ "good-odd-qemu.vmdk",
+	  "bbc4fbf0a9e3613053855eb36ee3873ea1162a757e91545b490ff28280105353", 0 },
+	{ "good-zeroed.vmdk",
+	  "8591c541ed47b84a1fcbfb068b1c10f63b0f2d44b48adb0de33f9b6f0a32f19b", 0 },
+	{ "good-mixed.vmdk",
+	  "eded53a5a8add04e0f874191a8fe5a9413d95e31008135df128a90b33607052c", 0 },
+	{ "good-child.vmdk",
+	  "e80232b4d18d0bb7e794be263ba937626f383f9917d4b8a737ba893a8f752293", 0 },
+	{ "bad-parent-cid.vmdk", NULL, -EUCLEAN },
+	{ "bad-parent-uuid-only.vmdk", NULL, -EUCLEAN },
+	{ "bad-self.vmdk", NULL, -ELOOP },
+	{ "bad-flat-short.vmdk", NULL, -EUCLEAN },
+	{ "bad-stream-cut.vmdk", NULL, -EUCLEAN },
+	{ "bad-noaccess.vmdk", NULL, -EACCES },
+	{ "unsupported-version.vmdk", NULL, -ENOTSUP },
+};
+
+static int hash_image(const char *path, char *hex, struct img_error *err)
+{
+	struct img_open_options options = { .format = "vmdk" };
+	uint8_t digest[32], *buf = NULL;
+	struct img *img;
+	int rc = img_open(path, &options, &img, err);
+
+	if (rc)
+		return rc;
+	/* Small disks: all at once, after a read of a piece. */
+	cr_assert_leq(img_size(img), 8 << 20);
+	buf = malloc(img_size(img));
+	cr_assert_not_null(buf);
+	rc = img_read(img, img_size(img) / 2 - 100, buf, 150, err);
+	if (!rc)
+		rc = img_read(img, 0, buf, img_size(img), err);
+	if (!rc)
+		cr_assert_eq(EVP_Digest(buf, img_size(img), digest, NULL, EVP_sha256(), NULL), 1);
+	for (size_t i = 0; i < sizeof(digest) && !rc; i++)
+		sprintf(hex + 2 * i, "%02x", digest[i]);
+	free(buf);
+	img_close(img, NULL);
+	return rc;
+}
+
+Test(vmdk, real_files)
+{
+	struct img_error *err = img_error_new();
+	char path[256], hex[65];
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(data); i++) {
+		int rc;
+
+		snprintf(path, sizeof(path), "tests/data/vmdk/%s", data[i].name);
+		rc = hash_image(path, hex, err);
+		cr_expect_eq(rc, data[i].rc, "%s: %s", data[i].name, img_error_text(err));
+		if (!rc && data[i].sha256)
+			cr_expect_str_eq(hex, data[i].sha256, "%s", data[i].name);
+	}
+	img_error_free(err);
 }
