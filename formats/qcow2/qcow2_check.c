@@ -98,6 +98,16 @@ int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char 
 
 /* ---- Counting uses ---- */
 
+bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len)
+{
+	return off + len > s->file_bytes && off + len - s->file_bytes >= s->geometry.cluster_bytes;
+}
+
+uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster)
+{
+	return min_u64(qcow2_counts_get(&s->refs, cluster), s->geometry.refcount_max);
+}
+
 /*
  * [off, off + len) is used `uses` times more. *inside (may be NULL): some of it was in use before.
  * The last cluster of a file may be cut short; what lies further out is a defect and not counted.
@@ -107,26 +117,31 @@ static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses
 {
 	unsigned bits = s->geometry.cluster_bits;
 	uint64_t max = s->geometry.refcount_max, end;
+	bool beyond;
 
 	if (!len)
 		return 0;
-	if (!add_u64(off, len, &end) ||
-	    (end > s->file_bytes && end - s->file_bytes >= s->geometry.cluster_bytes)) {
+	beyond = !add_u64(off, len, &end);
+	if (beyond || qcow2_beyond_end(s, off, len)) {
+		if (!beyond)
+			s->beyond_end = max_u64(s->beyond_end, end);
 		s->corruptions += uses;
 		say(s, "ERROR: counting reference for region exceeding the end of the file by one "
 		    "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, off, len);
 		return 0;
 	}
 	for (uint64_t c = off >> bits; c <= (end - 1) >> bits; c++) {
-		uint64_t now = qcow2_counts_get(&s->refs, c), room = max - now;
+		uint64_t now = qcow2_counts_get(&s->refs, c), next = now;
 
 		if (now && inside)
 			*inside = true;
-		if (uses > room) {
-			s->corruptions += uses - room;
+		if (!add_u64(now, uses, &next))
+			next = UINT64_MAX;
+		if (next > max) {
+			s->corruptions += next - max_u64(now, max);
 			say(s, "ERROR: overflow cluster offset=0x%" PRIx64, c << bits);
 		}
-		if (qcow2_counts_set(&s->refs, c, now + min_u64(uses, room)))
+		if (qcow2_counts_set(&s->refs, c, next))
 			return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters",
 					s->img->name);
 	}
@@ -201,6 +216,7 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word, 
 		say(s, "%s found L1 entry with reserved bits set: %" PRIx64, *active ? verb(s) : "ERROR",
 		    word);
 	}
+	s->bad_entries |= *active && qcow2_beyond_end(s, off, s->geometry.cluster_bytes);
 	rc = count(s, off, s->geometry.cluster_bytes, 1, NULL, err);
 	if (rc)
 		return rc;
@@ -222,8 +238,9 @@ static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, bool ac
 	return rc || !walk ? rc : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, &active, err);
 }
 
-bool qcow2_mended_entry(const struct qcow2_geometry *g, uint64_t *word, uint64_t *bitmap)
+bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
 {
+	const struct qcow2_geometry *g = &s->geometry;
 	uint64_t old_word = *word, old_bitmap = *bitmap;
 	struct qcow2_entry e;
 	unsigned bad = qcow2_decode_entry(g, *word, *bitmap, &e);
@@ -232,9 +249,25 @@ bool qcow2_mended_entry(const struct qcow2_geometry *g, uint64_t *word, uint64_t
 		*word &= ~QCOW2_COPIED;
 	if (bad & QCOW2_ODD_RESERVED)
 		*word &= ~(QCOW2_L2_RESERVED | (g->extended ? QCOW2_L2_ZERO : 0));
+	if (e.kind != QCOW2_ZERO_ALLOC && e.kind != QCOW2_NORMAL)
+		return *word != old_word;
 	/* Room set aside without data in it can be forgotten: the guest sees the same. */
 	if (bad & QCOW2_BAD_UNALIGNED && (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc)))
 		*word = g->extended ? 0 : QCOW2_L2_ZERO;
+	/*
+	 * The guest sees zeroes past the end of the file, until the file grows and something else
+	 * comes to lie there. Version 2 has no zeroes that would hide a backing file.
+	 */
+	if (!bad && !g->data_file && qcow2_beyond_end(s, e.host_off, g->cluster_bytes)) {
+		if (g->extended) {
+			*word = 0;
+			*bitmap = (uint64_t)(e.sub_zero | e.sub_alloc) << 32;
+		} else if (g->version >= 3) {
+			*word = QCOW2_L2_ZERO;
+		} else if (!s->header.backing_off) {
+			*word = 0;
+		}
+	}
 	return *word != old_word || *bitmap != old_bitmap;
 }
 
@@ -297,7 +330,7 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 	struct qcow2_entry e;
 	unsigned bad = qcow2_decode_entry(&s->geometry, word, bitmap, &e);
 	uint64_t new_word = word, new_bitmap = bitmap;
-	bool mended = bad && qcow2_mended_entry(&s->geometry, &new_word, &new_bitmap);
+	bool mended = qcow2_mended_entry(s, &new_word, &new_bitmap);
 
 	s->bad_entries |= mended;
 	if (bad & QCOW2_ODD_RESERVED) {
@@ -533,11 +566,13 @@ static int load_reftable(struct qcow2_scan *s, struct img_error *err)
 	s->reftable_entries = bytes / 8;
 	for (uint64_t i = 0; i < s->reftable_entries; i++) {
 		uint64_t word = be64toh(s->reftable[i]), off = word & QCOW2_REFTABLE_MASK;
-		const char *defect = word & QCOW2_REFTABLE_RESERVED ? "has reserved bits set" :
-			!is_aligned_u64(off, s->geometry.cluster_bytes) ? "is not cluster aligned" :
+		const char *defect = !is_aligned_u64(off, s->geometry.cluster_bytes) ?
+			"is not cluster aligned" :
 			off >= s->file_bytes ? "is outside image" : NULL;
 
 		s->reftable[i] = defect ? 0 : off;
+		if (!defect && word & QCOW2_REFTABLE_RESERVED)
+			defect = "has reserved bits set";
 		if (!defect)
 			continue;
 		s->corruptions++;
@@ -551,22 +586,24 @@ static int load_reftable(struct qcow2_scan *s, struct img_error *err)
 static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
 {
 	unsigned bits = s->geometry.cluster_bits;
-	int rc = count(s, s->header.reftable_off, s->reftable_entries * 8, 1, NULL, err);
+	bool inside = false;
+	int rc = count(s, s->header.reftable_off, s->reftable_entries * 8, 1, &inside, err);
 
 	for (uint64_t i = 0; !rc && i < s->reftable_entries; i++) {
 		uint64_t off = s->reftable[i];
+		bool shared = false;
 
-		if (!off)
+		if (off)
+			rc = count(s, off, s->geometry.cluster_bytes, 1, &shared, err);
+		inside |= shared;
+		if (rc || !shared)
 			continue;
-		rc = count(s, off, s->geometry.cluster_bytes, 1, NULL, err);
-		if (rc || qcow2_counts_get(&s->refs, off >> bits) == 1)
-			continue;
-		/* Counting in it would overwrite what else lies there. */
 		s->corruptions++;
-		s->rebuild = true;
 		say(s, "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
 		    qcow2_counts_get(&s->refs, off >> bits));
 	}
+	/* To count in such blocks would overwrite what else lies there. */
+	s->rebuild |= inside;
 	return rc;
 }
 
@@ -596,7 +633,7 @@ static void compare_block(struct qcow2_scan *s, uint64_t at, uint64_t end, bool 
 	while (at < end) {
 		uint64_t refcount = have ? qcow2_refcount_get(s->block, g->refcount_order,
 							      at % g->block_entries) : 0;
-		uint64_t uses = qcow2_counts_get(&s->refs, at);
+		uint64_t uses = qcow2_scan_uses(s, at);
 
 		/* What is counted past the end of the file is nobody's. */
 		if (at >= s->clusters && !uses)

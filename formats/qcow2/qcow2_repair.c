@@ -14,11 +14,18 @@
 
 /* ---- Room ---- */
 
+enum { MAX_SKIP = 1 << 30 };	/* bytes left out so that a reference past the end stays empty */
+
 /* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
 static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, struct img_error *err)
 {
 	uint64_t at = qcow2_counts_free_run(&s->refs, n), end;
 	struct img_storage *file = s->img->file;
+
+	/* What is referred to past the end must not suddenly be there. */
+	if (at + n > s->clusters && s->beyond_end > s->file_bytes &&
+	    s->beyond_end - s->file_bytes <= MAX_SKIP)
+		at = max_u64(at, div_round_up_u64(s->beyond_end, s->geometry.cluster_bytes));
 
 	if (!add_u64(at, n, &end) || end > (UINT64_C(1) << 56) >> s->geometry.cluster_bits ||
 	    (file->device && end > file->size >> s->geometry.cluster_bits))
@@ -121,10 +128,13 @@ static int write_word(struct qcow2_scan *s, uint64_t off, uint64_t word, struct 
 static int mend_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 			struct img_error *err)
 {
+	uint64_t mended = word & ~QCOW2_L1_RESERVED;
+
 	(void)arg;
-	if (!(word & QCOW2_L1_RESERVED))
-		return 0;
-	return write_word(s, s->header.l1_off + i * 8, word & ~QCOW2_L1_RESERVED, err);
+	/* The table reads as zeroes, which say the same as none. */
+	if (qcow2_beyond_end(s, word & QCOW2_OFFSET_MASK, s->geometry.cluster_bytes))
+		mended = 0;
+	return mended == word ? 0 : write_word(s, s->header.l1_off + i * 8, mended, err);
 }
 
 /* Change entries of one L2 table and write it if any was. */
@@ -154,7 +164,7 @@ static int change_l2(struct qcow2_scan *s, uint64_t off,
 
 static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
 {
-	return qcow2_mended_entry(&s->geometry, word, bitmap);
+	return qcow2_mended_entry(s, word, bitmap);
 }
 
 /* Is this L2 table nothing but that? What else lies there must not be written over. */
@@ -162,8 +172,7 @@ static bool is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2)
 {
 	return is_aligned_u64(l2->off, s->geometry.cluster_bytes) &&
 	       range_in(l2->off, s->geometry.cluster_bytes, s->clusters << s->geometry.cluster_bits) &&
-	       qcow2_counts_get(&s->refs, l2->off >> s->geometry.cluster_bits) ==
-		       min_u64(l2->uses, s->geometry.refcount_max);
+	       qcow2_counts_get(&s->refs, l2->off >> s->geometry.cluster_bits) == l2->uses;
 }
 
 static int mend_entries(struct qcow2_scan *s, struct img_error *err)
@@ -198,7 +207,7 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img
 		return rc;
 	for (uint64_t i = 0; i < g->block_entries && first + i < s->refs.clusters; i++) {
 		uint64_t refcount = qcow2_refcount_get(s->block, g->refcount_order, i);
-		uint64_t uses = qcow2_counts_get(&s->refs, first + i);
+		uint64_t uses = qcow2_scan_uses(s, first + i);
 
 		if (raise ? refcount >= uses : refcount <= uses)
 			continue;
@@ -314,7 +323,7 @@ static int write_rebuilt(struct qcow2_scan *s, struct rebuilt *r, struct img_err
 			uint64_t c = first + i;
 
 			qcow2_refcount_set(s->block, g->refcount_order, i, c >= r->first && c < end ?
-					   1 : qcow2_counts_get(&r->pure.refs, c));
+					   1 : qcow2_scan_uses(&r->pure, c));
 		}
 		rc = img_storage_write(s->img->file, (r->first + k) << g->cluster_bits, s->block,
 				       g->cluster_bytes, err);
@@ -450,7 +459,8 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 		rc = adjust_counts(s, true, err);
 	if (!rc && all)
 		rc = mend_copied(s, false, err);
-	if (!rc && !anew)
+	/* Blocks that hold something else cannot be counted in. */
+	if (!rc && !anew && !s->rebuild)
 		rc = adjust_counts(s, false, err);
 	/* With counts that are right as they are, flags can be set without mending more. */
 	if (!rc && (all || !s->refcount_corruptions))

@@ -40,6 +40,7 @@ struct qcow2_scan {
 	struct qcow2_map l2_index;	/* offset to index in l2 */
 	uint64_t *reftable;		/* block offsets; what cannot be used is 0 */
 	uint64_t reftable_entries;
+	uint64_t beyond_end;		/* where the last reference to past the end of the file ends */
 	uint64_t overlap_left;		/* bytes of tables inside other things still to be walked */
 
 	uint8_t *table, *block;		/* buffers of a cluster */
@@ -73,8 +74,12 @@ int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char 
 			       struct img_error *err),
 		     void *arg, struct img_error *err);
 
-/* What an L2 entry becomes when it is mended; false: it is left as it is. */
-bool qcow2_mended_entry(const struct qcow2_geometry *g, uint64_t *word, uint64_t *bitmap);
+/* Does a cluster start or go on so far past the end of the file that it is not just cut short? */
+bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len);
+/* What the refcount of a cluster should be: its uses, as far as they can be counted. */
+uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster);
+/* Mend an L2 entry without changing what the guest sees; false: it is left as it is. */
+bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap);
 
 /* Mend what check->repair allows. The findings of s are used up; scan again after. */
 int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err);
