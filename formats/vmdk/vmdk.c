@@ -471,27 +471,26 @@ static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 /* A file that begins with a sparse header, most often with a descriptor in it. */
 static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error *err)
 {
-	struct vmdk_sparse *s;
+	struct vmdk_sparse s;
 	char *text = NULL;
 	size_t lines;
 	int rc;
 
+	rc = open_sparse(img->file, &s, err);
+	if (rc)
+		return rc;
 	vmdk->files = calloc(1, sizeof(*vmdk->files));
 	if (!vmdk->files)
 		return img_fail(err, -ENOMEM, "out of memory");
-	vmdk->files[0].storage = img->file;
+	vmdk->files[0] = (struct vmdk_file) { .storage = img->file, .sparse = s };
 	vmdk->file_count = 1;
-	s = &vmdk->files[0].sparse;
-	rc = open_sparse(img->file, s, err);
-	if (rc)
-		return rc;
-	img->dirty = s->unclean;
-	if (!s->descriptor_off || !s->descriptor_bytes) {
+	img->dirty = s.unclean;
+	if (!s.descriptor_off || !s.descriptor_bytes) {
 		vmdk->parent_cid = VMDK_NO_PARENT;
 		return open_alone(img, vmdk, err);
 	}
 
-	rc = read_text(img->file, s->descriptor_off, s->descriptor_bytes, &text, err);
+	rc = read_text(img->file, s.descriptor_off, s.descriptor_bytes, &text, err);
 	if (rc)
 		return rc;
 	if (!text[0]) {		/* QEMU leaves the room empty in each extent of a split disk */
@@ -500,20 +499,20 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 		return open_alone(img, vmdk, err);
 	}
 	/* A header of no capacity only carries the descriptor. */
-	rc = open_text(img, vmdk, text, s->descriptor_bytes, s->capacity_bytes, err);
+	rc = open_text(img, vmdk, text, s.descriptor_bytes, s.capacity_bytes, err);
 	free(text);
 	if (rc)
 		return rc;
 	lines = vmdk->extent_count;
 	if (!lines)
 		return open_alone(img, vmdk, err);
-	for (size_t i = 0; i < lines && s->capacity_bytes; i++)
+	for (size_t i = 0; i < lines && s.capacity_bytes; i++)
 		if (vmdk->extents[i].file == 0) {
 			if (lines == 1)
 				vmdk->extents[i].has_type = false;
 			return 0;
 		}
-	if (s->capacity_bytes)
+	if (s.capacity_bytes)
 		return img_fail(err, -EUCLEAN, "%s: descriptor: found no line of a sparse extent, allowed "
 				"one for the extent that it is embedded in", img->name);
 	return 0;

@@ -1,0 +1,124 @@
+/*
+ * VMDK from any bytes: the first says which file of a disk the rest is.
+ *
+ * Even: a descriptor. Odd: a sparse extent (or a whole monolithic disk); its header, footer and
+ * descriptor are parsed, the disk is opened over memory, every extent is looked up, and checked.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/vmdk/vmdk.h"
+#include "libimg/base/arith.h"
+#include "libimg/engine/engine.h"
+
+extern const struct img_driver vmdk_driver;
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Lookups for one input: a map of few entries can be of many extents. */
+enum { LOOKUPS_MAX = 2000 };
+
+static void fuzz_descriptor(const char *text, size_t len)
+{
+	struct vmdk_descriptor d;
+	struct vmdk_cursor c = { 0 };
+	struct vmdk_line line;
+	uint64_t sectors = 0;
+	size_t n = 0;
+
+	vmdk_is_descriptor(text, len);
+	if (vmdk_parse_descriptor(text, len, &d, NULL))
+		return;
+	while (vmdk_next_extent(text, len, &c, &line, NULL) == 1) {
+		assert(!line.file.at || (line.file.at >= text && line.file.len &&
+					 line.file.at + line.file.len <= text + len));
+		sectors += line.sectors;
+		n++;
+	}
+	assert(n == d.extents && sectors == d.sectors && sectors <= INT64_MAX / 512);
+}
+
+static void fuzz_sparse(const uint8_t *bytes, size_t len)
+{
+	struct vmdk_sparse s;
+	uint8_t slot[8] = { 0 };
+
+	if (vmdk_parse_sparse(bytes, min_size(len, VMDK_HEADER_BYTES_MAX), len, &s, NULL))
+		return;
+	assert(is_pow2_u64(s.grain_bytes) && s.table_entries && s.capacity_bytes <= VMDK_BYTES_MAX);
+	assert(s.at_end || range_in(s.directory_off, s.directory_entries * s.entry_bytes, len) ||
+	       !s.capacity_bytes);
+	for (size_t i = 512; i + 8 <= len && i < 2048; i += 8) {
+		struct vmdk_entry e;
+
+		memcpy(slot, bytes + i, 8);
+		e = vmdk_directory_entry(&s, slot);
+		assert(e.kind != VMDK_STORED || range_in(e.file_off, vmdk_table_bytes(&s), len));
+		e = vmdk_table_entry(&s, slot, s.grain_bytes);
+		assert(e.kind != VMDK_STORED || range_in(e.file_off, s.grain_bytes, len));
+	}
+}
+
+/* An extent's file, whatever its name, is 1 MiB of zeroes. */
+static int reference(struct img_opening *o, const char *name, const char *what,
+		     struct img_storage **out, struct img_error *err)
+{
+	(void)o;
+	(void)what;
+	(void)err;
+	return img_storage_memory(name, 1 << 20, 1 << 20, out);
+}
+
+static void fuzz_image(const uint8_t *bytes, size_t len)
+{
+	struct img_opening o = { .reference = reference };
+	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
+	struct img_check check = { 0 };
+	struct img img = { .driver = &vmdk_driver, .name = strdup("fuzz") };
+	struct img_extent x;
+
+	if (!img.name || img_storage_memory("fuzz", len, len, &img.file))
+		abort();
+	img_storage_write(img.file, 0, bytes, len, NULL);
+	if (!vmdk_driver.open(&img, &o, NULL)) {
+		uint64_t off = 0;
+
+		if (img_engine_new(&img, &config, NULL))
+			abort();
+		for (unsigned i = 0; i < LOOKUPS_MAX && off < img.size; i++) {
+			/* Behind an error, and now and then behind a run, the next sectors. */
+			if (img_engine_map(&img, off, img.size - off, &x, NULL)) {
+				off += 65536 + 512;
+				continue;
+			}
+			assert(x.length && x.length <= img.size - off);
+			if (x.kind == IMG_DATA)
+				assert(range_in(x.file_off, x.length,
+						round_up_u64(x.storage->size, 512)));
+			if (x.kind == IMG_COMPRESSED)
+				assert(range_in(x.file_off, x.stored_bytes, x.storage->size) &&
+				       x.within < x.unit_bytes);
+			off += i % 8 == 7 ? min_u64(x.length, 512) : x.length;
+		}
+		vmdk_driver.check(&img, &check, NULL);
+		img_engine_free(&img);
+		vmdk_driver.close(&img);
+	}
+	img_storage_close(img.file);
+	free(img.backing_name);
+	free(img.backing_format);
+	free(img.name);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (size < 1)
+		return 0;
+	if (data[0] % 2)
+		fuzz_sparse(data + 1, size - 1);
+	else
+		fuzz_descriptor((const char *)data + 1, size - 1);
+	fuzz_image(data + 1, size - 1);
+	return 0;
+}
