@@ -34,7 +34,7 @@ const char *img_error_text(const struct img_error *err)
 {
 	if (err && err->text)
 		return err->text;
-	/* strerrordesc_np: the plain English text, thread-safe; NULL for a number it does not know */
+	/* plain English, thread-safe; NULL for a number that it does not know */
 	if (err && err->code) {
 		const char *known = strerrordesc_np(-err->code);
 
@@ -51,7 +51,7 @@ int img_error_code(const struct img_error *err)
 /* Characters above ASCII that move the cursor, hide or reorder text. */
 static bool is_control(uint32_t c)
 {
-	return (c >= 0x80 && c < 0xa0) ||	/* C1: 0x9b begins an escape sequence */
+	return (c >= 0x80 && c < 0xa0) || /* C1: 0x9b begins an escape sequence */
 	       (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
 	       (c >= 0x2060 && c <= 0x206f) || c == 0xfeff;
 }
@@ -82,7 +82,7 @@ static size_t printable_length(const unsigned char *s)
 	} else {
 		return 0;
 	}
-	for (size_t i = 1; i < len; i++) {	/* the final zero byte ends this too */
+	for (size_t i = 1; i < len; i++) { /* the final zero byte ends this too */
 		if ((s[i] & 0xc0) != 0x80)
 			return 0;
 		c = c << 6 | (s[i] & 0x3fu);

@@ -11,20 +11,21 @@
 
 /* Zero-initialised: no error. Owns text. Not thread-safe: one owner at a time. */
 struct img_error {
-	int code;	/* negative errno, 0: none */
-	char *text;	/* malloc'd, printable, without a final newline; NULL: none */
+	int code;   /* negative errno, 0: none */
+	char *text; /* malloc'd, printable, without a final newline; NULL: none */
 };
 
 /* Public (declared in image/img.h too). */
 struct img_error *img_error_new(void);
 void img_error_free(struct img_error *err);
-const char *img_error_text(const struct img_error *err);	/* never NULL */
+const char *img_error_text(const struct img_error *err); /* never NULL */
 int img_error_code(const struct img_error *err);
 
 /*
  * Record a sentence and return code (a negative errno), so that a caller can write
  * `return img_fail(err, -EUCLEAN, ...)`. Replaces what err held. Bytes that are not printable
- * (terminal escapes in a name from an image) are written as \xNN. Out of memory: code alone is kept.
+ * (terminal escapes in a name from an image) are written as \xNN. Out of memory: only the code is
+ * kept.
  */
 int img_fail(struct img_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

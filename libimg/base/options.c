@@ -15,7 +15,7 @@
 
 struct img_options {
 	const struct img_option *table;
-	char **values;		/* one for each row; NULL: not given */
+	char **values; /* one for each row; NULL: not given */
 	size_t count;
 };
 
@@ -81,8 +81,8 @@ int img_parse_number(const char *text, uint64_t *out)
 {
 	uint64_t n = 0;
 	const char *end;
-	int rc = is_hex(text) ? parse_digits(text + 2, 16, &n, &end) :
-				parse_digits(text, 10, &n, &end);
+	bool hex = is_hex(text);
+	int rc = parse_digits(hex ? text + 2 : text, hex ? 16 : 10, &n, &end);
 
 	if (rc == -EINVAL || *end)
 		return -EINVAL;
@@ -95,14 +95,29 @@ int img_parse_number(const char *text, uint64_t *out)
 static int suffix_shift(char c)
 {
 	switch (c) {
-	case 'b': case 'B': return 0;
-	case 'k': case 'K': return 10;
-	case 'm': case 'M': return 20;
-	case 'g': case 'G': return 30;
-	case 't': case 'T': return 40;
-	case 'p': case 'P': return 50;
-	case 'e': case 'E': return 60;
-	default: return -1;
+	case 'b':
+	case 'B':
+		return 0;
+	case 'k':
+	case 'K':
+		return 10;
+	case 'm':
+	case 'M':
+		return 20;
+	case 'g':
+	case 'G':
+		return 30;
+	case 't':
+	case 'T':
+		return 40;
+	case 'p':
+	case 'P':
+		return 50;
+	case 'e':
+	case 'E':
+		return 60;
+	default:
+		return -1;
 	}
 }
 
@@ -115,7 +130,7 @@ int img_parse_size(const char *text, uint64_t *out)
 
 	rc = parse_digits(hex ? text + 2 : text, hex ? 16 : 10, &whole, &p);
 	if (rc == -EINVAL && text[0] == '.' && text[1] >= '0' && text[1] <= '9') {
-		p = text;	/* ".5G" */
+		p = text; /* ".5G" */
 		rc = 0;
 	}
 	if (rc == -EINVAL)
@@ -135,7 +150,7 @@ int img_parse_size(const char *text, uint64_t *out)
 		if (shift < 0 || p[1])
 			return -EINVAL;
 	}
-	if (fraction && !shift)		/* half a byte */
+	if (fraction && !shift) /* half a byte */
 		return -EINVAL;
 	part = (uint64_t)((unsigned __int128)fraction * (UINT64_C(1) << shift) / scale);
 	if (!fits || !mul_u64(whole, UINT64_C(1) << shift, &bytes) ||
@@ -177,7 +192,7 @@ static size_t find_row(const struct img_options *o, const char *key)
 {
 	size_t i;
 
-	for (i = 0; i < o->count && strcmp(o->table[i].name, key); i++)
+	for (i = 0; i < o->count && strcmp(o->table[i].name, key) != 0; i++)
 		;
 	return i;
 }
@@ -220,21 +235,22 @@ static int check_value(const struct img_option *row, const char *value, struct i
 		rc = img_parse_number(value, &n);
 		if (rc)
 			return img_fail(err, -EINVAL, "Parameter '%s' is '%s', which %s", row->name,
-					value, rc == -ERANGE ? "is too large for 64 bits" :
-							       "is not a number");
+					value,
+					rc == -ERANGE ? "is too large for 64 bits" : "is not a number");
 		break;
 	case IMG_OPTION_SIZE:
 		rc = img_parse_size(value, &n);
 		if (rc)
 			return img_fail(err, -EINVAL, "Parameter '%s' is '%s', which %s", row->name,
-					value, rc == -ERANGE ? "is larger than any file" :
-					"is not a size (a number, then b, k, M, G, T, P or E)");
+					value,
+					rc == -ERANGE ? "is larger than any file" : "is not a size (a number, then b, k, M, G, T, P or E)");
 		break;
 	}
 	return 0;
 }
 
-int img_options_set(struct img_options *o, const char *key, const char *value, struct img_error *err)
+int img_options_set(struct img_options *o, const char *key, const char *value,
+		    struct img_error *err)
 {
 	size_t i = find_row(o, key);
 	char *copy;
@@ -271,7 +287,7 @@ int img_options_parse(struct img_options *o, const char *text, struct img_error 
 
 		*end = '\0';
 		from = stop ? end + 1 : end;
-		if (stop == '=') {	/* unfold the value in place: ",," is a comma, "," ends it */
+		if (stop == '=') { /* unfold the value in place: ",," is a comma, "," ends it */
 			value = to = from;
 			while (*from && (*from != ',' || from[1] == ',')) {
 				from += *from == ',';

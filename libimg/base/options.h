@@ -11,15 +11,20 @@
 
 struct img_error;
 
-enum img_option_type { IMG_OPTION_STRING, IMG_OPTION_BOOL, IMG_OPTION_NUMBER, IMG_OPTION_SIZE };
+enum img_option_type {
+	IMG_OPTION_STRING,
+	IMG_OPTION_BOOL,
+	IMG_OPTION_NUMBER,
+	IMG_OPTION_SIZE,
+};
 
 /* A row of a table; the table ends with a row whose name is NULL. */
 struct img_option {
 	const char *name;
 	enum img_option_type type;
-	const char *help;		/* one line */
-	const char *fallback;		/* the default, as text; NULL: none */
-	const char *choices;		/* "off,falloc,full": the only values; NULL: any */
+	const char *help;     /* one line */
+	const char *fallback; /* the default, as text; NULL: none */
+	const char *choices;  /* "off,falloc,full": the only values; NULL: any */
 };
 
 /* The values given for one table. Owns copies of all text. Not thread-safe. */
@@ -35,13 +40,14 @@ void img_options_free(struct img_options *o);
  */
 int img_options_parse(struct img_options *o, const char *text, struct img_error *err);
 /* The same for one key. value NULL: as a key without a value. */
-int img_options_set(struct img_options *o, const char *key, const char *value, struct img_error *err);
+int img_options_set(struct img_options *o, const char *key, const char *value,
+		    struct img_error *err);
 
 /* Was a value given (not the default)? */
 bool img_options_has(const struct img_options *o, const char *key);
 /* The value or else the default; NULL, 0, false if there is neither. key must be in the table. */
 const char *img_options_string(const struct img_options *o, const char *key);
-uint64_t img_options_number(const struct img_options *o, const char *key);	/* NUMBER, SIZE */
+uint64_t img_options_number(const struct img_options *o, const char *key); /* NUMBER, SIZE */
 bool img_options_bool(const struct img_options *o, const char *key);
 
 /*

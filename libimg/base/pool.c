@@ -14,13 +14,13 @@ enum { STACK_BYTES = 256 * 1024 };
 
 struct img_pool {
 	pthread_mutex_t lock;
-	pthread_cond_t wake;		/* work was added, or ending was set */
-	struct img_list waiting;	/* struct img_work */
+	pthread_cond_t wake;	 /* work was added, or ending was set */
+	struct img_list waiting; /* struct img_work */
 	size_t waiting_count;
-	unsigned idle;			/* threads in pthread_cond_wait() */
+	unsigned idle; /* threads in pthread_cond_wait() */
 	unsigned threads, max_threads;
 	bool ending;
-	pthread_t handles[];		/* max_threads, the first threads of them in use */
+	pthread_t handles[]; /* max_threads, the first threads of them in use */
 };
 
 struct img_pool *img_pool_new(unsigned max_threads)

@@ -13,7 +13,7 @@ struct img_pool;
 /* One piece of work; owned by the submitter, who keeps it alive until run() was called. */
 struct img_work {
 	struct img_list link;
-	void (*run)(struct img_work *work);	/* on a worker thread; may free the work */
+	void (*run)(struct img_work *work); /* on a worker thread; may free the work */
 };
 
 /* max_threads: at least 1. NULL: out of memory. */

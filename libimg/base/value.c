@@ -10,8 +10,8 @@
 
 struct img_value {
 	enum img_value_kind kind;
-	bool incomplete;	/* in a root: memory ran out somewhere below */
-	char *key;		/* NULL in a root and in an array */
+	bool incomplete; /* in a root: memory ran out somewhere below */
+	char *key;	 /* NULL in a root and in an array */
 	struct img_value *parent;
 	union {
 		struct {
@@ -145,7 +145,7 @@ static struct img_value *attach(struct img_value *parent, const char *key, struc
 	}
 	if (parent->as.members.count == parent->as.members.room) {
 		room = parent->as.members.room ? parent->as.members.room * 2 : 8;
-		items = reallocarray(parent->as.members.items, room, sizeof(*items));
+		items = reallocarray(parent->as.members.items, room, sizeof(void *));
 		if (!items)
 			goto fail;
 		parent->as.members.items = items;

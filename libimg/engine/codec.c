@@ -18,7 +18,7 @@
 #include <zstd_errors.h>
 
 enum {
-	DEFLATE_LEVEL = 2,	/* faster than zlib's 6 by far, and smaller on file system data */
+	DEFLATE_LEVEL = 2, /* faster than zlib's 6 by far, and smaller on file system data */
 	DEFLATE_MAX_LEVEL = 12,
 	ZSTD_LEVEL = 3,
 	/*
@@ -32,7 +32,7 @@ enum {
 struct contexts {
 	struct libdeflate_decompressor *inflate;
 	struct libdeflate_compressor *deflate;
-	int deflate_level;		/* of the compressor */
+	int deflate_level; /* of the compressor */
 	ZSTD_DCtx *unzstd;
 	ZSTD_CCtx *zstd;
 };
@@ -88,7 +88,7 @@ static int fail_memory(struct img_error *err)
 static int inflate_zlib(int window_bits, const uint8_t *in, size_t in_len, uint8_t *out,
 			size_t out_len, size_t *got)
 {
-	union {		/* zlib's input is not const, though it is only read */
+	union { /* zlib's input is not const, though it is only read */
 		const uint8_t *in;
 		uint8_t *base;
 	} source = { .in = in };
@@ -246,8 +246,9 @@ static int zstd_stream(ZSTD_DCtx *z, ZSTD_inBuffer *from, ZSTD_outBuffer *to, st
 		size_t rc = ZSTD_decompressStream(z, to, from);
 
 		if (ZSTD_isError(rc))
-			return img_fail(err, -EUCLEAN, "the zstd stream is broken before byte %zu of %zu:"
-					" %s", from->pos, from->size, ZSTD_getErrorName(rc));
+			return img_fail(err, -EUCLEAN,
+					"the zstd stream is broken before byte %zu of %zu: %s",
+					from->pos, from->size, ZSTD_getErrorName(rc));
 		/* neither took nor gave: the input ends here */
 		if (from->pos == in_before && to->pos == out_before)
 			return fail_short("zstd", to->pos, to->size, err);

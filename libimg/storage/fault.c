@@ -9,7 +9,7 @@
 
 struct faulty {
 	struct img_wrap wrap;
-	struct img_fault *fault;	/* borrowed */
+	struct img_fault *fault; /* borrowed */
 };
 
 static struct faulty *faulty_of(struct img_storage *s)

@@ -33,7 +33,7 @@ static int file_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 	uint64_t now = atomic_load(&s->size);
 	int rc = 0;
 
-	if (size < now)		/* before the cut: a reader must not take it for damage */
+	if (size < now) /* before the cut: a reader must not take it for damage */
 		atomic_store(&s->size, size);
 	if (size > now && how == IMG_PREALLOCATE_FALLOC)
 		rc = reserve(f, now, size);
@@ -58,7 +58,7 @@ static void seek_extent(int fd, uint64_t off, enum img_storage_extent *kind, uin
 	off_t data = lseek(fd, (off_t)off, SEEK_DATA), hole;
 
 	*end = UINT64_MAX;
-	if (data < 0) {		/* ENXIO: a hole up to the end; else it cannot tell */
+	if (data < 0) { /* ENXIO: a hole up to the end; else it cannot tell */
 		*kind = errno == ENXIO ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
 		return;
 	}
@@ -97,10 +97,10 @@ static int file_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		f->extent.kind = found;
 		f->extent.start = off;
 		f->extent.end = end;
-		f->extent.changes = changes;	/* a write since then makes this stale at once */
+		f->extent.changes = changes; /* a write since then makes this stale at once */
 	}
 	pthread_mutex_unlock(&f->lock);
-	if (found == IMG_STORAGE_DATA)	/* also where the file system cannot tell the end */
+	if (found == IMG_STORAGE_DATA) /* also where the file system cannot tell the end */
 		end = min_u64(end, max_u64(atomic_load(&s->size), off + 1));
 	*kind = found;
 	*run = min_u64(len, end - off);
@@ -141,26 +141,40 @@ static const struct img_storage_ops file_ops = {
 	.close = file_close,
 };
 
+static int fail_open(struct img_error *err, const char *path, int rc)
+{
+	return img_fail(err, rc, "Could not open '%s': %s", path, strerrordesc_np(-rc));
+}
+
 /* Only what has a size and can be read at any place. */
 static int check_type(int fd, const char *path, struct stat *st, struct img_error *err)
 {
 	const char *what;
 
 	if (fstat(fd, st))
-		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+		return fail_open(err, path, -errno);
 	switch (st->st_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFBLK:
 		return 0;
 	case S_IFDIR:
 		return img_fail(err, -EISDIR, "Could not open '%s': Is a directory", path);
-	case S_IFIFO: what = "pipe"; break;
-	case S_IFSOCK: what = "socket"; break;
-	case S_IFCHR: what = "character device"; break;
-	default: what = "special file"; break;
+	case S_IFIFO:
+		what = "pipe";
+		break;
+	case S_IFSOCK:
+		what = "socket";
+		break;
+	case S_IFCHR:
+		what = "character device";
+		break;
+	default:
+		what = "special file";
+		break;
 	}
-	return img_fail(err, -EINVAL, "Could not open '%s': it is a %s, neither a regular file nor a "
-			"block device", path, what);
+	return img_fail(err, -EINVAL,
+			"Could not open '%s': it is a %s, neither a regular file nor a block device",
+			path, what);
 }
 
 static int check_access(int fd, const char *path, unsigned flags, struct img_error *err)
@@ -170,11 +184,11 @@ static int check_access(int fd, const char *path, unsigned flags, struct img_err
 
 	if (status < 0 || mode == O_WRONLY || ((flags & IMG_STORAGE_WRITE) && mode != O_RDWR))
 		return img_fail(err, -EBADF, "Could not open '%s': the descriptor is not open for "
-				"%s", path, flags & IMG_STORAGE_WRITE ? "reading and writing" :
-									"reading");
+					     "%s",
+				path, flags & IMG_STORAGE_WRITE ? "reading and writing" : "reading");
 	/* opened that way so that a pipe could not make us wait; io_uring would heed it in files */
 	if ((status & O_NONBLOCK) && fcntl(fd, F_SETFL, status & ~O_NONBLOCK))
-		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+		return fail_open(err, path, -errno);
 	return 0;
 }
 
@@ -186,7 +200,8 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
 		return 0;
 	if (rc == -EINVAL)
 		return img_fail(err, rc, "Could not open '%s': its file system does not support "
-				"O_DIRECT", f->base.name);
+					 "O_DIRECT",
+				f->base.name);
 	return img_fail(err, rc, "Could not open '%s' with O_DIRECT: %s", f->base.name,
 			strerrordesc_np(-rc));
 }
@@ -247,13 +262,14 @@ out:
 int img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
 			struct img_error *err)
 {
-	struct img_file *f;
+	struct img_file *f = NULL;
 	int rc;
 
 	if ((flags & IMG_STORAGE_SHARE) && (flags & IMG_STORAGE_WRITE)) {
 		close(fd);
-		return img_fail(err, -EINVAL, "Could not open '%s': sharing it with writers is for "
-				"reading only", path);
+		return img_fail(err, -EINVAL,
+				"Could not open '%s': sharing it with writers is for reading only",
+				path);
 	}
 	rc = img_file_new(fd, path, flags, &f, err);
 	if (rc)
@@ -271,8 +287,8 @@ int img_storage_open_file(const char *path, unsigned flags, struct img_storage *
 		return img_storage_create_file(path, flags, out, err);
 	/* not blocking: opening a pipe would wait for its other end */
 	fd = open(path, (flags & IMG_STORAGE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
-		  O_NONBLOCK);
+				O_NONBLOCK);
 	if (fd < 0)
-		return img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+		return fail_open(err, path, -errno);
 	return img_storage_open_fd(fd, path, flags, out, err);
 }

@@ -10,24 +10,24 @@
 #include "libimg/base/list.h"
 #include "libimg/storage/storage.h"
 
-struct img_unpublished;		/* file_create.c: where a new file will go */
+struct img_unpublished; /* file_create.c: where a new file will go */
 
 struct img_file {
 	struct img_storage base;
 	int fd;
-	int buffered_fd;	/* with O_DIRECT: the same file without; else -1 */
-	int rw_flags;		/* of each write: RWF_DSYNC or 0 */
-	_Atomic bool no_zero_range, no_punch_hole;	/* the file system said so */
-	_Atomic uint64_t changes;	/* grows with each write: ages the known extent */
-	struct img_unpublished *unpublished;	/* NULL: nothing to publish */
+	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
+	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
+	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
+	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
+	struct img_unpublished *unpublished;	   /* NULL: nothing to publish */
 
-	pthread_mutex_t lock;	/* guards the rest */
-	struct {		/* the last answer of the file system */
+	pthread_mutex_t lock; /* guards the rest */
+	struct {	      /* the last answer of the file system */
 		bool known;
 		enum img_storage_extent kind;
 		uint64_t start, end, changes;
 	} extent;
-	struct img_list ranges;		/* struct img_file_range held: O_DIRECT writes in flight */
+	struct img_list ranges; /* struct img_file_range held: O_DIRECT writes in flight */
 	pthread_cond_t range_freed;
 };
 
@@ -58,7 +58,7 @@ void img_file_changed(struct img_file *f, uint64_t end);
 struct img_cursor {
 	const struct iovec *iov;
 	int iovcnt;
-	size_t skip;		/* bytes of iov[0] that are behind */
+	size_t skip; /* bytes of iov[0] that are behind */
 };
 /* At most max buffers from the cursor on; how many there are. Empty ones are left out. */
 int img_cursor_window(const struct img_cursor *c, struct iovec *out, int max);
@@ -74,7 +74,7 @@ void img_cursor_zero(struct img_cursor *c, uint64_t len);
 struct img_file_range {
 	struct img_list link;
 	uint64_t off, end;
-	bool exclusive;		/* whole blocks are read, changed and written back */
+	bool exclusive; /* whole blocks are read, changed and written back */
 };
 
 /* Turn O_DIRECT on for f->fd and learn what it asks for. -EINVAL: the file system has none. */

@@ -21,16 +21,16 @@
 #include "libimg/storage/file.h"
 
 enum {
-	MAX_LINKS = 40,			/* symbolic links to follow, as the kernel does */
-	MAX_TRIES = 100,		/* at a temporary name that nobody has */
+	MAX_LINKS = 40,	 /* symbolic links to follow, as the kernel does */
+	MAX_TRIES = 100, /* at a temporary name that nobody has */
 	TEMP_NAME_ROOM = NAME_MAX + 1,
 };
 
 struct img_unpublished {
 	int dir_fd;
-	int old_fd;		/* the file to replace, locked; -1: none */
-	char *name;		/* final, in dir_fd */
-	char temp[TEMP_NAME_ROOM];	/* in dir_fd; "": the file has no name */
+	int old_fd;		   /* the file to replace, locked; -1: none */
+	char *name;		   /* final, in dir_fd */
+	char temp[TEMP_NAME_ROOM]; /* in dir_fd; "": the file has no name */
 };
 
 /*
@@ -44,7 +44,7 @@ static int resolve_links(const char *path, char **out)
 	for (int i = 0; now; i++) {
 		ssize_t n = readlink(now, target, sizeof(target) - 1);
 
-		if (n < 0) {	/* EINVAL: not a link; ENOENT: nothing there; else open() will say */
+		if (n < 0) { /* EINVAL: not a link; ENOENT: nothing there; else open() will say */
 			*out = now;
 			return 0;
 		}
@@ -90,12 +90,13 @@ static int open_folder(const char *path, const char **name)
 /* ".NAME.XXXXXX": hidden, in the same folder, recognisable. A long NAME is cut. */
 static void make_temp_name(char *temp, const char *name)
 {
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+	static const char letters[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 	uint8_t random[6];
 	char suffix[sizeof(random) + 1];
 
 	if (getrandom(random, sizeof(random), GRND_NONBLOCK) != sizeof(random)) {
-		for (size_t i = 0; i < sizeof(random); i++)	/* early boot: unique will do */
+		for (size_t i = 0; i < sizeof(random); i++) /* early boot: unique will do */
 			random[i] = (uint8_t)(getpid() >> (i * 5));
 	}
 	for (size_t i = 0; i < sizeof(random); i++)
@@ -177,14 +178,14 @@ int img_file_publish(struct img_storage *s, struct img_error *err)
 		return 0;
 	if (!u->temp[0] && u->old_fd < 0)
 		rc = link_descriptor(f->fd, u->dir_fd, u->name);
-	if (rc == -EEXIST) {	/* rename() replaces, link() does not */
+	if (rc == -EEXIST) { /* rename() replaces, link() does not */
 		rc = u->temp[0] ? 0 : link_temp(u, f->fd);
 		if (!rc && renameat(u->dir_fd, u->temp, u->dir_fd, u->name))
 			rc = -errno;
 	}
 	if (rc)
 		return img_fail(err, rc, "Could not create '%s': %s", s->name, strerrordesc_np(-rc));
-	u->temp[0] = '\0';	/* it is the final one now */
+	u->temp[0] = '\0'; /* it is the final one now */
 	f->unpublished = NULL;
 	img_file_unpublish(u);
 	return 0;
@@ -207,7 +208,7 @@ static bool must_stay(int dir_fd, int old_fd, const struct stat *old)
 	uid_t me = geteuid();
 	struct stat dir;
 
-	if (mount_of(dir_fd) != mount_of(old_fd))	/* a file bound into a container */
+	if (mount_of(dir_fd) != mount_of(old_fd)) /* a file bound into a container */
 		return true;
 	return !fstat(dir_fd, &dir) && (dir.st_mode & S_ISVTX) && me && old->st_uid != me &&
 	       dir.st_uid != me;
@@ -250,18 +251,27 @@ static int look_at_old(struct img_unpublished *u, const char *path, int *fd, str
 		*fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 		if (*fd < 0)
 			return fail_create(err, path, -errno);
-		if (fstat(*fd, st) || !S_ISREG(st->st_mode))	/* exchanged meanwhile */
+		if (fstat(*fd, st) || !S_ISREG(st->st_mode)) /* exchanged meanwhile */
 			return fail_create(err, path, -EBUSY);
 		return 1;
 	case S_IFDIR:
 		return fail_create(err, path, -EISDIR);
-	case S_IFIFO: what = "pipe"; break;
-	case S_IFSOCK: what = "socket"; break;
-	case S_IFCHR: what = "character device"; break;
-	default: what = "special file"; break;
+	case S_IFIFO:
+		what = "pipe";
+		break;
+	case S_IFSOCK:
+		what = "socket";
+		break;
+	case S_IFCHR:
+		what = "character device";
+		break;
+	default:
+		what = "special file";
+		break;
 	}
-	return img_fail(err, -EINVAL, "Could not create '%s': it is a %s, neither a regular file nor a "
-			"block device", path, what);
+	return img_fail(err, -EINVAL,
+			"Could not create '%s': it is a %s, neither a regular file nor a block device",
+			path, what);
 }
 
 /* Empty the old file and write there. Takes u->old_fd. */
@@ -336,7 +346,7 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 	struct img_unpublished *u = calloc(1, sizeof(*u));
 	char *target = NULL;
 	const char *name;
-	struct img_file *f;
+	struct img_file *f = NULL;
 	bool keep = false;
 	int rc;
 

@@ -21,7 +21,7 @@
 enum {
 	BOUNCE_BYTES = 1024 * 1024,
 	DEFAULT_ALIGN = 4096,
-	MAX_ALIGN = 64 * 1024,		/* anything above is nonsense for O_DIRECT */
+	MAX_ALIGN = 64 * 1024, /* anything above is nonsense for O_DIRECT */
 };
 
 /* STATX_DIOALIGN (Linux 6.1), by the offsets of the kernel's struct: the C library may be older. */
@@ -204,7 +204,7 @@ static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_curso
 	if (to > end && !f->base.device && to > (uint64_t)st.st_size) {
 		if (align_down_u64(end, block) <= off)
 			return write_tail(f, buf, c, off, len);
-		to = end = align_down_u64(end, block);	/* the tail is the next step */
+		to = end = align_down_u64(end, block); /* the tail is the next step */
 		len = end - off;
 	}
 	if (from < off)

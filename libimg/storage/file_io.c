@@ -18,10 +18,10 @@
 #include "libimg/storage/ioq_private.h"
 
 enum {
-	WINDOW = 256,			/* buffers in one system call; 4 KiB of stack */
+	WINDOW = 256, /* buffers in one system call; 4 KiB of stack */
 	ZERO_BYTES = 64 * 1024,
-	DEVICE_ALIGN = 4096,		/* no block device has larger logical blocks */
-	MAX_RETRIES = 1000,		/* of a call that says "not now", a millisecond apart */
+	DEVICE_ALIGN = 4096, /* no block device has larger logical blocks */
+	MAX_RETRIES = 1000,  /* of a call that says "not now", a millisecond apart */
 };
 
 int img_cursor_window(const struct img_cursor *c, struct iovec *out, int max)
@@ -235,7 +235,7 @@ static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t le
 	struct img_file_range range = { .off = off, .end = off + len, .exclusive = true };
 	int rc;
 
-	if (f->buffered_fd >= 0) {	/* its edges are rewritten like ours */
+	if (f->buffered_fd >= 0) { /* its edges are rewritten like ours */
 		range.off = align_down_u64(off, f->base.io_align);
 		range.end = round_up_u64(off + len, f->base.io_align);
 		img_file_range_lock(f, &range);
@@ -394,7 +394,7 @@ static void release_range(struct img_file *f, struct img_io *io)
 
 static void offload(struct img_file *f, struct img_io *io)
 {
-	release_range(f, io);	/* the worker takes what it needs */
+	release_range(f, io); /* the worker takes what it needs */
 	img_ioq_offload(io->ioq, io);
 }
 
@@ -410,14 +410,14 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 static bool ring_zero(struct img_file *f, struct img_io *io)
 {
 	bool zero = io->op == IMG_IO_ZERO;
+	int mode;
 
 	if (f->base.device || f->buffered_fd >= 0 || f->rw_flags ||
 	    io->off + io->len > atomic_load(&f->base.size) ||
 	    atomic_load(zero ? &f->no_zero_range : &f->no_punch_hole))
 		return false;
-	return img_ioq_ring_fallocate(io->ioq, io, f->fd, FALLOC_FL_KEEP_SIZE |
-				      (zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE),
-				      io->len);
+	mode = FALLOC_FL_KEEP_SIZE | (zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
+	return img_ioq_ring_fallocate(io->ioq, io, f->fd, mode, io->len);
 }
 
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)

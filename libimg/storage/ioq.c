@@ -109,7 +109,7 @@ int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq
 
 void img_ioq_destroy(struct img_ioq *q)
 {
-	img_pool_free(q->pool);		/* a worker may still be on its way out */
+	img_pool_free(q->pool); /* a worker may still be on its way out */
 	pthread_mutex_destroy(&q->lock);
 	close(q->event_fd);
 }
@@ -210,7 +210,7 @@ static int run_ready(struct img_ioq *q)
 	img_list_init(&requests);
 	img_list_init(&posts);
 	img_list_splice(&requests, &q->completed);
-	img_ioq_quiet(q);	/* first: what comes after signals again */
+	img_ioq_quiet(q); /* first: what comes after signals again */
 	pthread_mutex_lock(&q->lock);
 	img_list_splice(&requests, &q->finished);
 	img_list_splice(&posts, &q->posts);

@@ -20,9 +20,9 @@ struct img_ioq;
 enum img_io_op {
 	IMG_IO_READ,
 	IMG_IO_WRITE,
-	IMG_IO_ZERO,	/* make the range read as zeroes, allocation kept or not */
-	IMG_IO_PUNCH,	/* give the space back; the range then reads as zeroes */
-	IMG_IO_SYNC,	/* all writes completed before are durable */
+	IMG_IO_ZERO,  /* make the range read as zeroes, allocation kept or not */
+	IMG_IO_PUNCH, /* give the space back; the range then reads as zeroes */
+	IMG_IO_SYNC,  /* all writes completed before are durable */
 };
 
 /*
@@ -36,18 +36,18 @@ enum img_io_op {
 struct img_io {
 	struct img_storage *storage;
 	enum img_io_op op;
-	int iovcnt;			/* READ, WRITE */
-	struct iovec *iov;		/* READ, WRITE; may be changed while in flight */
-	uint64_t off, len;		/* bytes in the file; READ, WRITE: len is the iovecs' sum */
+	int iovcnt;	   /* READ, WRITE */
+	struct iovec *iov; /* READ, WRITE; may be changed while in flight */
+	uint64_t off, len; /* bytes in the file; READ, WRITE: len is the iovecs' sum */
 	void (*done)(struct img_io *io);
-	int rc;				/* out: 0 or a negative errno */
+	int rc; /* out: 0 or a negative errno */
 
 	/* The queue's and the storage's own, while in flight. */
 	struct img_list link;
 	uint64_t transferred;
 	void *bounce;
 	struct img_ioq *ioq;
-	struct iovec one;		/* handy for the submitter: iov = &io->one */
+	struct iovec one; /* handy for the submitter: iov = &io->one */
 };
 
 /* A function to run on a queue's thread. The poster keeps it alive until fn runs. */
@@ -56,7 +56,9 @@ struct img_post {
 	void (*fn)(struct img_post *post);
 };
 
-enum img_ioq_kind { IMG_IOQ_AUTO, IMG_IOQ_URING, IMG_IOQ_THREADS };
+enum img_ioq_kind { IMG_IOQ_AUTO,
+		    IMG_IOQ_URING,
+		    IMG_IOQ_THREADS };
 
 /*
  * AUTO: io_uring if the kernel lets us, else threads. URING: io_uring or fail. Errors: -ENOSYS,
@@ -81,7 +83,7 @@ int img_ioq_run(struct img_ioq *q, bool wait);
 /* Readable (poll, epoll) when img_ioq_run() would find something. Owned by the queue. */
 int img_ioq_fd(const struct img_ioq *q);
 
-enum img_ioq_kind img_ioq_kind(const struct img_ioq *q);	/* URING or THREADS */
+enum img_ioq_kind img_ioq_kind(const struct img_ioq *q); /* URING or THREADS */
 
 /*
  * For storages that complete a request without the kernel (memory, injected faults): set io->rc

@@ -32,16 +32,16 @@ struct img_ioq_worker {
 struct img_ioq {
 	const struct img_ioq_kernel *kernel;
 	enum img_ioq_kind kind;
-	struct img_list completed;	/* img_io.link: rc is set, done() is due; the owner's */
-	bool running;			/* in img_ioq_run(); the owner's */
+	struct img_list completed; /* img_io.link: rc is set, done() is due; the owner's */
+	bool running;		   /* in img_ioq_run(); the owner's */
 	int event_fd;
 	struct img_pool *pool;
 
-	pthread_mutex_t lock;		/* guards the rest */
-	struct img_list posts;		/* img_post.link */
-	struct img_list waiting;	/* img_io.link: for a worker */
-	struct img_list finished;	/* img_io.link: a worker is done with it */
-	bool signalled;			/* event_fd was written and not read since */
+	pthread_mutex_t lock;	  /* guards the rest */
+	struct img_list posts;	  /* img_post.link */
+	struct img_list waiting;  /* img_io.link: for a worker */
+	struct img_list finished; /* img_io.link: a worker is done with it */
+	bool signalled;		  /* event_fd was written and not read since */
 	struct img_ioq_worker workers[IMG_IOQ_WORKERS];
 };
 

@@ -18,15 +18,15 @@
 
 enum {
 	SUBMISSION_ENTRIES = 128,
-	COMPLETION_ENTRIES = 1024,	/* more in flight than this is slow, not wrong */
-	MAX_TRANSFER = 1 << 30,		/* the kernel stops a little below 2 GiB */
+	COMPLETION_ENTRIES = 1024, /* more in flight than this is slow, not wrong */
+	MAX_TRANSFER = 1 << 30,	   /* the kernel stops a little below 2 GiB */
 };
 
 struct uring {
 	struct img_ioq base;
 	struct io_uring ring;
-	bool armed;		/* a poll request for event_fd is in the ring */
-	bool one_shot;		/* the kernel (before 5.13) cannot leave it there for good */
+	bool armed;    /* a poll request for event_fd is in the ring */
+	bool one_shot; /* the kernel (before 5.13) cannot leave it there for good */
 };
 
 static struct uring *uring_of(struct img_ioq *q)
@@ -128,11 +128,11 @@ static void enter_kernel(struct uring *u, bool block)
 		block = false;
 	if (!block) {
 		if (io_uring_sq_ready(&u->ring))
-			io_uring_submit(&u->ring);	/* what it does not take stays for later */
+			io_uring_submit(&u->ring); /* what it does not take stays for later */
 		return;
 	}
 	rc = u->armed ? io_uring_submit_and_wait(&u->ring, 1) : -EAGAIN;
-	if (rc < 0 && rc != -EINTR)	/* the kernel is short of memory: wait by other means */
+	if (rc < 0 && rc != -EINTR) /* the kernel is short of memory: wait by other means */
 		poll(fds, IMG_ARRAY_LEN(fds), u->armed ? 1 : 10);
 }
 
@@ -170,7 +170,7 @@ static int uring_harvest(struct img_ioq *q, bool block)
 		else
 			take_event(u, res, flags);
 	}
-	if (!u->armed) {	/* nobody who polls may miss the next event */
+	if (!u->armed) { /* nobody who polls may miss the next event */
 		arm(u);
 		io_uring_submit(&u->ring);
 	}
@@ -201,8 +201,13 @@ static const struct img_ioq_kernel uring_kernel = {
 static int check_kernel(struct uring *u, const struct io_uring_params *params)
 {
 	static const int needed[] = {
-		IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
-		IORING_OP_FALLOCATE, IORING_OP_FSYNC, IORING_OP_POLL_ADD,
+		IORING_OP_READ,
+		IORING_OP_WRITE,
+		IORING_OP_READV,
+		IORING_OP_WRITEV,
+		IORING_OP_FALLOCATE,
+		IORING_OP_FSYNC,
+		IORING_OP_POLL_ADD,
 	};
 	struct io_uring_probe *probe;
 	int rc = 0;

@@ -13,11 +13,15 @@
 #include "libimg/storage/file.h"
 
 enum {
-	USE_BASE = 100,		/* + permission: I use it */
-	DENY_BASE = 200,	/* + permission: I deny it to others */
+	USE_BASE = 100,	 /* + permission: I use it */
+	DENY_BASE = 200, /* + permission: I deny it to others */
 };
 
-enum { PERM_READ, PERM_WRITE, PERM_WRITE_UNCHANGED, PERM_RESIZE, PERM_COUNT };
+enum { PERM_READ,
+       PERM_WRITE,
+       PERM_WRITE_UNCHANGED,
+       PERM_RESIZE,
+       PERM_COUNT };
 
 static const char *const perm_names[PERM_COUNT] = {
 	[PERM_READ] = "consistent read",
@@ -27,13 +31,16 @@ static const char *const perm_names[PERM_COUNT] = {
 };
 
 struct role {
-	unsigned use, deny;	/* masks of 1u << PERM_* */
+	unsigned use, deny; /* masks of 1u << PERM_* */
 };
 
 static int lock_byte(int fd, int byte)
 {
 	struct flock lock = {
-		.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1,
+		.l_type = F_RDLCK,
+		.l_whence = SEEK_SET,
+		.l_start = byte,
+		.l_len = 1,
 	};
 
 	return fcntl(fd, F_OFD_SETLK, &lock) ? -errno : 0;
@@ -43,7 +50,10 @@ static int lock_byte(int fd, int byte)
 static bool is_held(int fd, int byte)
 {
 	struct flock lock = {
-		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1,
+		.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = byte,
+		.l_len = 1,
 	};
 
 	return !fcntl(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK;
@@ -52,7 +62,8 @@ static bool is_held(int fd, int byte)
 static int fail_busy(struct img_error *err, const char *path, const char *shared, int perm)
 {
 	return img_fail(err, -EAGAIN, "Could not open '%s': Failed to get %s\"%s\" lock. Is another "
-			"process using the image [%s]?", path, shared, perm_names[perm], path);
+				      "process using the image [%s]?",
+			path, shared, perm_names[perm], path);
 }
 
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err)
@@ -70,10 +81,10 @@ int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_
 		if (!rc && (role.deny & 1u << i))
 			rc = lock_byte(fd, DENY_BASE + i);
 	}
-	if (rc == -EAGAIN || rc == -EACCES)	/* somebody holds it exclusively: not QEMU's way */
+	if (rc == -EAGAIN || rc == -EACCES) /* somebody holds it exclusively: not QEMU's way */
 		return img_fail(err, -EAGAIN, "Could not open '%s': another process has locked it",
 				path);
-	if (rc)		/* a file system without these locks: QEMU goes on too */
+	if (rc) /* a file system without these locks: QEMU goes on too */
 		return 0;
 	for (int i = 0; i < PERM_COUNT; i++) {
 		if ((role.use & 1u << i) && is_held(fd, DENY_BASE + i))

@@ -15,10 +15,10 @@ enum { CHUNK_BYTES = 64 * 1024 };
 struct memory {
 	struct img_storage base;
 	uint64_t limit;
-	pthread_mutex_t lock;		/* guards the rest */
-	uint8_t **chunks;		/* room of them; NULL: zeroes */
+	pthread_mutex_t lock; /* guards the rest */
+	uint8_t **chunks;     /* room of them; NULL: zeroes */
 	size_t room;
-	uint64_t chunk_count;		/* of those that are not NULL */
+	uint64_t chunk_count; /* of those that are not NULL */
 };
 
 static struct memory *memory_of(struct img_storage *s)
@@ -148,7 +148,7 @@ static int memory_io(struct img_storage *s, enum img_io_op op, const struct iove
 		zero_range(m, off, len);
 	} else {
 		rc = transfer(m, op, iov, iovcnt, off, len);
-		if (rc && end > size)	/* the bytes past the end stay zero */
+		if (rc && end > size) /* the bytes past the end stay zero */
 			zero_range(m, max_u64(off, size), end - max_u64(off, size));
 	}
 	if (!rc && op != IMG_IO_READ) {
@@ -172,7 +172,7 @@ static int memory_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	uint64_t now;
 	int rc = 0;
 
-	(void)how;	/* all there is to reserve is address space */
+	(void)how; /* all there is to reserve is address space */
 	pthread_mutex_lock(&m->lock);
 	now = atomic_load(&s->size);
 	if (size > now && size > m->limit) {
@@ -200,7 +200,7 @@ static int memory_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	data = find_chunk(m, at) != NULL;
 	while (at < end && (find_chunk(m, at) != NULL) == data) {
 		if (at / CHUNK_BYTES >= m->room)
-			at = end;	/* nothing but zeroes from here */
+			at = end; /* nothing but zeroes from here */
 		else
 			at += CHUNK_BYTES;
 	}

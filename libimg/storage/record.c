@@ -14,13 +14,13 @@
 
 struct img_record {
 	pthread_mutex_t lock;
-	struct img_record_entry **entries;	/* never move once made */
+	struct img_record_entry **entries; /* never move once made */
 	size_t count, room;
 };
 
 struct recorder {
 	struct img_wrap wrap;
-	struct img_record *record;	/* borrowed */
+	struct img_record *record; /* borrowed */
 };
 
 struct img_record *img_record_new(void)
@@ -47,7 +47,7 @@ void img_record_free(struct img_record *r)
 
 static pthread_mutex_t *lock_of(const struct img_record *r)
 {
-	union {		/* looking is const to the caller, locking is not to us */
+	union { /* looking is const to the caller, locking is not to us */
 		const struct img_record *in;
 		struct img_record *out;
 	} u = { .in = r };
@@ -87,7 +87,7 @@ static int append(struct img_record *r, struct img_record_entry *entry)
 	pthread_mutex_lock(&r->lock);
 	if (r->count == r->room) {
 		room = r->room ? r->room * 2 : 64;
-		entries = reallocarray(r->entries, room, sizeof(*entries));
+		entries = reallocarray(r->entries, room, sizeof(void *));
 		if (entries) {
 			r->entries = entries;
 			r->room = room;
@@ -151,7 +151,7 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 
 	if (op == IMG_IO_WRITE)
 		return append(rec->record, make_write(iov, iovcnt, off, len));
-	if (op == IMG_IO_PUNCH) {	/* as ZERO, but it never makes the file longer */
+	if (op == IMG_IO_PUNCH) { /* as ZERO, but it never makes the file longer */
 		if (off >= size)
 			return 0;
 		len = min_u64(len, size - off);

@@ -14,11 +14,16 @@
 static const char *op_name(enum img_io_op op)
 {
 	switch (op) {
-	case IMG_IO_READ: return "read";
-	case IMG_IO_WRITE: return "write";
-	case IMG_IO_ZERO: return "zero";
-	case IMG_IO_PUNCH: return "discard";
-	case IMG_IO_SYNC: return "sync";
+	case IMG_IO_READ:
+		return "read";
+	case IMG_IO_WRITE:
+		return "write";
+	case IMG_IO_ZERO:
+		return "zero";
+	case IMG_IO_PUNCH:
+		return "discard";
+	case IMG_IO_SYNC:
+		return "sync";
 	}
 	return "access";
 }
@@ -70,7 +75,7 @@ int img_storage_read(struct img_storage *s, uint64_t off, void *buf, size_t len,
 int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size_t len,
 		      struct img_error *err)
 {
-	union {		/* an iovec serves both directions, so its base is not const */
+	union { /* an iovec serves both directions, so its base is not const */
 		const void *in;
 		void *base;
 	} data = { .in = buf };
@@ -103,12 +108,14 @@ int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 		rc = -EROFS;
 	else if (how == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -ENOTSUP, "Could not resize '%s': metadata preallocation is "
-				"done by image formats, not by files", s->name);
+					       "done by image formats, not by files",
+				s->name);
 	else if (size > INT64_MAX)
 		rc = -EFBIG;
 	else if (s->device && size > now)
 		return img_fail(err, -EINVAL, "Could not resize '%s' to %" PRIu64 " bytes: it is a "
-				"device of %" PRIu64, s->name, size, now);
+					      "device of %" PRIu64,
+				s->name, size, now);
 	else
 		rc = s->device ? 0 : s->ops->resize(s, size, how);
 	if (!rc)

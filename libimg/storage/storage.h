@@ -15,13 +15,14 @@
 
 #include "libimg/storage/ioq.h"
 
-enum img_storage_extent { IMG_STORAGE_DATA, IMG_STORAGE_HOLE };
+enum img_storage_extent { IMG_STORAGE_DATA,
+			  IMG_STORAGE_HOLE };
 
 enum img_preallocate {
 	IMG_PREALLOCATE_OFF,
-	IMG_PREALLOCATE_METADATA,	/* formats only, no storage does it */
-	IMG_PREALLOCATE_FALLOC,		/* reserve blocks */
-	IMG_PREALLOCATE_FULL,		/* write zeroes */
+	IMG_PREALLOCATE_METADATA, /* formats only, no storage does it */
+	IMG_PREALLOCATE_FALLOC,	  /* reserve blocks */
+	IMG_PREALLOCATE_FULL,	  /* write zeroes */
 };
 
 /* What a kind of storage does. All but close may fail. Blocking calls: thread-safe. */
@@ -38,30 +39,30 @@ struct img_storage_ops {
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s);
-	int (*publish)(struct img_storage *s, struct img_error *err);	/* NULL: nothing to do */
+	int (*publish)(struct img_storage *s, struct img_error *err); /* NULL: nothing to do */
 	void (*close)(struct img_storage *s);
 };
 
 struct img_storage {
 	const struct img_storage_ops *ops;
-	char *name;		/* for messages; the path for files */
-	_Atomic uint64_t size;	/* bytes; grows with writes past the end */
+	char *name;	       /* for messages; the path for files */
+	_Atomic uint64_t size; /* bytes; grows with writes past the end */
 	bool writable;
-	bool device;		/* a block device: fixed size */
-	bool zero_fill;		/* growing the file makes zeroes (regular files, memory) */
-	uint32_t io_align;	/* offsets and lengths that need no bounce; 1: any */
-	uint32_t mem_align;	/* the same for memory */
-	_Atomic bool unsynced;	/* written since the last successful sync began */
+	bool device;	       /* a block device: fixed size */
+	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
+	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */
+	uint32_t mem_align;    /* the same for memory */
+	_Atomic bool unsynced; /* written since the last successful sync began */
 };
 
 enum {
-	IMG_STORAGE_WRITE = 1 << 0,	/* open read-write */
-	IMG_STORAGE_CREATE = 1 << 1,	/* a new, empty file under a temporary identity: see publish */
-	IMG_STORAGE_DIRECT = 1 << 2,	/* O_DIRECT; refused with the reason where impossible */
-	IMG_STORAGE_NO_LOCK = 1 << 3,	/* take no lock at all */
-	IMG_STORAGE_SHARE = 1 << 4,	/* force-share reader: deny writers nothing */
-	IMG_STORAGE_TRY_DIRECT = 1 << 5,	/* O_DIRECT if possible, else buffered */
-	IMG_STORAGE_DSYNC = 1 << 6,	/* each write durable when complete (writethrough) */
+	IMG_STORAGE_WRITE = 1 << 0,	 /* open read-write */
+	IMG_STORAGE_CREATE = 1 << 1,	 /* as img_storage_create_file() */
+	IMG_STORAGE_DIRECT = 1 << 2,	 /* O_DIRECT; refused with the reason where impossible */
+	IMG_STORAGE_NO_LOCK = 1 << 3,	 /* take no lock at all */
+	IMG_STORAGE_SHARE = 1 << 4,	 /* force-share reader: deny writers nothing */
+	IMG_STORAGE_TRY_DIRECT = 1 << 5, /* O_DIRECT if possible, else buffered */
+	IMG_STORAGE_DSYNC = 1 << 6,	 /* each write durable when complete (writethrough) */
 };
 
 /*
@@ -89,7 +90,7 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
  */
 int img_storage_publish(struct img_storage *s, struct img_error *err);
 
-/* Memory, for tests and small images. size bytes of zeroes at first; grows on writes up to limit. */
+/* Memory, for tests and small images. size bytes of zeroes; grows on writes up to limit. */
 int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct img_storage **out);
 
 /*
@@ -98,14 +99,14 @@ int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct i
  * kind fail too.
  */
 struct img_fault {
-	unsigned ops;		/* mask of 1u << enum img_io_op, and IMG_FAULT_RESIZE */
-	uint64_t at;		/* 0: the first; UINT64_MAX: never */
-	int rc;			/* negative errno */
+	unsigned ops; /* mask of 1u << enum img_io_op, and IMG_FAULT_RESIZE */
+	uint64_t at;  /* 0: the first; UINT64_MAX: never */
+	int rc;	      /* negative errno */
 	bool sticky;
-	_Atomic uint64_t count;	/* requests seen so far */
+	_Atomic uint64_t count; /* requests seen so far */
 };
 enum { IMG_FAULT_RESIZE = 1u << 30 };
-/* fault is borrowed and may be shared by several storages and changed while nothing is in flight. */
+/* fault is borrowed; storages may share it; it may be changed while nothing is in flight. */
 int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct img_storage **out);
 
 /*
@@ -115,10 +116,13 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
  */
 struct img_record_entry {
 	enum img_record_kind {
-		IMG_RECORD_WRITE, IMG_RECORD_ZERO, IMG_RECORD_RESIZE, IMG_RECORD_SYNC
+		IMG_RECORD_WRITE,
+		IMG_RECORD_ZERO,
+		IMG_RECORD_RESIZE,
+		IMG_RECORD_SYNC
 	} kind;
-	uint64_t off, len;	/* RESIZE: len is the new size */
-	uint8_t *data;		/* WRITE */
+	uint64_t off, len; /* RESIZE: len is the new size */
+	uint8_t *data;	   /* WRITE */
 };
 struct img_record;
 struct img_record *img_record_new(void);

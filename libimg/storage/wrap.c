@@ -81,11 +81,16 @@ void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 	p->finished = finished;
 	p->token = token;
 	p->io = (struct img_io){
-		.storage = w->inner, .op = io->op, .iov = p->iov, .iovcnt = (int)count,
-		.off = io->off, .len = io->len, .done = passed,
+		.storage = w->inner,
+		.op = io->op,
+		.iov = p->iov,
+		.iovcnt = (int)count,
+		.off = io->off,
+		.len = io->len,
+		.done = passed,
 	};
 	img_ioq_submit(q, &p->io);
-	img_wrap_refresh(w);	/* a sync has begun */
+	img_wrap_refresh(w); /* a sync has begun */
 }
 
 int img_wrap_extent(struct img_storage *s, uint64_t off, uint64_t len,

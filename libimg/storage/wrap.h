@@ -11,8 +11,8 @@
 
 struct img_wrap {
 	struct img_storage base;
-	struct img_storage *inner;	/* owned */
-	pthread_mutex_t refresh;	/* so that an older size does not overtake a newer one */
+	struct img_storage *inner; /* owned */
+	pthread_mutex_t refresh;   /* so that an older size does not overtake a newer one */
 };
 
 static inline struct img_wrap *img_wrap_of(struct img_storage *s)

@@ -39,18 +39,24 @@ Test(error, what_acts_on_a_terminal_is_escaped)
 {
 	expect_text("a\033[2Jb", "a\\x1b[2Jb");
 	expect_text("a\nb\tc\x7f", "a\\x0ab\\x09c\\x7f");
-	expect_text("a\xc2\x9b" "b", "a\\xc2\\x9bb");		/* C1: CSI */
-	expect_text("a\xe2\x80\xae" "b", "a\\xe2\\x80\\xaeb");	/* right to left override */
+	expect_text("a\xc2\x9b"
+		    "b",
+		    "a\\xc2\\x9bb"); /* C1: CSI */
+	expect_text("a\xe2\x80\xae"
+		    "b",
+		    "a\\xe2\\x80\\xaeb"); /* right to left override */
 }
 
 Test(error, not_utf8_is_escaped)
 {
-	expect_text("a\xff" "b", "a\\xffb");
-	expect_text("a\xc0\x80", "a\\xc0\\x80");		/* overlong */
+	expect_text("a\xff"
+		    "b",
+		    "a\\xffb");
+	expect_text("a\xc0\x80", "a\\xc0\\x80"); /* overlong */
 	expect_text("a\xe0\x80\xaf", "a\\xe0\\x80\\xaf");
-	expect_text("a\xed\xa0\x80", "a\\xed\\xa0\\x80");	/* surrogate */
+	expect_text("a\xed\xa0\x80", "a\\xed\\xa0\\x80"); /* surrogate */
 	expect_text("a\xf4\x90\x80\x80", "a\\xf4\\x90\\x80\\x80");
-	expect_text("a\xe2\x82", "a\\xe2\\x82");		/* cut short */
+	expect_text("a\xe2\x82", "a\\xe2\\x82"); /* cut short */
 	expect_text("a\xc3(", "a\\xc3(");
 }
 

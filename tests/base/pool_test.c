@@ -15,7 +15,7 @@
 struct job {
 	struct img_work work;
 	struct img_pool *pool;
-	struct job *next;	/* submitted by this one */
+	struct job *next; /* submitted by this one */
 	pthread_barrier_t *together;
 	pthread_t ran_on;
 	_Atomic bool ran;

@@ -13,10 +13,13 @@
 #include "libimg/base/error.h"
 #include "libimg/engine/codec.h"
 
-enum { UNIT = 64 * 1024, ROOM = UNIT + 4096 };
+enum { UNIT = 64 * 1024,
+       ROOM = UNIT + 4096 };
 
 static const struct img_codec *const codecs[] = {
-	&img_codec_deflate, &img_codec_zlib, &img_codec_zstd,
+	&img_codec_deflate,
+	&img_codec_zlib,
+	&img_codec_zstd,
 };
 
 /* Text-like data, that shrinks but not to nothing; a fixed generator. */
@@ -25,7 +28,7 @@ static void fill(uint8_t *p, size_t len, uint32_t seed)
 	for (size_t i = 0; i < len; i++) {
 		if (!(i % 8))
 			seed = seed * 1103515245 + 12345;
-		p[i] = (uint8_t)((uint8_t)"etaoin shrdlu"[(seed >> 16) % 13] + (uint8_t)(i % 8));
+		p[i] = (uint8_t)((uint8_t) "etaoin shrdlu"[(seed >> 16) % 13] + (uint8_t)(i % 8));
 	}
 }
 
@@ -53,7 +56,7 @@ static size_t pack(const struct img_codec *c, size_t len, int level)
 static int unpack(const struct img_codec *c, const uint8_t *in, size_t in_len, size_t out_len,
 		  struct img_error *err)
 {
-	uint8_t *exact = malloc(in_len ? in_len : 1);	/* reading past it is for ASan to see */
+	uint8_t *exact = malloc(in_len ? in_len : 1); /* reading past it is for ASan to see */
 	int rc;
 
 	memcpy(exact, in, in_len);
@@ -205,8 +208,12 @@ Test(codec, levels)
 /* The reader of what we write is zlib with a 32 KiB window at most; QEMU uses 4 KiB for its own. */
 Test(codec, zlib_reads_ours)
 {
-	static const struct { const struct img_codec *codec; int bits; } cases[] = {
-		{ &img_codec_deflate, -15 }, { &img_codec_zlib, 15 },
+	static const struct {
+		const struct img_codec *codec;
+		int bits;
+	} cases[] = {
+		{ &img_codec_deflate, -15 },
+		{ &img_codec_zlib, 15 },
 	};
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(cases); i++) {
@@ -229,7 +236,8 @@ Test(codec, we_read_theirs)
 	fill(plain, UNIT, 12);
 	/* as QEMU writes: raw, a window of 4 KiB */
 	cr_assert_eq(deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -12, 9,
-				  Z_DEFAULT_STRATEGY), Z_OK);
+				  Z_DEFAULT_STRATEGY),
+		     Z_OK);
 	cr_assert_eq(deflate(&z, Z_FINISH), Z_STREAM_END);
 	expect_round(&img_codec_deflate, ROOM - z.avail_out, UNIT);
 	deflateEnd(&z);
@@ -250,7 +258,19 @@ Test(codec, zstd_window_bomb)
 {
 	/* magic, descriptor: no size, window descriptor 2^41, a last raw block of 4 */
 	static const uint8_t bomb[] = {
-		0x28, 0xb5, 0x2f, 0xfd, 0x00, 31 << 3, 0x21, 0, 0, 'b', 'o', 'm', 'b',
+		0x28,
+		0xb5,
+		0x2f,
+		0xfd,
+		0x00,
+		31 << 3,
+		0x21,
+		0,
+		0,
+		'b',
+		'o',
+		'm',
+		'b',
 	};
 	struct img_error err = { 0 };
 

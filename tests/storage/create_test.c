@@ -50,7 +50,7 @@ Test(create, appears_when_published)
 	expect_content("f", "new");
 	cr_assert_eq(img_storage_write(s, 3, "er", 2, NULL), 0);
 	expect_content("f", "newer");
-	publish(s);	/* once more is nothing */
+	publish(s); /* once more is nothing */
 	img_storage_close(s);
 	expect_content("f", "newer");
 	cr_assert_eq(count_names(), 1);

@@ -27,7 +27,7 @@ static void random_direct(enum img_ioq_kind kind)
 
 		random_requests(s, kind, 3001, false, seed, 150);	/* two lanes in most blocks */
 		random_requests(s, kind, 700, false, seed + 10, 150);	/* many */
-		random_requests(s, kind, 3 << 20, false, seed + 20, 5);	/* more than a bounce */
+		random_requests(s, kind, 3 << 20, false, seed + 20, 5); /* more than a bounce */
 		random_requests(s, kind, 65536, true, seed + 30, 100);
 		cr_assert_eq(stat(in_folder("f"), &st), 0);
 		cr_assert_eq((uint64_t)st.st_size, atomic_load(&s->size));
@@ -126,7 +126,7 @@ Test(direct, impossible)
 
 	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_DIRECT, &s, &err), -EINVAL);
 	cr_assert_str_eq(img_error_text(&err), "Could not open '/proc/self/maps': its file system does "
-			 "not support O_DIRECT");
+					       "not support O_DIRECT");
 	cr_assert_null(s);
 	img_error_clear(&err);
 	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_TRY_DIRECT, &s, &err), 0);

@@ -84,7 +84,8 @@ Test(file, sentences)
 	s = opened("f", 0);
 	cr_assert_eq(img_storage_write(s, 5, buf, 10, &err), -EROFS);
 	snprintf(want, sizeof(want), "Could not write 10 bytes at offset 5 of '%s': Read-only file "
-		 "system", s->name);
+				     "system",
+		 s->name);
 	cr_assert_str_eq(img_error_text(&err), want);
 	cr_assert_eq(img_storage_resize(s, 7, IMG_PREALLOCATE_OFF, &err), -EROFS);
 	cr_assert_eq(truncate(s->name, 1), 0);
@@ -247,7 +248,7 @@ Test(file, zeroing)
 	zeroing(in_folder("f"));
 }
 
-Test(file, zeroing_tmpfs)	/* it has holes, but cannot zero in place */
+Test(file, zeroing_tmpfs) /* it has holes, but cannot zero in place */
 {
 	zeroing("/dev/shm/img-file-test");
 }
@@ -293,7 +294,7 @@ Test(memory, limits)
 	cr_assert_eq(atomic_load(&s->size), 2000);
 	cr_assert_eq(img_storage_write(s, 1901, buf, 100, &err), -ENOSPC);
 	cr_assert_str_eq(img_error_text(&err), "Could not write 100 bytes at offset 1901 of 'mem': No "
-			 "space left on device");
+					       "space left on device");
 	cr_assert_eq(img_storage_resize(s, 2001, IMG_PREALLOCATE_OFF, &err), -ENOSPC);
 	cr_assert_eq(img_storage_resize(s, 1950, IMG_PREALLOCATE_OFF, &err), 0);
 	cr_assert_eq(img_storage_resize(s, 2000, IMG_PREALLOCATE_OFF, &err), 0);

@@ -59,7 +59,7 @@ Test(ioq, random_memory_threads)
 struct simple {
 	struct img_io io;
 	bool done;
-	int inside;		/* where done() found this */
+	int inside; /* where done() found this */
 };
 static int inside_submit;
 
@@ -75,9 +75,14 @@ static void submit(struct img_ioq *q, struct simple *r, struct img_storage *s, e
 		   void *buf, uint64_t off, uint64_t len)
 {
 	*r = (struct simple){ .io = {
-		.storage = s, .op = op, .off = off, .len = len, .done = note, .iovcnt = 1,
-		.one = { buf, (size_t)len },
-	} };
+				      .storage = s,
+				      .op = op,
+				      .off = off,
+				      .len = len,
+				      .done = note,
+				      .iovcnt = 1,
+				      .one = { buf, (size_t)len },
+			      } };
 	r->io.iov = &r->io.one;
 	inside_submit = 1;
 	img_ioq_submit(q, &r->io);
@@ -182,7 +187,8 @@ Test(ioq, ends_threads)
 /* More buffers than the kernel takes in one call, and more requests than the ring has entries. */
 static void many(enum img_ioq_kind kind)
 {
-	enum { PIECES = 5000, REQUESTS = 3000 };
+	enum { PIECES = 5000,
+	       REQUESTS = 3000 };
 	static uint8_t data[PIECES * 3], back[PIECES * 3];
 	static struct iovec iov[PIECES];
 	static struct simple requests[REQUESTS];
@@ -196,9 +202,14 @@ static void many(enum img_ioq_kind kind)
 		for (size_t i = 0; i < PIECES; i++)
 			iov[i] = (struct iovec){ (pass ? back : data) + i * 3, 3 };
 		r = (struct simple){ .io = {
-			.storage = s, .op = pass ? IMG_IO_READ : IMG_IO_WRITE, .iov = iov,
-			.iovcnt = PIECES, .off = 100, .len = sizeof(data), .done = note,
-		} };
+					     .storage = s,
+					     .op = pass ? IMG_IO_READ : IMG_IO_WRITE,
+					     .iov = iov,
+					     .iovcnt = PIECES,
+					     .off = 100,
+					     .len = sizeof(data),
+					     .done = note,
+				     } };
 		img_ioq_submit(q, &r.io);
 		cr_assert_eq(wait_for(q, &r), 0);
 	}
@@ -325,9 +336,9 @@ static void polling(enum img_ioq_kind kind)
 		/* ZERO past the end of a file goes to a worker */
 		enum img_io_op op = i % 3 == 1 ? IMG_IO_ZERO : IMG_IO_WRITE;
 
-		submit(q, &r, s, op, buf, 0, s == memory ? 50 : i % 3 == 1 ? 1u << (20 + i / 8) :
-									      sizeof(buf));
-		if (s == file)		/* hands it to the kernel */
+		submit(q, &r, s, op, buf, 0, s == memory ? 50 : i % 3 == 1 ? 1u << (20 + i / 8)
+									   : sizeof(buf));
+		if (s == file) /* hands it to the kernel */
 			img_ioq_run(q, false);
 		while (!r.done) {
 			cr_assert(is_readable(q, 5000), "asleep in round %d", i);
@@ -399,8 +410,12 @@ Test(ioq, endless_threads)
 
 Test(ioq, auto_always_works)
 {
-	static const struct { int what; rlim_t limit; } limits[] = {
-		{ RLIMIT_MEMLOCK, 65536 }, { RLIMIT_MEMLOCK, 0 },
+	static const struct {
+		int what;
+		rlim_t limit;
+	} limits[] = {
+		{ RLIMIT_MEMLOCK, 65536 },
+		{ RLIMIT_MEMLOCK, 0 },
 #ifndef __SANITIZE_ADDRESS__
 		{ RLIMIT_AS, 1 << 30 },
 #endif

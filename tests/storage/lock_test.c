@@ -8,7 +8,10 @@
 
 TestSuite(lock, .init = make_folder, .fini = remove_folder, .timeout = 60);
 
-enum { R = 0, W = IMG_STORAGE_WRITE, U = IMG_STORAGE_SHARE, NO = IMG_STORAGE_NO_LOCK };
+enum { R = 0,
+       W = IMG_STORAGE_WRITE,
+       U = IMG_STORAGE_SHARE,
+       NO = IMG_STORAGE_NO_LOCK };
 
 static int try_open(unsigned flags, struct img_storage **s, struct img_error *err)
 {
@@ -17,10 +20,23 @@ static int try_open(unsigned flags, struct img_storage **s, struct img_error *er
 
 Test(lock, among_ourselves)
 {
-	static const struct { unsigned first, second; bool both; } cases[] = {
-		{ R, R, true }, { R, W, false }, { W, R, false }, { W, W, false },
-		{ W, U, true }, { U, W, true }, { U, R, true }, { R, U, true }, { U, U, true },
-		{ W, NO, true }, { W, NO | W, true }, { NO | W, W, true }, { NO, R, true },
+	static const struct {
+		unsigned first, second;
+		bool both;
+	} cases[] = {
+		{ R, R, true },
+		{ R, W, false },
+		{ W, R, false },
+		{ W, W, false },
+		{ W, U, true },
+		{ U, W, true },
+		{ U, R, true },
+		{ R, U, true },
+		{ U, U, true },
+		{ W, NO, true },
+		{ W, NO | W, true },
+		{ NO | W, W, true },
+		{ NO, R, true },
 	};
 
 	make_file("f", "", 0);
@@ -48,7 +64,8 @@ Test(lock, sentences)
 	cr_assert_eq(try_open(R, &a, &err), 0);
 	cr_assert_eq(try_open(W, &b, &err), -EAGAIN);
 	snprintf(want, sizeof(want), "Could not open '%s': Failed to get \"write\" lock. Is another "
-		 "process using the image [%s]?", a->name, a->name);
+				     "process using the image [%s]?",
+		 a->name, a->name);
 	cr_assert_str_eq(img_error_text(&err), want);
 	img_storage_close(a);
 	cr_assert_eq(try_open(W, &a, &err), 0);
@@ -83,7 +100,8 @@ static void make_image(void)
 	char command[PATH_MAX * 2];
 
 	snprintf(command, sizeof(command), "qemu-io --version >%s 2>&1 && "
-		 "qemu-img create -f qcow2 %s 1M >%s 2>&1", in_folder("out"), in_folder("f"),
+					   "qemu-img create -f qcow2 %s 1M >%s 2>&1",
+		 in_folder("out"), in_folder("f"),
 		 in_folder("out"));
 	if (system(command))
 		cr_skip_test("qemu-io and qemu-img are not installed");
@@ -152,7 +170,7 @@ Test(lock, qemu_writes)
 	struct img_storage *s = NULL;
 	struct img_error err = { 0 };
 
-	start_qemu("-m");	/* any option that lets it write */
+	start_qemu("-m"); /* any option that lets it write */
 	cr_assert_eq(try_open(W, &s, &err), -EAGAIN);
 	cr_assert(strstr(img_error_text(&err), "Failed to get \"write\" lock"), "%s",
 		  img_error_text(&err));

@@ -112,7 +112,8 @@ static inline uint32_t rnd(uint32_t *state)
  * Random requests, LANES at a time, each lane in a range of its own of lane_bytes (any number: with
  * O_DIRECT neighbours meet in a block). At the end everything is read back by a blocking call.
  */
-enum { LANES = 8, LANE_IOVS = 5 };
+enum { LANES = 8,
+       LANE_IOVS = 5 };
 
 struct lane {
 	struct img_io io;
@@ -129,7 +130,7 @@ struct world {
 	struct img_ioq *q;
 	uint8_t *flat;
 	uint64_t lane_bytes;
-	bool aligned;		/* multiples of 4096 only */
+	bool aligned; /* multiples of 4096 only */
 	unsigned busy;
 	struct lane lanes[LANES];
 };
@@ -167,8 +168,16 @@ static inline void cut_buffer(struct lane *lane, uint64_t len, uint64_t step)
 static inline void next_request(struct lane *lane)
 {
 	static const enum img_io_op ops[] = {
-		IMG_IO_READ, IMG_IO_READ, IMG_IO_READ, IMG_IO_WRITE, IMG_IO_WRITE, IMG_IO_WRITE,
-		IMG_IO_WRITE, IMG_IO_ZERO, IMG_IO_PUNCH, IMG_IO_SYNC,
+		IMG_IO_READ,
+		IMG_IO_READ,
+		IMG_IO_READ,
+		IMG_IO_WRITE,
+		IMG_IO_WRITE,
+		IMG_IO_WRITE,
+		IMG_IO_WRITE,
+		IMG_IO_ZERO,
+		IMG_IO_PUNCH,
+		IMG_IO_SYNC,
 	};
 	struct world *w = lane->world;
 	uint64_t step = w->aligned ? 4096 : 1, off, len;
@@ -195,7 +204,11 @@ static inline void next_request(struct lane *lane)
 		memset(lane->buf, 0x5a, len);
 	}
 	lane->io = (struct img_io){
-		.storage = w->s, .op = op, .off = off, .len = len, .done = request_done,
+		.storage = w->s,
+		.op = op,
+		.off = off,
+		.len = len,
+		.done = request_done,
 	};
 	if (op == IMG_IO_READ || op == IMG_IO_WRITE)
 		cut_buffer(lane, len, step);
@@ -215,8 +228,11 @@ static inline void random_requests(struct img_storage *s, enum img_ioq_kind kind
 	cr_assert_eq(img_storage_read(s, 0, w.flat, all, &err), 0, "%s", img_error_text(&err));
 	for (size_t i = 0; i < LANES; i++) {
 		w.lanes[i] = (struct lane){
-			.world = &w, .start = i * lane_bytes, .random = seed * 99 + (uint32_t)i + 1,
-			.left = each, .buf = aligned_alloc(4096, round_up_u64(lane_bytes, 4096)),
+			.world = &w,
+			.start = i * lane_bytes,
+			.random = seed * 99 + (uint32_t)i + 1,
+			.left = each,
+			.buf = aligned_alloc(4096, round_up_u64(lane_bytes, 4096)),
 		};
 		next_request(&w.lanes[i]);
 	}

@@ -30,9 +30,14 @@ static int run_one(struct img_ioq *q, struct img_storage *s, enum img_io_op op, 
 		   uint64_t off, uint64_t len)
 {
 	struct simple r = { .io = {
-		.storage = s, .op = op, .off = off, .len = len, .done = note, .iovcnt = 1,
-		.one = { buf, (size_t)len },
-	} };
+				    .storage = s,
+				    .op = op,
+				    .off = off,
+				    .len = len,
+				    .done = note,
+				    .iovcnt = 1,
+				    .one = { buf, (size_t)len },
+			    } };
 
 	r.io.iov = &r.io.one;
 	img_ioq_submit(q, &r.io);
@@ -69,8 +74,10 @@ Test(fault, the_nth_write)
 Test(fault, sticky_and_masks)
 {
 	struct img_fault fault = {
-		.ops = 1u << IMG_IO_READ | 1u << IMG_IO_SYNC | IMG_FAULT_RESIZE, .at = 3,
-		.rc = -ENOSPC, .sticky = true,
+		.ops = 1u << IMG_IO_READ | 1u << IMG_IO_SYNC | IMG_FAULT_RESIZE,
+		.at = 3,
+		.rc = -ENOSPC,
+		.sticky = true,
 	};
 	struct img_storage *s = NULL;
 	char c = 'c';
@@ -96,7 +103,9 @@ Test(fault, sticky_and_masks)
 static void asynchronous(enum img_ioq_kind kind)
 {
 	struct img_fault fault = {
-		.ops = 1u << IMG_IO_WRITE | 1u << IMG_IO_SYNC, .at = 1, .rc = -EIO,
+		.ops = 1u << IMG_IO_WRITE | 1u << IMG_IO_SYNC,
+		.at = 1,
+		.rc = -EIO,
 	};
 	struct img_ioq *q = new_queue(kind);
 	struct img_storage *s = NULL;
@@ -146,7 +155,7 @@ Test(record, in_order)
 
 	cr_assert_eq(img_storage_record(memory(4), r, &s), 0);
 	cr_assert_eq(img_storage_write(s, 2, buf, 10, NULL), 0);
-	buf[0] = 'x';		/* it has its own copy */
+	buf[0] = 'x'; /* it has its own copy */
 	cr_assert_eq(img_storage_sync(s, NULL), 0);
 	cr_assert_eq(img_storage_zero(s, 20, 5, NULL), 0);
 	cr_assert_eq(img_storage_punch(s, 24, 100, NULL), 0);
@@ -158,7 +167,7 @@ Test(record, in_order)
 	cr_assert_arr_eq(img_record_at(r, 0)->data, "0123456789", 10);
 	expect_entry(r, 1, IMG_RECORD_SYNC, 0, 0);
 	expect_entry(r, 2, IMG_RECORD_ZERO, 20, 5);
-	expect_entry(r, 3, IMG_RECORD_ZERO, 24, 1);	/* punching does not make it longer */
+	expect_entry(r, 3, IMG_RECORD_ZERO, 24, 1); /* punching does not make it longer */
 	expect_entry(r, 4, IMG_RECORD_RESIZE, 0, 7);
 	cr_assert_null(img_record_at(r, 5));
 	img_storage_close(s);
