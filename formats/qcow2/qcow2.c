@@ -366,6 +366,7 @@ const struct img_driver qcow2_driver = {
 	.open		= qcow2_open,
 	.close		= qcow2_close,
 	.first_write	= qcow2_first_write,
+	.finish		= qcow2_finish,
 	.map		= qcow2_map,
 	.plan_write	= qcow2_plan_write,
 	.commit		= qcow2_commit,

@@ -151,6 +151,7 @@ int qcow2_last_use(struct img *img, struct img_req *req, struct img_storage *s, 
 int qcow2_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		  uint64_t len);
 int qcow2_first_write(struct img *img, struct img_error *err);
+int qcow2_finish(struct img *img, struct img_error *err);
 
 /* ---- qcow2_refs.c: blocking, image quiet ---- */
 

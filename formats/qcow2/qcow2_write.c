@@ -635,3 +635,17 @@ int qcow2_first_write(struct img *img, struct img_error *err)
 	/* A repair (no tables loaded) changes nothing that bitmaps are about. */
 	return q->bitmaps && q->reftable ? mark_bitmaps(img, err) : 0;
 }
+
+/*
+ * A cluster whose end was never written may be the file's last; readers that check (7-Zip) want
+ * the file to hold all of it.
+ */
+int qcow2_finish(struct img *img, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	uint64_t whole = round_up_u64(img->file->size, q->geometry.cluster_bytes);
+
+	if (img->file->device || whole == img->file->size)
+		return 0;
+	return img_storage_resize(img->file, whole, IMG_PREALLOCATE_OFF, err);
+}

@@ -97,6 +97,13 @@ void img_engine_unlock(struct img_engine *e);
  * one at a time, no lock held.
  */
 int img_writeout(struct img_engine *e, bool durable, struct img_error *err);
+/*
+ * Have the file hold all there is (freed space released and counted too, unless a reader is still
+ * at it), and keep write-outs away until img_unsettle(): for blocking driver entries. There must be
+ * no plans in flight, and no new ones.
+ */
+int img_settle(struct img_engine *e, struct img_error *err);
+void img_unsettle(struct img_engine *e);
 /* The service: what img_service_kick() has run. */
 void img_service_run(struct img_work *work);
 /* More dirty metadata than this makes plans wait. */

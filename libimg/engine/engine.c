@@ -75,16 +75,13 @@ int img_engine_finish(struct img *img, struct img_error *err)
 	if (!img->writable || !e->changed_image)
 		return 0;
 	wait_for_service(e);
-	/* Twice: the first makes unlinking durable, which frees space, which the second writes. */
-	rc = img_writeout(e, true, err);
-	if (!rc)
-		rc = img_writeout(e, true, err);
-	if (!rc && img->driver->finish) {
+	rc = img_settle(e, err);
+	if (rc)
+		return rc;
+	if (img->driver->finish)
 		rc = img->driver->finish(img, err);
-		if (!rc)
-			rc = img_writeout(e, true, err);
-	}
-	return rc;
+	img_unsettle(e);
+	return rc ? rc : img_writeout(e, true, err);
 }
 
 /* Stop planning, and wait for the plans that are in flight. */
@@ -99,34 +96,37 @@ static void hold(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
-int img_engine_quiet(struct img *img, bool changing, struct img_error *err)
+static void let_go(struct img_engine *e)
 {
-	struct img_engine *e = img->engine;
-	int rc = 0;
-
-	hold(e);
-	/* Twice: see img_engine_finish(). */
-	for (int i = 0; i < 2 && !rc && img->writable; i++)
-		rc = img_writeout(e, true, err);
-	if (!rc && changing && !e->first_write_done) {
-		if (img->driver->first_write)
-			rc = img->driver->first_write(img, err);
-		e->first_write_done = !rc;
-	}
-	if (rc) {
-		img_engine_resume(img);
-		return rc;
-	}
-	e->changed_image |= changing;
-	return 0;
-}
-
-void img_engine_resume(struct img *img)
-{
-	struct img_engine *e = img->engine;
-
 	pthread_mutex_lock(&e->lock);
 	e->exclusive = false;
 	img_engine_changed(e);
 	pthread_mutex_unlock(&e->lock);
+}
+
+int img_engine_quiet(struct img *img, bool changing, struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	int rc;
+
+	hold(e);
+	rc = img_settle(e, err);
+	if (rc) {
+		let_go(e);
+		return rc;
+	}
+	if (changing && !e->first_write_done) {
+		rc = img->driver->first_write ? img->driver->first_write(img, err) : 0;
+		e->first_write_done = !rc;
+	}
+	e->changed_image |= changing;
+	if (rc)
+		img_engine_resume(img);
+	return rc;
+}
+
+void img_engine_resume(struct img *img)
+{
+	img_unsettle(img->engine);
+	let_go(img->engine);
 }

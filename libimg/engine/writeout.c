@@ -141,21 +141,47 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	return rc;
 }
 
+int img_settle(struct img_engine *e, struct img_error *err)
+{
+	for (;;) {
+		int rc = img_writeout(e, true, err);
+
+		if (rc)
+			return rc;
+		pthread_mutex_lock(&e->lock);
+		/* What became durable frees space, which makes metadata dirty once more. */
+		if (!e->writing_out && !img_meta_dirty_bytes(e->meta)) {
+			e->writing_out = true;
+			pthread_mutex_unlock(&e->lock);
+			return 0;
+		}
+		pthread_mutex_unlock(&e->lock);
+	}
+}
+
+void img_unsettle(struct img_engine *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->writing_out = false;
+	img_engine_changed(e);
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* The exclusive path: mark the image before its first change, or grow it. */
 static int run_grow(struct img_engine *e, struct img_error *err)
 {
 	struct img *img = e->img;
-	int rc = img_writeout(e, true, err);
+	int rc = img_settle(e, err);
 
-	if (!rc && !e->first_write_done) {
-		if (img->driver->first_write)
-			rc = img->driver->first_write(img, err);
-		if (!rc) {
-			e->first_write_done = true;
-			return 0;
-		}
-	}
-	if (!rc)
+	if (rc)
+		return rc;
+	if (!e->first_write_done) {
+		rc = img->driver->first_write ? img->driver->first_write(img, err) : 0;
+		e->first_write_done = !rc;
+	} else {
 		rc = img->driver->grow ? img->driver->grow(img, e->grow_off, e->grow_len, err) : -EIO;
+	}
+	img_unsettle(e);
 	return rc;
 }
 
