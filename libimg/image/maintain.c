@@ -11,8 +11,30 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
+/*
+ * A disk that grew reads as zeroes in its new part. Two things could show there instead: what the
+ * last unit still holds beyond the old end, from before the disk was made smaller; and the backing
+ * file, if it reaches further than the old end.
+ */
+static int clear_new_part(struct img *img, uint64_t from, struct img_error *err)
+{
+	uint64_t unit_end = min_u64(round_up_u64(from, img->unit_bytes), img->size);
+	struct img_map_entry e = { 0 };
+	int rc;
+
+	if (img->parent && img->parent->size > from)
+		return img_zero(img, from, min_u64(img->size, img->parent->size) - from, err);
+	if (unit_end == from)
+		return 0;
+	rc = img_map(img, from, unit_end - from, false, &e, err);
+	if (rc || !e.present || e.zero)
+		return rc;
+	return img_zero(img, from, unit_end - from, err);
+}
+
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
 {
+	uint64_t before = img->size;
 	int rc;
 
 	if (!img->driver->resize)
@@ -30,11 +52,16 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
 	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
+	if (size > before && img->backing_name && *img->backing_name && !img->parent)
+		return img_fail(err, -EINVAL, "%s: its backing file is not open, so the new part "
+				"cannot be kept clear of it", img->name);
 	rc = img_engine_quiet(img, true, err);
 	if (rc)
 		return rc;
 	rc = img->driver->resize(img, size, (enum img_preallocate)preallocation, err);
 	img_engine_resume(img);
+	if (!rc && img->size > before && !(img->driver->features & IMG_DRIVER_PLAIN))
+		rc = clear_new_part(img, before, err);
 	return rc;
 }
 
