@@ -418,34 +418,6 @@ static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_p
 	return rc;
 }
 
-/* Would the guest see the backing file in the rest of the old last cluster? */
-static int check_last_cluster(struct img *img, uint64_t old_size, struct img_error *err)
-{
-	const struct qcow2 *q = img->state;
-	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t l1 = 0, at = old_size % g->l2_span / g->cluster_bytes * g->l2_entry_bytes;
-	uint8_t words[16] = { 0 };
-	struct qcow2_entry e;
-	int rc;
-
-	if (is_aligned_u64(old_size, g->cluster_bytes))
-		return 0;
-	rc = read_l1(img, old_size / g->l2_span, 1, &l1, err);
-	if (!rc && l1)
-		rc = img_storage_read(img->file, (l1 & QCOW2_OFFSET_MASK) + at, words,
-				      g->l2_entry_bytes, err);
-	if (rc)
-		return rc;
-	qcow2_decode_entry(g, be64_load(words), be64_load(words + 8), &e);
-	for (uint64_t sub = old_size % g->cluster_bytes / g->subcluster_bytes; sub < g->subclusters;
-	     sub++)
-		if (qcow2_state(g, &e, (unsigned)sub) == QCOW2_HOLE)
-			return img_fail(err, -ENOTSUP, "%s: growing would show the backing file in the "
-					"rest of the last cluster: write to guest offset %" PRIu64
-					" first", img->name, old_size - 512);
-	return 0;
-}
-
 static int resize_data_file(struct img *img, uint64_t size, enum img_preallocate how,
 			    struct img_error *err)
 {
@@ -464,28 +436,20 @@ static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate h
 {
 	struct img *img = r->img;
 	const struct qcow2 *q = img->state;
-	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t old = img->size;
 	/* An unknown backing file may be of any length. */
 	uint64_t seen = img->parent ? img->parent->size : img->backing_name ? UINT64_MAX : 0;
 	int rc;
 
 	seen = min_u64(seen, size);
-	if (seen > old && g->version < 3 && how == IMG_PREALLOCATE_OFF)
-		return img_fail(err, -ENOTSUP, "%s: growing would show the backing file in the new part, "
-				"and an image of version 2 cannot say that it is zeroes", img->name);
-	if (seen > old)
-		rc = check_last_cluster(img, old, err);
-	else
-		rc = 0;
-	if (!rc)
-		rc = grow_l1(r, size, err);
+	rc = grow_l1(r, size, err);
 	if (!rc)
 		rc = resize_data_file(img, size, how, err);
 	if (!rc && how != IMG_PREALLOCATE_OFF)
 		rc = fill_new(r, old, size, how, err);
-	else if (!rc && seen > old)
+	else if (!rc && seen > old && q->header.version >= 3)
 		rc = fill_new(r, old, seen, how, err);
+	/* The rest of the old last cluster is cleared by who called for the resize. */
 	return rc ? rc : write_size(img, size, err);
 }
 

@@ -70,6 +70,10 @@ static void run(const struct bench *b, const char *fmt, ...)
 
 static void start(struct bench *b, uint64_t seed, uint64_t size)
 {
+	const char *other = getenv("IMG_SEED");		/* another run of the same tests */
+
+	if (other)
+		seed += strtoull(other, NULL, 10) * 1000;
 	*b = (struct bench) { .seed = seed * 0x9e3779b97f4a7c15u + 1, .size = size };
 	strcpy(b->dir, "/tmp/qcow2-test-XXXXXX");
 	cr_assert(mkdtemp(b->dir));
@@ -396,7 +400,7 @@ static void play_sizes(const char *options, uint64_t base, uint64_t unit, uint64
 	run(&b, "qemu-img create -f qcow2 -o %s %s image.qcow2 %" PRIu64, options,
 	    base ? "-b base.raw -F raw" : "", b.size);
 	for (unsigned i = 0; i < 14; i++) {
-		uint64_t size = (1 + below(&b, 200)) * unit + (base ? 0 : below(&b, 3) * 512);
+		uint64_t size = (1 + below(&b, 200)) * unit + below(&b, 3) * 512;
 		int how = size > b.size ? (int)below(&b, 4) : IMG_PREALLOC_OFF;
 
 		resize(&b, size, how);
@@ -432,6 +436,16 @@ Test(qcow2, sizes_extended)
 Test(qcow2, sizes_backing)
 {
 	play_sizes("cluster_size=4k", 300 << 10, 16 << 10, 6, false);
+}
+
+Test(qcow2, sizes_version_2_backing)
+{
+	play_sizes("compat=0.10,cluster_size=4k", 500 << 10, 16 << 10, 8, false);
+}
+
+Test(qcow2, sizes_extended_backing)
+{
+	play_sizes("extended_l2=on,cluster_size=16k", 500 << 10, 16 << 10, 9, false);
 }
 
 Test(qcow2, sizes_data_file_raw)
