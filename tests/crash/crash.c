@@ -32,9 +32,10 @@ static struct {
 	struct workload work;
 	struct img_record *record;
 	struct flat base;		/* the file up to the last sync before the cut */
-	struct flat state;		/* what is examined */
+	struct flat state;		/* what is examined, then what the repair made of it */
+	struct flat examined;		/* what the repair was given */
 	uint64_t random, states, repaired, failures;
-	bool full, lazy;
+	bool full, lazy, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
 
 static void fail(size_t cut, uint64_t subset, const char *what, const char *sentence)
@@ -43,7 +44,7 @@ static void fail(size_t cut, uint64_t subset, const char *what, const char *sent
 		fprintf(stderr, "crash: cut at %zu of %zu, subset %" PRIx64 ": %s: %s\n", cut,
 			img_record_count(crash.record), subset, what, sentence);
 	if (crash.failures == 1 && crash.save)
-		flat_save(&crash.state, crash.save);
+		flat_save(crash.repairing ? &crash.examined : &crash.state, crash.save);
 }
 
 static int open_state(unsigned flags, struct img **img, struct img_error *err)
@@ -73,37 +74,88 @@ static int check(struct img *img, unsigned repair, bool leaks_allowed, struct im
 	return rc;
 }
 
-/* Repair the state, look again, and go on writing. */
+/* Write to an image that was repaired. */
+static int go_on(struct img *img, struct img_error *err)
+{
+	uint8_t data[SECTOR * 3];
+	int rc = 0;
+
+	memset(data, 0x5a, sizeof(data));
+	for (int i = 0; i < 4 && !rc; i++) {
+		uint64_t off = next_random(&crash.random) % (crash.work.size - sizeof(data));
+
+		if (crash.save)
+			printf("going on at %" PRIu64 "\n", off);
+		rc = img_write(img, off, data, sizeof(data), err);
+	}
+	return rc ? img_error_prefix(err, rc, "going on") : 0;
+}
+
+/* Close img, which wrote through record, and bring the state to what it left. */
+static int close_and_keep(struct img *img, const struct img_record *record, size_t *kept, int rc,
+			  struct img_error *err)
+{
+	int closed = img_close(img, rc ? NULL : err);
+
+	for (; *kept < img_record_count(record); ++*kept)
+		flat_apply(&crash.state, img_record_at(record, *kept));
+	return rc ? rc : closed;
+}
+
+/* Open the state for writing; what is written goes to record. */
+static int open_recorded(struct img_record *record, unsigned flags, struct img **img,
+			 struct img_error *err)
+{
+	struct img_open_options options = {
+		.format = crash.format, .flags = IMG_OPEN_WRITE | flags,
+		.io = IMG_IO_THREADS_KIND,
+	};
+	struct img_storage *s = flat_storage(&crash.state, crash.path);
+
+	if (img_storage_record(s, record, &s))
+		abort();
+	return img_open_storage(s, crash.path, &options, img, err);
+}
+
+/* Repair the state, look again, go on writing, and look again. */
 static int repair(size_t cut, struct img_error *err)
 {
 	unsigned how = crash.lazy ? IMG_CHECK_REPAIR_ALL : IMG_CHECK_REPAIR_LEAKS;
+	struct img_record *record = img_record_new();
 	struct img *img = NULL;
-	uint8_t data[SECTOR * 3];
-	uint64_t off;
-	int rc = open_state(IMG_OPEN_WRITE | IMG_OPEN_CHECK, &img, err);
+	size_t kept = 0;
+	int rc;
 
 	crash.repaired++;
-	if (rc)
-		return img_error_prefix(err, rc, "opening for repair");
-	rc = check(img, how, true, err);
+	rc = open_recorded(record, IMG_OPEN_CHECK, &img, err);
+	if (!rc)
+		rc = check(img, how, true, err);
 	if (!rc)
 		rc = check(img, 0, false, err);
-	if (rc)
+	rc = close_and_keep(img, record, &kept, rc, err);
+	if (rc) {
 		img_error_prefix(err, rc, "repairing");
+		goto out;
+	}
+	img = NULL;
+	rc = open_recorded(record, 0, &img, err);
 	if (!rc)
 		rc = workload_judge(&crash.work, img, cut, err);
-	memset(data, 0x5a, sizeof(data));
-	for (int i = 0; i < 4 && !rc; i++) {
-		off = next_random(&crash.random) % (crash.work.size - sizeof(data));
-		rc = img_write(img, off, data, sizeof(data), err);
-	}
 	if (!rc)
-		rc = img_flush(img, err);
+		rc = go_on(img, err);
+	rc = close_and_keep(img, record, &kept, rc, err);
+	if (rc)
+		goto out;
+	img = NULL;
+	rc = open_state(0, &img, err);
 	if (!rc)
 		rc = check(img, 0, false, err);
-	int closed = img_close(img, rc ? NULL : err);
-
-	return rc ? rc : closed;
+	if (rc)
+		img_error_prefix(err, rc, "after going on");
+	img_close(img, NULL);
+out:
+	img_record_free(record);
+	return rc;
 }
 
 static void examine(size_t cut, uint64_t subset)
@@ -124,8 +176,11 @@ static void examine(size_t cut, uint64_t subset)
 		fail(cut, subset, "wrong content", img_error_text(err));
 	img_close(img, NULL);
 	if (crash.full || crash.lazy || next_random(&crash.random) % 4 == 0) {
+		flat_copy(&crash.examined, &crash.state);
+		crash.repairing = true;
 		if (repair(cut, err))
 			fail(cut, subset, "after repair", img_error_text(err));
+		crash.repairing = false;
 	}
 out:
 	img_error_free(err);
@@ -279,6 +334,7 @@ int main(int argc, char **argv)
 	workload_free(&crash.work);
 	free(crash.base.bytes);
 	free(crash.state.bytes);
+	free(crash.examined.bytes);
 	img_error_free(err);
 	return crash.failures ? 1 : 0;
 }

@@ -180,6 +180,8 @@ static int run_repair(struct img_error *err)
 	if (rc)
 		return rc;
 	rc = img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &result, err);
+	if (!rc && result.check_errors)
+		rc = img_fail(err, -EIO, "%" PRIu64 " errors while checking", result.check_errors);
 	return close_after(img, rc, err);
 }
 

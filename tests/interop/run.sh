@@ -53,10 +53,14 @@ is_content() {
 	try "$1: qemu-img compare" qemu-img compare -q -f "$2" -F raw "$3" "${4:-content.raw}"
 }
 
-# The keys that both versions have, neighbours that are alike merged.
+# The keys that both versions have, neighbours that are alike merged. Not compared: holes of the
+# file inside of what the format calls data, where each program looks as closely as it finds useful;
+# offsets of what is not there.
 map_of() {	# PROGRAM FORMAT FILE
-	"$1" map -f "$2" --output=json "$3" | jq -c 'reduce .[] as $e ([];
-		($e | {start, length, depth, present, zero, data, offset}) as $n |
+	"$1" map -f "$2" --output=json "$3" | jq -c --arg format "$2" 'reduce .[] as $e ([];
+		($e | {start, length, depth, present, zero, data, offset} |
+			if .data and .zero and $format != "raw" then .zero = false else . end |
+			if .present then . else .offset = null end) as $n |
 		if length > 0 and ((.[-1] | [.depth, .present, .zero, .data]) == ($n | [.depth, .present, .zero, .data]))
 			and ((.[-1].offset == null and $n.offset == null) or
 			     (.[-1].offset != null and $n.offset == .[-1].offset + .[-1].length))

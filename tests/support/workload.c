@@ -244,12 +244,13 @@ static void settle_discards(struct workload *w, struct img *img, struct flight *
 		struct flight *f = &flight[i];
 		struct img_error *err = img_error_new();
 
-		if (f->discard && img_read(img, f->off, f->data, f->len, err) == 0) {
-			for (uint64_t at = 0; at < f->len; at += SECTOR) {
-				if (le64_load(f->data + at))
-					note(w, f->off + at, SECTOR, le64_load(f->data + at),
-					     f->mark);
-			}
+		int rc = f->discard ? img_read(img, f->off, f->data, f->len, err) : 0;
+
+		if (rc)
+			note_failure(w, rc, err);
+		for (uint64_t at = 0; !rc && f->discard && at < f->len; at += SECTOR) {
+			if (le64_load(f->data + at))
+				note(w, f->off + at, SECTOR, le64_load(f->data + at), f->mark);
 		}
 		img_error_free(err);
 	}
