@@ -192,13 +192,49 @@ static int transfer(struct img_file *f, enum img_io_op op, const struct iovec *i
 	return 0;
 }
 
+/* Does a failed fallocate() mean that this file has no such operation? */
+static bool is_unsupported(int rc)
+{
+	return rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -EINVAL || rc == -ENODEV;
+}
+
+static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t len)
+{
+	struct img_file_range range = { .off = off, .end = off + len, .exclusive = true };
+	int rc;
+
+	if (f->buffered_fd >= 0) { /* its edges are rewritten like ours */
+		range.off = align_down_u64(off, f->base.io_align);
+		range.end = round_up_u64(off + len, f->base.io_align);
+		img_file_range_lock(f, &range);
+	}
+	do {
+		rc = fallocate(f->fd, mode, (off_t)off, (off_t)len) ? -errno : 0;
+	} while (rc == -EINTR);
+	if (f->buffered_fd >= 0)
+		img_file_range_unlock(f, &range);
+	return rc;
+}
+
+/*
+ * A write of [off, end) has ended. If it failed, a part of it may be in the file all the same: past
+ * the end, where others count on zeroes, that is taken back as far as the file system lets us.
+ */
+static void note_written(struct img_file *f, uint64_t off, uint64_t end, int rc)
+{
+	uint64_t from = max_u64(off, atomic_load(&f->base.size));
+
+	if (rc && from < end && !f->base.device)
+		try_fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
+	img_file_changed(f, rc ? 0 : end);
+}
+
 static int file_write(struct img_file *f, const struct iovec *iov, int iovcnt, uint64_t off,
 		      uint64_t len)
 {
 	int rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len);
 
-	/* after a failure something may have been written too, but the end is not moved for it */
-	img_file_changed(f, rc ? 0 : off + len);
+	note_written(f, off, off + len, rc);
 	return rc;
 }
 
@@ -221,30 +257,6 @@ int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len)
 		off += bytes;
 		len -= bytes;
 	}
-	return rc;
-}
-
-/* Does a failed fallocate() mean that this file has no such operation? */
-static bool is_unsupported(int rc)
-{
-	return rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -EINVAL || rc == -ENODEV;
-}
-
-static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t len)
-{
-	struct img_file_range range = { .off = off, .end = off + len, .exclusive = true };
-	int rc;
-
-	if (f->buffered_fd >= 0) { /* its edges are rewritten like ours */
-		range.off = align_down_u64(off, f->base.io_align);
-		range.end = round_up_u64(off + len, f->base.io_align);
-		img_file_range_lock(f, &range);
-	}
-	do {
-		rc = fallocate(f->fd, mode, (off_t)off, (off_t)len) ? -errno : 0;
-	} while (rc == -EINTR);
-	if (f->buffered_fd >= 0)
-		img_file_range_unlock(f, &range);
 	return rc;
 }
 
@@ -447,13 +459,13 @@ void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io
 
 static void finish(struct img_file *f, struct img_io *io, int rc)
 {
-	if (io->op == IMG_IO_SYNC) {
-		if (rc)
-			atomic_store(&f->base.unsynced, true);
-	} else if (io->op != IMG_IO_READ) {
-		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
-	}
 	release_range(f, io);
+	if (io->op == IMG_IO_WRITE)
+		note_written(f, io->off, io->off + io->len, rc);
+	else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH)
+		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
+	else if (io->op == IMG_IO_SYNC && rc)
+		atomic_store(&f->base.unsynced, true);
 	io->rc = rc;
 	img_ioq_complete(io->ioq, io);
 }

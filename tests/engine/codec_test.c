@@ -288,7 +288,7 @@ static void *work(void *arg)
 
 		fill(in, UNIT, i + (uint32_t)(uintptr_t)arg);
 		if (c->encode(in, UNIT, (int)(i % 4), out, ROOM, &n, NULL) ||
-		    c->decode(out, n, back, UNIT, NULL) || memcmp(in, back, UNIT)) {
+		    c->decode(out, n, back, UNIT, NULL) || memcmp(in, back, UNIT) != 0) {
 			free(in);
 			in = NULL;
 			break;

@@ -3,9 +3,14 @@
  */
 #include "storage_help.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "libimg/storage/ioq.h"
@@ -430,6 +435,90 @@ Test(ioq, auto_always_works)
 		random_requests(s, IMG_IOQ_THREADS, 50000, false, 6, 100);
 		img_storage_close(s);
 	}
+}
+
+/* As in a container: io_uring_setup() is filtered. */
+static void forbid_io_uring(unsigned rc)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | rc),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = IMG_ARRAY_LEN(code), .filter = code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		cr_skip_test("no system call filters here");
+}
+
+static void forbidden(unsigned rc)
+{
+	struct img_error err = { 0 };
+	struct img_ioq *q = NULL;
+	struct img_storage *s = new_file("f", 0);
+
+	forbid_io_uring(rc);
+	cr_assert_eq(img_ioq_new(IMG_IOQ_URING, &q, &err), -(int)rc);
+	cr_assert(strstr(img_error_text(&err), "Could not set up io_uring"));
+	cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q, &err), 0);
+	cr_assert_eq(img_ioq_kind(q), IMG_IOQ_THREADS);
+	img_ioq_free(q);
+	random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
+	img_storage_close(s);
+	img_error_clear(&err);
+}
+
+Test(ioq, forbidden_eperm)
+{
+	forbidden(EPERM);
+}
+
+Test(ioq, forbidden_enosys)
+{
+	forbidden(ENOSYS);
+}
+
+/* A write that fails half way is a failure, and nothing of it counts as the file's size. */
+static void full(enum img_ioq_kind kind)
+{
+	static uint8_t data[1 << 20], back[1 << 20];
+	struct rlimit before, small;
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *s = new_file("f", 0);
+	struct simple r;
+
+	memset(data, 'd', sizeof(data));
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &before);
+	small = (struct rlimit){ 100000, before.rlim_max };
+	setrlimit(RLIMIT_FSIZE, &small);
+	submit(q, &r, s, IMG_IO_WRITE, data, 0, sizeof(data));
+	cr_assert_eq(wait_for(q, &r), -EFBIG);
+	cr_assert_eq(atomic_load(&s->size), 0);
+	submit(q, &r, s, IMG_IO_ZERO, NULL, 0, sizeof(data));
+	cr_assert_eq(wait_for(q, &r), -EFBIG);
+	setrlimit(RLIMIT_FSIZE, &before);
+	/* and whoever makes the file longer then finds zeroes there */
+	cr_assert_eq(img_storage_resize(s, 200000, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_read(s, 0, back, 200000, NULL), 0);
+	for (size_t i = 0; i < 200000; i++)
+		cr_assert_eq(back[i], 0);
+	submit(q, &r, s, IMG_IO_WRITE, data, 0, sizeof(data));
+	cr_assert_eq(wait_for(q, &r), 0);
+	img_storage_close(s);
+	img_ioq_free(q);
+}
+
+Test(ioq, full_uring)
+{
+	full(IMG_IOQ_URING);
+}
+
+Test(ioq, full_threads)
+{
+	full(IMG_IOQ_THREADS);
 }
 
 Test(ioq, no_descriptors)

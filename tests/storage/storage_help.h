@@ -46,7 +46,7 @@ static inline int count_names(void)
 
 	cr_assert_not_null(dir);
 	for (struct dirent *d; (d = readdir(dir));)
-		n += strcmp(d->d_name, ".") && strcmp(d->d_name, "..");
+		n += strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0;
 	closedir(dir);
 	return n;
 }
