@@ -14,6 +14,7 @@
  */
 #include "libimg/image/gate.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -220,12 +221,12 @@ static bool json_reduce(const char *name, char *path, char **format)
 	json_space(&j);
 	if (*j.p || !j.have_filename || !*path || img_gate_is_protocol(path))
 		return false;
-	if (*j.file_driver && strcmp(j.file_driver, "file") &&
-	    strcmp(j.file_driver, "host_device"))
+	if (*j.file_driver && strcmp(j.file_driver, "file") != 0 &&
+	    strcmp(j.file_driver, "host_device") != 0)
 		return false;
 	/* The file itself, under no format: its bytes as they are. */
 	if (!*j.format && *j.file_driver)
-		strcpy(j.format, "raw");
+		memcpy(j.format, "raw", sizeof("raw"));
 	*format = NULL;
 	if (*j.format) {
 		*format = strdup(j.format);
@@ -250,6 +251,15 @@ static bool is_pseudo_fs(const struct statfs *fs)
 		if ((unsigned long)fs->f_type == kinds[i])
 			return true;
 	return false;
+}
+
+/* Text known to be shorter than PATH_MAX, to a buffer of PATH_MAX. */
+static void copy_text(char *to, const char *from)
+{
+	size_t len = strlen(from);
+
+	assert(len < PATH_MAX);
+	memcpy(to, from, len + 1);
 }
 
 /* A path being resolved: done is absolute and has no links; todo is what remains. */
@@ -279,7 +289,7 @@ static int follow(struct walk *w, const char *link, bool slash)
 	if ((size_t)n == sizeof(target))
 		return -ENAMETOOLONG;
 	target[n] = '\0';
-	strcpy(rest, w->next);
+	copy_text(rest, w->next);
 	if ((size_t)snprintf(w->todo, sizeof(w->todo), "%s%s%s", target, slash ? "/" : "", rest) >=
 	    sizeof(w->todo))
 		return -ENAMETOOLONG;
@@ -316,7 +326,7 @@ static int step(struct walk *w)
 		return follow(w, candidate, part[n] == '/');
 	if (part[n] == '/' && !S_ISDIR(st.st_mode))
 		return -ENOTDIR;
-	strcpy(w->done, candidate);
+	copy_text(w->done, candidate);
 	return 0;
 }
 
@@ -335,13 +345,13 @@ static int resolve(const char *path, char *out)
 		w.done[0] = '\0';
 	if (strlen(path) >= sizeof(w.todo))
 		return -ENAMETOOLONG;
-	strcpy(w.todo, path);
+	copy_text(w.todo, path);
 	while (*w.next) {
 		rc = step(&w);
 		if (rc)
 			return rc;
 	}
-	strcpy(out, *w.done ? w.done : "/");
+	copy_text(out, *w.done ? w.done : "/");
 	return 0;
 }
 
@@ -510,13 +520,13 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 	if (!*name || strlen(name) >= sizeof(plain))
 		return img_fail(err, -EPERM, "%s: %s: the name has %zu bytes, allowed 1 to %d",
 				image, what, strlen(name), PATH_MAX - 1);
-	strcpy(plain, name);
+	copy_text(plain, name);
 	if (!strncmp(name, "json:", 5)) {
 		if (!json_reduce(name, plain, &file.format))
 			return img_fail(err, -EPERM, "%s: %s '%s' does not reduce to the path of "
 					"a file; such names are not followed", image, what, name);
 	} else if (!strncmp(name, "file:", 5)) {
-		strcpy(plain, name + 5);
+		copy_text(plain, name + 5);
 	}
 	if (img_gate_is_protocol(plain)) {
 		rc = img_fail(err, -EPERM, "%s: %s '%s' begins with a protocol; only plain paths "

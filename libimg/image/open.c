@@ -203,7 +203,7 @@ int img_open_named(const char *image, const char *name, const char *format,
 	rc = img_gate_open(gate, image, name, "backing file", false, &file, err);
 	if (rc)
 		return rc;
-	if (file.format && format && strcmp(file.format, format))
+	if (file.format && format && strcmp(file.format, format) != 0)
 		rc = img_fail(err, -EPERM, "%s: backing file '%s' is said to be of format %s and "
 			      "of format %s", image, name, format, file.format);
 	else if (file.format)
