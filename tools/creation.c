@@ -197,7 +197,7 @@ static void print_option(const struct img_value *option)
 	snprintf(left, sizeof(left), "%s=<%s>", img_value_string(img_value_get(option, "name")),
 		 type ? type : "str");
 	printf("  %-22s - %s", left, help ? help : "");
-	if (choices)
+	if (choices && (!help || !strchr(help, '(')))	/* some name them already */
 		printf(" (allowed values: %s)", choices);
 	putchar('\n');
 }

@@ -119,7 +119,8 @@ static int advance(struct compare *c)
 	}
 	len = min_u64(x[0].length, x[1].length);
 	if (c->strict && c->pos < min_u64(c->size[0], c->size[1]) &&
-	    (x[0].zero != x[1].zero || x[0].data != x[1].data || x[0].present != x[1].present)) {
+	    (x[0].zero != x[1].zero || x[0].data != x[1].data ||
+	     x[0].present != x[1].present || x[0].compressed != x[1].compressed)) {
 		/* Earlier chunks may hold a difference of content: they speak first. */
 		if (!c->used) {
 			c->result->status_differs = true;

@@ -1,0 +1,10 @@
+#!/bin/sh
+# The tool against qemu-img, command line by command line.
+. "$(dirname "$0")/../lib.sh"
+
+IMGTOOL=$imgtool "$top/tests/tools/cli_compare.sh" >"$work/all"
+grep -v '^ok ' "$work/all" | sed '$d'
+# shellcheck disable=SC2046 # numbers
+set -- $(tail -n 1 "$work/all" | tr -dc '0-9 ')
+passed=${1:-0} failed=${2:-1} skipped=${3:-0}
+finish
