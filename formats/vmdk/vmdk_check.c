@@ -70,12 +70,14 @@ struct walk {
 };
 
 /* Defects beyond these are counted, but not told one by one. */
-enum { TOLD_MAX = 1000 };
+enum { TOLD_MAX = 100 };
 
 #define DEFECT(w, ...)                                                                             \
 	do {                                                                                       \
 		if (++(w)->c->corruptions <= TOLD_MAX)                                             \
 			img_check_say((w)->c, __VA_ARGS__);                                        \
+		else if ((w)->c->corruptions == TOLD_MAX + 1)                                      \
+			img_check_say((w)->c, "There are more defects; they are only counted");    \
 	} while (0)
 
 /* A part of the metadata; what: for the sentence. -ENOMEM. */
