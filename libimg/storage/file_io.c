@@ -415,7 +415,8 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 	uint64_t off = io->off + io->transferred, len = io->len - io->transferred;
 
 	return img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && hold_range(f, io) &&
-	       img_ioq_ring_rw(io->ioq, io, f->fd, io->op == IMG_IO_WRITE ? f->rw_flags : 0);
+	       img_ioq_ring_rw(io->ioq, io, f->fd, io->op == IMG_IO_WRITE ? f->rw_flags : 0,
+			       f->buffered_fd < 0);
 }
 
 /* A range inside the file, if nothing else is to be done about it. */

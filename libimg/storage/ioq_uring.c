@@ -20,6 +20,11 @@ enum {
 	SUBMISSION_ENTRIES = 128,
 	COMPLETION_ENTRIES = 1024, /* more in flight than this is slow, not wrong */
 	MAX_TRANSFER = 1 << 30,	   /* the kernel stops a little below 2 GiB */
+	/*
+	 * Where copying to or from the page cache takes longer than waking a kernel thread for it.
+	 * Measured on ext4, 8 requests at a time: 256 KiB go twice as fast that way, 64 KiB do not.
+	 */
+	MIN_COPY_ASIDE = 256 * 1024,
 };
 
 struct uring {
@@ -46,7 +51,7 @@ static struct io_uring_sqe *get_entry(struct uring *u)
 	return sqe;
 }
 
-bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags)
+bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached)
 {
 	struct io_uring_sqe *sqe = get_entry(uring_of(q));
 	uint64_t off = io->off + io->transferred;
@@ -74,6 +79,8 @@ bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags)
 			io_uring_prep_writev(sqe, fd, iov, (unsigned)count, off);
 	}
 	sqe->rw_flags = rw_flags;
+	if (cached && io->len - io->transferred >= MIN_COPY_ASIDE)
+		sqe->flags |= IOSQE_ASYNC; /* else the queue's own thread copies */
 	io_uring_sqe_set_data(sqe, io);
 	return true;
 }
