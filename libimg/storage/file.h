@@ -18,6 +18,7 @@ struct img_file {
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
 	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
+	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
 	struct img_unpublished *unpublished;	   /* NULL: nothing to publish */
 

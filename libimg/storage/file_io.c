@@ -315,6 +315,33 @@ static int extend(struct img_file *f, uint64_t end)
 	return is_unsupported(rc) ? img_file_write_zeroes(f, end - 1, 1) : rc;
 }
 
+/*
+ * A sync has ended. Once one has failed all fail: the kernel has marked what it could not write as
+ * clean, so that the next sync would promise what is lost.
+ */
+static int note_synced(struct img_file *f, int rc)
+{
+	int none = 0;
+
+	if (rc)
+		atomic_compare_exchange_strong(&f->sync_rc, &none, rc);
+	rc = atomic_load(&f->sync_rc);
+	if (rc)
+		atomic_store(&f->base.unsynced, true);
+	return rc;
+}
+
+static int file_sync(struct img_file *f)
+{
+	int rc;
+
+	atomic_store(&f->base.unsynced, false);
+	do {
+		rc = fdatasync(f->fd) ? -errno : 0;
+	} while (rc == -EINTR);
+	return note_synced(f, rc);
+}
+
 static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
 {
 	uint64_t end = off + len, size, inside;
@@ -334,21 +361,8 @@ static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64
 			rc = extend(f, end);
 	}
 	img_file_changed(f, rc || op == IMG_IO_PUNCH ? 0 : end);
-	if (!rc && f->rw_flags && fdatasync(f->fd))
-		rc = -errno;
-	return rc;
-}
-
-static int file_sync(struct img_file *f)
-{
-	int rc;
-
-	atomic_store(&f->base.unsynced, false);
-	do {
-		rc = fdatasync(f->fd) ? -errno : 0;
-	} while (rc == -EINTR);
-	if (rc)
-		atomic_store(&f->base.unsynced, true);
+	if (!rc && f->rw_flags)
+		rc = file_sync(f);
 	return rc;
 }
 
@@ -465,8 +479,8 @@ static void finish(struct img_file *f, struct img_io *io, int rc)
 		note_written(f, io->off, io->off + io->len, rc);
 	else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH)
 		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
-	else if (io->op == IMG_IO_SYNC && rc)
-		atomic_store(&f->base.unsynced, true);
+	else if (io->op == IMG_IO_SYNC)
+		rc = note_synced(f, rc);
 	io->rc = rc;
 	img_ioq_complete(io->ioq, io);
 }

@@ -437,12 +437,12 @@ Test(ioq, auto_always_works)
 	}
 }
 
-/* As in a container: io_uring_setup() is filtered. */
-static void forbid_io_uring(unsigned rc)
+/* A system call fails from now on, as io_uring_setup() does in many containers. */
+static void forbid(unsigned call, unsigned rc)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | rc),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -459,7 +459,7 @@ static void forbidden(unsigned rc)
 	struct img_ioq *q = NULL;
 	struct img_storage *s = new_file("f", 0);
 
-	forbid_io_uring(rc);
+	forbid(SYS_io_uring_setup, rc);
 	cr_assert_eq(img_ioq_new(IMG_IOQ_URING, &q, &err), -(int)rc);
 	cr_assert(strstr(img_error_text(&err), "Could not set up io_uring"));
 	cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q, &err), 0);
@@ -478,6 +478,26 @@ Test(ioq, forbidden_eperm)
 Test(ioq, forbidden_enosys)
 {
 	forbidden(ENOSYS);
+}
+
+/* After a failed sync something is lost, so none may succeed. The ring is not filtered. */
+Test(ioq, a_failed_sync_is_not_forgotten)
+{
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_storage *s = new_file("f", 0);
+	struct simple r;
+
+	submit(q, &r, s, IMG_IO_SYNC, NULL, 0, 0);
+	cr_assert_eq(wait_for(q, &r), 0);
+	forbid(SYS_fdatasync, EDQUOT);
+	cr_assert_eq(img_storage_write(s, 0, "x", 1, NULL), 0);
+	cr_assert_eq(img_storage_sync(s, NULL), -EDQUOT);
+	cr_assert(atomic_load(&s->unsynced));
+	submit(q, &r, s, IMG_IO_SYNC, NULL, 0, 0);
+	cr_assert_eq(wait_for(q, &r), -EDQUOT);
+	cr_assert(atomic_load(&s->unsynced));
+	img_storage_close(s);
+	img_ioq_free(q);
 }
 
 /* A write that fails half way is a failure, and nothing of it counts as the file's size. */
