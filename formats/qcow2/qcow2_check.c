@@ -222,6 +222,7 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word, 
 		return rc;
 	if (!is_aligned_u64(off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
+		s->lost = true;
 		say(s, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry %" PRIu64
 		    " corrupted", off, i);
 	}
@@ -233,8 +234,12 @@ static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, bool ac
 		   struct img_error *err)
 {
 	bool walk;
-	int rc = count_table(s, off, entries * 8, "L1 table", &walk, err);
+	int rc;
 
+	/* A snapshot that cannot be found is not to be lost by freeing all it has. */
+	if (!active && qcow2_beyond_end(s, off, entries * 8))
+		s->errors++;
+	rc = count_table(s, off, entries * 8, "L1 table", &walk, err);
 	return rc || !walk ? rc : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, &active, err);
 }
 
@@ -247,10 +252,12 @@ bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bi
 
 	if (bad & QCOW2_ODD_COMPRESSED_COPIED)
 		*word &= ~QCOW2_COPIED;
+	if (bad & QCOW2_BAD_COMPRESSED_BITMAP)
+		*bitmap = 0;	/* it says nothing there */
 	if (bad & QCOW2_ODD_RESERVED)
 		*word &= ~(QCOW2_L2_RESERVED | (g->extended ? QCOW2_L2_ZERO : 0));
 	if (e.kind != QCOW2_ZERO_ALLOC && e.kind != QCOW2_NORMAL)
-		return *word != old_word;
+		return *word != old_word || *bitmap != old_bitmap;
 	/* Room set aside without data in it can be forgotten: the guest sees the same. */
 	if (bad & QCOW2_BAD_UNALIGNED && (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc)))
 		*word = g->extended ? 0 : QCOW2_L2_ZERO;
@@ -287,8 +294,9 @@ static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2
 	}
 	if (bad & QCOW2_BAD_COMPRESSED_BITMAP) {
 		s->corruptions += l2->uses;
-		say(s, "ERROR compressed cluster %" PRIu64 " with non-zero subcluster allocation bitmap, "
-		    "entry=0x%" PRIx64, i, word);
+		s->lost = true;
+		say(s, "%s compressed cluster %" PRIu64 " with non-zero subcluster allocation bitmap, "
+		    "entry=0x%" PRIx64, verb(s), i, word);
 		return 0;
 	}
 	s->allocated += l2->active;
@@ -393,6 +401,7 @@ static int scan_snapshot(struct qcow2_scan *s, uint32_t i, const uint8_t *bytes,
 	}
 	if (!is_aligned_u64(sn.l1_off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
+		s->lost = true;
 		say(s, "ERROR snapshot %.*s (%.*s) l1_offset=0x%" PRIx64 ": L1 table is not cluster "
 		    "aligned; snapshot table entry corrupted", (int)min_u64(sn.id_bytes, 64), sn.id,
 		    (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_off);
@@ -400,6 +409,7 @@ static int scan_snapshot(struct qcow2_scan *s, uint32_t i, const uint8_t *bytes,
 	}
 	if (sn.l1_entries > QCOW2_MAX_L1_BYTES / 8) {
 		s->corruptions++;
+		s->lost = true;
 		say(s, "ERROR snapshot %.*s (%.*s) l1_size=0x%" PRIx32 ": L1 table is too large; snapshot "
 		    "table entry corrupted", (int)min_u64(sn.id_bytes, 64), sn.id,
 		    (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_entries);
@@ -488,6 +498,7 @@ static int visit_bitmap_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64
 	if (word & QCOW2_BITMAP_RESERVED || (off && word & QCOW2_BITMAP_ALL_ONES) ||
 	    !is_aligned_u64(off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
+		s->lost = true;
 		say(s, "ERROR bitmap %s: table entry %" PRIu64 " is 0x%" PRIx64 ", which cannot be",
 		    (const char *)arg, i, word);
 		return 0;

@@ -459,8 +459,10 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 		rc = adjust_counts(s, true, err);
 	if (!rc && all)
 		rc = mend_copied(s, false, err);
-	/* Blocks that hold something else cannot be counted in. */
-	if (!rc && !anew && !s->rebuild)
+	/* Blocks that hold something else cannot be counted in; what is lost may be found again. */
+	if (!rc && !anew && s->leaks && s->lost)
+		img_check_say(s->check, "Leaks are kept: what is damaged may still use them");
+	else if (!rc && !anew && !s->rebuild)
 		rc = adjust_counts(s, false, err);
 	/* With counts that are right as they are, flags can be set without mending more. */
 	if (!rc && (all || !s->refcount_corruptions))

@@ -53,6 +53,7 @@ struct qcow2_scan {
 	uint64_t allocated, fragmented, compressed;
 	uint64_t image_end;
 	bool rebuild;			/* refcounts cannot be mended in place */
+	bool lost;			/* clusters may be in use by what cannot be followed */
 	bool bad_entries;		/* L1 or L2 entries that mending can make sound */
 	bool bad_snapshots;		/* the same for snapshot table entries */
 };
