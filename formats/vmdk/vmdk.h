@@ -43,7 +43,14 @@ struct vmdk {
 	size_t extent_count;
 };
 
-/* vmdk_check.c */
+/* vmdk_open.c. The driver's open(). */
+int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err);
+/* NULL is fine. The image's own file stays open. */
+void vmdk_free(struct vmdk *vmdk, const struct img *img);
+/* The grain that all extents have in bytes; 0: not all are sparse, or alike, or they are not open. */
+uint64_t vmdk_common_grain(const struct vmdk *vmdk);
+
+/* vmdk_check.c. The driver's check(). */
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err);
 
 #endif

@@ -184,7 +184,7 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		rc = img_storage_read(w->storage, other.file_off, w->redundant, bytes, err);
 		if (rc)
 			return rc;
-		if (memcmp(w->table, w->redundant, grains * s->entry_bytes))
+		if (memcmp(w->table, w->redundant, grains * s->entry_bytes) != 0)
 			DEFECT(w, "ERROR %s: grain table %" PRIu64 " and its copy at %" PRIu64
 			       " differ", w->storage->name, number, other.file_off);
 	}

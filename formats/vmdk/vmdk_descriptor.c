@@ -213,9 +213,10 @@ int vmdk_next_extent(const char *text, size_t len, struct vmdk_cursor *c, struct
 	struct vmdk_text line;
 
 	while (next_line(text, len, &c->at, &line)) {
-		struct vmdk_line found = { .number = ++c->number };
+		struct vmdk_line found = { 0 };
 		int rc;
 
+		found.number = ++c->number;
 		if (!extent_access(line, &found.access))
 			continue;
 		rc = parse_extent(line, &found, err);
@@ -330,8 +331,10 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 	size_t at = 0, number = 0;
 
 	while (next_line(text, len, &at, &line)) {
-		struct vmdk_line extent = { .number = ++number };
+		struct vmdk_line extent = { 0 };
 		int rc;
+
+		extent.number = ++number;
 
 		if (!line.len || line.at[0] == '#')
 			continue;

@@ -114,7 +114,7 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	int rc;
 
 	/* A transfer in text mode changes these four; QEMU and VMware look at them for that. */
-	if ((flags & FLAG_NEWLINES) && memcmp(bytes + HOSTED_OFF_NEWLINES, "\n \r\n", 4))
+	if ((flags & FLAG_NEWLINES) && memcmp(bytes + HOSTED_OFF_NEWLINES, "\n \r\n", 4) != 0)
 		return img_fail(err, -EUCLEAN, "sparse header at 0: found the newline test %02x %02x "
 				"%02x %02x, allowed 0a 20 0d 0a: damaged, or copied as text",
 				bytes[HOSTED_OFF_NEWLINES], bytes[HOSTED_OFF_NEWLINES + 1],

@@ -1,0 +1,565 @@
+/*
+ * Opening a VMDK: the header or the descriptor, then the files of all extents. spec/vmdk.md,
+ * "Descriptor".
+ *
+ * Extents that name the same file share one storage and one parsed header, so that a descriptor of
+ * many lines opens no more files than it names.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/vmdk/vmdk.h"
+#include "libimg/base/arith.h"
+
+/* How far behind the last byte that is not zero a footer is looked for, and in what pieces. */
+enum { TRAILING_ZEROES_MAX = 4 << 20, TAIL_PIECE = 64 << 10 };
+
+/* ---- Opening: sparse extents ---- */
+
+/*
+ * The header's copy behind the grains of a stream. It is the last sector but one, before a sector of
+ * zeroes; files are padded with more zeroes, or cut right behind it.
+ */
+static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err)
+{
+	uint64_t end = s->size, at = 0;
+	uint8_t *buf = malloc(TAIL_PIECE);
+	bool found = false;
+	int rc = 0;
+
+	if (!buf)
+		return img_fail(err, -ENOMEM, "out of memory");
+	while (!found && end && s->size - end < TRAILING_ZEROES_MAX) {
+		uint64_t start = end > TAIL_PIECE ? align_down_u64(end - 1, VMDK_SECTOR) -
+						    (TAIL_PIECE - VMDK_SECTOR) : 0;
+
+		rc = img_storage_read(s, start, buf, (size_t)(end - start), err);
+		if (rc)
+			goto out;
+		for (uint64_t i = end - start; i-- > 0 && !found;) {
+			found = buf[i];
+			at = start + i;
+		}
+		end = start;
+	}
+	/* Its last byte that is not zero is within the footer's sector. */
+	at = align_down_u64(at, VMDK_SECTOR);
+	rc = -EUCLEAN;
+	if (!found || at < 2 * VMDK_SECTOR) {
+		img_fail(err, rc, "found no footer at the end, allowed one that names the grain "
+			 "directory: the file was cut short");
+		goto out;
+	}
+	rc = img_storage_read(s, at - VMDK_SECTOR, buf, 2 * VMDK_SECTOR, err);
+	if (rc)
+		goto out;
+	rc = -EUCLEAN;
+	if (!vmdk_is_footer_marker(buf) ||
+	    vmdk_sparse_kind(buf + VMDK_SECTOR, VMDK_SECTOR) != VMDK_HOSTED) {
+		img_fail(err, rc, "found no footer at %" PRIu64 ", behind which there are only zeroes, "
+			 "allowed one that names the grain directory: the file was cut short", at);
+		goto out;
+	}
+	rc = vmdk_parse_footer(buf + VMDK_SECTOR, VMDK_SECTOR, sparse, err);
+	if (rc)
+		img_error_prefix(err, rc, "at %" PRIu64, at);
+out:
+	free(buf);
+	return rc;
+}
+
+/* Read and parse all that tells where grains are. Adds the file's name to the sentence. */
+static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct img_error *err)
+{
+	uint8_t head[VMDK_HEADER_BYTES_MAX];
+	size_t len = (size_t)min_u64(s->size, sizeof(head));
+	struct vmdk_sparse sparse;
+	int rc;
+
+	rc = img_storage_read(s, 0, head, len, err);
+	if (rc)
+		return rc;
+	rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
+	if (!rc && sparse.at_end)
+		rc = read_footer(s, &sparse, err);
+	if (!rc && sparse.kind == VMDK_SE) {
+		rc = img_storage_read(s, sparse.volatile_off, head, VMDK_SE_HEADER_BYTES, err);
+		if (!rc)
+			rc = vmdk_parse_se_volatile(head, VMDK_SE_HEADER_BYTES, err);
+	}
+	if (rc)
+		return img_error_prefix(err, rc, "%s", s->name);
+	*out = sparse;
+	return 0;
+}
+
+/* ---- Opening: the descriptor ---- */
+
+static char *text_dup(struct vmdk_text t)
+{
+	return t.at ? strndup(t.at, t.len) : NULL;
+}
+
+/* Read len bytes at off as text. The caller frees *out. */
+static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **out,
+		     struct img_error *err)
+{
+	char *text;
+	int rc;
+
+	if (len > VMDK_DESCRIPTOR_BYTES_MAX || !range_in(off, len, s->size))
+		return img_fail(err, -EUCLEAN, "%s: descriptor at %" PRIu64 ": found %" PRIu64
+				" bytes, allowed up to %d inside the file's %" PRIu64, s->name, off, len,
+				VMDK_DESCRIPTOR_BYTES_MAX, s->size);
+	text = malloc(len ? len : 1);
+	if (!text)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = img_storage_read(s, off, text, len, err);
+	if (rc) {
+		free(text);
+		return rc;
+	}
+	*out = text;
+	return 0;
+}
+
+/* What the header keys say, about the parent above all. */
+static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
+		     struct img_error *err)
+{
+	if (d->encrypted)
+		return img_fail(err, -ENOTSUP, "%s: the descriptor says that the disk is encrypted by "
+				"VMware, which cannot be read", img->name);
+	if (!d->has_cid || !d->create_type.at)
+		return img_fail(err, -EUCLEAN, "%s: descriptor: found no %s, which every descriptor has",
+				img->name, d->has_cid ? "createType" : "CID");
+	vmdk->cid = d->cid;
+	vmdk->parent_cid = d->parent_cid;
+	vmdk->create_type = text_dup(d->create_type);
+	if (!vmdk->create_type)
+		return img_fail(err, -ENOMEM, "out of memory");
+	if (d->uuid_image.at) {
+		vmdk->uuid_image = text_dup(d->uuid_image);
+		if (!vmdk->uuid_image)
+			return img_fail(err, -ENOMEM, "out of memory");
+	}
+	if (d->uuid_parent.at) {
+		vmdk->uuid_parent = text_dup(d->uuid_parent);
+		if (!vmdk->uuid_parent)
+			return img_fail(err, -ENOMEM, "out of memory");
+	}
+	/*
+	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk that
+	 * has none: QEMU reads that as an empty disk of its own.
+	 */
+	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
+	if (d->parent_hint.at) {
+		img->backing_name = text_dup(d->parent_hint);
+		img->backing_format = strdup(img->driver->name);
+		if (!img->backing_name || !img->backing_format)
+			return img_fail(err, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+/* Extent lines that name a file, for sorting by name. */
+struct named_line {
+	struct vmdk_text name;
+	size_t extent;
+};
+
+static int compare_names(const void *a, const void *b)
+{
+	const struct named_line *x = a, *y = b;
+	int order = memcmp(x->name.at, y->name.at, min_size(x->name.len, y->name.len));
+
+	if (order)
+		return order;
+	if (x->name.len != y->name.len)
+		return x->name.len < y->name.len ? -1 : 1;
+	return x->extent < y->extent ? -1 : x->extent > y->extent;
+}
+
+/* In sorted lines: is this the first of its name? */
+static bool is_first(const struct named_line *lines, size_t i)
+{
+	return !i || lines[i].name.len != lines[i - 1].name.len ||
+	       memcmp(lines[i].name.at, lines[i - 1].name.at, lines[i].name.len) != 0;
+}
+
+/* Give each different name a file, and each extent its file. lines: changed. */
+static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count,
+		       const char *image, struct img_error *err)
+{
+	size_t names = 0;
+
+	qsort(lines, count, sizeof(*lines), compare_names);
+	for (size_t i = 0; i < count; i++)
+		names += is_first(lines, i);
+	if (names > VMDK_FILES_MAX)
+		return img_fail(err, -ENOTSUP, "%s: descriptor: found %zu different extent files, allowed "
+				"up to %d", image, names, VMDK_FILES_MAX);
+
+	struct vmdk_file *files = realloc(vmdk->files, (vmdk->file_count + names + 1) * sizeof(*files));
+
+	if (!files)
+		return img_fail(err, -ENOMEM, "out of memory");
+	vmdk->files = files;
+	for (size_t i = 0; i < count; i++) {
+		if (is_first(lines, i)) {
+			struct vmdk_file *f = &vmdk->files[vmdk->file_count];
+
+			*f = (struct vmdk_file) { .name = text_dup(lines[i].name) };
+			if (!f->name)
+				return img_fail(err, -ENOMEM, "out of memory");
+			vmdk->file_count++;
+		}
+		vmdk->extents[lines[i].extent].file = (uint32_t)(vmdk->file_count - 1);
+	}
+	return 0;
+}
+
+static enum vmdk_extent_kind kind_of(const struct vmdk_line *line)
+{
+	if (line->access == VMDK_NOACCESS)
+		return VMDK_EXTENT_NOACCESS;
+	switch (line->type) {
+	case VMDK_TYPE_ZERO:
+		return VMDK_EXTENT_ZERO;
+	case VMDK_TYPE_SPARSE:
+	case VMDK_TYPE_VMFSSPARSE:
+	case VMDK_TYPE_SESPARSE:
+		return VMDK_EXTENT_SPARSE;
+	default:
+		return VMDK_EXTENT_FLAT;
+	}
+}
+
+/*
+ * Make the extents of a descriptor's lines. embedded: the first sparse one is the image's own file,
+ * which is files[0] already, whatever name the line has (open-vmdk writes "disk", and files are
+ * renamed).
+ */
+static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size_t len,
+		      size_t count, bool embedded, struct img_error *err)
+{
+	struct named_line *lines = calloc(count + 1, sizeof(*lines));
+	struct vmdk_cursor cursor = { 0 };
+	struct vmdk_line line;
+	size_t named = 0;
+	uint64_t at = 0;
+	int rc;
+
+	vmdk->extents = calloc(count + 1, sizeof(*vmdk->extents));
+	if (!lines || !vmdk->extents) {
+		rc = img_fail(err, -ENOMEM, "out of memory");
+		goto out;
+	}
+	while ((rc = vmdk_next_extent(text, len, &cursor, &line, err)) == 1) {
+		struct vmdk_extent *x = &vmdk->extents[vmdk->extent_count];
+
+		if (!line.sectors)	/* QEMU writes such a line for an empty disk */
+			continue;
+		*x = (struct vmdk_extent) {
+			.guest_off = at,
+			.bytes = line.sectors * VMDK_SECTOR,
+			.kind = kind_of(&line),
+			.type = line.type,
+			.has_type = true,
+			.file = VMDK_NO_FILE,
+		};
+		if (!mul_u64(line.file_sector, VMDK_SECTOR, &x->file_off)) {
+			rc = img_fail(err, -EUCLEAN, "%s: descriptor line %zu: found the offset %" PRIu64
+				      ", past any file", img->name, line.number, line.file_sector);
+			goto out;
+		}
+		at += x->bytes;
+		if (embedded && x->kind == VMDK_EXTENT_SPARSE) {
+			x->file = 0;
+			embedded = false;
+		} else if (line.file.at) {
+			lines[named++] = (struct named_line) { line.file, vmdk->extent_count };
+		}
+		vmdk->extent_count++;
+	}
+	if (!rc)
+		rc = share_files(vmdk, lines, named, img->name, err);
+	img->size = at;
+out:
+	free(lines);
+	return rc;
+}
+
+/* ---- Opening: the extents' files ---- */
+
+/* Open the file of an extent, unless another extent has done it, and see that it holds the extent. */
+static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk, size_t number,
+		       struct img_error *err)
+{
+	struct vmdk_extent *x = &vmdk->extents[number];
+	struct vmdk_file *f = x->file == VMDK_NO_FILE ? NULL : &vmdk->files[x->file];
+	char what[32];
+	int rc;
+
+	if (x->kind == VMDK_EXTENT_ZERO || x->kind == VMDK_EXTENT_NOACCESS)
+		return 0;
+	snprintf(what, sizeof(what), "extent %zu", number + 1);
+	if (!f->storage) {
+		rc = o->reference(o, f->name, what, &f->storage, err);
+		if (rc)
+			return rc;
+	}
+	if (x->kind == VMDK_EXTENT_FLAT) {
+		/* A file that ends inside a sector reads as zeroes up to the sector's end. */
+		if (!range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
+			return img_fail(err, -EUCLEAN, "%s: %s: found %" PRIu64 " bytes at %" PRIu64
+					" of %s, allowed inside its %" PRIu64, img->name, what, x->bytes,
+					x->file_off, f->storage->name, (uint64_t)f->storage->size);
+		return 0;
+	}
+	if (f->sparse.kind == VMDK_NOT_SPARSE) {
+		rc = open_sparse(f->storage, &f->sparse, err);
+		if (rc == -EMEDIUMTYPE)
+			return img_fail(err, -EUCLEAN, "%s: %s: found no sparse extent in %s, allowed one "
+					"as the descriptor says", img->name, what, f->storage->name);
+		if (rc)
+			return img_error_prefix(err, rc, "%s: %s", img->name, what);
+		img->dirty |= f->sparse.unclean;
+	}
+	if (x->bytes > f->sparse.capacity_bytes)
+		return img_fail(err, -EUCLEAN, "%s: %s: found %" PRIu64 " sectors in the descriptor, "
+				"allowed up to %" PRIu64 ", the capacity of %s", img->name, what,
+				x->bytes / VMDK_SECTOR, f->sparse.capacity_bytes / VMDK_SECTOR,
+				f->storage->name);
+	return 0;
+}
+
+/* Bytes of a file that an extent takes. */
+struct place {
+	uint32_t file;
+	bool whole;		/* sparse: has the file for itself */
+	uint64_t off, bytes;
+	size_t extent;
+};
+
+static int compare_places(const void *a, const void *b)
+{
+	const struct place *x = a, *y = b;
+
+	if (x->file != y->file)
+		return x->file < y->file ? -1 : 1;
+	if (x->off != y->off)
+		return x->off < y->off ? -1 : 1;
+	return x->extent < y->extent ? -1 : x->extent > y->extent;
+}
+
+/*
+ * No two extents share bytes of a file. No program makes such a disk; it would be a way to have a
+ * small file read as an endless one.
+ */
+static int check_shared(const struct img *img, const struct vmdk *vmdk, struct img_error *err)
+{
+	struct place *places = calloc(vmdk->extent_count + 1, sizeof(*places));
+	size_t count = 0;
+	int rc = 0;
+
+	if (!places)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < vmdk->extent_count; i++) {
+		const struct vmdk_extent *x = &vmdk->extents[i];
+
+		if (x->kind == VMDK_EXTENT_FLAT || x->kind == VMDK_EXTENT_SPARSE)
+			places[count++] = (struct place) {
+				x->file, x->kind == VMDK_EXTENT_SPARSE, x->file_off, x->bytes, i,
+			};
+	}
+	qsort(places, count, sizeof(*places), compare_places);
+	for (size_t i = 1; i < count && !rc; i++) {
+		const struct place *x = &places[i - 1], *y = &places[i];
+
+		if (x->file == y->file && (x->whole || y->whole || y->off - x->off < x->bytes))
+			rc = img_fail(err, -EUCLEAN, "%s: extents %zu and %zu: found the same bytes of %s "
+				      "in both, allowed in one only", img->name, x->extent + 1,
+				      y->extent + 1, vmdk->files[x->file].storage->name);
+	}
+	free(places);
+	return rc;
+}
+
+/* One unit for all: where extents differ in it, or none is sparse, a sector. 0: not known. */
+uint64_t vmdk_common_grain(const struct vmdk *vmdk)
+{
+	uint64_t grain = 0;
+
+	for (size_t i = 0; i < vmdk->extent_count; i++) {
+		const struct vmdk_extent *x = &vmdk->extents[i];
+		const struct vmdk_sparse *s = x->kind == VMDK_EXTENT_SPARSE ?
+					      &vmdk->files[x->file].sparse : NULL;
+
+		if (!s || s->kind == VMDK_NOT_SPARSE || (grain && grain != s->grain_bytes))
+			return 0;
+		grain = s->grain_bytes;
+	}
+	return grain;
+}
+
+void vmdk_free(struct vmdk *vmdk, const struct img *img)
+{
+	if (!vmdk)
+		return;
+	for (size_t i = 0; i < vmdk->file_count; i++) {
+		if (vmdk->files[i].storage != img->file)
+			img_storage_close(vmdk->files[i].storage);
+		free(vmdk->files[i].name);
+	}
+	free(vmdk->files);
+	free(vmdk->extents);
+	free(vmdk->create_type);
+	free(vmdk->uuid_image);
+	free(vmdk->uuid_parent);
+	free(vmdk);
+}
+
+/* A file that begins with a descriptor's text. */
+static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_t len, bool embedded,
+		     struct img_error *err)
+{
+	struct vmdk_descriptor d;
+	int rc = vmdk_parse_descriptor(text, len, &d, err);
+
+	if (rc)
+		return img_error_prefix(err, rc, "%s", img->name);
+	rc = take_keys(img, vmdk, &d, err);
+	if (!rc)
+		rc = take_lines(img, vmdk, text, len, d.extents, embedded, err);
+	return rc;
+}
+
+/* The image's own file as the only extent: nothing tells more than its header. */
+static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
+{
+	static const char *const create_types[] = {
+		[VMDK_HOSTED] = "monolithicSparse", [VMDK_COWD] = "vmfsSparse", [VMDK_SE] = "seSparse",
+	};
+	const struct vmdk_sparse *s = &vmdk->files[0].sparse;
+
+	if (!vmdk->create_type)
+		vmdk->create_type = strdup(s->compressed ? "streamOptimized" : create_types[s->kind]);
+	free(vmdk->extents);
+	vmdk->extents = calloc(1, sizeof(*vmdk->extents));
+	if (!vmdk->create_type || !vmdk->extents)
+		return img_fail(err, -ENOMEM, "out of memory");
+	if (s->capacity_bytes) {
+		vmdk->extents[0] = (struct vmdk_extent) {
+			.bytes = s->capacity_bytes, .kind = VMDK_EXTENT_SPARSE,
+		};
+		vmdk->extent_count = 1;
+	}
+	img->size = s->capacity_bytes;
+	return 0;
+}
+
+/* A file that begins with a sparse header, most often with a descriptor in it. */
+static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error *err)
+{
+	struct vmdk_sparse s = { 0 };
+	char *text = NULL;
+	size_t lines;
+	int rc;
+
+	rc = open_sparse(img->file, &s, err);
+	if (rc)
+		return rc;
+	vmdk->files = calloc(1, sizeof(*vmdk->files));
+	if (!vmdk->files)
+		return img_fail(err, -ENOMEM, "out of memory");
+	vmdk->files[0] = (struct vmdk_file) { .storage = img->file, .sparse = s };
+	vmdk->file_count = 1;
+	img->dirty = s.unclean;
+	if (!s.descriptor_off || !s.descriptor_bytes) {
+		vmdk->parent_cid = VMDK_NO_PARENT;
+		return open_alone(img, vmdk, err);
+	}
+
+	rc = read_text(img->file, s.descriptor_off, s.descriptor_bytes, &text, err);
+	if (rc)
+		return rc;
+	if (!text || !text[0]) {	/* QEMU leaves the room empty in each extent of a split disk */
+		free(text);
+		vmdk->parent_cid = VMDK_NO_PARENT;
+		return open_alone(img, vmdk, err);
+	}
+	/* A header of no capacity only carries the descriptor. */
+	rc = open_text(img, vmdk, text, s.descriptor_bytes, s.capacity_bytes, err);
+	free(text);
+	if (rc)
+		return rc;
+	lines = vmdk->extent_count;
+	if (!lines)
+		return open_alone(img, vmdk, err);
+	for (size_t i = 0; i < lines && s.capacity_bytes; i++)
+		if (vmdk->extents[i].file == 0) {
+			if (lines == 1)
+				vmdk->extents[i].has_type = false;
+			return 0;
+		}
+	if (s.capacity_bytes)
+		return img_fail(err, -EUCLEAN, "%s: descriptor: found no line of a sparse extent, allowed "
+				"one for the extent that it is embedded in", img->name);
+	return 0;
+}
+
+int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
+{
+	struct img_storage *s = img->file;
+	struct vmdk *vmdk = calloc(1, sizeof(*vmdk));
+	uint8_t head[VMDK_SECTOR];
+	size_t len = (size_t)min_u64(s->size, sizeof(head));
+	char *text = NULL;
+	int rc;
+
+	if (!vmdk)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = img_storage_read(s, 0, head, len, err);
+	if (rc)
+		goto out;
+	if (vmdk_sparse_kind(head, len) != VMDK_NOT_SPARSE) {
+		rc = open_monolithic(img, vmdk, err);
+	} else if (!vmdk_is_descriptor((const char *)head, len)) {
+		rc = img_fail(err, -EMEDIUMTYPE, "%s: not a VMDK image", img->name);
+	} else {
+		rc = read_text(s, 0, s->size, &text, err);
+		if (!rc)
+			rc = open_text(img, vmdk, text, s->size, false, err);
+	}
+	if (rc)
+		goto out;
+	if (!o->self_only) {
+		for (size_t i = 0; i < vmdk->extent_count; i++) {
+			rc = open_extent(img, o, vmdk, i, err);
+			if (rc)
+				goto out;
+		}
+		rc = check_shared(img, vmdk, err);
+		if (rc)
+			goto out;
+	}
+	img->unit_bytes = vmdk_common_grain(vmdk);
+	if (!img->unit_bytes)
+		img->unit_bytes = VMDK_SECTOR;
+	img->state = vmdk;
+	vmdk = NULL;
+out:
+	if (rc) {
+		free(img->backing_name);
+		free(img->backing_format);
+		img->backing_name = img->backing_format = NULL;
+	}
+	free(text);
+	vmdk_free(vmdk, img);
+	return rc;
+}
+
