@@ -17,7 +17,9 @@ static int qcow2_probe(const uint8_t *head, size_t len, const uint8_t *tail, uin
 	(void)file_size;
 	/* Version 1 is another format. */
 	return len >= 8 && be32_load(head) == QCOW2_MAGIC &&
-	       be32_load(head + QCOW2_OFF_VERSION) >= 2 ? 100 : 0;
+			       be32_load(head + QCOW2_OFF_VERSION) >= 2
+		       ? 100
+		       : 0;
 }
 
 /* ---- Fixed metadata ---- */
@@ -26,7 +28,7 @@ static int add_fixed(struct qcow2 *q, size_t *max, uint64_t off, uint64_t len, c
 {
 	if (!len)
 		return 0;
-	if (q->nfixed == *max) {
+	if (!q->fixed || q->nfixed == *max) {
 		size_t more = *max ? *max * 2 : 16;
 		struct qcow2_fixed *fixed = realloc(q->fixed, more * sizeof(*fixed));
 
@@ -37,7 +39,7 @@ static int add_fixed(struct qcow2 *q, size_t *max, uint64_t off, uint64_t len, c
 	}
 	/* Nothing else may lie in the rest of a cluster. */
 	len = round_up_u64(len, q->geometry.cluster_bytes);
-	q->fixed[q->nfixed++] = (struct qcow2_fixed) { off, len, what };
+	q->fixed[q->nfixed++] = (struct qcow2_fixed){ off, len, what };
 	return 0;
 }
 
@@ -55,7 +57,8 @@ static int add_snapshot_l1(void *user, const struct qcow2_snapshot *s)
 
 	if (rc)
 		return img_error_prefix(f->err, rc, "%s", f->img->name);
-	return add_fixed(q, f->max, s->l1_off, (uint64_t)s->l1_entries * 8, "L1 table of a snapshot");
+	return add_fixed(q, f->max, s->l1_off, (uint64_t)s->l1_entries * 8,
+			 "L1 table of a snapshot");
 }
 
 static int by_offset(const void *a, const void *b)
@@ -77,7 +80,7 @@ static int load_reftable(struct img *img, struct img_error *err)
 	int rc = 0;
 
 	if (!table || !entries)
-		rc = img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		rc = qcow2_no_memory(img, err);
 	else
 		rc = img_storage_read(img->file, q->header.reftable_off, table, (size_t)bytes, err);
 	for (uint64_t i = 0; !rc && i < bytes / 8; i++) {
@@ -85,9 +88,12 @@ static int load_reftable(struct img *img, struct img_error *err)
 		/* A block past the end of the file would call everything free that it counts. */
 		if (!is_aligned_u64(entries[i], g->cluster_bytes) ||
 		    (entries[i] && entries[i] >= img->file->size))
-			rc = img_fail(err, -EUCLEAN, "%s: refcount table at offset %" PRIu64 ", entry %"
-				      PRIu64 ": found 0x%" PRIx64 ", allowed multiples of %" PRIu64
-				      " below the file's %" PRIu64 " bytes; a repairing check may help",
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: refcount table at offset %" PRIu64 ", "
+				      "entry %" PRIu64 ": "
+				      "found 0x%" PRIx64 ", allowed multiples of %" PRIu64 " "
+				      "below the file's %" PRIu64 " bytes; a repairing check "
+				      "may help",
 				      img->name, q->header.reftable_off, i, entries[i],
 				      g->cluster_bytes, (uint64_t)img->file->size);
 	}
@@ -122,7 +128,8 @@ static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
 			img_error_prefix(err, rc, "%s: bitmap directory", img->name);
 			break;
 		}
-		rc = add_fixed(q, max, b.table_off, (uint64_t)b.table_entries * 8, "table of a bitmap");
+		rc = add_fixed(q, max, b.table_off, (uint64_t)b.table_entries * 8,
+			       "table of a bitmap");
 		at += qcow2_bitmap_bytes(directory + at);
 	}
 	free(directory);
@@ -167,14 +174,16 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 		return img_fail(err, rc, "%s: out of memory", img->name);
 	if (rc)
 		return rc;
-	qsort(q->fixed, q->nfixed, sizeof(*q->fixed), by_offset);
-	for (size_t i = 1; i < q->nfixed; i++) {
+	if (q->fixed)
+		qsort(q->fixed, q->nfixed, sizeof(*q->fixed), by_offset);
+	for (size_t i = 1; q->fixed && i < q->nfixed; i++) {
 		const struct qcow2_fixed *a = &q->fixed[i - 1], *b = &q->fixed[i];
 
 		if (b->off - a->off < a->len)
-			return img_fail(err, -EUCLEAN, "%s: the %s at offset %" PRIu64 " runs into the "
-					"%s at offset %" PRIu64, img->name, a->what, a->off, b->what,
-					b->off);
+			return img_fail(err, -EUCLEAN,
+					"%s: the %s at offset %" PRIu64 " runs into the %s at "
+					"offset %" PRIu64,
+					img->name, a->what, a->off, b->what, b->off);
 	}
 	return 0;
 }
@@ -217,7 +226,7 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	    (*x->backing_format && !format)) {
 		free(backing);
 		free(format);
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	}
 	free(img->backing_name);
 	free(img->backing_format);
@@ -246,7 +255,7 @@ static int load_state(struct img *img, const struct img_opening *o, struct qcow2
 	bytes = max_u64(qcow2_peek_cluster_bytes(head, sizeof(head)), sizeof(head));
 	first = malloc(bytes);
 	if (!first || !q) {
-		rc = img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		rc = qcow2_no_memory(img, err);
 		goto out;
 	}
 	rc = img_storage_read(img->file, 0, first, (size_t)bytes, err);
@@ -281,8 +290,10 @@ static int open_data_file(struct img *img, struct img_opening *o, struct img_err
 	if (!q->geometry.data_file || o->self_only)
 		return 0;
 	if (!q->data_file_name || !*q->data_file_name)
-		return img_fail(err, -EUCLEAN, "%s: the image keeps its data in another file, but does "
-				"not name it", img->name);
+		return img_fail(err, -EUCLEAN,
+				"%s: the image keeps its data in another file, but does not "
+				"name it",
+				img->name);
 	rc = o->reference(o, q->data_file_name, "data file", &q->data_file, err);
 	if (!rc)
 		q->data = q->data_file;
@@ -293,7 +304,7 @@ static int open_data_file(struct img *img, struct img_opening *o, struct img_err
 static int repair(struct img *img, const struct img_opening *o, struct img_error *err)
 {
 	struct img_check check = { .repair = IMG_REPAIR_ALL };
-	struct qcow2 *old = img->state, *fresh;
+	struct qcow2 *old = img->state, *fresh = NULL;
 	int rc = qcow2_check(img, &check, err);
 
 	if (!rc && (check.check_errors || check.corruptions || check.leaks))
@@ -301,9 +312,10 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 			      check.corruptions, check.leaks);
 	if (rc)
 		return img_error_prefix(err, rc, "%s: was not closed cleanly and could not be "
-					"repaired; check it with repair of all defects", img->name);
+						 "repaired; check it with repair of all defects",
+					img->name);
 	rc = load_state(img, o, &fresh, err);
-	if (rc)
+	if (rc || !fresh)
 		return rc;
 	fresh->data = old->data;
 	fresh->data_file = old->data_file;
@@ -321,7 +333,8 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 
 	if (q->header.incompatible & QCOW2_INCOMPATIBLE_CORRUPT)
 		return img_fail(err, -EUCLEAN, "%s: Image is corrupt; cannot be opened read/write "
-				"(repair it with a check first)", img->name);
+					       "(repair it with a check first)",
+				img->name);
 	if (img->dirty)
 		rc = repair(img, o, err);
 	return rc ? rc : qcow2_load_tables(img, err);
@@ -329,15 +342,16 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 
 static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *err)
 {
-	struct qcow2 *q;
+	struct qcow2 *q = NULL;
 	int rc = load_state(img, o, &q, err);
 
-	if (rc)
+	if (rc || !q)
 		return rc;
 	img->state = q;
 	if (img->encrypted && !o->self_only && !o->for_check)
 		rc = img_fail(err, -ENOTSUP, "%s: the image is encrypted (%s), which this library "
-			      "cannot read", img->name,
+					     "cannot read",
+			      img->name,
 			      q->header.crypt_method == QCOW2_CRYPT_AES ? "AES" : "LUKS");
 	if (!rc)
 		rc = open_data_file(img, o, err);
@@ -360,24 +374,24 @@ static void qcow2_close(struct img *img)
 }
 
 const struct img_driver qcow2_driver = {
-	.name		= "qcow2",
-	.features	= IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS,
-	.probe		= qcow2_probe,
-	.open		= qcow2_open,
-	.close		= qcow2_close,
-	.first_write	= qcow2_first_write,
-	.finish		= qcow2_finish,
-	.map		= qcow2_map,
-	.plan_write	= qcow2_plan_write,
-	.commit		= qcow2_commit,
-	.drop		= qcow2_drop,
-	.last_use	= qcow2_last_use,
-	.release	= qcow2_release,
-	.grow		= qcow2_grow,
-	.resize		= qcow2_resize,
-	.create_options	= qcow2_create_options,
-	.create_check	= qcow2_create_check,
-	.create		= qcow2_create,
-	.check		= qcow2_check,
-	.info		= qcow2_info,
+	.name = "qcow2",
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS,
+	.probe = qcow2_probe,
+	.open = qcow2_open,
+	.close = qcow2_close,
+	.first_write = qcow2_first_write,
+	.finish = qcow2_finish,
+	.map = qcow2_map,
+	.plan_write = qcow2_plan_write,
+	.commit = qcow2_commit,
+	.drop = qcow2_drop,
+	.last_use = qcow2_last_use,
+	.release = qcow2_release,
+	.grow = qcow2_grow,
+	.resize = qcow2_resize,
+	.create_options = qcow2_create_options,
+	.create_check = qcow2_create_check,
+	.create = qcow2_create,
+	.check = qcow2_check,
+	.info = qcow2_info,
 };

@@ -14,6 +14,8 @@
 #ifndef FORMATS_QCOW2_QCOW2_H
 #define FORMATS_QCOW2_QCOW2_H
 
+#include <errno.h>
+
 #include "formats/qcow2/qcow2_layout.h"
 #include "libimg/engine/driver.h"
 
@@ -28,30 +30,37 @@ struct qcow2_fixed {
  * "allocation" changes only while the image is quiet.
  */
 struct qcow2 {
-	struct qcow2_header header;	/* .more is NULL */
+	struct qcow2_header header; /* .more is NULL */
 	struct qcow2_geometry geometry;
-	struct img_storage *data;	/* where guest clusters live: img->file or data_file */
-	struct img_storage *data_file;	/* the external one, owned; NULL: none (or self_only) */
-	bool raw_data_file;		/* it must always hold what the guest sees */
+	struct img_storage *data;      /* where guest clusters live: img->file or data_file */
+	struct img_storage *data_file; /* the external one, owned; NULL: none (or self_only) */
+	bool raw_data_file;	       /* it must always hold what the guest sees */
 	const struct img_codec *codec;
-	char *data_file_name;		/* malloc'd; as stored; NULL: none */
-	uint32_t bitmaps;		/* 0: none that count */
+	char *data_file_name; /* malloc'd; as stored; NULL: none */
+	uint32_t bitmaps;     /* 0: none that count */
 	uint64_t bitmap_directory_off, bitmap_directory_bytes;
 	uint64_t crypto_off, crypto_bytes;
 
 	/* Writable images (not those opened for a check) only: */
-	uint64_t *reftable;		/* offsets of refcount blocks, 0: none */
+	uint64_t *reftable; /* offsets of refcount blocks, 0: none */
 	uint64_t reftable_entries;
-	struct qcow2_fixed *fixed;	/* by offset, not overlapping */
+	struct qcow2_fixed *fixed; /* by offset, not overlapping */
 	size_t nfixed;
 
-	/* Allocation; under the image's metadata lock. Clusters by number: file offset / cluster. */
-	uint64_t next_free;		/* no cluster below is free */
-	uint64_t packed_end;		/* file offset where compressed data may go on; 0: nowhere */
-	uint64_t stale_end;		/* no fresh cluster below: a write there may have failed midway */
+	/* Allocation; under the metadata lock. Clusters by number: file offset / cluster. */
+	uint64_t next_free;  /* no cluster below is free */
+	uint64_t packed_end; /* file offset where compressed data may go on; 0: nowhere */
+	uint64_t stale_end;  /* no fresh cluster below: a write there may have failed midway */
 };
 
+static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
+{
+	img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	return -ENOMEM;
+}
+
 /* ---- qcow2.c ---- */
+
 
 /*
  * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
@@ -63,12 +72,12 @@ int qcow2_load_tables(struct img *img, struct img_error *err);
 
 /* The part of an L2 table that was looked at: from the entry of a guest offset on. */
 struct qcow2_look {
-	uint64_t guest_off;		/* of the first entry's cluster */
-	uint64_t table_off;		/* of the L2 table; 0: none */
-	bool table_copied;		/* the table is this image's alone */
-	uint64_t entry_off;		/* where the first entry lies in the file */
-	const uint8_t *entries;		/* NULL: no table */
-	uint64_t n;			/* entries in one look; no table: clusters that have none either */
+	uint64_t guest_off;	/* of the first entry's cluster */
+	uint64_t table_off;	/* of the L2 table; 0: none */
+	bool table_copied;	/* the table is this image's alone */
+	uint64_t entry_off;	/* where the first entry lies in the file */
+	const uint8_t *entries; /* NULL: no table */
+	uint64_t n;		/* entries in one look; no table: clusters that have none either */
 };
 
 /*
@@ -84,7 +93,12 @@ int qcow2_entry_at(struct img *img, const struct qcow2_look *l, uint64_t i, stru
 		   struct img_error *err);
 
 /* What a subcluster (without extended L2 entries: the whole cluster, number 0) reads as. */
-enum qcow2_state { QCOW2_HOLE, QCOW2_ZEROES, QCOW2_DATA, QCOW2_PACKED };
+enum qcow2_state {
+	QCOW2_HOLE,
+	QCOW2_ZEROES,
+	QCOW2_DATA,
+	QCOW2_PACKED,
+};
 enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_entry *e,
 			     unsigned sub);
 /* Does the cluster have a host cluster (used or not)? */
@@ -158,8 +172,8 @@ int qcow2_finish(struct img *img, struct img_error *err);
 /* One refcount block in memory, at a time. Zero-initialise but for img. */
 struct qcow2_refs {
 	struct img *img;
-	uint8_t *bytes;			/* a cluster; NULL: nothing loaded yet */
-	uint64_t block;			/* which block of the table is loaded */
+	uint8_t *bytes; /* a cluster; NULL: nothing loaded yet */
+	uint64_t block; /* which block of the table is loaded */
 	bool loaded, dirty;
 };
 
@@ -168,7 +182,7 @@ int qcow2_refs_get(struct qcow2_refs *r, uint64_t cluster, uint64_t *count, stru
 /* Set the counts of a run; there must be blocks for all of it. */
 int qcow2_refs_set(struct qcow2_refs *r, uint64_t first, uint64_t n, uint64_t count,
 		   struct img_error *err);
-/* One use less of every cluster that [off, off + len) touches; what is not counted is passed over. */
+/* One use less of every cluster that [off, off + len) touches; uncounted ones stay so. */
 int qcow2_refs_unuse(struct qcow2_refs *r, uint64_t off, uint64_t len, struct img_error *err);
 /*
  * Find n free clusters in a row that the refcount table covers (making it cover them, crash-safe)

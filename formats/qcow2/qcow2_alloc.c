@@ -14,11 +14,11 @@
 #include "formats/qcow2/qcow2.h"
 #include "libimg/base/arith.h"
 
-/* The refcounts that lie in one block of the metadata cache, or in one refcount block if smaller. */
+/* The refcounts in one block of the metadata cache, or in one refcount block if smaller. */
 struct window {
 	uint64_t file_off;
-	const uint8_t *bytes;	/* NULL: the table has no block there */
-	uint64_t first;		/* the cluster that the first entry counts */
+	const uint8_t *bytes; /* NULL: the table has no block there */
+	uint64_t first;	      /* the cluster that the first entry counts */
 	uint64_t n;
 };
 
@@ -30,7 +30,7 @@ static int look(struct img *img, struct img_req *req, uint64_t cluster, struct w
 	uint64_t bytes = min_u64(g->cluster_bytes, IMG_META_BLOCK);
 	uint64_t block = cluster / g->block_entries;
 
-	*w = (struct window) { .n = bytes * 8 >> g->refcount_order };
+	*w = (struct window){ .n = bytes * 8 >> g->refcount_order };
 	w->first = align_down_u64(cluster, w->n);
 	if (block >= q->reftable_entries || !q->reftable[block])
 		return 0;
@@ -56,7 +56,8 @@ static void set_counts(struct img *img, struct img_req *req, const struct window
 
 	if (order > 3)
 		end += (UINT64_C(1) << (order - 3)) - 1;
-	bytes = img_meta_edit(req, img->file, w->file_off + start, end - start, IMG_RANK_ALLOCATION);
+	bytes = img_meta_edit(req, img->file, w->file_off + start, end - start,
+			      IMG_RANK_ALLOCATION);
 	i -= start << 3 >> order;
 	for (uint64_t k = 0; k < n; k++)
 		qcow2_refcount_set(bytes, order, i + k, count);
@@ -134,10 +135,13 @@ int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_
 	}
 	hit = qcow2_fixed_hit(q, q->next_free * cluster_bytes, n * cluster_bytes);
 	if (hit)
-		return img_fail(img_req_error(req), -EUCLEAN, "%s: refcount of the cluster at offset "
-				"%" PRIu64 " is 0, but the %s lies there", img->name,
+		return img_fail(img_req_error(req), -EUCLEAN,
+				"%s: refcount of the cluster at offset %" PRIu64 " is 0, but "
+				"the %s lies there",
+				img->name,
 				align_down_u64(max_u64(hit->off, q->next_free * cluster_bytes),
-					       cluster_bytes), hit->what);
+					       cluster_bytes),
+				hit->what);
 	*first = q->next_free;
 	*count = n;
 	return 0;
@@ -149,7 +153,7 @@ void qcow2_take(struct img *img, struct img_req *req, uint64_t first, uint64_t c
 	struct window w;
 
 	if (look(img, req, first, &w) || !w.bytes)
-		return;		/* impossible: find_free() looked there */
+		return; /* impossible: find_free() looked there */
 	set_counts(img, req, &w, first, count, 1);
 	if (q->next_free == first)
 		q->next_free = first + count;
@@ -192,7 +196,7 @@ static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *ne
 int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off)
 {
 	struct qcow2 *q = img->state;
-	uint64_t cluster_bytes = q->geometry.cluster_bytes, first, count, off;
+	uint64_t cluster_bytes = q->geometry.cluster_bytes, first = 0, count, off;
 	bool need;
 
 	if (pack_on(img, req, len, &need)) {
@@ -204,8 +208,10 @@ int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64
 			return rc;
 		off = first * cluster_bytes;
 		if (!qcow2_compressed_fits(&q->geometry, off, len))
-			return img_fail(img_req_error(req), -EFBIG, "%s: compressed data cannot lie at "
-					"offset %" PRIu64 ", the limit is %" PRIu64, img->name, off,
+			return img_fail(img_req_error(req), -EFBIG,
+					"%s: compressed data cannot lie at offset %" PRIu64 ", "
+					"the limit is %" PRIu64,
+					img->name, off,
 					(UINT64_C(1) << q->geometry.compressed_shift) - 1);
 		qcow2_take(img, req, first, 1);
 	}

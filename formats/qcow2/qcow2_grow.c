@@ -12,7 +12,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
-enum { TABLES_AT_ONCE = 64 };	/* shared L2 tables that one grow() copies */
+enum { TABLES_AT_ONCE = 64 }; /* shared L2 tables that one grow() copies */
 
 /* Flush refcounts and have everything so far durable. */
 static int barrier(struct qcow2_refs *r, struct img_error *err)
@@ -23,7 +23,8 @@ static int barrier(struct qcow2_refs *r, struct img_error *err)
 }
 
 /* Read L1 entries [first, first + n) to out, in host order. */
-static int read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out, struct img_error *err)
+static int read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
+		   struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 	int rc = img_storage_read(img->file, q->header.l1_off + first * 8, out, (size_t)n * 8, err);
@@ -35,16 +36,21 @@ static int read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out, s
 		out[i] = entry;
 		if (entry & QCOW2_L1_RESERVED ||
 		    !is_aligned_u64(entry & QCOW2_OFFSET_MASK, q->geometry.cluster_bytes))
-			return img_fail(err, -EUCLEAN, "%s: L1 table at offset %" PRIu64 ", entry %"
-					PRIu64 ": found 0x%" PRIx64 ", allowed offsets are multiples of %"
-					PRIu64, img->name, q->header.l1_off, first + i, entry,
+			return img_fail(err, -EUCLEAN,
+					"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": "
+					"found 0x%" PRIx64 ", allowed offsets are multiples of "
+					"%" PRIu64,
+					img->name, q->header.l1_off, first + i, entry,
 					q->geometry.cluster_bytes);
 		hit = entry ? qcow2_fixed_hit(q, entry & QCOW2_OFFSET_MASK,
-					      q->geometry.cluster_bytes) : NULL;
+					      q->geometry.cluster_bytes)
+			    : NULL;
 		if (hit)
-			return img_fail(err, -EUCLEAN, "%s: L1 table at offset %" PRIu64 ", entry %"
-					PRIu64 ": found an L2 table at offset %" PRIu64 ", where the %s "
-					"lies", img->name, q->header.l1_off, first + i,
+			return img_fail(err, -EUCLEAN,
+					"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": "
+					"found an L2 table at offset %" PRIu64 ", where the %s "
+					"lies",
+					img->name, q->header.l1_off, first + i,
 					entry & QCOW2_OFFSET_MASK, hit->what);
 	}
 	return rc;
@@ -58,7 +64,7 @@ static int write_l1(struct img *img, uint64_t first, uint64_t n, const uint64_t 
 	int rc;
 
 	if (!bytes)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	for (uint64_t i = 0; i < n; i++)
 		be64_store(bytes + i * 8, entries[i]);
 	rc = qcow2_write_meta(img, q->header.l1_off + first * 8, bytes, (size_t)n * 8, err);
@@ -74,7 +80,7 @@ static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct i
 	uint64_t cluster_bytes = q->geometry.cluster_bytes, copied = 0, fresh;
 	uint64_t *old = calloc(n, 8), *now = calloc(n, 8);
 	uint8_t *table = malloc(cluster_bytes);
-	int rc = old && now && table ? 0 : img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	int rc = old && now && table ? 0 : qcow2_no_memory(img, err);
 
 	if (!rc)
 		rc = read_l1(img, first, n, old, err);
@@ -139,7 +145,7 @@ static int extend_l1(struct img *img, uint64_t entries, struct img_error *err)
 	int rc;
 
 	if (!zeroes)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	rc = write_l1(img, q->header.l1_entries, more, zeroes, err);
 	free(zeroes);
 	if (!rc)
@@ -167,7 +173,7 @@ static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err
 	int rc;
 
 	if (!table)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	rc = img_storage_read(img->file, old_off, table, (size_t)old_bytes, err);
 	if (!rc)
 		rc = qcow2_refs_take(r, clusters, &first, err);
@@ -203,9 +209,10 @@ static int grow_l1(struct qcow2_refs *r, uint64_t size, struct img_error *err)
 	if (entries <= q->header.l1_entries)
 		return 0;
 	if (entries > QCOW2_MAX_L1_BYTES / 8)
-		return img_fail(err, -EFBIG, "%s: %" PRIu64 " bytes need an L1 table of %" PRIu64
-				" entries, allowed %d", r->img->name, size, entries,
-				QCOW2_MAX_L1_BYTES / 8);
+		return img_fail(err, -EFBIG,
+				"%s: %" PRIu64 " bytes need an L1 table of %" PRIu64 " entries, "
+				"allowed %d",
+				r->img->name, size, entries, QCOW2_MAX_L1_BYTES / 8);
 	return entries * 8 <= room ? extend_l1(r->img, entries, err) : move_l1(r, entries, err);
 }
 
@@ -235,11 +242,11 @@ static int write_size(struct img *img, uint64_t size, struct img_error *err)
 struct filling {
 	struct qcow2_refs *refs;
 	bool allocate;
-	uint64_t from, to;		/* clusters of the guest */
-	uint64_t *l1;			/* entries of the tables that cover it */
+	uint64_t from, to; /* clusters of the guest */
+	uint64_t *l1;	   /* entries of the tables that cover it */
 	uint64_t l1_first, tables;
 	uint64_t new_tables, new_data;	/* clusters wanted */
-	uint64_t next_table, next_data;	/* clusters to be given out */
+	uint64_t next_table, next_data; /* clusters to be given out */
 };
 
 /* Entries of table i (counted from l1_first) that are to be filled. */
@@ -267,7 +274,8 @@ static int read_table(const struct filling *f, uint64_t i, uint8_t *table, struc
 	uint64_t off = f->l1[i] & QCOW2_OFFSET_MASK;
 
 	if (off)
-		return img_storage_read(img->file, off, table, (size_t)q->geometry.cluster_bytes, err);
+		return img_storage_read(img->file, off, table, (size_t)q->geometry.cluster_bytes,
+					err);
 	memset(table, 0, q->geometry.cluster_bytes);
 	return 0;
 }
@@ -319,7 +327,7 @@ static int fill_table(struct filling *f, uint64_t i, uint8_t *table, struct img_
 
 		if (!is_empty(g, at, &e))
 			continue;
-		e = (struct qcow2_entry) { .kind = QCOW2_ZERO_PLAIN };
+		e = (struct qcow2_entry){ .kind = QCOW2_ZERO_PLAIN };
 		if (f->allocate) {
 			e.kind = QCOW2_NORMAL;
 			e.copied = true;
@@ -337,6 +345,12 @@ static int fill_table(struct filling *f, uint64_t i, uint8_t *table, struct img_
 				err);
 }
 
+/* A storage has no metadata of ours to preallocate. */
+static enum img_preallocate for_storage(enum img_preallocate how)
+{
+	return how == IMG_PREALLOCATE_METADATA ? IMG_PREALLOCATE_OFF : how;
+}
+
 /* Take the room; that for data reads as zeroes and is reserved as wanted. */
 static int take_room(struct filling *f, enum img_preallocate how, struct img_error *err)
 {
@@ -349,7 +363,7 @@ static int take_room(struct filling *f, enum img_preallocate how, struct img_err
 	if (f->new_data && !img->file->device)
 		q->next_free = max_u64(hint, div_round_up_u64(img->file->size, cluster_bytes));
 	rc = qcow2_refs_take(f->refs, f->new_tables + f->new_data, &first, err);
-	q->next_free = min_u64(q->next_free, hint);	/* the holes below are still there */
+	q->next_free = min_u64(q->next_free, hint); /* the holes below are still there */
 	if (rc)
 		return rc;
 	f->next_table = first;
@@ -361,8 +375,7 @@ static int take_room(struct filling *f, enum img_preallocate how, struct img_err
 	if (data < img->file->size)
 		rc = img_storage_zero(img->file, data, min_u64(end, img->file->size) - data, err);
 	if (!rc && end > img->file->size)
-		rc = img_storage_resize(img->file, end, how == IMG_PREALLOCATE_METADATA ?
-					IMG_PREALLOCATE_OFF : how, err);
+		rc = img_storage_resize(img->file, end, for_storage(how), err);
 	return rc;
 }
 
@@ -406,13 +419,12 @@ static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_p
 		return 0;
 	f.l1_first = f.from / g->l2_entries;
 	f.tables = (f.to - 1) / g->l2_entries - f.l1_first + 1;
-	rc = own_tables(r, f.l1_first, 1, err);		/* the others are past the old end */
+	rc = own_tables(r, f.l1_first, 1, err); /* the others are past the old end */
 	if (rc)
 		return rc;
 	f.l1 = calloc(f.tables, 8);
 	table = malloc(g->cluster_bytes);
-	rc = f.l1 && table ? fill_all(&f, how, table, err) :
-			     img_fail(err, -ENOMEM, "%s: out of memory", r->img->name);
+	rc = f.l1 && table ? fill_all(&f, how, table, err) : qcow2_no_memory(r->img, err);
 	free(table);
 	free(f.l1);
 	return rc;
@@ -427,8 +439,7 @@ static int resize_data_file(struct img *img, uint64_t size, enum img_preallocate
 		return 0;
 	if (!q->raw_data_file && (how == IMG_PREALLOCATE_OFF || size < q->data_file->size))
 		return 0;
-	return img_storage_resize(q->data_file, size, how == IMG_PREALLOCATE_METADATA ?
-				  IMG_PREALLOCATE_OFF : how, err);
+	return img_storage_resize(q->data_file, size, for_storage(how), err);
 }
 
 static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate how,
@@ -438,7 +449,8 @@ static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate h
 	const struct qcow2 *q = img->state;
 	uint64_t old = img->size;
 	/* An unknown backing file may be of any length. */
-	uint64_t seen = img->parent ? img->parent->size : img->backing_name ? UINT64_MAX : 0;
+	uint64_t seen = img->parent ? img->parent->size : img->backing_name ? UINT64_MAX
+									    : 0;
 	int rc;
 
 	seen = min_u64(seen, size);
@@ -469,14 +481,15 @@ static int check_distinct(struct img *img, const uint64_t *l1, uint64_t n, struc
 	int rc = 0;
 
 	if (!sorted)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	for (uint64_t i = 0; i < n; i++)
 		sorted[i] = l1[i] & QCOW2_OFFSET_MASK;
 	qsort(sorted, n, 8, by_number);
 	for (uint64_t i = 1; i < n && !rc; i++)
 		if (sorted[i] && sorted[i] == sorted[i - 1])
-			rc = img_fail(err, -EUCLEAN, "%s: two L1 entries name the L2 table at offset %"
-				      PRIu64, img->name, sorted[i]);
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: two L1 entries name the L2 table at offset %" PRIu64,
+				      img->name, sorted[i]);
 	free(sorted);
 	return rc;
 }
@@ -496,7 +509,8 @@ static int free_entries(struct qcow2_refs *r, const uint8_t *table, uint64_t sta
 
 		/* What is unsound, or would free metadata, is left to a check. */
 		if (qcow2_decode_entry(g, be64_load(at), g->extended ? be64_load(at + 8) : 0, &e) &
-		    QCOW2_BAD || (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
+			    QCOW2_BAD ||
+		    (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
 			continue;
 		bytes = e.kind == QCOW2_COMPRESSED ? e.stored_bytes : g->cluster_bytes;
 		if (!qcow2_fixed_hit(q, e.host_off, bytes))
@@ -542,9 +556,10 @@ static int cut_table(struct img *img, uint64_t l1_entry, uint64_t start, uint8_t
 	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t off = l1_entry & QCOW2_OFFSET_MASK, at = start * g->l2_entry_bytes;
 	uint8_t *zeroes = calloc(1, g->cluster_bytes);
-	int rc = zeroes ? img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err) :
-			  img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	int rc = zeroes ? 0 : qcow2_no_memory(img, err);
 
+	if (!rc)
+		rc = img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err);
 	if (!rc)
 		rc = qcow2_write_meta(img, off + at, zeroes, (size_t)(g->cluster_bytes - at), err);
 	free(zeroes);
@@ -574,8 +589,8 @@ static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint
 	if (!rc && dead < n) {
 		uint64_t *zeroes = calloc(n - dead, 8);
 
-		rc = zeroes ? write_l1(img, dead, n - dead, zeroes, err) :
-			      img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		rc = zeroes ? write_l1(img, dead, n - dead, zeroes, err)
+			    : qcow2_no_memory(img, err);
 		free(zeroes);
 	}
 	if (!rc)
@@ -603,9 +618,10 @@ static int shrink_size(struct qcow2_refs *r, uint64_t size, struct img_error *er
 	struct img *img = r->img;
 	const struct qcow2 *q = img->state;
 	uint64_t *l1 = calloc((size_t)q->header.l1_entries + 1, 8);
-	uint8_t *table = malloc(q->geometry.cluster_bytes), *cut = malloc(q->geometry.cluster_bytes);
-	int rc = l1 && table && cut ? shrink_tables(r, size, l1, table, cut, err) :
-				      img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	uint8_t *table = malloc(q->geometry.cluster_bytes);
+	uint8_t *cut = malloc(q->geometry.cluster_bytes);
+	int rc = l1 && table && cut ? shrink_tables(r, size, l1, table, cut, err)
+				    : qcow2_no_memory(img, err);
 
 	free(cut);
 	free(table);
@@ -622,12 +638,16 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 	int rc = 0;
 
 	if (!q->reftable)
-		return img_fail(err, -EINVAL, "%s: opened for a check, not for resizing", img->name);
+		return img_fail(err, -EINVAL,
+				"%s: opened for a check, not for resizing",
+				img->name);
 	if (q->header.snapshots && q->header.version < 3)
-		return img_fail(err, -ENOTSUP, "%s: Can't resize a version 2 image which has snapshots",
+		return img_fail(err, -ENOTSUP,
+				"%s: Can't resize a version 2 image which has snapshots",
 				img->name);
 	if (size < img->size && how != IMG_PREALLOCATE_OFF)
-		return img_fail(err, -EINVAL, "%s: Preallocation can't be used for shrinking an image",
+		return img_fail(err, -EINVAL,
+				"%s: Preallocation can't be used for shrinking an image",
 				img->name);
 	if (size > img->size)
 		rc = grow_size(&refs, size, how, err);

@@ -26,7 +26,7 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 	int rc = 0;
 
 	if (!bytes)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	for (uint32_t i = 0; !rc && i < q->header.snapshots; i++) {
 		uint64_t file_off = q->header.snapshots_off + at, len;
 		struct qcow2_snapshot s;
@@ -36,10 +36,12 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 			break;
 		len = qcow2_snapshot_bytes(bytes);
 		if (len > MAX_SNAPSHOT || at + len > QCOW2_MAX_SNAPSHOT_TABLE_BYTES) {
-			rc = img_fail(err, -EUCLEAN, "%s: snapshot table entry %" PRIu32 " at offset %"
-				      PRIu64 ": Snapshot table too large: %" PRIu64 " bytes, allowed "
-				      "%d in the entry and %d in all", img->name, i, file_off, len,
-				      MAX_SNAPSHOT, QCOW2_MAX_SNAPSHOT_TABLE_BYTES);
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: snapshot table entry %" PRIu32 " at offset %" PRIu64 ": "
+				      "Snapshot table too large: %" PRIu64 " bytes, allowed %d "
+				      "in the entry and %d in all",
+				      img->name, i, file_off, len, MAX_SNAPSHOT,
+				      QCOW2_MAX_SNAPSHOT_TABLE_BYTES);
 			break;
 		}
 		rc = img_storage_read(img->file, file_off, bytes, (size_t)len, err);
@@ -47,8 +49,10 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 			break;
 		rc = qcow2_parse_snapshot(bytes, (size_t)len, &s, err);
 		if (rc) {
-			img_error_prefix(err, rc, "%s: snapshot table entry %" PRIu32 " at offset %"
-					 PRIu64, img->name, i, file_off);
+			img_error_prefix(err, rc,
+					 "%s: snapshot table entry %" PRIu32 " at offset "
+					 "%" PRIu64,
+					 img->name, i, file_off);
 			break;
 		}
 		at += round_up_u64(len, 8);
@@ -69,12 +73,14 @@ int qcow2_read_bitmap_directory(struct img *img, uint8_t **out, struct img_error
 	int rc;
 
 	if (!range_in(q->bitmap_directory_off, bytes, img->file->size))
-		return img_fail(err, -EUCLEAN, "%s: bitmap directory at offset %" PRIu64 ": %" PRIu64
-				" bytes run past the end of the file at %" PRIu64, img->name,
-				q->bitmap_directory_off, bytes, (uint64_t)img->file->size);
+		return img_fail(err, -EUCLEAN,
+				"%s: bitmap directory at offset %" PRIu64 ": %" PRIu64 " bytes "
+				"run past the end of the file at %" PRIu64,
+				img->name, q->bitmap_directory_off, bytes,
+				(uint64_t)img->file->size);
 	directory = malloc(bytes);
 	if (!directory)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	rc = img_storage_read(img->file, q->bitmap_directory_off, directory, (size_t)bytes, err);
 	if (rc) {
 		free(directory);
@@ -145,11 +151,11 @@ static int add_bitmaps(struct img *img, struct img_value *specific, struct img_e
 {
 	const struct qcow2 *q = img->state;
 	struct img_value *array;
-	uint8_t *directory;
+	uint8_t *directory = NULL;
 	uint64_t at = 0;
 	int rc = qcow2_read_bitmap_directory(img, &directory, err);
 
-	if (rc)
+	if (rc || !directory)
 		return rc;
 	array = img_value_add_array(specific, "bitmaps");
 	for (uint32_t i = 0; !rc && i < q->bitmaps; i++) {
@@ -158,8 +164,10 @@ static int add_bitmaps(struct img *img, struct img_value *specific, struct img_e
 		rc = qcow2_parse_bitmap(&q->geometry, directory + at,
 					(size_t)(q->bitmap_directory_bytes - at), &b, err);
 		if (rc) {
-			img_error_prefix(err, rc, "%s: bitmap directory at offset %" PRIu64
-					 ", entry %" PRIu32, img->name, q->bitmap_directory_off, i);
+			img_error_prefix(err, rc,
+					 "%s: bitmap directory at offset %" PRIu64 ", entry "
+					 "%" PRIu32,
+					 img->name, q->bitmap_directory_off, i);
 			break;
 		}
 		rc = add_bitmap(array, &b);
@@ -174,11 +182,20 @@ static int add_bitmaps(struct img *img, struct img_value *specific, struct img_e
 /* The header of LUKS version 1: spec/qcow2.md, "Encryption". Big-endian. */
 enum {
 	LUKS_BYTES = 592,
-	LUKS_OFF_VERSION = 6, LUKS_OFF_CIPHER = 8, LUKS_OFF_MODE = 40, LUKS_OFF_HASH = 72,
-	LUKS_OFF_PAYLOAD = 104, LUKS_OFF_ITERATIONS = 164, LUKS_OFF_UUID = 168, LUKS_OFF_SLOTS = 208,
+	LUKS_OFF_VERSION = 6,
+	LUKS_OFF_CIPHER = 8,
+	LUKS_OFF_MODE = 40,
+	LUKS_OFF_HASH = 72,
+	LUKS_OFF_PAYLOAD = 104,
+	LUKS_OFF_ITERATIONS = 164,
+	LUKS_OFF_UUID = 168,
+	LUKS_OFF_SLOTS = 208,
 	LUKS_OFF_KEY_BYTES = 108,
-	LUKS_SLOTS = 8, LUKS_SLOT_BYTES = 48,
-	LUKS_SLOT_OFF_ITERATIONS = 4, LUKS_SLOT_OFF_START = 40, LUKS_SLOT_OFF_STRIPES = 44,
+	LUKS_SLOTS = 8,
+	LUKS_SLOT_BYTES = 48,
+	LUKS_SLOT_OFF_ITERATIONS = 4,
+	LUKS_SLOT_OFF_START = 40,
+	LUKS_SLOT_OFF_STRIPES = 44,
 	LUKS_SLOT_ACTIVE = 0x00ac71f3,
 };
 
@@ -233,22 +250,25 @@ static int add_luks(struct img *img, struct img_value *encrypt, struct img_error
 	int rc;
 
 	if (q->crypto_bytes < LUKS_BYTES)
-		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64 ": %" PRIu64
-				" bytes, allowed from %d", img->name, q->crypto_off, q->crypto_bytes,
-				LUKS_BYTES);
+		return img_fail(err, -EUCLEAN,
+				"%s: encryption header at offset %" PRIu64 ": %" PRIu64 " "
+				"bytes, allowed from %d",
+				img->name, q->crypto_off, q->crypto_bytes, LUKS_BYTES);
 	rc = img_storage_read(img->file, q->crypto_off, header, sizeof(header), err);
 	if (rc)
 		return rc;
-	if (memcmp(header, "LUKS\xba\xbe", 6) || be16_load(header + LUKS_OFF_VERSION) != 1)
-		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64
-				": not LUKS version 1", img->name, q->crypto_off);
+	if (memcmp(header, "LUKS\xba\xbe", 6) != 0 || be16_load(header + LUKS_OFF_VERSION) != 1)
+		return img_fail(err, -EUCLEAN,
+				"%s: encryption header at offset %" PRIu64 ": not LUKS version 1",
+				img->name, q->crypto_off);
 	/* "xts-plain64", "cbc-essiv:sha256" */
 	luks_text(header, LUKS_OFF_MODE, 32, mode);
 	dash = strchr(mode, '-');
 	if (!dash)
-		return img_fail(err, -EUCLEAN, "%s: encryption header at offset %" PRIu64
-				": cipher mode '%s' names no IV generator", img->name, q->crypto_off,
-				mode);
+		return img_fail(err, -EUCLEAN,
+				"%s: encryption header at offset %" PRIu64 ": cipher mode '%s' "
+				"names no IV generator",
+				img->name, q->crypto_off, mode);
 	*dash++ = '\0';
 	colon = strchr(dash, ':');
 	if (colon)
@@ -311,7 +331,8 @@ int qcow2_info(struct img *img, struct img_value *top, struct img_value *specifi
 	if (v3 && q->geometry.data_file)
 		img_value_add_bool(specific, "data-file-raw", q->raw_data_file);
 	if (v3) {
-		img_value_add_bool(specific, "corrupt", h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT);
+		img_value_add_bool(specific, "corrupt",
+				   h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT);
 		img_value_add_bool(specific, "extended-l2", q->geometry.extended);
 	}
 	return 0;

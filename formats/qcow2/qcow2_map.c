@@ -43,16 +43,16 @@ int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 	if (!l1)
 		return IMG_NEED_METADATA;
 	entry = be64_load(l1);
-	*out = (struct qcow2_look) {
+	*out = (struct qcow2_look){
 		.guest_off = align_down_u64(off, g->cluster_bytes),
 		.table_off = entry & QCOW2_OFFSET_MASK,
 		.table_copied = entry & QCOW2_COPIED,
 	};
 	if (entry & QCOW2_L1_RESERVED || !is_aligned_u64(out->table_off, g->cluster_bytes))
-		return img_fail(img_req_error(req), -EUCLEAN, "%s: L1 table at offset %" PRIu64
-				", entry %" PRIu64 ": found 0x%" PRIx64 ", allowed offsets are "
-				"multiples of %" PRIu64, img->name, q->header.l1_off, index, entry,
-				g->cluster_bytes);
+		return img_fail(img_req_error(req), -EUCLEAN,
+				"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": found "
+				"0x%" PRIx64 ", allowed offsets are multiples of %" PRIu64,
+				img->name, q->header.l1_off, index, entry, g->cluster_bytes);
 	if (!out->table_off) {
 		out->n = clusters_without_table(q, l1, l1_entries, off, len);
 		return 0;
@@ -73,19 +73,23 @@ int qcow2_entry_at(struct img *img, const struct qcow2_look *l, uint64_t i, stru
 	const struct qcow2_geometry *g = &q->geometry;
 	const uint8_t *at = l->entries + i * g->l2_entry_bytes;
 	uint64_t guest_off = l->guest_off + i * g->cluster_bytes;
-	unsigned bad = qcow2_decode_entry(g, be64_load(at), g->extended ? be64_load(at + 8) : 0, out);
+	uint64_t bitmap = g->extended ? be64_load(at + 8) : 0;
+	unsigned bad = qcow2_decode_entry(g, be64_load(at), bitmap, out);
 
 	/* QEMU reads compressed clusters without a look at their copied flag. */
 	bad &= QCOW2_BAD | QCOW2_ODD_RESERVED;
 	if (bad)
-		return img_fail(err, -EUCLEAN, "%s: L2 table at offset %" PRIu64 ", entry for guest "
-				"offset %" PRIu64 ": found 0x%" PRIx64 ", which has %s", img->name,
-				l->table_off, guest_off, be64_load(at), qcow2_defect_text(bad));
+		return img_fail(err, -EUCLEAN,
+				"%s: L2 table at offset %" PRIu64 ", entry for guest offset "
+				"%" PRIu64 ": found 0x%" PRIx64 ", which has %s",
+				img->name, l->table_off, guest_off, be64_load(at),
+				qcow2_defect_text(bad));
 	if (g->data_file && qcow2_has_host(out) && out->host_off != guest_off)
-		return img_fail(err, -EUCLEAN, "%s: L2 table at offset %" PRIu64 ", entry for guest "
-				"offset %" PRIu64 ": host offset %" PRIu64 " in the data file, "
-				"allowed only the guest's", img->name, l->table_off, guest_off,
-				out->host_off);
+		return img_fail(err, -EUCLEAN,
+				"%s: L2 table at offset %" PRIu64 ", entry for guest offset "
+				"%" PRIu64 ": host offset %" PRIu64 " in the data file, allowed "
+				"only the guest's",
+				img->name, l->table_off, guest_off, out->host_off);
 	return 0;
 }
 
@@ -95,10 +99,10 @@ enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_
 	if (e->kind == QCOW2_COMPRESSED)
 		return QCOW2_PACKED;
 	if (g->extended)
-		return e->sub_zero >> sub & 1 ? QCOW2_ZEROES :
-		       e->sub_alloc >> sub & 1 ? QCOW2_DATA : QCOW2_HOLE;
-	return e->kind == QCOW2_NORMAL ? QCOW2_DATA :
-	       e->kind == QCOW2_UNALLOCATED ? QCOW2_HOLE : QCOW2_ZEROES;
+		return e->sub_zero >> sub & 1 ? QCOW2_ZEROES : e->sub_alloc >> sub & 1 ? QCOW2_DATA
+										       : QCOW2_HOLE;
+	return e->kind == QCOW2_NORMAL ? QCOW2_DATA : e->kind == QCOW2_UNALLOCATED ? QCOW2_HOLE
+										   : QCOW2_ZEROES;
 }
 
 /* How far from off (in the look's first cluster, entry e) it goes on alike, up to len. */
@@ -115,6 +119,7 @@ static uint64_t alike(struct img *img, const struct qcow2_look *l, const struct 
 
 	/* end: from the first cluster's start; always at the start of a subcluster. */
 	for (;;) {
+		unsigned sub;
 		uint64_t i;
 
 		end += g->subcluster_bytes;
@@ -126,7 +131,8 @@ static uint64_t alike(struct img *img, const struct qcow2_look *l, const struct 
 			    (host && e.host_off != first->host_off + end))
 				return end - within;
 		}
-		if (qcow2_state(g, &e, (unsigned)(end % g->cluster_bytes / g->subcluster_bytes)) != state ||
+		sub = (unsigned)(end % g->cluster_bytes / g->subcluster_bytes);
+		if (qcow2_state(g, &e, sub) != state ||
 		    (qcow2_has_host(&e) && state != QCOW2_HOLE) != host)
 			return end - within;
 	}
@@ -146,7 +152,7 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		return rc;
 	within = off - l.guest_off;
 	if (!l.entries) {
-		*out = (struct img_extent) {
+		*out = (struct img_extent){
 			.kind = IMG_BACKING,
 			.length = min_u64(len, l.n * g->cluster_bytes - within),
 		};
@@ -155,7 +161,7 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 	rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
 	if (rc)
 		return rc;
-	*out = (struct img_extent) { 0 };
+	*out = (struct img_extent){ 0 };
 	switch (qcow2_state(g, &e, (unsigned)(within / g->subcluster_bytes))) {
 	case QCOW2_PACKED:
 		out->kind = IMG_COMPRESSED;

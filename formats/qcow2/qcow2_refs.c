@@ -14,9 +14,9 @@
 #include "libimg/base/endian.h"
 
 enum {
-	GENEROUS_BYTES = 64 << 20,	/* of file that new refcount blocks should cover at least, */
-	GENEROUS_BLOCKS = 16,		/* or these many of them */
-	MAX_TRIES = 64,			/* at finding a run, adding blocks after each */
+	GENEROUS_BYTES = 64 << 20, /* of file that new refcount blocks should cover at least, */
+	GENEROUS_BLOCKS = 16,	   /* or these many of them */
+	MAX_TRIES = 64,		   /* at finding a run, adding blocks after each */
 };
 
 int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t len,
@@ -45,7 +45,7 @@ int qcow2_refs_flush(struct qcow2_refs *r, struct img_error *err)
 void qcow2_refs_end(struct qcow2_refs *r)
 {
 	free(r->bytes);
-	*r = (struct qcow2_refs) { .img = r->img };
+	*r = (struct qcow2_refs){ .img = r->img };
 }
 
 static bool has_block(const struct qcow2 *q, uint64_t block)
@@ -67,7 +67,7 @@ static int load(struct qcow2_refs *r, uint64_t block, struct img_error *err)
 	if (!r->bytes)
 		r->bytes = malloc(q->geometry.cluster_bytes);
 	if (!r->bytes)
-		return img_fail(err, -ENOMEM, "%s: out of memory", r->img->name);
+		return qcow2_no_memory(r->img, err);
 	r->loaded = false;
 	rc = img_storage_read(r->img->file, q->reftable[block], r->bytes,
 			      (size_t)q->geometry.cluster_bytes, err);
@@ -90,7 +90,8 @@ int qcow2_refs_get(struct qcow2_refs *r, uint64_t cluster, uint64_t *count, stru
 	}
 	rc = load(r, cluster / g->block_entries, err);
 	if (!rc)
-		*count = qcow2_refcount_get(r->bytes, g->refcount_order, cluster % g->block_entries);
+		*count = qcow2_refcount_get(r->bytes, g->refcount_order,
+					    cluster % g->block_entries);
 	return rc;
 }
 
@@ -151,9 +152,9 @@ static uint64_t missing_blocks(const struct qcow2 *q, uint64_t block)
 
 /* What add_blocks() has decided: everything lies from cluster first on, blocks before the table. */
 struct addition {
-	uint64_t block, blocks;		/* indexes in the table */
+	uint64_t block, blocks; /* indexes in the table */
 	uint64_t first;
-	uint64_t table_clusters;	/* of a bigger table; 0: the present one will do */
+	uint64_t table_clusters; /* of a bigger table; 0: the present one will do */
 };
 
 /* Blocks that the guest's size may need in all, were every cluster of it allocated once. */
@@ -175,7 +176,7 @@ static int decide_addition(const struct qcow2 *q, uint64_t block, uint64_t want,
 	uint64_t useful = blocks_for_guest(q), entries = q->reftable_entries;
 
 	useful = useful > block ? useful - block : 1;
-	*a = (struct addition) { .block = block, .first = block * g->block_entries };
+	*a = (struct addition){ .block = block, .first = block * g->block_entries };
 	for (unsigned round = 0; round < 8; round++) {
 		/* Blocks for what is wanted, for themselves and for the table. */
 		uint64_t least = div_round_up_u64(want + a->table_clusters, g->block_entries - 1);
@@ -204,7 +205,7 @@ static int write_blocks(struct img *img, const struct addition *a, struct img_er
 	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t end = a->first + a->blocks + a->table_clusters;
 	uint8_t *bytes = malloc(g->cluster_bytes);
-	int rc = bytes ? 0 : img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	int rc = bytes ? 0 : qcow2_no_memory(img, err);
 
 	for (uint64_t i = 0; !rc && i < a->blocks; i++) {
 		uint64_t base = (a->block + i) * g->block_entries;
@@ -229,7 +230,7 @@ static int link_blocks(struct img *img, const struct addition *a, struct img_err
 	int rc = 0;
 
 	if (!entries)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	for (uint64_t i = 0; i < a->blocks; i++)
 		be64_store(entries + i * 8, (a->first + i) * g->cluster_bytes);
 	while (!rc && done < a->blocks) {
@@ -256,7 +257,7 @@ static int switch_table(struct img *img, const struct addition *a, struct img_er
 	int rc;
 
 	if (!table)
-		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, err);
 	for (uint64_t i = 0; i < q->reftable_entries; i++)
 		be64_store(table + i * 8, q->reftable[i]);
 	for (uint64_t i = 0; i < a->blocks; i++)
@@ -296,17 +297,21 @@ static int add_blocks(struct qcow2_refs *r, uint64_t block, uint64_t want, struc
 
 	if (rc)
 		return img_fail(err, rc, "%s: the refcount table would need %" PRIu64 " entries, "
-				"allowed %d", img->name, block + a.blocks, QCOW2_MAX_REFTABLE_BYTES / 8);
+					 "allowed %d",
+				img->name, block + a.blocks, QCOW2_MAX_REFTABLE_BYTES / 8);
 	off = a.first * g->cluster_bytes;
 	bytes = (a.blocks + a.table_clusters) * g->cluster_bytes;
 	if (off + bytes > QCOW2_OFFSET_MASK)
-		return img_fail(err, -EFBIG, "%s: refcount blocks would lie at offset %" PRIu64
-				", allowed below 2^56", img->name, off);
+		return img_fail(err, -EFBIG,
+				"%s: refcount blocks would lie at offset %" PRIu64 ", allowed "
+				"below 2^56",
+				img->name, off);
 	if (img->file->device && off + bytes > img->file->size)
 		return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
 	hit = qcow2_fixed_hit(q, off, bytes);
 	if (hit)
-		return img_fail(err, -EUCLEAN, "%s: the %s at offset %" PRIu64 " has no refcount block",
+		return img_fail(err, -EUCLEAN,
+				"%s: the %s at offset %" PRIu64 " has no refcount block",
 				img->name, hit->what, hit->off);
 	rc = qcow2_refs_flush(r, err);
 	if (!rc)
@@ -383,8 +388,10 @@ static int find_covered(struct qcow2_refs *r, uint64_t n, uint64_t *first, struc
 			return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
 		hit = qcow2_fixed_hit(q, *first * cluster_bytes, n * cluster_bytes);
 		if (hit)
-			return img_fail(err, -EUCLEAN, "%s: refcount of the cluster at offset %" PRIu64
-					" is 0, but the %s lies there", img->name, hit->off, hit->what);
+			return img_fail(err, -EUCLEAN,
+					"%s: refcount of the cluster at offset %" PRIu64 " is "
+					"0, but the %s lies there",
+					img->name, hit->off, hit->what);
 		return 0;
 	}
 	return img_fail(err, -ENOSPC, "%s: no %" PRIu64 " free clusters in a row", img->name, n);

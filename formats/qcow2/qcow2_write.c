@@ -17,11 +17,21 @@
 #include "libimg/base/endian.h"
 
 /* What commit() is to do: plan->slot[SLOT_KIND]. */
-enum { COMMIT_NEW, COMMIT_REUSE, COMMIT_PACKED, COMMIT_CLEAR, COMMIT_DISCARD };
+enum {
+	COMMIT_NEW,   /* to new clusters */
+	COMMIT_REUSE, /* to room that was there and not in use */
+	COMMIT_PACKED,
+	COMMIT_CLEAR,
+	COMMIT_DISCARD,
+};
 
-/* plan->slot[]: where the first cluster's L2 entry lies; clusters, or stored bytes if packed; where
-   the first cluster (the packed data) lies. */
-enum { SLOT_KIND, SLOT_ENTRY, SLOT_COUNT, SLOT_HOST };
+/* plan->slot[] */
+enum {
+	SLOT_KIND,  /* COMMIT_* */
+	SLOT_ENTRY, /* file offset of the first cluster's L2 entry */
+	SLOT_COUNT, /* clusters; PACKED: stored bytes */
+	SLOT_HOST,  /* NEW: of the first cluster; PACKED: of the data */
+};
 
 static bool has_backing(const struct img *img)
 {
@@ -35,7 +45,8 @@ static bool is_ours(const struct qcow2 *q, const struct qcow2_entry *e)
 }
 
 /* What the entry occupies in the image's file; false: nothing. */
-static bool occupies(const struct qcow2 *q, const struct qcow2_entry *e, uint64_t *off, uint64_t *len)
+static bool occupies(const struct qcow2 *q, const struct qcow2_entry *e, uint64_t *off,
+		     uint64_t *len)
 {
 	if (q->geometry.data_file || (!qcow2_has_host(e) && e->kind != QCOW2_COMPRESSED))
 		return false;
@@ -52,9 +63,10 @@ static int check_host(struct img *img, struct img_req *req, uint64_t guest_off, 
 
 	if (!hit)
 		return 0;
-	return img_fail(img_req_error(req), -EUCLEAN, "%s: L2 entry for guest offset %" PRIu64
-			": found host offset %" PRIu64 ", where the %s lies", img->name, guest_off, off,
-			hit->what);
+	return img_fail(img_req_error(req), -EUCLEAN,
+			"%s: L2 entry for guest offset %" PRIu64 ": found host offset %" PRIu64 ", "
+			"where the %s lies",
+			img->name, guest_off, off, hit->what);
 }
 
 /* ---- The L2 table ---- */
@@ -71,7 +83,9 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 	table_off = first * q->geometry.cluster_bytes;
 	rc = img_meta_new(req, img->file, table_off, q->geometry.cluster_bytes, IMG_RANK_MAPPING);
 	if (rc)
-		return img_fail(img_req_error(req), rc, "%s: out of memory for an L2 table", img->name);
+		return img_fail(img_req_error(req), rc,
+				"%s: out of memory for an L2 table",
+				img->name);
 	qcow2_take(img, req, first, 1);
 	l1 = img_meta_edit(req, img->file, qcow2_l1_entry_off(q, off), 8, IMG_RANK_ROOT);
 	be64_store(l1, table_off | QCOW2_COPIED);
@@ -97,8 +111,9 @@ static int look_up_writable(struct img *img, struct img_req *req, uint64_t off, 
 		return IMG_NEED_EXCLUSIVE;
 	hit = qcow2_fixed_hit(q, l->table_off, q->geometry.cluster_bytes);
 	if (hit)
-		return img_fail(img_req_error(req), -EUCLEAN, "%s: L1 entry for guest offset %" PRIu64
-				": found an L2 table at offset %" PRIu64 ", where the %s lies",
+		return img_fail(img_req_error(req), -EUCLEAN,
+				"%s: L1 entry for guest offset %" PRIu64 ": found an L2 table "
+				"at offset %" PRIu64 ", where the %s lies",
 				img->name, off, l->table_off, hit->what);
 	return 0;
 }
@@ -111,8 +126,8 @@ static bool is_data(const struct qcow2_geometry *g, const struct qcow2_entry *e,
 }
 
 /* How far from off on clusters of ours lie in a row, all with data or all without; up to len. */
-static uint64_t run_of_ours(struct img *img, const struct qcow2_look *l, const struct qcow2_entry *first,
-			    uint64_t off, uint64_t len)
+static uint64_t run_of_ours(struct img *img, const struct qcow2_look *l,
+			    const struct qcow2_entry *first, uint64_t off, uint64_t len)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -155,7 +170,8 @@ static int plan_here(struct img *img, struct img_req *req, const struct qcow2_lo
 	plan->commit = !data;
 	plan->slot[SLOT_KIND] = COMMIT_REUSE;
 	plan->slot[SLOT_ENTRY] = l->entry_off;
-	plan->slot[SLOT_COUNT] = (plan->fill_end - 1 - l->guest_off) / q->geometry.cluster_bytes + 1;
+	plan->slot[SLOT_COUNT] = div_round_up_u64(plan->fill_end - l->guest_off,
+						  q->geometry.cluster_bytes);
 	if (q->geometry.data_file)
 		return 0;
 	rc = check_host(img, req, off, plan->file_off, plan->fill_end - plan->fill_start);
@@ -163,8 +179,8 @@ static int plan_here(struct img *img, struct img_req *req, const struct qcow2_lo
 }
 
 /* Entries from the first on that are to be written to new clusters, up to l->n. 0 is an error. */
-static int count_new(struct img *img, struct img_req *req, const struct qcow2_look *l, uint64_t *count,
-		     size_t *frees)
+static int count_new(struct img *img, struct img_req *req, const struct qcow2_look *l,
+		     uint64_t *count, size_t *frees)
 {
 	const struct qcow2 *q = img->state;
 
@@ -205,7 +221,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 	if (rc)
 		return rc;
 	if (frees && img_free_reserve(req, frees))
-		return img_fail(img_req_error(req), -ENOMEM, "%s: out of memory", img->name);
+		return qcow2_no_memory(img, img_req_error(req));
 	if (g->data_file) {
 		host = l->guest_off;
 	} else {
@@ -220,10 +236,12 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 	end = l->guest_off + count * g->cluster_bytes;
 	plan->kind = IMG_PLAN_DATA;
 	plan->length = min_u64(len, end - off);
-	plan->fill_start = moves_data(g, &first_entry) ? l->guest_off :
-			   align_down_u64(off, g->subcluster_bytes);
-	plan->fill_end = moves_data(g, &last_entry) ? end :
-			 round_up_u64(off + plan->length, g->subcluster_bytes);
+	plan->fill_start = moves_data(g, &first_entry)
+				   ? l->guest_off
+				   : align_down_u64(off, g->subcluster_bytes);
+	plan->fill_end = moves_data(g, &last_entry)
+				 ? end
+				 : round_up_u64(off + plan->length, g->subcluster_bytes);
 	plan->storage = q->data;
 	plan->file_off = host + plan->fill_start - l->guest_off;
 	plan->fresh = q->data->zero_fill && host >= max_u64(q->data->size, q->stale_end);
@@ -263,15 +281,16 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 	int rc;
 
 	if (q->geometry.data_file)
-		return img_fail(img_req_error(req), -ENOTSUP, "%s: an image with a data file cannot hold "
-				"compressed clusters", img->name);
+		return img_fail(img_req_error(req), -ENOTSUP,
+				"%s: an image with a data file cannot hold compressed clusters",
+				img->name);
 	rc = look_up_writable(img, req, off, 1, &l);
 	if (!rc)
 		rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
 	if (!rc && occupies(q, &e, &old_off, &old_len)) {
 		rc = check_host(img, req, off, old_off, old_len);
 		if (!rc && img_free_reserve(req, 1))
-			rc = img_fail(img_req_error(req), -ENOMEM, "%s: out of memory", img->name);
+			rc = qcow2_no_memory(img, img_req_error(req));
 	}
 	if (!rc)
 		rc = qcow2_take_packed(img, req, len, &file_off);
@@ -297,7 +316,8 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
  * The entry after zeroing or discarding the cluster, by metadata alone. Version 2 has no zero flag:
  * there it is called only without a backing file.
  */
-static struct qcow2_entry cleared(const struct img *img, bool discard, const struct qcow2_entry *old)
+static struct qcow2_entry cleared(const struct img *img, bool discard,
+				  const struct qcow2_entry *old)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_ZERO_PLAIN };
@@ -306,7 +326,7 @@ static struct qcow2_entry cleared(const struct img *img, bool discard, const str
 	if (old->kind == QCOW2_UNALLOCATED && !has_backing(img))
 		return *old;
 	if (q->header.version < 3)
-		return (struct qcow2_entry) { .kind = QCOW2_UNALLOCATED };
+		return (struct qcow2_entry){ .kind = QCOW2_UNALLOCATED };
 	/* Room that is there stays for the next write, and data of a data file is in its place. */
 	if (qcow2_has_host(old) && (q->geometry.data_file || (!discard && !img->unmap))) {
 		e.kind = QCOW2_ZERO_ALLOC;
@@ -327,10 +347,15 @@ static bool same_entry(const struct qcow2_geometry *g, const struct qcow2_entry 
 }
 
 /* How to clear a cluster. */
-enum way { WAY_NOTHING, WAY_META, WAY_ZERO, WAY_PUNCH };
+enum way {
+	WAY_NOTHING,
+	WAY_META,
+	WAY_ZERO,
+	WAY_PUNCH,
+};
 
-static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l, uint64_t i,
-			bool discard, enum way *way)
+static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l,
+			uint64_t i, bool discard, enum way *way)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED }, after;
@@ -351,8 +376,8 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 }
 
 /* Clusters of the look from the first on that are cleared in the same way. */
-static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l, bool discard,
-			enum way *way, uint64_t *count)
+static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l,
+			bool discard, enum way *way, uint64_t *count)
 {
 	int rc = way_to_clear(img, req, l, 0, discard, way);
 
@@ -371,8 +396,8 @@ static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	return 0;
 }
 
-static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64_t off, uint64_t len,
-		      struct img_plan *plan)
+static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64_t off,
+		      uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_look l;
@@ -395,12 +420,13 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		rc = look_up_writable(img, req, off, len, &l);
 		count = min_u64(count, l.n);
 		if (!rc && img_free_reserve(req, count))
-			rc = img_fail(img_req_error(req), -ENOMEM, "%s: out of memory", img->name);
+			rc = qcow2_no_memory(img, img_req_error(req));
 	}
 	if (rc)
 		return rc;
-	plan->kind = way == WAY_NOTHING ? IMG_PLAN_NOTHING : way == WAY_META ? IMG_PLAN_META :
-		     way == WAY_ZERO ? IMG_PLAN_ZERO : IMG_PLAN_PUNCH;
+	plan->kind = way == WAY_NOTHING ? IMG_PLAN_NOTHING : way == WAY_META ? IMG_PLAN_META
+						     : way == WAY_ZERO	     ? IMG_PLAN_ZERO
+									     : IMG_PLAN_PUNCH;
 	plan->length = min_u64(len, count * q->geometry.cluster_bytes);
 	plan->commit = way == WAY_META || way == WAY_ZERO;
 	if (way == WAY_ZERO || way == WAY_PUNCH) {
@@ -482,20 +508,20 @@ static struct qcow2_entry committed(const struct img *img, const struct img_plan
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	struct qcow2_entry e = *old;
-	uint64_t guest_off = align_down_u64(plan->fill_start, g->cluster_bytes) + i * g->cluster_bytes;
+	uint64_t start = align_down_u64(plan->fill_start, g->cluster_bytes);
 
 	switch (plan->slot[SLOT_KIND]) {
 	case COMMIT_CLEAR:
 	case COMMIT_DISCARD:
 		return cleared(img, plan->slot[SLOT_KIND] == COMMIT_DISCARD, old);
 	case COMMIT_PACKED:
-		return (struct qcow2_entry) {
+		return (struct qcow2_entry){
 			.kind = QCOW2_COMPRESSED,
 			.host_off = plan->slot[SLOT_HOST],
 			.stored_bytes = (uint32_t)plan->slot[SLOT_COUNT],
 		};
 	case COMMIT_NEW:
-		e = (struct qcow2_entry) {
+		e = (struct qcow2_entry){
 			.host_off = plan->slot[SLOT_HOST] + i * g->cluster_bytes,
 			.copied = true,
 			.sub_zero = old->sub_zero,
@@ -506,7 +532,7 @@ static struct qcow2_entry committed(const struct img *img, const struct img_plan
 	}
 	e.kind = QCOW2_NORMAL;
 	if (g->extended) {
-		uint32_t written = written_subclusters(g, plan, guest_off);
+		uint32_t written = written_subclusters(g, plan, start + i * g->cluster_bytes);
 
 		e.sub_alloc |= written;
 		e.sub_zero &= ~written;
@@ -566,7 +592,7 @@ int qcow2_last_use(struct img *img, struct img_req *req, struct img_storage *s, 
 {
 	const struct qcow2 *q = img->state;
 
-	(void)s;	/* nothing of a data file is ever freed */
+	(void)s; /* nothing of a data file is ever freed */
 	if (!is_aligned_u64(file_off | len, q->geometry.cluster_bytes)) {
 		*last = false;
 		return 0;

@@ -53,8 +53,8 @@ static inline uint64_t below(struct bench *b, uint64_t n)
 	return next_random(b) % n;
 }
 
-__attribute__((format(printf, 2, 3)))
-static inline void run(const struct bench *b, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static inline void run(const struct bench *b,
+							     const char *fmt, ...)
 {
 	char command[1024], full[1200];
 	va_list args;
@@ -72,11 +72,11 @@ static inline void run(const struct bench *b, const char *fmt, ...)
 
 static inline void start(struct bench *b, uint64_t seed, uint64_t size)
 {
-	const char *other = getenv("IMG_SEED");		/* another run of the same tests */
+	const char *other = getenv("IMG_SEED"); /* another run of the same tests */
 
 	if (other)
 		seed += strtoull(other, NULL, 10) * 1000;
-	*b = (struct bench) { .seed = seed * 0x9e3779b97f4a7c15u + 1, .size = size };
+	*b = (struct bench){ .seed = seed * 0x9e3779b97f4a7c15u + 1, .size = size };
 	strcpy(b->dir, "/tmp/qcow2-test-XXXXXX");
 	cr_assert(mkdtemp(b->dir));
 	snprintf(b->image, sizeof(b->image), "%s/image.qcow2", b->dir);

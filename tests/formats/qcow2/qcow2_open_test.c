@@ -79,6 +79,11 @@ static struct img_value *info_of(struct bench *b)
 	return v;
 }
 
+static const struct img_value *data_of(const struct img_value *v)
+{
+	return img_value_get(img_value_get(v, "format-specific"), "data");
+}
+
 #define FRESH(b, options, size) \
 	do { \
 		if (!have_qemu()) \
@@ -96,7 +101,8 @@ Test(qcow2_open, unclean_is_repaired_before_writing)
 
 	FRESH(&b, "lazy_refcounts=on", 4 << 20);
 	/* Leaves the dirty bit and refcounts that were never written. */
-	run(&b, "{ qemu-io -f qcow2 -c 'write -P 7 64k 256k' -c flush -c abort image.qcow2; true; }");
+	run(&b, "{ qemu-io -f qcow2 -c 'write -P 7 64k 256k' -c flush -c abort image.qcow2; "
+		"true; }");
 	cr_assert(peek(&b, 72) & 1, "the dirty bit is set");
 	img = open_image(&b, 0);
 	close_image(img);
@@ -147,14 +153,13 @@ Test(qcow2_open, bitmaps_are_marked_before_the_first_write)
 	struct bench b;
 	struct img *img;
 	struct img_value *v;
-	const struct img_value *bitmap;
+	const struct img_value *bitmap, *flag;
 
 	FRESH(&b, "cluster_size=64k", 1 << 20);
 	run(&b, "qemu-img bitmap --add image.qcow2 first");
 	run(&b, "qemu-img bitmap --add -g 128k --disable image.qcow2 second");
 	v = info_of(&b);
-	bitmap = img_value_at(img_value_get(img_value_get(img_value_get(v, "format-specific"), "data"),
-					    "bitmaps"), 1);
+	bitmap = img_value_at(img_value_get(data_of(v), "bitmaps"), 1);
 	cr_assert_str_eq(img_value_string(img_value_get(bitmap, "name")), "second");
 	cr_assert_eq(img_value_uint(img_value_get(bitmap, "granularity")), 128 * KIB);
 	cr_assert_eq(img_value_count(img_value_get(bitmap, "flags")), 0);
@@ -163,9 +168,9 @@ Test(qcow2_open, bitmaps_are_marked_before_the_first_write)
 	write_at(img, 100, 70000, 1);
 	close_image(img);
 	v = info_of(&b);
-	bitmap = img_value_at(img_value_get(img_value_get(img_value_get(v, "format-specific"), "data"),
-					    "bitmaps"), 1);
-	cr_assert_str_eq(img_value_string(img_value_at(img_value_get(bitmap, "flags"), 0)), "in-use");
+	bitmap = img_value_at(img_value_get(data_of(v), "bitmaps"), 1);
+	flag = img_value_at(img_value_get(bitmap, "flags"), 0);
+	cr_assert_str_eq(img_value_string(flag), "in-use");
 	img_value_free(v);
 	run(&b, "qemu-img check image.qcow2");
 	run(&b, "qemu-img info image.qcow2 | grep -c in-use | grep 2");
@@ -182,12 +187,12 @@ Test(qcow2_open, encrypted_is_reported_and_refused)
 		return;
 	start(&b, 1, 1 << 20);
 	run(&b, "qemu-img create -f qcow2 --object secret,id=s,data=x "
-	    "-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 image.qcow2 1M");
+		"-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 image.qcow2 1M");
 	refused(&b, 0, -ENOTSUP, "encrypted");
 	refused(&b, IMG_OPEN_WRITE, -ENOTSUP, "encrypted");
 	v = info_of(&b);
 	cr_assert(img_value_bool(img_value_get(v, "encrypted")));
-	encrypt = img_value_get(img_value_get(img_value_get(v, "format-specific"), "data"), "encrypt");
+	encrypt = img_value_get(data_of(v), "encrypt");
 	cr_assert_str_eq(img_value_string(img_value_get(encrypt, "format")), "luks");
 	cr_assert_str_eq(img_value_string(img_value_get(encrypt, "cipher-alg")), "aes-256");
 	cr_assert_eq(img_value_count(img_value_get(encrypt, "slots")), 8);
@@ -202,7 +207,8 @@ Test(qcow2_open, snapshots_are_reported)
 	const struct img_value *snapshots;
 
 	FRESH(&b, "cluster_size=64k", 1 << 20);
-	run(&b, "qemu-img snapshot -c 'before it' image.qcow2 && qemu-img snapshot -c b image.qcow2");
+	run(&b, "qemu-img snapshot -c 'before it' image.qcow2");
+	run(&b, "qemu-img snapshot -c b image.qcow2");
 	v = info_of(&b);
 	snapshots = img_value_get(v, "snapshots");
 	cr_assert_eq(img_value_count(snapshots), 2);
@@ -218,7 +224,11 @@ Test(qcow2_open, snapshots_are_reported)
 /* ---- Tables that lie ---- */
 
 /* Images of 64 KiB clusters: refcount table at 1, block at 2, L1 at 3, the first L2 table at 4. */
-enum { CLUSTER = 64 * KIB, BLOCK_AT = 2 * CLUSTER, L1_AT = 3 * CLUSTER };
+enum {
+	CLUSTER = 64 * KIB,
+	BLOCK_AT = 2 * CLUSTER,
+	L1_AT = 3 * CLUSTER,
+};
 #define COPIED (UINT64_C(1) << 63)
 
 Test(qcow2_open, data_is_not_written_over_metadata)
@@ -232,9 +242,9 @@ Test(qcow2_open, data_is_not_written_over_metadata)
 	write_at(img, 0, 8 * CLUSTER, 1);
 	close_image(img);
 	l2 = peek(&b, L1_AT) & ~COPIED;
-	poke(&b, l2, COPIED | 0);		/* reads as not allocated */
+	poke(&b, l2, COPIED | 0); /* reads as not allocated */
 	poke(&b, l2 + 8, COPIED | BLOCK_AT);
-	poke(&b, l2 + 16, L1_AT);		/* shared: would be freed */
+	poke(&b, l2 + 16, L1_AT); /* shared: would be freed */
 	poke(&b, l2 + 24, COPIED | (5 * CLUSTER + 512));
 	img = open_image(&b, IMG_OPEN_WRITE);
 	write_refused(img, CLUSTER, "refcount block");
@@ -268,11 +278,11 @@ Test(qcow2_open, metadata_is_not_handed_out)
 	struct img *img;
 
 	FRESH(&b, "cluster_size=64k", 8 << 20);
-	poke(&b, BLOCK_AT, 0);			/* nothing is in use, it says */
+	poke(&b, BLOCK_AT, 0); /* nothing is in use, it says */
 	img = open_image(&b, IMG_OPEN_WRITE);
 	write_refused(img, 0, "header");
 	close_image(img);
-	poke(&b, CLUSTER, 0);			/* no block at all */
+	poke(&b, CLUSTER, 0); /* no block at all */
 	img = open_image(&b, IMG_OPEN_WRITE);
 	write_refused(img, 0, "header");
 	close_image(img);
@@ -323,7 +333,7 @@ Test(qcow2_open, freed_clusters_are_used_again)
 	write_at(img, 0, 512 * KIB, 1);
 	host = host_of(img, 64 * KIB);
 	cr_assert_eq(img_discard(img, 64 * KIB, 64 * KIB, NULL), 0);
-	cr_assert_eq(img_flush(img, NULL), 0);		/* only then are they free */
+	cr_assert_eq(img_flush(img, NULL), 0); /* only then are they free */
 	cr_assert_eq(stat(b.image, &before), 0);
 	write_at(img, 1 << 20, 64 * KIB, 2);
 	cr_assert_eq(host_of(img, 1 << 20), host);
@@ -356,16 +366,18 @@ static void pack_units(const char *options, unsigned refcount_max)
 	for (unsigned i = 0; i < 32; i++) {
 		unit[0] = (uint8_t)(i + 1);
 		b.model[i * CLUSTER] = unit[0];
-		iov = (struct iovec) { unit, CLUSTER };
+		iov = (struct iovec){ unit, CLUSTER };
 		cr_assert_eq(img_submit_writev(q, img, i * CLUSTER, &iov, 1, IMG_SUBMIT_COMPRESS,
-					       packed, NULL), 0);
+					       packed, NULL),
+			     0);
 		while (img_queue_in_flight(q))
 			img_queue_run(q, true);
 	}
 	img_queue_free(q);
 	close_image(img);
 	cr_assert_eq(stat(b.image, &st), 0);
-	cr_assert_eq((uint64_t)st.st_size, (5 + (31 / refcount_max + 1)) * (uint64_t)CLUSTER, "%lld",
+	cr_assert_eq((uint64_t)st.st_size, (5 + (31 / refcount_max + 1)) * (uint64_t)CLUSTER,
+		     "%lld",
 		     (long long)st.st_size);
 	write_file(b.model_file, b.model, b.size);
 	run(&b, "qemu-img check image.qcow2");

@@ -7,7 +7,14 @@
 /* ---- Operations, several in flight ---- */
 
 enum { IN_FLIGHT = 8 };
-enum op { OP_WRITE, OP_ZERO, OP_DISCARD, OP_COMPRESS, OP_READ, OPS };
+enum op {
+	OP_WRITE,
+	OP_ZERO,
+	OP_DISCARD,
+	OP_COMPRESS,
+	OP_READ,
+	OPS,
+};
 
 struct flight {
 	struct bench *b;
@@ -31,8 +38,9 @@ static void flown(void *user, int rc, const struct img_error *err)
 /* A range, sometimes whole units, sometimes sectors, sometimes any bytes. */
 static void pick(struct bench *b, struct flight *f)
 {
-	uint64_t grain = f->op == OP_COMPRESS || f->op == OP_DISCARD ? b->unit :
-			 (uint64_t[]) { 1, 512, 4096, b->unit }[below(b, 4)];
+	uint64_t grains[] = { 1, 512, 4096, b->unit };
+	bool units = f->op == OP_COMPRESS || f->op == OP_DISCARD;
+	uint64_t grain = units ? b->unit : grains[below(b, 4)];
 	uint64_t most = f->op == OP_COMPRESS ? 1 : 1 + below(b, 2 + (300000 / b->unit));
 
 	f->off = below(b, b->size) / grain * grain;
@@ -57,7 +65,7 @@ static void submit(struct img_queue *q, struct img *img, struct flight *f)
 	int rc = -EINVAL;
 
 	f->buffer = malloc(f->len);
-	f->iov = (struct iovec) { f->buffer, f->len };
+	f->iov = (struct iovec){ f->buffer, f->len };
 	switch (f->op) {
 	case OP_WRITE:
 	case OP_COMPRESS:
@@ -141,10 +149,10 @@ static void make_base(struct bench *b, uint64_t len)
 struct shape {
 	const char *options;
 	uint64_t size;
-	uint64_t base;		/* bytes of backing file; 0: none */
+	uint64_t base; /* bytes of backing file; 0: none */
 	unsigned batches;
 	unsigned flags;
-	bool plain;		/* takes no compressed clusters */
+	bool plain; /* takes no compressed clusters */
 	bool snapshots;
 };
 
@@ -161,7 +169,8 @@ static void play(const struct shape *s, uint64_t seed)
 		make_base(&b, s->base);
 		strcpy(backing, "-b base.raw -F raw");
 	}
-	run(&b, "qemu-img create -f qcow2 -o %s %s image.qcow2 %" PRIu64, s->options, backing, s->size);
+	run(&b, "qemu-img create -f qcow2 -o %s %s image.qcow2 %" PRIu64, s->options, backing,
+	    s->size);
 	for (unsigned round = 0; round < 3; round++) {
 		struct img *img = open_image(&b, IMG_OPEN_WRITE | s->flags);
 
@@ -181,7 +190,7 @@ static void play(const struct shape *s, uint64_t seed)
 #define PLAY(name, ...) \
 	Test(qcow2, name) \
 	{ \
-		play(&(struct shape) { __VA_ARGS__ }, __LINE__); \
+		play(&(struct shape){ __VA_ARGS__ }, __LINE__); \
 	}
 
 PLAY(plain, "cluster_size=64k", 8 << 20, .batches = 60)
@@ -211,7 +220,8 @@ PLAY(extended_unmap, "extended_l2=on,cluster_size=128k", 8 << 20, .base = 6 << 2
 PLAY(preallocated, "preallocation=metadata", 8 << 20, .batches = 40)
 PLAY(data_file, "data_file=data.bin", 8 << 20, .batches = 60, .plain = true)
 PLAY(data_file_raw, "data_file=raw.bin,data_file_raw=on", 8 << 20, .batches = 60, .plain = true)
-PLAY(data_file_backing, "data_file=data.bin", 8 << 20, .base = 6 << 20, .batches = 60, .plain = true)
+PLAY(data_file_backing, "data_file=data.bin", 8 << 20, .base = 6 << 20, .batches = 60,
+     .plain = true)
 PLAY(snapshots, "cluster_size=64k", 8 << 20, .batches = 40, .snapshots = true)
 PLAY(snapshots_small, "cluster_size=512", 1 << 20, .batches = 40, .snapshots = true)
 PLAY(snapshots_extended, "extended_l2=on,cluster_size=16k", 4 << 20, .base = 2 << 20, .batches = 40,
