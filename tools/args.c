@@ -102,5 +102,5 @@ void args_list_add(struct args_list *list, const char *text)
 void args_list_free(struct args_list *list)
 {
 	free(list->items);
-	*list = (struct args_list) { 0 };
+	*list = (struct args_list){ 0 };
 }

@@ -29,7 +29,13 @@ static const char help[] =
 	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
 	"  -h, --help               print this and exit\n";
 
-enum { EXIT_SOUND, EXIT_FAILED, EXIT_DAMAGED, EXIT_LEAKS, EXIT_NO_CHECKS = 63 };
+enum {
+	EXIT_SOUND = 0,
+	EXIT_FAILED = 1,
+	EXIT_DAMAGED = 2,
+	EXIT_LEAKS = 3,
+	EXIT_NO_CHECKS = 63,
+};
 enum { GO_ON = -1 };
 
 struct check {
@@ -53,6 +59,7 @@ static int parse(struct check *check, int argc, char **argv)
 		{ "references", required_argument, NULL, ARG_REFERENCES },
 		{ 0 },
 	};
+	static const char bad_repair[] = "--repair (-r) expects 'leaks' or 'all', not '%s'";
 	struct open_request *r = &check->request;
 	const char *cache = "writeback";
 	bool share = false;
@@ -72,11 +79,12 @@ static int parse(struct check *check, int argc, char **argv)
 			cache = optarg;
 			break;
 		case 'r':
-			if (strcmp(optarg, "leaks") && strcmp(optarg, "all"))
-				return say_usage("check", "--repair (-r) expects 'leaks' or 'all', not "
-						 "'%s'", optarg);
-			check->repair = strcmp(optarg, "all") ? IMG_CHECK_REPAIR_LEAKS :
-								IMG_CHECK_REPAIR_ALL;
+			if (!strcmp(optarg, "leaks"))
+				check->repair = IMG_CHECK_REPAIR_LEAKS;
+			else if (!strcmp(optarg, "all"))
+				check->repair = IMG_CHECK_REPAIR_ALL;
+			else
+				return say_usage("check", bad_repair, optarg);
 			break;
 		case 'U':
 			share = true;
@@ -163,13 +171,15 @@ static void print_human(const struct img_check_result *result)
 		       result->corruptions);
 	if (result->leaks)
 		printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
-		       "This means waste of disk space, but no harm to data.\n", result->leaks);
+		       "This means waste of disk space, but no harm to data.\n",
+		       result->leaks);
 	if (result->check_errors)
 		printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
 		       result->check_errors);
 	if (result->total_units && result->allocated_units)
 		printf("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %.2f%% fragmented, "
-		       "%.2f%% compressed clusters\n", result->allocated_units, result->total_units,
+		       "%.2f%% compressed clusters\n",
+		       result->allocated_units, result->total_units,
 		       percent(result->allocated_units, result->total_units),
 		       percent(result->fragmented_units, result->allocated_units),
 		       percent(result->compressed_units, result->allocated_units));
@@ -187,10 +197,11 @@ static int check_again(const struct check *check, struct img *img,
 	if (!check->json && !check->quiet) {
 		printf("The following inconsistencies were found and repaired:\n\n"
 		       "    %" PRIu64 " leaked clusters\n    %" PRIu64 " corruptions\n\n"
-		       "Double checking the fixed image now...\n", leaks, corruptions);
+		       "Double checking the fixed image now...\n",
+		       leaks, corruptions);
 		fflush(stdout);
 	}
-	*result = (struct img_check_result) { 0 };
+	*result = (struct img_check_result){ 0 };
 	rc = img_check(img, 0, say_defect, NULL, result, err);
 	result->corruptions_fixed = corruptions;
 	result->leaks_fixed = leaks;
@@ -221,7 +232,9 @@ static int check_image(const struct check *check, struct img *img, struct img_er
 		say_error("Check failed");
 		return EXIT_FAILED;
 	}
-	return result.corruptions ? EXIT_DAMAGED : result.leaks ? EXIT_LEAKS : EXIT_SOUND;
+	if (result.corruptions)
+		return EXIT_DAMAGED;
+	return result.leaks ? EXIT_LEAKS : EXIT_SOUND;
 }
 
 int check_run(int argc, char **argv)

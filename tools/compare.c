@@ -29,7 +29,12 @@ static const char help[] =
 	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
 	"  -h, --help               print this and exit\n";
 
-enum { EXIT_SAME, EXIT_DIFFERENT, EXIT_NOT_OPENED, EXIT_NOT_READ = 4 };
+enum {
+	EXIT_SAME = 0,
+	EXIT_DIFFERENT = 1,
+	EXIT_NOT_OPENED = 2,
+	EXIT_NOT_READ = 4,
+};
 enum { GO_ON = -1 };
 
 struct compare {

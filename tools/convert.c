@@ -65,7 +65,7 @@ struct convert {
 	bool image_opts, share;
 	unsigned source_flags;
 	struct img **sources;
-	uint64_t total;				/* bytes of all sources */
+	uint64_t total; /* bytes of all sources */
 
 	/* Target. */
 	const char *target_name, *target_format;
@@ -253,9 +253,11 @@ static int parse(struct convert *c, int argc, char **argv)
 		}
 	}
 	c->target_format = target_format ? target_format : "raw";
-	if (creation_asks_for_help(&c->creation))
-		return creation_possible(c->target_format, NULL) ?
-			       creation_print_help(c->target_format) : 1;
+	if (creation_asks_for_help(&c->creation)) {
+		if (!creation_possible(c->target_format, NULL))
+			return 1;
+		return creation_print_help(c->target_format);
+	}
 	if (check_options(c, target_format) != GO_ON)
 		return 1;
 	if (optind > argc - 2) {
@@ -497,7 +499,7 @@ int convert_run(int argc, char **argv)
 		rc = c.no_create ? open_target(&c) : create_target(&c);
 	if (rc == GO_ON)
 		rc = copy(&c);
-	img_close(c.target, NULL);	/* a new one that was not published disappears */
+	img_close(c.target, NULL); /* a new one that was not published disappears */
 	for (i = 0; c.sources && i < c.count; i++)
 		img_close(c.sources[i], NULL);
 	free(c.sources);

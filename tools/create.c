@@ -30,8 +30,8 @@ static const char help[] =
 	"new disk is as large as that of the backing image.\n";
 
 struct create {
-	const char *file, *size;	/* operands */
-	const char *path;		/* that file means */
+	const char *file, *size; /* operands */
+	const char *path;	 /* that file means */
 	const char *format;
 	const char *backing_name, *backing_format;
 	const char *references;
@@ -108,8 +108,11 @@ static void print_setting(const char *key, const struct img_value *value)
 	printf(" %s=", key);
 	switch (img_value_kind(value)) {
 	case IMG_VALUE_STRING:
-		for (at = img_value_string(value); *at; at++)
-			fputs(*at == ',' ? ",," : (char[]) { *at, '\0' }, stdout);
+		for (at = img_value_string(value); *at; at++) {
+			if (*at == ',')
+				putchar(',');
+			putchar(*at);
+		}
 		break;
 	case IMG_VALUE_BOOL:
 		fputs(img_value_bool(value) ? "on" : "off", stdout);

@@ -76,9 +76,11 @@ static void add_rest(struct creation *c, const char *element)
 /* One of the options that the tool keeps for itself; NULL: not one of those. */
 static char **own_option(struct creation *c, const char *key)
 {
-	return !strcmp(key, "size") ? &c->size :
-	       !strcmp(key, "backing_file") ? &c->backing_name :
-	       !strcmp(key, "backing_fmt") ? &c->backing_format : NULL;
+	if (!strcmp(key, "size"))
+		return &c->size;
+	if (!strcmp(key, "backing_file"))
+		return &c->backing_name;
+	return strcmp(key, "backing_fmt") ? NULL : &c->backing_format;
 }
 
 static bool settle_element(struct creation *c, char *element, const struct img_value *options)
@@ -183,7 +185,10 @@ static void print_option(const struct img_value *option)
 	static const struct {
 		const char *type, *shown;
 	} types[] = {
-		{ "string", "str" }, { "bool", "bool (on/off)" }, { "number", "num" }, { "size", "size" },
+		{ "string", "str" },
+		{ "bool", "bool (on/off)" },
+		{ "number", "num" },
+		{ "size", "size" },
 	};
 	const char *type = img_value_string(img_value_get(option, "type"));
 	const char *help = img_value_string(img_value_get(option, "help"));
@@ -197,7 +202,7 @@ static void print_option(const struct img_value *option)
 	snprintf(left, sizeof(left), "%s=<%s>", img_value_string(img_value_get(option, "name")),
 		 type ? type : "str");
 	printf("  %-22s - %s", left, help ? help : "");
-	if (choices && (!help || !strchr(help, '(')))	/* some name them already */
+	if (choices && (!help || !strchr(help, '('))) /* some name them already */
 		printf(" (allowed values: %s)", choices);
 	putchar('\n');
 }
@@ -230,5 +235,5 @@ void creation_free(struct creation *c)
 	free(c->size);
 	free(c->backing_name);
 	free(c->backing_format);
-	*c = (struct creation) { 0 };
+	*c = (struct creation){ 0 };
 }

@@ -10,12 +10,12 @@
 
 /* Zero-initialise. */
 struct creation {
-	struct args_list given;		/* the lists, borrowed; the library takes them as they are */
+	struct args_list given; /* the lists, borrowed; the library takes them as they are */
 	/* What creation_settle() made of them. */
-	struct args_list rest;		/* all but the following; owns its strings */
-	char *size;			/* size=; NULL: not given */
-	char *backing_name;		/* backing_file= */
-	char *backing_format;		/* backing_fmt= */
+	struct args_list rest; /* all but the following; owns its strings */
+	char *size;	       /* size=; NULL: not given */
+	char *backing_name;    /* backing_file= */
+	char *backing_format;  /* backing_fmt= */
 };
 
 /* One more list. False: it is none; said. */

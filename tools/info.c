@@ -259,8 +259,10 @@ int info_run(int argc, char **argv)
 	if (!img)
 		return 1;
 	err = img_error_new();
-	rc = info.chain ? print_chain(img, info.json, err) :
-			  print_image(img, info.json ? &json : NULL, err);
+	if (info.chain)
+		rc = print_chain(img, info.json, err);
+	else
+		rc = print_image(img, info.json ? &json : NULL, err);
 	if (rc)
 		say_error("Could not get information about '%s': %s", info.request.name,
 			  img_error_text(err));

@@ -20,7 +20,7 @@ static int32_t take_utf8(const unsigned char **text)
 		return code;
 	if (code < 0xc2 || code > 0xf4)
 		return -1;
-	more = code < 0xe0 ? 1 : code < 0xf0 ? 2 : 3;
+	more = 1 + (code >= 0xe0) + (code >= 0xf0);
 	code &= 0x3f >> more;
 	for (i = 0; i < more; i++) {
 		if ((**text & 0xc0) != 0x80)

@@ -15,12 +15,12 @@ struct img_value;
 struct json {
 	FILE *out;
 	unsigned depth;
-	bool more;	/* a comma is due before the next member */
+	bool more; /* a comma is due before the next member */
 };
 
 /* key NULL: an element of an array, or the whole. */
-void json_open(struct json *j, const char *key, char bracket);	/* '{' or '[' */
-void json_close(struct json *j, char bracket);			/* '}' or ']'; ends the line at last */
+void json_open(struct json *j, const char *key, char bracket); /* '{' or '[' */
+void json_close(struct json *j, char bracket);		       /* '}' or ']'; ends the line at last */
 void json_string(struct json *j, const char *key, const char *text);
 void json_uint(struct json *j, const char *key, uint64_t n);
 void json_bool(struct json *j, const char *key, bool b);

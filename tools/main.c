@@ -99,7 +99,7 @@ static int run_command(int argc, char **argv)
 			continue;
 		snprintf(name, sizeof(name), "%s %s", say_program(), commands[i].name);
 		argv[0] = name;
-		optind = 0;	/* begin anew, for another command line */
+		optind = 0; /* begin anew, for another command line */
 		return commands[i].run(argc, argv);
 	}
 	return say_usage(NULL, "Command not found: %s", argv[0]);
@@ -167,7 +167,7 @@ int main(int argc, char **argv)
 	/* Each thread would else reserve 64 MiB of address space, which callers limit. */
 	mallopt(M_ARENA_MAX, 2);
 	fill_standard_descriptors();
-	signal(SIGPIPE, SIG_IGN);	/* a closed pipe is an error like another: clean up first */
+	signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like another: clean up first */
 	if (!strcmp(slash ? slash + 1 : argv[0], "qemu-img")) {
 		say_set_program("qemu-img");
 		open_set_default_references("any");

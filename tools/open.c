@@ -19,7 +19,7 @@ struct source {
 	char *path, *format, *backing_name, *backing_format;
 	char *file_driver;
 	bool read_only;
-	unsigned flags;			/* IMG_OPEN_* */
+	unsigned flags, cleared; /* IMG_OPEN_* that are on, that are off whatever else was said */
 	enum img_io_kind io;
 };
 
@@ -63,7 +63,7 @@ static const char *plain_path(const char *name, char *why, size_t size)
 	static const char *const elsewhere[] = {
 		"nbd", "nbd+tcp", "nbd+unix", "nbds", "http", "https", "ftp", "ftps", "ssh", "iscsi",
 		"iser", "nfs", "rbd", "nvme", "fat", "blkdebug", "blkverify", "null-co", "null-aio",
-		"host_cdrom", "quorum", "json",
+		"host_cdrom", "quorum", "json"
 	};
 	size_t len = protocol_length(name), i;
 
@@ -138,6 +138,15 @@ static const char *set_backing_file_driver(struct source *s, const char *value)
 	return strcmp(value, "file") && strcmp(value, "host_device") ? "file, host_device" : NULL;
 }
 
+/* null in JSON: the image alone. */
+static const char *set_backing(struct source *s, const char *value)
+{
+	if (*value)
+		return "nothing (no backing image), backing.file.filename";
+	s->flags |= IMG_OPEN_NO_BACKING;
+	return NULL;
+}
+
 /* on/off, true/false, yes/no; on says which. */
 static const char *parse_switch(const char *value, bool *on)
 {
@@ -152,9 +161,11 @@ static const char *set_flag(struct source *s, const char *value, unsigned flag)
 	bool on;
 	const char *allowed = parse_switch(value, &on);
 
-	if (!allowed)
-		s->flags = on ? s->flags | flag : s->flags & ~flag;
-	return allowed;
+	if (allowed)
+		return allowed;
+	s->flags = on ? s->flags | flag : s->flags & ~flag;
+	s->cleared = on ? s->cleared & ~flag : s->cleared | flag;
+	return NULL;
 }
 
 static const char *set_read_only(struct source *s, const char *value)
@@ -220,6 +231,7 @@ static const struct {
 	{ "filename", set_path },
 	{ "locking", set_locking },
 	{ "aio", set_aio },
+	{ "backing", set_backing },
 	{ "backing.driver", set_backing_driver },
 	{ "backing.file.driver", set_backing_file_driver },
 	{ "backing.file.filename", set_backing_path },
@@ -285,19 +297,19 @@ static bool parse_options(struct source *s, const char *name)
 	return sound;
 }
 
-/* Objects in objects become keys with dots. */
-static bool flatten_json(struct source *s, const char *name, const json_t *object,
-			 const char *prefix, unsigned level)
+/* Objects in objects become keys with dots. What has no text (arrays, null) is refused as "". */
+static bool flatten_json(struct source *s, const char *name, json_t *object, const char *prefix,
+			 unsigned level)
 {
-	const char *member;
-	json_t *value;
+	void *at;
 	bool sound = true;
 
-	/* jansson's iteration takes a pointer that is not const, and changes nothing. */
-	json_object_foreach((json_t *)object, member, value) {
+	for (at = json_object_iter(object); at && sound; at = json_object_iter_next(object, at)) {
+		json_t *value = json_object_iter_value(at);
 		char *key, number[32];
 
-		if (asprintf(&key, "%s%s%s", prefix, *prefix ? "." : "", member) < 0)
+		if (asprintf(&key, "%s%s%s", prefix, *prefix ? "." : "",
+			     json_object_iter_key(at)) < 0)
 			args_memory(NULL);
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
 		if (json_is_object(value) && level < JSON_LEVELS)
@@ -306,15 +318,11 @@ static bool flatten_json(struct source *s, const char *name, const json_t *objec
 			sound = source_set(s, name, key, json_string_value(value));
 		else if (json_is_boolean(value))
 			sound = source_set(s, name, key, json_is_true(value) ? "on" : "off");
-		else if (json_is_integer(value))
-			sound = source_set(s, name, key, number);
 		else
-			sound = source_set(s, name, key, "");
+			sound = source_set(s, name, key, json_is_integer(value) ? number : "");
 		free(key);
-		if (!sound)
-			return false;
 	}
-	return true;
+	return sound;
 }
 
 static bool parse_json(struct source *s, const char *name)
@@ -439,7 +447,7 @@ struct img *open_image(const struct open_request *r)
 	if (!settle_source(r, &s))
 		goto out;
 	options.format = s.format;
-	options.flags = r->flags | s.flags;
+	options.flags = (r->flags & ~s.cleared) | s.flags;
 	options.backing_name = s.backing_name;
 	options.backing_format = s.backing_format;
 	options.io = s.io;

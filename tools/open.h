@@ -12,11 +12,11 @@ struct img_error;
 
 /* What was said about one image. Zero-initialise. Strings are borrowed. */
 struct open_request {
-	const char *name;	/* a name; with image_opts: key=value,... */
-	const char *format;	/* -f; NULL: not given */
+	const char *name;   /* a name; with image_opts: key=value,... */
+	const char *format; /* -f; NULL: not given */
 	bool image_opts;
 	unsigned flags;		/* IMG_OPEN_* */
-	const char *references;	/* --references; NULL: the program's default */
+	const char *references; /* --references; NULL: the program's default */
 	bool warn_if_probed;	/* say that raw was only guessed */
 };
 

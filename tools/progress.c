@@ -59,7 +59,7 @@ static bool print_due(const struct progress *p, uint64_t now)
 
 static void wait_for_rate(const struct progress *p, uint64_t done)
 {
-	double due = (double)done / (double)p->rate;	/* seconds from the start */
+	double due = (double)done / (double)p->rate; /* seconds from the start */
 
 	for (;;) {
 		double early = due - (double)(now_ns() - p->started_ns) / (double)SECOND;
@@ -75,7 +75,7 @@ static void wait_for_rate(const struct progress *p, uint64_t done)
 
 void progress_begin(struct progress *p, bool shown, uint64_t total, uint64_t rate)
 {
-	*p = (struct progress) {
+	*p = (struct progress){
 		.shown = shown,
 		.terminal = shown && isatty(STDOUT_FILENO),
 		.total = total,

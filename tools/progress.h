@@ -11,11 +11,11 @@
 
 struct progress {
 	bool shown, terminal;
-	uint64_t total;			/* bytes of all parts of the job */
-	uint64_t before;		/* of the parts that are complete */
-	uint64_t rate;			/* bytes a second at most; 0: as fast as can be */
+	uint64_t total;	 /* bytes of all parts of the job */
+	uint64_t before; /* of the parts that are complete */
+	uint64_t rate;	 /* bytes a second at most; 0: as fast as can be */
 	uint64_t started_ns, printed_ns;
-	double percent, printed;	/* now; when last printed */
+	double percent, printed; /* now; when last printed */
 };
 
 /* shown: -p without -q. rate: see above. Installs the handlers of signals.h. */

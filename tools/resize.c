@@ -31,8 +31,8 @@ enum { GO_ON = -1 };
 
 struct resize {
 	struct open_request request;
-	const char *size;	/* as given, with its sign */
-	char sign;		/* '+', '-' or 0 */
+	const char *size; /* as given, with its sign */
+	char sign;	  /* '+', '-' or 0 */
 	uint64_t bytes;
 	int preallocation;
 	bool shrink, quiet;

@@ -11,8 +11,8 @@
  */
 void signals_install(void);
 
-bool signals_stop(void);		/* one of the first three came */
-bool signals_report_wanted(void);	/* SIGUSR1 came since the last call */
+bool signals_stop(void);	  /* one of the first three came */
+bool signals_report_wanted(void); /* SIGUSR1 came since the last call */
 
 /* Die of the signal that came, as the caller's shell expects; return if none did. */
 void signals_finish(void);
