@@ -1,7 +1,7 @@
 /*
- * VMDK: a disk is a list of extents that a text descriptor names; an extent is flat (plain bytes in a
- * file), sparse (grains found through a directory of tables), or zeroes. The descriptor is a file of
- * its own or embedded in the only sparse extent. spec/vmdk.md. Reading only.
+ * VMDK: a disk is a list of extents that a text descriptor names; an extent is flat (plain bytes
+ * in a file), sparse (grains found through a directory of tables), or zeroes. The descriptor is a
+ * file of its own or embedded in the only sparse extent. spec/vmdk.md. Reading only.
  */
 #include "formats/vmdk/vmdk.h"
 
@@ -32,22 +32,25 @@ static int vmdk_parent_opened(struct img *img, struct img_error *err)
 	bool same_uuid;
 
 	if (img->parent->driver != img->driver)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk", img->name,
-				img->parent->name, img->parent->driver->name);
+		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk",
+				img->name, img->parent->name, img->parent->driver->name);
 	parent = img->parent->state;
 	/* VirtualBox checks by UUID, all others by content ID. */
 	same_uuid = vmdk->uuid_parent && parent->uuid_image &&
 		    !strcasecmp(vmdk->uuid_parent, parent->uuid_image);
 	if (vmdk->uuid_parent && parent->uuid_image && !same_uuid)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found UUID %s, allowed %s: it is not "
-				"the disk that this one was made on", img->name, img->parent->name,
-				parent->uuid_image, vmdk->uuid_parent);
+		return img_fail(err, -EUCLEAN,
+				"%s: the parent %s: found UUID %s, allowed %s: it is not the "
+				"disk that this one was made on",
+				img->name, img->parent->name, parent->uuid_image,
+				vmdk->uuid_parent);
 	if (vmdk->parent_cid == VMDK_NO_PARENT && same_uuid)
 		return 0;
 	if (parent->cid != vmdk->parent_cid)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found CID %08" PRIx32 ", allowed %08"
-				PRIx32 ": it was changed since this disk was made on it", img->name,
-				img->parent->name, parent->cid, vmdk->parent_cid);
+		return img_fail(err, -EUCLEAN,
+				"%s: the parent %s: found CID %08" PRIx32 ", allowed "
+				"%08" PRIx32 ": it was changed since this disk was made on it",
+				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
 	return 0;
 }
 
@@ -63,7 +66,7 @@ struct look {
 	struct img_req *req;
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
-	uint64_t bytes;		/* of the extent: grains are needed up to here */
+	uint64_t bytes; /* of the extent: grains are needed up to here */
 };
 
 /* Entries that a look from file_off on can see without crossing a block. */
@@ -72,12 +75,9 @@ static uint64_t entries_in_block(const struct vmdk_sparse *s, uint64_t file_off)
 	return (IMG_META_BLOCK - file_off % IMG_META_BLOCK) / s->entry_bytes;
 }
 
-/* Bytes that must be in the file for the grain at guest byte off of the extent. */
 static uint64_t bytes_needed(const struct look *l, uint64_t grain_off)
 {
-	if (l->s->compressed)
-		return l->s->markers ? VMDK_GRAIN_MARKER_BYTES + 1 : 1;
-	return min_u64(l->s->grain_bytes, l->bytes - grain_off);
+	return vmdk_bytes_needed(l->s, l->bytes, grain_off);
 }
 
 /* An entry of the redundant tables, which stands in for a damaged one. IMG_NEED_METADATA or 0. */
@@ -98,7 +98,8 @@ static int redundant_entry(const struct look *l, uint64_t table, uint64_t index,
 	e = vmdk_directory_entry(s, slot);
 	if (e.kind != VMDK_STORED)
 		return 0;
-	slot = img_meta_get(l->req, l->storage, e.file_off + index * s->entry_bytes, s->entry_bytes);
+	slot = img_meta_get(l->req, l->storage, e.file_off + index * s->entry_bytes,
+			    s->entry_bytes);
 	if (!slot)
 		return IMG_NEED_METADATA;
 	*out = vmdk_table_entry(s, slot, need);
@@ -142,7 +143,7 @@ static int map_entry(const struct look *l, const struct vmdk_entry *e, uint64_t 
 {
 	uint64_t grain_off = align_down_u64(off, l->s->grain_bytes);
 
-	*out = (struct img_extent) { .length = run, .storage = l->storage };
+	*out = (struct img_extent){ .length = run, .storage = l->storage };
 	switch (e->kind) {
 	case VMDK_ABSENT:
 		out->kind = IMG_BACKING;
@@ -161,15 +162,16 @@ static int map_entry(const struct look *l, const struct vmdk_entry *e, uint64_t 
 	case VMDK_DAMAGED:
 		break;
 	}
-	return img_fail(img_req_error(l->req), -EUCLEAN, "%s: grain table entry of guest sector %" PRIu64
-			" of the extent: found %#" PRIx64 ", allowed a place inside the file's %" PRIu64
-			" bytes", l->storage->name, off / VMDK_SECTOR, e->value, l->s->file_bytes);
+	return img_fail(img_req_error(l->req), -EUCLEAN,
+			"%s: grain table entry of guest sector %" PRIu64 " of the extent: found "
+			"%#" PRIx64 ", allowed a place inside the file's %" PRIu64 " bytes",
+			l->storage->name, off / VMDK_SECTOR, e->value, l->s->file_bytes);
 }
 
 /*
- * Where [off, off + len) of a sparse extent lives. One look sees as many entries as lie in one block
- * of metadata: tables that follow each other there (all common writers lay them out so) are looked
- * at as one, so that a run may be hundreds of MiB long.
+ * Where [off, off + len) of a sparse extent lives. One look sees as many entries as lie in one
+ * block of metadata: tables that follow each other there (all common writers lay them out so) are
+ * looked at as one, so that a run may be hundreds of MiB long.
  */
 static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct img_extent *out)
 {
@@ -191,9 +193,11 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 		return IMG_NEED_METADATA;
 	first = vmdk_directory_entry(s, directory);
 	if (first.kind == VMDK_ABSENT) {
-		for (run = 1; run < tables; run++)
-			if (vmdk_directory_entry(s, directory + run * s->entry_bytes).kind != VMDK_ABSENT)
+		for (run = 1; run < tables; run++) {
+			e = vmdk_directory_entry(s, directory + run * s->entry_bytes);
+			if (e.kind != VMDK_ABSENT)
 				break;
+		}
 		return map_entry(l, &first, off, min_u64(len, run * covers - off % covers), out);
 	}
 	run = min_u64(len, s->grain_bytes - off % s->grain_bytes);
@@ -202,10 +206,12 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 		if (rc)
 			return rc;
 		if (e.kind == VMDK_DAMAGED)
-			return img_fail(img_req_error(l->req), -EUCLEAN, "%s: grain directory entry %"
-					PRIu64 " at %" PRIu64 ": found %#" PRIx64 ", allowed a table "
-					"inside the file's %" PRIu64 " bytes", l->storage->name, table,
-					directory_at, first.value, s->file_bytes);
+			return img_fail(img_req_error(l->req), -EUCLEAN,
+					"%s: grain directory entry %" PRIu64 " at %" PRIu64 ": "
+					"found %#" PRIx64 ", allowed a table inside the file's "
+					"%" PRIu64 " bytes",
+					l->storage->name, table, directory_at, first.value,
+					s->file_bytes);
 		return map_entry(l, &e, off, run, out);
 	}
 
@@ -272,25 +278,29 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	len = min_u64(len, x->bytes - off);
 	switch (x->kind) {
 	case VMDK_EXTENT_ZERO:
-		*out = (struct img_extent) { .kind = IMG_ZERO, .length = len };
+		*out = (struct img_extent){ .kind = IMG_ZERO, .length = len };
 		return 0;
 	case VMDK_EXTENT_FLAT:
 		f = &vmdk->files[x->file];
-		*out = (struct img_extent) {
-			.kind = IMG_DATA, .length = len, .storage = f->storage,
+		*out = (struct img_extent){
+			.kind = IMG_DATA,
+			.length = len,
+			.storage = f->storage,
 			.file_off = x->file_off + off,
 		};
 		return 0;
 	case VMDK_EXTENT_SPARSE:
 		f = &vmdk->files[x->file];
-		look = (struct look) { req, f->storage, &f->sparse, x->bytes };
+		look = (struct look){ req, f->storage, &f->sparse, x->bytes };
 		return map_sparse(&look, off, len, out);
 	case VMDK_EXTENT_NOACCESS:
 		break;
 	}
-	return img_fail(img_req_error(req), -EACCES, "%s: guest sectors %" PRIu64 " to %" PRIu64
-			" cannot be read: the descriptor says NOACCESS", img->name,
-			x->guest_off / VMDK_SECTOR, (x->guest_off + x->bytes) / VMDK_SECTOR - 1);
+	return img_fail(img_req_error(req), -EACCES,
+			"%s: guest sectors %" PRIu64 " to %" PRIu64 " cannot be read: the "
+			"descriptor says NOACCESS",
+			img->name, x->guest_off / VMDK_SECTOR,
+			(x->guest_off + x->bytes) / VMDK_SECTOR - 1);
 }
 
 /* ---- Report ---- */

@@ -65,19 +65,19 @@ struct walk {
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
 	struct used used;
-	struct used walked;		/* tables whose grains were looked at */
-	uint8_t *table, *redundant;	/* one table, and its copy */
+	struct used walked;	    /* tables whose grains were looked at */
+	uint8_t *table, *redundant; /* one table, and its copy */
 };
 
 /* Defects beyond these are counted, but not told one by one. */
 enum { TOLD_MAX = 100 };
 
-#define DEFECT(w, ...)                                                                             \
-	do {                                                                                       \
-		if (++(w)->c->corruptions <= TOLD_MAX)                                             \
-			img_check_say((w)->c, __VA_ARGS__);                                        \
-		else if ((w)->c->corruptions == TOLD_MAX + 1)                                      \
-			img_check_say((w)->c, "There are more defects; they are only counted");    \
+#define DEFECT(w, ...) \
+	do { \
+		if (++(w)->c->corruptions <= TOLD_MAX) \
+			img_check_say((w)->c, __VA_ARGS__); \
+		else if ((w)->c->corruptions == TOLD_MAX + 1) \
+			img_check_say((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
 /* A part of the metadata; what: for the sentence. -ENOMEM. */
@@ -85,7 +85,7 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 {
 	int rc;
 
-	if (!len || w->s->kind == VMDK_SE)	/* SESparse has areas of its own for each kind */
+	if (!len || w->s->kind == VMDK_SE) /* SESparse has areas of its own for each kind */
 		return 0;
 	rc = used_mark(&w->used, off, len);
 	if (rc == 1)
@@ -106,7 +106,7 @@ static int grain_length(struct walk *w, uint64_t grain_off, uint64_t file_off, u
 	*len = min_u64(w->s->grain_bytes, w->s->file_bytes - file_off);
 	if (!w->s->compressed)
 		return 0;
-	*len = VMDK_SECTOR;	/* without markers nothing tells */
+	*len = VMDK_SECTOR; /* without markers nothing tells */
 	if (!w->s->markers)
 		return 0;
 	rc = img_storage_read(w->storage, file_off, marker, sizeof(marker), err);
@@ -122,18 +122,20 @@ static int grain_length(struct walk *w, uint64_t grain_off, uint64_t file_off, u
 	return 0;
 }
 
-static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot, struct img_error *err)
+static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
+		       struct img_error *err)
 {
 	const struct vmdk_sparse *s = w->s;
-	uint64_t need = s->compressed ? s->markers ? VMDK_GRAIN_MARKER_BYTES + 1 : 1 :
-			min_u64(s->grain_bytes, s->capacity_bytes - grain_off);
+	uint64_t need = vmdk_bytes_needed(s, s->capacity_bytes, grain_off);
 	struct vmdk_entry e = vmdk_table_entry(s, slot, need);
 	uint64_t len;
 	int rc;
 
 	if (e.kind == VMDK_DAMAGED)
-		DEFECT(w, "ERROR %s: the grain of sector %" PRIu64 " is said to be at %#" PRIx64
-		       ", which is not in the file", w->storage->name, grain_off / VMDK_SECTOR, e.value);
+		DEFECT(w,
+		       "ERROR %s: the grain of sector %" PRIu64 " is said to be at "
+		       "%#" PRIx64 ", which is not in the file",
+		       w->storage->name, grain_off / VMDK_SECTOR, e.value);
 	if (e.kind != VMDK_STORED)
 		return 0;
 	rc = grain_length(w, grain_off, e.file_off, &len, err);
@@ -141,9 +143,10 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot, 
 		return rc;
 	rc = used_mark(&w->used, e.file_off, len);
 	if (rc == 1)
-		DEFECT(w, "ERROR %s: the grain of sector %" PRIu64 " at %" PRIu64 " shares sectors with "
-		       "another grain or with metadata", w->storage->name, grain_off / VMDK_SECTOR,
-		       e.file_off);
+		DEFECT(w,
+		       "ERROR %s: the grain of sector %" PRIu64 " at %" PRIu64 " shares sectors "
+		       "with another grain or with metadata",
+		       w->storage->name, grain_off / VMDK_SECTOR, e.file_off);
 	return rc < 0 ? img_fail(err, rc, "out of memory") : 0;
 }
 
@@ -160,14 +163,17 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 	int rc;
 
 	if (e.kind == VMDK_DAMAGED)
-		DEFECT(w, "ERROR %s: grain table %" PRIu64 " is said to be at %#" PRIx64
-		       ", which is not in the file", w->storage->name, number, e.value);
+		DEFECT(w,
+		       "ERROR %s: grain table %" PRIu64 " is said to be at %#" PRIx64 ", which "
+		       "is not in the file",
+		       w->storage->name, number, e.value);
 	if (copy) {
 		other = vmdk_directory_entry(s, copy);
 		if (other.kind == VMDK_DAMAGED || (other.kind != e.kind && e.kind != VMDK_DAMAGED))
-			DEFECT(w, "ERROR %s: the copy of grain table %" PRIu64 " is said to be at %#"
-			       PRIx64 ", which does not go with the table itself", w->storage->name,
-			       number, other.value);
+			DEFECT(w,
+			       "ERROR %s: the copy of grain table %" PRIu64 " is said to be at "
+			       "%#" PRIx64 ", which does not go with the table itself",
+			       w->storage->name, number, other.value);
 	}
 	if (e.kind != VMDK_STORED)
 		return 0;
@@ -185,8 +191,10 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		if (rc)
 			return rc;
 		if (memcmp(w->table, w->redundant, grains * s->entry_bytes) != 0)
-			DEFECT(w, "ERROR %s: grain table %" PRIu64 " and its copy at %" PRIu64
-			       " differ", w->storage->name, number, other.file_off);
+			DEFECT(w,
+			       "ERROR %s: grain table %" PRIu64 " and its copy at %" PRIu64 " "
+			       "differ",
+			       w->storage->name, number, other.file_off);
 	}
 	return 0;
 }
@@ -203,12 +211,12 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 
 	for (uint64_t from = 0; from < s->directory_entries; from += batch) {
 		uint64_t n = min_u64(batch, s->directory_entries - from);
-		int rc = img_storage_read(w->storage, s->directory_off + from * s->entry_bytes, directory,
-					  n * s->entry_bytes, err);
+		uint64_t first = from * s->entry_bytes, len = n * s->entry_bytes;
+		int rc = img_storage_read(w->storage, s->directory_off + first, directory, len,
+					  err);
 
 		if (!rc && s->redundant_off && !grains)
-			rc = img_storage_read(w->storage, s->redundant_off + from * s->entry_bytes, copy,
-					      n * s->entry_bytes, err);
+			rc = img_storage_read(w->storage, s->redundant_off + first, copy, len, err);
 		if (rc)
 			return rc;
 		for (uint64_t i = 0; i < n && !rc; i++) {
@@ -217,8 +225,10 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 			uint64_t at = (from + i) * vmdk_table_covers(s);
 
 			if (!grains) {
-				rc = check_table(w, from + i, slot, s->redundant_off ?
-						 copy + i * s->entry_bytes : NULL, err);
+				const uint8_t *other = copy + i * s->entry_bytes;
+
+				rc = check_table(w, from + i, slot,
+						 s->redundant_off ? other : NULL, err);
 				continue;
 			}
 			if (e.kind != VMDK_STORED)
@@ -226,14 +236,19 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 			rc = used_mark(&w->walked, e.file_off, 1);
 			if (rc < 0)
 				return img_fail(err, rc, "out of memory");
-			if (rc == 1) {	/* a table that several entries name: told in the first round */
+			if (rc == 1) { /* several entries name it: told in the first round */
 				rc = 0;
 				continue;
 			}
-			rc = img_storage_read(w->storage, e.file_off, w->table, vmdk_table_bytes(s), err);
-			for (uint32_t k = 0; k < s->table_entries && at < s->capacity_bytes && !rc; k++) {
-				rc = check_grain(w, at, w->table + (size_t)k * s->entry_bytes, err);
+			rc = img_storage_read(w->storage, e.file_off, w->table,
+					      vmdk_table_bytes(s), err);
+			slot = w->table;
+			for (uint32_t k = 0; k < s->table_entries && !rc; k++) {
+				if (at >= s->capacity_bytes)
+					break;
+				rc = check_grain(w, at, slot, err);
 				at += s->grain_bytes;
+				slot += s->entry_bytes;
 			}
 		}
 		if (rc)
@@ -247,20 +262,24 @@ static int check_file(struct img_check *c, const struct vmdk_file *f, struct img
 	const struct vmdk_sparse *s = &f->sparse;
 	struct walk w = { .c = c, .storage = f->storage, .s = s };
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
-	uint64_t header_bytes = s->kind == VMDK_COWD ? VMDK_COWD_HEADER_BYTES : VMDK_HOSTED_HEADER_BYTES;
+	uint64_t header_bytes = VMDK_HOSTED_HEADER_BYTES;
 	int rc = -ENOMEM;
 
+	if (s->kind == VMDK_COWD)
+		header_bytes = VMDK_COWD_HEADER_BYTES;
 	w.table = malloc(vmdk_table_bytes(s));
 	w.redundant = malloc(vmdk_table_bytes(s));
 	if (!w.table || !w.redundant || used_init(&w.used, s) < 0 || used_init(&w.walked, s) < 0)
 		goto out;
 	rc = mark_metadata(&w, "the header", 0, header_bytes);
-	if (!rc && s->descriptor_off && range_in(s->descriptor_off, s->descriptor_bytes, s->file_bytes))
+	if (!rc && s->descriptor_off &&
+	    range_in(s->descriptor_off, s->descriptor_bytes, s->file_bytes))
 		rc = mark_metadata(&w, "the descriptor", s->descriptor_off, s->descriptor_bytes);
 	if (!rc)
 		rc = mark_metadata(&w, "the grain directory", s->directory_off, directory_bytes);
 	if (!rc && s->redundant_off && s->redundant_off != s->directory_off)
-		rc = mark_metadata(&w, "the grain directory's copy", s->redundant_off, directory_bytes);
+		rc = mark_metadata(&w, "the grain directory's copy", s->redundant_off,
+				   directory_bytes);
 	if (rc)
 		goto out;
 	rc = check_tables(&w, false, err);

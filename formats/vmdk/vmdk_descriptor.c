@@ -1,9 +1,9 @@
 /*
  * The text descriptor: lines of "key=value", extent lines, comments. spec/vmdk.md, "Descriptor".
  *
- * Lines end with LF, CR LF or CR. Keys are compared without regard to case; of a key given twice the
- * first counts, as in QEMU. Lines that are neither are passed over: writers put all kinds of things
- * there, and none of them changes where data is.
+ * Lines end with LF, CR LF or CR. Keys are compared without regard to case; of a key given twice
+ * the first counts, as in QEMU. Lines that are neither are passed over: writers put all kinds of
+ * things there, and none of them changes where data is.
  */
 #include "formats/vmdk/vmdk_descriptor.h"
 
@@ -18,18 +18,20 @@ static const struct {
 	const char *name;
 	bool has_file, has_offset;
 } types[] = {
-	[VMDK_TYPE_FLAT]	= { "FLAT", true, true },
-	[VMDK_TYPE_SPARSE]	= { "SPARSE", true, false },
-	[VMDK_TYPE_ZERO]	= { "ZERO", false, false },
-	[VMDK_TYPE_VMFS]	= { "VMFS", true, true },
-	[VMDK_TYPE_VMFSSPARSE]	= { "VMFSSPARSE", true, false },
-	[VMDK_TYPE_VMFSRDM]	= { "VMFSRDM", true, true },
-	[VMDK_TYPE_VMFSRAW]	= { "VMFSRAW", true, true },
-	[VMDK_TYPE_SESPARSE]	= { "SESPARSE", true, false },
+	[VMDK_TYPE_FLAT] = { "FLAT", true, true },
+	[VMDK_TYPE_SPARSE] = { "SPARSE", true, false },
+	[VMDK_TYPE_ZERO] = { "ZERO", false, false },
+	[VMDK_TYPE_VMFS] = { "VMFS", true, true },
+	[VMDK_TYPE_VMFSSPARSE] = { "VMFSSPARSE", true, false },
+	[VMDK_TYPE_VMFSRDM] = { "VMFSRDM", true, true },
+	[VMDK_TYPE_VMFSRAW] = { "VMFSRAW", true, true },
+	[VMDK_TYPE_SESPARSE] = { "SESPARSE", true, false },
 };
 
 static const char *const accesses[] = {
-	[VMDK_RW] = "RW", [VMDK_RDONLY] = "RDONLY", [VMDK_NOACCESS] = "NOACCESS",
+	[VMDK_RW] = "RW",
+	[VMDK_RDONLY] = "RDONLY",
+	[VMDK_NOACCESS] = "NOACCESS",
 };
 
 const char *vmdk_extent_type_name(enum vmdk_extent_type type)
@@ -85,7 +87,7 @@ static bool next_line(const char *text, size_t len, size_t *at, struct vmdk_text
 		return false;
 	while (end < len && text[end] && text[end] != '\n' && text[end] != '\r')
 		end++;
-	*line = trim((struct vmdk_text) { text + *at, end - *at });
+	*line = trim((struct vmdk_text){ text + *at, end - *at });
 	if (end + 1 < len && text[end] == '\r' && text[end + 1] == '\n')
 		end++;
 	*at = end < len && text[end] ? end + 1 : end;
@@ -99,7 +101,7 @@ static struct vmdk_text cut_word(struct vmdk_text *rest)
 
 	while (word.len < rest->len && !is_blank(rest->at[word.len]))
 		word.len++;
-	*rest = trim((struct vmdk_text) { rest->at + word.len, rest->len - word.len });
+	*rest = trim((struct vmdk_text){ rest->at + word.len, rest->len - word.len });
 	return word;
 }
 
@@ -125,13 +127,17 @@ static bool parse_hex32(struct vmdk_text t, uint32_t *out)
 		return false;
 	for (size_t i = 0; i < t.len; i++) {
 		char c = t.at[i];
-		int digit = c >= '0' && c <= '9' ? c - '0' :
-			    c >= 'a' && c <= 'f' ? c - 'a' + 10 :
-			    c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+		uint32_t digit;
 
-		if (digit < 0)
+		if (c >= '0' && c <= '9')
+			digit = (uint32_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			digit = (uint32_t)(c - 'a') + 10;
+		else if (c >= 'A' && c <= 'F')
+			digit = (uint32_t)(c - 'A') + 10;
+		else
 			return false;
-		n = n << 4 | (uint32_t)digit;
+		n = n << 4 | digit;
 	}
 	*out = n;
 	return true;
@@ -162,36 +168,42 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 	cut_word(&rest);
 	word = cut_word(&rest);
 	if (!parse_decimal(word, &line->sectors))
-		return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for the number of "
-				"sectors, allowed a decimal number", line->number,
-				(int)min_size(word.len, 40), word.at);
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found \"%.*s\" for the number of sectors, "
+				"allowed a decimal number",
+				line->number, (int)min_size(word.len, 40), word.at);
 	word = cut_word(&rest);
 	while (type < IMG_ARRAY_LEN(types) && !text_is(word, types[type].name))
 		type++;
 	if (type == IMG_ARRAY_LEN(types))
-		return img_fail(err, -ENOTSUP, "descriptor line %zu: found extent type \"%.*s\", allowed "
-				"FLAT, SPARSE, ZERO, VMFS, VMFSSPARSE, VMFSRDM, VMFSRAW, SESPARSE",
+		return img_fail(err, -ENOTSUP,
+				"descriptor line %zu: found extent type \"%.*s\", allowed FLAT, "
+				"SPARSE, ZERO, VMFS, VMFSSPARSE, VMFSRDM, VMFSRAW, SESPARSE",
 				line->number, (int)min_size(word.len, 40), word.at);
 	line->type = (enum vmdk_extent_type)type;
 
 	if (!rest.len && (!types[type].has_file || line->access == VMDK_NOACCESS))
 		return 0;
 	if (!types[type].has_file && rest.at[0] != '"')
-		return 0;	/* ZERO and something else */
+		return 0; /* ZERO and something else */
 	if (!rest.len || rest.at[0] != '"')
-		return img_fail(err, -EUCLEAN, "descriptor line %zu: found no quoted file name, allowed "
-				"one after %s", line->number, types[type].name);
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found no quoted file name, allowed one "
+				"after %s",
+				line->number, types[type].name);
 
 	const char *quote = memchr(rest.at + 1, '"', rest.len - 1);
 	size_t name_len = quote ? (size_t)(quote - rest.at) - 1 : 0;
 
 	if (!quote || !name_len || name_len > VMDK_NAME_BYTES_MAX)
-		return img_fail(err, -EUCLEAN, "descriptor line %zu: found a file name that %s, allowed "
-				"1 to %d bytes", line->number, !quote ? "does not end" :
-				name_len ? "is too long" : "is empty", VMDK_NAME_BYTES_MAX);
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found a file name of %zu bytes%s, allowed "
+				"1 to %d and a quote at its end",
+				line->number, quote ? name_len : rest.len - 1,
+				quote ? "" : " without an end", VMDK_NAME_BYTES_MAX);
 	if (types[type].has_file)
-		line->file = (struct vmdk_text) { rest.at + 1, name_len };
-	rest = trim((struct vmdk_text) { quote + 1, rest.len - name_len - 2 });
+		line->file = (struct vmdk_text){ rest.at + 1, name_len };
+	rest = trim((struct vmdk_text){ quote + 1, rest.len - name_len - 2 });
 	if (!rest.len)
 		return 0;
 
@@ -201,8 +213,9 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 		return 0;
 	if (!parse_decimal(word, &line->file_sector) ||
 	    (line->file_sector && !types[type].has_offset))
-		return img_fail(err, -EUCLEAN, "descriptor line %zu: found the offset \"%.*s\", allowed "
-				"%s", line->number, (int)min_size(word.len, 40), word.at,
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found the offset \"%.*s\", allowed %s",
+				line->number, (int)min_size(word.len, 40), word.at,
 				types[type].has_offset ? "a number of sectors" : "0 for this type");
 	return 0;
 }
@@ -233,7 +246,7 @@ bool vmdk_is_descriptor(const char *text, size_t len)
 	struct vmdk_text line;
 	size_t at = 0;
 
-	if (text_begins((struct vmdk_text) { text, len }, "# Disk DescriptorFile"))
+	if (text_begins((struct vmdk_text){ text, len }, "# Disk DescriptorFile"))
 		return true;
 	/* Without that first line: as QEMU, comments and then the version. */
 	while (next_line(text, len, &at, &line)) {
@@ -251,15 +264,15 @@ static struct vmdk_text uuid_or_none(struct vmdk_text value)
 	for (size_t i = 0; i < value.len; i++)
 		if (value.at[i] != '0' && value.at[i] != '-')
 			return value;
-	return (struct vmdk_text) { 0 };
+	return (struct vmdk_text){ 0 };
 }
 
-static int bad_value(struct vmdk_text key, struct vmdk_text value, size_t number, const char *allowed,
-		     struct img_error *err)
+static int bad_value(struct vmdk_text key, struct vmdk_text value, size_t number,
+		     const char *allowed, struct img_error *err)
 {
-	return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for %.*s, allowed %s", number,
-			(int)min_size(value.len, 40), value.at, (int)min_size(key.len, 40), key.at,
-			allowed);
+	return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for %.*s, allowed %s",
+			number, (int)min_size(value.len, 40), value.at,
+			(int)min_size(key.len, 40), key.at, allowed);
 }
 
 /* What parse_key() has seen, besides what is in the descriptor. */
@@ -275,10 +288,9 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 	if (!equals)
 		return 0;
 
-	struct vmdk_text key = trim((struct vmdk_text) { line.at, (size_t)(equals - line.at) });
-	struct vmdk_text value = trim((struct vmdk_text) {
-		equals + 1, line.len - (size_t)(equals - line.at) - 1
-	});
+	struct vmdk_text key = trim((struct vmdk_text){ line.at, (size_t)(equals - line.at) });
+	struct vmdk_text value = trim((struct vmdk_text){
+		equals + 1, line.len - (size_t)(equals - line.at) - 1 });
 
 	if (value.len >= 2 && value.at[0] == '"' && value.at[value.len - 1] == '"') {
 		value.at++;
@@ -290,9 +302,10 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		if (!parse_decimal(value, &version) || !version)
 			return bad_value(key, value, number, "a number from 1", err);
 		if (version > VMDK_DESCRIPTOR_VERSION_MAX)
-			return img_fail(err, -ENOTSUP, "descriptor line %zu: found version %" PRIu64
-					", allowed 1 to %d", number, version,
-					VMDK_DESCRIPTOR_VERSION_MAX);
+			return img_fail(err, -ENOTSUP,
+					"descriptor line %zu: found version %" PRIu64 ", "
+					"allowed 1 to %d",
+					number, version, VMDK_DESCRIPTOR_VERSION_MAX);
 		d->version = (uint32_t)version;
 		seen->version = true;
 	} else if (text_is(key, "CID") && !d->has_cid) {
@@ -307,9 +320,10 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		d->create_type = value;
 	} else if (text_is(key, "parentFileNameHint") && !d->parent_hint.at && value.len) {
 		if (value.len > VMDK_NAME_BYTES_MAX)
-			return img_fail(err, -EUCLEAN, "descriptor line %zu: found a parentFileNameHint "
-					"of %zu bytes, allowed up to %d", number, value.len,
-					VMDK_NAME_BYTES_MAX);
+			return img_fail(err, -EUCLEAN,
+					"descriptor line %zu: found a parentFileNameHint of %zu "
+					"bytes, allowed up to %d",
+					number, value.len, VMDK_NAME_BYTES_MAX);
 		d->parent_hint = value;
 	} else if (text_is(key, "ddb.uuid.image") && !d->uuid_image.at) {
 		d->uuid_image = uuid_or_none(value);
@@ -348,13 +362,15 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 		if (rc)
 			return rc;
 		if (++d.extents > VMDK_EXTENTS_MAX)
-			return img_fail(err, -ENOTSUP, "descriptor line %zu: found more than %d extents",
+			return img_fail(err, -ENOTSUP,
+					"descriptor line %zu: found more than %d extents",
 					number, VMDK_EXTENTS_MAX);
 		if (!add_u64(d.sectors, extent.sectors, &d.sectors) ||
 		    d.sectors > INT64_MAX / 512)
-			return img_fail(err, -EUCLEAN, "descriptor line %zu: found extents of more than "
-					"%" PRIu64 " sectors, which no disk has", number,
-					(uint64_t)INT64_MAX / 512);
+			return img_fail(err, -EUCLEAN,
+					"descriptor line %zu: found extents of more than "
+					"%" PRIu64 " sectors, which no disk has",
+					number, (uint64_t)INT64_MAX / 512);
 	}
 	*out = d;
 	return 0;

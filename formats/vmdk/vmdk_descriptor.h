@@ -18,7 +18,7 @@
 enum {
 	VMDK_DESCRIPTOR_BYTES_MAX = 4 << 20,
 	VMDK_EXTENTS_MAX = 128 << 10,
-	VMDK_NAME_BYTES_MAX = 4095,	/* of a file: PATH_MAX */
+	VMDK_NAME_BYTES_MAX = 4095, /* of a file: PATH_MAX */
 	VMDK_DESCRIPTOR_VERSION_MAX = 3,
 };
 
@@ -34,21 +34,31 @@ struct vmdk_descriptor {
 	uint32_t version;
 	bool has_cid;
 	uint32_t cid;
-	uint32_t parent_cid;		/* VMDK_NO_PARENT also if the key is missing */
+	uint32_t parent_cid; /* VMDK_NO_PARENT also if the key is missing */
 	struct vmdk_text create_type;
-	struct vmdk_text parent_hint;	/* parentFileNameHint; not there: empty or missing */
-	struct vmdk_text uuid_image;	/* VirtualBox's ddb.uuid.image; nil ones count as not there */
+	struct vmdk_text parent_hint; /* parentFileNameHint; not there: empty or missing */
+	struct vmdk_text uuid_image;  /* VirtualBox's ddb.uuid.image; nil ones count as not there */
 	struct vmdk_text uuid_parent;
 	bool encrypted;
-	size_t extents;			/* lines that vmdk_next_extent() gives */
-	uint64_t sectors;		/* their sum; its bytes fit an int64_t */
+	size_t extents;	  /* lines that vmdk_next_extent() gives */
+	uint64_t sectors; /* their sum; its bytes fit an int64_t */
 };
 
-enum vmdk_access { VMDK_RW, VMDK_RDONLY, VMDK_NOACCESS };
+enum vmdk_access {
+	VMDK_RW,
+	VMDK_RDONLY,
+	VMDK_NOACCESS,
+};
 
 enum vmdk_extent_type {
-	VMDK_TYPE_FLAT, VMDK_TYPE_SPARSE, VMDK_TYPE_ZERO, VMDK_TYPE_VMFS, VMDK_TYPE_VMFSSPARSE,
-	VMDK_TYPE_VMFSRDM, VMDK_TYPE_VMFSRAW, VMDK_TYPE_SESPARSE,
+	VMDK_TYPE_FLAT,
+	VMDK_TYPE_SPARSE,
+	VMDK_TYPE_ZERO,
+	VMDK_TYPE_VMFS,
+	VMDK_TYPE_VMFSSPARSE,
+	VMDK_TYPE_VMFSRDM,
+	VMDK_TYPE_VMFSRAW,
+	VMDK_TYPE_SESPARSE,
 };
 const char *vmdk_extent_type_name(enum vmdk_extent_type type);
 
@@ -57,9 +67,9 @@ struct vmdk_line {
 	enum vmdk_access access;
 	enum vmdk_extent_type type;
 	uint64_t sectors;
-	struct vmdk_text file;		/* not there: ZERO, or NOACCESS without one */
-	uint64_t file_sector;		/* where in the file the extent begins; 0 for sparse ones */
-	size_t number;			/* of the line in the text, from 1 */
+	struct vmdk_text file; /* not there: ZERO, or NOACCESS without one */
+	uint64_t file_sector;  /* where in the file the extent begins; 0 for sparse ones */
+	size_t number;	       /* of the line in the text, from 1 */
 };
 
 /* Does a file begin like a descriptor? */

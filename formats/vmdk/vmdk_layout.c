@@ -11,31 +11,49 @@
 
 /* spec/vmdk.md, "Hosted sparse header". */
 enum {
-	HOSTED_MAGIC = 0x564d444b,	/* "KDMV" in the file */
-	HOSTED_OFF_VERSION = 4, HOSTED_OFF_FLAGS = 8, HOSTED_OFF_CAPACITY = 12,
-	HOSTED_OFF_GRAIN = 20, HOSTED_OFF_DESCRIPTOR = 28, HOSTED_OFF_DESCRIPTOR_SECTORS = 36,
-	HOSTED_OFF_TABLE_ENTRIES = 44, HOSTED_OFF_REDUNDANT = 48, HOSTED_OFF_DIRECTORY = 56,
-	HOSTED_OFF_UNCLEAN = 72, HOSTED_OFF_NEWLINES = 73, HOSTED_OFF_COMPRESSION = 77,
+	HOSTED_MAGIC = 0x564d444b, /* "KDMV" in the file */
+	HOSTED_OFF_VERSION = 4,
+	HOSTED_OFF_FLAGS = 8,
+	HOSTED_OFF_CAPACITY = 12,
+	HOSTED_OFF_GRAIN = 20,
+	HOSTED_OFF_DESCRIPTOR = 28,
+	HOSTED_OFF_DESCRIPTOR_SECTORS = 36,
+	HOSTED_OFF_TABLE_ENTRIES = 44,
+	HOSTED_OFF_REDUNDANT = 48,
+	HOSTED_OFF_DIRECTORY = 56,
+	HOSTED_OFF_UNCLEAN = 72,
+	HOSTED_OFF_NEWLINES = 73,
+	HOSTED_OFF_COMPRESSION = 77,
 
 	HOSTED_VERSION_MAX = 3,
 	HOSTED_TABLE_ENTRIES_MAX = 512,
 
-	FLAG_NEWLINES = 1u << 0, FLAG_REDUNDANT = 1u << 1, FLAG_ZEROED_GRAINS = 1u << 2,
-	FLAG_COMPRESSED = 1u << 16, FLAG_MARKERS = 1u << 17,
+	FLAG_NEWLINES = 1u << 0,
+	FLAG_REDUNDANT = 1u << 1,
+	FLAG_ZEROED_GRAINS = 1u << 2,
+	FLAG_COMPRESSED = 1u << 16,
+	FLAG_MARKERS = 1u << 17,
 	/* Unknown bits in the upper half change how the file is read; in the lower they do not. */
 	FLAGS_MUST_KNOW = 0xffff0000u & ~(uint32_t)(FLAG_COMPRESSED | FLAG_MARKERS),
 
-	COMPRESSION_NONE = 0, COMPRESSION_DEFLATE = 1,
+	COMPRESSION_NONE = 0,
+	COMPRESSION_DEFLATE = 1,
 };
 #define HOSTED_DIRECTORY_AT_END UINT64_MAX
 
 /* spec/vmdk.md, "Metadata markers" and "Grain markers". */
-enum { MARKER_OFF_SIZE = 8, MARKER_OFF_TYPE = 12 };
+enum {
+	MARKER_OFF_SIZE = 8,
+	MARKER_OFF_TYPE = 12,
+};
 
 /* spec/vmdk.md, "COWD". */
 enum {
-	COWD_MAGIC = 0x44574f43,	/* "COWD" */
-	COWD_OFF_VERSION = 4, COWD_OFF_SECTORS = 12, COWD_OFF_GRAIN = 16, COWD_OFF_DIRECTORY = 20,
+	COWD_MAGIC = 0x44574f43, /* "COWD" */
+	COWD_OFF_VERSION = 4,
+	COWD_OFF_SECTORS = 12,
+	COWD_OFF_GRAIN = 16,
+	COWD_OFF_DIRECTORY = 20,
 	COWD_OFF_DIRECTORY_ENTRIES = 24,
 	COWD_VERSION = 1,
 	COWD_TABLE_ENTRIES = 4096,
@@ -44,17 +62,28 @@ enum {
 
 /* spec/vmdk.md, "SESparse". */
 enum {
-	SE_OFF_VERSION = 8, SE_OFF_CAPACITY = 16, SE_OFF_GRAIN = 24, SE_OFF_TABLE = 32,
-	SE_OFF_FLAGS = 40, SE_OFF_RESERVED = 48, SE_RESERVED_COUNT = 4, SE_OFF_VOLATILE = 80,
-	SE_OFF_DIRECTORY = 128, SE_OFF_DIRECTORY_SIZE = 136, SE_OFF_TABLES = 144,
-	SE_OFF_TABLES_SIZE = 152, SE_OFF_GRAINS = 192, SE_OFF_GRAINS_SIZE = 200,
-	SE_GRAIN_SECTORS = 8, SE_TABLE_SECTORS = 64,
+	SE_OFF_VERSION = 8,
+	SE_OFF_CAPACITY = 16,
+	SE_OFF_GRAIN = 24,
+	SE_OFF_TABLE = 32,
+	SE_OFF_FLAGS = 40,
+	SE_OFF_RESERVED = 48,
+	SE_RESERVED_COUNT = 4,
+	SE_OFF_VOLATILE = 80,
+	SE_OFF_DIRECTORY = 128,
+	SE_OFF_DIRECTORY_SIZE = 136,
+	SE_OFF_TABLES = 144,
+	SE_OFF_TABLES_SIZE = 152,
+	SE_OFF_GRAINS = 192,
+	SE_OFF_GRAINS_SIZE = 200,
+	SE_GRAIN_SECTORS = 8,
+	SE_TABLE_SECTORS = 64,
 	SE_VOLATILE_OFF_REPLAY = 24,
 };
-#define SE_MAGIC	   UINT64_C(0x00000000cafebabe)
-#define SE_VERSION	   UINT64_C(0x0000000200000001)
-#define SE_VOLATILE_MAGIC  UINT64_C(0x00000000cafecafe)
-#define SE_DIRECTORY_TAG   UINT64_C(0x10000000)	/* the upper half of a directory entry */
+#define SE_MAGIC UINT64_C(0x00000000cafebabe)
+#define SE_VERSION UINT64_C(0x0000000200000001)
+#define SE_VOLATILE_MAGIC UINT64_C(0x00000000cafecafe)
+#define SE_DIRECTORY_TAG UINT64_C(0x10000000) /* the upper half of a directory entry */
 
 enum vmdk_kind vmdk_sparse_kind(const uint8_t *bytes, size_t len)
 {
@@ -73,20 +102,23 @@ static int check_geometry(uint64_t capacity_sectors, uint64_t grain_sectors, str
 			  struct img_error *err)
 {
 	if (capacity_sectors > VMDK_BYTES_MAX / VMDK_SECTOR)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found a capacity of %" PRIu64
-				" sectors, allowed up to %" PRIu64, capacity_sectors,
-				VMDK_BYTES_MAX / VMDK_SECTOR);
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found a capacity of %" PRIu64 " sectors, "
+				"allowed up to %" PRIu64,
+				capacity_sectors, VMDK_BYTES_MAX / VMDK_SECTOR);
 	if (!is_pow2_u64(grain_sectors) || grain_sectors > VMDK_GRAIN_SECTORS_MAX)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found a grain size of %" PRIu64
-				" sectors, allowed a power of two up to %" PRIu64, grain_sectors,
-				VMDK_GRAIN_SECTORS_MAX);
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found a grain size of %" PRIu64 " sectors, "
+				"allowed a power of two up to %" PRIu64,
+				grain_sectors, VMDK_GRAIN_SECTORS_MAX);
 	s->capacity_bytes = capacity_sectors * VMDK_SECTOR;
 	s->grain_bytes = grain_sectors * VMDK_SECTOR;
 	s->directory_entries = div_round_up_u64(s->capacity_bytes, vmdk_table_covers(s));
 	if (s->directory_entries > VMDK_DIRECTORY_ENTRIES_MAX)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found a capacity of %" PRIu64
-				" sectors, which needs %" PRIu64 " grain tables, allowed up to %"
-				PRIu64, capacity_sectors, s->directory_entries,
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found a capacity of %" PRIu64 " sectors, "
+				"which needs %" PRIu64 " grain tables, allowed up to %" PRIu64,
+				capacity_sectors, s->directory_entries,
 				VMDK_DIRECTORY_ENTRIES_MAX);
 	return 0;
 }
@@ -104,7 +136,8 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 			struct img_error *err)
 {
 	if (len < VMDK_HOSTED_HEADER_BYTES)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found %zu bytes, allowed at least %d",
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found %zu bytes, allowed at least %d",
 				len, VMDK_HOSTED_HEADER_BYTES);
 
 	uint32_t flags = le32_load(bytes + HOSTED_OFF_FLAGS);
@@ -115,24 +148,29 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 
 	/* A transfer in text mode changes these four; QEMU and VMware look at them for that. */
 	if ((flags & FLAG_NEWLINES) && memcmp(bytes + HOSTED_OFF_NEWLINES, "\n \r\n", 4) != 0)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found the newline test %02x %02x "
-				"%02x %02x, allowed 0a 20 0d 0a: damaged, or copied as text",
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found the newline test %02x %02x %02x "
+				"%02x, allowed 0a 20 0d 0a: damaged, or copied as text",
 				bytes[HOSTED_OFF_NEWLINES], bytes[HOSTED_OFF_NEWLINES + 1],
 				bytes[HOSTED_OFF_NEWLINES + 2], bytes[HOSTED_OFF_NEWLINES + 3]);
 	s->version = le32_load(bytes + HOSTED_OFF_VERSION);
 	if (s->version < 1 || s->version > HOSTED_VERSION_MAX)
-		return img_fail(err, -ENOTSUP, "sparse header at 0: found version %" PRIu32
-				", allowed 1 to %d", s->version, HOSTED_VERSION_MAX);
+		return img_fail(err, -ENOTSUP,
+				"sparse header at 0: found version %" PRIu32 ", allowed 1 to %d",
+				s->version, HOSTED_VERSION_MAX);
 	if (flags & FLAGS_MUST_KNOW)
-		return img_fail(err, -ENOTSUP, "sparse header at 0: found flags %#" PRIx32
-				" with unknown bits %#" PRIx32, flags, flags & FLAGS_MUST_KNOW);
+		return img_fail(err, -ENOTSUP,
+				"sparse header at 0: found flags %#" PRIx32 " with unknown bits "
+				"%#" PRIx32,
+				flags, flags & FLAGS_MUST_KNOW);
 
 	s->table_entries = le32_load(bytes + HOSTED_OFF_TABLE_ENTRIES);
 	s->entry_bytes = 4;
 	if (!s->table_entries || s->table_entries > HOSTED_TABLE_ENTRIES_MAX)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found %" PRIu32
-				" entries in a grain table, allowed 1 to %d", s->table_entries,
-				HOSTED_TABLE_ENTRIES_MAX);
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found %" PRIu32 " entries in a grain "
+				"table, allowed 1 to %d",
+				s->table_entries, HOSTED_TABLE_ENTRIES_MAX);
 	rc = check_geometry(le64_load(bytes + HOSTED_OFF_CAPACITY),
 			    le64_load(bytes + HOSTED_OFF_GRAIN), s, err);
 	if (rc)
@@ -140,17 +178,21 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 
 	/* Flag and field say the same; QEMU believes the field. */
 	if (compression > COMPRESSION_DEFLATE)
-		return img_fail(err, -ENOTSUP, "sparse header at 0: found compression %" PRIu32
-				", allowed 0 (none) or 1 (deflate)", compression);
+		return img_fail(err, -ENOTSUP,
+				"sparse header at 0: found compression %" PRIu32 ", allowed 0 "
+				"(none) or 1 (deflate)",
+				compression);
 	if ((flags & FLAG_COMPRESSED) && compression == COMPRESSION_NONE)
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found the flag of compressed "
-				"grains with compression 0, allowed 1 (deflate)");
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found the flag of compressed grains with "
+				"compression 0, allowed 1 (deflate)");
 	s->compressed = compression == COMPRESSION_DEFLATE;
 	s->markers = s->compressed && (flags & FLAG_MARKERS);
 	if (s->compressed && s->grain_bytes > VMDK_PACKED_GRAIN_BYTES_MAX)
-		return img_fail(err, -ENOTSUP, "sparse header at 0: found compressed grains of %" PRIu64
-				" bytes, allowed up to %" PRIu64, s->grain_bytes,
-				VMDK_PACKED_GRAIN_BYTES_MAX);
+		return img_fail(err, -ENOTSUP,
+				"sparse header at 0: found compressed grains of %" PRIu64 " "
+				"bytes, allowed up to %" PRIu64,
+				s->grain_bytes, VMDK_PACKED_GRAIN_BYTES_MAX);
 	s->zeroed_grains = flags & FLAG_ZEROED_GRAINS;
 	s->unclean = bytes[HOSTED_OFF_UNCLEAN];
 
@@ -159,9 +201,10 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 
 	if (!mul_u64(descriptor, VMDK_SECTOR, &s->descriptor_off) ||
 	    !mul_u64(descriptor_sectors, VMDK_SECTOR, &s->descriptor_bytes))
-		return img_fail(err, -EUCLEAN, "sparse header at 0: found the descriptor at sector %"
-				PRIu64 " with %" PRIu64 " sectors, past any file", descriptor,
-				descriptor_sectors);
+		return img_fail(err, -EUCLEAN,
+				"sparse header at 0: found the descriptor at sector %" PRIu64 " "
+				"with %" PRIu64 " sectors, past any file",
+				descriptor, descriptor_sectors);
 
 	if (directory == HOSTED_DIRECTORY_AT_END) {
 		s->at_end = true;
@@ -171,10 +214,11 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 		redundant = 0;
 	if (!directory_fits(s, directory)) {
 		if (s->capacity_bytes && !redundant)
-			return img_fail(err, -EUCLEAN, "sparse header at 0: found the grain directory "
-					"at sector %" PRIu64 " with %" PRIu64 " entries, allowed inside "
-					"the file's %" PRIu64 " bytes", directory, s->directory_entries,
-					s->file_bytes);
+			return img_fail(err, -EUCLEAN,
+					"sparse header at 0: found the grain directory at "
+					"sector %" PRIu64 " with %" PRIu64 " entries, allowed "
+					"inside the file's %" PRIu64 " bytes",
+					directory, s->directory_entries, s->file_bytes);
 		directory = redundant;
 		redundant = 0;
 	}
@@ -183,10 +227,12 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	return 0;
 }
 
-static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, struct img_error *err)
+static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
+		      struct img_error *err)
 {
 	if (len < VMDK_COWD_HEADER_BYTES)
-		return img_fail(err, -EUCLEAN, "COWD header at 0: found %zu bytes, allowed at least %d",
+		return img_fail(err, -EUCLEAN,
+				"COWD header at 0: found %zu bytes, allowed at least %d",
 				len, VMDK_COWD_HEADER_BYTES);
 
 	uint32_t directory = le32_load(bytes + COWD_OFF_DIRECTORY);
@@ -195,22 +241,26 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, s
 
 	s->version = le32_load(bytes + COWD_OFF_VERSION);
 	if (s->version != COWD_VERSION)
-		return img_fail(err, -ENOTSUP, "COWD header at 0: found version %" PRIu32
-				", allowed %d", s->version, COWD_VERSION);
+		return img_fail(err, -ENOTSUP,
+				"COWD header at 0: found version %" PRIu32 ", allowed %d",
+				s->version, COWD_VERSION);
 	s->table_entries = COWD_TABLE_ENTRIES;
 	s->entry_bytes = 4;
-	rc = check_geometry(le32_load(bytes + COWD_OFF_SECTORS), le32_load(bytes + COWD_OFF_GRAIN), s,
-			    err);
+	rc = check_geometry(le32_load(bytes + COWD_OFF_SECTORS),
+			    le32_load(bytes + COWD_OFF_GRAIN), s, err);
 	if (rc)
 		return rc;
 	if (entries < s->directory_entries)
-		return img_fail(err, -EUCLEAN, "COWD header at 0: found %" PRIu32
-				" directory entries, allowed at least %" PRIu64 " for the capacity",
+		return img_fail(err, -EUCLEAN,
+				"COWD header at 0: found %" PRIu32 " directory entries, allowed "
+				"at least %" PRIu64 " for the capacity",
 				entries, s->directory_entries);
 	if (!directory_fits(s, directory))
-		return img_fail(err, -EUCLEAN, "COWD header at 0: found the grain directory at sector %"
-				PRIu32 " with %" PRIu64 " entries, allowed inside the file's %" PRIu64
-				" bytes", directory, s->directory_entries, s->file_bytes);
+		return img_fail(err, -EUCLEAN,
+				"COWD header at 0: found the grain directory at sector "
+				"%" PRIu32 " with %" PRIu64 " entries, allowed inside the "
+				"file's %" PRIu64 " bytes",
+				directory, s->directory_entries, s->file_bytes);
 	s->directory_off = (uint64_t)directory * VMDK_SECTOR;
 	s->unclean = le32_load(bytes + COWD_OFF_UNCLEAN);
 	return 0;
@@ -224,8 +274,10 @@ static int se_area(const uint8_t *bytes, size_t at, uint64_t file_bytes, const c
 
 	if (!sector || !mul_u64(sector, VMDK_SECTOR, off) || !mul_u64(sectors, VMDK_SECTOR, size) ||
 	    *off > file_bytes)
-		return img_fail(err, -EUCLEAN, "SESparse header at 0: found %s at sector %" PRIu64
-				" with %" PRIu64 " sectors, allowed inside the file's %" PRIu64 " bytes",
+		return img_fail(err, -EUCLEAN,
+				"SESparse header at 0: found %s at sector %" PRIu64 " with "
+				"%" PRIu64 " sectors, allowed inside the file's %" PRIu64 " "
+				"bytes",
 				what, sector, sectors, file_bytes);
 	return 0;
 }
@@ -233,7 +285,8 @@ static int se_area(const uint8_t *bytes, size_t at, uint64_t file_bytes, const c
 static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, struct img_error *err)
 {
 	if (len < VMDK_SE_HEADER_BYTES)
-		return img_fail(err, -EUCLEAN, "SESparse header at 0: found %zu bytes, allowed at least %d",
+		return img_fail(err, -EUCLEAN,
+				"SESparse header at 0: found %zu bytes, allowed at least %d",
 				len, VMDK_SE_HEADER_BYTES);
 
 	uint64_t version = le64_load(bytes + SE_OFF_VERSION);
@@ -242,19 +295,25 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 	int rc;
 
 	if (version != SE_VERSION)
-		return img_fail(err, -ENOTSUP, "SESparse header at 0: found version %#" PRIx64
-				", allowed %#" PRIx64 " (2.1)", version, SE_VERSION);
+		return img_fail(err, -ENOTSUP,
+				"SESparse header at 0: found version %#" PRIx64 ", allowed "
+				"%#" PRIx64 " (2.1)",
+				version, SE_VERSION);
 	if (grain != SE_GRAIN_SECTORS || table != SE_TABLE_SECTORS)
-		return img_fail(err, -ENOTSUP, "SESparse header at 0: found grains of %" PRIu64
-				" and tables of %" PRIu64 " sectors, allowed %d and %d", grain, table,
-				SE_GRAIN_SECTORS, SE_TABLE_SECTORS);
+		return img_fail(err, -ENOTSUP,
+				"SESparse header at 0: found grains of %" PRIu64 " and tables "
+				"of %" PRIu64 " sectors, allowed %d and %d",
+				grain, table, SE_GRAIN_SECTORS, SE_TABLE_SECTORS);
 	if (flags)
-		return img_fail(err, -ENOTSUP, "SESparse header at 0: found flags %#" PRIx64
-				", allowed 0", flags);
+		return img_fail(err, -ENOTSUP,
+				"SESparse header at 0: found flags %#" PRIx64 ", allowed 0",
+				flags);
 	for (size_t i = 0; i < SE_RESERVED_COUNT; i++)
 		if (le64_load(bytes + SE_OFF_RESERVED + i * 8))
-			return img_fail(err, -ENOTSUP, "SESparse header at %zu: found a reserved field "
-					"in use, allowed 0", SE_OFF_RESERVED + i * 8);
+			return img_fail(err, -ENOTSUP,
+					"SESparse header at %zu: found a reserved field in use, "
+					"allowed 0",
+					SE_OFF_RESERVED + i * 8);
 
 	s->version = 2;
 	s->entry_bytes = 8;
@@ -267,8 +326,8 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 		rc = se_area(bytes, SE_OFF_DIRECTORY, s->file_bytes, "the grain directory",
 			     &s->directory_off, &directory_bytes, err);
 	if (!rc)
-		rc = se_area(bytes, SE_OFF_TABLES, s->file_bytes, "the grain tables", &s->tables_off,
-			     &s->tables_bytes, err);
+		rc = se_area(bytes, SE_OFF_TABLES, s->file_bytes, "the grain tables",
+			     &s->tables_off, &s->tables_bytes, err);
 	if (!rc)
 		rc = se_area(bytes, SE_OFF_GRAINS, s->file_bytes, "the grains", &s->grains_off,
 			     &s->grains_bytes, err);
@@ -276,10 +335,11 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 		return rc;
 	if (s->directory_entries * s->entry_bytes > directory_bytes ||
 	    !range_in(s->directory_off, s->directory_entries * s->entry_bytes, s->file_bytes))
-		return img_fail(err, -EUCLEAN, "SESparse header at %d: found a grain directory of %"
-				PRIu64 " bytes at %" PRIu64 ", allowed at least %" PRIu64
-				" inside the file's %" PRIu64 " bytes", SE_OFF_DIRECTORY,
-				directory_bytes, s->directory_off,
+		return img_fail(err, -EUCLEAN,
+				"SESparse header at %d: found a grain directory of %" PRIu64 " "
+				"bytes at %" PRIu64 ", allowed at least %" PRIu64 " inside the "
+				"file's %" PRIu64 " bytes",
+				SE_OFF_DIRECTORY, directory_bytes, s->directory_off,
 				s->directory_entries * s->entry_bytes, s->file_bytes);
 	return 0;
 }
@@ -309,7 +369,8 @@ int vmdk_parse_sparse(const uint8_t *bytes, size_t len, uint64_t file_bytes,
 	return rc;
 }
 
-int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, struct img_error *err)
+int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
+		      struct img_error *err)
 {
 	struct vmdk_sparse footer;
 	int rc = vmdk_parse_sparse(bytes, len, s->file_bytes, &footer, err);
@@ -317,17 +378,19 @@ int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, s
 	if (rc)
 		return img_error_prefix(err, rc == -EMEDIUMTYPE ? -EUCLEAN : rc, "footer");
 	if (footer.at_end)
-		return img_fail(err, -EUCLEAN, "footer: found no place of the grain directory, as in "
-				"the header");
+		return img_fail(err, -EUCLEAN,
+				"footer: found no place of the grain directory, as in the header");
 	if (footer.kind != s->kind || footer.capacity_bytes != s->capacity_bytes ||
 	    footer.grain_bytes != s->grain_bytes || footer.table_entries != s->table_entries ||
 	    footer.compressed != s->compressed || footer.markers != s->markers)
-		return img_fail(err, -EUCLEAN, "footer: found %" PRIu64 " bytes in grains of %" PRIu64
-				" (compressed: %d, markers: %d), allowed what the header says: %" PRIu64
-				" in grains of %" PRIu64 " (compressed: %d, markers: %d)",
+		return img_fail(err, -EUCLEAN,
+				"footer: found %" PRIu64 " bytes in grains of %" PRIu64 " "
+				"(compressed: %d, markers: %d), allowed what the header says: "
+				"%" PRIu64 " in grains of %" PRIu64 " (compressed: %d, markers: "
+				"%d)",
 				footer.capacity_bytes, footer.grain_bytes, footer.compressed,
-				footer.markers, s->capacity_bytes, s->grain_bytes, s->compressed,
-				s->markers);
+				footer.markers, s->capacity_bytes, s->grain_bytes,
+				s->compressed, s->markers);
 	/* The descriptor is at the front, and some writers leave its place out of the footer. */
 	footer.descriptor_off = s->descriptor_off;
 	footer.descriptor_bytes = s->descriptor_bytes;
@@ -340,12 +403,16 @@ int vmdk_parse_se_volatile(const uint8_t *bytes, size_t len, struct img_error *e
 	uint64_t replay;
 
 	if (len < VMDK_SE_HEADER_BYTES || le64_load(bytes) != SE_VOLATILE_MAGIC)
-		return img_fail(err, -EUCLEAN, "SESparse volatile header: found no such header, allowed "
-				"one that begins with %#" PRIx64, SE_VOLATILE_MAGIC);
+		return img_fail(err, -EUCLEAN,
+				"SESparse volatile header: found no such header, allowed one "
+				"that begins with %#" PRIx64,
+				SE_VOLATILE_MAGIC);
 	replay = le64_load(bytes + SE_VOLATILE_OFF_REPLAY);
 	if (replay)
-		return img_fail(err, -ENOTSUP, "SESparse volatile header: the journal waits to be "
-				"replayed (%#" PRIx64 "), which this program cannot do", replay);
+		return img_fail(err, -ENOTSUP,
+				"SESparse volatile header: the journal waits to be replayed "
+				"(%#" PRIx64 "), which this program cannot do",
+				replay);
 	return 0;
 }
 
@@ -360,17 +427,19 @@ int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, u
 {
 	uint64_t lba = le64_load(bytes);
 	uint32_t size = le32_load(bytes + MARKER_OFF_SIZE);
-	uint64_t room = 2 * s->grain_bytes - VMDK_GRAIN_MARKER_BYTES;	/* as QEMU */
+	uint64_t room = 2 * s->grain_bytes - VMDK_GRAIN_MARKER_BYTES; /* as QEMU */
 
 	if (lba != grain_off / VMDK_SECTOR)
-		return img_fail(err, -EUCLEAN, "grain marker at %" PRIu64 ": found sector %" PRIu64
-				", allowed %" PRIu64 ", whose table entry led here", marker_off, lba,
-				grain_off / VMDK_SECTOR);
+		return img_fail(err, -EUCLEAN,
+				"grain marker at %" PRIu64 ": found sector %" PRIu64 ", allowed "
+				"%" PRIu64 ", whose table entry led here",
+				marker_off, lba, grain_off / VMDK_SECTOR);
 	room = min_u64(room, s->file_bytes - marker_off - VMDK_GRAIN_MARKER_BYTES);
 	if (!size || size > room)
-		return img_fail(err, -EUCLEAN, "grain marker at %" PRIu64 ": found %" PRIu32
-				" bytes of compressed data, allowed 1 to %" PRIu64, marker_off, size,
-				room);
+		return img_fail(err, -EUCLEAN,
+				"grain marker at %" PRIu64 ": found %" PRIu32 " bytes of "
+				"compressed data, allowed 1 to %" PRIu64,
+				marker_off, size, room);
 	*stored_bytes = size;
 	return 0;
 }
@@ -386,9 +455,11 @@ struct vmdk_entry vmdk_directory_entry(const struct vmdk_sparse *s, const uint8_
 	} else {
 		e.value = le64_load(slot);
 		/* An index of up to 32 bits into tables of 32 KiB: no overflow. */
+		uint64_t within = (e.value & UINT32_MAX) * bytes;
+
 		if (e.value && (e.value >> 32 != SE_DIRECTORY_TAG ||
-				!range_in((e.value & UINT32_MAX) * bytes, bytes, s->tables_bytes) ||
-				!add_u64(s->tables_off, (e.value & UINT32_MAX) * bytes, &e.file_off)))
+				!range_in(within, bytes, s->tables_bytes) ||
+				!add_u64(s->tables_off, within, &e.file_off)))
 			return e;
 	}
 	if (!e.value)
@@ -410,7 +481,7 @@ static struct vmdk_entry se_table_entry(const struct vmdk_sparse *s, uint64_t va
 		if (!value)
 			e.kind = VMDK_ABSENT;
 		break;
-	case 1:	/* unmapped by the guest */
+	case 1: /* unmapped by the guest */
 	case 2:
 		e.kind = VMDK_ZERO;
 		break;
@@ -434,7 +505,9 @@ struct vmdk_entry vmdk_table_entry(const struct vmdk_sparse *s, const uint8_t *s
 
 	uint32_t sector = le32_load(slot);
 	struct vmdk_entry e = {
-		.kind = VMDK_DAMAGED, .value = sector, .file_off = (uint64_t)sector * VMDK_SECTOR,
+		.kind = VMDK_DAMAGED,
+		.value = sector,
+		.file_off = (uint64_t)sector * VMDK_SECTOR,
 	};
 
 	if (!sector)
@@ -442,6 +515,6 @@ struct vmdk_entry vmdk_table_entry(const struct vmdk_sparse *s, const uint8_t *s
 	else if (sector == 1 && s->zeroed_grains)
 		e.kind = VMDK_ZERO;
 	else if (sector != 1 && range_in(e.file_off, need, s->file_bytes))
-		e.kind = VMDK_STORED;	/* sector 1 is the header's or the descriptor's: never a grain */
+		e.kind = VMDK_STORED; /* sector 1 has the descriptor: never a grain */
 	return e;
 }

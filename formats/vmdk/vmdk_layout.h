@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 
 enum {
@@ -23,38 +24,43 @@ enum {
 	VMDK_COWD_HEADER_BYTES = 2048,
 	VMDK_SE_HEADER_BYTES = 512,
 	VMDK_HEADER_BYTES_MAX = VMDK_COWD_HEADER_BYTES,
-	VMDK_GRAIN_MARKER_BYTES = 12,	/* before the stream of a compressed grain */
+	VMDK_GRAIN_MARKER_BYTES = 12, /* before the stream of a compressed grain */
 };
 
 /*
  * Limits of ours. The grain and the directory: as QEMU. A compressed grain is unpacked in memory;
  * every known writer has 64 KiB.
  */
-#define VMDK_GRAIN_SECTORS_MAX	    UINT64_C(0x200000)		/* 1 GiB */
+#define VMDK_GRAIN_SECTORS_MAX UINT64_C(0x200000) /* 1 GiB */
 #define VMDK_PACKED_GRAIN_BYTES_MAX (UINT64_C(2) << 20)
-#define VMDK_DIRECTORY_ENTRIES_MAX  (UINT64_C(32) << 20)
-#define VMDK_BYTES_MAX		    ((uint64_t)INT64_MAX & ~UINT64_C(511))
+#define VMDK_DIRECTORY_ENTRIES_MAX (UINT64_C(32) << 20)
+#define VMDK_BYTES_MAX ((uint64_t)INT64_MAX & ~UINT64_C(511))
 
-enum vmdk_kind { VMDK_NOT_SPARSE, VMDK_HOSTED, VMDK_COWD, VMDK_SE };
+enum vmdk_kind {
+	VMDK_NOT_SPARSE,
+	VMDK_HOSTED,
+	VMDK_COWD,
+	VMDK_SE,
+};
 
 /* A sparse extent's geometry; offsets and sizes in bytes. */
 struct vmdk_sparse {
 	enum vmdk_kind kind;
 	uint32_t version;
-	uint64_t file_bytes;		/* the file that it was parsed from */
+	uint64_t file_bytes; /* the file that it was parsed from */
 	uint64_t capacity_bytes;
-	uint64_t grain_bytes;		/* a power of two, 512 .. 1 GiB */
+	uint64_t grain_bytes; /* a power of two, 512 .. 1 GiB */
 	uint32_t table_entries;
-	uint32_t entry_bytes;		/* of directory and tables: 4, SESparse 8 */
+	uint32_t entry_bytes; /* of directory and tables: 4, SESparse 8 */
 	uint64_t directory_entries;
-	uint64_t directory_off;		/* in the file with all its entries, unless at_end */
-	uint64_t redundant_off;		/* the directory's copy, in the file as well; 0: none */
-	uint64_t descriptor_off;	/* hosted; not checked against the file; 0: none */
+	uint64_t directory_off;	 /* in the file with all its entries, unless at_end */
+	uint64_t redundant_off;	 /* the directory's copy, in the file as well; 0: none */
+	uint64_t descriptor_off; /* hosted; not checked against the file; 0: none */
 	uint64_t descriptor_bytes;
-	bool at_end;			/* hosted: the directory is named by the footer */
-	bool zeroed_grains;		/* hosted: table entry 1 is a grain of zeroes */
+	bool at_end;	    /* hosted: the directory is named by the footer */
+	bool zeroed_grains; /* hosted: table entry 1 is a grain of zeroes */
 	bool compressed;
-	bool markers;			/* hosted: a marker precedes each compressed grain */
+	bool markers; /* hosted: a marker precedes each compressed grain */
 	bool unclean;
 	/* SESparse */
 	uint64_t volatile_off;
@@ -84,7 +90,12 @@ int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 int vmdk_parse_se_volatile(const uint8_t *bytes, size_t len, struct img_error *err);
 
 /* Metadata markers of streams; a footer is announced by one. */
-enum { VMDK_MARKER_END = 0, VMDK_MARKER_TABLE = 1, VMDK_MARKER_DIRECTORY = 2, VMDK_MARKER_FOOTER = 3 };
+enum {
+	VMDK_MARKER_END = 0,
+	VMDK_MARKER_TABLE = 1,
+	VMDK_MARKER_DIRECTORY = 2,
+	VMDK_MARKER_FOOTER = 3,
+};
 /* Is this sector the marker that comes before a footer? */
 bool vmdk_is_footer_marker(const uint8_t *sector);
 
@@ -97,21 +108,33 @@ int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, u
 
 /* One entry of a directory or a table. */
 enum vmdk_entry_kind {
-	VMDK_ABSENT,	/* not in this image: the parent's, or zeroes */
+	VMDK_ABSENT, /* not in this image: the parent's, or zeroes */
 	VMDK_ZERO,
-	VMDK_STORED,	/* at file_off */
-	VMDK_DAMAGED,	/* no entry can be so; value tells */
+	VMDK_STORED,  /* at file_off */
+	VMDK_DAMAGED, /* no entry can be so; value tells */
 };
 struct vmdk_entry {
 	enum vmdk_entry_kind kind;
-	uint64_t file_off;	/* STORED */
-	uint64_t value;		/* as it was read */
+	uint64_t file_off; /* STORED */
+	uint64_t value;	   /* as it was read */
 };
 
 /* A directory's entry: STORED: a whole table is in the file at file_off (a multiple of 512). */
 struct vmdk_entry vmdk_directory_entry(const struct vmdk_sparse *s, const uint8_t *slot);
-/* A table's entry: STORED: at least need bytes are in the file from file_off (a multiple of 512). */
+/* A table's entry: STORED: need bytes are in the file from file_off (a multiple of 512) on. */
 struct vmdk_entry vmdk_table_entry(const struct vmdk_sparse *s, const uint8_t *slot, uint64_t need);
+
+/*
+ * Bytes that must be in the file from where a table entry points on, for the grain at grain_off of
+ * an extent of extent_bytes: the last grain may be cut; of a compressed one only the start counts.
+ */
+static inline uint64_t vmdk_bytes_needed(const struct vmdk_sparse *s, uint64_t extent_bytes,
+					 uint64_t grain_off)
+{
+	if (s->compressed)
+		return s->markers ? VMDK_GRAIN_MARKER_BYTES + 1 : 1;
+	return min_u64(s->grain_bytes, extent_bytes - grain_off);
+}
 
 /* Bytes of one table, and the guest bytes that it covers. */
 static inline uint64_t vmdk_table_bytes(const struct vmdk_sparse *s)

@@ -15,13 +15,16 @@
 #include "libimg/base/arith.h"
 
 /* How far behind the last byte that is not zero a footer is looked for, and in what pieces. */
-enum { TRAILING_ZEROES_MAX = 4 << 20, TAIL_PIECE = 64 << 10 };
+enum {
+	TRAILING_ZEROES_MAX = 4 << 20,
+	TAIL_PIECE = 64 << 10,
+};
 
 /* ---- Opening: sparse extents ---- */
 
 /*
- * The header's copy behind the grains of a stream. It is the last sector but one, before a sector of
- * zeroes; files are padded with more zeroes, or cut right behind it.
+ * The header's copy behind the grains of a stream. It is the last sector but one, before a sector
+ * of zeroes; files are padded with more zeroes, or cut right behind it.
  */
 static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err)
 {
@@ -33,8 +36,8 @@ static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct
 	if (!buf)
 		return img_fail(err, -ENOMEM, "out of memory");
 	while (!found && end && s->size - end < TRAILING_ZEROES_MAX) {
-		uint64_t start = end > TAIL_PIECE ? align_down_u64(end - 1, VMDK_SECTOR) -
-						    (TAIL_PIECE - VMDK_SECTOR) : 0;
+		uint64_t last = align_down_u64(end - 1, VMDK_SECTOR);
+		uint64_t start = end > TAIL_PIECE ? last - (TAIL_PIECE - VMDK_SECTOR) : 0;
 
 		rc = img_storage_read(s, start, buf, (size_t)(end - start), err);
 		if (rc)
@@ -49,7 +52,8 @@ static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct
 	at = align_down_u64(at, VMDK_SECTOR);
 	rc = -EUCLEAN;
 	if (!found || at < 2 * VMDK_SECTOR) {
-		img_fail(err, rc, "found no footer at the end, allowed one that names the grain "
+		img_fail(err, rc,
+			 "found no footer at the end, allowed one that names the grain "
 			 "directory: the file was cut short");
 		goto out;
 	}
@@ -59,8 +63,10 @@ static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct
 	rc = -EUCLEAN;
 	if (!vmdk_is_footer_marker(buf) ||
 	    vmdk_sparse_kind(buf + VMDK_SECTOR, VMDK_SECTOR) != VMDK_HOSTED) {
-		img_fail(err, rc, "found no footer at %" PRIu64 ", behind which there are only zeroes, "
-			 "allowed one that names the grain directory: the file was cut short", at);
+		img_fail(err, rc,
+			 "found no footer at %" PRIu64 ", behind which there are only zeroes, "
+			 "allowed one that names the grain directory: the file was cut short",
+			 at);
 		goto out;
 	}
 	rc = vmdk_parse_footer(buf + VMDK_SECTOR, VMDK_SECTOR, sparse, err);
@@ -111,9 +117,10 @@ static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **o
 	int rc;
 
 	if (len > VMDK_DESCRIPTOR_BYTES_MAX || !range_in(off, len, s->size))
-		return img_fail(err, -EUCLEAN, "%s: descriptor at %" PRIu64 ": found %" PRIu64
-				" bytes, allowed up to %d inside the file's %" PRIu64, s->name, off, len,
-				VMDK_DESCRIPTOR_BYTES_MAX, s->size);
+		return img_fail(err, -EUCLEAN,
+				"%s: descriptor at %" PRIu64 ": found %" PRIu64 " bytes, "
+				"allowed up to %d inside the file's %" PRIu64,
+				s->name, off, len, VMDK_DESCRIPTOR_BYTES_MAX, s->size);
 	text = malloc(len ? len : 1);
 	if (!text)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -131,10 +138,13 @@ static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 		     struct img_error *err)
 {
 	if (d->encrypted)
-		return img_fail(err, -ENOTSUP, "%s: the descriptor says that the disk is encrypted by "
-				"VMware, which cannot be read", img->name);
+		return img_fail(err, -ENOTSUP,
+				"%s: the descriptor says that the disk is encrypted by VMware, "
+				"which cannot be read",
+				img->name);
 	if (!d->has_cid || !d->create_type.at)
-		return img_fail(err, -EUCLEAN, "%s: descriptor: found no %s, which every descriptor has",
+		return img_fail(err, -EUCLEAN,
+				"%s: descriptor: found no %s, which every descriptor has",
 				img->name, d->has_cid ? "createType" : "CID");
 	vmdk->cid = d->cid;
 	vmdk->parent_cid = d->parent_cid;
@@ -152,8 +162,8 @@ static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 			return img_fail(err, -ENOMEM, "out of memory");
 	}
 	/*
-	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk that
-	 * has none: QEMU reads that as an empty disk of its own.
+	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk
+	 * that has none: QEMU reads that as an empty disk of its own.
 	 */
 	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
 	if (d->parent_hint.at) {
@@ -200,10 +210,13 @@ static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count
 	for (size_t i = 0; i < count; i++)
 		names += is_first(lines, i);
 	if (names > VMDK_FILES_MAX)
-		return img_fail(err, -ENOTSUP, "%s: descriptor: found %zu different extent files, allowed "
-				"up to %d", image, names, VMDK_FILES_MAX);
+		return img_fail(err, -ENOTSUP,
+				"%s: descriptor: found %zu different extent files, allowed up "
+				"to %d",
+				image, names, VMDK_FILES_MAX);
 
-	struct vmdk_file *files = realloc(vmdk->files, (vmdk->file_count + names + 1) * sizeof(*files));
+	size_t room = vmdk->file_count + names + 1;
+	struct vmdk_file *files = realloc(vmdk->files, room * sizeof(*files));
 
 	if (!files)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -212,7 +225,7 @@ static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count
 		if (is_first(lines, i)) {
 			struct vmdk_file *f = &vmdk->files[vmdk->file_count];
 
-			*f = (struct vmdk_file) { .name = text_dup(lines[i].name) };
+			*f = (struct vmdk_file){ .name = text_dup(lines[i].name) };
 			if (!f->name)
 				return img_fail(err, -ENOMEM, "out of memory");
 			vmdk->file_count++;
@@ -261,9 +274,9 @@ static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size
 	while ((rc = vmdk_next_extent(text, len, &cursor, &line, err)) == 1) {
 		struct vmdk_extent *x = &vmdk->extents[vmdk->extent_count];
 
-		if (!line.sectors)	/* QEMU writes such a line for an empty disk */
+		if (!line.sectors) /* QEMU writes such a line for an empty disk */
 			continue;
-		*x = (struct vmdk_extent) {
+		*x = (struct vmdk_extent){
 			.guest_off = at,
 			.bytes = line.sectors * VMDK_SECTOR,
 			.kind = kind_of(&line),
@@ -272,8 +285,10 @@ static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size
 			.file = VMDK_NO_FILE,
 		};
 		if (!mul_u64(line.file_sector, VMDK_SECTOR, &x->file_off)) {
-			rc = img_fail(err, -EUCLEAN, "%s: descriptor line %zu: found the offset %" PRIu64
-				      ", past any file", img->name, line.number, line.file_sector);
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: descriptor line %zu: found the offset %" PRIu64 ", "
+				      "past any file",
+				      img->name, line.number, line.file_sector);
 			goto out;
 		}
 		at += x->bytes;
@@ -281,7 +296,7 @@ static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size
 			x->file = 0;
 			embedded = false;
 		} else if (line.file.at) {
-			lines[named++] = (struct named_line) { line.file, vmdk->extent_count };
+			lines[named++] = (struct named_line){ line.file, vmdk->extent_count };
 		}
 		vmdk->extent_count++;
 	}
@@ -295,7 +310,7 @@ out:
 
 /* ---- Opening: the extents' files ---- */
 
-/* Open the file of an extent, unless another extent has done it, and see that it holds the extent. */
+/* Open the file of an extent, unless another one has done it, and see that it holds the extent. */
 static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk, size_t number,
 		       struct img_error *err)
 {
@@ -315,32 +330,37 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 	if (x->kind == VMDK_EXTENT_FLAT) {
 		/* A file that ends inside a sector reads as zeroes up to the sector's end. */
 		if (!range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
-			return img_fail(err, -EUCLEAN, "%s: %s: found %" PRIu64 " bytes at %" PRIu64
-					" of %s, allowed inside its %" PRIu64, img->name, what, x->bytes,
-					x->file_off, f->storage->name, (uint64_t)f->storage->size);
+			return img_fail(err, -EUCLEAN,
+					"%s: %s: found %" PRIu64 " bytes at %" PRIu64 " of %s, "
+					"allowed inside its %" PRIu64,
+					img->name, what, x->bytes, x->file_off,
+					f->storage->name, (uint64_t)f->storage->size);
 		return 0;
 	}
 	if (f->sparse.kind == VMDK_NOT_SPARSE) {
 		rc = open_sparse(f->storage, &f->sparse, err);
 		if (rc == -EMEDIUMTYPE)
-			return img_fail(err, -EUCLEAN, "%s: %s: found no sparse extent in %s, allowed one "
-					"as the descriptor says", img->name, what, f->storage->name);
+			return img_fail(err, -EUCLEAN,
+					"%s: %s: found no sparse extent in %s, allowed one as "
+					"the descriptor says",
+					img->name, what, f->storage->name);
 		if (rc)
 			return img_error_prefix(err, rc, "%s: %s", img->name, what);
 		img->dirty |= f->sparse.unclean;
 	}
 	if (x->bytes > f->sparse.capacity_bytes)
-		return img_fail(err, -EUCLEAN, "%s: %s: found %" PRIu64 " sectors in the descriptor, "
-				"allowed up to %" PRIu64 ", the capacity of %s", img->name, what,
-				x->bytes / VMDK_SECTOR, f->sparse.capacity_bytes / VMDK_SECTOR,
-				f->storage->name);
+		return img_fail(err, -EUCLEAN,
+				"%s: %s: found %" PRIu64 " sectors in the descriptor, allowed "
+				"up to %" PRIu64 ", the capacity of %s",
+				img->name, what, x->bytes / VMDK_SECTOR,
+				f->sparse.capacity_bytes / VMDK_SECTOR, f->storage->name);
 	return 0;
 }
 
 /* Bytes of a file that an extent takes. */
 struct place {
 	uint32_t file;
-	bool whole;		/* sparse: has the file for itself */
+	bool whole; /* sparse: has the file for itself */
 	uint64_t off, bytes;
 	size_t extent;
 };
@@ -372,8 +392,12 @@ static int check_shared(const struct img *img, const struct vmdk *vmdk, struct i
 		const struct vmdk_extent *x = &vmdk->extents[i];
 
 		if (x->kind == VMDK_EXTENT_FLAT || x->kind == VMDK_EXTENT_SPARSE)
-			places[count++] = (struct place) {
-				x->file, x->kind == VMDK_EXTENT_SPARSE, x->file_off, x->bytes, i,
+			places[count++] = (struct place){
+				x->file,
+				x->kind == VMDK_EXTENT_SPARSE,
+				x->file_off,
+				x->bytes,
+				i,
 			};
 	}
 	qsort(places, count, sizeof(*places), compare_places);
@@ -381,9 +405,11 @@ static int check_shared(const struct img *img, const struct vmdk *vmdk, struct i
 		const struct place *x = &places[i - 1], *y = &places[i];
 
 		if (x->file == y->file && (x->whole || y->whole || y->off - x->off < x->bytes))
-			rc = img_fail(err, -EUCLEAN, "%s: extents %zu and %zu: found the same bytes of %s "
-				      "in both, allowed in one only", img->name, x->extent + 1,
-				      y->extent + 1, vmdk->files[x->file].storage->name);
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: extents %zu and %zu: found the same bytes of %s in "
+				      "both, allowed in one only",
+				      img->name, x->extent + 1, y->extent + 1,
+				      vmdk->files[x->file].storage->name);
 	}
 	free(places);
 	return rc;
@@ -396,10 +422,12 @@ uint64_t vmdk_common_grain(const struct vmdk *vmdk)
 
 	for (size_t i = 0; i < vmdk->extent_count; i++) {
 		const struct vmdk_extent *x = &vmdk->extents[i];
-		const struct vmdk_sparse *s = x->kind == VMDK_EXTENT_SPARSE ?
-					      &vmdk->files[x->file].sparse : NULL;
+		const struct vmdk_sparse *s;
 
-		if (!s || s->kind == VMDK_NOT_SPARSE || (grain && grain != s->grain_bytes))
+		if (x->kind != VMDK_EXTENT_SPARSE)
+			return 0;
+		s = &vmdk->files[x->file].sparse;
+		if (s->kind == VMDK_NOT_SPARSE || (grain && grain != s->grain_bytes))
 			return 0;
 		grain = s->grain_bytes;
 	}
@@ -424,8 +452,8 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 }
 
 /* A file that begins with a descriptor's text. */
-static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_t len, bool embedded,
-		     struct img_error *err)
+static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_t len,
+		     bool embedded, struct img_error *err)
 {
 	struct vmdk_descriptor d;
 	int rc = vmdk_parse_descriptor(text, len, &d, err);
@@ -442,19 +470,24 @@ static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_
 static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 {
 	static const char *const create_types[] = {
-		[VMDK_HOSTED] = "monolithicSparse", [VMDK_COWD] = "vmfsSparse", [VMDK_SE] = "seSparse",
+		[VMDK_HOSTED] = "monolithicSparse",
+		[VMDK_COWD] = "vmfsSparse",
+		[VMDK_SE] = "seSparse",
 	};
 	const struct vmdk_sparse *s = &vmdk->files[0].sparse;
 
-	if (!vmdk->create_type)
-		vmdk->create_type = strdup(s->compressed ? "streamOptimized" : create_types[s->kind]);
+	if (!vmdk->create_type && s->compressed)
+		vmdk->create_type = strdup("streamOptimized");
+	else if (!vmdk->create_type)
+		vmdk->create_type = strdup(create_types[s->kind]);
 	free(vmdk->extents);
 	vmdk->extents = calloc(1, sizeof(*vmdk->extents));
 	if (!vmdk->create_type || !vmdk->extents)
 		return img_fail(err, -ENOMEM, "out of memory");
 	if (s->capacity_bytes) {
-		vmdk->extents[0] = (struct vmdk_extent) {
-			.bytes = s->capacity_bytes, .kind = VMDK_EXTENT_SPARSE,
+		vmdk->extents[0] = (struct vmdk_extent){
+			.bytes = s->capacity_bytes,
+			.kind = VMDK_EXTENT_SPARSE,
 		};
 		vmdk->extent_count = 1;
 	}
@@ -476,7 +509,7 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 	vmdk->files = calloc(1, sizeof(*vmdk->files));
 	if (!vmdk->files)
 		return img_fail(err, -ENOMEM, "out of memory");
-	vmdk->files[0] = (struct vmdk_file) { .storage = img->file, .sparse = s };
+	vmdk->files[0] = (struct vmdk_file){ .storage = img->file, .sparse = s };
 	vmdk->file_count = 1;
 	img->dirty = s.unclean;
 	if (!s.descriptor_off || !s.descriptor_bytes) {
@@ -487,7 +520,7 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 	rc = read_text(img->file, s.descriptor_off, s.descriptor_bytes, &text, err);
 	if (rc)
 		return rc;
-	if (!text || !text[0]) {	/* QEMU leaves the room empty in each extent of a split disk */
+	if (!text || !text[0]) { /* QEMU leaves the room empty in each extent of a split disk */
 		free(text);
 		vmdk->parent_cid = VMDK_NO_PARENT;
 		return open_alone(img, vmdk, err);
@@ -507,8 +540,10 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 			return 0;
 		}
 	if (s.capacity_bytes)
-		return img_fail(err, -EUCLEAN, "%s: descriptor: found no line of a sparse extent, allowed "
-				"one for the extent that it is embedded in", img->name);
+		return img_fail(err, -EUCLEAN,
+				"%s: descriptor: found no line of a sparse extent, allowed one "
+				"for the extent that it is embedded in",
+				img->name);
 	return 0;
 }
 
@@ -562,4 +597,3 @@ out:
 	vmdk_free(vmdk, img);
 	return rc;
 }
-

@@ -8,7 +8,8 @@
 
 /*
  * A zlib stream of which the first out_len bytes are wanted: it may hold the whole grain
- * (VirtualBox, open-vmdk) or end where the disk does (QEMU). More than the largest grain is refused.
+ * (VirtualBox, open-vmdk) or end where the disk does (QEMU). More than the largest grain is
+ * refused.
  */
 extern const struct img_codec vmdk_codec_tail;
 

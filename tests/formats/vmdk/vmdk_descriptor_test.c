@@ -8,7 +8,8 @@
 
 #include "formats/vmdk/vmdk_descriptor.h"
 
-#define HEAD "# Disk DescriptorFile\nversion=1\nCID=fedc4321\nparentCID=ffffffff\ncreateType=\"custom\"\n"
+#define HEAD "# Disk DescriptorFile\nversion=1\nCID=fedc4321\nparentCID=ffffffff\n" \
+	     "createType=\"custom\"\n"
 
 static int parse(const char *text, struct vmdk_descriptor *d)
 {
@@ -31,7 +32,9 @@ Test(vmdk_descriptor, keys)
 			   "parentFileNameHint=\"a = b.vmdk\"\n\n# Extent description\n"
 			   "RW 16 VMFSSPARSE \"x-delta.vmdk\"\n#DDB\n"
 			   "ddb.uuid.image=\"12345678-0000-4000-8000-000000000001\"\n"
-			   "ddb.uuid.parent=\"00000000-0000-0000-0000-000000000000\"\n", &d), 0);
+			   "ddb.uuid.parent=\"00000000-0000-0000-0000-000000000000\"\n",
+			   &d),
+		     0);
 	cr_assert_eq(d.version, 2);
 	cr_assert(d.has_cid);
 	cr_assert_eq(d.cid, 0x12abcdef);
@@ -198,11 +201,11 @@ Test(vmdk_descriptor, limits)
 
 	text = malloc(VMDK_NAME_BYTES_MAX + 64);
 	cr_assert_not_null(text);
-	strcpy(text, "RW 1 FLAT \"");
+	memcpy(text, "RW 1 FLAT \"", 11);
 	memset(text + 11, 'a', VMDK_NAME_BYTES_MAX + 1);
-	strcpy(text + 11 + VMDK_NAME_BYTES_MAX, "\" 0\n");
+	memcpy(text + 11 + VMDK_NAME_BYTES_MAX, "\" 0\n", 5);
 	cr_assert_eq(parse(text, &d), 0);
-	strcpy(text + 11 + VMDK_NAME_BYTES_MAX, "a\" 0\n");
+	memcpy(text + 11 + VMDK_NAME_BYTES_MAX, "a\" 0\n", 6);
 	cr_assert_eq(parse(text, &d), -EUCLEAN);
 	free(text);
 }
@@ -222,11 +225,19 @@ Test(vmdk_descriptor, encrypted)
 Test(vmdk_descriptor, recognised)
 {
 	static const char *const yes[] = {
-		"# Disk DescriptorFile\n", "# disk descriptorfile\r\nversion=1",
-		"# something\n\n version=1\n", "version=3\r\n",
+		"# Disk DescriptorFile\n",
+		"# disk descriptorfile\r\nversion=1",
+		"# something\n\n version=1\n",
+		"version=3\r\n",
 	};
 	static const char *const no[] = {
-		"", "#", "# Disk Descriptor", "version=4\n", "version=11\n", "hello\nversion=1\n", "KDMV",
+		"",
+		"#",
+		"# Disk Descriptor",
+		"version=4\n",
+		"version=11\n",
+		"hello\nversion=1\n",
+		"KDMV",
 	};
 
 	for (size_t i = 0; i < sizeof(yes) / sizeof(yes[0]); i++)

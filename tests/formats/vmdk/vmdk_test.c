@@ -21,11 +21,12 @@ extern const struct img_driver vmdk_driver, raw_driver;
 
 /* ---- Files in memory, and an image over them ---- */
 
-enum { FILES = 4, GRAIN = 65536 };
+enum { FILES = 4,
+       GRAIN = 65536 };
 
 static struct {
-	const char *name;		/* NULL: not used */
-	struct img_storage *storage;	/* NULL: closed by the driver */
+	const char *name;	     /* NULL: not used */
+	struct img_storage *storage; /* NULL: closed by the driver */
 	unsigned references;
 } files[FILES];
 
@@ -71,8 +72,10 @@ static int open_image(struct img *img, bool self_only, struct img_error *err)
 	struct img_engine_config config = { 0 };
 	int rc;
 
-	*img = (struct img) {
-		.driver = &vmdk_driver, .name = strdup(files[0].name), .file = files[0].storage,
+	*img = (struct img){
+		.driver = &vmdk_driver,
+		.name = strdup(files[0].name),
+		.file = files[0].storage,
 	};
 	rc = vmdk_driver.open(img, &o, err);
 	if (!rc)
@@ -140,7 +143,8 @@ static void expect_map(struct img *img, uint64_t off, enum img_extent_kind kind,
 	cr_expect_eq(x.kind, kind, "at %" PRIu64 ": kind %d", off, (int)x.kind);
 	cr_expect_eq(x.length, length, "at %" PRIu64 ": length %" PRIu64, off, x.length);
 	if (kind == IMG_DATA)
-		cr_expect_eq(x.file_off, file_off, "at %" PRIu64 ": file_off %" PRIu64, off, x.file_off);
+		cr_expect_eq(x.file_off, file_off, "at %" PRIu64 ": file_off %" PRIu64, off,
+			     x.file_off);
 }
 
 static int map_error(struct img *img, uint64_t off)
@@ -155,13 +159,17 @@ static int map_error(struct img *img, uint64_t off)
 	return rc;
 }
 
-#define HEAD "# Disk DescriptorFile\nversion=1\nCID=fedc4321\nparentCID=ffffffff\ncreateType=\"custom\"\n"
+#define HEAD "# Disk DescriptorFile\nversion=1\nCID=fedc4321\nparentCID=ffffffff\n" \
+	     "createType=\"custom\"\n"
 
 /*
  * A hosted sparse file: header, descriptor of 2 sectors at 1, redundant directory at 4 with its
  * tables from 8, directory at 24 with tables from 32; room for grains from sector 128.
  */
-enum { DESCRIPTOR = 512, REDUNDANT = 4 * 512, DIRECTORY = 24 * 512, TABLES = 32 * 512 };
+enum { DESCRIPTOR = 512,
+       REDUNDANT = 4 * 512,
+       DIRECTORY = 24 * 512,
+       TABLES = 32 * 512 };
 
 static uint32_t flags = 3, version = 1, compression = 0;
 
@@ -194,7 +202,8 @@ static struct img_storage *add_hosted(const char *name, uint64_t sectors, uint64
 	le16_store(b + 77, (uint16_t)compression);
 	cr_assert_eq(img_storage_write(s, 0, b, sizeof(b), NULL), 0);
 	if (descriptor)
-		cr_assert_eq(img_storage_write(s, DESCRIPTOR, descriptor, strlen(descriptor), NULL), 0);
+		cr_assert_eq(img_storage_write(s, DESCRIPTOR, descriptor, strlen(descriptor), NULL),
+			     0);
 	cr_assert_leq(tables, 4);
 	for (uint32_t i = 0; i < tables; i++) {
 		put32(s, REDUNDANT + 4 * i, 8 + 4 * i);
@@ -254,7 +263,7 @@ Test(vmdk, a_flat_file_that_is_too_short)
 	must_fail(-EUCLEAN);
 	drop_files();
 	add_text("d.vmdk", HEAD "RW 8 FLAT \"f\" 2\n");
-	add_file("f", 9 * 512 + 1);	/* the rest of its last sector reads as zeroes */
+	add_file("f", 9 * 512 + 1); /* the rest of its last sector reads as zeroes */
 	must_open(&img);
 	close_image(&img);
 }
@@ -353,7 +362,7 @@ Test(vmdk, sparse_runs)
 	put_grain(s, 2, 640);
 	put_grain(s, 3, 512);
 	put_grain(s, 511, 1024);
-	put_grain(s, 512, 1152);	/* the next table goes on where this one ends */
+	put_grain(s, 512, 1152); /* the next table goes on where this one ends */
 	must_open(&img);
 	cr_assert_eq(img.size, 96 << 20);
 	cr_assert_eq(img.unit_bytes, GRAIN);
@@ -403,11 +412,11 @@ Test(vmdk, damaged_entries_and_their_copies)
 
 	put_grain(s, 0, 128);
 	put_grain(s, 1, 256);
-	put32(s, TABLES, 0x7fffffff);		/* the copy has it */
-	put_grain(s, 2, 0x7fffffff);		/* both are damaged */
-	put_grain(s, 3, 1);			/* the descriptor's sector */
+	put32(s, TABLES, 0x7fffffff); /* the copy has it */
+	put_grain(s, 2, 0x7fffffff);  /* both are damaged */
+	put_grain(s, 3, 1);	      /* the descriptor's sector */
 	put_grain(s, 512, 384);
-	put32(s, DIRECTORY + 4, 0xffffff);	/* a table: the copy has it */
+	put32(s, DIRECTORY + 4, 0xffffff); /* a table: the copy has it */
 	must_open(&img);
 	expect_map(&img, 0, IMG_DATA, GRAIN, 128 * 512);
 	expect_map(&img, GRAIN, IMG_DATA, GRAIN, 256 * 512);
@@ -438,7 +447,7 @@ Test(vmdk, embedded_descriptor)
 	add_file("s.vmdk", 1 << 20);
 	must_fail(-EUCLEAN);
 	drop_files();
-	add_hosted("s.vmdk", 128, 1 << 20, "");	/* room for one, unused */
+	add_hosted("s.vmdk", 128, 1 << 20, ""); /* room for one, unused */
 	must_open(&img);
 	cr_assert_eq(img.size, 128 * 512);
 	close_image(&img);
@@ -469,7 +478,7 @@ Test(vmdk, the_last_grain_may_be_cut)
 	struct img img;
 	struct img_storage *s = add_hosted("s.vmdk", 129, GRAIN + 512, NULL);
 
-	put_grain(s, 1, 128);	/* one sector of it is needed, one is there */
+	put_grain(s, 1, 128); /* one sector of it is needed, one is there */
 	put_grain(s, 0, 128);
 	must_open(&img);
 	expect_map(&img, GRAIN, IMG_DATA, 512, GRAIN);
@@ -480,7 +489,8 @@ Test(vmdk, the_last_grain_may_be_cut)
 /* ---- Streams ---- */
 
 /* A grain of the byte c, with its marker, at sector. len: unpacked. Returns the stored bytes. */
-static uint32_t put_stream(struct img_storage *s, uint32_t grain, uint32_t sector, int c, size_t len)
+static uint32_t put_stream(struct img_storage *s, uint32_t grain, uint32_t sector, int c,
+			   size_t len)
 {
 	static uint8_t plain[2 * GRAIN], packed[12 + 2 * GRAIN];
 	uLongf n = 2 * GRAIN;
@@ -528,8 +538,8 @@ Test(vmdk, stream)
 	cr_assert_eq(buf[511], 'c');
 	close_image(&img);
 
-	put_grain(s, 0, 130);		/* another grain's marker */
-	put32(s, 130 * 512 + 8, 0);	/* which has no bytes */
+	put_grain(s, 0, 130);	    /* another grain's marker */
+	put32(s, 130 * 512 + 8, 0); /* which has no bytes */
 	must_open(&img);
 	cr_assert_eq(map_error(&img, 0), -EUCLEAN);
 	cr_assert_eq(map_error(&img, GRAIN), -EUCLEAN);
@@ -547,7 +557,10 @@ Test(vmdk, the_last_grain_of_a_stream)
 		size_t len;
 		int rc;
 	} rows[] = {
-		{ GRAIN, 0 }, { 1024, 0 }, { 1023, -EUCLEAN }, { 2 * GRAIN, 0 },
+		{ GRAIN, 0 },
+		{ 1024, 0 },
+		{ 1023, -EUCLEAN },
+		{ 2 * GRAIN, 0 },
 	};
 
 	flags = 0x30001;
@@ -560,8 +573,8 @@ Test(vmdk, the_last_grain_of_a_stream)
 		must_open(&img);
 		x = map(&img, 0, 1024);
 		cr_assert_eq(img_storage_read(s, x.file_off, packed, x.stored_bytes, NULL), 0);
-		cr_expect_eq(x.codec->decode(packed, x.stored_bytes, buf, x.unit_bytes, NULL), rows[i].rc,
-			     "%zu", rows[i].len);
+		cr_expect_eq(x.codec->decode(packed, x.stored_bytes, buf, x.unit_bytes, NULL),
+			     rows[i].rc, "%zu", rows[i].len);
 		if (!rows[i].rc)
 			cr_expect_eq(buf[1023], 'z');
 		cr_expect_eq(x.codec->decode(packed, 9, buf, x.unit_bytes, NULL), -EUCLEAN, "cut");
@@ -620,19 +633,19 @@ Test(vmdk, footer)
 		close_image(&img);
 	}
 	drop_files();
-	add_footed(0, false);		/* cut right behind the footer */
+	add_footed(0, false); /* cut right behind the footer */
 	must_open(&img);
 	close_image(&img);
 	drop_files();
 	s = add_footed(0, true);
-	put32(s, 128 * 512 + 12, 2);	/* not a footer's marker */
+	put32(s, 128 * 512 + 12, 2); /* not a footer's marker */
 	must_fail(-EUCLEAN);
 	drop_files();
 	s = add_footed(0, true);
-	put32(s, 129 * 512 + 12, 256);	/* another capacity */
+	put32(s, 129 * 512 + 12, 256); /* another capacity */
 	must_fail(-EUCLEAN);
 	drop_files();
-	add_footed(5 << 20, true);	/* more zeroes than are looked through */
+	add_footed(5 << 20, true); /* more zeroes than are looked through */
 	must_fail(-EUCLEAN);
 }
 
@@ -698,8 +711,9 @@ static int open_with_parent(const char *child, const char *parent, const struct 
 	return rc;
 }
 
-#define CHILD(parent_cid, more) "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=" parent_cid \
-	"\ncreateType=\"custom\"\nparentFileNameHint=\"base.vmdk\"\n" more "RW 1 ZERO\n"
+#define CHILD(parent_cid, more) \
+	"# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=" parent_cid "\n" \
+	"createType=\"custom\"\nparentFileNameHint=\"base.vmdk\"\n" more "RW 1 ZERO\n"
 #define UUID(key, n) "ddb.uuid." key "=\"00000000-0000-4000-8000-00000000000" n "\"\n"
 
 Test(vmdk, parents)
@@ -712,7 +726,8 @@ Test(vmdk, parents)
 	cr_assert_eq(open_with_parent(CHILD("FEDC4322", ""), base, &vmdk_driver), -EUCLEAN);
 	cr_assert_eq(open_with_parent(CHILD("fedc4321", ""), base, &raw_driver), -EUCLEAN);
 	/* VirtualBox's: by UUID. */
-	cr_assert_eq(open_with_parent(CHILD("ffffffff", UUID("parent", "1")), base, &vmdk_driver), 0);
+	cr_assert_eq(open_with_parent(CHILD("ffffffff", UUID("parent", "1")), base, &vmdk_driver),
+		     0);
 	cr_assert_eq(open_with_parent(CHILD("ffffffff", UUID("parent", "2")), base, &vmdk_driver),
 		     -EUCLEAN);
 	cr_assert_eq(open_with_parent(CHILD("fedc4321", UUID("parent", "2")), base, &vmdk_driver),
@@ -755,19 +770,19 @@ Test(vmdk, check)
 	put_grain(s, 0, 128);
 	put_grain(s, 700, 384);
 	cr_assert_eq(corruptions(), 0);
-	put_grain(s, 1, 383);		/* over grain 700 */
+	put_grain(s, 1, 383); /* over grain 700 */
 	cr_assert_eq(corruptions(), 1);
 	put_grain(s, 1, 0x7fffffff);
 	cr_assert_eq(corruptions(), 1);
-	put_grain(s, 1, 24);		/* over the directory and the tables */
+	put_grain(s, 1, 24); /* over the directory and the tables */
 	cr_assert_eq(corruptions(), 1);
 	put_grain(s, 1, 0);
-	put32(s, TABLES + 4 * 600, 640);	/* not in the copy */
+	put32(s, TABLES + 4 * 600, 640); /* not in the copy */
 	cr_assert_eq(corruptions(), 1);
 	put_grain(s, 600, 0);
-	put32(s, DIRECTORY + 4, TABLES / 512);	/* the first table, again */
+	put32(s, DIRECTORY + 4, TABLES / 512); /* the first table, again */
 	put32(s, REDUNDANT + 4, 8);
-	cr_assert_eq(corruptions(), 2);	/* the table, and its copy */
+	cr_assert_eq(corruptions(), 2); /* the table, and its copy */
 }
 
 Test(vmdk, check_of_a_stream)
@@ -781,7 +796,7 @@ Test(vmdk, check_of_a_stream)
 	put_stream(s, 0, 128, 'a', GRAIN);
 	put_stream(s, 1, 130, 'b', GRAIN);
 	cr_assert_eq(corruptions(), 0);
-	put_grain(s, 2, 130);		/* another grain's marker */
+	put_grain(s, 2, 130); /* another grain's marker */
 	cr_assert_eq(corruptions(), 1);
 }
 
@@ -790,7 +805,7 @@ Test(vmdk, check_of_a_stream)
 /* The rows of tests/data/vmdk/README.md. */
 static const struct {
 	const char *name, *sha256;
-	int rc;			/* of opening or reading */
+	int rc; /* of opening or reading */
 } data[] = {
 	{ "good-ext4-stream.vmdk",
 	  "bf387deee40c44a0d56c8e9fc36fbdecadb2dcfd07f1077971c2e2ea4a2079cf", 0 },
