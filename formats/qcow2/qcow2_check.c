@@ -886,10 +886,10 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 		  struct img_error *err)
 {
 	uint64_t corruptions = s->corruptions, leaks = s->leaks;
-	int rc = 0, last;
+	int rc, last;
 
-	if (corruptions || leaks)
-		rc = qcow2_repair(s, check->repair, err);
+	/* Even if nothing was found: counts past the end of the file are not called leaks yet. */
+	rc = qcow2_repair(s, check->repair, err);
 	qcow2_scan_free(s);
 	last = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
 	if (last)

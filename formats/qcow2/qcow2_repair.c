@@ -191,7 +191,9 @@ static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 
 /*
  * Bring the counts of all blocks to the uses: those that are too low (raise), or too high. Blocks
- * that hold something else too are left alone. The last block may count past the end of the file.
+ * that hold something else too are left alone. A block may count past the end of the file, where a
+ * crash left counts of what was never written: a check does not count those as leaks, but they
+ * would become leaks when the file grows.
  */
 static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img_error *err)
 {
@@ -205,9 +207,9 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img
 	rc = img_storage_read(s->img->file, off, s->block, g->cluster_bytes, err);
 	if (rc)
 		return rc;
-	for (uint64_t i = 0; i < g->block_entries && first + i < s->refs.clusters; i++) {
+	for (uint64_t i = 0; i < g->block_entries; i++) {
 		uint64_t refcount = qcow2_refcount_get(s->block, g->refcount_order, i);
-		uint64_t uses = qcow2_scan_uses(s, first + i);
+		uint64_t uses = first + i < s->refs.clusters ? qcow2_scan_uses(s, first + i) : 0;
 
 		if (raise ? refcount >= uses : refcount <= uses)
 			continue;
@@ -219,11 +221,9 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img
 
 static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err)
 {
-	uint64_t blocks = min_u64(s->reftable_entries,
-				  div_round_up_u64(s->refs.clusters, s->geometry.block_entries));
 	int rc = 0;
 
-	for (uint64_t b = 0; !rc && b < blocks; b++)
+	for (uint64_t b = 0; !rc && b < s->reftable_entries; b++)
 		rc = adjust_block(s, b, raise, err);
 	return rc ? rc : img_storage_sync(s->img->file, err);
 }
