@@ -470,6 +470,7 @@ static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_
 static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 {
 	static const char *const create_types[] = {
+		[VMDK_NOT_SPARSE] = "custom", /* never */
 		[VMDK_HOSTED] = "monolithicSparse",
 		[VMDK_COWD] = "vmfsSparse",
 		[VMDK_SE] = "seSparse",
