@@ -61,7 +61,6 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
 
 /* ---- qcow2.c ---- */
 
-
 /*
  * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
  * written. Blocking. -EUCLEAN.
