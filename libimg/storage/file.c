@@ -1,7 +1,7 @@
 /*
  * Files and block devices: opening, size, holes. Requests are in file_io.c.
  */
-#include "libimg/storage/file.h"
+#include "libimg/storage/posix_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -120,7 +120,8 @@ static void file_close(struct img_storage *s)
 {
 	struct img_file *f = img_file_of(s);
 
-	img_file_unpublish(f->unpublished);
+	if (f->unpublished)
+		f->unpublished->forget(f->unpublished);
 	if (f->buffered_fd >= 0)
 		close(f->buffered_fd);
 	close(f->fd);
@@ -130,6 +131,13 @@ static void file_close(struct img_storage *s)
 	free(f);
 }
 
+static int file_publish(struct img_storage *s, struct img_error *err)
+{
+	struct img_file *f = img_file_of(s);
+
+	return f->unpublished ? f->unpublished->publish(f, err) : 0;
+}
+
 static const struct img_storage_ops file_ops = {
 	.submit = img_file_submit,
 	.landed = img_file_landed,
@@ -137,7 +145,7 @@ static const struct img_storage_ops file_ops = {
 	.resize = file_resize,
 	.extent = file_extent,
 	.allocated = file_allocated,
-	.publish = img_file_publish,
+	.publish = file_publish,
 	.close = file_close,
 };
 
@@ -283,8 +291,6 @@ int img_storage_open_file(const char *path, unsigned flags, struct img_storage *
 {
 	int fd;
 
-	if (flags & IMG_STORAGE_CREATE)
-		return img_storage_create_file(path, flags, out, err);
 	/* not blocking: opening a pipe would wait for its other end */
 	fd = open(path, (flags & IMG_STORAGE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
 				O_NONBLOCK);

@@ -18,7 +18,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
-#include "libimg/storage/file.h"
+#include "libimg/storage/posix_file.h"
 
 enum {
 	MAX_LINKS = 40,	 /* symbolic links to follow, as the kernel does */
@@ -26,7 +26,8 @@ enum {
 	TEMP_NAME_ROOM = NAME_MAX + 1,
 };
 
-struct img_unpublished {
+struct unpublished {
+	struct img_unpublished base;
 	int dir_fd;
 	int old_fd;		   /* the file to replace, locked; -1: none */
 	char *name;		   /* final, in dir_fd */
@@ -112,7 +113,7 @@ static bool can_link_descriptors(void)
 }
 
 /* A new empty file in u's folder. mode: subject to the umask. A fd or -errno. */
-static int open_temp(struct img_unpublished *u, mode_t mode)
+static int open_temp(struct unpublished *u, mode_t mode)
 {
 	int fd = -1;
 
@@ -142,7 +143,7 @@ static int link_descriptor(int fd, int dir_fd, const char *name)
 }
 
 /* Give the nameless file a temporary name, to be renamed from. */
-static int link_temp(struct img_unpublished *u, int fd)
+static int link_temp(struct unpublished *u, int fd)
 {
 	int rc = -EEXIST;
 
@@ -155,27 +156,28 @@ static int link_temp(struct img_unpublished *u, int fd)
 	return rc;
 }
 
-void img_file_unpublish(struct img_unpublished *u)
+static void forget(struct unpublished *u)
 {
-	if (!u)
-		return;
 	if (u->temp[0])
 		unlinkat(u->dir_fd, u->temp, 0);
 	if (u->old_fd >= 0)
 		close(u->old_fd);
-	close(u->dir_fd);
+	if (u->dir_fd >= 0)
+		close(u->dir_fd);
 	free(u->name);
 	free(u);
 }
 
-int img_file_publish(struct img_storage *s, struct img_error *err)
+static void forget_base(struct img_unpublished *base)
 {
-	struct img_file *f = img_file_of(s);
-	struct img_unpublished *u = f->unpublished;
+	forget(IMG_CONTAINER(base, struct unpublished, base));
+}
+
+static int publish(struct img_file *f, struct img_error *err)
+{
+	struct unpublished *u = IMG_CONTAINER(f->unpublished, struct unpublished, base);
 	int rc = -EEXIST;
 
-	if (!u)
-		return 0;
 	if (!u->temp[0] && u->old_fd < 0)
 		rc = link_descriptor(f->fd, u->dir_fd, u->name);
 	if (rc == -EEXIST) { /* rename() replaces, link() does not */
@@ -184,10 +186,11 @@ int img_file_publish(struct img_storage *s, struct img_error *err)
 			rc = -errno;
 	}
 	if (rc)
-		return img_fail(err, rc, "Could not create '%s': %s", s->name, strerrordesc_np(-rc));
+		return img_fail(err, rc, "Could not create '%s': %s", f->base.name,
+				strerrordesc_np(-rc));
 	u->temp[0] = '\0'; /* it is the final one now */
 	f->unpublished = NULL;
-	img_file_unpublish(u);
+	forget(u);
 	return 0;
 }
 
@@ -237,7 +240,7 @@ static int fail_create(struct img_error *err, const char *path, int rc)
  * What is at the final name now. 0: nothing; 1: a regular file, open in *fd; 2: a block device.
  * Everything else is refused.
  */
-static int look_at_old(struct img_unpublished *u, const char *path, int *fd, struct stat *st,
+static int look_at_old(struct unpublished *u, const char *path, int *fd, struct stat *st,
 		       struct img_error *err)
 {
 	const char *what;
@@ -275,7 +278,7 @@ static int look_at_old(struct img_unpublished *u, const char *path, int *fd, str
 }
 
 /* Empty the old file and write there. Takes u->old_fd. */
-static int create_in_place(struct img_unpublished *u, const char *path, unsigned flags,
+static int create_in_place(struct unpublished *u, const char *path, unsigned flags,
 			   struct img_file **out, struct img_error *err)
 {
 	struct img_file *f;
@@ -302,7 +305,7 @@ static bool is_not_allowed(int rc)
 }
 
 /* u: its folder and name are known. On success the storage owns u, or u is to be freed: *keep. */
-static int create(struct img_unpublished *u, const char *path, unsigned flags, struct img_file **out,
+static int create(struct unpublished *u, const char *path, unsigned flags, struct img_file **out,
 		  bool *keep, struct img_error *err)
 {
 	struct stat old;
@@ -343,7 +346,7 @@ static int create(struct img_unpublished *u, const char *path, unsigned flags, s
 int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
 			    struct img_error *err)
 {
-	struct img_unpublished *u = calloc(1, sizeof(*u));
+	struct unpublished *u = calloc(1, sizeof(*u));
 	char *target = NULL;
 	const char *name;
 	struct img_file *f = NULL;
@@ -352,6 +355,7 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 
 	if (!u)
 		return fail_create(err, path, -ENOMEM);
+	u->base = (struct img_unpublished){ publish, forget_base };
 	u->dir_fd = u->old_fd = -1;
 	rc = resolve_links(path, &target);
 	if (!rc) {
@@ -364,17 +368,18 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 		fail_create(err, path, rc);
 		goto out;
 	}
-	flags = (flags | IMG_STORAGE_WRITE) & ~(unsigned)(IMG_STORAGE_CREATE | IMG_STORAGE_SHARE);
+	flags = (flags | IMG_STORAGE_WRITE) & ~(unsigned)IMG_STORAGE_SHARE;
 	rc = create(u, path, flags, &f, &keep, err);
 	if (rc)
 		goto out;
 	if (keep) {
-		f->unpublished = u;
+		f->unpublished = &u->base;
 		u = NULL;
 	}
 	*out = &f->base;
 out:
-	img_file_unpublish(u);
+	if (u)
+		forget(u);
 	free(target);
 	return rc;
 }

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/storage/file.h"
+#include "libimg/storage/posix_file.h"
 
 enum {
 	BOUNCE_BYTES = 1024 * 1024,

@@ -10,7 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
-#include "libimg/storage/file.h"
+#include "libimg/storage/posix_file.h"
 
 enum {
 	USE_BASE = 100,	 /* + permission: I use it */

@@ -57,7 +57,6 @@ struct img_storage {
 
 enum {
 	IMG_STORAGE_WRITE = 1 << 0,	 /* open read-write */
-	IMG_STORAGE_CREATE = 1 << 1,	 /* as img_storage_create_file() */
 	IMG_STORAGE_DIRECT = 1 << 2,	 /* O_DIRECT; refused with the reason where impossible */
 	IMG_STORAGE_NO_LOCK = 1 << 3,	 /* take no lock at all */
 	IMG_STORAGE_SHARE = 1 << 4,	 /* force-share reader: deny writers nothing */

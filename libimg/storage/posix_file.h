@@ -2,15 +2,24 @@
  * Inside a storage that is a file or block device; the pieces are in file.c (open, size, holes),
  * file_io.c (requests), file_direct.c (O_DIRECT), file_create.c (publish), lock.c.
  */
-#ifndef LIBIMG_STORAGE_FILE_H
-#define LIBIMG_STORAGE_FILE_H
+#ifndef LIBIMG_STORAGE_POSIX_FILE_H
+#define LIBIMG_STORAGE_POSIX_FILE_H
 
 #include <pthread.h>
 
 #include "libimg/base/list.h"
+#include "libimg/storage/cursor.h"
 #include "libimg/storage/storage.h"
 
-struct img_unpublished; /* file_create.c: where a new file will go */
+struct img_file;
+
+/* Where a new file will go: file_create.c keeps more behind this. */
+struct img_unpublished {
+	/* Give f its final name, and forget. */
+	int (*publish)(struct img_file *f, struct img_error *err);
+	/* Remove a temporary name; frees u. */
+	void (*forget)(struct img_unpublished *u);
+};
 
 struct img_file {
 	struct img_storage base;
@@ -55,20 +64,6 @@ int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len);
 /* The file has changed, and reaches to end at least. */
 void img_file_changed(struct img_file *f, uint64_t end);
 
-/* A place in a list of buffers. */
-struct img_cursor {
-	const struct iovec *iov;
-	int iovcnt;
-	size_t skip; /* bytes of iov[0] that are behind */
-};
-/* At most max buffers from the cursor on; how many there are. Empty ones are left out. */
-int img_cursor_window(const struct img_cursor *c, struct iovec *out, int max);
-void img_cursor_advance(struct img_cursor *c, uint64_t bytes);
-/* Copy len bytes from / to the buffers at the cursor, which moves on. */
-void img_cursor_gather(struct img_cursor *c, uint8_t *to, size_t len);
-void img_cursor_scatter(struct img_cursor *c, const uint8_t *from, size_t len);
-void img_cursor_zero(struct img_cursor *c, uint64_t len);
-
 /* ---- file_direct.c ---- */
 
 /* A range of an O_DIRECT file that is being written. */
@@ -102,11 +97,5 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
  * fd is closed.
  */
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
-
-/* ---- file_create.c ---- */
-
-int img_file_publish(struct img_storage *s, struct img_error *err);
-/* Forget where a file would have gone; removes a temporary name. NULL is fine. */
-void img_file_unpublish(struct img_unpublished *u);
 
 #endif

@@ -1,0 +1,237 @@
+/*
+ * Inside every I/O queue: what io_uring and worker threads have in common. Requests that storages completed
+ * themselves, requests that a worker thread finished, and posts are kept in lists and run by the
+ * owner in img_ioq_run(); an eventfd wakes it, and whoever polls for it.
+ */
+#include "libimg/storage/ioq.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/storage/ioq_private.h"
+#include "libimg/storage/storage.h"
+
+/* How often one img_ioq_run() looks again for what its callbacks have brought about. */
+enum { MAX_PASSES = 16 };
+
+/* Called with the lock held. */
+static void signal_event(struct img_ioq *q)
+{
+	uint64_t one = 1;
+
+	if (q->signalled)
+		return;
+	q->signalled = true;
+	/* cannot fail: the counter is 0 or 1 */
+	if (write(q->event_fd, &one, sizeof(one)) < 0)
+		q->signalled = false;
+}
+
+void img_ioq_quiet(struct img_ioq *q)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&q->lock);
+	if (q->signalled && read(q->event_fd, &count, sizeof(count)) == sizeof(count))
+		q->signalled = false;
+	pthread_mutex_unlock(&q->lock);
+}
+
+/* The blocking requests of a queue, one after another, until there is none. */
+static void run_worker(struct img_work *work)
+{
+	struct img_ioq_worker *w = IMG_CONTAINER(work, struct img_ioq_worker, work);
+	struct img_ioq *q = w->q;
+	struct img_list *node;
+
+	pthread_mutex_lock(&q->lock);
+	while ((node = img_list_pop(&q->waiting))) {
+		struct img_io *io = IMG_CONTAINER(node, struct img_io, link);
+		struct img_storage *s = io->storage;
+
+		pthread_mutex_unlock(&q->lock);
+		io->rc = s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
+				    io->len - io->transferred);
+		pthread_mutex_lock(&q->lock);
+		img_list_add_tail(&q->finished, &io->link);
+		signal_event(q);
+	}
+	w->busy = false;
+	pthread_mutex_unlock(&q->lock);
+}
+
+void img_ioq_offload(struct img_ioq *q, struct img_io *io)
+{
+	struct img_ioq_worker *idle = NULL;
+
+	pthread_mutex_lock(&q->lock);
+	img_list_add_tail(&q->waiting, &io->link);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(q->workers) && !idle; i++) {
+		if (!q->workers[i].busy)
+			idle = &q->workers[i];
+	}
+	if (idle)
+		idle->busy = true;
+	pthread_mutex_unlock(&q->lock);
+	/* if all are busy, the first to finish what it does takes this up */
+	if (idle)
+		img_pool_submit(q->pool, &idle->work);
+}
+
+int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel)
+{
+	q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (q->event_fd < 0)
+		return -errno;
+	q->pool = img_pool_new(IMG_IOQ_WORKERS);
+	if (!q->pool) {
+		close(q->event_fd);
+		return -ENOMEM;
+	}
+	q->kernel = kernel;
+	q->kind = kind;
+	pthread_mutex_init(&q->lock, NULL);
+	img_list_init(&q->completed);
+	img_list_init(&q->posts);
+	img_list_init(&q->waiting);
+	img_list_init(&q->finished);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(q->workers); i++) {
+		q->workers[i].q = q;
+		q->workers[i].work.run = run_worker;
+	}
+	return 0;
+}
+
+void img_ioq_destroy(struct img_ioq *q)
+{
+	img_pool_free(q->pool); /* a worker may still be on its way out */
+	pthread_mutex_destroy(&q->lock);
+	close(q->event_fd);
+}
+
+void img_ioq_free(struct img_ioq *q)
+{
+	if (q)
+		q->kernel->free(q);
+}
+
+void img_ioq_complete(struct img_ioq *q, struct img_io *io)
+{
+	/* inside img_ioq_run() the next pass sees it; outside, somebody may be about to poll */
+	if (!q->running && img_list_empty(&q->completed)) {
+		pthread_mutex_lock(&q->lock);
+		signal_event(q);
+		pthread_mutex_unlock(&q->lock);
+	}
+	img_list_add_tail(&q->completed, &io->link);
+}
+
+void img_ioq_submit(struct img_ioq *q, struct img_io *io)
+{
+	struct img_storage *s = io->storage;
+	uint64_t end;
+
+	io->ioq = q;
+	io->transferred = 0;
+	io->bounce = NULL;
+	io->rc = 0;
+	img_list_init(&io->link);
+	if (io->op == IMG_IO_SYNC) {
+		s->ops->submit(s, q, io);
+		return;
+	}
+	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
+		io->rc = -EFBIG;
+	else if (io->op != IMG_IO_READ && !s->writable)
+		io->rc = -EROFS;
+	if (io->rc || !io->len)
+		img_ioq_complete(q, io);
+	else
+		s->ops->submit(s, q, io);
+}
+
+void img_ioq_post(struct img_ioq *q, struct img_post *post)
+{
+	pthread_mutex_lock(&q->lock);
+	img_list_add_tail(&q->posts, &post->link);
+	signal_event(q);
+	pthread_mutex_unlock(&q->lock);
+}
+
+static int run_done(struct img_list *requests)
+{
+	struct img_list *node;
+	int ran = 0;
+
+	while ((node = img_list_pop(requests))) {
+		struct img_io *io = IMG_CONTAINER(node, struct img_io, link);
+
+		io->done(io);
+		ran++;
+	}
+	return ran;
+}
+
+/* Run what is ready now; what the callbacks add is for the next pass. */
+static int run_ready(struct img_ioq *q)
+{
+	struct img_list requests, posts, *node;
+	int ran;
+
+	img_list_init(&requests);
+	img_list_init(&posts);
+	img_list_splice(&requests, &q->completed);
+	img_ioq_quiet(q); /* first: what comes after signals again */
+	pthread_mutex_lock(&q->lock);
+	img_list_splice(&requests, &q->finished);
+	img_list_splice(&posts, &q->posts);
+	pthread_mutex_unlock(&q->lock);
+
+	ran = run_done(&requests);
+	while ((node = img_list_pop(&posts))) {
+		struct img_post *post = IMG_CONTAINER(node, struct img_post, link);
+
+		post->fn(post);
+		ran++;
+	}
+	return ran;
+}
+
+int img_ioq_run(struct img_ioq *q, bool wait)
+{
+	int total = 0;
+
+	q->running = true;
+	for (int pass = 0; pass < MAX_PASSES || (wait && !total); pass++) {
+		int ran = run_ready(q);
+		int landed;
+
+		total += ran;
+		landed = q->kernel->harvest(q, wait && !total);
+		if (!ran && !landed && (total || !wait))
+			break;
+	}
+	q->running = false;
+	/* enough for now, but whoever polls must hear of what is left */
+	pthread_mutex_lock(&q->lock);
+	if (!img_list_empty(&q->completed) || !img_list_empty(&q->finished) ||
+	    !img_list_empty(&q->posts))
+		signal_event(q);
+	pthread_mutex_unlock(&q->lock);
+	return total;
+}
+
+int img_ioq_fd(const struct img_ioq *q)
+{
+	return q->kernel->fd(q);
+}
+
+enum img_ioq_kind img_ioq_kind(const struct img_ioq *q)
+{
+	return q->kind;
+}
