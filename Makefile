@@ -123,7 +123,7 @@ run: deps
 
 # ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
 
-SUITES := unit asan install corpus interop random crash fault fuzz
+SUITES := unit asan install corpus interop tools random crash fault fuzz
 
 ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"

@@ -8,28 +8,32 @@
 
 /*
  * The code point at *text, which is moved past it; -1: what is there is not UTF-8 (too long a form,
- * a surrogate, above U+10FFFF, cut off), and *text is moved past what was understood of it.
+ * a surrogate, no character, above U+10FFFF, cut off), and *text is moved past what belonged to it.
  */
 static int32_t take_utf8(const unsigned char **text)
 {
 	static const int32_t least[] = { 0, 0x80, 0x800, 0x10000 };
-	int32_t code = *(*text)++;
-	int more, i;
+	unsigned lead = *(*text)++, more = 0, i;
+	uint32_t code;
 
-	if (code < 0x80)
-		return code;
-	if (code < 0xc2 || code > 0xf4)
+	if (lead < 0x80)
+		return (int32_t)lead;
+	if (lead < 0xc0 || lead > 0xfd)
 		return -1;
-	more = 1 + (code >= 0xe0) + (code >= 0xf0);
-	code &= 0x3f >> more;
+	while (lead & (0x40u >> more))	/* 11110xxx: three more bytes; once there were five */
+		more++;
+	code = lead & (0x3fu >> more);
 	for (i = 0; i < more; i++) {
 		if ((**text & 0xc0) != 0x80)
 			return -1;
-		code = code << 6 | (*(*text)++ & 0x3f);
+		code = code << 6 | (*(*text)++ & 0x3fu);
 	}
-	if (code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+	if (more > 3 || code > 0x10ffff || (int32_t)code < least[more])
 		return -1;
-	return code;
+	if ((code >= 0xd800 && code < 0xe000) || (code >= 0xfdd0 && code <= 0xfdef) ||
+	    (code & 0xfffe) == 0xfffe)
+		return -1;
+	return (int32_t)code;
 }
 
 void json_quote(FILE *out, const char *text)

@@ -46,6 +46,10 @@ passed=0 failed=0 skipped=0
 
 # ---- Images to work on ----
 
+# Beyond the first plane, no character, a surrogate, too long a form, cut off, beyond Unicode.
+odd_names=($'four\xf0\x9f\x98\x80' $'not\xef\xbf\xbe' $'half\xed\xa0\x80' $'long\xc0\xaf' $'cut\xe2\x82'
+	$'end\xf0\x9f' $'far\xf4\x90\x80\x80' $'ctl\x01\x1b\x7f' $'old\xfc\x84\x80\x80\x80\x80' $'lone\x80\xff')
+
 make_fixture() (
 	set -e
 	cd "$work/fixture"
@@ -75,6 +79,9 @@ make_fixture() (
 	"$theirs" snapshot -c first snapshots.qcow2
 	"$theirs" snapshot -c 'a long name for a snapshot' snapshots.qcow2
 	cp base.qcow2 $'odd "name"\t\xc3\xa9\xff.qcow2'
+	for name in "${odd_names[@]}"; do
+		cp tiny.raw "$name"
+	done
 	"$theirs" create -q -f vmdk sparse.vmdk 10M
 	"$qemu_io" -f vmdk -c 'write -q -P 6 1M 64k' sparse.vmdk
 	"$theirs" convert -O vmdk -o subformat=streamOptimized plain.raw stream.vmdk
