@@ -195,6 +195,9 @@ int qcow2_refs_flush(struct qcow2_refs *r, struct img_error *err);
 /* Forget what was not flushed; free memory. */
 void qcow2_refs_end(struct qcow2_refs *r);
 
+/* Make all that was written to the image's file durable, unless it was opened never to sync. */
+int qcow2_sync(struct img *img, struct img_error *err);
+
 /* Write metadata in place, blocking, and forget what the cache has of it. */
 int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t len,
 		     struct img_error *err);

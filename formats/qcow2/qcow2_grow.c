@@ -19,7 +19,7 @@ static int barrier(struct qcow2_refs *r, struct img_error *err)
 {
 	int rc = qcow2_refs_flush(r, err);
 
-	return rc ? rc : img_storage_sync(r->img->file, err);
+	return rc ? rc : qcow2_sync(r->img, err);
 }
 
 /* Read L1 entries [first, first + n) to out, in host order. */
@@ -103,7 +103,7 @@ static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct i
 		if (!rc)
 			rc = write_l1(img, first, n, now, err);
 		if (!rc)
-			rc = img_storage_sync(img->file, err);
+			rc = qcow2_sync(img, err);
 		for (uint64_t i = 0; !rc && i < n; i++)
 			if (now[i] != old[i])
 				rc = qcow2_refs_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
@@ -149,13 +149,13 @@ static int extend_l1(struct img *img, uint64_t entries, struct img_error *err)
 	rc = write_l1(img, q->header.l1_entries, more, zeroes, err);
 	free(zeroes);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
 	be32_store(field, (uint32_t)entries);
 	rc = qcow2_write_meta(img, QCOW2_OFF_L1_ENTRIES, field, sizeof(field), err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (!rc)
 		q->header.l1_entries = (uint32_t)entries;
 	return rc;
@@ -189,7 +189,7 @@ static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err
 	be64_store(header + 4, first * cluster_bytes);
 	rc = qcow2_write_meta(img, QCOW2_OFF_L1_ENTRIES, header, sizeof(header), err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
 	q->header.l1_entries = (uint32_t)entries;
@@ -225,7 +225,7 @@ static int write_size(struct img *img, uint64_t size, struct img_error *err)
 	be64_store(field, size);
 	rc = qcow2_write_meta(img, QCOW2_OFF_SIZE, field, sizeof(field), err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
 	q->header.size = size;
@@ -394,10 +394,10 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 	for (uint64_t i = 0; !rc && i < f->tables; i++)
 		rc = fill_table(f, i, table, err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (!rc)
 		rc = write_l1(img, f->l1_first, f->tables, f->l1, err);
-	return rc ? rc : img_storage_sync(img->file, err);
+	return rc ? rc : qcow2_sync(img, err);
 }
 
 /* Fill whole clusters of [from, to). how OFF: with zeroes that need no room. */
@@ -594,7 +594,7 @@ static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint
 		free(zeroes);
 	}
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (!rc)
 		rc = write_size(img, size, err);
 	if (!rc && cuts)

@@ -19,6 +19,11 @@ enum {
 	MAX_TRIES = 64,		   /* at finding a run, adding blocks after each */
 };
 
+int qcow2_sync(struct img *img, struct img_error *err)
+{
+	return img->unsafe ? 0 : img_storage_sync(img->file, err);
+}
+
 int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t len,
 		     struct img_error *err)
 {
@@ -238,7 +243,7 @@ static int link_blocks(struct img *img, const struct addition *a, struct img_err
 		rc = qcow2_write_meta(img, q->header.reftable_off + (a->block + done) * 8,
 				      entries + done * 8, (size_t)(next - done) * 8, err);
 		if (!rc)
-			rc = img_storage_sync(img->file, err);
+			rc = qcow2_sync(img, err);
 		done = next;
 		next = done * g->block_entries;
 	}
@@ -265,14 +270,14 @@ static int switch_table(struct img *img, const struct addition *a, struct img_er
 	rc = qcow2_write_meta(img, off, table, bytes, err);
 	free(table);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
 	be64_store(header, off);
 	be32_store(header + 8, (uint32_t)a->table_clusters);
 	rc = qcow2_write_meta(img, QCOW2_OFF_REFTABLE_OFF, header, sizeof(header), err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
 	q->header.reftable_off = off;
@@ -317,7 +322,7 @@ static int add_blocks(struct qcow2_refs *r, uint64_t block, uint64_t want, struc
 	if (!rc)
 		rc = write_blocks(img, &a, err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 	if (!rc)
 		rc = a.table_clusters ? switch_table(img, &a, err) : link_blocks(img, &a, err);
 	if (rc)

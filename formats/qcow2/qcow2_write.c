@@ -636,7 +636,7 @@ static int mark_bitmaps(struct img *img, struct img_error *err)
 	}
 	rc = img_storage_write(img->file, q->bitmap_directory_off, directory, (size_t)at, err);
 	if (!rc)
-		rc = img_storage_sync(img->file, err);
+		rc = qcow2_sync(img, err);
 out:
 	free(directory);
 	return rc;
@@ -653,7 +653,7 @@ int qcow2_first_write(struct img *img, struct img_error *err)
 		be64_store(bytes, known);
 		rc = img_storage_write(img->file, QCOW2_OFF_AUTOCLEAR, bytes, sizeof(bytes), err);
 		if (!rc)
-			rc = img_storage_sync(img->file, err);
+			rc = qcow2_sync(img, err);
 		if (rc)
 			return rc;
 		q->header.autoclear = known;

@@ -42,6 +42,7 @@ struct img {
 	struct img_storage *file;	/* the file that was opened; the engine's to close */
 	bool writable;
 	bool unmap;			/* opened so that discarded and freed space is punched */
+	bool unsafe;			/* opened so that nothing needs to be durable: never sync */
 	bool probed;			/* the format was not given but guessed */
 
 	/* Set by open(). */

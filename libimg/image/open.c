@@ -60,6 +60,7 @@ int img_place_new(struct img_storage *file, const char *name, const char *path,
 	img->file = file;
 	img->writable = flags & IMG_OPEN_WRITE;
 	img->unmap = flags & IMG_OPEN_UNMAP;
+	img->unsafe = flags & IMG_OPEN_UNSAFE;
 	*out = img;
 	return 0;
 }
