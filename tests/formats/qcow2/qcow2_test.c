@@ -2,6 +2,7 @@
  * The qcow2 driver against a flat model: random writes, zeroes, discards, compressed units, resizes
  * and snapshots on images that qemu-img made, of every geometry; qemu-img then checks and compares.
  */
+#include "libimg/image/place.h"
 #include "tests/formats/qcow2/bench.h"
 
 /* ---- Operations, several in flight ---- */
@@ -244,6 +245,113 @@ Test(qcow2, data_file_raw_is_the_disk)
 	close_image(img);
 	compare(&b);
 	run(&b, "cmp raw.bin model.raw");
+	finish(&b);
+}
+
+/* ---- Block devices ---- */
+
+/* A block device that held something else: of a fixed size, and nothing of it reads as zeroes. */
+static struct img *open_device(struct bench *b, uint64_t bytes)
+{
+	struct img_open_options options = { .format = "qcow2", .flags = IMG_OPEN_WRITE };
+	struct img_error *err = img_error_new();
+	uint8_t *content = malloc(bytes);
+	struct img_storage *s;
+	struct img *img;
+	int fd = open(b->image, O_RDONLY), rc;
+
+	memset(content, 0xaa, bytes);
+	cr_assert(fd >= 0 && read(fd, content, bytes) > 0);
+	close(fd);
+	cr_assert_eq(img_storage_memory("device", bytes, bytes, &s), 0);
+	cr_assert_eq(img_storage_write(s, 0, content, bytes, NULL), 0);
+	s->device = true;
+	s->zero_fill = false;
+	rc = img_open_storage(s, "device", &options, &img, err);
+	cr_assert_eq(rc, 0, "%s", img_error_text(err));
+	img_error_free(err);
+	free(content);
+	b->unit = img_unit_bytes(img);
+	return img;
+}
+
+/* Flush the device and leave its content where qemu-img finds it. */
+static void save_device(struct bench *b, struct img *img)
+{
+	uint64_t bytes = img->file->size;
+	uint8_t *content = malloc(bytes);
+
+	cr_assert_eq(img_flush(img, NULL), 0);
+	cr_assert_eq(img_flush(img, NULL), 0); /* what the first one freed is counted now */
+	cr_assert_eq(img_storage_read(img->file, 0, content, bytes, NULL), 0);
+	write_file(b->image, content, bytes);
+	free(content);
+}
+
+static void play_device(const char *options, uint64_t seed)
+{
+	struct bench b;
+	struct img *img;
+
+	if (!have_qemu())
+		return;
+	start(&b, seed, 4 << 20);
+	b.compress = true;
+	run(&b, "qemu-img create -f qcow2 -o %s image.qcow2 4M", options);
+	img = open_device(&b, 9 << 20);
+	for (unsigned i = 0; i < 3; i++) {
+		round_of_ops(&b, img, 40);
+		save_device(&b, img);
+		compare(&b);
+	}
+	close_image(img);
+	finish(&b);
+}
+
+Test(qcow2, device)
+{
+	play_device("cluster_size=64k", 1);
+}
+
+Test(qcow2, device_small_clusters)
+{
+	play_device("cluster_size=512", 2);
+}
+
+Test(qcow2, device_extended)
+{
+	play_device("cluster_size=16k,extended_l2=on", 3);
+}
+
+Test(qcow2, device_full)
+{
+	struct bench b;
+	struct img *img;
+	uint8_t *bytes = malloc(100000);
+	int rc = 0;
+
+	if (!have_qemu())
+		return;
+	start(&b, 4, 8 << 20);
+	run(&b, "qemu-img create -f qcow2 -o cluster_size=512 image.qcow2 8M");
+	img = open_device(&b, 1 << 20);
+	memset(bytes, 5, 100000);
+	for (unsigned i = 0; !rc; i++)
+		rc = img_write(img, i * 100000, bytes, 100000, NULL);
+	cr_assert_eq(rc, -ENOSPC);
+	for (uint64_t off = 0; off < b.size; off += 512)
+		cr_assert_eq(img_read(img, off, b.model + off, 512, NULL), 0);
+	cr_assert_eq(b.model[800000], 5);
+	/* There is room again after a discard. */
+	cr_assert_eq(img_discard(img, 0, 256 << 10, NULL), 0);
+	memset(b.model, 0, 256 << 10);
+	cr_assert_eq(img_flush(img, NULL), 0);
+	cr_assert_eq(img_write(img, 4 << 20, bytes, 100000, NULL), 0);
+	memcpy(b.model + (4 << 20), bytes, 100000);
+	save_device(&b, img);
+	compare(&b);
+	close_image(img);
+	free(bytes);
 	finish(&b);
 }
 
