@@ -20,7 +20,7 @@ static int32_t take_utf8(const unsigned char **text)
 		return (int32_t)lead;
 	if (lead < 0xc0 || lead > 0xfd)
 		return -1;
-	while (lead & (0x40u >> more))	/* 11110xxx: three more bytes; once there were five */
+	while (lead & (0x40u >> more)) /* 11110xxx: three more bytes; once there were five */
 		more++;
 	code = lead & (0x3fu >> more);
 	for (i = 0; i < more; i++) {

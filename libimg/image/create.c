@@ -219,7 +219,7 @@ static int open_backing(struct recipe *r, const char *path,
 	const char *name = r->creating.backing_name, *format = r->creating.backing_format;
 	struct img_open_options how = {
 		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
-						     IMG_OPEN_NO_LOCK),
+						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
 		.io = options->io,
 	};
 	char line[64];

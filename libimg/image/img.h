@@ -168,7 +168,8 @@ struct img_create_options {
 	const char *backing_format;
 	bool backing_unchecked;		/* do not open the backing file */
 	const char *const *options;	/* "key=value,..." strings, NULL at the end; may be NULL */
-	unsigned flags;			/* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ... */
+	unsigned flags;			/* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ...;
+					   SHARE: for the backing image, which a guest may be using */
 	const char *references;		/* see img_open_options; for backing_name */
 	enum img_io_kind io;
 	uint64_t reserved[8];
