@@ -216,6 +216,37 @@ struct img_creating {
 		       struct img_error *err);
 };
 
+/* ---- Append-only output ---- */
+
+/* Where a sink's bytes go, one after the other: a file or a pipe. */
+struct img_append {
+	/* All of it or an error. */
+	int (*write)(struct img_append *a, const void *bytes, size_t len, struct img_error *err);
+	uint64_t written;	/* bytes so far: the offset of the next one */
+};
+
+/*
+ * A format that is written once, in order (streamOptimized VMDK, raw into a pipe). Fed by the copy
+ * pipeline; all blocking, one thread at a time.
+ */
+struct img_sink {
+	/*
+	 * The unit at guest offset off; offsets ascend, units of zeroes are left out (unless wants_all).
+	 * bytes: the unit packed by codec, or as it is without one (the last unit of a disk: cut at the
+	 * disk's end).
+	 */
+	int (*put)(struct img_sink *s, uint64_t off, const uint8_t *bytes, size_t len,
+		   struct img_error *err);
+	/* Everything was put: write what ends the output. */
+	int (*finish)(struct img_sink *s, struct img_error *err);
+	void (*free)(struct img_sink *s);
+	uint64_t unit_bytes;		/* a power of two */
+	const struct img_codec *codec;	/* NULL: put() takes plain bytes */
+	int level;			/* the codec's scale; 0: its default */
+	bool pad_last;			/* the disk's last unit is packed as a whole one, with zeroes */
+	bool wants_all;			/* zeroes are put too */
+};
+
 /* ---- Checking ---- */
 
 enum { IMG_REPAIR_LEAKS = 1, IMG_REPAIR_ALL = 3 };
@@ -315,6 +346,13 @@ struct img_driver {
 	/* Optional: settle defaults that depend on others, refuse combinations, before any file is made. */
 	int (*create_check)(struct img_creating *c, struct img_error *err);
 	int (*create)(struct img_creating *c, struct img_error *err);
+
+	/*
+	 * Optional. Create as a stream: is it one with these options? Then *out writes to `to`, which
+	 * outlives it; else *out is NULL, and create() does it. c->file is NULL.
+	 */
+	int (*sink)(struct img_creating *c, struct img_append *to, struct img_sink **out,
+		    struct img_error *err);
 
 	/* Optional. Blocking, image quiet. NULL: the format has nothing to check. */
 	int (*check)(struct img *img, struct img_check *c, struct img_error *err);

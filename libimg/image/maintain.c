@@ -3,7 +3,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -63,21 +62,6 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 	if (!rc && img->size > before && !(img->driver->features & IMG_DRIVER_PLAIN))
 		rc = clear_new_part(img, before, err);
 	return rc;
-}
-
-void img_check_say(struct img_check *c, const char *fmt, ...)
-{
-	va_list args;
-	char *line;
-
-	if (!c->say)
-		return;
-	va_start(args, fmt);
-	if (vasprintf(&line, fmt, args) < 0)
-		line = NULL;
-	va_end(args);
-	c->say(c, line ? line : "out of memory");
-	free(line);
 }
 
 /* The caller's say(), behind the driver's. */
