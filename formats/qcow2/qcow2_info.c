@@ -27,10 +27,22 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 
 	if (!bytes)
 		return qcow2_no_memory(img, err);
+	/* An image opened for a check may have any number in its header. */
+	if (q->header.snapshots > QCOW2_MAX_SNAPSHOTS)
+		rc = img_fail(err, -EUCLEAN,
+			      "%s: header: Snapshot table too large: %" PRIu32 " snapshots, allowed %d",
+			      img->name, q->header.snapshots, QCOW2_MAX_SNAPSHOTS);
 	for (uint32_t i = 0; !rc && i < q->header.snapshots; i++) {
 		uint64_t file_off = q->header.snapshots_off + at, len;
 		struct qcow2_snapshot s;
 
+		if (!range_in(file_off, QCOW2_SNAPSHOT_FIXED_BYTES, img->file->size)) {
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: snapshot table entry %" PRIu32 " at offset %" PRIu64
+				      " lies past the end of the file at %" PRIu64,
+				      img->name, i, file_off, (uint64_t)img->file->size);
+			break;
+		}
 		rc = img_storage_read(img->file, file_off, bytes, QCOW2_SNAPSHOT_FIXED_BYTES, err);
 		if (rc)
 			break;
