@@ -398,21 +398,28 @@ static bool settle_source(const struct open_request *r, struct source *s)
 	return true;
 }
 
+/*
+ * What callers know about a lock that somebody else holds: no file's name before it, and the hint on
+ * a line of its own.
+ */
+static bool say_lock(const char *subject, const char *text)
+{
+	const char *file = strstr(text, "Could not open '"), *lock = strstr(text, "Failed to get");
+	const char *hint = strstr(text, ". Is another process using");
+
+	if (!lock || !hint || lock > hint)
+		return false;
+	if (!file || file > lock)
+		file = lock;
+	say_error("%s: %.*s%.*s\n%s", subject, (int)(file - text), text, (int)(hint - lock), lock,
+		  hint + 2);
+	return true;
+}
+
 void open_say_error(const char *subject, const struct img_error *err)
 {
-	const char *text = img_error_text(err), *hint = strstr(text, " Is another process using");
-
-	/* A lock held elsewhere: the hint is a line of its own, as callers know it. */
-	if (img_error_code(err) == -EAGAIN && hint) {
-		const char *lock = strstr(text, "Failed to get");
-		const char *end = hint[-1] == '.' ? hint - 1 : hint;
-
-		if (!lock || lock > end)
-			lock = text;
-		say_error("%s: %.*s\n%s", subject, (int)(end - lock), lock, hint + 1);
-	} else {
-		say_error("%s: %s", subject, text);
-	}
+	if (img_error_code(err) != -EAGAIN || !say_lock(subject, img_error_text(err)))
+		say_error("%s: %s", subject, img_error_text(err));
 }
 
 static void say_failure(const struct open_request *r, const struct img_error *err)

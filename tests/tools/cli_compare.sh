@@ -106,13 +106,34 @@ reset() {
 
 # ---- Comparing ----
 
+# Somebody else has $held open for writing in both folders, if it is set.
+held=
+hold_images() {
+	local side
+
+	mkfifo "$work/hold"
+	for side in theirs ours; do
+		(cd "$work/$side" && exec "$qemu_io" -f qcow2 "$held" <"$work/hold" >/dev/null 2>&1) &
+	done
+	exec 9>"$work/hold"
+	sleep 0.3	# until they have it open
+}
+
+let_go() {
+	exec 9>&-
+	wait
+	rm "$work/hold"
+}
+
 # run ARGS...: both programs; t.* and o.* are what they said.
 run() {
 	reset
+	[ -z "$held" ] || hold_images
 	(cd "$work/theirs" && exec timeout 60 "$theirs" "$@" </dev/null) >"$work/t.out" 2>"$work/t.err"
 	t_code=$?
 	(cd "$work/ours" && exec timeout 60 "$ours" "$@" </dev/null) >"$work/o.out" 2>"$work/o.err"
 	o_code=$?
+	[ -z "$held" ] || let_go
 	# The other program may run under another name.
 	sed -i "s|^$(basename "$theirs")\([: ]\)|qemu-img\1|" "$work/t.err"
 }
