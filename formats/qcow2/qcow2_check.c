@@ -21,6 +21,8 @@ enum {
 	WORDS = 8192,			/* of a table, read in one piece */
 	MAX_LINES = 65536,		/* said; nobody reads more, and a small file can have 2^31 */
 	MAX_L2_TABLES = 8 << 20,	/* twice what an L1 table can hold */
+	MAX_ROUNDS = 4,			/* of repairs, each of which may show more */
+	NEAR_END = 1 << 30,		/* bytes past the end of the file where repairs put nothing */
 	MAX_OVERLAP = 256 << 20,	/* bytes of tables that lie inside other things */
 };
 
@@ -123,7 +125,7 @@ static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses
 		return 0;
 	beyond = !add_u64(off, len, &end);
 	if (beyond || qcow2_beyond_end(s, off, len)) {
-		if (!beyond)
+		if (!beyond && off < s->file_bytes + NEAR_END)
 			s->beyond_end = max_u64(s->beyond_end, end);
 		s->corruptions += uses;
 		say(s, "ERROR: counting reference for region exceeding the end of the file by one "
@@ -885,15 +887,20 @@ static int refresh(struct img *img, const struct qcow2_scan *s, struct img_error
 static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s,
 		  struct img_error *err)
 {
-	uint64_t corruptions = s->corruptions, leaks = s->leaks;
-	int rc, last;
+	uint64_t corruptions = s->corruptions, leaks = s->leaks, left;
+	int rc = 0, last;
 
-	/* Even if nothing was found: counts past the end of the file are not called leaks yet. */
-	rc = qcow2_repair(s, check->repair, err);
-	qcow2_scan_free(s);
-	last = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
-	if (last)
-		return rc ? rc : last;
+	/* A file that has grown may hold what lay past its end before: look again. */
+	for (unsigned round = 0; round < MAX_ROUNDS && !rc && (s->corruptions || s->leaks); round++) {
+		left = s->corruptions + s->leaks;
+		rc = qcow2_repair(s, check->repair, err);
+		qcow2_scan_free(s);
+		last = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
+		if (last)
+			return rc ? rc : last;
+		if (s->errors || s->corruptions + s->leaks == left)
+			break;
+	}
 	report(s, check);
 	check->corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions : 0;
 	check->leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;

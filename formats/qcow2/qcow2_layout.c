@@ -653,12 +653,14 @@ unsigned qcow2_decode_entry(const struct qcow2_geometry *g, uint64_t word, uint6
 	out->host_off = off;
 	if (!g->extended && zero) {
 		out->kind = off ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
+		out->copied &= off != 0;
 		if (g->version < 3)
 			bad |= QCOW2_BAD_V2_ZERO;
 		return bad;
 	}
 	/* In a data file, cluster 0 is a place like any other: the copied flag says it is taken. */
 	out->kind = off || (g->data_file && out->copied) ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
+	out->copied &= out->kind == QCOW2_NORMAL;	/* without a cluster it says nothing */
 	if (!g->extended)
 		return bad;
 	out->sub_alloc = (uint32_t)bitmap;

@@ -14,8 +14,6 @@
 
 /* ---- Room ---- */
 
-enum { MAX_SKIP = 1 << 30 };	/* bytes left out so that a reference past the end stays empty */
-
 /* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
 static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, struct img_error *err)
 {
@@ -23,8 +21,7 @@ static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, st
 	struct img_storage *file = s->img->file;
 
 	/* What is referred to past the end must not suddenly be there. */
-	if (at + n > s->clusters && s->beyond_end > s->file_bytes &&
-	    s->beyond_end - s->file_bytes <= MAX_SKIP)
+	if (at + n > s->clusters)
 		at = max_u64(at, div_round_up_u64(s->beyond_end, s->geometry.cluster_bytes));
 
 	if (!add_u64(at, n, &end) || end > (UINT64_C(1) << 56) >> s->geometry.cluster_bits ||
@@ -369,9 +366,13 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 
 /* ---- Copied flags ---- */
 
+/* Once counts are mended, uses are what they say, unless leaks are kept: then both must be 1. */
 static bool used_once(const struct qcow2_scan *s, uint64_t off)
 {
-	return qcow2_counts_get(&s->refs, off >> s->geometry.cluster_bits) == 1;
+	uint64_t cluster = off >> s->geometry.cluster_bits;
+
+	return qcow2_scan_uses(s, cluster) == 1 &&
+	       (!s->lost || qcow2_counts_marked(&s->refs, cluster));
 }
 
 static bool clear_copied(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
@@ -457,6 +458,8 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 		rc = rescan(s, err);
 	if (!rc && all && !anew)
 		rc = adjust_counts(s, true, err);
+	if (!rc && all && !anew && s->lost)
+		rc = rescan(s, err);
 	if (!rc && all)
 		rc = mend_copied(s, false, err);
 	/* Blocks that hold something else cannot be counted in; what is lost may be found again. */
