@@ -44,6 +44,8 @@ static void pick(struct bench *b, struct flight *f)
 	uint64_t grain = units ? b->unit : grains[below(b, 4)];
 	uint64_t most = f->op == OP_COMPRESS ? 1 : 1 + below(b, 2 + (300000 / b->unit));
 
+	if (f->op != OP_COMPRESS && below(b, 24) == 0)
+		most = 1 + b->size / b->unit;
 	f->off = below(b, b->size) / grain * grain;
 	f->len = (1 + below(b, most * b->unit)) / grain * grain;
 	if (f->op == OP_COMPRESS || !f->len)
@@ -206,6 +208,11 @@ PLAY(clusters_4k_rc4_unmap, "cluster_size=4k,refcount_bits=4", 4 << 20, .batches
 PLAY(clusters_4k_rc8, "cluster_size=4k,refcount_bits=8", 4 << 20, .batches = 60)
 PLAY(clusters_64k_rc32, "cluster_size=64k,refcount_bits=32", 8 << 20, .batches = 60)
 PLAY(clusters_2m, "cluster_size=2M", 48 << 20, .batches = 20)
+/* Tables longer than a block of the metadata cache. */
+PLAY(wide_l1, "cluster_size=512", 80 << 20, .batches = 10)
+PLAY(wide_l2, "cluster_size=32k", 140 << 20, .batches = 10)
+PLAY(wide_l2_backing, "cluster_size=32k", 140 << 20, .base = 1 << 20, .batches = 10)
+PLAY(wide_l2_extended, "cluster_size=64k,extended_l2=on", 140 << 20, .base = 1 << 20, .batches = 10)
 PLAY(zstd, "compression_type=zstd", 8 << 20, .batches = 60)
 PLAY(lazy, "lazy_refcounts=on", 8 << 20, .batches = 60)
 PLAY(version_2, "compat=0.10", 8 << 20, .batches = 60)
@@ -220,6 +227,8 @@ PLAY(extended_unmap, "extended_l2=on,cluster_size=128k", 8 << 20, .base = 6 << 2
      .flags = IMG_OPEN_UNMAP)
 PLAY(preallocated, "preallocation=metadata", 8 << 20, .batches = 40)
 PLAY(data_file, "data_file=data.bin", 8 << 20, .batches = 60, .plain = true)
+PLAY(data_file_extended, "data_file=data.bin,extended_l2=on", 8 << 20, .base = 3 << 20,
+     .batches = 60, .plain = true)
 PLAY(data_file_raw, "data_file=raw.bin,data_file_raw=on", 8 << 20, .batches = 60, .plain = true)
 PLAY(data_file_backing, "data_file=data.bin", 8 << 20, .base = 6 << 20, .batches = 60,
      .plain = true)
