@@ -36,11 +36,11 @@ static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, st
 static int switch_header(struct qcow2_scan *s, uint64_t off, const uint8_t *bytes, size_t len,
 			 struct img_error *err)
 {
-	int rc = img_storage_sync(s->img->file, err);
+	int rc = qcow2_sync(s->img, err);
 
 	if (!rc)
 		rc = img_storage_write(s->img->file, off, bytes, len, err);
-	return rc ? rc : img_storage_sync(s->img->file, err);
+	return rc ? rc : qcow2_sync(s->img, err);
 }
 
 /* ---- Snapshot table ---- */
@@ -181,7 +181,7 @@ static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 		if (is_alone(s, &s->l2[i]))
 			rc = change_l2(s, s->l2[i].off, mend_entry, err);
 	}
-	return rc ? rc : img_storage_sync(s->img->file, err);
+	return rc ? rc : qcow2_sync(s->img, err);
 }
 
 /* ---- Refcounts in place ---- */
@@ -222,7 +222,7 @@ static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err
 
 	for (uint64_t b = 0; !rc && b < s->reftable_entries; b++)
 		rc = adjust_block(s, b, raise, err);
-	return rc ? rc : img_storage_sync(s->img->file, err);
+	return rc ? rc : qcow2_sync(s->img, err);
 }
 
 /* ---- Refcounts anew ---- */
@@ -420,7 +420,7 @@ static int mend_copied(struct qcow2_scan *s, bool set, struct img_error *err)
 		if (s->l2[i].active && is_alone(s, &s->l2[i]))
 			rc = change_l2(s, s->l2[i].off, set ? set_copied : clear_copied, err);
 	}
-	return rc ? rc : img_storage_sync(s->img->file, err);
+	return rc ? rc : qcow2_sync(s->img, err);
 }
 
 /* ---- The whole ---- */
