@@ -163,9 +163,16 @@ bench: build-all
 
 lint: deps-lint
 	clang-format --dry-run -Werror $(ALL_SRC) $(HEADERS)
-	clang-tidy --quiet $(ALL_SRC) -- $(CPPFLAGS) -std=gnu11
+	@for f in $(ALL_SRC) $(HEADERS); do expand $$f | awk -v f=$$f \
+		'length > 100 { print f ":" NR ": longer than 100 columns"; bad = 1 } END { exit bad }' || exit; done
+	@mkdir -p $(BUILD)/include/libimg && ln -sf $(CURDIR)/libimg/image/img.h $(BUILD)/include/libimg/
+	printf '%s\n' $(filter-out libimg/base/error.c,$(ALL_SRC)) | xargs -P $$(nproc) -n 6 sh -c \
+		'clang-tidy --quiet "$$@" -- -include tests/lint.h $(CPPFLAGS) -I$(BUILD)/include \
+		-std=gnu11 2>/dev/null' sh
+	clang-tidy --quiet libimg/base/error.c -- $(CPPFLAGS) -std=gnu11
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
-		--inline-suppr --suppressions-list=.cppcheck -I. -D_GNU_SOURCE $(ALL_SRC)
+		--inline-suppr --suppressions-list=.cppcheck -j $$(nproc) -I. -D_GNU_SOURCE \
+		$(filter-out $(TEST_SRC),$(ALL_SRC))
 
 format:
 	clang-format -i $(ALL_SRC) $(HEADERS)

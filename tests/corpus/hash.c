@@ -92,6 +92,7 @@ int main(int argc, char **argv)
 
 	if (!md || !buf || !EVP_DigestInit_ex(md, EVP_sha256(), NULL)) {
 		fprintf(stderr, "hash: out of memory\n");
+		free(buf);
 		return 2;
 	}
 	rc = img_open(argv[2], &options, &img, err);
