@@ -108,6 +108,42 @@ static int load_reftable(struct img *img, struct img_error *err)
 	return rc;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+int qcow2_list_tables(struct img *img, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	/* At most 4 Mi, by the header's check. */
+	size_t n = q->header.l1_entries, found = 0;
+	uint64_t *tables = calloc(n + 1, sizeof(*tables));
+	int rc;
+
+	if (!tables)
+		return qcow2_no_memory(img, err);
+	rc = img_storage_read(img->file, q->header.l1_off, tables, n * sizeof(*tables), err);
+	if (rc) {
+		free(tables);
+		return rc;
+	}
+	for (size_t i = 0; i < n; i++) {
+		uint64_t off = be64_load((const uint8_t *)&tables[i]) & QCOW2_OFFSET_MASK;
+
+		if (off)
+			tables[found++] = off;
+	}
+	qsort(tables, found, sizeof(*tables), by_number);
+	free(q->tables);
+	q->tables = tables;
+	q->ntables = found;
+	q->max_tables = n + 1;
+	return 0;
+}
+
 static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
@@ -185,7 +221,7 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 					"offset %" PRIu64,
 					img->name, a->what, a->off, b->what, b->off);
 	}
-	return 0;
+	return qcow2_list_tables(img, err);
 }
 
 /* ---- Opening ---- */
@@ -198,6 +234,7 @@ static void free_state(struct qcow2 *q)
 	free(q->data_file_name);
 	free(q->reftable);
 	free(q->fixed);
+	free(q->tables);
 	free(q);
 }
 

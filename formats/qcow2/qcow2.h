@@ -44,6 +44,8 @@ struct qcow2 {
 	/* Writable images (not those opened for a check) only: */
 	uint64_t *reftable; /* offsets of refcount blocks, 0: none */
 	uint64_t reftable_entries;
+	uint64_t *tables; /* offsets of the L2 tables in use, sorted */
+	size_t ntables, max_tables;
 	struct qcow2_fixed *fixed; /* by offset, not overlapping */
 	size_t nfixed;
 
@@ -66,6 +68,8 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
  * written. Blocking. -EUCLEAN.
  */
 int qcow2_load_tables(struct img *img, struct img_error *err);
+/* List the L2 tables that the L1 table in the file names. Blocking. */
+int qcow2_list_tables(struct img *img, struct img_error *err);
 
 /* ---- qcow2_map.c: in memory, under the metadata lock ---- */
 
@@ -126,6 +130,12 @@ int qcow2_info(struct img *img, struct img_value *top, struct img_value *specifi
 
 /* What of [off, off + len) is fixed metadata; NULL: nothing. */
 const struct qcow2_fixed *qcow2_fixed_hit(const struct qcow2 *q, uint64_t off, uint64_t len);
+
+/* What metadata lies somewhere in [off, off + len): "L2 table"; NULL: none that is known. */
+const char *qcow2_metadata_at(const struct qcow2 *q, uint64_t off, uint64_t len);
+/* Have room to know of one more L2 table (-ENOMEM); know of it. */
+int qcow2_reserve_table(struct qcow2 *q);
+void qcow2_add_table(struct qcow2 *q, uint64_t off);
 
 /*
  * Find 1..want free clusters in a row. Changes nothing but what is remembered about used ones.

@@ -104,6 +104,8 @@ static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct i
 			rc = write_l1(img, first, n, now, err);
 		if (!rc)
 			rc = qcow2_sync(img, err);
+		if (!rc)
+			rc = qcow2_list_tables(img, err);
 		for (uint64_t i = 0; !rc && i < n; i++)
 			if (now[i] != old[i])
 				rc = qcow2_refs_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
@@ -397,7 +399,9 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 		rc = qcow2_sync(img, err);
 	if (!rc)
 		rc = write_l1(img, f->l1_first, f->tables, f->l1, err);
-	return rc ? rc : qcow2_sync(img, err);
+	if (!rc)
+		rc = qcow2_sync(img, err);
+	return rc ? rc : qcow2_list_tables(img, err);
 }
 
 /* Fill whole clusters of [from, to). how OFF: with zeroes that need no room. */
@@ -467,31 +471,17 @@ static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate h
 
 /* ---- Shrinking ---- */
 
-static int by_number(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return *x < *y ? -1 : *x > *y;
-}
-
 /* A table named twice would be freed twice. */
-static int check_distinct(struct img *img, const uint64_t *l1, uint64_t n, struct img_error *err)
+static int check_distinct(struct img *img, struct img_error *err)
 {
-	uint64_t *sorted = malloc(n * 8 + 8);
-	int rc = 0;
+	const struct qcow2 *q = img->state;
 
-	if (!sorted)
-		return qcow2_no_memory(img, err);
-	for (uint64_t i = 0; i < n; i++)
-		sorted[i] = l1[i] & QCOW2_OFFSET_MASK;
-	qsort(sorted, n, 8, by_number);
-	for (uint64_t i = 1; i < n && !rc; i++)
-		if (sorted[i] && sorted[i] == sorted[i - 1])
-			rc = img_fail(err, -EUCLEAN,
-				      "%s: two L1 entries name the L2 table at offset %" PRIu64,
-				      img->name, sorted[i]);
-	free(sorted);
-	return rc;
+	for (size_t i = 1; i < q->ntables; i++)
+		if (q->tables[i] == q->tables[i - 1])
+			return img_fail(err, -EUCLEAN,
+					"%s: two L1 entries name the L2 table at offset %" PRIu64,
+					img->name, q->tables[i]);
+	return 0;
 }
 
 /* One use less of everything that entries [start, end) of an L2 table occupy. */
@@ -513,7 +503,7 @@ static int free_entries(struct qcow2_refs *r, const uint8_t *table, uint64_t sta
 		    (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
 			continue;
 		bytes = e.kind == QCOW2_COMPRESSED ? e.stored_bytes : g->cluster_bytes;
-		if (!qcow2_fixed_hit(q, e.host_off, bytes))
+		if (!qcow2_metadata_at(q, e.host_off, bytes))
 			rc = qcow2_refs_unuse(r, e.host_off, bytes, err);
 	}
 	return rc;
@@ -582,7 +572,7 @@ static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint
 	if (!rc)
 		rc = read_l1(img, 0, n, l1, err);
 	if (!rc)
-		rc = check_distinct(img, l1, n, err);
+		rc = check_distinct(img, err);
 	cuts = cuts && l1[dead - 1];
 	if (!rc && cuts)
 		rc = cut_table(img, l1[dead - 1], start, cut, err);
@@ -597,6 +587,8 @@ static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint
 		rc = qcow2_sync(img, err);
 	if (!rc)
 		rc = write_size(img, size, err);
+	if (!rc)
+		rc = qcow2_list_tables(img, err);
 	if (!rc && cuts)
 		rc = free_entries(r, cut, start, err);
 	for (uint64_t i = dead; !rc && i < n; i++) {

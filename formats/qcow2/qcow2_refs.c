@@ -295,7 +295,7 @@ static int add_blocks(struct qcow2_refs *r, uint64_t block, uint64_t want, struc
 	struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t old_off = q->header.reftable_off, old_bytes = q->reftable_entries * 8;
-	const struct qcow2_fixed *hit;
+	const char *hit;
 	struct addition a;
 	uint64_t off, bytes;
 	int rc = decide_addition(q, block, want, &a);
@@ -313,11 +313,12 @@ static int add_blocks(struct qcow2_refs *r, uint64_t block, uint64_t want, struc
 				img->name, off);
 	if (img->file->device && off + bytes > img->file->size)
 		return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
-	hit = qcow2_fixed_hit(q, off, bytes);
+	hit = qcow2_metadata_at(q, off, bytes);
 	if (hit)
 		return img_fail(err, -EUCLEAN,
-				"%s: the %s at offset %" PRIu64 " has no refcount block",
-				img->name, hit->what, hit->off);
+				"%s: the clusters from offset %" PRIu64 " on have no refcount "
+				"block, but the %s lies there",
+				img->name, off, hit);
 	rc = qcow2_refs_flush(r, err);
 	if (!rc)
 		rc = write_blocks(img, &a, err);
@@ -377,7 +378,7 @@ static int find_covered(struct qcow2_refs *r, uint64_t n, uint64_t *first, struc
 	struct img *img = r->img;
 	struct qcow2 *q = img->state;
 	uint64_t missing, cluster_bytes = q->geometry.cluster_bytes;
-	const struct qcow2_fixed *hit;
+	const char *hit;
 
 	for (unsigned tries = 0; tries < MAX_TRIES; tries++) {
 		int rc = find_run(r, n, first, &missing, err);
@@ -391,12 +392,12 @@ static int find_covered(struct qcow2_refs *r, uint64_t n, uint64_t *first, struc
 			return rc;
 		if (img->file->device && (*first + n) * cluster_bytes > img->file->size)
 			return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
-		hit = qcow2_fixed_hit(q, *first * cluster_bytes, n * cluster_bytes);
+		hit = qcow2_metadata_at(q, *first * cluster_bytes, n * cluster_bytes);
 		if (hit)
 			return img_fail(err, -EUCLEAN,
-					"%s: refcount of the cluster at offset %" PRIu64 " is "
-					"0, but the %s lies there",
-					img->name, hit->off, hit->what);
+					"%s: refcounts of the %" PRIu64 " clusters from offset "
+					"%" PRIu64 " on are 0, but the %s lies there",
+					img->name, n, *first * cluster_bytes, hit);
 		return 0;
 	}
 	return img_fail(err, -ENOSPC, "%s: no %" PRIu64 " free clusters in a row", img->name, n);

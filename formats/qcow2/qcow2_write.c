@@ -59,14 +59,14 @@ static bool occupies(const struct qcow2 *q, const struct qcow2_entry *e, uint64_
 static int check_host(struct img *img, struct img_req *req, uint64_t guest_off, uint64_t off,
 		      uint64_t len)
 {
-	const struct qcow2_fixed *hit = qcow2_fixed_hit(img->state, off, len);
+	const char *hit = qcow2_metadata_at(img->state, off, len);
 
 	if (!hit)
 		return 0;
 	return img_fail(img_req_error(req), -EUCLEAN,
 			"%s: L2 entry for guest offset %" PRIu64 ": found host offset %" PRIu64 ", "
 			"where the %s lies",
-			img->name, guest_off, off, hit->what);
+			img->name, guest_off, off, hit);
 }
 
 /* ---- The L2 table ---- */
@@ -81,12 +81,16 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 	if (rc)
 		return rc;
 	table_off = first * q->geometry.cluster_bytes;
-	rc = img_meta_new(req, img->file, table_off, q->geometry.cluster_bytes, IMG_RANK_MAPPING);
+	rc = qcow2_reserve_table(q);
+	if (!rc)
+		rc = img_meta_new(req, img->file, table_off, q->geometry.cluster_bytes,
+				  IMG_RANK_MAPPING);
 	if (rc)
 		return img_fail(img_req_error(req), rc,
 				"%s: out of memory for an L2 table",
 				img->name);
 	qcow2_take(img, req, first, 1);
+	qcow2_add_table(q, table_off);
 	l1 = img_meta_edit(req, img->file, qcow2_l1_entry_off(q, off), 8, IMG_RANK_ROOT);
 	be64_store(l1, table_off | QCOW2_COPIED);
 	return 0;
@@ -195,7 +199,7 @@ static int count_new(struct img *img, struct img_req *req, const struct qcow2_lo
 			return *count ? 0 : rc;
 		if (!occupies(q, &e, &off, &len))
 			continue;
-		if (qcow2_fixed_hit(q, off, len))
+		if (qcow2_metadata_at(q, off, len))
 			return *count ? 0 : check_host(img, req, l->guest_off, off, len);
 		++*frees;
 	}

@@ -289,6 +289,29 @@ Test(qcow2_open, metadata_is_not_handed_out)
 	finish(&b);
 }
 
+Test(qcow2_open, tables_in_use_are_not_handed_out)
+{
+	struct bench b;
+	struct img *img;
+	uint64_t l2;
+
+	FRESH(&b, "cluster_size=64k", 8 << 20);
+	img = open_image(&b, IMG_OPEN_WRITE);
+	write_at(img, 0, 8 * CLUSTER, 1);
+	close_image(img);
+	l2 = peek(&b, L1_AT) & ~COPIED;
+	poke(&b, BLOCK_AT + 8, 0); /* clusters 4 to 7 */
+	img = open_image(&b, IMG_OPEN_WRITE);
+	write_refused(img, 4 << 20, "L2 table");
+	close_image(img);
+	/* Nor is one written to as if it were data. */
+	poke(&b, l2 + 8, COPIED | l2);
+	img = open_image(&b, IMG_OPEN_WRITE);
+	write_refused(img, CLUSTER, "L2 table");
+	close_image(img);
+	finish(&b);
+}
+
 Test(qcow2_open, refcount_blocks_are_where_they_can_be)
 {
 	struct bench b;
