@@ -16,7 +16,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { IMAGE_MAX = 16 << 20, FIRST_MAX = 65536 };
+enum { IMAGE_MAX = 16 << 20,
+       FIRST_MAX = 65536 };
 
 static struct qcow2_geometry geometry(unsigned choice)
 {
@@ -84,13 +85,15 @@ static void fuzz_entries(const uint8_t *bytes, size_t len)
 	uint8_t block[8];
 
 	for (size_t i = 1; len >= 17 && i <= len - 16; i += 16) {
-		uint64_t word = be64_load(bytes + i), bitmap = g.extended ? be64_load(bytes + i + 8) : 0;
+		uint64_t word = be64_load(bytes + i),
+			 bitmap = g.extended ? be64_load(bytes + i + 8) : 0;
 		uint64_t word_again, bitmap_again;
 		struct qcow2_entry e, again;
 
 		if (qcow2_decode_entry(&g, word, bitmap, &e))
 			continue;
-		assert(e.kind != QCOW2_COMPRESSED || (e.stored_bytes && e.stored_bytes <= 2 * g.cluster_bytes));
+		assert(e.kind != QCOW2_COMPRESSED ||
+		       (e.stored_bytes && e.stored_bytes <= 2 * g.cluster_bytes));
 		qcow2_encode_entry(&g, &e, &word_again, &bitmap_again);
 		assert(!qcow2_decode_entry(&g, word_again, bitmap_again, &again));
 		assert(again.kind == e.kind && again.host_off == e.host_off &&
@@ -124,7 +127,8 @@ static void fuzz_first(const uint8_t *bytes, size_t len)
 	    !qcow2_encode_first(&h, &x, NULL, again, NULL)) {
 		assert(!qcow2_parse_header(again, have, QCOW2_PARSE_FOR_CHECK, &h2, NULL));
 		assert(!qcow2_parse_extensions(again, have, &h2, &x2, NULL));
-		assert(h2.size == h.size && h2.l1_off == h.l1_off && h2.more_bytes == h.more_bytes);
+		assert(h2.size == h.size && h2.l1_off == h.l1_off &&
+		       h2.more_bytes == h.more_bytes);
 		assert(!strcmp(x.backing_format, x2.backing_format));
 		assert(x.bitmaps == x2.bitmaps && x.data_file_bytes == x2.data_file_bytes);
 	}
@@ -156,7 +160,8 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 			abort();
 		if (!qcow2_check(&img, &check, NULL) && !qcow2_check(&img, &mended, NULL) &&
 		    !qcow2_check(&img, &after, NULL))
-			assert(after.corruptions == mended.corruptions && after.leaks == mended.leaks);
+			assert(after.corruptions == mended.corruptions &&
+			       after.leaks == mended.leaks);
 		img_engine_free(&img);
 		qcow2_driver.close(&img);
 	}

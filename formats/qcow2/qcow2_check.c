@@ -1,630 +1,25 @@
 /*
- * Checking a qcow2 image: spec/qcow2.md, "Checking". Count how often each cluster of the file is
- * used by the header, tables and guest data, compare that with the refcounts in the file, and the
- * copied flags with both.
- *
- * An L2 table that several L1 entries share (snapshots do) is read once and counted as often as it
- * is used, so hostile tables that all point at each other cost no more than they are long.
+ * Checking a qcow2 image: spec/qcow2.md, "Checking". What a scan counted is compared with the
+ * refcounts in the file, and the copied flags with those.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "formats/qcow2/qcow2_scan.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
-enum {
-	WORDS = 8192,			/* of a table, read in one piece */
-	MAX_LINES = 65536,		/* said; nobody reads more, and a small file can have 2^31 */
-	MAX_L2_TABLES = 8 << 20,	/* twice what an L1 table can hold */
-	MAX_ROUNDS = 4,			/* of repairs, each of which may show more */
-	NEAR_END = 1 << 30,		/* bytes past the end of the file where repairs put nothing */
-	MAX_OVERLAP = 256 << 20,	/* bytes of tables that lie inside other things */
-};
-
-__attribute__((format(printf, 2, 3)))
-static void say(struct qcow2_scan *s, const char *fmt, ...)
-{
-	char line[512];
-	va_list ap;
-
-	if (s->flags & QCOW2_SCAN_QUIET || s->lines > MAX_LINES)
-		return;
-	if (s->lines++ == MAX_LINES) {
-		img_check_say(s->check, "More than %d defects: no more of them are listed", MAX_LINES);
-		return;
-	}
-	va_start(ap, fmt);
-	vsnprintf(line, sizeof(line), fmt, ap);
-	va_end(ap);
-	for (char *p = line; *p; p++) {	/* names from the image may hold anything */
-		if (iscntrl((unsigned char)*p))
-			*p = '?';
-	}
-	img_check_say(s->check, "%s", line);
-}
-
-static bool mends(const struct qcow2_scan *s, unsigned what)
-{
-	return (s->check->repair & what) == what;
-}
-
-/* How a defect that -r all mends is announced. */
-static const char *verb(const struct qcow2_scan *s)
-{
-	return mends(s, IMG_REPAIR_ALL) ? "Repairing" : "ERROR";
-}
-
-/* Read into buf; what cannot be read counts as an error, and is false. */
-static bool read_at(struct qcow2_scan *s, uint64_t off, void *buf, size_t len, const char *what)
-{
-	if (!img_storage_read(s->img->file, off, buf, len, NULL))
-		return true;
-	s->errors++;
-	say(s, "ERROR: I/O error reading the %s at offset %" PRIu64, what, off);
-	return false;
-}
-
-int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char *what,
-		     int (*fn)(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			       struct img_error *err),
-		     void *arg, struct img_error *err)
-{
-	uint64_t i = 0;
-
-	while (i < n && off + i * 8 < s->file_bytes) {
-		uint64_t at = off + i * 8, run = 0, count = min_u64(n - i, WORDS);
-		enum img_storage_extent kind;
-
-		if (!img_storage_extent(s->img->file, at, (n - i) * 8, &kind, &run) &&
-		    kind == IMG_STORAGE_HOLE && run >= 8) {
-			i += run / 8;
-			continue;
-		}
-		if (!read_at(s, at, s->words, count * 8, what))
-			return 0;
-		for (uint64_t k = 0; k < count; k++) {
-			int rc = s->words[k] ? fn(s, arg, i + k, be64toh(s->words[k]), err) : 0;
-
-			if (rc)
-				return rc;
-		}
-		i += count;
-	}
-	return 0;
-}
-
-/* ---- Counting uses ---- */
-
-bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len)
-{
-	return off + len > s->file_bytes && off + len - s->file_bytes >= s->geometry.cluster_bytes;
-}
-
-uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster)
-{
-	return min_u64(qcow2_counts_get(&s->refs, cluster), s->geometry.refcount_max);
-}
-
-/*
- * [off, off + len) is used `uses` times more. *inside (may be NULL): some of it was in use before.
- * The last cluster of a file may be cut short; what lies further out is a defect and not counted.
- */
-static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses, bool *inside,
-		 struct img_error *err)
-{
-	unsigned bits = s->geometry.cluster_bits;
-	uint64_t max = s->geometry.refcount_max, end;
-	bool beyond;
-
-	if (!len)
-		return 0;
-	beyond = !add_u64(off, len, &end);
-	if (beyond || qcow2_beyond_end(s, off, len)) {
-		if (!beyond && off < s->file_bytes + NEAR_END)
-			s->beyond_end = max_u64(s->beyond_end, end);
-		s->corruptions += uses;
-		say(s, "ERROR: counting reference for region exceeding the end of the file by one "
-		    "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, off, len);
-		return 0;
-	}
-	for (uint64_t c = off >> bits; c <= (end - 1) >> bits; c++) {
-		uint64_t now = qcow2_counts_get(&s->refs, c), next = now;
-
-		if (now && inside)
-			*inside = true;
-		if (!add_u64(now, uses, &next))
-			next = UINT64_MAX;
-		if (next > max) {
-			s->corruptions += next - max_u64(now, max);
-			say(s, "ERROR: overflow cluster offset=0x%" PRIx64, c << bits);
-		}
-		if (qcow2_counts_set(&s->refs, c, next))
-			return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters",
-					s->img->name);
-	}
-	return 0;
-}
-
-/*
- * Count a table, and say whether to walk it: tables that lie inside other things are walked too,
- * but not without end.
- */
-static int count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what, bool *walk,
-		       struct img_error *err)
-{
-	bool inside = false;
-	int rc = count(s, off, len, 1, &inside, err);
-
-	*walk = !rc;
-	if (rc || !inside)
-		return rc;
-	if (len > s->overlap_left) {
-		s->errors++;
-		say(s, "ERROR: the %s at offset %" PRIu64 " lies inside other things, as too many do",
-		    what, off);
-		*walk = false;
-		return 0;
-	}
-	s->overlap_left -= len;
-	return 0;
-}
-
-/* ---- L1 and L2 tables ---- */
-
-/* Remember an L2 table to be walked. */
-static int note_l2(struct qcow2_scan *s, uint64_t off, bool active, struct img_error *err)
-{
-	uint64_t *index = qcow2_map_add(&s->l2_index, off);
-
-	if (!index)
-		return img_fail(err, -ENOMEM, "%s: out of memory for L2 tables", s->img->name);
-	if (!*index) {
-		if (s->nl2 == s->max_l2) {
-			size_t max = s->max_l2 ? s->max_l2 * 2 : 256;
-			struct qcow2_scan_l2 *more;
-
-			if (max > MAX_L2_TABLES)
-				return img_fail(err, -EFBIG, "%s: more than %d L2 tables",
-						s->img->name, MAX_L2_TABLES);
-			more = realloc(s->l2, max * sizeof(*more));
-			if (!more)
-				return img_fail(err, -ENOMEM, "%s: out of memory for L2 tables",
-						s->img->name);
-			s->l2 = more;
-			s->max_l2 = max;
-		}
-		s->l2[s->nl2++] = (struct qcow2_scan_l2) { .off = off };
-		*index = s->nl2;	/* one more than the index: 0 is new */
-	}
-	s->l2[*index - 1].uses++;
-	s->l2[*index - 1].active += active;
-	return 0;
-}
-
-static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word, struct img_error *err)
-{
-	const bool *active = arg;
-	uint64_t off = word & QCOW2_OFFSET_MASK;
-	int rc;
-
-	if (word & QCOW2_L1_RESERVED) {
-		s->corruptions++;
-		s->bad_entries |= *active;
-		say(s, "%s found L1 entry with reserved bits set: %" PRIx64, *active ? verb(s) : "ERROR",
-		    word);
-	}
-	s->bad_entries |= *active && qcow2_beyond_end(s, off, s->geometry.cluster_bytes);
-	rc = count(s, off, s->geometry.cluster_bytes, 1, NULL, err);
-	if (rc)
-		return rc;
-	if (!is_aligned_u64(off, s->geometry.cluster_bytes)) {
-		s->corruptions++;
-		s->lost = true;
-		say(s, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry %" PRIu64
-		    " corrupted", off, i);
-	}
-	/* Past the end there is nothing but zeroes. */
-	return off < s->file_bytes ? note_l2(s, off, *active, err) : 0;
-}
-
-static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, bool active,
-		   struct img_error *err)
-{
-	bool walk;
-	int rc;
-
-	/* A snapshot that cannot be found is not to be lost by freeing all it has. */
-	if (!active && qcow2_beyond_end(s, off, entries * 8))
-		s->errors++;
-	rc = count_table(s, off, entries * 8, "L1 table", &walk, err);
-	return rc || !walk ? rc : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, &active, err);
-}
-
-bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t old_word = *word, old_bitmap = *bitmap;
-	struct qcow2_entry e;
-	unsigned bad = qcow2_decode_entry(g, *word, *bitmap, &e);
-
-	if (bad & QCOW2_ODD_COMPRESSED_COPIED)
-		*word &= ~QCOW2_COPIED;
-	if (bad & QCOW2_BAD_COMPRESSED_BITMAP)
-		*bitmap = 0;	/* it says nothing there */
-	if (bad & QCOW2_ODD_RESERVED)
-		*word &= ~(QCOW2_L2_RESERVED | (g->extended ? QCOW2_L2_ZERO : 0));
-	if (e.kind != QCOW2_ZERO_ALLOC && e.kind != QCOW2_NORMAL)
-		return *word != old_word || *bitmap != old_bitmap;
-	/* Room set aside without data in it can be forgotten: the guest sees the same. */
-	if (bad & QCOW2_BAD_UNALIGNED && (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc)))
-		*word = g->extended ? 0 : QCOW2_L2_ZERO;
-	/*
-	 * The guest sees zeroes past the end of the file, until the file grows and something else
-	 * comes to lie there. Version 2 has no zeroes that would hide a backing file.
-	 */
-	if (!bad && !g->data_file && qcow2_beyond_end(s, e.host_off, g->cluster_bytes)) {
-		if (g->extended) {
-			*word = 0;
-			*bitmap = (uint64_t)(e.sub_zero | e.sub_alloc) << 32;
-		} else if (g->version >= 3) {
-			*word = QCOW2_L2_ZERO;
-		} else if (!s->header.backing_off) {
-			*word = 0;
-		}
-	}
-	return *word != old_word || *bitmap != old_bitmap;
-}
-
-static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-			    uint64_t word, const struct qcow2_entry *e, unsigned bad,
-			    struct img_error *err)
-{
-	if (bad & QCOW2_ODD_COMPRESSED_COPIED) {
-		s->corruptions += l2->uses;
-		say(s, "%s: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters",
-		    verb(s), e->host_off);
-	}
-	if (bad & QCOW2_BAD_COMPRESSED_DATA_FILE) {
-		s->corruptions += l2->uses;
-		say(s, "ERROR compressed cluster %" PRIu64 " with data file, entry=0x%" PRIx64, i, word);
-		return 0;
-	}
-	if (bad & QCOW2_BAD_COMPRESSED_BITMAP) {
-		s->corruptions += l2->uses;
-		s->lost = true;
-		say(s, "%s compressed cluster %" PRIu64 " with non-zero subcluster allocation bitmap, "
-		    "entry=0x%" PRIx64, verb(s), i, word);
-		return 0;
-	}
-	s->allocated += l2->active;
-	s->compressed += l2->active;
-	s->fragmented += l2->active;	/* by nature */
-	return count(s, e->host_off, e->stored_bytes, l2->uses, NULL, err);
-}
-
-/* *next: where the next cluster would lie if it followed the last; 0: none yet. */
-static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2,
-			   const struct qcow2_entry *e, unsigned bad, bool mended, uint64_t *next,
-			   struct img_error *err)
-{
-	if (bad & QCOW2_BAD_SUBCLUSTERS) {
-		s->corruptions += l2->uses;
-		say(s, "ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation "
-		    "bitmap", e->host_off);
-	}
-	if (bad & QCOW2_BAD_UNALIGNED) {
-		bool preallocated = e->kind == QCOW2_ZERO_ALLOC ||
-				    (s->geometry.extended && !e->sub_alloc);
-
-		s->corruptions += l2->uses;
-		say(s, "%s offset=%" PRIx64 ": %s cluster is not properly aligned; L2 entry corrupted.",
-		    mended ? verb(s) : "ERROR", e->host_off, preallocated ? "Preallocated" : "Data");
-	}
-	s->allocated += l2->active;
-	if (*next && e->host_off != *next)
-		s->fragmented += l2->active;
-	*next = e->host_off + s->geometry.cluster_bytes;
-	if (s->geometry.data_file)
-		return 0;
-	return count(s, e->host_off, s->geometry.cluster_bytes, l2->uses, NULL, err);
-}
-
-static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i, uint64_t word,
-		       uint64_t bitmap, uint64_t *next, struct img_error *err)
-{
-	struct qcow2_entry e;
-	unsigned bad = qcow2_decode_entry(&s->geometry, word, bitmap, &e);
-	uint64_t new_word = word, new_bitmap = bitmap;
-	bool mended = qcow2_mended_entry(s, &new_word, &new_bitmap);
-
-	s->bad_entries |= mended;
-	if (bad & QCOW2_ODD_RESERVED) {
-		s->corruptions += l2->uses;
-		say(s, "%s found l2 entry with reserved bits set: %" PRIx64, verb(s), word);
-	}
-	if (bad & QCOW2_BAD_V2_ZERO) {
-		s->corruptions += l2->uses;
-		say(s, "ERROR found l2 entry with the zero flag, which version 2 does not have: %" PRIx64,
-		    word);
-	}
-	switch (e.kind) {
-	case QCOW2_COMPRESSED:
-		return visit_compressed(s, l2, i, word, &e, bad, err);
-	case QCOW2_ZERO_ALLOC:
-	case QCOW2_NORMAL:
-		return visit_allocated(s, l2, &e, bad, mended, next, err);
-	case QCOW2_ZERO_PLAIN:
-		return 0;
-	case QCOW2_UNALLOCATED:
-		if (bad & QCOW2_BAD_UNBACKED) {
-			s->corruptions += l2->uses;
-			say(s, "ERROR: Unallocated cluster has non-zero subcluster allocation map");
-		}
-		return 0;
-	}
-	return 0;
-}
-
-static int scan_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, struct img_error *err)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t next = 0;
-
-	if (!read_at(s, l2->off, s->table, g->cluster_bytes, "L2 table"))
-		return 0;
-	for (uint64_t i = 0; i < g->l2_entries; i++) {
-		const uint8_t *at = s->table + i * g->l2_entry_bytes;
-		uint64_t word = be64_load(at), bitmap = g->extended ? be64_load(at + 8) : 0;
-		int rc = word || bitmap ? visit_entry(s, l2, i, word, bitmap, &next, err) : 0;
-
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-/* ---- Snapshots ---- */
-
-static int scan_snapshot(struct qcow2_scan *s, uint32_t i, const uint8_t *bytes, size_t len,
-			 struct img_error *err)
-{
-	struct qcow2_snapshot sn;
-
-	qcow2_parse_snapshot(bytes, len, &sn, NULL);	/* long enough: it fills sn */
-	if (s->header.version >= 3 && !sn.has_size) {
-		s->corruptions++;
-		s->bad_snapshots = true;
-		say(s, "%s snapshot table entry %" PRIu32 " is incomplete", verb(s), i);
-	}
-	if (!is_aligned_u64(sn.l1_off, s->geometry.cluster_bytes)) {
-		s->corruptions++;
-		s->lost = true;
-		say(s, "ERROR snapshot %.*s (%.*s) l1_offset=0x%" PRIx64 ": L1 table is not cluster "
-		    "aligned; snapshot table entry corrupted", (int)min_u64(sn.id_bytes, 64), sn.id,
-		    (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_off);
-		return 0;
-	}
-	if (sn.l1_entries > QCOW2_MAX_L1_BYTES / 8) {
-		s->corruptions++;
-		s->lost = true;
-		say(s, "ERROR snapshot %.*s (%.*s) l1_size=0x%" PRIx32 ": L1 table is too large; snapshot "
-		    "table entry corrupted", (int)min_u64(sn.id_bytes, 64), sn.id,
-		    (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_entries);
-		return 0;
-	}
-	return scan_l1(s, sn.l1_off, sn.l1_entries, false, err);
-}
-
-/* The entry at *off, which is moved to the next one. */
-static int scan_snapshot_at(struct qcow2_scan *s, uint32_t i, uint64_t *off, struct img_error *err)
-{
-	uint8_t fixed[QCOW2_SNAPSHOT_FIXED_BYTES], *bytes;
-	struct qcow2_snapshot sn;
-	uint64_t len;
-	int rc;
-
-	if (!read_at(s, *off, fixed, sizeof(fixed), "snapshot table"))
-		return -EIO;
-	len = qcow2_snapshot_bytes(fixed);
-	/* Far more than can be right; also a bound for the buffer below. */
-	if (!range_in(*off, len, s->file_bytes) ||
-	    *off + len - s->header.snapshots_off > QCOW2_MAX_SNAPSHOT_TABLE_BYTES) {
-		s->errors++;
-		say(s, "ERROR snapshot table entry %" PRIu32 " at offset %" PRIu64 " has %" PRIu64
-		    " bytes: it runs past the end of the file or of the largest table", i, *off, len);
-		return -EUCLEAN;
-	}
-	bytes = malloc(len);
-	if (!bytes)
-		return img_fail(err, -ENOMEM, "%s: out of memory for a snapshot", s->img->name);
-	rc = read_at(s, *off, bytes, len, "snapshot table") ? 0 : -EIO;
-	if (!rc && qcow2_parse_snapshot(bytes, len, &sn, NULL)) {
-		s->corruptions++;
-		s->bad_snapshots = true;
-		say(s, mends(s, IMG_REPAIR_ALL) ?
-		    "Discarding too much extra metadata in snapshot table entry %" PRIu32 " (%" PRIu32
-		    " > %d)" : "ERROR Too much extra metadata in snapshot table entry %" PRIu32
-		    " (%" PRIu32 " > %d)", i, sn.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
-	}
-	if (!rc)
-		rc = scan_snapshot(s, i, bytes, len, err);
-	free(bytes);
-	*off += round_up_u64(len, 8);
-	return rc;
-}
-
-static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
-{
-	const struct qcow2_header *h = &s->header;
-	uint64_t off = h->snapshots_off, end = off;
-
-	if (!h->snapshots)
-		return 0;
-	if (h->snapshots > QCOW2_MAX_SNAPSHOTS || !off ||
-	    !is_aligned_u64(off, s->geometry.cluster_bytes) || off >= s->file_bytes) {
-		s->errors++;
-		say(s, "ERROR snapshot table of %" PRIu32 " entries at offset %" PRIu64 ": allowed are %d "
-		    "at multiples of the cluster size inside the file", h->snapshots, off,
-		    QCOW2_MAX_SNAPSHOTS);
-		return 0;
-	}
-	if (s->geometry.data_file) {
-		s->corruptions++;
-		say(s, "ERROR %" PRIu32 " snapshots in image with data file", h->snapshots);
-	}
-	for (uint32_t i = 0; i < h->snapshots; i++) {
-		int rc = scan_snapshot_at(s, i, &off, err);
-
-		if (rc == -EIO || rc == -EUCLEAN)	/* said already; the next cannot be found */
-			break;
-		if (rc)
-			return rc;
-		end = off;
-	}
-	s->snapshots_bytes = end - h->snapshots_off;
-	return count(s, h->snapshots_off, s->snapshots_bytes, 1, NULL, err);
-}
-
-/* ---- Bitmaps, encryption header ---- */
-
-static int visit_bitmap_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			     struct img_error *err)
-{
-	uint64_t off = word & QCOW2_OFFSET_MASK;
-
-	if (word & QCOW2_BITMAP_RESERVED || (off && word & QCOW2_BITMAP_ALL_ONES) ||
-	    !is_aligned_u64(off, s->geometry.cluster_bytes)) {
-		s->corruptions++;
-		s->lost = true;
-		say(s, "ERROR bitmap %s: table entry %" PRIu64 " is 0x%" PRIx64 ", which cannot be",
-		    (const char *)arg, i, word);
-		return 0;
-	}
-	return off ? count(s, off, s->geometry.cluster_bytes, 1, NULL, err) : 0;
-}
-
-/* The directory entry at *off, which is moved to the next one. -EUCLEAN: it cannot be found. */
-static int scan_bitmap_at(struct qcow2_scan *s, uint64_t *off, uint64_t end, struct img_error *err)
-{
-	uint8_t bytes[QCOW2_BITMAP_FIXED_BYTES + 1024];
-	char name[QCOW2_MAX_BITMAP_NAME + 1] = "";
-	size_t len = min_u64(sizeof(bytes), end - *off);
-	struct qcow2_bitmap b;
-	struct img_error why = { 0 };
-	bool walk;
-	int rc;
-
-	if (!read_at(s, *off, bytes, len, "bitmap directory"))
-		return -EUCLEAN;
-	rc = qcow2_parse_bitmap(&s->geometry, bytes, len, &b, &why);
-	if (rc) {
-		s->errors++;
-		say(s, "ERROR bitmap directory entry at offset %" PRIu64 ": %s", *off,
-		    img_error_text(&why));
-		img_error_clear(&why);
-		return -EUCLEAN;
-	}
-	memcpy(name, b.name, b.name_bytes);
-	*off += qcow2_bitmap_bytes(bytes);
-	rc = count_table(s, b.table_off, (uint64_t)b.table_entries * 8, "bitmap table", &walk, err);
-	if (rc || !walk)
-		return rc;
-	return qcow2_scan_words(s, b.table_off, b.table_entries, "bitmap table", visit_bitmap_word,
-				name, err);
-}
-
-static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
-{
-	const struct qcow2_extensions *x = &s->extensions;
-	uint64_t off = x->bitmap_directory_off, end = off + x->bitmap_directory_bytes;
-	int rc;
-
-	if (!x->bitmaps)
-		return 0;
-	rc = count(s, off, x->bitmap_directory_bytes, 1, NULL, err);
-	for (uint32_t i = 0; !rc && i < x->bitmaps; i++) {
-		if (off >= end) {
-			s->corruptions++;
-			say(s, "ERROR bitmap directory: %" PRIu32 " entries, should be %" PRIu32, i,
-			    x->bitmaps);
-			break;
-		}
-		rc = scan_bitmap_at(s, &off, end, err);
-	}
-	return rc == -EUCLEAN ? 0 : rc;
-}
+enum { MAX_ROUNDS = 4 }; /* of repairs, each of which may show more */
 
 /* ---- Refcounts ---- */
-
-/* Read the table; entries that cannot be right are taken out of it. */
-static int load_reftable(struct qcow2_scan *s, struct img_error *err)
-{
-	const struct qcow2_header *h = &s->header;
-	uint64_t bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
-
-	if (!bytes || !h->reftable_off || h->reftable_off >= s->file_bytes) {
-		s->rebuild = true;
-		return 0;
-	}
-	s->reftable = malloc(bytes);
-	if (!s->reftable)
-		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table", s->img->name);
-	if (!read_at(s, h->reftable_off, s->reftable, bytes, "refcount table"))
-		return 0;
-	s->reftable_entries = bytes / 8;
-	for (uint64_t i = 0; i < s->reftable_entries; i++) {
-		uint64_t word = be64toh(s->reftable[i]), off = word & QCOW2_REFTABLE_MASK;
-		const char *defect = !is_aligned_u64(off, s->geometry.cluster_bytes) ?
-			"is not cluster aligned" :
-			off >= s->file_bytes ? "is outside image" : NULL;
-
-		s->reftable[i] = defect ? 0 : off;
-		if (!defect && word & QCOW2_REFTABLE_RESERVED)
-			defect = "has reserved bits set";
-		if (!defect)
-			continue;
-		s->corruptions++;
-		s->rebuild = true;
-		say(s, "%s refcount table entry %" PRIu64 ": refcount block 0x%" PRIx64 " %s", verb(s), i,
-		    word, defect);
-	}
-	return 0;
-}
-
-static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
-{
-	unsigned bits = s->geometry.cluster_bits;
-	bool inside = false;
-	int rc = count(s, s->header.reftable_off, s->reftable_entries * 8, 1, &inside, err);
-
-	for (uint64_t i = 0; !rc && i < s->reftable_entries; i++) {
-		uint64_t off = s->reftable[i];
-		bool shared = false;
-
-		if (off)
-			rc = count(s, off, s->geometry.cluster_bytes, 1, &shared, err);
-		inside |= shared;
-		if (rc || !shared)
-			continue;
-		s->corruptions++;
-		say(s, "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
-		    qcow2_counts_get(&s->refs, off >> bits));
-	}
-	/* To count in such blocks would overwrite what else lies there. */
-	s->rebuild |= inside;
-	return rc;
-}
 
 /* A count too high or too low. */
 static void mismatch(struct qcow2_scan *s, uint64_t cluster, uint64_t refcount, uint64_t uses)
 {
 	bool leak = refcount > uses;
-	bool mending = leak ? mends(s, IMG_REPAIR_LEAKS) : mends(s, IMG_REPAIR_ALL);
+	bool mending = leak ? qcow2_scan_mends(s, IMG_REPAIR_LEAKS)
+			    : qcow2_scan_mends(s, IMG_REPAIR_ALL);
 
 	if (leak) {
 		s->leaks++;
@@ -632,8 +27,11 @@ static void mismatch(struct qcow2_scan *s, uint64_t cluster, uint64_t refcount, 
 		s->corruptions++;
 		s->refcount_corruptions++;
 	}
-	say(s, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-	    mending ? "Repairing" : leak ? "Leaked" : "ERROR", cluster, refcount, uses);
+	qcow2_scan_say(s, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+		       mending ? "Repairing"
+		       : leak  ? "Leaked"
+			       : "ERROR",
+		       cluster, refcount, uses);
 }
 
 /* Compare clusters [at, end), all counted by the block in s->block (have) or by none. */
@@ -645,7 +43,8 @@ static void compare_block(struct qcow2_scan *s, uint64_t at, uint64_t end, bool 
 		at = qcow2_counts_next_page(&s->refs, at, end);
 	while (at < end) {
 		uint64_t refcount = have ? qcow2_refcount_get(s->block, g->refcount_order,
-							      at % g->block_entries) : 0;
+							      at % g->block_entries)
+					 : 0;
 		uint64_t uses = qcow2_scan_uses(s, at);
 
 		/* What is counted past the end of the file is nobody's. */
@@ -687,9 +86,10 @@ static void compare_refcounts(struct qcow2_scan *s)
 			continue;
 		}
 		if (!loaded || loaded_off != off)
-			loaded = read_at(s, off, s->block, g->cluster_bytes, "refcount block");
+			loaded = qcow2_scan_read(s, off, s->block, g->cluster_bytes,
+						 "refcount block");
 		loaded_off = off;
-		if (!loaded)	/* everything in it may be anything */
+		if (!loaded) /* everything in it may be anything */
 			continue;
 		compare_block(s, at, stop, true);
 	}
@@ -699,7 +99,8 @@ static void compare_refcounts(struct qcow2_scan *s)
 static uint64_t refcount_of(struct qcow2_scan *s, uint64_t cluster)
 {
 	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t b = cluster / g->block_entries, bit = cluster % g->block_entries << g->refcount_order;
+	uint64_t b = cluster / g->block_entries,
+		 bit = cluster % g->block_entries << g->refcount_order;
 	uint8_t bytes[8] = { 0 };
 	size_t len = g->refcount_bits < 8 ? 1 : g->refcount_bits / 8;
 
@@ -716,8 +117,8 @@ static bool used_once(struct qcow2_scan *s, uint64_t off)
 {
 	uint64_t cluster = off >> s->geometry.cluster_bits;
 
-	return cluster < s->refs.clusters ? qcow2_counts_marked(&s->refs, cluster) :
-					    refcount_of(s, cluster) == 1;
+	return cluster < s->refs.clusters ? qcow2_counts_marked(&s->refs, cluster)
+					  : refcount_of(s, cluster) == 1;
 }
 
 static int visit_copied_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
@@ -730,8 +131,11 @@ static int visit_copied_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t
 	if (!off || used_once(s, off) == !!(word & QCOW2_COPIED))
 		return 0;
 	s->corruptions++;
-	say(s, "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64 " refcount=%" PRIu64,
-	    verb(s), i, word, refcount_of(s, off >> s->geometry.cluster_bits));
+	qcow2_scan_say(s,
+		       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+		       " refcount=%" PRIu64,
+		       qcow2_scan_verb(s), i, word,
+		       refcount_of(s, off >> s->geometry.cluster_bits));
 	return 0;
 }
 
@@ -739,7 +143,7 @@ static void check_copied_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2
 {
 	const struct qcow2_geometry *g = &s->geometry;
 
-	if (!read_at(s, l2->off, s->table, g->cluster_bytes, "L2 table"))
+	if (!qcow2_scan_read(s, l2->off, s->table, g->cluster_bytes, "L2 table"))
 		return;
 	for (uint64_t i = 0; i < g->l2_entries; i++) {
 		uint64_t word = be64_load(s->table + i * g->l2_entry_bytes);
@@ -754,8 +158,11 @@ static void check_copied_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2
 		if ((g->data_file || used_once(s, e.host_off)) == e.copied)
 			continue;
 		s->corruptions += l2->active;
-		say(s, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64, verb(s),
-		    word, g->data_file ? 1 : refcount_of(s, e.host_off >> g->cluster_bits));
+		qcow2_scan_say(s,
+			       "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
+			       " refcount=%" PRIu64,
+			       qcow2_scan_verb(s), word,
+			       g->data_file ? 1 : refcount_of(s, e.host_off >> g->cluster_bits));
 	}
 }
 
@@ -773,86 +180,19 @@ static int check_copied(struct qcow2_scan *s, struct img_error *err)
 
 /* ---- The whole ---- */
 
-static int start_scan(struct qcow2_scan *s, struct img_error *err)
+int qcow2_compare(struct qcow2_scan *s, struct img_error *err)
 {
-	struct img_storage *file = s->img->file;
-	uint8_t start[512];
-	uint64_t cluster;
-	int rc;
-
-	s->file_bytes = file->size;
-	rc = img_storage_read(file, 0, start, sizeof(start), err);
-	if (rc)
-		return rc;
-	cluster = max_u64(qcow2_peek_cluster_bytes(start, sizeof(start)), sizeof(start));
-	s->first = malloc(cluster);
-	s->table = malloc(cluster);
-	s->block = malloc(cluster);
-	s->words = malloc(WORDS * sizeof(*s->words));
-	if (!s->first || !s->table || !s->block || !s->words)
-		return img_fail(err, -ENOMEM, "%s: out of memory", s->img->name);
-	rc = img_storage_read(file, 0, s->first, cluster, err);
-	if (rc)
-		return rc;
-	rc = qcow2_parse_header(s->first, cluster, QCOW2_PARSE_FOR_CHECK, &s->header, err);
-	if (!rc)
-		rc = qcow2_parse_extensions(s->first, cluster, &s->header, &s->extensions, err);
-	if (rc)
-		return img_error_prefix(err, rc, "%s", s->img->name);
-	qcow2_geometry(&s->header, &s->geometry);
-	s->clusters = div_round_up_u64(s->file_bytes, cluster);
-	/* Counters are proportional to this in the worst case, and so is time. */
-	if (s->clusters > INT32_MAX)
-		return img_fail(err, -EFBIG, "%s: the file has %" PRIu64 " clusters, a check allows %d",
-				s->img->name, s->clusters, INT32_MAX);
-	s->overlap_left = MAX_OVERLAP;
-	/* One more for what ends in a last cluster that is cut short. */
-	if (qcow2_counts_init(&s->refs, s->clusters + 1))
-		return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters", s->img->name);
-	return 0;
-}
-
-int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
-	       struct img_error *err)
-{
-	int rc;
-
-	*s = (struct qcow2_scan) { .img = img, .check = check, .flags = flags };
-	rc = start_scan(s, err);
-	if (!rc)
-		rc = count(s, 0, s->geometry.cluster_bytes, 1, NULL, err);
-	if (!rc)
-		rc = scan_l1(s, s->header.l1_off, s->header.l1_entries, true, err);
-	if (!rc)
-		rc = scan_snapshots(s, err);
-	for (size_t i = 0; !rc && i < s->nl2; i++)
-		rc = scan_l2(s, &s->l2[i], err);
-	if (!rc && s->extensions.crypto_bytes)
-		rc = count(s, s->extensions.crypto_off, s->extensions.crypto_bytes, 1, NULL, err);
-	if (!rc)
-		rc = scan_bitmaps(s, err);
-	if (!rc)
-		rc = load_reftable(s, err);
-	if (rc || flags & QCOW2_SCAN_NO_REFCOUNTS)
-		return rc;
-	rc = count_refcounts(s, err);
-	if (rc)
-		return rc;
 	compare_refcounts(s);
 	return check_copied(s, err);
 }
 
-void qcow2_scan_free(struct qcow2_scan *s)
+/* Scan and compare. */
+static int look(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
+		struct img_error *err)
 {
-	free(s->first);
-	free(s->table);
-	free(s->block);
-	free(s->words);
-	free(s->reftable);
-	free(s->l2);
-	qcow2_map_free(&s->l2_index);
-	qcow2_counts_free(&s->refs);
-	*s = (struct qcow2_scan) { 0 };
+	int rc = qcow2_scan(s, img, check, flags, err);
+
+	return rc ? rc : qcow2_compare(s, err);
 }
 
 /* What the caller is told. */
@@ -891,18 +231,20 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 	int rc = 0, last;
 
 	/* A file that has grown may hold what lay past its end before: look again. */
-	for (unsigned round = 0; round < MAX_ROUNDS && !rc && (s->corruptions || s->leaks); round++) {
+	for (unsigned round = 0; round < MAX_ROUNDS && !rc && (s->corruptions || s->leaks);
+	     round++) {
 		left = s->corruptions + s->leaks;
 		rc = qcow2_repair(s, check->repair, err);
 		qcow2_scan_free(s);
-		last = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
+		last = look(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
 		if (last)
 			return rc ? rc : last;
 		if (s->errors || s->corruptions + s->leaks == left)
 			break;
 	}
 	report(s, check);
-	check->corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions : 0;
+	check->corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions
+								: 0;
 	check->leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
 	if (!rc && !s->errors && !s->corruptions)
 		rc = qcow2_clear_marks(s, err);
@@ -913,7 +255,7 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 int qcow2_check(struct img *img, struct img_check *check, struct img_error *err)
 {
 	struct qcow2_scan s;
-	int rc = qcow2_scan(&s, img, check, 0, err);
+	int rc = look(&s, img, check, 0, err);
 
 	if (!rc)
 		report(&s, check);

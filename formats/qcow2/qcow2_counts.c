@@ -7,7 +7,8 @@
 #include "formats/qcow2/qcow2_counts.h"
 #include "libimg/base/arith.h"
 
-enum { IN_MAP = 255, FIRST_SLOTS = 64 };
+enum { IN_MAP = 255,
+       FIRST_SLOTS = 64 };
 
 /* ---- Map ---- */
 
@@ -78,7 +79,7 @@ void qcow2_map_free(struct qcow2_map *m)
 {
 	free(m->keys);
 	free(m->values);
-	*m = (struct qcow2_map) { 0 };
+	*m = (struct qcow2_map){ 0 };
 }
 
 /* ---- Counters ---- */
@@ -90,7 +91,7 @@ static uint64_t page_count(const struct qcow2_counts *c)
 
 int qcow2_counts_init(struct qcow2_counts *c, uint64_t clusters)
 {
-	*c = (struct qcow2_counts) { .clusters = clusters };
+	*c = (struct qcow2_counts){ .clusters = clusters };
 	c->pages = calloc(page_count(c) + 1, sizeof(struct qcow2_page *));
 	return c->pages ? 0 : -ENOMEM;
 }
@@ -101,7 +102,7 @@ void qcow2_counts_free(struct qcow2_counts *c)
 		free(c->pages[i]);
 	free(c->pages);
 	qcow2_map_free(&c->many);
-	*c = (struct qcow2_counts) { 0 };
+	*c = (struct qcow2_counts){ 0 };
 }
 
 static struct qcow2_page *page_of(const struct qcow2_counts *c, uint64_t cluster)

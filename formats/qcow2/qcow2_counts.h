@@ -12,7 +12,7 @@
 
 /* Numbers by number. Zero-initialised: empty. */
 struct qcow2_map {
-	uint64_t *keys;		/* key + 1; 0: free */
+	uint64_t *keys; /* key + 1; 0: free */
 	uint64_t *values;
 	size_t slots, used;
 };
@@ -23,16 +23,17 @@ uint64_t *qcow2_map_find(const struct qcow2_map *m, uint64_t key);
 uint64_t *qcow2_map_add(struct qcow2_map *m, uint64_t key);
 void qcow2_map_free(struct qcow2_map *m);
 
-enum { QCOW2_PAGE_BITS = 12, QCOW2_PAGE_CLUSTERS = 1 << QCOW2_PAGE_BITS };
+enum { QCOW2_PAGE_BITS = 12,
+       QCOW2_PAGE_CLUSTERS = 1 << QCOW2_PAGE_BITS };
 
 struct qcow2_page {
-	uint8_t count[QCOW2_PAGE_CLUSTERS];	/* 255: in the map */
-	uint64_t mark[QCOW2_PAGE_CLUSTERS / 64];	/* one bit each, for the caller */
+	uint8_t count[QCOW2_PAGE_CLUSTERS];	 /* 255: in the map */
+	uint64_t mark[QCOW2_PAGE_CLUSTERS / 64]; /* one bit each, for the caller */
 };
 
 struct qcow2_counts {
-	uint64_t clusters;		/* that can be counted */
-	struct qcow2_page **pages;	/* NULL: all 0 */
+	uint64_t clusters;	   /* that can be counted */
+	struct qcow2_page **pages; /* NULL: all 0 */
 	struct qcow2_map many;
 };
 

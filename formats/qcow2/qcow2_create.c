@@ -18,33 +18,38 @@
 /* In the order in which qemu-img reports them. Those with a default are always reported. */
 const struct img_option qcow2_create_options[] = {
 	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", NULL, NULL },
-	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'", NULL,
+	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'",
+	  NULL, NULL },
+	{ "encrypt.key-secret", IMG_OPTION_STRING, "ID of secret providing the encryption key",
+	  NULL, NULL },
+	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL,
 	  NULL },
-	{ "encrypt.key-secret", IMG_OPTION_STRING, "ID of secret providing the encryption key", NULL,
+	{ "encrypt.cipher-mode", IMG_OPTION_STRING, "Name of encryption cipher mode", NULL,
 	  NULL },
-	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL, NULL },
-	{ "encrypt.cipher-mode", IMG_OPTION_STRING, "Name of encryption cipher mode", NULL, NULL },
 	{ "encrypt.ivgen-alg", IMG_OPTION_STRING, "Name of IV generator algorithm", NULL, NULL },
-	{ "encrypt.ivgen-hash-alg", IMG_OPTION_STRING, "Name of IV generator hash algorithm", NULL,
+	{ "encrypt.ivgen-hash-alg", IMG_OPTION_STRING, "Name of IV generator hash algorithm",
+	  NULL, NULL },
+	{ "encrypt.hash-alg", IMG_OPTION_STRING, "Name of encryption hash algorithm", NULL,
 	  NULL },
-	{ "encrypt.hash-alg", IMG_OPTION_STRING, "Name of encryption hash algorithm", NULL, NULL },
-	{ "encrypt.iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, NULL },
+	{ "encrypt.iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL,
+	  NULL },
 	{ "cluster_size", IMG_OPTION_SIZE, "qcow2 cluster size", "65536", NULL },
 	{ "extended_l2", IMG_OPTION_BOOL, "Extended L2 tables", "off", NULL },
-	{ "preallocation", IMG_OPTION_STRING, "Preallocation mode (off, metadata, falloc, full)", NULL,
-	  "off,metadata,falloc,full" },
-	{ "compression_type", IMG_OPTION_STRING, "Compression method used for image cluster compression",
-	  "zlib", "zlib,zstd" },
+	{ "preallocation", IMG_OPTION_STRING, "Preallocation mode (off, metadata, falloc, full)",
+	  NULL, "off,metadata,falloc,full" },
+	{ "compression_type", IMG_OPTION_STRING,
+	  "Compression method used for image cluster compression", "zlib", "zlib,zstd" },
 	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
 	{ "compat", IMG_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL,
 	  "0.10,1.1,v2,v3" },
 	{ "backing_file", IMG_OPTION_STRING, "File name of a base image", NULL, NULL },
 	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
 	{ "data_file", IMG_OPTION_STRING, "File name of an external data file", NULL, NULL },
-	{ "data_file_raw", IMG_OPTION_BOOL, "The external data file must stay valid as a raw image",
-	  NULL, NULL },
+	{ "data_file_raw", IMG_OPTION_BOOL,
+	  "The external data file must stay valid as a raw image", NULL, NULL },
 	{ "lazy_refcounts", IMG_OPTION_BOOL, "Postpone refcount updates", "off", NULL },
-	{ "refcount_bits", IMG_OPTION_NUMBER, "Width of a reference count entry in bits", "16", NULL },
+	{ "refcount_bits", IMG_OPTION_NUMBER, "Width of a reference count entry in bits", "16",
+	  NULL },
 	{ 0 },
 };
 
@@ -52,9 +57,9 @@ const struct img_option qcow2_create_options[] = {
 struct wish {
 	struct qcow2_header header;
 	struct qcow2_geometry geometry;
-	const char *data_file;		/* borrowed; NULL: none */
-	bool raw;			/* data_file_raw */
-	bool mapped;			/* all L2 tables are made */
+	const char *data_file; /* borrowed; NULL: none */
+	bool raw;	       /* data_file_raw */
+	bool mapped;	       /* all L2 tables are made */
 };
 
 /* Where things go, in clusters from the start of the file. */
@@ -62,10 +67,10 @@ struct plan {
 	uint64_t reftable, reftable_clusters;
 	uint64_t blocks, block_count;
 	uint64_t l1, l1_clusters;
-	uint64_t l2;			/* the first L2 table; mapped only */
-	uint64_t l2_stride;		/* from one L2 table to the next */
-	uint64_t l2_tables;		/* = L1 entries in use */
-	uint64_t data_clusters;		/* of the guest */
+	uint64_t l2;		/* the first L2 table; mapped only */
+	uint64_t l2_stride;	/* from one L2 table to the next */
+	uint64_t l2_tables;	/* = L1 entries in use */
+	uint64_t data_clusters; /* of the guest */
 	uint64_t total;
 };
 
@@ -76,14 +81,15 @@ static int refuse_encryption(const struct img_options *o, struct img_error *err)
 			continue;
 		if (!strcmp(row->name, "encryption") && !img_options_bool(o, row->name))
 			continue;
-		return img_fail(err, -ENOTSUP, "option '%s': encryption is not supported", row->name);
+		return img_fail(err, -ENOTSUP, "option '%s': encryption is not supported",
+				row->name);
 	}
 	return 0;
 }
 
 static bool is_v2(const struct img_options *o)
 {
-	const char *compat = img_options_string(o, "compat");	/* NULL: version 3 */
+	const char *compat = img_options_string(o, "compat"); /* NULL: version 3 */
 
 	return compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"));
 }
@@ -91,15 +97,17 @@ static bool is_v2(const struct img_options *o)
 /* Options that need version 3. */
 static int check_version(const struct img_options *o, struct img_error *err)
 {
-	static const char need[] = "supported with compatibility level 1.1 and above (use compat=1.1 or "
-				   "greater)";
+	static const char need[] =
+		"supported with compatibility level 1.1 and above (use compat=1.1 or "
+		"greater)";
 
 	if (!is_v2(o))
 		return 0;
 	if (img_options_bool(o, "lazy_refcounts"))
 		return img_fail(err, -EINVAL, "Lazy refcounts only %s", need);
 	if (img_options_number(o, "refcount_bits") != 16)
-		return img_fail(err, -EINVAL, "Different refcount widths than 16 bits are only %s", need);
+		return img_fail(err, -EINVAL,
+				"Different refcount widths than 16 bits are only %s", need);
 	if (img_options_bool(o, "extended_l2"))
 		return img_fail(err, -EINVAL, "Extended L2 entries are only %s", need);
 	if (strcmp(img_options_string(o, "compression_type"), "zlib"))
@@ -116,33 +124,40 @@ static int check_options(const struct img_creating *c, struct img_error *err)
 	uint64_t cluster = img_options_number(o, "cluster_size");
 	uint64_t refcount_bits = img_options_number(o, "refcount_bits");
 	const char *data_file = img_options_string(o, "data_file");
-	bool raw = img_options_bool(o, "data_file_raw"), extended = img_options_bool(o, "extended_l2");
+	bool raw = img_options_bool(o, "data_file_raw"),
+	     extended = img_options_bool(o, "extended_l2");
 
 	if (!is_pow2_u64(cluster) || cluster < UINT64_C(1) << QCOW2_MIN_CLUSTER_BITS ||
 	    cluster > UINT64_C(1) << QCOW2_MAX_CLUSTER_BITS)
-		return img_fail(err, -EINVAL, "Cluster size must be a power of two between 512 and 2048k");
+		return img_fail(err, -EINVAL,
+				"Cluster size must be a power of two between 512 and 2048k");
 	if (!is_pow2_u64(refcount_bits) || refcount_bits > 64)
-		return img_fail(err, -EINVAL, "Refcount width must be a power of two and may not exceed "
+		return img_fail(err, -EINVAL,
+				"Refcount width must be a power of two and may not exceed "
 				"64 bits");
 	if (extended && cluster < UINT64_C(1) << QCOW2_MIN_EXTENDED_BITS)
-		return img_fail(err, -EINVAL, "Extended L2 entries are only supported with cluster sizes "
+		return img_fail(err, -EINVAL,
+				"Extended L2 entries are only supported with cluster sizes "
 				"of at least 16384 bytes");
 	if (raw && !data_file)
 		return img_fail(err, -EINVAL, "data_file_raw requires data_file");
 	if (data_file && !*data_file)
 		return img_fail(err, -EINVAL, "data_file: the name is empty");
 	if (raw && c->backing_name)
-		return img_fail(err, -EINVAL, "Backing file and data_file_raw cannot be used at the same "
+		return img_fail(err, -EINVAL,
+				"Backing file and data_file_raw cannot be used at the same "
 				"time");
-	/* A preallocated cluster hides the backing file, but unallocated subclusters in it do not. */
+	/* A preallocated cluster hides the backing file; unallocated subclusters do not. */
 	if (c->backing_name && c->preallocate != IMG_PREALLOCATE_OFF && !extended)
-		return img_fail(err, -EINVAL, "Backing file and preallocation can only be used at the same "
+		return img_fail(err, -EINVAL,
+				"Backing file and preallocation can only be used at the same "
 				"time if extended_l2 is on");
 	if (c->backing_name && strlen(c->backing_name) > QCOW2_MAX_BACKING_NAME)
 		return img_fail(err, -EINVAL, "Backing file name too long: %zu bytes, allowed %d",
 				strlen(c->backing_name), QCOW2_MAX_BACKING_NAME);
 	if (c->backing_format && strlen(c->backing_format) > QCOW2_MAX_BACKING_FORMAT)
-		return img_fail(err, -EINVAL, "Backing format name too long: '%s', allowed are %d bytes",
+		return img_fail(err, -EINVAL,
+				"Backing format name too long: '%s', allowed are %d bytes",
 				c->backing_format, QCOW2_MAX_BACKING_FORMAT);
 	return 0;
 }
@@ -153,7 +168,7 @@ static void make_wish(const struct img_creating *c, struct wish *w)
 	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
 	struct qcow2_header *h = &w->header;
 
-	*w = (struct wish) {
+	*w = (struct wish){
 		.data_file = img_options_string(o, "data_file"),
 		.raw = img_options_bool(o, "data_file_raw"),
 	};
@@ -190,7 +205,7 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 
 	if (tables > QCOW2_MAX_L1_BYTES / 8)
 		goto too_large;
-	*p = (struct plan) {
+	*p = (struct plan){
 		.reftable = 1,
 		.l1_clusters = div_round_up_u64(tables * 8, g->cluster_bytes),
 		.l2_tables = tables,
@@ -226,7 +241,8 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 	h->reftable_clusters = (uint32_t)p->reftable_clusters;
 	return 0;
 too_large:
-	return img_fail(err, -EFBIG, "The image size is too large for file format 'qcow2' (try using a "
+	return img_fail(err, -EFBIG,
+			"The image size is too large for file format 'qcow2' (try using a "
 			"larger cluster size)");
 }
 
@@ -278,7 +294,7 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 	return rc;
 }
 
-/* Write `count` big-endian offsets, `step` apart, from cluster `at` on; the rest of it is zeroes. */
+/* Write `count` big-endian offsets, `step` apart, from cluster `at` on, then zeroes. */
 static int write_offsets(const struct img_creating *c, const struct wish *w, uint64_t at,
 			 uint64_t clusters, uint64_t count, uint64_t first, uint64_t step,
 			 uint64_t flags, struct img_error *err)
@@ -300,8 +316,8 @@ static int write_offsets(const struct img_creating *c, const struct wish *w, uin
 }
 
 /* All clusters of the file are used once. */
-static int write_refcounts(const struct img_creating *c, const struct wish *w, const struct plan *p,
-			   struct img_error *err)
+static int write_refcounts(const struct img_creating *c, const struct wish *w,
+			   const struct plan *p, struct img_error *err)
 {
 	const struct qcow2_geometry *g = &w->geometry;
 	uint8_t *block = malloc(g->cluster_bytes);
@@ -312,19 +328,21 @@ static int write_refcounts(const struct img_creating *c, const struct wish *w, c
 	for (uint64_t i = 0; i < g->block_entries; i++)
 		qcow2_refcount_set(block, g->refcount_order, i, 1);
 	for (uint64_t n = 0; !rc && n < p->block_count; n++) {
-		uint64_t left = p->total > n * g->block_entries ? p->total - n * g->block_entries : 0;
+		uint64_t left = p->total > n * g->block_entries ? p->total - n * g->block_entries
+								: 0;
 
-		for (uint64_t i = left; i < g->block_entries; i++)	/* the last one or two */
+		for (uint64_t i = left; i < g->block_entries; i++) /* the last one or two */
 			qcow2_refcount_set(block, g->refcount_order, i, 0);
 		rc = img_storage_write(c->file, (p->blocks + n) * g->cluster_bytes, block,
 				       g->cluster_bytes, err);
 	}
 	free(block);
-	return rc ? rc : write_offsets(c, w, p->reftable, p->reftable_clusters, p->block_count,
-				       p->blocks, 1, 0, err);
+	return rc ? rc
+		  : write_offsets(c, w, p->reftable, p->reftable_clusters, p->block_count,
+				  p->blocks, 1, 0, err);
 }
 
-/* Fill L2 table n; data clusters follow their table, or lie in the data file where the guest has them. */
+/* Fill L2 table n; data clusters follow it, or are in the data file where the guest has them. */
 static void fill_l2(const struct wish *w, const struct plan *p, uint64_t n, uint8_t *table)
 {
 	const struct qcow2_geometry *g = &w->geometry;
@@ -338,8 +356,8 @@ static void fill_l2(const struct wish *w, const struct plan *p, uint64_t n, uint
 			.host_off = (host + i) * g->cluster_bytes,
 			.copied = true,
 			/*
-			 * Subclusters stay unallocated: zeroes, or the backing file. Only what a raw
-			 * data file holds must be what the guest sees, whoever wrote it.
+			 * Subclusters stay unallocated: zeroes, or the backing file. Only what
+			 * a raw data file holds must be what the guest sees, whoever wrote it.
 			 */
 			.sub_alloc = w->raw ? UINT32_MAX : 0,
 		};
@@ -374,8 +392,9 @@ static int write_mapping(const struct img_creating *c, const struct wish *w, con
 					      clusters * g->cluster_bytes, err);
 	}
 	free(table);
-	return rc ? rc : write_offsets(c, w, p->l1, p->l1_clusters, p->l2_tables, p->l2, p->l2_stride,
-				       QCOW2_COPIED, err);
+	return rc ? rc
+		  : write_offsets(c, w, p->l1, p->l1_clusters, p->l2_tables, p->l2, p->l2_stride,
+				  QCOW2_COPIED, err);
 }
 
 /* The file's length, with its blocks reserved or written if asked. */
@@ -387,19 +406,21 @@ static int size_file(const struct img_creating *c, const struct wish *w, const s
 
 	if (w->mapped && !w->data_file && c->preallocate != IMG_PREALLOCATE_METADATA)
 		how = c->preallocate;
-	/* As far as the L1 table is used, and not to the end of its cluster, as others do it too. */
+	/* As far as the L1 table is used, not to the end of its cluster; others do so too. */
 	if (!w->mapped)
 		bytes = p->l1 * w->geometry.cluster_bytes + p->l2_tables * 8;
 	if (c->file->device && bytes > c->file->size)
-		return img_fail(err, -ENOSPC, "%s: the device has %" PRIu64 " bytes, %" PRIu64
-				" are needed", c->name, (uint64_t)c->file->size, bytes);
+		return img_fail(err, -ENOSPC,
+				"%s: the device has %" PRIu64 " bytes, %" PRIu64 " are needed",
+				c->name, (uint64_t)c->file->size, bytes);
 	return c->file->device ? 0 : img_storage_resize(c->file, bytes, how, err);
 }
 
 static int create_data_file(struct img_creating *c, const struct wish *w, struct img_error *err)
 {
-	enum img_preallocate how = c->preallocate == IMG_PREALLOCATE_METADATA ? IMG_PREALLOCATE_OFF :
-									       c->preallocate;
+	enum img_preallocate how = c->preallocate == IMG_PREALLOCATE_METADATA
+					   ? IMG_PREALLOCATE_OFF
+					   : c->preallocate;
 	struct img_storage *data;
 	int rc = c->another(c, w->data_file, &data, err);
 
@@ -408,8 +429,10 @@ static int create_data_file(struct img_creating *c, const struct wish *w, struct
 	if (!data->device)
 		return img_storage_resize(data, c->size, how, err);
 	if (data->size < c->size)
-		return img_fail(err, -ENOSPC, "data file %s: the device has %" PRIu64 " bytes, %" PRIu64
-				" are needed", w->data_file, (uint64_t)data->size, c->size);
+		return img_fail(err, -ENOSPC,
+				"data file %s: the device has %" PRIu64 " bytes, %" PRIu64
+				" are needed",
+				w->data_file, (uint64_t)data->size, c->size);
 	/* What lay there before would be the guest's. */
 	return w->mapped ? img_storage_zero(data, 0, c->size, err) : 0;
 }

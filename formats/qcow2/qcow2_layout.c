@@ -11,9 +11,9 @@
 #include "libimg/base/endian.h"
 
 enum {
-	FEATURE_ROW = 48,		/* kind, bit, 46 bytes of name */
+	FEATURE_ROW = 48, /* kind, bit, 46 bytes of name */
 	FEATURE_NAME = 46,
-	FEATURE_INCOMPATIBLE = 0,	/* kinds */
+	FEATURE_INCOMPATIBLE = 0, /* kinds */
 	FEATURE_COMPATIBLE = 1,
 	FEATURE_AUTOCLEAR = 2,
 };
@@ -136,8 +136,10 @@ static int refuse_features(const uint8_t *bytes, size_t end, size_t pos, uint64_
 			used = append(text, sizeof(text), used, number, (size_t)n);
 		}
 	}
-	return img_fail(err, -ENOTSUP, "Unsupported qcow2 feature(s): %s (header at %d: incompatible "
-			"features 0x%" PRIx64 " are unknown)", text, QCOW2_OFF_INCOMPATIBLE, unknown);
+	return img_fail(err, -ENOTSUP,
+			"Unsupported qcow2 feature(s): %s (header at %d: incompatible "
+			"features 0x%" PRIx64 " are unknown)",
+			text, QCOW2_OFF_INCOMPATIBLE, unknown);
 }
 
 /* Fields whose meaning is fixed by the header alone. */
@@ -145,33 +147,43 @@ static int check_fields(const struct qcow2_header *h, struct img_error *err)
 {
 	uint64_t cluster = UINT64_C(1) << h->cluster_bits;
 
-	if (h->version >= 3 && (h->header_bytes < QCOW2_V3_HEADER_BYTES || h->header_bytes > cluster))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: header length is %" PRIu32
-				", allowed %d to %" PRIu64, QCOW2_OFF_HEADER_BYTES, h->header_bytes,
-				QCOW2_V3_HEADER_BYTES, cluster);
+	if (h->version >= 3 &&
+	    (h->header_bytes < QCOW2_V3_HEADER_BYTES || h->header_bytes > cluster))
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: header length is %" PRIu32
+				", allowed %d to %" PRIu64,
+				QCOW2_OFF_HEADER_BYTES, h->header_bytes, QCOW2_V3_HEADER_BYTES,
+				cluster);
 	if (h->backing_off > cluster)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Invalid backing file offset %"
-				PRIu64 ", allowed up to %" PRIu64, QCOW2_OFF_BACKING_OFF,
-				h->backing_off, cluster);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Invalid backing file offset %" PRIu64
+				", allowed up to %" PRIu64,
+				QCOW2_OFF_BACKING_OFF, h->backing_off, cluster);
 	if (h->backing_off &&
 	    h->backing_bytes > min_u64(QCOW2_MAX_BACKING_NAME, cluster - h->backing_off))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Backing file name too long: %"
-				PRIu32 " bytes, allowed %" PRIu64, QCOW2_OFF_BACKING_BYTES,
-				h->backing_bytes,
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Backing file name too long: %" PRIu32
+				" bytes, allowed %" PRIu64,
+				QCOW2_OFF_BACKING_BYTES, h->backing_bytes,
 				min_u64(QCOW2_MAX_BACKING_NAME, cluster - h->backing_off));
 	if (h->refcount_order > QCOW2_MAX_REFCOUNT_ORDER)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Reference count entry width too "
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Reference count entry width too "
 				"large: order %" PRIu32 ", allowed up to %d",
-				QCOW2_OFF_REFCOUNT_ORDER, h->refcount_order, QCOW2_MAX_REFCOUNT_ORDER);
+				QCOW2_OFF_REFCOUNT_ORDER, h->refcount_order,
+				QCOW2_MAX_REFCOUNT_ORDER);
 	if (!!(h->incompatible & QCOW2_INCOMPATIBLE_COMPRESSION) != !!h->compression)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: compression type is %u, but its "
-				"incompatible feature bit is %s", QCOW2_OFF_COMPRESSION, h->compression,
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: compression type is %u, but its "
+				"incompatible feature bit is %s",
+				QCOW2_OFF_COMPRESSION, h->compression,
 				h->compression ? "not set" : "set");
 	if (h->incompatible & QCOW2_INCOMPATIBLE_EXTENDED_L2 &&
 	    h->cluster_bits < QCOW2_MIN_EXTENDED_BITS)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: clusters of %" PRIu64 " bytes with "
-				"extended L2 entries, allowed from 16384", QCOW2_OFF_CLUSTER_BITS,
-				cluster);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: clusters of %" PRIu64 " bytes with "
+				"extended L2 entries, allowed from 16384",
+				QCOW2_OFF_CLUSTER_BITS, cluster);
 	return 0;
 }
 
@@ -185,41 +197,52 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 
 	qcow2_geometry(h, &g);
 	if (l1_bytes > QCOW2_MAX_L1_BYTES)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Active L1 table too large: %" PRIu32
-				" entries, allowed %d", QCOW2_OFF_L1_ENTRIES, h->l1_entries,
-				QCOW2_MAX_L1_BYTES / 8);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Active L1 table too large: %" PRIu32
+				" entries, allowed %d",
+				QCOW2_OFF_L1_ENTRIES, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
 	if (!table_sound(h->l1_off, l1_bytes, h->cluster_bits) || (l1_bytes && !h->l1_off))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Active L1 table offset invalid: %"
-				PRIu64 ", allowed multiples of %" PRIu64 " below 2^63",
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Active L1 table offset invalid: %" PRIu64
+				", allowed multiples of %" PRIu64 " below 2^63",
 				QCOW2_OFF_L1_OFF, h->l1_off, g.cluster_bytes);
 	if (h->l1_entries < qcow2_l1_needed(&g, h->size))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: L1 table is too small: %" PRIu32
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: L1 table is too small: %" PRIu32
 				" entries for a disk of %" PRIu64 " bytes, which needs %" PRIu64,
 				QCOW2_OFF_L1_ENTRIES, h->l1_entries, h->size,
 				qcow2_l1_needed(&g, h->size));
 	if (!h->reftable_clusters && !for_check)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Image does not contain a reference "
-				"count table", QCOW2_OFF_REFTABLE_CLUSTERS);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Image does not contain a reference "
+				"count table",
+				QCOW2_OFF_REFTABLE_CLUSTERS);
 	if (reftable_bytes > QCOW2_MAX_REFTABLE_BYTES)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Reference count table too large: %"
-				PRIu32 " clusters, allowed %" PRIu64, QCOW2_OFF_REFTABLE_CLUSTERS,
-				h->reftable_clusters,
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Reference count table too large: %" PRIu32
+				" clusters, allowed %" PRIu64,
+				QCOW2_OFF_REFTABLE_CLUSTERS, h->reftable_clusters,
 				(uint64_t)QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits);
 	if (!table_sound(h->reftable_off, reftable_bytes, h->cluster_bits) ||
 	    (!h->reftable_off && !for_check))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Reference count table offset "
-				"invalid: %" PRIu64 ", allowed multiples of %" PRIu64 " below 2^63",
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Reference count table offset "
+				"invalid: %" PRIu64 ", allowed multiples of %" PRIu64
+				" below 2^63",
 				QCOW2_OFF_REFTABLE_OFF, h->reftable_off, g.cluster_bytes);
 	if (for_check)
 		return 0;
 	if (h->snapshots > QCOW2_MAX_SNAPSHOTS)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Snapshot table too large: %" PRIu32
-				" snapshots, allowed %d", QCOW2_OFF_SNAPSHOTS, h->snapshots,
-				QCOW2_MAX_SNAPSHOTS);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Snapshot table too large: %" PRIu32
+				" snapshots, allowed %d",
+				QCOW2_OFF_SNAPSHOTS, h->snapshots, QCOW2_MAX_SNAPSHOTS);
 	if (!table_sound(h->snapshots_off, (uint64_t)h->snapshots * QCOW2_SNAPSHOT_FIXED_BYTES,
-			 h->cluster_bits) || (h->snapshots && !h->snapshots_off))
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Snapshot table offset invalid: %"
-				PRIu64 ", allowed multiples of %" PRIu64 " below 2^63",
+			 h->cluster_bits) ||
+	    (h->snapshots && !h->snapshots_off))
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Snapshot table offset invalid: %" PRIu64
+				", allowed multiples of %" PRIu64 " below 2^63",
 				QCOW2_OFF_SNAPSHOTS_OFF, h->snapshots_off, g.cluster_bytes);
 	return 0;
 }
@@ -237,31 +260,39 @@ int qcow2_parse_header(const uint8_t *bytes, size_t len, unsigned flags, struct 
 	/* Before anything else: other versions may give all that follows another meaning. */
 	h.version = be32_load(bytes + QCOW2_OFF_VERSION);
 	if (h.version < 2 || h.version > 3)
-		return img_fail(err, -ENOTSUP, "Unsupported qcow2 version %" PRIu32
-				" (header at %d), allowed 2 and 3", h.version, QCOW2_OFF_VERSION);
+		return img_fail(err, -ENOTSUP,
+				"Unsupported qcow2 version %" PRIu32
+				" (header at %d), allowed 2 and 3",
+				h.version, QCOW2_OFF_VERSION);
 	cluster = qcow2_peek_cluster_bytes(bytes, len);
 	if (!cluster)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: Unsupported cluster size: 2^%"
-				PRIu32 ", allowed 2^%d to 2^%d", QCOW2_OFF_CLUSTER_BITS,
-				be32_load(bytes + QCOW2_OFF_CLUSTER_BITS), QCOW2_MIN_CLUSTER_BITS,
-				QCOW2_MAX_CLUSTER_BITS);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: Unsupported cluster size: 2^%" PRIu32
+				", allowed 2^%d to 2^%d",
+				QCOW2_OFF_CLUSTER_BITS, be32_load(bytes + QCOW2_OFF_CLUSTER_BITS),
+				QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
 	if (len < cluster)
-		return img_fail(err, -EUCLEAN, "qcow2 header: the first cluster has %zu bytes, should "
-				"have %" PRIu64, len, cluster);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header: the first cluster has %zu bytes, should "
+				"have %" PRIu64,
+				len, cluster);
 	load_header(bytes, &h);
 	/* What an unknown feature means goes before the fields that it may change. */
 	unknown = h.incompatible & ~(uint64_t)QCOW2_INCOMPATIBLE_KNOWN;
 	if (unknown)
-		return refuse_features(bytes, h.backing_off && h.backing_off <= cluster ?
-				       h.backing_off : cluster, h.header_bytes, unknown, err);
+		return refuse_features(bytes,
+				       h.backing_off && h.backing_off <= cluster ? h.backing_off
+										 : cluster,
+				       h.header_bytes, unknown, err);
 	rc = check_fields(&h, err);
 	if (!rc)
 		rc = check_tables(&h, flags, err);
 	if (rc)
 		return rc;
 	if (h.crypt_method > QCOW2_CRYPT_LUKS)
-		return img_fail(err, -ENOTSUP, "qcow2 header at %d: Unsupported encryption method %"
-				PRIu32, QCOW2_OFF_CRYPT_METHOD, h.crypt_method);
+		return img_fail(err, -ENOTSUP,
+				"qcow2 header at %d: Unsupported encryption method %" PRIu32,
+				QCOW2_OFF_CRYPT_METHOD, h.crypt_method);
 	if (h.compression > QCOW2_COMPRESSION_ZSTD)
 		return img_fail(err, -ENOTSUP, "qcow2 header at %d: Unknown compression type %u",
 				QCOW2_OFF_COMPRESSION, h.compression);
@@ -283,16 +314,18 @@ int qcow2_next_extension(const uint8_t *first, size_t end, size_t *pos,
 	if (at >= end)
 		return 0;
 	if (end - at < 8)
-		return img_fail(err, -EUCLEAN, "qcow2 header extension at %zu: cut off at %zu", at, end);
+		return img_fail(err, -EUCLEAN, "qcow2 header extension at %zu: cut off at %zu",
+				at, end);
 	out->type = be32_load(first + at);
 	out->bytes = be32_load(first + at + 4);
 	if (out->type == QCOW2_EXT_END)
 		return 0;
 	at += 8;
 	if (out->bytes > end - at)
-		return img_fail(err, -EUCLEAN, "qcow2 header extension 0x%08" PRIx32 " at %zu: Header "
-				"extension too large: %" PRIu32 " bytes, allowed %zu", out->type,
-				at - 8, out->bytes, end - at);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header extension 0x%08" PRIx32 " at %zu: Header "
+				"extension too large: %" PRIu32 " bytes, allowed %zu",
+				out->type, at - 8, out->bytes, end - at);
 	out->data = first + at;
 	/* The last one's padding may be missing. */
 	*pos = at + min_size(round_up_u64(out->bytes, 8), end - at);
@@ -305,16 +338,22 @@ static int parse_crypto(const struct qcow2_extension *ext, const struct qcow2_he
 	uint64_t off, bytes;
 
 	if (h->crypt_method != QCOW2_CRYPT_LUKS)
-		return img_fail(err, -EUCLEAN, "qcow2 CRYPTO header extension only expected with LUKS "
-				"encryption method, found method %" PRIu32, h->crypt_method);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 CRYPTO header extension only expected with LUKS "
+				"encryption method, found method %" PRIu32,
+				h->crypt_method);
 	if (ext->bytes != 16)
-		return img_fail(err, -EUCLEAN, "qcow2 CRYPTO header extension size %" PRIu32
-				", but expected size 16", ext->bytes);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 CRYPTO header extension size %" PRIu32
+				", but expected size 16",
+				ext->bytes);
 	off = be64_load(ext->data);
 	bytes = be64_load(ext->data + 8);
 	if (!off || !bytes || !table_sound(off, bytes, h->cluster_bits))
-		return img_fail(err, -EUCLEAN, "qcow2 encryption header: offset %" PRIu64 ", length %"
-				PRIu64 ", allowed multiples of the cluster size below 2^63", off, bytes);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 encryption header: offset %" PRIu64 ", length %" PRIu64
+				", allowed multiples of the cluster size below 2^63",
+				off, bytes);
 	x->crypto_off = off;
 	x->crypto_bytes = bytes;
 	return 0;
@@ -332,26 +371,35 @@ static int parse_bitmaps(const struct qcow2_extension *ext, const struct qcow2_h
 		return 0;
 	}
 	if (ext->bytes != 24)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmaps extension: Invalid extension length %"
-				PRIu32 ", allowed 24", ext->bytes);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmaps extension: Invalid extension length %" PRIu32
+				", allowed 24",
+				ext->bytes);
 	count = be32_load(ext->data);
 	reserved = be32_load(ext->data + 4);
 	bytes = be64_load(ext->data + 8);
 	off = be64_load(ext->data + 16);
 	if (reserved)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmaps extension: Reserved field is 0x%" PRIx32
-				", allowed 0", reserved);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmaps extension: Reserved field is 0x%" PRIx32
+				", allowed 0",
+				reserved);
 	if (!count || count > QCOW2_MAX_BITMAPS)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmaps extension: %" PRIu32 " bitmaps, allowed "
-				"1 to %d", count, QCOW2_MAX_BITMAPS);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmaps extension: %" PRIu32 " bitmaps, allowed "
+				"1 to %d",
+				count, QCOW2_MAX_BITMAPS);
 	if (!off || !table_sound(off, bytes, h->cluster_bits))
-		return img_fail(err, -EUCLEAN, "qcow2 bitmaps extension: Invalid bitmap directory "
-				"offset %" PRIu64, off);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmaps extension: Invalid bitmap directory "
+				"offset %" PRIu64,
+				off);
 	if (bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
 	    bytes < (uint64_t)count * QCOW2_BITMAP_FIXED_BYTES)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmaps extension: bitmap directory of %" PRIu64
-				" bytes for %" PRIu32 " bitmaps, allowed %" PRIu64 " to %d", bytes,
-				count, (uint64_t)count * QCOW2_BITMAP_FIXED_BYTES,
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmaps extension: bitmap directory of %" PRIu64
+				" bytes for %" PRIu32 " bitmaps, allowed %" PRIu64 " to %d",
+				bytes, count, (uint64_t)count * QCOW2_BITMAP_FIXED_BYTES,
 				QCOW2_MAX_BITMAP_DIRECTORY_BYTES);
 	x->bitmaps = count;
 	x->bitmap_directory_bytes = bytes;
@@ -372,16 +420,19 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t len, const struct qcow2_
 	int rc;
 
 	if (x.end > len)
-		return img_fail(err, -EUCLEAN, "qcow2 header: the first cluster has %zu bytes, should "
-				"have %zu", len, x.end);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header: the first cluster has %zu bytes, should "
+				"have %zu",
+				len, x.end);
 	while ((rc = qcow2_next_extension(bytes, x.end, &pos, &ext, err)) == 1) {
 		rc = 0;
 		switch (ext.type) {
 		case QCOW2_EXT_BACKING_FORMAT:
 			if (ext.bytes > QCOW2_MAX_BACKING_FORMAT)
-				return img_fail(err, -EUCLEAN, "qcow2 backing format extension: %" PRIu32
-						" bytes, allowed %d", ext.bytes,
-						QCOW2_MAX_BACKING_FORMAT);
+				return img_fail(err, -EUCLEAN,
+						"qcow2 backing format extension: %" PRIu32
+						" bytes, allowed %d",
+						ext.bytes, QCOW2_MAX_BACKING_FORMAT);
 			memset(x.backing_format, 0, sizeof(x.backing_format));
 			memcpy(x.backing_format, ext.data, ext.bytes);
 			break;
@@ -395,7 +446,7 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t len, const struct qcow2_
 		case QCOW2_EXT_BITMAPS:
 			rc = parse_bitmaps(&ext, h, &x, err);
 			break;
-		default:	/* the table of feature names, and what we do not know */
+		default: /* the table of feature names, and what we do not know */
 			break;
 		}
 		if (rc)
@@ -404,8 +455,10 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t len, const struct qcow2_
 	if (rc)
 		return rc;
 	if (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS && !x.bitmaps)
-		return img_fail(err, -EUCLEAN, "qcow2 header at %d: the bitmaps feature bit is set, but "
-				"there is no bitmaps extension", QCOW2_OFF_AUTOCLEAR);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 header at %d: the bitmaps feature bit is set, but "
+				"there is no bitmaps extension",
+				QCOW2_OFF_AUTOCLEAR);
 	*out = x;
 	return 0;
 }
@@ -451,7 +504,8 @@ static bool put_extension(struct room *r, uint32_t type, const void *data, size_
 
 static bool put_features(struct room *r)
 {
-	uint8_t *at = take_extension(r, QCOW2_EXT_FEATURES, IMG_ARRAY_LEN(features) * FEATURE_ROW);
+	uint8_t *at = take_extension(r, QCOW2_EXT_FEATURES,
+				     IMG_ARRAY_LEN(features) * FEATURE_ROW);
 
 	if (!at)
 		return false;
@@ -489,8 +543,8 @@ static bool put_extensions(struct room *r, const struct qcow2_header *h,
 {
 	uint8_t *at;
 
-	if (x->backing_format[0] &&
-	    !put_extension(r, QCOW2_EXT_BACKING_FORMAT, x->backing_format, strlen(x->backing_format)))
+	if (x->backing_format[0] && !put_extension(r, QCOW2_EXT_BACKING_FORMAT, x->backing_format,
+						   strlen(x->backing_format)))
 		return false;
 	if (x->data_file &&
 	    !put_extension(r, QCOW2_EXT_DATA_FILE, x->data_file, x->data_file_bytes))
@@ -513,7 +567,7 @@ static bool put_extensions(struct room *r, const struct qcow2_header *h,
 		be64_store(at + 8, x->bitmap_directory_bytes);
 		be64_store(at + 16, x->bitmap_directory_off);
 	}
-	return put_unknown(r, x) && take(r, 8);	/* the end extension is zeroes */
+	return put_unknown(r, x) && take(r, 8); /* the end extension is zeroes */
 }
 
 static void store_header(const struct qcow2_header *h, uint8_t *out)
@@ -553,11 +607,12 @@ int qcow2_encode_first(struct qcow2_header *h, const struct qcow2_extensions *x,
 	uint8_t *name;
 
 	if (name_bytes > QCOW2_MAX_BACKING_NAME)
-		return img_fail(err, -ENOSPC, "qcow2: Backing file name too long: %zu bytes, allowed %d",
+		return img_fail(err, -ENOSPC,
+				"qcow2: Backing file name too long: %zu bytes, allowed %d",
 				name_bytes, QCOW2_MAX_BACKING_NAME);
 	memset(out, 0, cluster);
-	next.header_bytes = h->version < 3 ? (uint32_t)QCOW2_V2_HEADER_BYTES :
-					     QCOW2_HEADER_BYTES + h->more_bytes;
+	next.header_bytes = h->version < 3 ? (uint32_t)QCOW2_V2_HEADER_BYTES
+					   : QCOW2_HEADER_BYTES + h->more_bytes;
 	if (!take(&r, next.header_bytes) || !put_extensions(&r, &next, x))
 		goto full;
 	next.backing_off = 0;
@@ -574,9 +629,10 @@ int qcow2_encode_first(struct qcow2_header *h, const struct qcow2_extensions *x,
 	*h = next;
 	return 0;
 full:
-	return img_fail(err, -ENOSPC, "qcow2: the header, its extensions and the backing file name "
-			"(%zu bytes) do not fit into the first cluster of %zu bytes", name_bytes,
-			cluster);
+	return img_fail(err, -ENOSPC,
+			"qcow2: the header, its extensions and the backing file name "
+			"(%zu bytes) do not fit into the first cluster of %zu bytes",
+			name_bytes, cluster);
 }
 
 /* ---- Geometry ---- */
@@ -586,7 +642,7 @@ void qcow2_geometry(const struct qcow2_header *h, struct qcow2_geometry *out)
 	bool extended = h->incompatible & QCOW2_INCOMPATIBLE_EXTENDED_L2;
 	unsigned l2_bits = h->cluster_bits - (extended ? 4 : 3);
 
-	*out = (struct qcow2_geometry) {
+	*out = (struct qcow2_geometry){
 		.version = h->version,
 		.cluster_bits = h->cluster_bits,
 		.cluster_bytes = UINT64_C(1) << h->cluster_bits,
@@ -643,7 +699,7 @@ unsigned qcow2_decode_entry(const struct qcow2_geometry *g, uint64_t word, uint6
 	bool zero = word & QCOW2_L2_ZERO;
 	unsigned bad = 0;
 
-	*out = (struct qcow2_entry) { .copied = word & QCOW2_COPIED };
+	*out = (struct qcow2_entry){ .copied = word & QCOW2_COPIED };
 	if (word & QCOW2_L2_COMPRESSED)
 		return decode_compressed(g, word, bitmap, out);
 	if (word & QCOW2_L2_RESERVED || (g->extended && zero))
@@ -660,7 +716,7 @@ unsigned qcow2_decode_entry(const struct qcow2_geometry *g, uint64_t word, uint6
 	}
 	/* In a data file, cluster 0 is a place like any other: the copied flag says it is taken. */
 	out->kind = off || (g->data_file && out->copied) ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
-	out->copied &= out->kind == QCOW2_NORMAL;	/* without a cluster it says nothing */
+	out->copied &= out->kind == QCOW2_NORMAL; /* without a cluster it says nothing */
 	if (!g->extended)
 		return bad;
 	out->sub_alloc = (uint32_t)bitmap;
@@ -693,8 +749,8 @@ const char *qcow2_defect_text(unsigned defects)
 	return "nothing wrong";
 }
 
-void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e, uint64_t *word,
-			uint64_t *bitmap)
+void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e,
+			uint64_t *word, uint64_t *bitmap)
 {
 	uint64_t sectors, copied = e->copied ? QCOW2_COPIED : 0;
 
@@ -727,7 +783,8 @@ void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry
 	}
 }
 
-bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off, uint64_t stored_bytes)
+bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off,
+			   uint64_t stored_bytes)
 {
 	unsigned limit = g->compressed_shift < 56 ? g->compressed_shift : 56;
 
@@ -748,7 +805,7 @@ uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t i)
 		return be32_load(block + i * 4);
 	case 6:
 		return be64_load(block + i * 8);
-	default: {	/* several to a byte, the first in the lowest bits */
+	default: { /* several to a byte, the first in the lowest bits */
 		unsigned width = 1u << order;
 		unsigned shift = (unsigned)(i << order & 7);
 
@@ -787,11 +844,19 @@ void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t i, uint64_t val
 /* ---- Snapshot table ---- */
 
 enum {
-	SNAPSHOT_L1_OFF = 0, SNAPSHOT_L1_ENTRIES = 8, SNAPSHOT_ID_BYTES = 12,
-	SNAPSHOT_NAME_BYTES = 14, SNAPSHOT_SECONDS = 16, SNAPSHOT_NANOSECONDS = 20,
-	SNAPSHOT_GUEST_NS = 24, SNAPSHOT_VM_STATE = 32, SNAPSHOT_EXTRA_BYTES = 36,
+	SNAPSHOT_L1_OFF = 0,
+	SNAPSHOT_L1_ENTRIES = 8,
+	SNAPSHOT_ID_BYTES = 12,
+	SNAPSHOT_NAME_BYTES = 14,
+	SNAPSHOT_SECONDS = 16,
+	SNAPSHOT_NANOSECONDS = 20,
+	SNAPSHOT_GUEST_NS = 24,
+	SNAPSHOT_VM_STATE = 32,
+	SNAPSHOT_EXTRA_BYTES = 36,
 	/* extra data */
-	SNAPSHOT_VM_STATE_64 = 40, SNAPSHOT_SIZE = 48, SNAPSHOT_ICOUNT = 56,
+	SNAPSHOT_VM_STATE_64 = 40,
+	SNAPSHOT_SIZE = 48,
+	SNAPSHOT_ICOUNT = 56,
 };
 
 uint64_t qcow2_snapshot_bytes(const uint8_t *fixed)
@@ -813,7 +878,8 @@ int qcow2_parse_snapshot(const uint8_t *bytes, size_t len, struct qcow2_snapshot
 	const uint8_t *strings;
 
 	if (len < QCOW2_SNAPSHOT_FIXED_BYTES || len < qcow2_snapshot_bytes(bytes))
-		return img_fail(err, -EUCLEAN, "qcow2 snapshot table: an entry runs past the end");
+		return img_fail(err, -EUCLEAN,
+				"qcow2 snapshot table: an entry runs past the end");
 	s.l1_off = be64_load(bytes + SNAPSHOT_L1_OFF);
 	s.l1_entries = be32_load(bytes + SNAPSHOT_L1_ENTRIES);
 	s.seconds = be32_load(bytes + SNAPSHOT_SECONDS);
@@ -842,8 +908,10 @@ int qcow2_parse_snapshot(const uint8_t *bytes, size_t len, struct qcow2_snapshot
 	s.name_bytes = be16_load(bytes + SNAPSHOT_NAME_BYTES);
 	*out = s;
 	if (s.extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
-		return img_fail(err, -EUCLEAN, "qcow2 snapshot table: too much extra data in an entry: %"
-				PRIu32 " bytes, allowed %d", s.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 snapshot table: too much extra data in an entry: %" PRIu32
+				" bytes, allowed %d",
+				s.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
 	return 0;
 }
 
@@ -861,7 +929,8 @@ void qcow2_encode_snapshot(const struct qcow2_snapshot *s, uint8_t *out)
 	/* For readers that do not know the 64-bit field; 0 where the number does not fit. */
 	be32_store(out + SNAPSHOT_VM_STATE,
 		   s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
-	be32_store(out + SNAPSHOT_EXTRA_BYTES, QCOW2_SNAPSHOT_EXTRA_WRITTEN + s->more_extra_bytes);
+	be32_store(out + SNAPSHOT_EXTRA_BYTES,
+		   QCOW2_SNAPSHOT_EXTRA_WRITTEN + s->more_extra_bytes);
 	be64_store(out + SNAPSHOT_VM_STATE_64, s->vm_state_bytes);
 	be64_store(out + SNAPSHOT_SIZE, s->size);
 	be64_store(out + SNAPSHOT_ICOUNT, s->has_icount ? s->icount : UINT64_MAX);
@@ -880,27 +949,36 @@ int qcow2_check_snapshot_l1(const struct qcow2_geometry *g, const struct qcow2_s
 	uint64_t bytes = (uint64_t)s->l1_entries * 8;
 
 	if (bytes > QCOW2_MAX_L1_BYTES)
-		return img_fail(err, -EUCLEAN, "qcow2 snapshot: Snapshot L1 table too large: %" PRIu32
-				" entries, allowed %d", s->l1_entries, QCOW2_MAX_L1_BYTES / 8);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 snapshot: Snapshot L1 table too large: %" PRIu32
+				" entries, allowed %d",
+				s->l1_entries, QCOW2_MAX_L1_BYTES / 8);
 	if (!table_sound(s->l1_off, bytes, g->cluster_bits) || (bytes && !s->l1_off))
-		return img_fail(err, -EUCLEAN, "qcow2 snapshot: Snapshot L1 table offset invalid: %"
-				PRIu64 ", allowed multiples of %" PRIu64 " below 2^63", s->l1_off,
-				g->cluster_bytes);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 snapshot: Snapshot L1 table offset invalid: %" PRIu64
+				", allowed multiples of %" PRIu64 " below 2^63",
+				s->l1_off, g->cluster_bytes);
 	return 0;
 }
 
 /* ---- Bitmap directory ---- */
 
 enum {
-	BITMAP_TABLE_OFF = 0, BITMAP_TABLE_ENTRIES = 8, BITMAP_FLAGS = 12, BITMAP_TYPE = 16,
-	BITMAP_GRANULARITY = 17, BITMAP_NAME_BYTES = 18, BITMAP_EXTRA_BYTES = 20,
+	BITMAP_TABLE_OFF = 0,
+	BITMAP_TABLE_ENTRIES = 8,
+	BITMAP_FLAGS = 12,
+	BITMAP_TYPE = 16,
+	BITMAP_GRANULARITY = 17,
+	BITMAP_NAME_BYTES = 18,
+	BITMAP_EXTRA_BYTES = 20,
 };
 
 uint64_t qcow2_bitmap_bytes(const uint8_t *fixed)
 {
 	return round_up_u64((uint64_t)QCOW2_BITMAP_FIXED_BYTES +
-			    be32_load(fixed + BITMAP_EXTRA_BYTES) +
-			    be16_load(fixed + BITMAP_NAME_BYTES), 8);
+				    be32_load(fixed + BITMAP_EXTRA_BYTES) +
+				    be16_load(fixed + BITMAP_NAME_BYTES),
+			    8);
 }
 
 int qcow2_parse_bitmap(const struct qcow2_geometry *g, const uint8_t *bytes, size_t len,
@@ -909,8 +987,9 @@ int qcow2_parse_bitmap(const struct qcow2_geometry *g, const uint8_t *bytes, siz
 	struct qcow2_bitmap b;
 
 	if (len < QCOW2_BITMAP_FIXED_BYTES || len < qcow2_bitmap_bytes(bytes))
-		return img_fail(err, -EUCLEAN, "qcow2 bitmap directory: an entry runs past the end");
-	b = (struct qcow2_bitmap) {
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmap directory: an entry runs past the end");
+	b = (struct qcow2_bitmap){
 		.table_off = be64_load(bytes + BITMAP_TABLE_OFF),
 		.table_entries = be32_load(bytes + BITMAP_TABLE_ENTRIES),
 		.flags = be32_load(bytes + BITMAP_FLAGS),
@@ -921,33 +1000,46 @@ int qcow2_parse_bitmap(const struct qcow2_geometry *g, const uint8_t *bytes, siz
 	};
 	b.name = bytes + QCOW2_BITMAP_FIXED_BYTES + b.extra_bytes;
 	if (!b.name_bytes || b.name_bytes > QCOW2_MAX_BITMAP_NAME)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmap directory: a name of %u bytes, allowed 1 "
-				"to %d", b.name_bytes, QCOW2_MAX_BITMAP_NAME);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmap directory: a name of %u bytes, allowed 1 "
+				"to %d",
+				b.name_bytes, QCOW2_MAX_BITMAP_NAME);
 	if (b.table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmap directory: a bitmap table of %" PRIu32
-				" entries, allowed %d", b.table_entries,
-				QCOW2_MAX_BITMAP_TABLE_ENTRIES);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmap directory: a bitmap table of %" PRIu32
+				" entries, allowed %d",
+				b.table_entries, QCOW2_MAX_BITMAP_TABLE_ENTRIES);
 	if (!table_sound(b.table_off, (uint64_t)b.table_entries * 8, g->cluster_bits) ||
 	    (b.table_entries && !b.table_off))
-		return img_fail(err, -EUCLEAN, "qcow2 bitmap directory: a bitmap table at %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63", b.table_off,
-				g->cluster_bytes);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmap directory: a bitmap table at %" PRIu64
+				", allowed multiples of %" PRIu64 " below 2^63",
+				b.table_off, g->cluster_bytes);
 	if (b.granularity_bits > 63)
-		return img_fail(err, -EUCLEAN, "qcow2 bitmap directory: granularity 2^%u, allowed up "
-				"to 2^63", b.granularity_bits);
+		return img_fail(err, -EUCLEAN,
+				"qcow2 bitmap directory: granularity 2^%u, allowed up "
+				"to 2^63",
+				b.granularity_bits);
 	if (b.extra_bytes)
-		return img_fail(err, -ENOTSUP, "qcow2 bitmap directory: %" PRIu32 " bytes of extra data, "
-				"which are not supported", b.extra_bytes);
+		return img_fail(err, -ENOTSUP,
+				"qcow2 bitmap directory: %" PRIu32 " bytes of extra data, "
+				"which are not supported",
+				b.extra_bytes);
 	if (b.flags & ~(uint32_t)QCOW2_BITMAP_FLAGS_KNOWN)
-		return img_fail(err, -ENOTSUP, "qcow2 bitmap directory: flags 0x%" PRIx32
-				" are not supported", b.flags & ~(uint32_t)QCOW2_BITMAP_FLAGS_KNOWN);
+		return img_fail(err, -ENOTSUP,
+				"qcow2 bitmap directory: flags 0x%" PRIx32 " are not supported",
+				b.flags & ~(uint32_t)QCOW2_BITMAP_FLAGS_KNOWN);
 	if (b.type != QCOW2_BITMAP_DIRTY_TRACKING)
-		return img_fail(err, -ENOTSUP, "qcow2 bitmap directory: a bitmap of type %u, supported "
-				"is %d", b.type, QCOW2_BITMAP_DIRTY_TRACKING);
+		return img_fail(err, -ENOTSUP,
+				"qcow2 bitmap directory: a bitmap of type %u, supported "
+				"is %d",
+				b.type, QCOW2_BITMAP_DIRTY_TRACKING);
 	if (b.granularity_bits < QCOW2_MIN_BITMAP_GRANULARITY_BITS ||
 	    b.granularity_bits > QCOW2_MAX_BITMAP_GRANULARITY_BITS)
-		return img_fail(err, -ENOTSUP, "qcow2 bitmap directory: granularity 2^%u, supported are "
-				"2^%d to 2^%d", b.granularity_bits, QCOW2_MIN_BITMAP_GRANULARITY_BITS,
+		return img_fail(err, -ENOTSUP,
+				"qcow2 bitmap directory: granularity 2^%u, supported are "
+				"2^%d to 2^%d",
+				b.granularity_bits, QCOW2_MIN_BITMAP_GRANULARITY_BITS,
 				QCOW2_MAX_BITMAP_GRANULARITY_BITS);
 	*out = b;
 	return 0;

@@ -18,16 +18,16 @@
 enum {
 	QCOW2_MAGIC = 0x514649fb,
 	QCOW2_V2_HEADER_BYTES = 72,
-	QCOW2_V3_HEADER_BYTES = 104,		/* the least; what version 3 began with */
-	QCOW2_HEADER_BYTES = 112,		/* as written: with compression_type and padding */
+	QCOW2_V3_HEADER_BYTES = 104, /* the least; what version 3 began with */
+	QCOW2_HEADER_BYTES = 112,    /* as written: with compression_type and padding */
 	QCOW2_MIN_CLUSTER_BITS = 9,
 	QCOW2_MAX_CLUSTER_BITS = 21,
-	QCOW2_MIN_EXTENDED_BITS = 14,		/* so that a subcluster has 512 bytes */
+	QCOW2_MIN_EXTENDED_BITS = 14, /* so that a subcluster has 512 bytes */
 	QCOW2_SUBCLUSTERS = 32,
 	QCOW2_MAX_REFCOUNT_ORDER = 6,
 	QCOW2_MAX_BACKING_NAME = 1023,
 	QCOW2_MAX_BACKING_FORMAT = 15,
-	QCOW2_MAX_L1_BYTES = 32 << 20,		/* active and of snapshots */
+	QCOW2_MAX_L1_BYTES = 32 << 20, /* active and of snapshots */
 	QCOW2_MAX_REFTABLE_BYTES = 8 << 20,
 	QCOW2_MAX_SNAPSHOTS = 65536,
 	QCOW2_MAX_SNAPSHOT_TABLE_BYTES = 64 << 20,
@@ -42,14 +42,25 @@ enum {
 
 /* Header fields that are written alone; each group below is one write. */
 enum {
-	QCOW2_OFF_MAGIC = 0, QCOW2_OFF_VERSION = 4,
-	QCOW2_OFF_BACKING_OFF = 8, QCOW2_OFF_BACKING_BYTES = 16,
-	QCOW2_OFF_CLUSTER_BITS = 20, QCOW2_OFF_SIZE = 24, QCOW2_OFF_CRYPT_METHOD = 32,
-	QCOW2_OFF_L1_ENTRIES = 36, QCOW2_OFF_L1_OFF = 40,		/* one write of 12 bytes */
-	QCOW2_OFF_REFTABLE_OFF = 48, QCOW2_OFF_REFTABLE_CLUSTERS = 56,	/* one write of 12 bytes */
-	QCOW2_OFF_SNAPSHOTS = 60, QCOW2_OFF_SNAPSHOTS_OFF = 64,		/* one write of 12 bytes */
-	QCOW2_OFF_INCOMPATIBLE = 72, QCOW2_OFF_COMPATIBLE = 80, QCOW2_OFF_AUTOCLEAR = 88,
-	QCOW2_OFF_REFCOUNT_ORDER = 96, QCOW2_OFF_HEADER_BYTES = 100, QCOW2_OFF_COMPRESSION = 104,
+	QCOW2_OFF_MAGIC = 0,
+	QCOW2_OFF_VERSION = 4,
+	QCOW2_OFF_BACKING_OFF = 8,
+	QCOW2_OFF_BACKING_BYTES = 16,
+	QCOW2_OFF_CLUSTER_BITS = 20,
+	QCOW2_OFF_SIZE = 24,
+	QCOW2_OFF_CRYPT_METHOD = 32,
+	QCOW2_OFF_L1_ENTRIES = 36,
+	QCOW2_OFF_L1_OFF = 40, /* one write of 12 bytes */
+	QCOW2_OFF_REFTABLE_OFF = 48,
+	QCOW2_OFF_REFTABLE_CLUSTERS = 56, /* one write of 12 bytes */
+	QCOW2_OFF_SNAPSHOTS = 60,
+	QCOW2_OFF_SNAPSHOTS_OFF = 64, /* one write of 12 bytes */
+	QCOW2_OFF_INCOMPATIBLE = 72,
+	QCOW2_OFF_COMPATIBLE = 80,
+	QCOW2_OFF_AUTOCLEAR = 88,
+	QCOW2_OFF_REFCOUNT_ORDER = 96,
+	QCOW2_OFF_HEADER_BYTES = 100,
+	QCOW2_OFF_COMPRESSION = 104,
 };
 
 enum {
@@ -65,48 +76,51 @@ enum {
 	QCOW2_AUTOCLEAR_KNOWN = 3,
 };
 
-enum { QCOW2_CRYPT_NONE = 0, QCOW2_CRYPT_AES = 1, QCOW2_CRYPT_LUKS = 2 };
-enum { QCOW2_COMPRESSION_DEFLATE = 0, QCOW2_COMPRESSION_ZSTD = 1 };
+enum { QCOW2_CRYPT_NONE = 0,
+       QCOW2_CRYPT_AES = 1,
+       QCOW2_CRYPT_LUKS = 2 };
+enum { QCOW2_COMPRESSION_DEFLATE = 0,
+       QCOW2_COMPRESSION_ZSTD = 1 };
 
 /* Masks of table entries. */
-#define QCOW2_COPIED		(UINT64_C(1) << 63)	/* L1, L2: the refcount is exactly 1 */
-#define QCOW2_L2_COMPRESSED	(UINT64_C(1) << 62)
-#define QCOW2_L2_ZERO		UINT64_C(1)		/* standard entry, not with extended L2 */
-#define QCOW2_OFFSET_MASK	UINT64_C(0x00fffffffffffe00)	/* L1, standard L2, bitmap table */
-#define QCOW2_L1_RESERVED	UINT64_C(0x7f000000000001ff)
-#define QCOW2_L2_RESERVED	UINT64_C(0x3f000000000001fe)
-#define QCOW2_REFTABLE_MASK	UINT64_C(0xfffffffffffffe00)
-#define QCOW2_REFTABLE_RESERVED	UINT64_C(0x00000000000001ff)
-#define QCOW2_BITMAP_ALL_ONES	UINT64_C(1)		/* with offset 0 */
-#define QCOW2_BITMAP_RESERVED	UINT64_C(0xff000000000001fe)
+#define QCOW2_COPIED (UINT64_C(1) << 63) /* L1, L2: the refcount is exactly 1 */
+#define QCOW2_L2_COMPRESSED (UINT64_C(1) << 62)
+#define QCOW2_L2_ZERO UINT64_C(1)		       /* standard entry, not with extended L2 */
+#define QCOW2_OFFSET_MASK UINT64_C(0x00fffffffffffe00) /* L1, standard L2, bitmap table */
+#define QCOW2_L1_RESERVED UINT64_C(0x7f000000000001ff)
+#define QCOW2_L2_RESERVED UINT64_C(0x3f000000000001fe)
+#define QCOW2_REFTABLE_MASK UINT64_C(0xfffffffffffffe00)
+#define QCOW2_REFTABLE_RESERVED UINT64_C(0x00000000000001ff)
+#define QCOW2_BITMAP_ALL_ONES UINT64_C(1) /* with offset 0 */
+#define QCOW2_BITMAP_RESERVED UINT64_C(0xff000000000001fe)
 
 /* ---- Header ---- */
 
 struct qcow2_header {
-	uint32_t version;		/* 2, 3 */
-	uint64_t backing_off;		/* 0: none */
-	uint32_t backing_bytes;		/* <= 1023, inside the first cluster; 0 if backing_off is 0 */
-	uint32_t cluster_bits;		/* 9..21 */
-	uint64_t size;			/* as stored: guest bytes, of which whole sectors count */
-	uint32_t crypt_method;		/* QCOW2_CRYPT_* */
-	uint32_t l1_entries;		/* covers size */
-	uint64_t l1_off;		/* aligned; 0 only with no entries */
-	uint64_t reftable_off;		/* aligned */
-	uint32_t reftable_clusters;	/* 0 only for a check */
+	uint32_t version;	    /* 2, 3 */
+	uint64_t backing_off;	    /* 0: none */
+	uint32_t backing_bytes;	    /* <= 1023, inside the first cluster; 0 if backing_off is 0 */
+	uint32_t cluster_bits;	    /* 9..21 */
+	uint64_t size;		    /* as stored: guest bytes, of which whole sectors count */
+	uint32_t crypt_method;	    /* QCOW2_CRYPT_* */
+	uint32_t l1_entries;	    /* covers size */
+	uint64_t l1_off;	    /* aligned; 0 only with no entries */
+	uint64_t reftable_off;	    /* aligned */
+	uint32_t reftable_clusters; /* 0 only for a check */
 	uint32_t snapshots;
-	uint64_t snapshots_off;		/* aligned (for a check: unchecked) */
-	uint64_t incompatible, compatible, autoclear;	/* version 2: 0 */
-	uint32_t refcount_order;	/* 0..6; version 2: 4 */
-	uint32_t header_bytes;		/* <= cluster */
-	uint8_t compression;		/* QCOW2_COMPRESSION_* */
-	/* Fields after the known ones (bytes 112 to header_bytes), kept; borrowed from what was parsed. */
+	uint64_t snapshots_off;			      /* aligned (for a check: unchecked) */
+	uint64_t incompatible, compatible, autoclear; /* version 2: 0 */
+	uint32_t refcount_order;		      /* 0..6; version 2: 4 */
+	uint32_t header_bytes;			      /* <= cluster */
+	uint8_t compression;			      /* QCOW2_COMPRESSION_* */
+	/* Fields after the known ones (from byte 112 on), kept; borrowed from what was parsed. */
 	const uint8_t *more;
 	uint32_t more_bytes;
 };
 
 /* parse flags */
 enum {
-	/* For check(): no refcount table and an unsound snapshot count or offset are let through. */
+	/* For check(): no refcount table, and an unsound snapshot table, are let through. */
 	QCOW2_PARSE_FOR_CHECK = 1,
 };
 
@@ -139,7 +153,7 @@ enum {
 struct qcow2_extension {
 	uint32_t type;
 	uint32_t bytes;
-	const uint8_t *data;	/* borrowed */
+	const uint8_t *data; /* borrowed */
 };
 
 /*
@@ -151,16 +165,16 @@ int qcow2_next_extension(const uint8_t *first, size_t end, size_t *pos,
 
 /* What the known extensions say. Pointers are borrowed from what was parsed. */
 struct qcow2_extensions {
-	char backing_format[QCOW2_MAX_BACKING_FORMAT + 1];	/* "": none */
-	const uint8_t *data_file;	/* name without a NUL; NULL: none */
+	char backing_format[QCOW2_MAX_BACKING_FORMAT + 1]; /* "": none */
+	const uint8_t *data_file;			   /* name without a NUL; NULL: none */
 	uint32_t data_file_bytes;
-	uint64_t crypto_off, crypto_bytes;	/* off aligned; 0, 0: none */
-	uint32_t bitmaps;		/* 0: none, or not to be trusted (stale_bitmaps) */
-	uint64_t bitmap_directory_bytes, bitmap_directory_off;	/* off aligned, in range */
-	bool stale_bitmaps;		/* there, but their autoclear bit is off: to be dropped */
+	uint64_t crypto_off, crypto_bytes;		       /* off aligned; 0, 0: none */
+	uint32_t bitmaps;				       /* 0: none, or stale */
+	uint64_t bitmap_directory_bytes, bitmap_directory_off; /* off aligned, in range */
+	bool stale_bitmaps;				       /* their autoclear bit is off */
 	/* Where extensions unknown to us are found again when encoding. */
 	const uint8_t *first;
-	size_t start, end;		/* start >= end: no extensions */
+	size_t start, end; /* start >= end: no extensions */
 };
 
 /* bytes: as for qcow2_parse_header(), whose answer is h. -EUCLEAN. */
@@ -183,19 +197,19 @@ struct qcow2_geometry {
 	uint32_t version;
 	unsigned cluster_bits;
 	uint64_t cluster_bytes;
-	bool extended;			/* L2 entries of 16 bytes, 32 subclusters */
-	bool data_file;			/* guest clusters live in another file */
-	unsigned l2_entry_bytes;	/* 8, 16 */
-	unsigned l2_bits;		/* log2 of l2_entries */
-	uint64_t l2_entries;		/* in one table, which is one cluster */
-	uint64_t l2_span;		/* guest bytes that one L2 table covers */
-	unsigned subclusters;		/* 1, 32 */
+	bool extended;		 /* L2 entries of 16 bytes, 32 subclusters */
+	bool data_file;		 /* guest clusters live in another file */
+	unsigned l2_entry_bytes; /* 8, 16 */
+	unsigned l2_bits;	 /* log2 of l2_entries */
+	uint64_t l2_entries;	 /* in one table, which is one cluster */
+	uint64_t l2_span;	 /* guest bytes that one L2 table covers */
+	unsigned subclusters;	 /* 1, 32 */
 	uint64_t subcluster_bytes;
 	unsigned refcount_order;
-	unsigned refcount_bits;		/* 1..64 */
-	uint64_t refcount_max;		/* the largest count an entry can hold */
-	uint64_t block_entries;		/* refcounts in one block, which is one cluster */
-	unsigned compressed_shift;	/* x: bits of the offset in a compressed descriptor */
+	unsigned refcount_bits;	   /* 1..64 */
+	uint64_t refcount_max;	   /* the largest count an entry can hold */
+	uint64_t block_entries;	   /* refcounts in one block, which is one cluster */
+	unsigned compressed_shift; /* x: bits of the offset in a compressed descriptor */
 };
 
 void qcow2_geometry(const struct qcow2_header *h, struct qcow2_geometry *out);
@@ -206,32 +220,32 @@ uint64_t qcow2_l1_needed(const struct qcow2_geometry *g, uint64_t size);
 /* ---- L2 entries ---- */
 
 enum qcow2_kind {
-	QCOW2_UNALLOCATED,	/* extended: no host cluster; sub_zero may have bits */
+	QCOW2_UNALLOCATED, /* extended: no host cluster; sub_zero may have bits */
 	QCOW2_ZERO_PLAIN,
-	QCOW2_ZERO_ALLOC,	/* reads as zeroes, host_off is preallocated */
-	QCOW2_NORMAL,		/* extended: sub_alloc, sub_zero say what of it counts */
+	QCOW2_ZERO_ALLOC, /* reads as zeroes, host_off is preallocated */
+	QCOW2_NORMAL,	  /* extended: sub_alloc, sub_zero say what of it counts */
 	QCOW2_COMPRESSED,
 };
 
 struct qcow2_entry {
 	enum qcow2_kind kind;
-	uint64_t host_off;	/* ZERO_ALLOC, NORMAL, COMPRESSED (a byte offset); data file: there */
-	uint32_t stored_bytes;	/* COMPRESSED: from host_off to the end of the last sector */
+	uint64_t host_off;     /* ZERO_ALLOC, NORMAL, COMPRESSED (of a byte) */
+	uint32_t stored_bytes; /* COMPRESSED: from host_off to the end of the last sector */
 	bool copied;
-	uint32_t sub_alloc, sub_zero;	/* extended, not COMPRESSED: bit i is subcluster i */
+	uint32_t sub_alloc, sub_zero; /* extended, not COMPRESSED: bit i is subcluster i */
 };
 
 /* What can be wrong with an entry; the first group makes it unusable, the second is for check(). */
 enum {
-	QCOW2_BAD_UNALIGNED = 1 << 0,		/* host offset */
-	QCOW2_BAD_SUBCLUSTERS = 1 << 1,		/* both bits of a subcluster set */
-	QCOW2_BAD_UNBACKED = 1 << 2,		/* subclusters allocated without a host cluster */
-	QCOW2_BAD_V2_ZERO = 1 << 3,		/* zero flag in version 2 */
-	QCOW2_BAD_COMPRESSED_BITMAP = 1 << 4,	/* compressed, with a subcluster bitmap */
+	QCOW2_BAD_UNALIGNED = 1 << 0,	      /* host offset */
+	QCOW2_BAD_SUBCLUSTERS = 1 << 1,	      /* both bits of a subcluster set */
+	QCOW2_BAD_UNBACKED = 1 << 2,	      /* subclusters allocated without a host cluster */
+	QCOW2_BAD_V2_ZERO = 1 << 3,	      /* zero flag in version 2 */
+	QCOW2_BAD_COMPRESSED_BITMAP = 1 << 4, /* compressed, with a subcluster bitmap */
 	QCOW2_BAD_COMPRESSED_DATA_FILE = 1 << 5,
-	QCOW2_BAD_COMPRESSED_OFFSET = 1 << 6,	/* above 2^56 */
+	QCOW2_BAD_COMPRESSED_OFFSET = 1 << 6, /* above 2^56 */
 	QCOW2_BAD = 0x7f,
-	QCOW2_ODD_RESERVED = 1 << 7,		/* reserved bits */
+	QCOW2_ODD_RESERVED = 1 << 7, /* reserved bits */
 	QCOW2_ODD_COMPRESSED_COPIED = 1 << 8,
 };
 
@@ -244,10 +258,11 @@ unsigned qcow2_decode_entry(const struct qcow2_geometry *g, uint64_t word, uint6
 /* What the lowest bit of such a set means, for a sentence: "an unaligned offset". */
 const char *qcow2_defect_text(unsigned defects);
 /* The two words of a sound entry; *bitmap is 0 if not extended. */
-void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e, uint64_t *word,
-			uint64_t *bitmap);
+void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e,
+			uint64_t *word, uint64_t *bitmap);
 /* May stored_bytes bytes at host_off be a compressed descriptor (does the offset fit)? */
-bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off, uint64_t stored_bytes);
+bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off,
+			   uint64_t stored_bytes);
 
 /* ---- Refcounts ---- */
 
@@ -257,21 +272,22 @@ void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t i, uint64_t val
 
 /* ---- Snapshot table ---- */
 
-enum { QCOW2_SNAPSHOT_FIXED_BYTES = 40, QCOW2_SNAPSHOT_EXTRA_WRITTEN = 24 };
+enum { QCOW2_SNAPSHOT_FIXED_BYTES = 40,
+       QCOW2_SNAPSHOT_EXTRA_WRITTEN = 24 };
 
 struct qcow2_snapshot {
-	uint64_t l1_off;		/* unchecked: see qcow2_check_snapshot_l1() */
+	uint64_t l1_off; /* unchecked: see qcow2_check_snapshot_l1() */
 	uint32_t l1_entries;
-	uint32_t seconds, nanoseconds;	/* since the Epoch */
-	uint64_t guest_ns;		/* guest run time */
+	uint32_t seconds, nanoseconds; /* since the Epoch */
+	uint64_t guest_ns;	       /* guest run time */
 	uint64_t vm_state_bytes;
 	bool has_size;
-	uint64_t size;			/* of the disk; has_size */
+	uint64_t size; /* of the disk; has_size */
 	bool has_icount;
-	uint64_t icount;		/* UINT64_MAX: none */
-	uint32_t extra_bytes;		/* as found */
+	uint64_t icount;      /* UINT64_MAX: none */
+	uint32_t extra_bytes; /* as found */
 	/* Borrowed, without a NUL. */
-	const uint8_t *more_extra;	/* extra data after the known fields, kept */
+	const uint8_t *more_extra; /* extra data after the known fields, kept */
 	uint32_t more_extra_bytes;
 	const uint8_t *id, *name;
 	uint16_t id_bytes, name_bytes;
@@ -305,14 +321,14 @@ enum {
 };
 
 struct qcow2_bitmap {
-	uint64_t table_off;		/* aligned, not 0 unless there are no entries */
-	uint32_t table_entries;		/* <= QCOW2_MAX_BITMAP_TABLE_ENTRIES */
-	uint32_t flags;			/* QCOW2_BITMAP_* */
-	uint8_t type;			/* 1 */
-	uint8_t granularity_bits;	/* 9..31 */
-	uint16_t name_bytes;		/* 1..1023 */
-	uint32_t extra_bytes;		/* 0 */
-	const uint8_t *name;		/* borrowed, without a NUL */
+	uint64_t table_off;	  /* aligned, not 0 unless there are no entries */
+	uint32_t table_entries;	  /* <= QCOW2_MAX_BITMAP_TABLE_ENTRIES */
+	uint32_t flags;		  /* QCOW2_BITMAP_* */
+	uint8_t type;		  /* 1 */
+	uint8_t granularity_bits; /* 9..31 */
+	uint16_t name_bytes;	  /* 1..1023 */
+	uint32_t extra_bytes;	  /* 0 */
+	const uint8_t *name;	  /* borrowed, without a NUL */
 };
 
 /* The bytes of an entry, padding counted, from its first 24. */

@@ -15,7 +15,8 @@
 /* ---- Room ---- */
 
 /* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
-static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, struct img_error *err)
+static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first,
+		     struct img_error *err)
 {
 	uint64_t at = qcow2_counts_free_run(&s->refs, n), end;
 	struct img_storage *file = s->img->file;
@@ -26,8 +27,10 @@ static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first, st
 
 	if (!add_u64(at, n, &end) || end > (UINT64_C(1) << 56) >> s->geometry.cluster_bits ||
 	    (file->device && end > file->size >> s->geometry.cluster_bits))
-		return img_fail(err, -ENOSPC, "%s: no room for %" PRIu64 " clusters in a row, which the "
-				"repair needs", file->name, n);
+		return img_fail(err, -ENOSPC,
+				"%s: no room for %" PRIu64 " clusters in a row, which the "
+				"repair needs",
+				file->name, n);
 	*first = at;
 	return 0;
 }
@@ -46,8 +49,8 @@ static int switch_header(struct qcow2_scan *s, uint64_t off, const uint8_t *byte
 /* ---- Snapshot table ---- */
 
 /* Append one entry, mended, to *out; *off moves to the next one in the file. */
-static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size_t room, size_t *used,
-			 struct img_error *err)
+static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size_t room,
+			 size_t *used, struct img_error *err)
 {
 	uint8_t fixed[QCOW2_SNAPSHOT_FIXED_BYTES], *bytes;
 	struct qcow2_snapshot sn;
@@ -72,7 +75,8 @@ static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size
 			sn.more_extra_bytes = 0;
 		len = qcow2_snapshot_encoded_bytes(&sn);
 		if (round_up_u64(len, 8) > room - *used)
-			rc = img_fail(err, -EUCLEAN, "%s: snapshot table changed during the check",
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: snapshot table changed during the check",
 				      s->img->name);
 		else
 			qcow2_encode_snapshot(&sn, out + *used);
@@ -83,7 +87,7 @@ static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size
 	return rc;
 }
 
-/* A new snapshot table with sound entries, in free space. The old one leaks until counts are mended. */
+/* A new snapshot table with sound entries, in free space. The old one leaks for a while. */
 static int mend_snapshots(struct qcow2_scan *s, struct img_error *err)
 {
 	/* Known extra data that was missing may be added to each. */
@@ -96,7 +100,8 @@ static int mend_snapshots(struct qcow2_scan *s, struct img_error *err)
 	room = round_up_u64(room, s->geometry.cluster_bytes);
 	table = calloc(1, room);
 	if (!table)
-		return img_fail(err, -ENOMEM, "%s: out of memory for the snapshot table", s->img->name);
+		return img_fail(err, -ENOMEM, "%s: out of memory for the snapshot table",
+				s->img->name);
 	for (uint32_t i = 0; !rc && i < s->header.snapshots; i++)
 		rc = copy_snapshot(s, &off, table, room, &used, err);
 	used = round_up_u64(used, s->geometry.cluster_bytes);
@@ -156,7 +161,8 @@ static int change_l2(struct qcow2_scan *s, uint64_t off,
 			be64_store(at + 8, bitmap);
 		changed = true;
 	}
-	return changed ? img_storage_write(s->img->file, off, s->table, g->cluster_bytes, err) : 0;
+	return changed ? img_storage_write(s->img->file, off, s->table, g->cluster_bytes, err)
+		       : 0;
 }
 
 static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
@@ -168,14 +174,15 @@ static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
 static bool is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2)
 {
 	return is_aligned_u64(l2->off, s->geometry.cluster_bytes) &&
-	       range_in(l2->off, s->geometry.cluster_bytes, s->clusters << s->geometry.cluster_bits) &&
+	       range_in(l2->off, s->geometry.cluster_bytes,
+			s->clusters << s->geometry.cluster_bits) &&
 	       qcow2_counts_get(&s->refs, l2->off >> s->geometry.cluster_bits) == l2->uses;
 }
 
 static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 {
-	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table", mend_l1_word,
-				  NULL, err);
+	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table",
+				  mend_l1_word, NULL, err);
 
 	for (size_t i = 0; !rc && i < s->nl2; i++) {
 		if (is_alone(s, &s->l2[i]))
@@ -213,7 +220,8 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img
 		qcow2_refcount_set(s->block, g->refcount_order, i, uses);
 		changed = true;
 	}
-	return changed ? img_storage_write(s->img->file, off, s->block, g->cluster_bytes, err) : 0;
+	return changed ? img_storage_write(s->img->file, off, s->block, g->cluster_bytes, err)
+		       : 0;
 }
 
 static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err)
@@ -229,8 +237,8 @@ static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err
 
 /* New refcount blocks and table: n clusters from first on, the blocks before the table. */
 struct rebuilt {
-	struct qcow2_scan pure;		/* uses without the old blocks and table */
-	uint64_t *blocks;		/* which ranges of clusters need one, ascending */
+	struct qcow2_scan pure; /* uses without the old blocks and table */
+	uint64_t *blocks;	/* which ranges of clusters need one, ascending */
 	size_t nblocks, max_blocks;
 	uint64_t first, table_clusters;
 };
@@ -297,8 +305,10 @@ static int place_rebuilt(const struct qcow2_scan *s, struct rebuilt *r, struct i
 		r->table_clusters = div_round_up_u64((r->blocks[r->nblocks - 1] + 1) * 8,
 						     g->cluster_bytes);
 		if (r->table_clusters * g->cluster_bytes > QCOW2_MAX_REFTABLE_BYTES)
-			return img_fail(err, -EFBIG, "%s: no refcount table is large enough for its "
-					"clusters", s->img->name);
+			return img_fail(err, -EFBIG,
+					"%s: no refcount table is large enough for its "
+					"clusters",
+					s->img->name);
 		need = r->nblocks + r->table_clusters;
 		if (need <= n)
 			return 0;
@@ -319,8 +329,9 @@ static int write_rebuilt(struct qcow2_scan *s, struct rebuilt *r, struct img_err
 		for (uint64_t i = 0; i < g->block_entries; i++) {
 			uint64_t c = first + i;
 
-			qcow2_refcount_set(s->block, g->refcount_order, i, c >= r->first && c < end ?
-					   1 : qcow2_scan_uses(&r->pure, c));
+			qcow2_refcount_set(
+				s->block, g->refcount_order, i,
+				c >= r->first && c < end ? 1 : qcow2_scan_uses(&r->pure, c));
 		}
 		rc = img_storage_write(s->img->file, (r->first + k) << g->cluster_bits, s->block,
 				       g->cluster_bytes, err);
@@ -329,11 +340,13 @@ static int write_rebuilt(struct qcow2_scan *s, struct rebuilt *r, struct img_err
 		return rc;
 	table = calloc(r->table_clusters, g->cluster_bytes);
 	if (!table)
-		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table", s->img->name);
+		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table",
+				s->img->name);
 	for (size_t k = 0; k < r->nblocks; k++)
 		table[r->blocks[k]] = htobe64((r->first + k) << g->cluster_bits);
 	at = (r->first + r->nblocks) << g->cluster_bits;
-	rc = img_storage_write(s->img->file, at, table, r->table_clusters << g->cluster_bits, err);
+	rc = img_storage_write(s->img->file, at, table, r->table_clusters << g->cluster_bits,
+			       err);
 	free(table);
 	if (!rc) {
 		uint8_t pointer[12];
@@ -351,9 +364,11 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 	int rc;
 
 	img_check_say(s->check, "Rebuilding refcount structure");
-	rc = qcow2_scan(&r.pure, s->img, s->check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS, err);
+	rc = qcow2_scan(&r.pure, s->img, s->check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS,
+			err);
 	if (!rc && r.pure.errors)
-		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: nothing is repaired",
+		rc = img_fail(err, -EIO,
+			      "%s: cannot be read in full any more: nothing is repaired",
 			      s->img->name);
 	if (!rc)
 		rc = place_rebuilt(s, &r, err);
@@ -433,6 +448,8 @@ static int rescan(struct qcow2_scan *s, struct img_error *err)
 
 	qcow2_scan_free(s);
 	rc = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, err);
+	if (!rc)
+		rc = qcow2_compare(s, err);
 	if (!rc && s->errors)
 		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: the repair stops",
 			      img->name);

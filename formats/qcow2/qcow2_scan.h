@@ -1,5 +1,6 @@
 /*
- * What a check found out about an image: qcow2_check.c fills it, qcow2_repair.c works from it.
+ * What a check found out about an image: qcow2_scan.c counts uses, qcow2_check.c compares them with
+ * refcounts and copied flags, qcow2_repair.c works from both.
  * Everything is read afresh from the file, so a scan after a repair judges the repair.
  */
 #ifndef FORMATS_QCOW2_SCAN_H
@@ -11,60 +12,72 @@
 /* An L2 table, however many L1 entries point at it: each is read once. */
 struct qcow2_scan_l2 {
 	uint64_t off;
-	uint64_t uses;		/* L1 entries, of all L1 tables */
-	uint64_t active;	/* of them, in the active one */
+	uint64_t uses;	 /* L1 entries, of all L1 tables */
+	uint64_t active; /* of them, in the active one */
 };
 
 enum {
-	QCOW2_SCAN_QUIET = 1 << 0,		/* say nothing */
-	QCOW2_SCAN_NO_REFCOUNTS = 1 << 1,	/* do not count the refcount table and blocks */
+	QCOW2_SCAN_QUIET = 1 << 0,	  /* say nothing */
+	QCOW2_SCAN_NO_REFCOUNTS = 1 << 1, /* do not count the refcount table and blocks */
 };
 
 struct qcow2_scan {
 	struct img *img;
-	struct img_check *check;	/* for saying what is found */
-	unsigned flags;			/* QCOW2_SCAN_* */
-	uint64_t lines;			/* said so far */
+	struct img_check *check; /* for saying what is found */
+	unsigned flags;		 /* QCOW2_SCAN_* */
+	uint64_t lines;		 /* said so far */
 
-	uint8_t *first;			/* the first cluster; header and extensions borrow from it */
+	uint8_t *first; /* the first cluster; header and extensions borrow from it */
 	struct qcow2_header header;
 	struct qcow2_extensions extensions;
 	struct qcow2_geometry geometry;
 	uint64_t file_bytes;
-	uint64_t clusters;		/* in the file, a partial last one counted */
-	uint64_t snapshots_bytes;	/* of the snapshot table */
+	uint64_t clusters;	  /* in the file, a partial last one counted */
+	uint64_t snapshots_bytes; /* of the snapshot table */
 
-	struct qcow2_counts refs;	/* how often each cluster is used; marked: its refcount is 1 */
+	struct qcow2_counts refs; /* how often each cluster is used; marked: its refcount is 1 */
 	struct qcow2_scan_l2 *l2;
 	size_t nl2, max_l2;
-	struct qcow2_map l2_index;	/* offset to index in l2 */
-	uint64_t *reftable;		/* block offsets; what cannot be used is 0 */
+	struct qcow2_map l2_index; /* offset to index in l2 */
+	uint64_t *reftable;	   /* block offsets; what cannot be used is 0 */
 	uint64_t reftable_entries;
-	uint64_t beyond_end;		/* where what is referred to behind the end of the file ends */
-	uint64_t overlap_left;		/* bytes of tables inside other things still to be walked */
+	uint64_t beyond_end;   /* where what is referred to behind the end of the file ends */
+	uint64_t overlap_left; /* bytes of tables inside other things still to be walked */
 
-	uint8_t *table, *block;		/* buffers of a cluster */
-	uint64_t *words;		/* a buffer for pieces of tables */
+	uint8_t *table, *block; /* buffers of a cluster */
+	uint64_t *words;	/* a buffer for pieces of tables */
 
 	/* Findings. */
-	uint64_t errors;		/* something could not be looked at */
+	uint64_t errors; /* something could not be looked at */
 	uint64_t corruptions, leaks;
-	uint64_t refcount_corruptions;	/* of corruptions: counts too low */
+	uint64_t refcount_corruptions; /* of corruptions: counts too low */
 	uint64_t allocated, fragmented, compressed;
 	uint64_t image_end;
-	bool rebuild;			/* refcounts cannot be mended in place */
-	bool lost;			/* clusters may be in use by what cannot be followed */
-	bool bad_entries;		/* L1 or L2 entries that mending can make sound */
-	bool bad_snapshots;		/* the same for snapshot table entries */
+	bool rebuild;	    /* refcounts cannot be mended in place */
+	bool lost;	    /* clusters may be in use by what cannot be followed */
+	bool bad_entries;   /* L1 or L2 entries that mending can make sound */
+	bool bad_snapshots; /* the same for snapshot table entries */
 };
 
 /*
- * Look at everything. 0: done, see the findings; -EUCLEAN, -ENOTSUP: the header is beyond a check;
+ * Count all uses. 0: done, see the findings; -EUCLEAN, -ENOTSUP: the header is beyond a check;
  * -ENOMEM, -EFBIG. Whatever the answer, qcow2_scan_free() is called after.
  */
 int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
 	       struct img_error *err);
 void qcow2_scan_free(struct qcow2_scan *s);
+/* Compare what was counted with the refcounts in the file, and these with the copied flags. */
+int qcow2_compare(struct qcow2_scan *s, struct img_error *err);
+
+/* One line of a defect, unless the scan is quiet or has said too much already. */
+void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+/* Is all of this (IMG_REPAIR_*) asked for? */
+bool qcow2_scan_mends(const struct qcow2_scan *s, unsigned what);
+/* How a defect that IMG_REPAIR_ALL mends is announced. */
+const char *qcow2_scan_verb(const struct qcow2_scan *s);
+/* Read into buf; what cannot be read counts as an error, and is false. */
+bool qcow2_scan_read(struct qcow2_scan *s, uint64_t off, void *buf, size_t len, const char *what);
 
 /*
  * Call fn for each of n big-endian words at off that is not 0; holes are passed over. What cannot

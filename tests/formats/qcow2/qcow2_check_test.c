@@ -10,7 +10,8 @@
 #include "libimg/storage/storage.h"
 #include "tests/formats/qcow2/bench.h"
 
-enum { SIZE = 1 << 20, FILE_LIMIT = 64 << 20 };
+enum { SIZE = 1 << 20,
+       FILE_LIMIT = 64 << 20 };
 
 /* An image in memory. */
 struct file {
@@ -46,7 +47,10 @@ static struct file make_image(struct bench *b, const char *options)
 {
 	const char *list[] = { options, NULL };
 	struct img_create_options how = {
-		.format = "qcow2", .have_size = true, .size = SIZE, .options = list,
+		.format = "qcow2",
+		.have_size = true,
+		.size = SIZE,
+		.options = list,
 	};
 	struct img_error *err = img_error_new();
 	struct img *img;
@@ -117,7 +121,7 @@ static bool content_same(const struct bench *b, const struct file *file)
 	return same;
 }
 
-/* Repair in memory; the new content replaces the old one. record: NULL, or where to list the writes. */
+/* Repair in memory; the new content replaces the old one. record: where writes go, or NULL. */
 static struct img_check_result repair_file(struct file *file, unsigned repair,
 					   struct img_record *record)
 {
@@ -242,7 +246,7 @@ static void dirty_and_corrupt(struct file *f)
 static const struct damage {
 	const char *name;
 	void (*make)(struct file *f);
-	uint64_t corruptions, leaks;	/* what is found; UINT64_MAX: some */
+	uint64_t corruptions, leaks; /* what is found; UINT64_MAX: some */
 } damages[] = {
 	{ "no refcount block", no_block, UINT64_MAX, 0 },
 	{ "an unaligned refcount block", unaligned_block, UINT64_MAX, 0 },
@@ -275,13 +279,14 @@ Test(qcow2_check, finds_and_repairs)
 
 		damages[i].make(&f);
 		r = check_file(&f);
-		cr_assert(found(damages[i].corruptions, r.corruptions), "%s: %" PRIu64 " corruptions",
-			  damages[i].name, r.corruptions);
+		cr_assert(found(damages[i].corruptions, r.corruptions),
+			  "%s: %" PRIu64 " corruptions", damages[i].name, r.corruptions);
 		cr_assert(found(damages[i].leaks, r.leaks) || r.leaks == 0 ||
 				  damages[i].leaks == UINT64_MAX,
 			  "%s: %" PRIu64 " leaks", damages[i].name, r.leaks);
 		r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
-		cr_assert(!r.corruptions && !r.leaks && r.corruptions_fixed, "%s", damages[i].name);
+		cr_assert(!r.corruptions && !r.leaks && r.corruptions_fixed, "%s",
+			  damages[i].name);
 		cr_assert(is_sound(&f), "%s: not sound after the repair", damages[i].name);
 		cr_assert(content_same(&b, &f), "%s: other content", damages[i].name);
 		cr_assert_eq(f.bytes[79] & 3, 0, "%s: marks left", damages[i].name);
@@ -341,9 +346,9 @@ Test(qcow2_check, leaks_only)
 
 /* ---- Power failures during a repair ---- */
 
-/* The file after all writes before the entry `whole`, and of those from there to `end` a random part. */
-static struct file after_failure(struct bench *b, const struct file *before, struct img_record *record,
-				 size_t whole, size_t end)
+/* The file after all writes before `whole`, and a random part of those from there to `end`. */
+static struct file after_failure(struct bench *b, const struct file *before,
+				 struct img_record *record, size_t whole, size_t end)
 {
 	struct img_storage *s = in_memory(before);
 	struct file f;
@@ -379,7 +384,7 @@ Test(qcow2_check, power_failure_during_repair)
 		bool readable;
 
 		damages[i].make(&before);
-		readable = content_same(&b, &before);	/* reserved bits are not read over */
+		readable = content_same(&b, &before); /* reserved bits are not read over */
 		after = copy_file(&before);
 		repair_file(&after, IMG_CHECK_REPAIR_ALL, record);
 		for (size_t end = 0; end <= img_record_count(record); end++) {
@@ -388,8 +393,10 @@ Test(qcow2_check, power_failure_during_repair)
 			cr_assert(!readable || content_same(&b, &f), "%s: lost at write %zu",
 				  damages[i].name, end);
 			repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
-			cr_assert(is_sound(&f), "%s: beyond repair at write %zu", damages[i].name, end);
-			cr_assert(content_same(&b, &f), "%s: lost after write %zu", damages[i].name, end);
+			cr_assert(is_sound(&f), "%s: beyond repair at write %zu", damages[i].name,
+				  end);
+			cr_assert(content_same(&b, &f), "%s: lost after write %zu",
+				  damages[i].name, end);
 			free(f.bytes);
 			if (end < img_record_count(record) &&
 			    img_record_at(record, end)->kind == IMG_RECORD_SYNC)
@@ -408,9 +415,13 @@ Test(qcow2_check, power_failure_during_repair)
 Test(qcow2_check, rebuild_in_every_geometry)
 {
 	static const char *const all[] = {
-		"cluster_size=512,refcount_bits=1", "cluster_size=512,refcount_bits=64",
-		"cluster_size=1k,refcount_bits=2", "cluster_size=2k,refcount_bits=8",
-		"cluster_size=16k,extended_l2=on", "cluster_size=64k,refcount_bits=32", "compat=0.10",
+		"cluster_size=512,refcount_bits=1",
+		"cluster_size=512,refcount_bits=64",
+		"cluster_size=1k,refcount_bits=2",
+		"cluster_size=2k,refcount_bits=8",
+		"cluster_size=16k,extended_l2=on",
+		"cluster_size=64k,refcount_bits=32",
+		"compat=0.10",
 		"cluster_size=2M",
 	};
 
@@ -437,10 +448,10 @@ Test(qcow2_check, subclusters)
 	struct file f = make_image(&b, "cluster_size=16k,extended_l2=on");
 	uint64_t unused = l2_at(&f) + SIZE / 16384 * 7 / 8 * 16;
 
-	set_word(&f, unused + 8, 5);			/* allocated, but where? */
+	set_word(&f, unused + 8, 5); /* allocated, but where? */
 	cr_assert_eq(check_file(&f).corruptions, 1);
 	set_word(&f, unused + 8, 0);
-	set_word(&f, l2_at(&f) + 8, UINT64_C(0x1ffffffff));	/* both allocated and zero */
+	set_word(&f, l2_at(&f) + 8, UINT64_C(0x1ffffffff)); /* both allocated and zero */
 	cr_assert_eq(check_file(&f).corruptions, 1);
 	free(f.bytes);
 	finish(&b);
@@ -467,7 +478,7 @@ Test(qcow2_check, snapshot_entries)
 	be32_store(f.bytes + table + 36, 8);
 	memmove(f.bytes + table + 48, f.bytes + table + 64, 4);
 	set_word(&f, table + 56, 0);
-	f.bytes[table + 15] = 20;	/* a longer name, so that the second entry stays where it is */
+	f.bytes[table + 15] = 20; /* a longer name, so that the second entry stays where it is */
 	r = check_file(&f);
 	cr_assert_eq(r.corruptions, 1);
 	r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
@@ -521,7 +532,7 @@ Test(qcow2_check, huge_and_sparse, .timeout = 20)
 	struct img *img;
 
 	free(f.bytes);
-	if (truncate(b.image, INT64_C(1) << 43)) {	/* 8 TiB */
+	if (truncate(b.image, INT64_C(1) << 43)) { /* 8 TiB */
 		fprintf(stderr, "skipped: no sparse files here\n");
 		finish(&b);
 		return;
@@ -542,11 +553,21 @@ Test(qcow2_check, corpus, .timeout = 120)
 		const char *name;
 		uint64_t corruptions, leaks;
 	} all[] = {
-		{ "copied-flag", 2, 0 }, { "corrupt-bit", 0, 0 }, { "dirty-lazy", 22, 0 },
-		{ "l2-unaligned", 2, 0 }, { "leak3", 0, 3 }, { "refcount-high", 3, 3 },
-		{ "refcount-low", 2, 0 }, { "reftable-zero", 61, 0 }, { "shared-cluster", 1, 1 },
-		{ "snapshots", 0, 0 }, { "bitmaps", 0, 0 }, { "luks-xts", 0, 0 }, { "ext-l2-2M", 0, 0 },
-		{ "v3-512-rc1", 0, 0 }, { "zlib-v2-512", 0, 0 },
+		{ "copied-flag", 2, 0 },
+		{ "corrupt-bit", 0, 0 },
+		{ "dirty-lazy", 22, 0 },
+		{ "l2-unaligned", 2, 0 },
+		{ "leak3", 0, 3 },
+		{ "refcount-high", 3, 3 },
+		{ "refcount-low", 2, 0 },
+		{ "reftable-zero", 61, 0 },
+		{ "shared-cluster", 1, 1 },
+		{ "snapshots", 0, 0 },
+		{ "bitmaps", 0, 0 },
+		{ "luks-xts", 0, 0 },
+		{ "ext-l2-2M", 0, 0 },
+		{ "v3-512-rc1", 0, 0 },
+		{ "zlib-v2-512", 0, 0 },
 	};
 
 	if (!corpus)
@@ -562,15 +583,16 @@ Test(qcow2_check, corpus, .timeout = 120)
 		struct img *img;
 
 		start(&b, 1, 512);
-		snprintf(command, sizeof(command), "xz -dc %s/qcow2/%s.qcow2.xz >%s", corpus, all[i].name,
-			 b.image);
+		snprintf(command, sizeof(command), "xz -dc %s/qcow2/%s.qcow2.xz >%s", corpus,
+			 all[i].name, b.image);
 		cr_assert_eq(system(command), 0, "%s", command);
 		img = open_image(&b, IMG_OPEN_CHECK);
 		cr_assert_eq(img_check(img, 0, NULL, NULL, &r, NULL), 0);
 		img_close(img, NULL);
 		cr_assert_eq(r.corruptions, all[i].corruptions, "%s: %" PRIu64 " corruptions",
 			     all[i].name, r.corruptions);
-		cr_assert_eq(r.leaks, all[i].leaks, "%s: %" PRIu64 " leaks", all[i].name, r.leaks);
+		cr_assert_eq(r.leaks, all[i].leaks, "%s: %" PRIu64 " leaks", all[i].name,
+			     r.leaks);
 		finish(&b);
 	}
 }

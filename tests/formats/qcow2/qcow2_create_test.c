@@ -9,7 +9,10 @@ static int make(struct bench *b, uint64_t size, const char *options, struct img_
 {
 	const char *list[] = { options, NULL };
 	struct img_create_options how = {
-		.format = "qcow2", .have_size = true, .size = size, .options = options ? list : NULL,
+		.format = "qcow2",
+		.have_size = true,
+		.size = size,
+		.options = options ? list : NULL,
 	};
 
 	return img_create(b->image, &how, err);
@@ -30,7 +33,7 @@ static struct img_check_result check(struct bench *b)
 struct geometry {
 	uint64_t size;
 	const char *options;
-	bool same;		/* as qemu-img makes it, byte for byte */
+	bool same; /* as qemu-img makes it, byte for byte */
 };
 
 Test(qcow2_create, sound_in_every_geometry)
@@ -47,7 +50,8 @@ Test(qcow2_create, sound_in_every_geometry)
 		{ 1 << 30, "cluster_size=8k,refcount_bits=2", true },
 		{ UINT64_C(10) << 30, "cluster_size=2M,refcount_bits=32", true },
 		{ 1 << 30, "extended_l2=on,cluster_size=16k,compression_type=zstd", true },
-		{ UINT64_C(3) << 30, "cluster_size=512", false },	/* more than one refcount block */
+		{ UINT64_C(3) << 30, "cluster_size=512",
+		  false }, /* more than one refcount block */
 		{ 64 << 20, "preallocation=metadata", true },
 		{ 64 << 20, "preallocation=metadata,extended_l2=on", true },
 		{ 5 << 20, "preallocation=metadata,cluster_size=512", false },
@@ -76,8 +80,10 @@ Test(qcow2_create, sound_in_every_geometry)
 			if (g->same)
 				run(&b, "cmp image.qcow2 other.qcow2");
 			/* The same clusters, wherever they are. */
-			run(&b, "qemu-img check --output=json image.qcow2 | grep clusters >a || true");
-			run(&b, "qemu-img check --output=json other.qcow2 | grep clusters >b || true");
+			run(&b,
+			    "qemu-img check --output=json image.qcow2 | grep clusters >a || true");
+			run(&b,
+			    "qemu-img check --output=json other.qcow2 | grep clusters >b || true");
 			run(&b, "cmp a b");
 		}
 		img_error_free(err);
@@ -90,7 +96,7 @@ Test(qcow2_create, refusals)
 	static const struct {
 		uint64_t size;
 		const char *options;
-		const char *part;	/* of the sentence */
+		const char *part; /* of the sentence */
 	} all[] = {
 		{ 1 << 20, "cluster_size=100", "power of two between 512 and 2048k" },
 		{ 1 << 20, "cluster_size=4M", "power of two between 512 and 2048k" },
@@ -134,8 +140,12 @@ Test(qcow2_create, refusals)
 Test(qcow2_create, data_file)
 {
 	static const char *const all[] = {
-		"", ",data_file_raw=on", ",preallocation=metadata", ",preallocation=falloc",
-		",preallocation=full,data_file_raw=on", ",preallocation=metadata,extended_l2=on",
+		"",
+		",data_file_raw=on",
+		",preallocation=metadata",
+		",preallocation=falloc",
+		",preallocation=full,data_file_raw=on",
+		",preallocation=metadata,extended_l2=on",
 		",data_file_raw=on,extended_l2=on",
 	};
 
@@ -166,7 +176,9 @@ Test(qcow2_create, backing_file)
 {
 	struct img_error *err = img_error_new();
 	struct img_create_options how = {
-		.format = "qcow2", .backing_name = "base.raw", .backing_format = "raw",
+		.format = "qcow2",
+		.backing_name = "base.raw",
+		.backing_format = "raw",
 	};
 	static const char *const metadata[] = { "preallocation=metadata", NULL };
 	static const char *const extended[] = { "preallocation=metadata,extended_l2=on", NULL };

@@ -15,13 +15,118 @@ enum { CLUSTER = 65536 };
 static void make_first(uint8_t *first)
 {
 	static const uint8_t bytes[] = {
-		0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0x40, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 3, 0, 0,
-		0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-		0, 0, 0, 4, 0, 0, 0, 112, 0, 0, 0, 0, 0, 0, 0, 0,
+		0x51,
+		0x46,
+		0x49,
+		0xfb,
+		0,
+		0,
+		0,
+		3,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		16,
+		0,
+		0,
+		0,
+		0,
+		0x40,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		2,
+		0,
+		0,
+		0,
+		0,
+		0,
+		3,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		1,
+		0,
+		0,
+		0,
+		0,
+		0,
+		1,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		4,
+		0,
+		0,
+		0,
+		112,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
+		0,
 	};
 
 	memset(first, 0, CLUSTER);
@@ -59,7 +164,7 @@ Test(qcow2_header, version_2_has_no_features)
 
 	make_first(first);
 	first[7] = 2;
-	memset(first + 72, 0xff, 40);	/* an extension, for all a reader of version 2 knows */
+	memset(first + 72, 0xff, 40); /* an extension, for all a reader of version 2 knows */
 	cr_assert_eq(parse(first, 0, &h), 0);
 	cr_assert_eq(h.incompatible | h.compatible | h.autoclear, 0);
 	cr_assert_eq(h.refcount_order, 4);
@@ -88,28 +193,29 @@ struct change {
 Test(qcow2_header, each_field_out_of_range)
 {
 	static const struct change changes[] = {
-		{ 4, 4, 1, -ENOTSUP, -ENOTSUP },		/* version */
+		{ 4, 4, 1, -ENOTSUP, -ENOTSUP }, /* version */
 		{ 4, 4, 4, -ENOTSUP, -ENOTSUP },
-		{ 8, 8, CLUSTER + 1, -EUCLEAN, -EUCLEAN },	/* backing name */
-		{ 20, 4, 8, -EUCLEAN, -EUCLEAN },		/* cluster bits */
+		{ 8, 8, CLUSTER + 1, -EUCLEAN, -EUCLEAN }, /* backing name */
+		{ 20, 4, 8, -EUCLEAN, -EUCLEAN },	   /* cluster bits */
 		{ 20, 4, 22, -EUCLEAN, -EUCLEAN },
 		{ 20, 4, UINT32_MAX, -EUCLEAN, -EUCLEAN },
-		{ 24, 8, (1 << 30) + 1, -EUCLEAN, -EUCLEAN },	/* size: the L1 table is too small */
+		{ 24, 8, (1 << 30) + 1, -EUCLEAN,
+		  -EUCLEAN }, /* size: the L1 table is too small */
 		{ 24, 8, UINT64_MAX, -EUCLEAN, -EUCLEAN },
-		{ 32, 4, 3, -ENOTSUP, -ENOTSUP },		/* encryption */
-		{ 36, 4, 1, -EUCLEAN, -EUCLEAN },		/* L1 */
+		{ 32, 4, 3, -ENOTSUP, -ENOTSUP }, /* encryption */
+		{ 36, 4, 1, -EUCLEAN, -EUCLEAN }, /* L1 */
 		{ 36, 4, (4 << 20) + 1, -EUCLEAN, -EUCLEAN },
 		{ 40, 8, 3 * CLUSTER + 512, -EUCLEAN, -EUCLEAN },
 		{ 40, 8, 0, -EUCLEAN, -EUCLEAN },
 		{ 40, 8, UINT64_C(1) << 63, -EUCLEAN, -EUCLEAN },
-		{ 48, 8, 1, -EUCLEAN, -EUCLEAN },		/* refcount table */
+		{ 48, 8, 1, -EUCLEAN, -EUCLEAN }, /* refcount table */
 		{ 48, 8, 0, -EUCLEAN, 0 },
 		{ 56, 4, 0, -EUCLEAN, 0 },
 		{ 56, 4, 129, -EUCLEAN, -EUCLEAN },
-		{ 60, 4, 65537, -EUCLEAN, 0 },			/* snapshots */
+		{ 60, 4, 65537, -EUCLEAN, 0 }, /* snapshots */
 		{ 60, 4, 1, -EUCLEAN, 0 },
 		{ 64, 8, 3, -EUCLEAN, 0 },
-		{ 72, 8, 1 << 5, -ENOTSUP, -ENOTSUP },		/* incompatible features */
+		{ 72, 8, 1 << 5, -ENOTSUP, -ENOTSUP }, /* incompatible features */
 		{ 72, 8, UINT64_C(1) << 63, -ENOTSUP, -ENOTSUP },
 		{ 72, 8, QCOW2_INCOMPATIBLE_COMPRESSION, -EUCLEAN, -EUCLEAN },
 		{ 80, 8, UINT64_MAX, 0, 0 },
@@ -117,7 +223,7 @@ Test(qcow2_header, each_field_out_of_range)
 		{ 96, 4, 7, -EUCLEAN, -EUCLEAN },
 		{ 100, 4, 103, -EUCLEAN, -EUCLEAN },
 		{ 100, 4, CLUSTER + 8, -EUCLEAN, -EUCLEAN },
-		{ 104, 1, 1, -EUCLEAN, -EUCLEAN },		/* compression without its bit */
+		{ 104, 1, 1, -EUCLEAN, -EUCLEAN }, /* compression without its bit */
 	};
 	struct qcow2_header h;
 	uint8_t first[CLUSTER];
@@ -148,7 +254,8 @@ Test(qcow2_header, unknown_features_by_name)
 	first[121] = 41;
 	memcpy(first + 122, "flux capacitor", 14);
 	cr_assert_eq(qcow2_parse_header(first, CLUSTER, 0, &h, err), -ENOTSUP);
-	cr_assert(strstr(img_error_text(err), "bit 40, flux capacitor"), "%s", img_error_text(err));
+	cr_assert(strstr(img_error_text(err), "bit 40, flux capacitor"), "%s",
+		  img_error_text(err));
 	img_error_free(err);
 }
 
@@ -164,7 +271,7 @@ Test(qcow2_header, compression_type)
 	cr_assert_eq(h.compression, QCOW2_COMPRESSION_ZSTD);
 	first[104] = 2;
 	cr_assert_eq(parse(first, 0, &h), -ENOTSUP);
-	first[103] = 104;	/* too short for the field: it counts as 0 */
+	first[103] = 104; /* too short for the field: it counts as 0 */
 	cr_assert_eq(parse(first, 0, &h), -EUCLEAN);
 }
 
@@ -176,7 +283,7 @@ Test(qcow2_extensions, all_kinds_come_back)
 	uint8_t stranger[24] = "\x12\x34\x56\x78\0\0\0\5abcde";
 
 	make_first(first);
-	memset(first + 112, 0x5a, 8);	/* a field of a later version */
+	memset(first + 112, 0x5a, 8); /* a field of a later version */
 	first[103] = 120;
 	memcpy(first + 120, stranger, sizeof(stranger));
 	first[95] = QCOW2_AUTOCLEAR_BITMAPS;
@@ -231,19 +338,23 @@ Test(qcow2_extensions, unsound)
 	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), 0, "just fits");
 	be32_store(first + 112, QCOW2_EXT_BACKING_FORMAT);
 	be32_store(first + 116, 16);
-	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN, "long format");
+	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN,
+		     "long format");
 	be32_store(first + 112, QCOW2_EXT_CRYPTO);
-	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN, "not encrypted");
+	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN,
+		     "not encrypted");
 	h.crypt_method = QCOW2_CRYPT_LUKS;
 	be64_store(first + 120, CLUSTER + 8);
 	be64_store(first + 128, 4096);
 	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN, "unaligned");
 	h.crypt_method = 0;
 	be32_store(first + 112, QCOW2_EXT_BITMAPS);
-	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), 0, "stale: not looked at");
+	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), 0,
+		     "stale: not looked at");
 	cr_assert(x.stale_bitmaps && !x.bitmaps);
 	h.autoclear = QCOW2_AUTOCLEAR_BITMAPS;
-	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN, "bad length");
+	cr_assert_eq(qcow2_parse_extensions(first, CLUSTER, &h, &x, NULL), -EUCLEAN,
+		     "bad length");
 }
 
 Test(qcow2_extensions, backing_name_must_fit)
@@ -262,16 +373,19 @@ Test(qcow2_extensions, backing_name_must_fit)
 	name[512 - 112 - 16 - 7] = '\0';
 	cr_assert_eq(qcow2_encode_first(&h, &x, name, out, NULL), -ENOSPC);
 	cr_assert_eq(h.backing_off, 7, "untouched");
-	h.cluster_bits = 21;	/* room enough, but nobody reads such a name */
+	h.cluster_bits = 21; /* room enough, but nobody reads such a name */
 	memset(name, 'n', sizeof(name));
 	name[1024] = '\0';
 	cr_assert_eq(qcow2_encode_first(&h, &x, name, out, NULL), -ENOSPC);
 }
 
-static struct qcow2_geometry geometry(unsigned version, unsigned bits, unsigned order, uint64_t features)
+static struct qcow2_geometry geometry(unsigned version, unsigned bits, unsigned order,
+				      uint64_t features)
 {
 	struct qcow2_header h = {
-		.version = version, .cluster_bits = bits, .refcount_order = order,
+		.version = version,
+		.cluster_bits = bits,
+		.refcount_order = order,
 		.incompatible = features,
 	};
 	struct qcow2_geometry g;
@@ -349,15 +463,19 @@ Test(qcow2_entry, compressed)
 	cr_assert_eq(e.stored_bytes, 512 - 0x4f);
 	cr_assert_eq(qcow2_decode_entry(&g, 0x40c000000005004f, 0, &e), 0);
 	cr_assert_eq(e.stored_bytes, 4 * 512 - 0x4f);
-	cr_assert_eq(qcow2_decode_entry(&small, 0x4100000000000000, 0, &e), QCOW2_BAD_COMPRESSED_OFFSET);
-	cr_assert_eq(qcow2_decode_entry(&g, 0xc00000000005004f, 0, &e), QCOW2_ODD_COMPRESSED_COPIED);
+	cr_assert_eq(qcow2_decode_entry(&small, 0x4100000000000000, 0, &e),
+		     QCOW2_BAD_COMPRESSED_OFFSET);
+	cr_assert_eq(qcow2_decode_entry(&g, 0xc00000000005004f, 0, &e),
+		     QCOW2_ODD_COMPRESSED_COPIED);
 
 	for (unsigned bits = 9; bits <= 21; bits++) {
 		g = geometry(3, bits, 4, 0);
 		cr_assert_eq(g.compressed_shift, 70 - bits);
 		for (uint32_t len = 1; len < g.cluster_bytes; len = len * 3 + 1) {
 			struct qcow2_entry in = {
-				.kind = QCOW2_COMPRESSED, .host_off = 0x12345 + len, .stored_bytes = len,
+				.kind = QCOW2_COMPRESSED,
+				.host_off = 0x12345 + len,
+				.stored_bytes = len,
 			};
 
 			cr_assert(qcow2_compressed_fits(&g, in.host_off, len));
@@ -383,13 +501,19 @@ Test(qcow2_entry, extended)
 	cr_assert(e.kind == QCOW2_UNALLOCATED && e.sub_zero == 0xff00);
 	cr_assert_eq(qcow2_decode_entry(&g, 0x50000, 0x8000000000000001, &e), 0);
 	cr_assert(e.kind == QCOW2_NORMAL && e.sub_alloc == 1 && e.sub_zero == 0x80000000);
-	cr_assert_eq(qcow2_decode_entry(&g, 0x50000, 0x0000000100000001, &e), QCOW2_BAD_SUBCLUSTERS);
+	cr_assert_eq(qcow2_decode_entry(&g, 0x50000, 0x0000000100000001, &e),
+		     QCOW2_BAD_SUBCLUSTERS);
 	cr_assert_eq(qcow2_decode_entry(&g, 0, 1, &e), QCOW2_BAD_UNBACKED);
 	cr_assert_eq(qcow2_decode_entry(&g, 1, 0, &e), QCOW2_ODD_RESERVED);
-	cr_assert_eq(qcow2_decode_entry(&g, QCOW2_L2_COMPRESSED, 1, &e), QCOW2_BAD_COMPRESSED_BITMAP);
+	cr_assert_eq(qcow2_decode_entry(&g, QCOW2_L2_COMPRESSED, 1, &e),
+		     QCOW2_BAD_COMPRESSED_BITMAP);
 
-	e = (struct qcow2_entry) {
-		.kind = QCOW2_NORMAL, .host_off = 0x50000, .copied = true, .sub_alloc = 3, .sub_zero = 4,
+	e = (struct qcow2_entry){
+		.kind = QCOW2_NORMAL,
+		.host_off = 0x50000,
+		.copied = true,
+		.sub_alloc = 3,
+		.sub_zero = 4,
 	};
 	qcow2_encode_entry(&g, &e, &word, &bitmap);
 	cr_assert_eq(word, 0x8000000000050000);
@@ -431,12 +555,22 @@ Test(qcow2_snapshot, both_ways)
 {
 	struct qcow2_geometry g = geometry(3, 16, 4, 0);
 	struct qcow2_snapshot s = {
-		.l1_off = CLUSTER, .l1_entries = 2, .seconds = 1000, .nanoseconds = 5, .guest_ns = 77,
-		.vm_state_bytes = UINT64_C(1) << 33, .has_size = true, .size = 1 << 30,
-		.id = (const uint8_t *)"12", .id_bytes = 2,
-		.name = (const uint8_t *)"before", .name_bytes = 6,
-		.more_extra = (const uint8_t *)"later", .more_extra_bytes = 5,
-	}, t;
+		.l1_off = CLUSTER,
+		.l1_entries = 2,
+		.seconds = 1000,
+		.nanoseconds = 5,
+		.guest_ns = 77,
+		.vm_state_bytes = UINT64_C(1) << 33,
+		.has_size = true,
+		.size = 1 << 30,
+		.id = (const uint8_t *)"12",
+		.id_bytes = 2,
+		.name = (const uint8_t *)"before",
+		.name_bytes = 6,
+		.more_extra = (const uint8_t *)"later",
+		.more_extra_bytes = 5,
+	},
+			      t;
 	uint8_t bytes[128];
 	uint64_t len = qcow2_snapshot_encoded_bytes(&s);
 
@@ -445,7 +579,8 @@ Test(qcow2_snapshot, both_ways)
 	cr_assert_eq(qcow2_snapshot_bytes(bytes), len);
 	cr_assert_eq(qcow2_parse_snapshot(bytes, len - 1, &t, NULL), -EUCLEAN);
 	cr_assert_eq(qcow2_parse_snapshot(bytes, len, &t, NULL), 0);
-	cr_assert(t.l1_off == s.l1_off && t.l1_entries == 2 && t.seconds == 1000 && t.guest_ns == 77);
+	cr_assert(t.l1_off == s.l1_off && t.l1_entries == 2 && t.seconds == 1000 &&
+		  t.guest_ns == 77);
 	cr_assert(t.vm_state_bytes == s.vm_state_bytes && t.size == s.size && t.has_size);
 	cr_assert(t.has_icount && t.icount == UINT64_MAX);
 	cr_assert(t.id_bytes == 2 && !memcmp(t.id, "12", 2) && !memcmp(t.name, "before", 6));
@@ -464,7 +599,8 @@ Test(qcow2_snapshot, short_extra_data)
 
 	be32_store(bytes + 32, 99);
 	cr_assert_eq(qcow2_parse_snapshot(bytes, 40, &s, NULL), 0);
-	cr_assert(!s.has_size && !s.has_icount && s.vm_state_bytes == 99 && s.icount == UINT64_MAX);
+	cr_assert(!s.has_size && !s.has_icount && s.vm_state_bytes == 99 &&
+		  s.icount == UINT64_MAX);
 	be32_store(bytes + 36, 8);
 	cr_assert_eq(qcow2_parse_snapshot(bytes, 48, &s, NULL), 0);
 	cr_assert_eq(s.vm_state_bytes, 0);
@@ -474,16 +610,27 @@ Test(qcow2_bitmap, both_ways_and_unsound)
 {
 	struct qcow2_geometry g = geometry(3, 16, 4, 0);
 	struct qcow2_bitmap b = {
-		.table_off = CLUSTER, .table_entries = 1, .flags = QCOW2_BITMAP_AUTO,
-		.type = QCOW2_BITMAP_DIRTY_TRACKING, .granularity_bits = 16,
-		.name = (const uint8_t *)"b0", .name_bytes = 2,
-	}, c;
+		.table_off = CLUSTER,
+		.table_entries = 1,
+		.flags = QCOW2_BITMAP_AUTO,
+		.type = QCOW2_BITMAP_DIRTY_TRACKING,
+		.granularity_bits = 16,
+		.name = (const uint8_t *)"b0",
+		.name_bytes = 2,
+	},
+			    c;
 	static const struct change changes[] = {
-		{ 0, 8, 1, -EUCLEAN, 0 }, { 0, 8, 0, -EUCLEAN, 0 },
+		{ 0, 8, 1, -EUCLEAN, 0 },
+		{ 0, 8, 0, -EUCLEAN, 0 },
 		{ 8, 4, QCOW2_MAX_BITMAP_TABLE_ENTRIES + 1, -EUCLEAN, 0 },
-		{ 12, 4, 4, -ENOTSUP, 0 }, { 16, 1, 2, -ENOTSUP, 0 }, { 17, 1, 64, -EUCLEAN, 0 },
-		{ 17, 1, 8, -ENOTSUP, 0 }, { 18, 2, 0, -EUCLEAN, 0 }, { 18, 2, 9, -EUCLEAN, 0 },
-		{ 20, 4, 6, -ENOTSUP, 0 }, { 20, 4, UINT32_MAX, -EUCLEAN, 0 },
+		{ 12, 4, 4, -ENOTSUP, 0 },
+		{ 16, 1, 2, -ENOTSUP, 0 },
+		{ 17, 1, 64, -EUCLEAN, 0 },
+		{ 17, 1, 8, -ENOTSUP, 0 },
+		{ 18, 2, 0, -EUCLEAN, 0 },
+		{ 18, 2, 9, -EUCLEAN, 0 },
+		{ 20, 4, 6, -ENOTSUP, 0 },
+		{ 20, 4, UINT32_MAX, -EUCLEAN, 0 },
 	};
 	uint8_t bytes[32], bad[32];
 
@@ -491,14 +638,16 @@ Test(qcow2_bitmap, both_ways_and_unsound)
 	cr_assert_eq(qcow2_bitmap_bytes(bytes), 32);
 	cr_assert_eq(qcow2_parse_bitmap(&g, bytes, 31, &c, NULL), -EUCLEAN);
 	cr_assert_eq(qcow2_parse_bitmap(&g, bytes, 32, &c, NULL), 0);
-	cr_assert(c.table_off == CLUSTER && c.flags == QCOW2_BITMAP_AUTO && c.granularity_bits == 16);
+	cr_assert(c.table_off == CLUSTER && c.flags == QCOW2_BITMAP_AUTO &&
+		  c.granularity_bits == 16);
 	cr_assert(c.name_bytes == 2 && !memcmp(c.name, "b0", 2));
 	for (size_t i = 0; i < IMG_ARRAY_LEN(changes); i++) {
 		memcpy(bad, bytes, sizeof(bad));
 		for (unsigned k = 0; k < changes[i].bytes; k++)
-			bad[changes[i].off + k] =
-				(uint8_t)(changes[i].value >> 8 * (changes[i].bytes - 1 - k));
-		cr_assert_eq(qcow2_parse_bitmap(&g, bad, 32, &c, NULL), changes[i].rc, "change %zu", i);
+			bad[changes[i].off + k] = (uint8_t)(changes[i].value >>
+							    8 * (changes[i].bytes - 1 - k));
+		cr_assert_eq(qcow2_parse_bitmap(&g, bad, 32, &c, NULL), changes[i].rc,
+			     "change %zu", i);
 	}
 	cr_assert_eq(qcow2_bitmap_entries(&g, 1 << 30, 16), 1);
 	cr_assert_eq(qcow2_bitmap_entries(&g, UINT64_C(1) << 40, 16), 32);
