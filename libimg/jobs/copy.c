@@ -17,8 +17,8 @@
 #include "libimg/jobs/zero.h"
 
 enum {
-	CHUNK = 1 << 20,
-	DEFAULT_WINDOW = 8,
+	CHUNK = 2 << 20,
+	DEFAULT_WINDOW = 4,
 	MAX_WINDOW = 64,
 	WINDOW_BYTES = 16 << 20,	/* the most that chunks may hold together */
 	DEFAULT_SPARSE = 4096,

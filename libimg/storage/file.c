@@ -7,10 +7,12 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
@@ -220,6 +222,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	bool write = flags & IMG_STORAGE_WRITE;
 	struct img_file *f = NULL;
 	uint64_t size;
+	struct statfs fs;
 	struct stat st;
 	int rc;
 
@@ -248,6 +251,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->fd = fd;
 	f->buffered_fd = -1;
 	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
+	f->reserve = write && !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->ranges);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->range_freed, NULL);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <limits.h>
+#include <linux/falloc.h>
 #include <poll.h>
 #include <stdlib.h>
 
@@ -30,6 +31,7 @@ enum {
 struct uring {
 	struct img_ioq base;
 	struct io_uring ring;
+	char nobody;   /* its address marks requests whose answer nobody wants */
 	bool armed;    /* a poll request for event_fd is in the ring */
 	bool one_shot; /* the kernel (before 5.13) cannot leave it there for good */
 };
@@ -51,16 +53,14 @@ static struct io_uring_sqe *get_entry(struct uring *u)
 	return sqe;
 }
 
-bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached)
+/* Fill an entry with what is left of a transfer. */
+static void prepare(struct io_uring_sqe *sqe, struct img_io *io, int fd, bool cached)
 {
-	struct io_uring_sqe *sqe = get_entry(uring_of(q));
 	uint64_t off = io->off + io->transferred;
 	const struct iovec *iov = io->iov;
 	int count = io->iovcnt;
 	unsigned len;
 
-	if (!sqe)
-		return false;
 	while (count > 1 && !iov->iov_len) {
 		iov++;
 		count--;
@@ -78,10 +78,45 @@ bool img_ioq_ring_rw(struct img_ioq *q, struct img_io *io, int fd, int rw_flags,
 		else
 			io_uring_prep_writev(sqe, fd, iov, (unsigned)count, off);
 	}
-	sqe->rw_flags = rw_flags;
 	if (cached && io->len - io->transferred >= MIN_COPY_ASIDE)
 		sqe->flags |= IOSQE_ASYNC; /* else the queue's own thread copies */
 	io_uring_sqe_set_data(sqe, io);
+}
+
+bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached)
+{
+	struct io_uring_sqe *sqe = get_entry(uring_of(q));
+
+	if (!sqe)
+		return false;
+	prepare(sqe, io, fd, cached);
+	return true;
+}
+
+bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached,
+			bool reserve)
+{
+	struct uring *u = uring_of(q);
+	struct io_uring_sqe *sqe;
+
+	if (reserve) {
+		if (io_uring_sq_space_left(&u->ring) < 2)	/* a chain is submitted whole */
+			io_uring_submit(&u->ring);
+		reserve = io_uring_sq_space_left(&u->ring) >= 2;
+	}
+	if (reserve) {
+		sqe = get_entry(u);
+		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, NULL, FALLOC_FL_KEEP_SIZE,
+				 io->off + io->transferred);
+		sqe->addr = io->len - io->transferred;
+		sqe->flags |= IOSQE_IO_HARDLINK;
+		io_uring_sqe_set_data(sqe, &u->nobody);
+	}
+	sqe = get_entry(u);
+	if (!sqe)
+		return false;
+	prepare(sqe, io, fd, cached);
+	sqe->rw_flags = rw_flags;
 	return true;
 }
 
@@ -172,6 +207,8 @@ static int uring_harvest(struct img_ioq *q, bool block)
 		res = cqe->res;
 		flags = cqe->flags;
 		io_uring_cqe_seen(&u->ring, cqe);
+		if ((void *)io == &u->nobody)
+			continue;
 		if (io)
 			io->storage->ops->landed(io->storage, io, res);
 		else
