@@ -145,7 +145,7 @@ check-unit: build-all
 	@BUILD=$(BUILD) tests/run unit
 check-asan asan: build-asan
 	@BUILD=$(BUILD) tests/run asan
-check-install interop corpus random crash: build-all
+check-install tools interop corpus random crash: build-all
 	@BUILD=$(BUILD) tests/run $(@:check-%=%)
 crash-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run crash
@@ -181,7 +181,7 @@ clean:
 	rm -rf build build-*
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
-	build-fuzz check check-unit check-asan asan check-install interop corpus random crash \
+	build-fuzz check check-unit check-asan asan check-install tools interop corpus random crash \
 	crash-full fault fuzz fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.
