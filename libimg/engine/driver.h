@@ -44,6 +44,7 @@ struct img {
 	bool unmap;			/* opened so that discarded and freed space is punched */
 	bool unsafe;			/* opened so that nothing needs to be durable: never sync */
 	bool probed;			/* the format was not given but guessed */
+	bool made;			/* by create(), just now: open() lets be what is written only once */
 
 	/* Set by open(). */
 	void *state;			/* the driver's; freed by its close() */
@@ -211,6 +212,7 @@ struct img_creating {
 	enum img_preallocate preallocate;
 	const char *backing_name;	/* NULL: none */
 	const char *backing_format;	/* NULL: not known */
+	const struct img *backing;	/* that image, open; NULL: none, or it was not to be looked at */
 	/* Create another file of the image, published together with it; the caller must not close it. */
 	int (*another)(struct img_creating *c, const char *name, struct img_storage **out,
 		       struct img_error *err);

@@ -339,6 +339,7 @@ static int recipe_make(struct recipe *r, const char *path,
 		rc = settle_size(r, err);
 	if (!rc)
 		rc = settle_preallocation(r, err);
+	r->creating.backing = r->backing;
 	if (!rc && r->driver->create_check)
 		rc = r->driver->create_check(&r->creating, err);
 	if (rc)
@@ -471,7 +472,9 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	making = (struct making) { .base = r.creating, .img = img };
 	making.base.file = file;
 	making.base.another = create_another;
+	making.base.backing = img->parent;
 	rc = r.driver->create(&making.base, err);
+	img->made = true;
 	if (!rc)
 		rc = img_place_open(img, r.driver, &how, err);
 	if (!rc && img->parent && img->driver->parent_opened)
