@@ -263,6 +263,18 @@ since11() {
 	fi
 }
 
+# if_made FORMAT ...: for formats that this build only reads.
+if_made() {
+	local format=$1
+
+	shift
+	if "$ours" create -f "$format" -o help >/dev/null 2>&1; then
+		"$@"
+	else
+		skipped=$((skipped + 1))
+	fi
+}
+
 # What imgtool alone must do: a name, then a command that fails if it does not.
 own() {
 	local name=$1
