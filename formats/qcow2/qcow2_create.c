@@ -6,6 +6,7 @@
  * the last part only with preallocation (with a data file: without the data clusters). Without it
  * the file ends after the last L1 entry, and the L1 table is a hole. The header is written last.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -203,6 +204,7 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 	struct qcow2_header *h = &w->header;
 	uint64_t tables = qcow2_l1_needed(g, h->size), rest;
 
+	assert(g->cluster_bytes && g->block_entries); /* options were checked */
 	if (tables > QCOW2_MAX_L1_BYTES / 8)
 		goto too_large;
 	*p = (struct plan){
@@ -241,9 +243,10 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 	h->reftable_clusters = (uint32_t)p->reftable_clusters;
 	return 0;
 too_large:
-	return img_fail(err, -EFBIG,
-			"The image size is too large for file format 'qcow2' (try using a "
-			"larger cluster size)");
+	img_fail(err, -EFBIG,
+		 "The image size is too large for file format 'qcow2' (try using a larger cluster "
+		 "size)");
+	return -EFBIG;
 }
 
 /* The first cluster; the caller frees it. */
@@ -274,8 +277,8 @@ static int make_first(const struct img_creating *c, struct wish *w, uint8_t **ou
 int qcow2_create_check(struct img_creating *c, struct img_error *err)
 {
 	struct wish w;
-	struct plan p;
-	uint8_t *first;
+	struct plan p = { 0 };
+	uint8_t *first = NULL;
 	int rc;
 
 	rc = refuse_encryption(c->options, err);
@@ -440,7 +443,7 @@ static int create_data_file(struct img_creating *c, const struct wish *w, struct
 int qcow2_create(struct img_creating *c, struct img_error *err)
 {
 	struct wish w;
-	struct plan p;
+	struct plan p = { 0 };
 	uint8_t *first = NULL;
 	int rc = qcow2_create_check(c, err);
 

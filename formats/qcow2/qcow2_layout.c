@@ -313,19 +313,22 @@ int qcow2_next_extension(const uint8_t *first, size_t end, size_t *pos,
 
 	if (at >= end)
 		return 0;
-	if (end - at < 8)
-		return img_fail(err, -EUCLEAN, "qcow2 header extension at %zu: cut off at %zu",
-				at, end);
+	if (end - at < 8) {
+		img_fail(err, -EUCLEAN, "qcow2 header extension at %zu: cut off at %zu", at, end);
+		return -EUCLEAN;
+	}
 	out->type = be32_load(first + at);
 	out->bytes = be32_load(first + at + 4);
 	if (out->type == QCOW2_EXT_END)
 		return 0;
 	at += 8;
-	if (out->bytes > end - at)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 header extension 0x%08" PRIx32 " at %zu: Header "
-				"extension too large: %" PRIu32 " bytes, allowed %zu",
-				out->type, at - 8, out->bytes, end - at);
+	if (out->bytes > end - at) {
+		img_fail(err, -EUCLEAN,
+			 "qcow2 header extension 0x%08" PRIx32 " at %zu: Header extension too "
+			 "large: %" PRIu32 " bytes, allowed %zu",
+			 out->type, at - 8, out->bytes, end - at);
+		return -EUCLEAN;
+	}
 	out->data = first + at;
 	/* The last one's padding may be missing. */
 	*pos = at + min_size(round_up_u64(out->bytes, 8), end - at);
