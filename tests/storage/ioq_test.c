@@ -430,7 +430,7 @@ Test(ioq, auto_always_works)
 		struct rlimit r = { limits[i].limit, limits[i].limit };
 		struct img_storage *s = new_file("f", 0);
 
-		cr_assert_eq(setrlimit(limits[i].what, &r), 0);
+		cr_assert_eq(setrlimit((__rlimit_resource_t)limits[i].what, &r), 0);
 		random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
 		random_requests(s, IMG_IOQ_THREADS, 50000, false, 6, 100);
 		img_storage_close(s);
