@@ -230,9 +230,12 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 	uint64_t corruptions = s->corruptions, leaks = s->leaks, left;
 	int rc = 0, last;
 
-	/* A file that has grown may hold what lay past its end before: look again. */
-	for (unsigned round = 0; round < MAX_ROUNDS && !rc && (s->corruptions || s->leaks);
-	     round++) {
+	/*
+	 * A file that has grown may hold what lay past its end before: look again. Once in any
+	 * case: counts past the end of the file are no defect, but clusters lost to its growth.
+	 */
+	for (unsigned round = 0;
+	     round < MAX_ROUNDS && !rc && (!round || s->corruptions || s->leaks); round++) {
 		left = s->corruptions + s->leaks;
 		rc = qcow2_repair(s, check->repair, err);
 		qcow2_scan_free(s);
