@@ -165,6 +165,7 @@ static int count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const c
 		return rc;
 	if (len > s->overlap_left) {
 		s->errors++;
+		s->tangled = true;
 		qcow2_scan_say(s,
 			       "ERROR: the %s at offset %" PRIu64
 			       " lies inside other things, as too many do",
@@ -517,7 +518,7 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 		qcow2_scan_say(s, "ERROR %" PRIu32 " snapshots in image with data file",
 			       h->snapshots);
 	}
-	for (uint32_t i = 0; i < h->snapshots; i++) {
+	for (uint32_t i = 0; i < h->snapshots && !s->tangled; i++) {
 		int rc = scan_snapshot_at(s, i, &off, err);
 
 		if (rc == -EIO || rc == -EUCLEAN) /* said already; the next cannot be found */
@@ -591,7 +592,7 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 	if (!x->bitmaps)
 		return 0;
 	rc = count(s, off, x->bitmap_directory_bytes, 1, NULL, err);
-	for (uint32_t i = 0; !rc && i < x->bitmaps; i++) {
+	for (uint32_t i = 0; !rc && i < x->bitmaps && !s->tangled; i++) {
 		if (off >= end) {
 			s->corruptions++;
 			qcow2_scan_say(s,

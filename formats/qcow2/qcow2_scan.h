@@ -42,6 +42,7 @@ struct qcow2_scan {
 	uint64_t *reftable;	   /* block offsets; what cannot be used is 0 */
 	uint64_t reftable_entries;
 	uint64_t beyond_end;   /* where what is referred to behind the end of the file ends */
+	bool tangled;	       /* too much of that: no more tables are followed */
 	uint64_t overlap_left; /* bytes of tables inside other things still to be walked */
 
 	uint8_t *table, *block; /* buffers of a cluster */

@@ -524,6 +524,32 @@ Test(qcow2_check, many_l1_entries_for_one_table, .timeout = 20)
 	finish(&b);
 }
 
+/* Many snapshots, each with the largest L1 table, all in one place. */
+Test(qcow2_check, many_snapshots_in_one_place, .timeout = 20)
+{
+	struct bench b;
+	struct file f = make_image(&b, "cluster_size=512");
+	uint64_t at = round_up_u64(f.len, 512), bytes = QCOW2_MAX_SNAPSHOTS * UINT64_C(64);
+	struct qcow2_snapshot s = {
+		.l1_off = at + bytes,
+		.l1_entries = QCOW2_MAX_L1_BYTES / 8,
+	};
+	struct img_check_result r;
+
+	f.bytes = realloc(f.bytes, at + bytes + QCOW2_MAX_L1_BYTES);
+	cr_assert(f.bytes);
+	f.len = at + bytes + QCOW2_MAX_L1_BYTES;
+	memset(f.bytes + at, 0, bytes + QCOW2_MAX_L1_BYTES);
+	for (uint64_t i = 0; i < QCOW2_MAX_SNAPSHOTS; i++)
+		qcow2_encode_snapshot(&s, f.bytes + at + i * 64);
+	be32_store(f.bytes + QCOW2_OFF_SNAPSHOTS, QCOW2_MAX_SNAPSHOTS);
+	set_word(&f, QCOW2_OFF_SNAPSHOTS_OFF, at);
+	r = check_file(&f);
+	cr_assert_gt(r.check_errors, 0);
+	free(f.bytes);
+	finish(&b);
+}
+
 Test(qcow2_check, huge_and_sparse, .timeout = 20)
 {
 	struct bench b;
