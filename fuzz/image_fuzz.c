@@ -11,8 +11,8 @@
 
 enum {
 	READ_BYTES = 64 << 10,
-	READS = 16,		/* extents that are read, the others are only mapped */
-	MAPS = 256,		/* extents that are mapped at most */
+	READS = 16, /* extents that are read, the others are only mapped */
+	MAPS = 256, /* extents that are mapped at most */
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -61,7 +61,9 @@ static void ignore(void *user, const char *line)
 static void open_as(const uint8_t *data, size_t len, const char *format, unsigned flags)
 {
 	struct img_open_options options = {
-		.format = format, .flags = flags | IMG_OPEN_NO_BACKING, .references = "none",
+		.format = format,
+		.flags = flags | IMG_OPEN_NO_BACKING,
+		.references = "none",
 		.io = IMG_IO_THREADS_KIND,
 	};
 	struct img_error *err = img_error_new();
@@ -80,8 +82,8 @@ static void open_as(const uint8_t *data, size_t len, const char *format, unsigne
 		img_value_free(report);
 	if (!(flags & IMG_OPEN_SELF_ONLY)) {
 		walk(img, err);
-		img_check(img, flags & IMG_OPEN_WRITE ? IMG_CHECK_REPAIR_ALL : 0, ignore, NULL, &result,
-			  err);
+		img_check(img, flags & IMG_OPEN_WRITE ? IMG_CHECK_REPAIR_ALL : 0, ignore, NULL,
+			  &result, err);
 	}
 	img_close(img, err);
 out:

@@ -20,9 +20,19 @@
 
 #include <libimg/img.h>
 
-enum { QUEUES = 2, IN_FLIGHT = 16, MAX_BYTES = 256 << 10, SECTOR = 512 };
+enum {
+	QUEUES = 2,
+	IN_FLIGHT = 16,
+	MAX_BYTES = 256 << 10,
+	SECTOR = 512,
+};
 
-enum op { READ, WRITE, ZERO, FLUSH };
+enum op {
+	READ,
+	WRITE,
+	ZERO,
+	FLUSH,
+};
 
 struct backend;
 
@@ -39,7 +49,7 @@ struct request {
 struct backend {
 	struct img *img;
 	struct img_queue *queue[QUEUES];
-	uint8_t *model;			/* what the image should hold */
+	uint8_t *model; /* what the image should hold */
 	uint64_t size, done, failed;
 	bool stopping;
 	uint64_t random;
@@ -109,9 +119,14 @@ static int submit(struct backend *b, struct img_queue *queue, struct request *r)
 	r->len = sectors * SECTOR;
 	r->off = next_random(b) % ((b->size - r->len) / SECTOR + 1) * SECTOR;
 	if (is_claimed(b, r->off, r->len))
-		return 0;	/* another time */
-	r->op = pick < 45 ? READ : pick < 90 ? WRITE : pick < 98 ? ZERO : FLUSH;
-	r->iov = (struct iovec) { .iov_base = r->data, .iov_len = r->len };
+		return 0; /* another time */
+	if (pick < 45)
+		r->op = READ;
+	else if (pick < 90)
+		r->op = WRITE;
+	else
+		r->op = pick < 98 ? ZERO : FLUSH;
+	r->iov = (struct iovec){ .iov_base = r->data, .iov_len = r->len };
 	r->busy = true;
 	switch (r->op) {
 	case READ:
@@ -121,8 +136,8 @@ static int submit(struct backend *b, struct img_queue *queue, struct request *r)
 		memcpy(r->data, &b->random, sizeof(b->random));
 		return img_submit_writev(queue, b->img, r->off, &r->iov, 1, 0, finished, r);
 	case ZERO:
-		return img_submit_zero(queue, b->img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP, finished,
-				       r);
+		return img_submit_zero(queue, b->img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP,
+				       finished, r);
 	default:
 		r->len = 0;
 		return img_submit_flush(queue, b->img, finished, r);
@@ -175,7 +190,7 @@ static int loop(struct backend *b, unsigned seconds)
 			fprintf(stderr, "backend: no completion in 10 s\n");
 			return -ETIMEDOUT;
 		}
-		if (event.data.u32 == QUEUES) {	/* time is up: let what is in flight end */
+		if (event.data.u32 == QUEUES) { /* time is up: let what is in flight end */
 			b->stopping = true;
 			epoll_ctl(epoll, EPOLL_CTL_DEL, timer, NULL);
 		} else {
@@ -212,7 +227,8 @@ int main(int argc, char **argv)
 	b.size = img_size(b.img);
 	b.model = calloc(1, b.size);
 	if (!b.model || b.size < MAX_BYTES) {
-		fprintf(stderr, "backend: give it an image of at least 256 KiB that fits in memory\n");
+		fprintf(stderr,
+			"backend: give it an image of at least 256 KiB that fits in memory\n");
 		return 1;
 	}
 

@@ -15,7 +15,10 @@
 #include "libimg/base/endian.h"
 #include "libimg/image/img.h"
 
-enum { CHUNK = 1 << 20, BLOCK = 4096 };
+enum {
+	CHUNK = 1 << 20,
+	BLOCK = 4096,
+};
 
 static const uint8_t zeroes[CHUNK];
 

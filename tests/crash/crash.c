@@ -25,15 +25,18 @@
 #include "libimg/base/arith.h"
 #include "tests/support/workload.h"
 
-enum { ALL_SUBSETS_BITS = 8, FULL_SAMPLES = 64 };
+enum {
+	ALL_SUBSETS_BITS = 8,
+	FULL_SAMPLES = 64,
+};
 
 static struct {
 	const char *path, *format, *save;
 	struct workload work;
 	struct img_record *record;
-	struct flat base;		/* the file up to the last sync before the cut */
-	struct flat state;		/* what is examined, then what the repair made of it */
-	struct flat examined;		/* what the repair was given */
+	struct flat base;     /* the file up to the last sync before the cut */
+	struct flat state;    /* what is examined, then what the repair made of it */
+	struct flat examined; /* what the repair was given */
 	uint64_t random, states, repaired, failures;
 	bool full, lazy, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
@@ -50,7 +53,9 @@ static void fail(size_t cut, uint64_t subset, const char *what, const char *sent
 static int open_state(unsigned flags, struct img **img, struct img_error *err)
 {
 	struct img_open_options options = {
-		.format = crash.format, .flags = flags, .io = IMG_IO_THREADS_KIND,
+		.format = crash.format,
+		.flags = flags,
+		.io = IMG_IO_THREADS_KIND,
 	};
 
 	return img_open_storage(flat_storage(&crash.state, crash.path), crash.path, &options, img,
@@ -66,10 +71,13 @@ static int check(struct img *img, unsigned repair, bool leaks_allowed, struct im
 
 	if (rc == -ENOTSUP)
 		rc = 0;
-	else if (!rc && (result.corruptions || result.check_errors || (result.leaks && !leaks_allowed)))
-		rc = img_fail(err, -EBADMSG, "check: %" PRIu64 " corruptions, %" PRIu64 " leaks, %"
-			      PRIu64 " errors\n%s", result.corruptions, result.leaks,
-			      result.check_errors, lines.text ? lines.text : "");
+	else if (!rc &&
+		 (result.corruptions || result.check_errors || (result.leaks && !leaks_allowed)))
+		rc = img_fail(err, -EBADMSG,
+			      "check: %" PRIu64 " corruptions, %" PRIu64 " leaks, "
+			      "%" PRIu64 " errors\n%s",
+			      result.corruptions, result.leaks, result.check_errors,
+			      lines.text ? lines.text : "");
 	free(lines.text);
 	return rc;
 }
@@ -107,7 +115,8 @@ static int open_recorded(struct img_record *record, unsigned flags, struct img *
 			 struct img_error *err)
 {
 	struct img_open_options options = {
-		.format = crash.format, .flags = IMG_OPEN_WRITE | flags,
+		.format = crash.format,
+		.flags = IMG_OPEN_WRITE | flags,
 		.io = IMG_IO_THREADS_KIND,
 	};
 	struct img_storage *s = flat_storage(&crash.state, crash.path);
@@ -249,8 +258,10 @@ static void cut_at(size_t sync, size_t cut, unsigned samples)
 static int record_workload(uint64_t seed, size_t count, struct img_error *err)
 {
 	struct img_open_options options = {
-		.format = crash.format, .flags = IMG_OPEN_WRITE | IMG_OPEN_UNMAP,
-		.io = IMG_IO_THREADS_KIND, .cache_bytes = seed % 2 ? 0 : 128 << 10,
+		.format = crash.format,
+		.flags = IMG_OPEN_WRITE | IMG_OPEN_UNMAP,
+		.io = IMG_IO_THREADS_KIND,
+		.cache_bytes = seed % 2 ? 0 : 128 << 10,
 	};
 	struct img_storage *s = flat_storage(&crash.base, crash.path), *recorder;
 	struct img *img = NULL;
@@ -328,8 +339,8 @@ int main(int argc, char **argv)
 	}
 	replay((unsigned)samples, every);
 	printf("%zu entries recorded, %" PRIu64 " states, %" PRIu64 " repaired, %" PRIu64
-	       " failures, seed %" PRIu64 "\n", img_record_count(crash.record), crash.states,
-	       crash.repaired, crash.failures, seed);
+	       " failures, seed %" PRIu64 "\n",
+	       img_record_count(crash.record), crash.states, crash.repaired, crash.failures, seed);
 	img_record_free(crash.record);
 	workload_free(&crash.work);
 	free(crash.base.bytes);

@@ -25,15 +25,18 @@
 #include "libimg/base/options.h"
 #include "tests/support/workload.h"
 
-enum { REQUESTS = 40, NEW_BYTES = 3 << 20 };
+enum {
+	REQUESTS = 40,
+	NEW_BYTES = 3 << 20,
+};
 
 static struct {
 	const char *path, *format, *to, *options;
 	uint64_t seed;
-	struct flat before;		/* IMAGE */
+	struct flat before; /* IMAGE */
 	struct img_fault fault;
-	struct img_record *record;	/* of the file that the scenario writes */
-	struct workload work;		/* scenario write */
+	struct img_record *record; /* of the file that the scenario writes */
+	struct workload work;	   /* scenario write */
 	uint64_t cases, refused, failures;
 } test = { .to = "qcow2", .options = "", .seed = 1 };
 
@@ -48,10 +51,13 @@ static struct img_storage *faulty(const struct flat *from, const char *name, boo
 	return s;
 }
 
-static int open_image(struct img_storage *s, unsigned flags, struct img **img, struct img_error *err)
+static int open_image(struct img_storage *s, unsigned flags, struct img **img,
+		      struct img_error *err)
 {
 	struct img_open_options options = {
-		.format = test.format, .flags = flags, .io = IMG_IO_THREADS_KIND,
+		.format = test.format,
+		.flags = flags,
+		.io = IMG_IO_THREADS_KIND,
 	};
 
 	return img_open_storage(s, test.path, &options, img, err);
@@ -72,7 +78,8 @@ static int read_all(struct img *img, struct img_error *err)
 	int rc = 0;
 
 	for (uint64_t off = 0; off < img_size(img) && !rc; off += sizeof(buf))
-		rc = img_read(img, off, buf, (size_t)min_u64(sizeof(buf), img_size(img) - off), err);
+		rc = img_read(img, off, buf, (size_t)min_u64(sizeof(buf), img_size(img) - off),
+			      err);
 	return rc;
 }
 
@@ -94,8 +101,8 @@ static int run_write(struct img_error *err)
 
 	/* The opening has its own scenario; what was there is learnt before anything fails. */
 	test.fault.at = UINT64_MAX;
-	rc = open_image(faulty(&test.before, test.path, true), IMG_OPEN_WRITE | IMG_OPEN_UNMAP, &img,
-			err);
+	rc = open_image(faulty(&test.before, test.path, true), IMG_OPEN_WRITE | IMG_OPEN_UNMAP,
+			&img, err);
 	if (rc)
 		return rc;
 	workload_init(&test.work, img);
@@ -137,7 +144,8 @@ static int run_create(struct img_error *err)
 /* Requests to the source and to the target count alike. */
 static int run_copy(struct img_error *err)
 {
-	struct img_copy_options copy = { .target_is_zero = true, .io = IMG_IO_THREADS_KIND,
+	struct img_copy_options copy = { .target_is_zero = true,
+					 .io = IMG_IO_THREADS_KIND,
 					 .compress = strstr(test.to, "-c") != NULL };
 	struct img_open_options options = { .flags = IMG_OPEN_WRITE, .io = IMG_IO_THREADS_KIND };
 	char *to = strndup(test.to, strcspn(test.to, "-"));
@@ -203,8 +211,8 @@ static int run_resize(struct img_error *err)
 static const struct scenario {
 	const char *name;
 	int (*run)(struct img_error *err);
-	bool created;		/* what is left belongs to a file that is thrown away on failure */
-	bool may_be_corrupt;	/* it was before */
+	bool created;	     /* what is left belongs to a file that is thrown away on failure */
+	bool may_be_corrupt; /* it was before */
 } scenarios[] = {
 	{ "open", run_open, false, false },
 	{ "write", run_write, false, false },
@@ -271,7 +279,7 @@ static uint64_t one_case(const struct scenario *scenario, unsigned ops, uint64_t
 	uint64_t seen;
 	int rc;
 
-	test.fault = (struct img_fault) { .ops = ops, .at = at, .rc = code, .sticky = sticky };
+	test.fault = (struct img_fault){ .ops = ops, .at = at, .rc = code, .sticky = sticky };
 	test.record = img_record_new();
 	rc = scenario->run(err);
 	seen = atomic_load(&test.fault.count);

@@ -11,7 +11,7 @@
  *	threads=N	each with a queue of its own, 16 requests in flight (2); besides them
  *			one makes blocking calls
  *	compress=1	compressed writes too
- *	overlap=1	requests in flight may overlap: then each sector must hold what one of them wrote
+ *	overlap=1	requests in flight may overlap: each sector must then hold what one wrote
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
  *
@@ -34,13 +34,35 @@
 #include "libimg/base/endian.h"
 #include "libimg/image/img.h"
 
-enum { THREADS_MAX = 8, IN_FLIGHT = 16, MAX_BYTES = 2 << 20, SECTOR = 512, IOVS = 4, PHASES = 4 };
+enum {
+	THREADS_MAX = 8,
+	IN_FLIGHT = 16,
+	MAX_BYTES = 2 << 20,
+	SECTOR = 512,
+	IOVS = 4,
+	PHASES = 4,
+};
 
-enum op { READ, WRITE, COMPRESS, ZERO, ZERO_UNMAP, DISCARD, READ_BACK, FLUSH };
+enum op {
+	READ,
+	WRITE,
+	COMPRESS,
+	ZERO,
+	ZERO_UNMAP,
+	DISCARD,
+	READ_BACK,
+	FLUSH,
+};
 
 static const char *const op_name[] = {
-	"read", "write", "compressed write", "zero", "zero and unmap", "discard",
-	"read after discard", "flush",
+	[READ] = "read",
+	[WRITE] = "write",
+	[COMPRESS] = "compressed write",
+	[ZERO] = "zero",
+	[ZERO_UNMAP] = "zero and unmap",
+	[DISCARD] = "discard",
+	[READ_BACK] = "read after discard",
+	[FLUSH] = "flush",
 };
 
 struct worker;
@@ -50,7 +72,7 @@ struct request {
 	bool busy;
 	enum op op;
 	uint64_t off, len;
-	uint8_t *data;			/* MAX_BYTES */
+	uint8_t *data; /* MAX_BYTES */
 	struct iovec iov[IOVS];
 };
 
@@ -74,7 +96,7 @@ static struct {
 	uint8_t *model;
 	uint64_t size, unit;
 	bool overlap, compress;
-	struct worker worker[THREADS_MAX + 1];	/* the last that is used makes blocking calls */
+	struct worker worker[THREADS_MAX + 1]; /* the last that is used makes blocking calls */
 	unsigned threads;
 	double until;
 	/* Under the mutex: claims of requests in flight, counts, stamps. */
@@ -145,16 +167,18 @@ static void unclaim(struct request *r)
 static void choose_range(uint64_t *state, uint64_t *off, uint64_t *len)
 {
 	uint64_t pick = next_random(state) % 100, grain = 1;
-	uint64_t most = pick < 50 ? 4096 : pick < 90 ? 65536 : MAX_BYTES;
+	uint64_t most = MAX_BYTES;
 
+	if (pick < 90)
+		most = pick < 50 ? 4096 : 65536;
 	if (run.overlap || next_random(state) % 2)
 		grain = SECTOR;
 	most = min_u64(most, run.size);
 	*len = (1 + next_random(state) % (most / grain)) * grain;
 	*off = next_random(state) % ((run.size - *len) / grain + 1) * grain;
-	if (next_random(state) % 2)	/* the hot part */
+	if (next_random(state) % 2) /* the hot part */
 		*off = min_u64(*off % (1 << 20) / grain * grain, (run.size - *len) / grain * grain);
-	if (next_random(state) % 16 == 0) {	/* whole units */
+	if (next_random(state) % 16 == 0) { /* whole units */
 		*off = *off / run.unit * run.unit;
 		*len = min_u64(align_down_u64(*len + run.unit, run.unit), run.size - *off);
 		*len = min_u64(*len, MAX_BYTES);
@@ -165,13 +189,19 @@ static enum op choose_op(uint64_t *state)
 {
 	uint64_t pick = next_random(state) % 100;
 
-	return pick < 35   ? READ :
-	       pick < 78   ? WRITE :
-	       pick < 84   ? ZERO :
-	       pick < 88   ? ZERO_UNMAP :
-	       pick < 92   ? (run.overlap ? READ : DISCARD) :
-	       pick < 95   ? FLUSH :
-	       run.compress ? COMPRESS : WRITE;
+	if (pick < 35)
+		return READ;
+	if (pick < 78)
+		return WRITE;
+	if (pick < 84)
+		return ZERO;
+	if (pick < 88)
+		return ZERO_UNMAP;
+	if (pick < 92)
+		return run.overlap ? READ : DISCARD;
+	if (pick < 95)
+		return FLUSH;
+	return run.compress ? COMPRESS : WRITE;
 }
 
 /* With overlap: remember what a sector may hold. Returns the number to stamp sectors with. */
@@ -187,8 +217,10 @@ static uint64_t new_stamp(const struct request *r)
 			abort();
 	}
 	number = run.stamps++;
-	run.stamp[number] = (struct stamp) {
-		.off = r->off, .len = r->len, .zero = r->op != WRITE && r->op != COMPRESS,
+	run.stamp[number] = (struct stamp){
+		.off = r->off,
+		.len = r->len,
+		.zero = r->op != WRITE && r->op != COMPRESS,
 	};
 	pthread_mutex_unlock(&run.mutex);
 	return number;
@@ -207,7 +239,7 @@ static void fill(struct request *r, uint64_t *state)
 
 	for (uint64_t at = 0; at < r->len; at++)
 		r->data[at] = (uint8_t)(value >> (at % 8 * 8));
-	if (value % 8 == 0)	/* zeroes written as data */
+	if (value % 8 == 0) /* zeroes written as data */
 		memset(r->data, 0, r->len);
 }
 
@@ -220,7 +252,7 @@ static int split(struct request *r, uint64_t *state)
 		uint64_t left = r->len - at;
 		uint64_t take = n == IOVS - 1 ? left : 1 + next_random(state) % left;
 
-		r->iov[n++] = (struct iovec) { .iov_base = r->data + at, .iov_len = take };
+		r->iov[n++] = (struct iovec){ .iov_base = r->data + at, .iov_len = take };
 		at += take;
 	}
 	return n;
@@ -254,7 +286,7 @@ static void finished(void *user, int rc, const struct img_error *err)
 		if (!run.overlap)
 			memset(run.model + r->off, 0, r->len);
 		break;
-	case DISCARD:	/* old bytes or zeroes: see which */
+	case DISCARD: /* old bytes or zeroes: see which */
 		r->op = READ_BACK;
 		if (submit(r)) {
 			complain(r, "cannot be submitted");
@@ -287,16 +319,16 @@ static int submit(struct request *r)
 		return img_submit_readv(w->queue, run.img, r->off, r->iov, iovs, 0, finished, r);
 	case WRITE:
 		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
-					 next_random(&w->random) % 8 ? 0 : IMG_SUBMIT_ORDERED, finished,
-					 r);
+					 next_random(&w->random) % 8 ? 0 : IMG_SUBMIT_ORDERED,
+					 finished, r);
 	case COMPRESS:
 		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
 					 IMG_SUBMIT_COMPRESS, finished, r);
 	case ZERO:
 		return img_submit_zero(w->queue, run.img, r->off, r->len, 0, finished, r);
 	case ZERO_UNMAP:
-		return img_submit_zero(w->queue, run.img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP, finished,
-				       r);
+		return img_submit_zero(w->queue, run.img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP,
+				       finished, r);
 	case DISCARD:
 		return img_submit_discard(w->queue, run.img, r->off, r->len, 0, finished, r);
 	default:
@@ -403,8 +435,10 @@ static void judge_sector(uint64_t off, const uint8_t *data)
 		goto settled;
 	}
 	if (run.failures++ < 10)
-		fprintf(stderr, "random: sector at %" PRIu64 " holds what nobody wrote there: %016"
-			PRIx64 "\n", off, number);
+		fprintf(stderr,
+			"random: sector at %" PRIu64 " holds what nobody wrote there: "
+			"%016" PRIx64 "\n",
+			off, number);
 settled:
 	memcpy(run.model + off, data, SECTOR);
 }
@@ -426,8 +460,8 @@ static int verify(struct img_error *err)
 		for (size_t at = 0; at < len; at++) {
 			if (buf[at] == run.model[off + at])
 				continue;
-			fprintf(stderr, "random: byte %" PRIu64 " is %02x, should be %02x\n", off + at,
-				buf[at], run.model[off + at]);
+			fprintf(stderr, "random: byte %" PRIu64 " is %02x, should be %02x\n",
+				off + at, buf[at], run.model[off + at]);
 			run.failures++;
 			break;
 		}
@@ -506,6 +540,13 @@ static uint8_t *map_model(const char *path, uint64_t *size)
 	return bytes == MAP_FAILED ? NULL : bytes;
 }
 
+static enum img_io_kind io_kind(const char *name)
+{
+	if (!strcmp(name, "uring"))
+		return IMG_IO_URING_KIND;
+	return !strcmp(name, "threads") ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND;
+}
+
 static bool take_key(const char *arg, double *seconds, uint64_t *seed)
 {
 	const char *value = strchr(arg, '=');
@@ -520,8 +561,7 @@ static bool take_key(const char *arg, double *seconds, uint64_t *seed)
 	else if (!strncmp(arg, "seed=", 5))
 		*seed = strtoull(value, NULL, 0);
 	else if (!strncmp(arg, "io=", 3))
-		run.options.io = !strcmp(value, "uring") ? IMG_IO_URING_KIND :
-				 !strcmp(value, "threads") ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND;
+		run.options.io = io_kind(value);
 	else if (!strncmp(arg, "threads=", 8))
 		run.threads = (unsigned)strtoul(value, NULL, 0);
 	else if (!strncmp(arg, "compress=", 9))
@@ -544,7 +584,7 @@ int main(int argc, char **argv)
 	double seconds = 1;
 	int rc;
 
-	run.options = (struct img_open_options) { .format = "qcow2", .flags = IMG_OPEN_WRITE };
+	run.options = (struct img_open_options){ .format = "qcow2", .flags = IMG_OPEN_WRITE };
 	run.threads = 2;
 	for (int i = 3; i < argc; i++) {
 		if (!take_key(argv[i], &seconds, &seed))
@@ -565,8 +605,10 @@ int main(int argc, char **argv)
 		run.size = img_size(run.img);
 		run.unit = img_unit_bytes(run.img);
 		if (run.size != model_size) {
-			fprintf(stderr, "random: the image has %" PRIu64 " bytes, the model %" PRIu64
-				"\n", run.size, model_size);
+			fprintf(stderr,
+				"random: the image has %" PRIu64 " bytes, the model "
+				"%" PRIu64 "\n",
+				run.size, model_size);
 			return 2;
 		}
 		for (unsigned t = 0; t <= run.threads; t++) {
@@ -594,7 +636,7 @@ int main(int argc, char **argv)
 	munmap(run.model, model_size);
 	free(run.stamp);
 	img_error_free(err);
-	printf("%" PRIu64 " requests, %" PRIu64 " failures, seed %" PRIu64 "\n", run.done, run.failures,
-	       seed);
+	printf("%" PRIu64 " requests, %" PRIu64 " failures, seed %" PRIu64 "\n", run.done,
+	       run.failures, seed);
 	return run.failures ? 1 : 0;
 }

@@ -12,7 +12,11 @@
 #include "libimg/base/endian.h"
 #include "tests/support/workload.h"
 
-enum { BATCH = 6, MAX_DEED = 160 << 10, READ_BYTES = 1 << 20 };
+enum {
+	BATCH = 6,
+	MAX_DEED = 160 << 10,
+	READ_BYTES = 1 << 20,
+};
 
 static void *must(void *p)
 {
@@ -155,8 +159,11 @@ static void note(struct workload *w, uint64_t off, uint64_t len, uint64_t stamp,
 		w->deeds_room = w->deeds_room ? w->deeds_room * 2 : 256;
 		w->deed = must(reallocarray(w->deed, w->deeds_room, sizeof(*w->deed)));
 	}
-	w->deed[w->deeds++] = (struct deed) {
-		.off = off, .len = len, .stamp = stamp, .mark = mark,
+	w->deed[w->deeds++] = (struct deed){
+		.off = off,
+		.len = len,
+		.stamp = stamp,
+		.mark = mark,
 	};
 }
 
@@ -206,28 +213,31 @@ static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64
 		for (uint64_t at = 0; at < f->len; at += 8)
 			le64_store(f->data + at, stamp);
 		note(f->w, f->off, f->len, stamp, f->mark);
-		f->iov = (struct iovec) { .iov_base = f->data, .iov_len = f->len };
+		f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
 		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, landed, f);
 	}
 	if (!f->discard) {
 		note(f->w, f->off, f->len, 0, f->mark);
 		return img_submit_zero(q, img, f->off, f->len,
-				       next_random(random) % 2 ? IMG_SUBMIT_MAY_UNMAP : 0, landed, f);
+				       next_random(random) % 2 ? IMG_SUBMIT_MAY_UNMAP : 0, landed,
+				       f);
 	}
 	note(f->w, f->off, f->len, 0, f->mark);
 	return img_submit_discard(q, img, f->off, f->len, 0, landed, f);
 }
 
-static void choose(const struct workload *w, const struct img *img, uint64_t *random,
-		   uint64_t *off, uint64_t *len)
+static void choose(const struct workload *w, const struct img *img, uint64_t *random, uint64_t *off,
+		   uint64_t *len)
 {
 	uint64_t unit = img_unit_bytes(img), pick = next_random(random) % 10;
-	uint64_t most = min_u64(min_u64(pick < 6 ? 4096 : pick < 9 ? unit * 3 : MAX_DEED, MAX_DEED),
-				w->size);
+	uint64_t most = MAX_DEED;
 
+	if (pick < 9)
+		most = min_u64(pick < 6 ? 4096 : unit * 3, MAX_DEED);
+	most = min_u64(most, w->size);
 	*len = (1 + next_random(random) % (most / SECTOR)) * SECTOR;
 	*off = next_random(random) % ((w->size - *len) / SECTOR + 1) * SECTOR;
-	if (pick == 9) {	/* whole units */
+	if (pick == 9) { /* whole units */
 		*off = align_down_u64(*off, unit);
 		*len = min_u64(round_up_u64(*len, unit), w->size - *off);
 		*len = min_u64(*len, MAX_DEED);
@@ -300,15 +310,16 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 				note_failure(w, rc, err);
 				continue;
 			}
-			if (w->rc)	/* what failed may come or not: nothing is certain any more */
+			if (w->rc) /* what failed may come or not: nothing is certain any more */
 				continue;
 			if (w->durables == w->durables_room) {
 				w->durables_room = w->durables_room ? w->durables_room * 2 : 64;
 				w->durable = must(reallocarray(w->durable, w->durables_room,
 							       sizeof(*w->durable)));
 			}
-			w->durable[w->durables++] = (struct durable) {
-				.mark = img_record_count(record), .deeds = deeds,
+			w->durable[w->durables++] = (struct durable){
+				.mark = img_record_count(record),
+				.deeds = deeds,
 			};
 		}
 	}
@@ -362,10 +373,11 @@ int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_e
 		for (size_t at = 0; at < len; at += SECTOR) {
 			if (memcmp(buf + at, w->flushed + off + at, SECTOR) &&
 			    !is_possible(w, certain, cut, off + at, buf + at))
-				return img_fail(err, -EBADMSG, "sector at %" PRIu64 " begins with %016"
-						PRIx64 ", flushed was %016" PRIx64 ", and no "
-						"request since then wrote that", off + at,
-						be64_load(buf + at),
+				return img_fail(err, -EBADMSG,
+						"sector at %" PRIu64 " begins with %016" PRIx64
+						", flushed was %016" PRIx64 ", and no "
+						"request since then wrote that",
+						off + at, be64_load(buf + at),
 						be64_load(w->flushed + off + at));
 		}
 	}

@@ -8,7 +8,9 @@
 #include "libimg/engine/driver.h"
 #include "libimg/image/place.h"
 
-enum { SECTOR = 512 };
+enum {
+	SECTOR = 512,
+};
 
 /* A file's bytes; grows as needed. Zero-initialise; free bytes. */
 struct flat {
@@ -31,28 +33,28 @@ uint64_t next_random(uint64_t *state);
 /* A request of the workload, in the order of submission. */
 struct deed {
 	uint64_t off, len;
-	uint64_t stamp;		/* each 8 bytes of what was written; 0: zeroes */
-	size_t mark;		/* entries in the record when it was submitted */
+	uint64_t stamp; /* each 8 bytes of what was written; 0: zeroes */
+	size_t mark;	/* entries in the record when it was submitted */
 };
 
 /* A flush that succeeded. */
 struct durable {
-	size_t mark;		/* entries in the record when it was done */
-	size_t deeds;		/* deeds that it covers: those before */
+	size_t mark;  /* entries in the record when it was done */
+	size_t deeds; /* deeds that it covers: those before */
 };
 
 struct workload {
-	uint64_t size;		/* guest bytes */
-	uint8_t *before;	/* guest content at first */
-	uint8_t *flushed;	/* judge()'s: content at the last flush before the cut */
-	size_t applied;		/* judge()'s: deeds that flushed has */
+	uint64_t size;	  /* guest bytes */
+	uint8_t *before;  /* guest content at first */
+	uint8_t *flushed; /* judge()'s: content at the last flush before the cut */
+	size_t applied;	  /* judge()'s: deeds that flushed has */
 	struct deed *deed;
 	size_t deeds, deeds_room;
 	struct durable *durable;
 	size_t durables, durables_room;
-	uint64_t refused;	/* requests that failed */
-	int rc;			/* the first of the failures */
-	char *sentence;		/* of that; malloc'd */
+	uint64_t refused; /* requests that failed */
+	int rc;		  /* the first of the failures */
+	char *sentence;	  /* of that; malloc'd */
 };
 
 /* Learn what img holds. */
@@ -76,7 +78,7 @@ void workload_rewind(struct workload *w);
 
 /* Collects the lines of a check. */
 struct lines {
-	char *text;		/* malloc'd; NULL: none */
+	char *text; /* malloc'd; NULL: none */
 };
 void lines_add(void *user, const char *line);
 
