@@ -282,7 +282,8 @@ own() {
 	shift
 	reset
 	(cd "$work/ours" && timeout 60 "$@") >"$work/o.out" 2>&1 || differ "$(tail -n 5 "$work/o.out")"
-	: >"$work/t.err" >"$work/o.err"
+	: >"$work/t.err"
+	: >"$work/o.err"
 	verdict "$name"
 }
 
