@@ -217,7 +217,7 @@ void img_service_run(struct img_work *work)
 			e->want_writeout = false;
 			pthread_mutex_unlock(&e->lock);
 			/* A failure leaves it dirty: the next flush says so, or the next plan. */
-			rc = img_writeout(e, durable, &err);
+			img_writeout(e, durable, &err);
 			pthread_mutex_lock(&e->lock);
 		} else {
 			break;

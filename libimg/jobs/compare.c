@@ -182,7 +182,7 @@ static void finish_first(struct compare *c)
 static int run(struct compare *c, const struct img_compare_options *o)
 {
 	while (!c->rc && !c->over && (c->pos < c->end || c->used)) {
-		uint64_t before = c->pos;
+		uint64_t before;
 
 		if (o->progress && o->progress(o->user, c->used ? c->pair[c->first].off : c->pos,
 					       c->end))
