@@ -1,7 +1,7 @@
 /*
  * VMDK: a disk is a list of extents that a text descriptor names; an extent is flat (plain bytes
  * in a file), sparse (grains found through a directory of tables), or zeroes. The descriptor is a
- * file of its own or embedded in the only sparse extent. spec/vmdk.md. Reading only.
+ * file of its own or embedded in the only sparse extent. spec/vmdk.md.
  */
 #include "formats/vmdk/vmdk.h"
 
@@ -250,8 +250,7 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 	return map_entry(l, &first, off, run, out);
 }
 
-/* The extent that guest byte off is in. */
-static const struct vmdk_extent *find_extent(const struct vmdk *vmdk, uint64_t off)
+const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)
 {
 	size_t low = 0, high = vmdk->extent_count;
 
@@ -270,7 +269,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 		    struct img_extent *out)
 {
 	const struct vmdk *vmdk = img->state;
-	const struct vmdk_extent *x = find_extent(vmdk, off);
+	const struct vmdk_extent *x = vmdk_find_extent(vmdk, off);
 	const struct vmdk_file *f;
 	struct look look;
 
@@ -371,12 +370,24 @@ static int vmdk_info(struct img *img, struct img_value *top, struct img_value *s
 
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
-	.features = IMG_DRIVER_READ_ONLY | IMG_DRIVER_BACKING,
+	.features = IMG_DRIVER_BACKING,
 	.probe = vmdk_probe,
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,
 	.close = vmdk_close,
+	.first_write = vmdk_first_write,
+	.finish = vmdk_finish,
 	.map = vmdk_map,
+	.plan_write = vmdk_plan_write,
+	.commit = vmdk_commit,
+	.drop = vmdk_drop,
+	.last_use = vmdk_last_use,
+	.release = vmdk_release,
+	.grow = vmdk_grow,
+	.create_options = vmdk_create_options,
+	.create_check = vmdk_create_check,
+	.create = vmdk_create,
+	.sink = vmdk_sink,
 	.check = vmdk_check,
 	.info = vmdk_info,
 };

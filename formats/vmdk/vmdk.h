@@ -14,11 +14,27 @@
  */
 enum { VMDK_FILES_MAX = 4096 };
 
+/* Bytes of an extent file that nothing uses: whole grains. */
+struct vmdk_run {
+	uint64_t off, len;
+};
+
+/* What writing to a sparse extent file needs; under the metadata lock. */
+struct vmdk_space {
+	uint64_t next; /* file offset for the next new grain, a multiple of the grain */
+	struct vmdk_run *runs; /* freed since the image was opened */
+	size_t run_count, run_max;
+	uint32_t *tables; /* the sectors where tables begin, both copies, ascending */
+	size_t table_count, table_max;
+	bool was_unclean; /* already when it was opened */
+};
+
 /* A file that extents lie in; shared by all extents that name it. */
 struct vmdk_file {
 	char *name;		     /* as the descriptor has it; NULL: the image's own file */
 	struct img_storage *storage; /* NULL: not opened (self_only, NOACCESS) */
 	struct vmdk_sparse sparse;   /* kind VMDK_NOT_SPARSE: flat, or not parsed */
+	struct vmdk_space *space;    /* NULL: not writable, or not sparse */
 };
 
 enum vmdk_extent_kind {
@@ -33,6 +49,7 @@ struct vmdk_extent {
 	uint64_t file_off; /* FLAT */
 	enum vmdk_extent_kind kind;
 	enum vmdk_extent_type type;
+	enum vmdk_access access;
 	bool has_type; /* false: the image's own header is all there is */
 	uint32_t file; /* index of vmdk.files, or VMDK_NO_FILE */
 };
@@ -54,6 +71,51 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err);
 void vmdk_free(struct vmdk *vmdk, const struct img *img);
 /* The grain that all extents have in bytes; 0: not all are sparse, or alike, or known. */
 uint64_t vmdk_common_grain(const struct vmdk *vmdk);
+
+/* The extent that guest byte off is in; there is one. */
+const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off);
+
+/* vmdk_space.c. All that writing to an image needs to know; refuses what cannot be written. */
+int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err);
+void vmdk_free_space(struct vmdk_space *space);
+/* What metadata, if any, lies in [off, off + len) of the file; NULL: none. */
+const char *vmdk_metadata_at(const struct vmdk_file *f, uint64_t off, uint64_t len);
+/* Room for 1 to want grains in a row: *off, *got. -EFBIG. */
+int vmdk_take(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
+	      struct img_error *err);
+/* Nothing uses [off, off + len) any more. Out of memory: the room is lost. */
+void vmdk_give_back(struct vmdk_file *f, uint64_t off, uint64_t len);
+/* The driver's grow(): grain tables that are missing. */
+int vmdk_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+
+/* vmdk_write.c. The driver's entries. */
+int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+		    uint64_t len, struct img_plan *plan);
+void vmdk_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
+void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
+int vmdk_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		  uint64_t len, bool *last);
+int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		 uint64_t len);
+
+/* vmdk_marks.c. The driver's entries: content ID and the mark of an unclean shutdown. */
+int vmdk_first_write(struct img *img, struct img_error *err);
+int vmdk_finish(struct img *img, struct img_error *err);
+/* A random content ID that is neither old nor VMDK_NO_PARENT. */
+int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err);
+
+/* vmdk_create.c. The driver's entries. */
+extern const struct img_option vmdk_create_options[];
+int vmdk_create_check(struct img_creating *c, struct img_error *err);
+int vmdk_create(struct img_creating *c, struct img_error *err);
+/* The descriptor of a streamOptimized disk, malloc'd. */
+int vmdk_stream_descriptor(const struct img_creating *c, char **out, struct img_error *err);
+/* Is a streamOptimized disk asked for? */
+bool vmdk_wants_stream(const struct img_creating *c);
+
+/* vmdk_stream.c. The driver's sink(). */
+int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
+	      struct img_error *err);
 
 /* vmdk_check.c. The driver's check(). */
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err);

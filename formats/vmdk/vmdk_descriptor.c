@@ -312,6 +312,9 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		if (!parse_hex32(value, &d->cid))
 			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);
 		d->has_cid = true;
+		d->cid_digits = value;
+	} else if (text_is(key, "ddb.longContentID") && !d->long_cid.at) {
+		d->long_cid = value;
 	} else if (text_is(key, "parentCID") && !seen->parent_cid) {
 		if (!parse_hex32(value, &d->parent_cid))
 			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);

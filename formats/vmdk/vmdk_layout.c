@@ -21,7 +21,8 @@ enum {
 	HOSTED_OFF_TABLE_ENTRIES = 44,
 	HOSTED_OFF_REDUNDANT = 48,
 	HOSTED_OFF_DIRECTORY = 56,
-	HOSTED_OFF_UNCLEAN = 72,
+	HOSTED_OFF_OVERHEAD = 64,
+	HOSTED_OFF_UNCLEAN = VMDK_OFF_UNCLEAN,
 	HOSTED_OFF_NEWLINES = 73,
 	HOSTED_OFF_COMPRESSION = 77,
 
@@ -39,7 +40,6 @@ enum {
 	COMPRESSION_NONE = 0,
 	COMPRESSION_DEFLATE = 1,
 };
-#define HOSTED_DIRECTORY_AT_END UINT64_MAX
 
 /* spec/vmdk.md, "Metadata markers" and "Grain markers". */
 enum {
@@ -84,6 +84,39 @@ enum {
 #define SE_VERSION UINT64_C(0x0000000200000001)
 #define SE_VOLATILE_MAGIC UINT64_C(0x00000000cafecafe)
 #define SE_DIRECTORY_TAG UINT64_C(0x10000000) /* the upper half of a directory entry */
+
+void vmdk_encode_header(const struct vmdk_header *h, uint8_t *out)
+{
+	uint32_t flags = FLAG_NEWLINES;
+
+	if (h->redundant)
+		flags |= FLAG_REDUNDANT;
+	if (h->zeroed_grains)
+		flags |= FLAG_ZEROED_GRAINS;
+	if (h->stream)
+		flags |= FLAG_COMPRESSED | FLAG_MARKERS;
+	memset(out, 0, VMDK_HOSTED_HEADER_BYTES);
+	le32_store(out, HOSTED_MAGIC);
+	le32_store(out + HOSTED_OFF_VERSION, h->stream ? 3 : h->zeroed_grains ? 2 : 1);
+	le32_store(out + HOSTED_OFF_FLAGS, flags);
+	le64_store(out + HOSTED_OFF_CAPACITY, h->capacity);
+	le64_store(out + HOSTED_OFF_GRAIN, VMDK_GRAIN_SECTORS);
+	le64_store(out + HOSTED_OFF_DESCRIPTOR, h->descriptor);
+	le64_store(out + HOSTED_OFF_DESCRIPTOR_SECTORS, h->descriptor_sectors);
+	le32_store(out + HOSTED_OFF_TABLE_ENTRIES, VMDK_TABLE_ENTRIES);
+	le64_store(out + HOSTED_OFF_REDUNDANT, h->redundant);
+	le64_store(out + HOSTED_OFF_DIRECTORY, h->directory);
+	le64_store(out + HOSTED_OFF_OVERHEAD, h->overhead);
+	memcpy(out + HOSTED_OFF_NEWLINES, "\n \r\n", 4);
+	le16_store(out + HOSTED_OFF_COMPRESSION, h->stream ? COMPRESSION_DEFLATE : COMPRESSION_NONE);
+}
+
+void vmdk_encode_marker(uint32_t type, uint64_t sectors, uint8_t *out)
+{
+	memset(out, 0, VMDK_SECTOR);
+	le64_store(out, sectors);
+	le32_store(out + MARKER_OFF_TYPE, type);
+}
 
 enum vmdk_kind vmdk_sparse_kind(const uint8_t *bytes, size_t len)
 {
@@ -206,7 +239,7 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 				"with %" PRIu64 " sectors, past any file",
 				descriptor, descriptor_sectors);
 
-	if (directory == HOSTED_DIRECTORY_AT_END) {
+	if (directory == VMDK_DIRECTORY_AT_END) {
 		s->at_end = true;
 		return 0;
 	}

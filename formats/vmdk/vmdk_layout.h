@@ -68,6 +68,30 @@ struct vmdk_sparse {
 	uint64_t grains_off, grains_bytes;
 };
 
+/* What a header of ours says, besides what is the same in all; places and sizes in sectors. */
+struct vmdk_header {
+	uint64_t capacity;
+	uint64_t descriptor, descriptor_sectors; /* 0, 0: none */
+	uint64_t redundant;			 /* 0: none */
+	uint64_t directory;			 /* VMDK_DIRECTORY_AT_END: see the footer */
+	uint64_t overhead;
+	bool zeroed_grains;
+	bool stream; /* compressed, with markers */
+};
+#define VMDK_DIRECTORY_AT_END UINT64_MAX
+/* What we write: grains of 64 KiB, tables of 512 entries. */
+enum {
+	VMDK_GRAIN_SECTORS = 128,
+	VMDK_GRAIN_BYTES = VMDK_GRAIN_SECTORS * VMDK_SECTOR,
+	VMDK_TABLE_ENTRIES = 512,
+	VMDK_TABLE_SECTORS = VMDK_TABLE_ENTRIES * 4 / VMDK_SECTOR,
+	VMDK_OFF_UNCLEAN = 72, /* in the file: a byte, 1: not closed cleanly */
+};
+/* The 512 bytes of a header or a footer. */
+void vmdk_encode_header(const struct vmdk_header *h, uint8_t *out);
+/* A metadata marker (a sector): `sectors` of what type says follow. */
+void vmdk_encode_marker(uint32_t type, uint64_t sectors, uint8_t *out);
+
 /* What the first bytes of a file say. len may be anything. */
 enum vmdk_kind vmdk_sparse_kind(const uint8_t *bytes, size_t len);
 

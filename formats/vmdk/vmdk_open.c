@@ -281,6 +281,7 @@ static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size
 			.bytes = line.sectors * VMDK_SECTOR,
 			.kind = kind_of(&line),
 			.type = line.type,
+			.access = line.access,
 			.has_type = true,
 			.file = VMDK_NO_FILE,
 		};
@@ -442,6 +443,7 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 		if (vmdk->files[i].storage != img->file)
 			img_storage_close(vmdk->files[i].storage);
 		free(vmdk->files[i].name);
+		vmdk_free_space(vmdk->files[i].space);
 	}
 	free(vmdk->files);
 	free(vmdk->extents);
@@ -580,6 +582,8 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 				goto out;
 		}
 		rc = check_shared(img, vmdk, err);
+		if (!rc && img->writable && !o->for_check)
+			rc = vmdk_prepare_writing(img, vmdk, err);
 		if (rc)
 			goto out;
 	}

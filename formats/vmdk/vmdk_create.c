@@ -1,0 +1,503 @@
+/*
+ * Creating disks: the descriptor and the extent files. spec/vmdk.md, "Writing". A sparse extent:
+ *
+ * header | descriptor | redundant directory | its tables | directory | tables | grains
+ *
+ * with all tables in place, as VMware has them; they are holes until something is written. Tables
+ * begin at multiples of 16 KiB, so that one look sees as many entries as it can.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "formats/vmdk/vmdk.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+/* In the order in which qemu-img reports them. Those with a default are always reported. */
+const struct img_option vmdk_create_options[] = {
+	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
+	{ "adapter_type", IMG_OPTION_STRING,
+	  "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX",
+	  NULL, "ide,lsilogic,buslogic,legacyESX" },
+	{ "backing_file", IMG_OPTION_STRING, "File name of a base image", NULL, NULL },
+	{ "backing_fmt", IMG_OPTION_STRING, "Must be 'vmdk' if present", NULL, NULL },
+	{ "compat6", IMG_OPTION_BOOL, "VMDK version 6 image", "off", NULL },
+	{ "hwversion", IMG_OPTION_STRING, "VMDK hardware version", "undefined", NULL },
+	{ "toolsversion", IMG_OPTION_STRING, "VMware guest tools version", NULL, NULL },
+	{ "subformat", IMG_OPTION_STRING,
+	  "VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | "
+	  "twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ",
+	  NULL,
+	  "monolithicSparse,monolithicFlat,twoGbMaxExtentSparse,twoGbMaxExtentFlat,"
+	  "streamOptimized" },
+	{ "zeroed_grain", IMG_OPTION_BOOL,
+	  "Enable efficient zero writes using the zeroed-grain GTE feature", NULL, NULL },
+	{ 0 },
+};
+
+#define SPLIT_BYTES UINT64_C(0x80000000) /* as QEMU; VMware takes any */
+
+enum {
+	DESCRIPTOR_SECTORS = 20, /* the room of an embedded one, as in QEMU and VirtualBox */
+	TABLES_ALIGN = IMG_META_BLOCK / VMDK_SECTOR,
+};
+
+/* What is asked for, in the format's terms. */
+struct wish {
+	const char *create_type, *adapter, *hardware, *tools;
+	bool flat, split, stream, zeroed_grains;
+	char *stem, *suffix; /* of the image's name without its folder: "disk", ".vmdk" */
+	uint64_t extents;
+};
+
+static bool same(const char *a, const char *b)
+{
+	return !strcmp(a, b);
+}
+
+bool vmdk_wants_stream(const struct img_creating *c)
+{
+	const char *subformat = img_options_string(c->options, "subformat");
+
+	return subformat && same(subformat, "streamOptimized");
+}
+
+/* ---- Checking ---- */
+
+/* Text that a descriptor can hold between quotes. */
+static int check_text(const char *what, const char *text, struct img_error *err)
+{
+	if (strlen(text) > VMDK_NAME_BYTES_MAX)
+		return img_fail(err, -ENAMETOOLONG, "%s: found %zu bytes, allowed up to %d", what,
+				strlen(text), VMDK_NAME_BYTES_MAX);
+	for (const char *p = text; *p; p++)
+		if (*p == '"' || (unsigned char)*p < ' ')
+			return img_fail(err, -EINVAL,
+					"%s: found a quote or a control character in '%s', which "
+					"a VMDK descriptor cannot hold",
+					what, text);
+	return 0;
+}
+
+static int check_number(const struct img_options *o, const char *option, struct img_error *err)
+{
+	const char *text = img_options_string(o, option);
+
+	if (!text || (same(option, "hwversion") && same(text, "undefined")))
+		return 0;
+	if (!*text || strspn(text, "0123456789") != strlen(text) || strlen(text) > 10)
+		return img_fail(err, -EINVAL, "%s: found '%s', allowed a number of up to 10 digits",
+				option, text);
+	return 0;
+}
+
+static int check_backing(const struct img_creating *c, struct img_error *err)
+{
+	if (!c->backing_name)
+		return 0;
+	if ((c->backing_format && !same(c->backing_format, "vmdk")) ||
+	    (c->backing && !same(c->backing->driver->name, "vmdk")))
+		return img_fail(err, -EINVAL, "%s: backing_file must be a vmdk image", c->name);
+	if (!c->backing)
+		return img_fail(err, -ENOTSUP,
+				"%s: the backing file must be looked at: a VMDK names its parent's "
+				"content ID",
+				c->name);
+	return check_text("backing_file", c->backing_name, err);
+}
+
+/* ---- The wish ---- */
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static void wish_clear(struct wish *w)
+{
+	free(w->stem);
+	free(w->suffix);
+}
+
+static int make_wish(const struct img_creating *c, struct wish *w, struct img_error *err)
+{
+	const struct img_options *o = c->options;
+	const char *subformat = img_options_string(o, "subformat");
+	const char *base = base_name(c->name), *dot = strrchr(base, '.');
+
+	*w = (struct wish){
+		.create_type = subformat ? subformat : "monolithicSparse",
+		.adapter = img_options_string(o, "adapter_type"),
+		.hardware = img_options_string(o, "hwversion"),
+		.tools = img_options_string(o, "toolsversion"),
+		.zeroed_grains = img_options_bool(o, "zeroed_grain"),
+		.stem = dot ? strndup(base, (size_t)(dot - base)) : strdup(base),
+		.suffix = strdup(dot ? dot : ""),
+		.extents = c->size ? 1 : 0,
+	};
+	if (!w->stem || !w->suffix) {
+		wish_clear(w);
+		return img_fail(err, -ENOMEM, "out of memory");
+	}
+	w->flat = same(w->create_type, "monolithicFlat") ||
+		  same(w->create_type, "twoGbMaxExtentFlat");
+	w->split = same(w->create_type, "twoGbMaxExtentSparse") ||
+		   same(w->create_type, "twoGbMaxExtentFlat");
+	w->stream = same(w->create_type, "streamOptimized");
+	if (w->split)
+		w->extents = div_round_up_u64(c->size, SPLIT_BYTES);
+	if (!w->adapter)
+		w->adapter = "ide";
+	if (!w->tools)
+		w->tools = "2147483647"; /* "unknown": vSphere customizes guests only with one */
+	if (!w->hardware || same(w->hardware, "undefined"))
+		w->hardware = img_options_bool(o, "compat6") ? "6" : "4";
+	return 0;
+}
+
+/* The name of extent n, counted from 0, malloc'd. NULL: out of memory. */
+static char *extent_name(const struct wish *w, uint64_t n)
+{
+	char *name;
+	int rc;
+
+	if (w->split)
+		rc = asprintf(&name, "%s-%c%03" PRIu64 "%s", w->stem, w->flat ? 'f' : 's', n + 1,
+			      w->suffix);
+	else
+		rc = asprintf(&name, "%s%s%s", w->stem, w->flat ? "-flat" : "", w->suffix);
+	return rc < 0 ? NULL : name;
+}
+
+static uint64_t extent_bytes(const struct img_creating *c, const struct wish *w, uint64_t n)
+{
+	return w->split ? min_u64(SPLIT_BYTES, c->size - n * SPLIT_BYTES) : c->size;
+}
+
+/* ---- The descriptor ---- */
+
+/* A random (version 4) UUID. */
+static int new_uuid(char out[37], struct img_error *err)
+{
+	uint8_t b[16];
+
+	if (getrandom(b, sizeof(b), 0) != sizeof(b))
+		return img_fail(err, -errno, "no random number: %s", strerror(errno));
+	b[6] = (b[6] & 0x0f) | 0x40;
+	b[8] = (b[8] & 0x3f) | 0x80;
+	snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+		 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
+		 b[13], b[14], b[15]);
+	return 0;
+}
+
+static void print_extents(const struct img_creating *c, const struct wish *w, FILE *out,
+			  bool *complete)
+{
+	for (uint64_t n = 0; n < w->extents; n++) {
+		char *name = extent_name(w, n);
+
+		*complete &= name != NULL;
+		fprintf(out, "RW %" PRIu64 " %s \"%s\"%s\n", extent_bytes(c, w, n) / VMDK_SECTOR,
+			w->flat ? "FLAT" : "SPARSE", name ? name : "", w->flat ? " 0" : "");
+		free(name);
+	}
+	/* An embedded descriptor has a line for its own file, however small the disk. */
+	if (!w->extents && !w->split && !w->flat)
+		fprintf(out, "RW 0 SPARSE \"%s%s\"\n", w->stem, w->suffix);
+}
+
+static int make_descriptor(const struct img_creating *c, const struct wish *w, char **text,
+			   size_t *len, struct img_error *err)
+{
+	static const char nil[] = "00000000-0000-0000-0000-000000000000";
+	const struct vmdk *parent = c->backing ? c->backing->state : NULL;
+	unsigned heads = same(w->adapter, "ide") ? 16 : 255;
+	char image[37], modification[37];
+	uint64_t long_cid[2];
+	bool complete = true;
+	uint32_t cid;
+	FILE *out;
+	int rc;
+
+	rc = vmdk_new_cid(0, &cid, err);
+	if (!rc)
+		rc = new_uuid(image, err);
+	if (!rc)
+		rc = new_uuid(modification, err);
+	if (rc)
+		return rc;
+	if (getrandom(long_cid, sizeof(long_cid), 0) != sizeof(long_cid))
+		return img_fail(err, -errno, "no random number: %s", strerror(errno));
+	out = open_memstream(text, len);
+	if (!out)
+		return img_fail(err, -ENOMEM, "out of memory");
+	fprintf(out,
+		"# Disk DescriptorFile\nversion=1\nCID=%08" PRIx32 "\nparentCID=%08" PRIx32 "\n"
+		"createType=\"%s\"\n",
+		cid, parent ? parent->cid : VMDK_NO_PARENT, w->create_type);
+	if (c->backing_name)
+		fprintf(out, "parentFileNameHint=\"%s\"\n", c->backing_name);
+	fprintf(out, "\n# Extent description\n");
+	print_extents(c, w, out, &complete);
+	fprintf(out,
+		"\n# The Disk Data Base\n#DDB\n\n"
+		"ddb.virtualHWVersion = \"%s\"\n"
+		"ddb.geometry.cylinders = \"%" PRIu64 "\"\n"
+		"ddb.geometry.heads = \"%u\"\n"
+		"ddb.geometry.sectors = \"63\"\n"
+		"ddb.adapterType = \"%s\"\n"
+		"ddb.toolsVersion = \"%s\"\n",
+		w->hardware, c->size / VMDK_SECTOR / (heads * UINT64_C(63)), heads, w->adapter,
+		w->tools);
+	fprintf(out,
+		"ddb.longContentID = \"%016" PRIx64 "%08" PRIx32 "%08" PRIx32 "\"\n"
+		"ddb.uuid.image=\"%s\"\n"
+		"ddb.uuid.modification=\"%s\"\n"
+		"ddb.uuid.parent=\"%s\"\n"
+		"ddb.uuid.parentmodification=\"%s\"\n",
+		long_cid[0], (uint32_t)long_cid[1], cid, image, modification,
+		parent && parent->uuid_image ? parent->uuid_image : nil, nil);
+	if (fclose(out) || !complete) {
+		free(*text);
+		return img_fail(err, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+int vmdk_stream_descriptor(const struct img_creating *c, char **out, struct img_error *err)
+{
+	struct wish w;
+	size_t len;
+	int rc = make_wish(c, &w, err);
+
+	if (rc)
+		return rc;
+	rc = make_descriptor(c, &w, out, &len, err);
+	wish_clear(&w);
+	return rc;
+}
+
+/* ---- Sparse extents ---- */
+
+/* Where things go, in sectors. */
+struct layout {
+	uint64_t tables; /* of each copy */
+	uint64_t redundant, redundant_tables, directory, first_table;
+	uint64_t grains; /* the first one's place */
+};
+
+static int lay_out(uint64_t bytes, struct layout *l, struct img_error *err)
+{
+	uint64_t covers = (uint64_t)VMDK_TABLE_ENTRIES * VMDK_GRAIN_BYTES, directory_sectors;
+
+	l->tables = div_round_up_u64(bytes, covers);
+	if (l->tables > VMDK_DIRECTORY_ENTRIES_MAX)
+		return img_fail(err, -EFBIG,
+				"size: found %" PRIu64 " bytes, allowed up to %" PRIu64 " in a sparse "
+				"VMDK",
+				bytes, VMDK_DIRECTORY_ENTRIES_MAX * covers);
+	directory_sectors = div_round_up_u64(l->tables * 4, VMDK_SECTOR);
+	l->redundant = 1 + DESCRIPTOR_SECTORS;
+	l->redundant_tables = round_up_u64(l->redundant + directory_sectors, TABLES_ALIGN);
+	l->directory = l->redundant_tables + l->tables * VMDK_TABLE_SECTORS;
+	l->first_table = round_up_u64(l->directory + directory_sectors, TABLES_ALIGN);
+	l->grains = round_up_u64(l->first_table + l->tables * VMDK_TABLE_SECTORS,
+				 VMDK_GRAIN_SECTORS);
+	return 0;
+}
+
+/* A directory of all tables, which follow each other from sector `first` on. */
+static int write_directory(struct img_storage *s, uint64_t sector, uint64_t first, uint64_t tables,
+			   struct img_error *err)
+{
+	uint8_t buf[16384];
+	uint64_t batch = sizeof(buf) / 4;
+
+	for (uint64_t from = 0; from < tables; from += batch) {
+		uint64_t n = min_u64(batch, tables - from);
+		int rc;
+
+		for (uint64_t i = 0; i < n; i++)
+			le32_store(buf + i * 4,
+				   (uint32_t)(first + (from + i) * VMDK_TABLE_SECTORS));
+		rc = img_storage_write(s, sector * VMDK_SECTOR + from * 4, buf, n * 4, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* An empty sparse extent in an empty file. text NULL: no descriptor. */
+static int create_sparse(struct img_storage *s, uint64_t bytes, bool zeroed_grains,
+			 const char *text, size_t text_len, struct img_error *err)
+{
+	uint8_t header[VMDK_HOSTED_HEADER_BYTES];
+	struct vmdk_header h;
+	struct layout l;
+	int rc = lay_out(bytes, &l, err);
+
+	if (rc)
+		return rc;
+	if (text_len > DESCRIPTOR_SECTORS * VMDK_SECTOR)
+		return img_fail(err, -ENAMETOOLONG,
+				"%s: the descriptor: found %zu bytes, allowed up to %d: a name is "
+				"too long",
+				s->name, text_len, DESCRIPTOR_SECTORS * VMDK_SECTOR);
+	h = (struct vmdk_header){
+		.capacity = bytes / VMDK_SECTOR,
+		.descriptor = text ? 1 : 0,
+		.descriptor_sectors = text ? DESCRIPTOR_SECTORS : 0,
+		.redundant = l.redundant,
+		.directory = l.directory,
+		.overhead = l.grains,
+		.zeroed_grains = zeroed_grains,
+	};
+	vmdk_encode_header(&h, header);
+	rc = img_storage_resize(s, l.grains * VMDK_SECTOR, IMG_PREALLOCATE_OFF, err);
+	if (!rc && text)
+		rc = img_storage_write(s, VMDK_SECTOR, text, text_len, err);
+	if (!rc)
+		rc = write_directory(s, l.redundant, l.redundant_tables, l.tables, err);
+	if (!rc)
+		rc = write_directory(s, l.directory, l.first_table, l.tables, err);
+	return rc ? rc : img_storage_write(s, 0, header, sizeof(header), err);
+}
+
+/* ---- The driver's entries ---- */
+
+int vmdk_create_check(struct img_creating *c, struct img_error *err)
+{
+	const struct img_options *o = c->options;
+	bool versioned = !same(img_options_string(o, "hwversion"), "undefined");
+	struct layout l;
+	struct wish w;
+	int rc;
+
+	if (img_options_bool(o, "compat6") && versioned)
+		return img_fail(err, -EINVAL, "%s: compat6 cannot be enabled with hwversion set",
+				c->name);
+	rc = check_number(o, "hwversion", err);
+	if (!rc)
+		rc = check_number(o, "toolsversion", err);
+	if (!rc)
+		rc = check_text("the image's name", base_name(c->name), err);
+	if (!rc)
+		rc = make_wish(c, &w, err);
+	if (rc)
+		return rc;
+	if (w.flat && c->backing_name)
+		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't have backing file", c->name);
+	else if (w.flat && w.zeroed_grains)
+		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't enable zeroed grain", c->name);
+	else if (w.stream && w.zeroed_grains)
+		rc = img_fail(err, -ENOTSUP,
+			      "%s: streamOptimized image can't enable zeroed grain: grains of "
+			      "zeroes are left out",
+			      c->name);
+	else if (w.extents > VMDK_FILES_MAX)
+		rc = img_fail(err, -EFBIG,
+			      "%s: found a size of %" PRIu64 " extent files, allowed up to %d",
+			      c->name, w.extents, VMDK_FILES_MAX);
+	if (!rc)
+		rc = check_backing(c, err);
+	if (!rc && !w.flat)
+		rc = lay_out(extent_bytes(c, &w, 0), &l, err);
+	wish_clear(&w);
+	return rc;
+}
+
+/* The extents' files of a disk whose descriptor is a file of its own. */
+static int create_extents(struct img_creating *c, const struct wish *w, struct img_error *err)
+{
+	for (uint64_t n = 0; n < w->extents; n++) {
+		char *name = extent_name(w, n);
+		struct img_storage *s;
+		int rc;
+
+		if (!name)
+			return img_fail(err, -ENOMEM, "out of memory");
+		rc = c->another(c, name, &s, err);
+		free(name);
+		if (rc)
+			return rc;
+		if (w->flat)
+			rc = img_storage_resize(s, extent_bytes(c, w, n), IMG_PREALLOCATE_OFF,
+						err);
+		else
+			rc = create_sparse(s, extent_bytes(c, w, n), w->zeroed_grains, NULL, 0,
+					   err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* A stream's bytes into a file. */
+struct into_file {
+	struct img_append base;
+	struct img_storage *file;
+};
+
+static int write_into_file(struct img_append *a, const void *bytes, size_t len,
+			   struct img_error *err)
+{
+	struct into_file *f = (struct into_file *)a;
+	int rc = img_storage_write(f->file, a->written, bytes, len, err);
+
+	if (!rc)
+		a->written += len;
+	return rc;
+}
+
+static int create_stream(struct img_creating *c, struct img_error *err)
+{
+	struct into_file to = { .base = { .write = write_into_file }, .file = c->file };
+	struct img_sink *sink;
+	int rc = vmdk_sink(c, &to.base, &sink, err);
+
+	if (rc)
+		return rc;
+	rc = sink->finish(sink, err);
+	sink->free(sink);
+	return rc;
+}
+
+int vmdk_create(struct img_creating *c, struct img_error *err)
+{
+	struct wish w;
+	char *text;
+	size_t len;
+	int rc;
+
+	if (c->file->device)
+		return img_fail(err, -ENOTSUP,
+				"%s: a VMDK cannot be made on a block device: nothing would tell "
+				"where it ends",
+				c->name);
+	if (vmdk_wants_stream(c))
+		return create_stream(c, err);
+	rc = make_wish(c, &w, err);
+	if (rc)
+		return rc;
+	rc = make_descriptor(c, &w, &text, &len, err);
+	if (rc)
+		goto out;
+	if (w.flat || w.split) {
+		rc = create_extents(c, &w, err);
+		if (!rc)
+			rc = img_storage_write(c->file, 0, text, len, err);
+	} else {
+		rc = create_sparse(c->file, c->size, w.zeroed_grains, text, len, err);
+	}
+	free(text);
+out:
+	wish_clear(&w);
+	return rc;
+}

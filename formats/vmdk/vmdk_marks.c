@@ -1,0 +1,148 @@
+/*
+ * What a change leaves in an image besides data: a new content ID in the descriptor, by which
+ * children notice that their parent was changed, and the mark of an unclean shutdown in the
+ * headers of sparse extents, which is there while the image is being written to.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "formats/vmdk/vmdk.h"
+#include "libimg/base/arith.h"
+
+int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err)
+{
+	do {
+		if (getrandom(out, sizeof(*out), 0) != sizeof(*out))
+			return img_fail(err, -errno, "no random number: %s", strerror(errno));
+	} while (!*out || *out == old || *out == VMDK_NO_PARENT);
+	return 0;
+}
+
+static int sync_file(const struct img *img, struct img_storage *s, struct img_error *err)
+{
+	return img->unsafe || !s->unsynced ? 0 : img_storage_sync(s, err);
+}
+
+/* ---- Content ID ---- */
+
+/* Overwrite digits of the descriptor, which begins at base, in their place. */
+static int write_digits(struct img *img, uint64_t base, const char *text,
+			struct vmdk_text place, const char *digits, struct img_error *err)
+{
+	uint64_t off = base + (uint64_t)(place.at - text);
+	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
+	int rc = img_storage_write(img->file, off, digits, place.len, err);
+
+	img_meta_forget(img, img->file, from,
+			round_up_u64(off + place.len - from, IMG_META_SECTOR));
+	return rc;
+}
+
+/*
+ * The new ID has as many digits as the old one, and takes their place: nothing else moves. Torn
+ * between two sectors it is still another ID than before, which is all that it is for.
+ */
+static int change_cid(struct img *img, const char *text, size_t len, uint64_t base,
+		      struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	struct vmdk_descriptor d;
+	char digits[9];
+	uint32_t cid = vmdk->cid;
+	int rc = vmdk_parse_descriptor(text, len, &d, err);
+
+	if (rc)
+		return rc;
+	do {
+		rc = vmdk_new_cid(vmdk->cid, &cid, err);
+		if (rc)
+			return rc;
+		cid &= UINT32_MAX >> (4 * (8 - d.cid_digits.len));
+	} while (cid == vmdk->cid);
+	snprintf(digits, sizeof(digits), "%0*" PRIx32, (int)d.cid_digits.len, cid);
+	rc = write_digits(img, base, text, d.cid_digits, digits, err);
+	if (!rc && d.long_cid.len == 32 && d.cid_digits.len == 8) {
+		struct vmdk_text tail = { d.long_cid.at + 24, 8 };
+
+		rc = write_digits(img, base, text, tail, digits, err);
+	}
+	if (!rc)
+		rc = sync_file(img, img->file, err);
+	if (!rc)
+		vmdk->cid = cid;
+	return rc;
+}
+
+/* ---- The driver's entries ---- */
+
+static int mark_unclean(const struct img *img, bool unclean, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < vmdk->file_count && !rc; i++) {
+		const struct vmdk_file *f = &vmdk->files[i];
+		uint8_t mark = unclean;
+
+		if (!f->space || f->space->was_unclean)
+			continue;
+		if (!unclean) /* all that was written is there when the mark goes */
+			rc = sync_file(img, f->storage, err);
+		if (!rc)
+			rc = img_storage_write(f->storage, VMDK_OFF_UNCLEAN, &mark, 1, err);
+		if (!rc && unclean)
+			rc = sync_file(img, f->storage, err);
+	}
+	return rc;
+}
+
+int vmdk_first_write(struct img *img, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	const struct vmdk_sparse *s = vmdk->file_count ? &vmdk->files[0].sparse : NULL;
+	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
+	uint64_t off = embedded ? s->descriptor_off : 0;
+	uint64_t len = embedded ? s->descriptor_bytes : img->file->size;
+	char *text;
+	int rc = mark_unclean(img, true, err);
+
+	/* An extent of a split disk, opened alone, has no descriptor. */
+	if (rc || (embedded && (!off || !len)))
+		return rc;
+	if (len > VMDK_DESCRIPTOR_BYTES_MAX)
+		return 0; /* impossible: it was read by open() */
+	text = malloc(len);
+	if (!text)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = img_storage_read(img->file, off, text, len, err);
+	if (!rc && text[0])
+		rc = change_cid(img, text, len, off, err);
+	free(text);
+	return rc;
+}
+
+/* A grain that the end of the disk cuts may be the file's last: other readers want all of it. */
+int vmdk_finish(struct img *img, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+
+	for (size_t i = 0; i < vmdk->file_count; i++) {
+		const struct vmdk_file *f = &vmdk->files[i];
+		uint64_t whole;
+		int rc;
+
+		if (!f->space)
+			continue;
+		whole = round_up_u64(f->storage->size, f->sparse.grain_bytes);
+		if (whole == f->storage->size)
+			continue;
+		rc = img_storage_resize(f->storage, whole, IMG_PREALLOCATE_OFF, err);
+		if (rc)
+			return rc;
+	}
+	return mark_unclean(img, false, err);
+}
