@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -170,7 +171,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like another: clean up first */
 	if (!strcmp(slash ? slash + 1 : argv[0], "qemu-img")) {
 		say_set_program("qemu-img");
-		open_set_default_references("any");
+		/* Whoever set the variable meant it, whatever the program is called. */
+		if (!getenv("LIBIMG_REFERENCES"))
+			open_set_default_references("any");
 	}
 	return finish_output(run(argc, argv));
 }
