@@ -2,6 +2,10 @@
  * Check of sparse extents: every directory and table entry leads into the file, no two grains or
  * tables share a sector, both copies of the tables agree, and each marker of a compressed grain is
  * its grain's. Flat extents have nothing to check.
+ *
+ * Copies that differ in an extent that was not closed cleanly are what a power cut leaves between
+ * two writes: a leak, for nobody reads the copy as long as the table itself is whole. A repair
+ * makes copies anew, and takes the mark of an unclean shutdown away.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -61,6 +65,7 @@ static int used_mark(struct used *u, uint64_t off, uint64_t len)
 
 /* One extent file being checked. */
 struct walk {
+	struct img *img;
 	struct img_check *c;
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
@@ -92,6 +97,41 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 		DEFECT(w, "ERROR %s: %s at %" PRIu64 " shares sectors with other metadata",
 		       w->storage->name, what, off);
 	return rc < 0 ? rc : 0;
+}
+
+/*
+ * A copy that differs from what it is a copy of: [off, off + len) should be `right`. Told, and
+ * mended if that is asked for.
+ */
+static int mend_copy(struct walk *w, uint64_t off, const uint8_t *right, uint64_t len,
+		     const char *what, uint64_t number, struct img_error *err)
+{
+	struct img_check *c = w->c;
+	bool leak = w->s->unclean;
+	bool mend = (c->repair & (leak ? IMG_REPAIR_LEAKS : IMG_REPAIR_ALL & ~IMG_REPAIR_LEAKS)) &&
+		    w->s->kind == VMDK_HOSTED;
+	int rc;
+
+	if (mend) {
+		uint64_t from = align_down_u64(off, IMG_META_SECTOR);
+
+		rc = img_storage_write(w->storage, off, right, (size_t)len, err);
+		img_meta_forget(w->img, w->storage, from,
+				round_up_u64(off + len - from, IMG_META_SECTOR));
+		if (rc)
+			return rc;
+		img_check_say(c, "Repairing %s: %s %" PRIu64 " and its copy differ",
+			      w->storage->name, what, number);
+		*(leak ? &c->leaks_fixed : &c->corruptions_fixed) += 1;
+	} else if (leak) {
+		c->leaks++;
+		img_check_say(c, "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
+			      w->storage->name, what, number, off);
+	} else {
+		DEFECT(w, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
+		       w->storage->name, what, number, off);
+	}
+	return 0;
 }
 
 /* The bytes that a stored grain takes; 0: its marker is bad, which was said. */
@@ -169,7 +209,16 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		       w->storage->name, number, e.value);
 	if (copy) {
 		other = vmdk_directory_entry(s, copy);
-		if (other.kind == VMDK_DAMAGED || (other.kind != e.kind && e.kind != VMDK_DAMAGED))
+		if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean) {
+			uint64_t at = s->redundant_off + number * s->entry_bytes;
+
+			/* A table that was about to be added. */
+			rc = mend_copy(w, at, slot, s->entry_bytes, "grain directory entry",
+				       number, err);
+			if (rc)
+				return rc;
+		} else if (other.kind == VMDK_DAMAGED ||
+			   (other.kind != e.kind && e.kind != VMDK_DAMAGED))
 			DEFECT(w,
 			       "ERROR %s: the copy of grain table %" PRIu64 " is said to be at "
 			       "%#" PRIx64 ", which does not go with the table itself",
@@ -191,10 +240,8 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		if (rc)
 			return rc;
 		if (memcmp(w->table, w->redundant, grains * s->entry_bytes) != 0)
-			DEFECT(w,
-			       "ERROR %s: grain table %" PRIu64 " and its copy at %" PRIu64 " "
-			       "differ",
-			       w->storage->name, number, other.file_off);
+			return mend_copy(w, other.file_off, w->table, bytes, "grain table", number,
+					 err);
 	}
 	return 0;
 }
@@ -257,10 +304,24 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 	return 0;
 }
 
-static int check_file(struct img_check *c, const struct vmdk_file *f, struct img_error *err)
+/* The extent is sound now, and says so. */
+static int clear_unclean(const struct img *img, struct vmdk_file *f, struct img_error *err)
+{
+	static const uint8_t clean;
+	int rc = img->unsafe ? 0 : img_storage_sync(f->storage, err);
+
+	if (!rc)
+		rc = img_storage_write(f->storage, VMDK_OFF_UNCLEAN, &clean, 1, err);
+	if (!rc)
+		f->sparse.unclean = false;
+	return rc;
+}
+
+static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
+		      struct img_error *err)
 {
 	const struct vmdk_sparse *s = &f->sparse;
-	struct walk w = { .c = c, .storage = f->storage, .s = s };
+	struct walk w = { .img = img, .c = c, .storage = f->storage, .s = s };
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
 	uint64_t header_bytes = VMDK_HOSTED_HEADER_BYTES;
 	int rc = -ENOMEM;
@@ -290,22 +351,29 @@ out:
 	used_free(&w.walked);
 	free(w.table);
 	free(w.redundant);
-	return rc == -ENOMEM ? img_fail(err, rc, "out of memory") : rc;
+	if (rc == -ENOMEM)
+		return img_fail(err, rc, "out of memory");
+	if (!rc && c->repair && s->unclean && s->kind == VMDK_HOSTED && !c->corruptions &&
+	    !c->leaks)
+		rc = clear_unclean(img, f, err);
+	return rc;
 }
 
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err)
 {
-	const struct vmdk *vmdk = img->state;
+	struct vmdk *vmdk = img->state;
 
 	for (size_t i = 0; i < vmdk->file_count; i++) {
-		const struct vmdk_file *f = &vmdk->files[i];
+		struct vmdk_file *f = &vmdk->files[i];
 		int rc;
 
 		if (!f->storage || f->sparse.kind == VMDK_NOT_SPARSE)
 			continue;
-		rc = check_file(c, f, err);
+		rc = check_file(img, c, f, err);
 		if (rc)
 			return rc;
 	}
+	if (c->repair && !c->corruptions && !c->leaks)
+		img->dirty = false;
 	return 0;
 }

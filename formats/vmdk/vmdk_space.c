@@ -339,8 +339,9 @@ static int write_entry(struct img *img, struct vmdk_file *f, uint64_t directory_
 }
 
 /*
- * Make table `number` and its copy at the end of the file. Durable before the directories lead
- * there; their two entries differ if the power goes between them, which a check tells and mends.
+ * Make table `number` and its copy at the end of the file. They are durable before the directories
+ * lead there, and the copy's entry before the other: what a power cut leaves in between, a check
+ * tells and mends.
  */
 static int make_table(struct img *img, struct vmdk_file *f, uint64_t number, struct img_error *err)
 {
@@ -373,6 +374,8 @@ static int make_table(struct img *img, struct vmdk_file *f, uint64_t number, str
 			(uint32_t)((off + i * bytes) / VMDK_SECTOR);
 	if (s->redundant_off)
 		rc = write_entry(img, f, s->redundant_off, number, off + bytes, err);
+	if (!rc && s->redundant_off && !img->unsafe)
+		rc = img_storage_sync(f->storage, err);
 	if (!rc)
 		rc = write_entry(img, f, s->directory_off, number, off, err);
 	return rc;

@@ -49,6 +49,9 @@ snapshots() {
 		yes "after-1" | head -c 200704 >after && qemu-io -f qcow2 -c "write -q -s after 64k 200704" image.qcow2
 }
 plain() { cp base.raw image.raw; }
+vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
+vmdk_filled() { "$imgtool" convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
+vmdk_theirs() { qemu-img convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
 
 variant "raw" "" plain
 variant "qcow2 v3, 4k" "" empty cluster_size=4k
@@ -68,4 +71,8 @@ variant "qcow2 512 with a snapshot" "" snapshots cluster_size=512
 variant "qcow2 extended L2 with a snapshot" "" snapshots extended_l2=on,cluster_size=16k
 variant "qcow2 4k lazy refcounts" "lazy=1" empty lazy_refcounts=on,cluster_size=4k
 variant "qcow2 512 lazy refcounts, filled" "lazy=1" filled lazy_refcounts=on,cluster_size=512
+variant "vmdk" "" vmdk_empty subformat=monolithicSparse
+variant "vmdk filled" "" vmdk_filled subformat=monolithicSparse
+variant "vmdk zeroed grains" "" vmdk_filled zeroed_grain=on
+variant "vmdk by qemu-img" "" vmdk_theirs subformat=monolithicSparse
 finish

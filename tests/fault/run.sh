@@ -26,6 +26,8 @@ qemu-img convert -c -f raw -O qcow2 base.raw zlib.qcow2
 qemu-img convert -f raw -O vmdk base.raw sparse.vmdk
 qemu-img convert -f raw -O vmdk -o subformat=streamOptimized base.raw stream.vmdk
 
+qemu-img create -q -f vmdk -o zeroed_grain=on empty.vmdk 1M
+
 run() {
 	what="$1 $(basename "$2")${4:+ $4}${5:+ $5}"
 	try "$what" timeout 600 "$program" "$@" cases="${CASES:-25}" || return
@@ -40,6 +42,8 @@ for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$$
 done
 run write base.raw raw
+run write sparse.vmdk vmdk seed=$$
+run write empty.vmdk vmdk seed=$$
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
@@ -51,7 +55,9 @@ run copy zlib.qcow2 qcow2 to=qcow2 options=cluster_size=512
 for options in compat=1.1 compat=0.10 cluster_size=512 extended_l2=on preallocation=metadata; do
 	run create new qcow2 options=$options
 done
-run create new vmdk options=subformat=monolithicSparse
+for subformat in monolithicSparse streamOptimized; do
+	run create new vmdk options=subformat=$subformat
+done
 
 # Something to repair: leaked clusters, refcounts too low.
 cp filled-cluster_size=512.qcow2 leak.qcow2

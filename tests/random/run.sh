@@ -28,7 +28,7 @@ variant() {
 	shift 2
 	case $name in *"$only"*) ;; *) return ;; esac
 	for io in uring threads; do
-		rm -f image.* data.bin
+		rm -f image* data.bin
 		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
 		image=$(echo image.*) format=${image##*.}
 		qemu-img convert -f "$format" -O raw "$image" model.raw
@@ -65,6 +65,12 @@ snapshots() {
 }
 data_file() { qemu-img create -q -f qcow2 -o "data_file=data.bin,$1" image.qcow2 $size; }
 plain() { cp base.raw image.raw; }
+vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
+vmdk_theirs() { qemu-img convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
+vmdk_over() {
+	qemu-img convert -f raw -O vmdk base.raw lower.vmdk &&
+		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk $size
+}
 
 variant "raw" "" plain
 variant "qcow2 v2" "" empty compat=0.10
@@ -100,6 +106,17 @@ variant "qcow2 zlib extended L2" "compress=1" compressed extended_l2=on
 variant "qcow2 overlapping requests" "overlap=1" filled compat=1.1
 variant "qcow2 4k overlapping requests, over raw" "overlap=1" over cluster_size=4k base.raw raw
 variant "qcow2 extended L2 overlapping requests" "overlap=1" filled extended_l2=on
+variant "vmdk" "" vmdk_empty subformat=monolithicSparse
+variant "vmdk filled by qemu-img" "" vmdk_theirs subformat=monolithicSparse
+variant "vmdk zeroed grains" "" vmdk_empty zeroed_grain=on
+variant "vmdk flat" "" vmdk_empty subformat=monolithicFlat
+variant "vmdk split" "" vmdk_empty subformat=twoGbMaxExtentSparse
+variant "vmdk split flat" "" vmdk_theirs subformat=twoGbMaxExtentFlat
+variant "vmdk over vmdk" "" vmdk_over subformat=monolithicSparse
+variant "vmdk zeroed grains over vmdk" "" vmdk_over zeroed_grain=on
+variant "vmdk overlapping requests" "overlap=1" vmdk_theirs subformat=monolithicSparse
+variant "vmdk, unmapping" "flags=512" vmdk_theirs subformat=monolithicSparse
+variant "vmdk, O_DIRECT if possible" "flags=128" vmdk_theirs subformat=monolithicSparse
 variant "raw overlapping requests" "overlap=1" plain
 variant "qcow2, written through, one queue" "threads=1 flags=1024" empty compat=1.1
 variant "qcow2, unmapping" "flags=512" filled cluster_size=4k
