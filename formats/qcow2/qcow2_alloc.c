@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_state.h"
 #include "libimg/base/arith.h"
 
 /* The refcounts in one block of the metadata cache, or in one refcount block if smaller. */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 

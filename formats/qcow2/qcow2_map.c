@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 

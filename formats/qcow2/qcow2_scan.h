@@ -6,7 +6,7 @@
 #ifndef FORMATS_QCOW2_SCAN_H
 #define FORMATS_QCOW2_SCAN_H
 
-#include "formats/qcow2/qcow2.h"
+#include "formats/qcow2/qcow2_state.h"
 #include "formats/qcow2/qcow2_counts.h"
 
 /* An L2 table, however many L1 entries point at it: each is read once. */

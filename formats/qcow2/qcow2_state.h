@@ -3,6 +3,7 @@
  *
  *	qcow2_layout	bytes: parse and encode
  *	qcow2		probe, open, close, the driver table
+ *	qcow2_tables	the refcount table and fixed metadata of an image to be written
  *	qcow2_map	looking up guest offsets in the L1 and L2 tables
  *	qcow2_info	the report, snapshots, bitmaps
  *	qcow2_alloc	finding and counting clusters in memory
@@ -11,8 +12,8 @@
  *	qcow2_grow	what needs the image quiet: grow and resize
  *	qcow2_create, qcow2_check
  */
-#ifndef FORMATS_QCOW2_QCOW2_H
-#define FORMATS_QCOW2_QCOW2_H
+#ifndef FORMATS_QCOW2_QCOW2_STATE_H
+#define FORMATS_QCOW2_QCOW2_STATE_H
 
 #include <errno.h>
 
@@ -61,7 +62,7 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
 	return -ENOMEM;
 }
 
-/* ---- qcow2.c ---- */
+/* ---- qcow2_tables.c ---- */
 
 /*
  * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
