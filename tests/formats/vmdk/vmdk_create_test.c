@@ -1,0 +1,197 @@
+/*
+ * Creating VMDKs: every kind and size is sound by our own check and by qemu-img's; descriptors say
+ * what was asked for; what cannot be made is refused before there is a file.
+ */
+#include "libimg/base/arith.h"
+#include "tests/formats/vmdk/bench.h"
+
+/* The descriptor of an image, embedded or not. malloc'd. */
+static char *descriptor_of(const char *path)
+{
+	uint64_t size = size_of(path), from = size >= 65536 ? 512 : 0;
+	uint64_t len = from ? 20 * 512 : size;
+	char *text = calloc(1, len + 1);
+
+	cr_assert(text);
+	read_at(path, from, (uint8_t *)text, len);
+	return text;
+}
+
+/* The value of a key, up to the end of the line, in a static buffer. */
+static const char *value_of(const char *text, const char *key)
+{
+	static char value[256];
+	const char *at = strstr(text, key);
+
+	cr_assert(at, "%s in\n%s", key, text);
+	at += strlen(key);
+	snprintf(value, sizeof(value), "%.*s", (int)strcspn(at, "\n"), at);
+	return value;
+}
+
+Test(vmdk_create, sound_in_every_kind)
+{
+	static const char *const kinds[] = {
+		NULL,
+		"subformat=monolithicSparse,zeroed_grain=on",
+		"subformat=monolithicFlat",
+		"subformat=twoGbMaxExtentSparse",
+		"subformat=twoGbMaxExtentFlat",
+		"subformat=streamOptimized",
+	};
+	static const uint64_t sizes[] = {
+		0, 512, 65536 - 512, 65536 + 512, UINT64_C(32) << 20, (UINT64_C(32) << 20) + 512,
+		UINT64_C(0x80000000), UINT64_C(0x80000000) + 512, UINT64_C(5) << 30,
+		UINT64_C(2) << 40,
+	};
+
+	for (size_t k = 0; k < IMG_ARRAY_LEN(kinds); k++) {
+		for (size_t i = 0; i < IMG_ARRAY_LEN(sizes); i++) {
+			struct img *img;
+			struct bench b;
+
+			start(&b);
+			must_make(b.image, sizes[i], kinds[k], NULL);
+			img = open_image(b.image, 0);
+			cr_assert_eq(img_size(img), sizes[i]);
+			close_image(img);
+			if (!kinds[k] || !strstr(kinds[k], "Flat"))
+				sound(&b, b.image);
+			if (have_qemu() && sizes[i] > 512 && sizes[i] < UINT64_C(1) << 40) {
+				run(&b, "truncate -s %" PRIu64 " model.raw", sizes[i]);
+				run(&b, "qemu-img compare -f vmdk -F raw image.vmdk model.raw");
+			}
+			finish(&b);
+		}
+	}
+}
+
+Test(vmdk_create, huge)
+{
+	struct bench b;
+
+	start(&b);
+	must_make(b.image, UINT64_C(62) << 40, "zeroed_grain=on", NULL);
+	if (have_qemu())
+		run(&b, "qemu-img info --output=json image.vmdk | grep -q 68169720922112");
+	close_image(open_image(b.image, IMG_OPEN_WRITE));
+	finish(&b);
+}
+
+Test(vmdk_create, descriptor)
+{
+	struct bench b;
+	char cid[9], uuid[48];
+	char *text;
+
+	start(&b);
+	must_make(b.image, 10 << 20, "adapter_type=lsilogic,hwversion=11,toolsversion=10304", NULL);
+	text = descriptor_of(b.image);
+	cr_assert_str_eq(value_of(text, "ddb.adapterType = "), "\"lsilogic\"");
+	cr_assert_str_eq(value_of(text, "ddb.virtualHWVersion = "), "\"11\"");
+	cr_assert_str_eq(value_of(text, "ddb.toolsVersion = "), "\"10304\"");
+	cr_assert_str_eq(value_of(text, "ddb.geometry.heads = "), "\"255\"");
+	cr_assert_str_eq(value_of(text, "\nparentCID="), "ffffffff");
+	cr_assert_str_eq(value_of(text, "createType="), "\"monolithicSparse\"");
+	cr_assert_str_eq(value_of(text, "RW "), "20480 SPARSE \"image.vmdk\"");
+	snprintf(cid, sizeof(cid), "%s", value_of(text, "\nCID="));
+	/* The long content ID ends with the short one. */
+	cr_assert_str_eq(value_of(text, "ddb.longContentID = \"") + 24, strcat(cid, "\""));
+	free(text);
+
+	/* Two disks are never alike. */
+	must_make(b.image, 10 << 20, "compat6=on", NULL);
+	text = descriptor_of(b.image);
+	cr_assert_str_eq(value_of(text, "ddb.virtualHWVersion = "), "\"6\"");
+	cr_assert_str_eq(value_of(text, "ddb.toolsVersion = "), "\"2147483647\"");
+	cr_assert_str_eq(value_of(text, "ddb.adapterType = "), "\"ide\"");
+	snprintf(uuid, sizeof(uuid), "%s", value_of(text, "ddb.uuid.image="));
+	free(text);
+	must_make(b.image, 10 << 20, NULL, NULL);
+	text = descriptor_of(b.image);
+	cr_assert_str_neq(value_of(text, "ddb.uuid.image="), uuid);
+	free(text);
+	finish(&b);
+}
+
+Test(vmdk_create, split)
+{
+	struct bench b;
+	char *text, path[160];
+
+	start(&b);
+	snprintf(path, sizeof(path), "%s/a.b.vmdk", b.dir);
+	must_make(path, UINT64_C(5) << 30, "subformat=twoGbMaxExtentFlat", NULL);
+	text = descriptor_of(path);
+	cr_assert(strstr(text, "\nRW 4194304 FLAT \"a.b-f001.vmdk\" 0\n"
+			       "RW 4194304 FLAT \"a.b-f002.vmdk\" 0\n"
+			       "RW 2097152 FLAT \"a.b-f003.vmdk\" 0\n"), "%s", text);
+	free(text);
+	snprintf(path, sizeof(path), "%s/plain", b.dir);
+	must_make(path, UINT64_C(1) << 30, "subformat=twoGbMaxExtentSparse", NULL);
+	text = descriptor_of(path);
+	cr_assert(strstr(text, "\nRW 2097152 SPARSE \"plain-s001\"\n"), "%s", text);
+	free(text);
+	finish(&b);
+}
+
+Test(vmdk_create, child)
+{
+	struct bench b;
+	char base[160], cid[16], uuid[48];
+	char *text;
+
+	start(&b);
+	snprintf(base, sizeof(base), "%s/base.vmdk", b.dir);
+	must_make(base, 3 << 20, NULL, NULL);
+	text = descriptor_of(base);
+	snprintf(cid, sizeof(cid), "%s", value_of(text, "\nCID="));
+	snprintf(uuid, sizeof(uuid), "%s", value_of(text, "ddb.uuid.image="));
+	free(text);
+	must_make(b.image, 3 << 20, NULL, "base.vmdk");
+	text = descriptor_of(b.image);
+	cr_assert_str_eq(value_of(text, "parentCID="), cid);
+	cr_assert_str_eq(value_of(text, "parentFileNameHint="), "\"base.vmdk\"");
+	cr_assert_str_eq(value_of(text, "ddb.uuid.parent="), uuid);
+	free(text);
+	close_image(open_image(b.image, IMG_OPEN_WRITE));
+	if (have_qemu())
+		run(&b, "qemu-img compare image.vmdk base.vmdk");
+	finish(&b);
+}
+
+/* Asked for like this, it must fail with these words, and leave nothing behind. */
+static void refused(const char *name, uint64_t size, const char *options, const char *backing,
+		    const char *words)
+{
+	struct img_error *err = img_error_new();
+	struct bench b;
+	char path[160];
+
+	start(&b);
+	snprintf(path, sizeof(path), "%s/base.vmdk", b.dir);
+	must_make(path, 1 << 20, NULL, NULL);
+	snprintf(path, sizeof(path), "%s/%s", b.dir, name);
+	cr_assert_lt(make(path, size, options, backing, err), 0, "%s", words);
+	cr_assert(strstr(img_error_text(err), words), "%s: %s", words, img_error_text(err));
+	run(&b, "test $(ls | grep -cv out.txt) = 1");
+	img_error_free(err);
+	finish(&b);
+}
+
+Test(vmdk_create, refusals)
+{
+	refused("a", 1 << 20, "subformat=vmfs", NULL, "subformat");
+	refused("a", 1 << 20, "adapter_type=sata", NULL, "adapter_type");
+	refused("a", 1 << 20, "compat6=on,hwversion=11", NULL, "compat6");
+	refused("a", 1 << 20, "hwversion=x", NULL, "hwversion: found 'x'");
+	refused("a", 1 << 20, "toolsversion=\"", NULL, "toolsversion");
+	refused("a", 1 << 20, "subformat=monolithicFlat,zeroed_grain=on", NULL, "zeroed grain");
+	refused("a", 1 << 20, "subformat=streamOptimized,zeroed_grain=on", NULL, "zeroed grain");
+	refused("a", 1 << 20, "subformat=monolithicFlat", "base.vmdk", "backing file");
+	refused("a", 1 << 20, NULL, "missing.vmdk", "missing.vmdk");
+	refused("a\"b", 1 << 20, NULL, NULL, "quote");
+	refused("a\nb", 1 << 20, NULL, NULL, "control character");
+	refused("a", UINT64_C(1) << 62, NULL, NULL, "size: found");
+	refused("a", UINT64_C(9) << 40, "subformat=twoGbMaxExtentSparse", NULL, "4608 extent files");
+}
