@@ -8,6 +8,6 @@ extern const struct img_driver qcow2_driver, vmdk_driver, raw_driver;
 const struct img_driver *const img_drivers[] = {
 	&qcow2_driver,
 	&vmdk_driver,
-	&raw_driver,	/* last: it takes whatever no other does */
+	&raw_driver, /* last: it takes whatever no other does */
 	NULL,
 };

@@ -36,11 +36,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	if (!mkdtemp(folder))
 		abort();
-	snprintf(command, sizeof(command), "cd %s; mkdir d; echo b > base; echo d > d/deep;"
+	snprintf(command, sizeof(command),
+		 "cd %s; mkdir d; echo b > base; echo d > d/deep;"
 		 "ln -s ../.. d/up; ln -s /etc e; ln -s /proc p; ln -s d l; ln -s loop loop;"
-		 "mkfifo f", folder);
+		 "mkfifo f",
+		 folder);
 	snprintf(image, sizeof(image), "%s/image", folder);
-	if (system(command) || img_gate_new("folder", &in_folder, NULL) || img_gate_new("any", &anywhere, NULL))
+	if (system(command) || img_gate_new("folder", &in_folder, NULL) ||
+	    img_gate_new("any", &anywhere, NULL))
 		abort();
 	atexit(leave);
 	return 0;

@@ -36,7 +36,9 @@ enum {
 	EXIT_LEAKS = 3,
 	EXIT_NO_CHECKS = 63,
 };
-enum { GO_ON = -1 };
+enum {
+	GO_ON = -1,
+};
 
 struct check {
 	struct open_request request;
@@ -112,8 +114,9 @@ static int parse(struct check *check, int argc, char **argv)
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	if (check->repair && share) {
-		say_error("Could not open '%s': force-share=on can only be used with read-only images",
-			  r->name);
+		say_error(
+			"Could not open '%s': force-share=on can only be used with read-only images",
+			r->name);
 		return 1;
 	}
 	/* What is below an image has no part in its soundness. */
@@ -188,8 +191,8 @@ static void print_human(const struct img_check_result *result)
 }
 
 /* After repairs the image is checked again: what counts is how it is now. */
-static int check_again(const struct check *check, struct img *img,
-		       struct img_check_result *result, struct img_error *err)
+static int check_again(const struct check *check, struct img *img, struct img_check_result *result,
+		       struct img_error *err)
 {
 	uint64_t corruptions = result->corruptions_fixed, leaks = result->leaks_fixed;
 	int rc;

@@ -54,8 +54,12 @@ static const char help[] =
 	"  -q, --quiet                    print nothing but errors\n"
 	"  -h, --help                     print this and exit\n";
 
-enum { GO_ON = -1 };
-enum { MAX_SPARSE = 16 << 20 };
+enum {
+	GO_ON = -1,
+};
+enum {
+	MAX_SPARSE = 16 << 20,
+};
 
 struct convert {
 	/* Sources. */
@@ -86,9 +90,10 @@ static bool parse_sparse(struct convert *c, const char *text)
 		return false;
 	if (c->sparse_bytes % 512 == 0 && c->sparse_bytes <= MAX_SPARSE)
 		return true;
-	say_error("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
-		  "up to %d. Select 0 to disable sparse detection (fully allocates output).",
-		  MAX_SPARSE);
+	say_error(
+		"Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
+		"up to %d. Select 0 to disable sparse detection (fully allocates output).",
+		MAX_SPARSE);
 	return false;
 }
 
@@ -338,7 +343,8 @@ static void say_creation_failure(const struct convert *c, const struct img_error
 {
 	char *subject;
 
-	if (asprintf(&subject, "%s: error while converting %s", c->target_name, c->target_format) < 0)
+	if (asprintf(&subject, "%s: error while converting %s", c->target_name, c->target_format) <
+	    0)
 		return;
 	open_say_error(subject, err);
 	free(subject);

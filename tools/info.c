@@ -33,7 +33,9 @@ struct info {
 	bool chain, json;
 };
 
-enum { GO_ON = -1 };
+enum {
+	GO_ON = -1,
+};
 
 static int parse(struct info *info, int argc, char **argv)
 {
@@ -92,7 +94,8 @@ static int parse(struct info *info, int argc, char **argv)
 	if (optind != argc - 1)
 		return say_usage("info", "Expecting one image file name");
 	r->name = argv[optind];
-	if (!args_cache("cache", cache, &r->flags) || !args_one_way_to_open(r->image_opts, r->format))
+	if (!args_cache("cache", cache, &r->flags) ||
+	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	r->flags |= share ? IMG_OPEN_SHARE : 0;
 	r->flags |= info->chain ? 0 : IMG_OPEN_SELF_ONLY;
@@ -154,7 +157,8 @@ static void print_snapshots(const struct img_value *snapshots, unsigned indent)
 	if (!img_value_count(snapshots))
 		return;
 	printf("%*sSnapshot list:\n%*s", (int)(4 * indent), "", (int)(4 * indent), "");
-	printf("%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT");
+	printf("%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
+	       "ICOUNT");
 	for (i = 0; i < img_value_count(snapshots); i++) {
 		printf("%*s", (int)(4 * indent), "");
 		print_snapshot(img_value_at(snapshots, i));
@@ -168,7 +172,8 @@ static void print_node(const struct img_value *report, unsigned indent)
 	uint64_t size = img_value_uint(img_value_get(report, "virtual-size"));
 	const struct img_value *actual = img_value_get(report, "actual-size");
 	const struct img_value *unit = img_value_get(report, "cluster-size");
-	const struct img_value *data = img_value_get(img_value_get(report, "format-specific"), "data");
+	const struct img_value *data = img_value_get(img_value_get(report, "format-specific"),
+						     "data");
 	const int pad = (int)(4 * indent);
 	char text[SIZE_TEXT_BYTES];
 

@@ -30,7 +30,9 @@ struct map {
 	bool json;
 };
 
-enum { GO_ON = -1 };
+enum {
+	GO_ON = -1,
+};
 
 static int parse(struct map *map, int argc, char **argv)
 {
@@ -93,7 +95,8 @@ static int parse(struct map *map, int argc, char **argv)
 static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
 {
 	if (a->zero != b->zero || a->data != b->data || a->present != b->present ||
-	    a->compressed != b->compressed || a->depth != b->depth || a->has_offset != b->has_offset)
+	    a->compressed != b->compressed || a->depth != b->depth ||
+	    a->has_offset != b->has_offset)
 		return false;
 	if (!a->file != !b->file || (a->file && strcmp(a->file, b->file)))
 		return false;

@@ -12,7 +12,9 @@
 #include "tools/say.h"
 
 /* Far more than anybody nests; bounds the recursion over a json: name. */
-enum { JSON_LEVELS = 16 };
+enum {
+	JSON_LEVELS = 16,
+};
 
 /* What a name says, option by option. Strings are owned. */
 struct source {
@@ -60,11 +62,12 @@ static size_t protocol_length(const char *name)
  */
 static const char *plain_path(const char *name, char *why, size_t size)
 {
-	static const char *const elsewhere[] = {
-		"nbd", "nbd+tcp", "nbd+unix", "nbds", "http", "https", "ftp", "ftps", "ssh", "iscsi",
-		"iser", "nfs", "rbd", "nvme", "fat", "blkdebug", "blkverify", "null-co", "null-aio",
-		"host_cdrom", "quorum", "json"
-	};
+	static const char *const elsewhere[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds",
+						 "http", "https", "ftp", "ftps",
+						 "ssh", "iscsi", "iser", "nfs",
+						 "rbd", "nvme", "fat", "blkdebug",
+						 "blkverify", "null-co", "null-aio", "host_cdrom",
+						 "quorum", "json" };
 	size_t len = protocol_length(name), i;
 
 	if (!len)
@@ -255,8 +258,8 @@ static bool source_set(struct source *s, const char *name, const char *key, cons
 			continue;
 		allowed = source_options[i].set(s, value);
 		if (allowed)
-			say_error("Could not open '%s': Option '%s' is '%s', supported: %s", name, key,
-				  value, allowed);
+			say_error("Could not open '%s': Option '%s' is '%s', supported: %s", name,
+				  key, value, allowed);
 		return !allowed;
 	}
 	say_error("Could not open '%s': Option '%s' is not supported", name, key);
@@ -271,8 +274,8 @@ static bool parse_options(struct source *s, const char *name)
 
 	if (!strchr(name, '=')) {
 		/* qemu's tools take the name of a block device here; there is none in this program. */
-		say_error("Could not open '%s': Cannot find device='%s' nor node-name='%s'", name, name,
-			  name);
+		say_error("Could not open '%s': Cannot find device='%s' nor node-name='%s'", name,
+			  name, name);
 		sound = false;
 	}
 	while (sound && *from) {
@@ -308,10 +311,11 @@ static bool flatten_json(struct source *s, const char *name, json_t *object, con
 		json_t *value = json_object_iter_value(at);
 		char *key, number[32];
 
-		if (asprintf(&key, "%s%s%s", prefix, *prefix ? "." : "",
-			     json_object_iter_key(at)) < 0)
+		if (asprintf(&key, "%s%s%s", prefix, *prefix ? "." : "", json_object_iter_key(at)) <
+		    0)
 			args_memory(NULL);
-		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
+			 json_integer_value(value));
 		if (json_is_object(value) && level < JSON_LEVELS)
 			sound = flatten_json(s, name, value, key, level + 1);
 		else if (json_is_string(value))
@@ -370,11 +374,13 @@ static bool settle_source(const struct open_request *r, struct source *s)
 	if (!read_name(r, s))
 		return false;
 	if (!s->path) {
-		say_error("Could not open '%s': A block device must be specified for \"file\"", r->name);
+		say_error("Could not open '%s': A block device must be specified for \"file\"",
+			  r->name);
 		return false;
 	}
 	if (!*s->path) {
-		say_error("Could not open '%s': The 'file' block driver requires a file name", r->name);
+		say_error("Could not open '%s': The 'file' block driver requires a file name",
+			  r->name);
 		return false;
 	}
 	/* The bare file: its bytes are the disk, which is what raw means. */
@@ -391,8 +397,9 @@ static bool settle_source(const struct open_request *r, struct source *s)
 		return false;
 	}
 	if ((s->flags & IMG_OPEN_SHARE) && (r->flags & IMG_OPEN_WRITE)) {
-		say_error("Could not open '%s': force-share=on can only be used with read-only images",
-			  r->name);
+		say_error(
+			"Could not open '%s': force-share=on can only be used with read-only images",
+			r->name);
 		return false;
 	}
 	return true;

@@ -12,7 +12,9 @@
 static const uint64_t SECOND = 1000000000;
 
 /* A pause is cut into such pieces, so that a signal does not have to wait for its end. */
-enum { NAP_NS = 100000000 };
+enum {
+	NAP_NS = 100000000,
+};
 
 static uint64_t now_ns(void)
 {
@@ -34,7 +36,8 @@ static void print_rate(const struct progress *p, uint64_t done, uint64_t now)
 	left = (double)(p->total - done) / rate;
 	printf(" %s/s", size_format((uint64_t)rate, text));
 	if (left < 360000)
-		printf(", %d:%02d:%02d left", (int)left / 3600, (int)left / 60 % 60, (int)left % 60);
+		printf(", %d:%02d:%02d left", (int)left / 3600, (int)left / 60 % 60,
+		       (int)left % 60);
 	fputs("\033[K", stdout);
 }
 

@@ -27,7 +27,9 @@ static const char help[] =
 	"  -h, --help                print this and exit\n\n"
 	"SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024).\n";
 
-enum { GO_ON = -1 };
+enum {
+	GO_ON = -1,
+};
 
 struct resize {
 	struct open_request request;
@@ -94,9 +96,10 @@ static int parse_size(struct resize *resize)
 		return 1;
 	}
 	if (rc) {
-		say_error("Parameter 'size' expects a non-negative number below 2^64\n"
-			  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-			  "and exabytes, respectively.");
+		say_error(
+			"Parameter 'size' expects a non-negative number below 2^64\n"
+			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+			"and exabytes, respectively.");
 		return 1;
 	}
 	return GO_ON;
@@ -173,7 +176,8 @@ static bool new_size(const struct resize *resize, uint64_t now, uint64_t *size)
 	if (resize->sign == '-')
 		wanted = now > resize->bytes ? now - resize->bytes : 0;
 	if (!wanted || wanted > INT64_MAX) {
-		say_error(wanted ? "New image size is too large" : "New image size must be positive");
+		say_error(wanted ? "New image size is too large"
+				 : "New image size must be positive");
 		return false;
 	}
 	*size = wanted;
@@ -194,9 +198,10 @@ static int resize_image(const struct resize *resize, struct img *img)
 	}
 	if (size < img_size(img) && !resize->shrink) {
 		say_error("Use the --shrink option to perform a shrink operation.");
-		say_error("warning: Shrinking an image will delete all data beyond the shrunken image's "
-			  "end. Before performing such an operation, make sure there is no important "
-			  "data there.");
+		say_error(
+			"warning: Shrinking an image will delete all data beyond the shrunken image's "
+			"end. Before performing such an operation, make sure there is no important "
+			"data there.");
 		return 1;
 	}
 	if (!(img_format_features(img_format(img)) & IMG_FORMAT_RESIZE)) {

@@ -10,7 +10,9 @@
 #include "libimg/base/arith.h"
 #include "libimg/engine/driver.h"
 
-enum { RAW_SECTOR = 512 };
+enum {
+	RAW_SECTOR = 512,
+};
 
 /* The largest disk: file offsets are signed, and the size is rounded up. */
 static const uint64_t RAW_MAX_SIZE = INT64_MAX & ~(uint64_t)(RAW_SECTOR - 1);
@@ -31,8 +33,9 @@ static int raw_open(struct img *img, struct img_opening *o, struct img_error *er
 
 	(void)o;
 	if (length > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG, "%s: length: found %" PRIu64 ", allowed at most %"
-				PRIu64, img->name, length, RAW_MAX_SIZE);
+		return img_fail(err, -EFBIG,
+				"%s: length: found %" PRIu64 ", allowed at most %" PRIu64,
+				img->name, length, RAW_MAX_SIZE);
 	img->size = round_up_u64(length, RAW_SECTOR);
 	img->unit_bytes = RAW_SECTOR;
 	return 0;
@@ -40,14 +43,14 @@ static int raw_open(struct img *img, struct img_opening *o, struct img_error *er
 
 static void raw_close(struct img *img)
 {
-	(void)img;	/* there is no state */
+	(void)img; /* there is no state */
 }
 
 static int raw_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		   struct img_extent *out)
 {
 	(void)req;
-	*out = (struct img_extent) {
+	*out = (struct img_extent){
 		.kind = IMG_DATA,
 		.length = len,
 		.storage = img->file,
@@ -66,9 +69,11 @@ static int raw_plan_write(struct img *img, struct img_req *req, enum img_op op, 
 	};
 
 	if (op == IMG_OP_WRITE_COMPRESSED)
-		return img_fail(img_req_error(req), -ENOTSUP, "%s: a raw disk holds nothing "
-				"compressed", img->name);
-	*plan = (struct img_plan) {
+		return img_fail(img_req_error(req), -ENOTSUP,
+				"%s: a raw disk holds nothing "
+				"compressed",
+				img->name);
+	*plan = (struct img_plan){
 		.kind = kinds[op],
 		.length = len,
 		.fill_start = off,
@@ -87,8 +92,9 @@ static int raw_resize(struct img *img, uint64_t size, enum img_preallocate how,
 	if (how == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
 	if (size > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 ", allowed at most %"
-				PRIu64, img->name, size, RAW_MAX_SIZE);
+		return img_fail(err, -EFBIG,
+				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, img->name,
+				size, RAW_MAX_SIZE);
 	if (how != IMG_PREALLOCATE_OFF && size < img->file->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
 	rc = img_storage_resize(img->file, size, how, err);
@@ -104,8 +110,8 @@ static const struct img_option raw_create_options[] = {
 	{ "nocow", IMG_OPTION_BOOL, "Turn off copy-on-write (valid only on btrfs)", NULL, NULL },
 	{ "preallocation", IMG_OPTION_STRING,
 	  "Preallocation mode (allowed values: off, falloc, full)", NULL, NULL },
-	{ "extent_size_hint", IMG_OPTION_SIZE,
-	  "Extent size hint for the image file, 0 to disable", NULL, NULL },
+	{ "extent_size_hint", IMG_OPTION_SIZE, "Extent size hint for the image file, 0 to disable",
+	  NULL, NULL },
 	{ 0 },
 };
 
@@ -114,14 +120,17 @@ static int raw_create_check(struct img_creating *c, struct img_error *err)
 	if (c->preallocate == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -EINVAL, "Unsupported preallocation mode: metadata");
 	if (img_options_bool(c->options, "nocow"))
-		return img_fail(err, -ENOTSUP, "nocow=on: this version cannot set that attribute; "
+		return img_fail(err, -ENOTSUP,
+				"nocow=on: this version cannot set that attribute; "
 				"set it on the folder (chattr +C) instead");
 	if (img_options_number(c->options, "extent_size_hint"))
-		return img_fail(err, -ENOTSUP, "extent_size_hint: this version sets no such hint; "
+		return img_fail(err, -ENOTSUP,
+				"extent_size_hint: this version sets no such hint; "
 				"the only value is 0");
 	if (c->size > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 ", allowed at most %"
-				PRIu64, c->name, c->size, RAW_MAX_SIZE);
+		return img_fail(err, -EFBIG,
+				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, c->name,
+				c->size, RAW_MAX_SIZE);
 	return 0;
 }
 

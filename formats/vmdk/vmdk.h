@@ -12,7 +12,9 @@
  * Different files that one disk may name. Each is kept open; 4096 files of 2 GiB make 8 TiB, and
  * the usual limit of open files ends sooner.
  */
-enum { VMDK_FILES_MAX = 4096 };
+enum {
+	VMDK_FILES_MAX = 4096,
+};
 
 /* Bytes of an extent file that nothing uses: whole grains. */
 struct vmdk_run {
@@ -21,7 +23,7 @@ struct vmdk_run {
 
 /* What writing to a sparse extent file needs; under the metadata lock. */
 struct vmdk_space {
-	uint64_t next; /* file offset for the next new grain, a multiple of the grain */
+	uint64_t next;	       /* file offset for the next new grain, a multiple of the grain */
 	struct vmdk_run *runs; /* freed since the image was opened */
 	size_t run_count, run_max;
 	uint32_t *tables; /* the sectors where tables begin, both copies, ascending */

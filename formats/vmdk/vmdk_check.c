@@ -19,7 +19,9 @@
  * Which parts of a file are taken: a bit for each granule (a sector; SESparse: a grain), in chunks
  * that are made when something in them is marked.
  */
-enum { CHUNK_GRANULES = 32768 };
+enum {
+	CHUNK_GRANULES = 32768,
+};
 
 struct used {
 	uint64_t granule_bytes;
@@ -75,7 +77,9 @@ struct walk {
 };
 
 /* Defects beyond these are counted, but not told one by one. */
-enum { TOLD_MAX = 100 };
+enum {
+	TOLD_MAX = 100,
+};
 
 #define DEFECT(w, ...) \
 	do { \
@@ -125,7 +129,9 @@ static int mend_copy(struct walk *w, uint64_t off, const uint8_t *right, uint64_
 		*(leak ? &c->leaks_fixed : &c->corruptions_fixed) += 1;
 	} else if (leak) {
 		c->leaks++;
-		img_check_say(c, "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
+		img_check_say(c,
+			      "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64
+			      " differ",
 			      w->storage->name, what, number, off);
 	} else {
 		DEFECT(w, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
@@ -213,8 +219,8 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 			uint64_t at = s->redundant_off + number * s->entry_bytes;
 
 			/* A table that was about to be added. */
-			rc = mend_copy(w, at, slot, s->entry_bytes, "grain directory entry",
-				       number, err);
+			rc = mend_copy(w, at, slot, s->entry_bytes, "grain directory entry", number,
+				       err);
 			if (rc)
 				return rc;
 		} else if (other.kind == VMDK_DAMAGED ||
@@ -274,8 +280,8 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 			if (!grains) {
 				const uint8_t *other = copy + i * s->entry_bytes;
 
-				rc = check_table(w, from + i, slot,
-						 s->redundant_off ? other : NULL, err);
+				rc = check_table(w, from + i, slot, s->redundant_off ? other : NULL,
+						 err);
 				continue;
 			}
 			if (e.kind != VMDK_STORED)
@@ -287,8 +293,8 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 				rc = 0;
 				continue;
 			}
-			rc = img_storage_read(w->storage, e.file_off, w->table,
-					      vmdk_table_bytes(s), err);
+			rc = img_storage_read(w->storage, e.file_off, w->table, vmdk_table_bytes(s),
+					      err);
 			slot = w->table;
 			for (uint32_t k = 0; k < s->table_entries && !rc; k++) {
 				if (at >= s->capacity_bytes)

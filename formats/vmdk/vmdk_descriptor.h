@@ -36,7 +36,7 @@ struct vmdk_descriptor {
 	uint32_t cid;
 	struct vmdk_text cid_digits; /* where it is written */
 	struct vmdk_text long_cid;   /* ddb.longContentID, whose last 8 digits are the CID */
-	uint32_t parent_cid; /* VMDK_NO_PARENT also if the key is missing */
+	uint32_t parent_cid;	     /* VMDK_NO_PARENT also if the key is missing */
 	struct vmdk_text create_type;
 	struct vmdk_text parent_hint; /* parentFileNameHint; not there: empty or missing */
 	struct vmdk_text uuid_image;  /* VirtualBox's ddb.uuid.image; nil ones count as not there */

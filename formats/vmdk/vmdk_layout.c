@@ -97,7 +97,8 @@ void vmdk_encode_header(const struct vmdk_header *h, uint8_t *out)
 		flags |= FLAG_COMPRESSED | FLAG_MARKERS;
 	memset(out, 0, VMDK_HOSTED_HEADER_BYTES);
 	le32_store(out, HOSTED_MAGIC);
-	le32_store(out + HOSTED_OFF_VERSION, h->stream ? 3 : h->zeroed_grains ? 2 : 1);
+	le32_store(out + HOSTED_OFF_VERSION, h->stream ? 3 : h->zeroed_grains ? 2
+									      : 1);
 	le32_store(out + HOSTED_OFF_FLAGS, flags);
 	le64_store(out + HOSTED_OFF_CAPACITY, h->capacity);
 	le64_store(out + HOSTED_OFF_GRAIN, VMDK_GRAIN_SECTORS);
@@ -108,7 +109,8 @@ void vmdk_encode_header(const struct vmdk_header *h, uint8_t *out)
 	le64_store(out + HOSTED_OFF_DIRECTORY, h->directory);
 	le64_store(out + HOSTED_OFF_OVERHEAD, h->overhead);
 	memcpy(out + HOSTED_OFF_NEWLINES, "\n \r\n", 4);
-	le16_store(out + HOSTED_OFF_COMPRESSION, h->stream ? COMPRESSION_DEFLATE : COMPRESSION_NONE);
+	le16_store(out + HOSTED_OFF_COMPRESSION,
+		   h->stream ? COMPRESSION_DEFLATE : COMPRESSION_NONE);
 }
 
 void vmdk_encode_marker(uint32_t type, uint64_t sectors, uint8_t *out)
@@ -151,8 +153,7 @@ static int check_geometry(uint64_t capacity_sectors, uint64_t grain_sectors, str
 		return img_fail(err, -EUCLEAN,
 				"sparse header at 0: found a capacity of %" PRIu64 " sectors, "
 				"which needs %" PRIu64 " grain tables, allowed up to %" PRIu64,
-				capacity_sectors, s->directory_entries,
-				VMDK_DIRECTORY_ENTRIES_MAX);
+				capacity_sectors, s->directory_entries, VMDK_DIRECTORY_ENTRIES_MAX);
 	return 0;
 }
 
@@ -170,8 +171,8 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 {
 	if (len < VMDK_HOSTED_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found %zu bytes, allowed at least %d",
-				len, VMDK_HOSTED_HEADER_BYTES);
+				"sparse header at 0: found %zu bytes, allowed at least %d", len,
+				VMDK_HOSTED_HEADER_BYTES);
 
 	uint32_t flags = le32_load(bytes + HOSTED_OFF_FLAGS);
 	uint32_t compression = le16_load(bytes + HOSTED_OFF_COMPRESSION);
@@ -265,8 +266,8 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 {
 	if (len < VMDK_COWD_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"COWD header at 0: found %zu bytes, allowed at least %d",
-				len, VMDK_COWD_HEADER_BYTES);
+				"COWD header at 0: found %zu bytes, allowed at least %d", len,
+				VMDK_COWD_HEADER_BYTES);
 
 	uint32_t directory = le32_load(bytes + COWD_OFF_DIRECTORY);
 	uint32_t entries = le32_load(bytes + COWD_OFF_DIRECTORY_ENTRIES);
@@ -279,8 +280,8 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 				s->version, COWD_VERSION);
 	s->table_entries = COWD_TABLE_ENTRIES;
 	s->entry_bytes = 4;
-	rc = check_geometry(le32_load(bytes + COWD_OFF_SECTORS),
-			    le32_load(bytes + COWD_OFF_GRAIN), s, err);
+	rc = check_geometry(le32_load(bytes + COWD_OFF_SECTORS), le32_load(bytes + COWD_OFF_GRAIN),
+			    s, err);
 	if (rc)
 		return rc;
 	if (entries < s->directory_entries)
@@ -319,8 +320,8 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 {
 	if (len < VMDK_SE_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"SESparse header at 0: found %zu bytes, allowed at least %d",
-				len, VMDK_SE_HEADER_BYTES);
+				"SESparse header at 0: found %zu bytes, allowed at least %d", len,
+				VMDK_SE_HEADER_BYTES);
 
 	uint64_t version = le64_load(bytes + SE_OFF_VERSION);
 	uint64_t grain = le64_load(bytes + SE_OFF_GRAIN), table = le64_load(bytes + SE_OFF_TABLE);
@@ -339,8 +340,7 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 				grain, table, SE_GRAIN_SECTORS, SE_TABLE_SECTORS);
 	if (flags)
 		return img_fail(err, -ENOTSUP,
-				"SESparse header at 0: found flags %#" PRIx64 ", allowed 0",
-				flags);
+				"SESparse header at 0: found flags %#" PRIx64 ", allowed 0", flags);
 	for (size_t i = 0; i < SE_RESERVED_COUNT; i++)
 		if (le64_load(bytes + SE_OFF_RESERVED + i * 8))
 			return img_fail(err, -ENOTSUP,
@@ -422,8 +422,8 @@ int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 				"%" PRIu64 " in grains of %" PRIu64 " (compressed: %d, markers: "
 				"%d)",
 				footer.capacity_bytes, footer.grain_bytes, footer.compressed,
-				footer.markers, s->capacity_bytes, s->grain_bytes,
-				s->compressed, s->markers);
+				footer.markers, s->capacity_bytes, s->grain_bytes, s->compressed,
+				s->markers);
 	/* The descriptor is at the front, and some writers leave its place out of the footer. */
 	footer.descriptor_off = s->descriptor_off;
 	footer.descriptor_bytes = s->descriptor_bytes;

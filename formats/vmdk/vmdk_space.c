@@ -26,7 +26,9 @@ struct fixed {
 	uint64_t off, len;
 };
 
-enum { FIXED_COUNT = 4 };
+enum {
+	FIXED_COUNT = 4,
+};
 
 static void list_fixed(const struct vmdk_sparse *s, struct fixed out[FIXED_COUNT])
 {
@@ -134,7 +136,8 @@ static int add_tables(struct vmdk_file *f, uint64_t number, const uint8_t *slot,
 	if (other.kind != e.kind)
 		return refuse_entry(f, "grain directory's copy", number, &other,
 				    e.kind == VMDK_ABSENT ? "0, as in the directory itself"
-							  : "a table inside the file", err);
+							  : "a table inside the file",
+				    err);
 	if (e.kind == VMDK_ABSENT)
 		return 0;
 	/* More than fit the file: two are the same. Told before memory is taken for them. */

@@ -26,9 +26,9 @@ struct stream {
 	uint64_t capacity; /* bytes */
 	uint64_t next;	   /* the lowest guest offset that may be put now */
 	uint64_t tables, table;
-	bool filled;	   /* the table at hand has a grain */
+	bool filled; /* the table at hand has a grain */
 	uint32_t *directory;
-	uint8_t *buf;	   /* a grain with marker and padding */
+	uint8_t *buf; /* a grain with marker and padding */
 	uint8_t entries[VMDK_TABLE_SECTORS * VMDK_SECTOR];
 };
 
@@ -57,7 +57,8 @@ static int here(const struct stream *s, uint32_t *sector, struct img_error *err)
 
 	if (n > UINT32_MAX)
 		return img_fail(err, -EFBIG,
-				"the output: found %" PRIu64 " bytes, allowed up to %" PRIu64 " in a "
+				"the output: found %" PRIu64 " bytes, allowed up to %" PRIu64
+				" in a "
 				"streamOptimized VMDK",
 				s->to->written, (uint64_t)UINT32_MAX * VMDK_SECTOR);
 	*sector = (uint32_t)n;

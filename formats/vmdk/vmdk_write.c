@@ -92,8 +92,7 @@ static int look_directory(struct img_req *req, const struct vmdk_file *f, uint64
 }
 
 /* Grains from guest byte off on, as many as [off, off + len) touches or one look sees. */
-static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		   struct look *l)
+static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len, struct look *l)
 {
 	struct vmdk *vmdk = img->state;
 	const struct vmdk_sparse *s;
@@ -132,8 +131,7 @@ static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 }
 
 /* The i'th grain that was looked up. err NULL: -EUCLEAN without a sentence. */
-static int entry_at(const struct look *l, uint64_t i, struct vmdk_entry *out,
-		    struct img_error *err)
+static int entry_at(const struct look *l, uint64_t i, struct vmdk_entry *out, struct img_error *err)
 {
 	const struct vmdk_sparse *s = &l->f->sparse;
 	uint64_t at = l->grain_off + i * s->grain_bytes, need;
@@ -165,7 +163,7 @@ static int entry_at(const struct look *l, uint64_t i, struct vmdk_entry *out,
 static void plan_flat(const struct vmdk *vmdk, const struct vmdk_extent *x, enum img_op op,
 		      uint64_t off, uint64_t len, struct img_plan *plan)
 {
-	plan->kind = op == IMG_OP_WRITE ? IMG_PLAN_DATA
+	plan->kind = op == IMG_OP_WRITE	 ? IMG_PLAN_DATA
 		     : op == IMG_OP_ZERO ? IMG_PLAN_ZERO
 					 : IMG_PLAN_PUNCH;
 	plan->length = min_u64(len, x->guest_off + x->bytes - off);
@@ -315,8 +313,8 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	for (n = 1; n < max_u64(whole, 1); n++)
 		if (entry_at(&l, n, &e, NULL) || way_to_clear(img, &l, discard, &e) != way)
 			break;
-	plan->length = min_u64(len, l.x->guest_off + min_u64(l.grain_off + n * grain, l.x->bytes) -
-					    off);
+	plan->length = min_u64(len,
+			       l.x->guest_off + min_u64(l.grain_off + n * grain, l.x->bytes) - off);
 	plan->kind = IMG_PLAN_NOTHING;
 	if (way == WAY_NOTHING)
 		return 0;
@@ -345,10 +343,11 @@ int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 		return 0;
 	}
 	if (!vmdk->files[x->file].space || op == IMG_OP_WRITE_COMPRESSED)
-		return img_fail(img_req_error(req), -ENOTSUP,
-				"%s: compressed grains are only written by making a streamOptimized "
-				"disk, from front to end",
-				img->name);
+		return img_fail(
+			img_req_error(req), -ENOTSUP,
+			"%s: compressed grains are only written by making a streamOptimized "
+			"disk, from front to end",
+			img->name);
 	if (op == IMG_OP_WRITE)
 		return plan_data(img, req, off, len, plan);
 	return plan_clear(img, req, op == IMG_OP_DISCARD, off, len, plan);

@@ -15,7 +15,7 @@ void img_engine_touch(struct img_engine *e, struct img_storage *s)
 	struct img_storage **more = realloc(e->touched, (e->ntouched + 1) * sizeof(*more));
 
 	if (!more) {
-		e->sync_failed = -ENOMEM;	/* never claim durability for what we cannot name */
+		e->sync_failed = -ENOMEM; /* never claim durability for what we cannot name */
 		return;
 	}
 	e->touched = more;

@@ -26,7 +26,7 @@ struct img_reader {
 struct img_freed {
 	struct img_storage *storage;
 	uint64_t off, len;
-	uint64_t seq;		/* readers that started before this number may still use it */
+	uint64_t seq; /* readers that started before this number may still use it */
 };
 
 struct img_freed_list {
@@ -38,33 +38,33 @@ struct img_engine {
 	struct img *img;
 	struct img_engine_config config;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;		/* something a blocking waiter looks at has changed */
+	pthread_cond_t changed; /* something a blocking waiter looks at has changed */
 	struct img_meta *meta;
 
-	struct img_list readers;	/* img_reader, in the order they started */
+	struct img_list readers; /* img_reader, in the order they started */
 	uint64_t next_seq;
 
-	struct img_list claims;		/* plans that will be committed or dropped (write.c) */
-	struct img_list ordered;	/* requests that allocate in turn (task.c) */
-	struct img_list waiting;	/* img_waiter: to be woken when something changed */
-	unsigned plans;			/* plans between plan_write and the end of their I/O */
-	bool exclusive;			/* wanted or held: no new plans */
-	bool growing;			/* the exclusive path runs, or is queued */
+	struct img_list claims;	 /* plans that will be committed or dropped (write.c) */
+	struct img_list ordered; /* requests that allocate in turn (task.c) */
+	struct img_list waiting; /* img_waiter: to be woken when something changed */
+	unsigned plans;		 /* plans between plan_write and the end of their I/O */
+	bool exclusive;		 /* wanted or held: no new plans */
+	bool growing;		 /* the exclusive path runs, or is queued */
 	uint64_t grow_off, grow_len;
-	struct img_list growers;	/* img_waiter: who asked for it and wants its answer */
+	struct img_list growers; /* img_waiter: who asked for it and wants its answer */
 
 	bool first_write_done;
-	bool changed_image;		/* a plan was made or a blocking entry changed the image */
-	bool writing_out;		/* a write-out is running */
-	bool service_queued;		/* service_work is submitted, or will be at unlock */
-	bool kick;			/* submit it at unlock */
-	bool want_writeout;		/* there is much to write: start one in the background */
-	int writeout_rc;		/* the last background write-out's answer */
-	struct img_list flushes;	/* img_waiter: who waits for the next write-out to be durable */
+	bool changed_image;	 /* a plan was made or a blocking entry changed the image */
+	bool writing_out;	 /* a write-out is running */
+	bool service_queued;	 /* service_work is submitted, or will be at unlock */
+	bool kick;		 /* submit it at unlock */
+	bool want_writeout;	 /* there is much to write: start one in the background */
+	int writeout_rc;	 /* the last background write-out's answer */
+	struct img_list flushes; /* img_waiter: who waits for the next write-out to be durable */
 	struct img_work service_work;
-	int sync_failed;		/* a sync failed: what is durable is not known any more */
+	int sync_failed; /* a sync failed: what is durable is not known any more */
 
-	struct img_storage **touched;	/* storages written to, to be synced */
+	struct img_storage **touched; /* storages written to, to be synced */
 	size_t ntouched;
 
 	/* Quarantine: freed in memory; unlinking written; unlinking durable. */
@@ -107,18 +107,23 @@ void img_unsettle(struct img_engine *e);
 /* The service: what img_service_kick() has run. */
 void img_service_run(struct img_work *work);
 /* More dirty metadata than this makes plans wait. */
-enum { IMG_DIRTY_START = 1 << 20, IMG_DIRTY_STOP = 8 << 20 };
+enum {
+	IMG_DIRTY_START = 1 << 20,
+	IMG_DIRTY_STOP = 8 << 20,
+};
 
 /* ---- quarantine.c ---- */
 
-void img_quarantine_written(struct img_engine *e);	/* freed -> written. Under the lock */
-void img_quarantine_durable(struct img_engine *e);	/* written -> durable. Under the lock */
+void img_quarantine_written(struct img_engine *e); /* freed -> written. Under the lock */
+void img_quarantine_durable(struct img_engine *e); /* written -> durable. Under the lock */
 /* Release what no reader can be using any more. Blocking, no lock held; not in parallel. */
 int img_quarantine_release(struct img_engine *e, struct img_error *err);
 /* Is anything waiting for a write-out? Under the lock. */
 bool img_quarantine_pending(const struct img_engine *e);
 /* Ranges freed and not yet in a write-out that make one worth while. */
-enum { IMG_QUARANTINE_START = 4096 };
+enum {
+	IMG_QUARANTINE_START = 4096,
+};
 void img_quarantine_free(struct img_engine *e);
 
 #endif

@@ -9,15 +9,17 @@
 #include "libimg/engine/core.h"
 #include "libimg/engine/request.h"
 
-enum { DEFAULT_CACHE = 4 << 20 };
+enum {
+	DEFAULT_CACHE = 4 << 20,
+};
 
 int img_engine_new(struct img *img, const struct img_engine_config *config, struct img_error *err)
 {
 	struct img_engine *e = calloc(1, sizeof(*e));
 
 	if (e)
-		e->meta = img_meta_cache_new(config->cache_bytes ? config->cache_bytes :
-								   DEFAULT_CACHE);
+		e->meta = img_meta_cache_new(config->cache_bytes ? config->cache_bytes
+								 : DEFAULT_CACHE);
 	if (!e || !e->meta) {
 		free(e);
 		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);

@@ -8,10 +8,10 @@
 #include "libimg/engine/driver.h"
 
 struct img_engine_config {
-	uint64_t cache_bytes;		/* metadata cache; 0: the default, 4 MiB */
-	bool unsafe;			/* never sync */
-	bool writethrough;		/* sync at the end of each write */
-	enum img_ioq_kind io;		/* of the queue behind the blocking calls */
+	uint64_t cache_bytes; /* metadata cache; 0: the default, 4 MiB */
+	bool unsafe;	      /* never sync */
+	bool writethrough;    /* sync at the end of each write */
+	enum img_ioq_kind io; /* of the queue behind the blocking calls */
 };
 
 /*

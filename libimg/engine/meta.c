@@ -13,30 +13,33 @@
 #include "libimg/base/arith.h"
 #include "libimg/engine/core.h"
 
-enum { BUCKETS = 1024, SECTORS = IMG_META_BLOCK / IMG_META_SECTOR };
+enum {
+	BUCKETS = 1024,
+	SECTORS = IMG_META_BLOCK / IMG_META_SECTOR,
+};
 
 _Static_assert(SECTORS == 32, "sector masks are 32 bits wide");
 
 struct img_block {
-	struct img_block *next;		/* in its bucket */
+	struct img_block *next; /* in its bucket */
 	struct img_list lru;
 	struct img_storage *storage;
-	uint64_t index;			/* file offset / IMG_META_BLOCK */
+	uint64_t index; /* file offset / IMG_META_BLOCK */
 	struct img_engine *engine;
-	uint32_t valid;			/* sectors whose content is here */
-	uint32_t dirty[IMG_RANKS];	/* sectors to be written, at most one rank each */
+	uint32_t valid;		   /* sectors whose content is here */
+	uint32_t dirty[IMG_RANKS]; /* sectors to be written, at most one rank each */
 	unsigned pins;
 	bool loading, writing;
-	unsigned forgets;		/* counts forgetting: what was being read then may be stale */
-	unsigned load_forgets;		/* forgets when loading began */
-	uint8_t *load_buffer;		/* while loading */
+	unsigned forgets;      /* counts forgetting: what was being read then may be stale */
+	unsigned load_forgets; /* forgets when loading began */
+	uint8_t *load_buffer;  /* while loading */
 	struct img_list waiters;
 	uint8_t data[];
 };
 
 struct img_meta {
 	struct img_block *bucket[BUCKETS];
-	struct img_list lru;		/* warm end first */
+	struct img_list lru; /* warm end first */
 	size_t blocks, max_blocks;
 	uint64_t dirty_sectors;
 };
@@ -79,8 +82,7 @@ static size_t bucket_of(const struct img_storage *s, uint64_t index)
 	return (size_t)((h ^ (h >> 32)) % BUCKETS);
 }
 
-static struct img_block *find(const struct img_meta *m, const struct img_storage *s,
-			      uint64_t index)
+static struct img_block *find(const struct img_meta *m, const struct img_storage *s, uint64_t index)
 {
 	struct img_block *b = m->bucket[bucket_of(s, index)];
 
@@ -115,7 +117,8 @@ static void trim(struct img_meta *m)
 {
 	struct img_list *node = m->lru.prev;
 
-	for (unsigned tries = 0; m->blocks > m->max_blocks && tries < 64 && node != &m->lru; tries++) {
+	for (unsigned tries = 0; m->blocks > m->max_blocks && tries < 64 && node != &m->lru;
+	     tries++) {
 		struct img_block *b = lru_block(node);
 
 		node = node->prev;
@@ -140,7 +143,7 @@ static struct img_block *make(struct img_engine *e, struct img_storage *s, uint6
 	m->bucket[at] = b;
 	img_list_add_head(&m->lru, &b->lru);
 	m->blocks++;
-	b->pins = 1;		/* not to be trimmed right away */
+	b->pins = 1; /* not to be trimmed right away */
 	trim(m);
 	b->pins = 0;
 	return b;
@@ -347,7 +350,7 @@ static void forget_range(struct img_engine *e, struct img_storage *s, uint64_t f
 void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, uint64_t len)
 {
 	if (!img->engine)
-		return;		/* still opening: nothing is cached */
+		return; /* still opening: nothing is cached */
 	pthread_mutex_lock(&img->engine->lock);
 	forget_range(img->engine, s, file_off, len);
 	pthread_mutex_unlock(&img->engine->lock);

@@ -17,15 +17,15 @@ struct img_engine;
  * until img_req_release().
  */
 struct img_req {
-	struct img_engine *engine;	/* of the level being asked; set before each driver call */
+	struct img_engine *engine; /* of the level being asked; set before each driver call */
 	struct img_error *err;
 	struct img_block **pins;
 	unsigned npins, max_pins;
-	struct img_block *few[6];	/* pins' first home */
-	struct img_storage *missing;	/* the block that a driver found missing */
+	struct img_block *few[6];    /* pins' first home */
+	struct img_storage *missing; /* the block that a driver found missing */
 	uint64_t missing_index;
 	bool out_of_memory;
-	size_t reserved;		/* img_free_reserve()d, given back by img_req_unpin() */
+	size_t reserved; /* img_free_reserve()d, given back by img_req_unpin() */
 };
 
 /* A party that waits for something under the lock; wake is called with the lock held, once. */
@@ -36,7 +36,7 @@ struct img_waiter {
 
 /* What a write-out puts on disk for one rank: copies, in the order of storage and offset. */
 struct img_meta_group {
-	struct img_meta_write *writes;	/* data malloc'd */
+	struct img_meta_write *writes; /* data malloc'd */
 	size_t n, max;
 };
 

@@ -135,11 +135,13 @@ int img_quarantine_release(struct img_engine *e, struct img_error *err)
 	pthread_mutex_lock(&e->lock);
 	while (e->writing_out)
 		pthread_cond_wait(&e->changed, &e->lock);
-	e->writing_out = true;		/* nobody else moves the lists meanwhile */
+	e->writing_out = true; /* nobody else moves the lists meanwhile */
 	for (i = 0; i < e->freed_durable.n && !rc; i++) {
 		struct img_freed f = e->freed_durable.item[i];
-		struct img_reader *oldest = img_list_empty(&e->readers) ? NULL :
-			IMG_CONTAINER(e->readers.next, struct img_reader, link);
+		struct img_reader *oldest = img_list_empty(&e->readers)
+						    ? NULL
+						    : IMG_CONTAINER(e->readers.next,
+								    struct img_reader, link);
 
 		if (oldest && oldest->seq < f.seq)
 			e->freed_durable.item[kept++] = f;

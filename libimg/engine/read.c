@@ -12,7 +12,10 @@
 #include "libimg/base/arith.h"
 
 /* More than a format has reason to store for a unit; a bound for what is read at once. */
-enum { MAX_UNIT = 64 << 20, STORED_SLACK = 64 << 10 };
+enum {
+	MAX_UNIT = 64 << 20,
+	STORED_SLACK = 64 << 10,
+};
 
 static void zero_iov(const struct iovec *iov, int n)
 {
@@ -37,7 +40,7 @@ int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_
 		struct img_engine *e = img->engine;
 		int rc;
 
-		if (off >= img->size) {	/* past the end of a backing file shorter than its child */
+		if (off >= img->size) { /* past the end of a backing file shorter than its child */
 			*out = (struct img_extent){ .kind = IMG_ZERO, .length = *len };
 			break;
 		}
@@ -119,8 +122,12 @@ static void read_data(struct img_piece *p)
 	struct img_extent *x = &p->extent;
 	uint64_t before = x->cipher ? p->off % 512 : 0;
 
-	p->io = (struct img_io){ .storage = x->storage, .op = IMG_IO_READ, .iov = p->iov,
-				 .iovcnt = p->iovcnt, .len = p->len, .done = data_done };
+	p->io = (struct img_io){ .storage = x->storage,
+				 .op = IMG_IO_READ,
+				 .iov = p->iov,
+				 .iovcnt = p->iovcnt,
+				 .len = p->len,
+				 .done = data_done };
 	p->io.off = x->file_off - before;
 	if (x->cipher) {
 		p->io.len = round_up_u64(before + p->len, 512);
@@ -157,9 +164,10 @@ static void decode(struct img_work *work)
 	p->rc = x->codec->decode(p->stored + x->header_bytes, x->stored_bytes - x->header_bytes,
 				 out, x->unit_bytes, &p->err);
 	if (p->rc)
-		img_error_prefix(&p->err, p->rc, "%s: compressed data of guest offset %" PRIu64
-				 " at %" PRIu64 " of %s", p->level->name, p->off - x->within,
-				 x->file_off, x->storage->name);
+		img_error_prefix(&p->err, p->rc,
+				 "%s: compressed data of guest offset %" PRIu64 " at %" PRIu64
+				 " of %s",
+				 p->level->name, p->off - x->within, x->file_off, x->storage->name);
 	p->post.fn = decoded;
 	img_ioq_post(p->queue->ioq, &p->post);
 }
@@ -189,8 +197,11 @@ static void read_compressed(struct img_piece *p)
 		img_piece_done(p, -ENOMEM);
 		return;
 	}
-	p->io = (struct img_io){ .storage = x->storage, .op = IMG_IO_READ, .off = x->file_off,
-				 .len = x->stored_bytes, .done = stored_read };
+	p->io = (struct img_io){ .storage = x->storage,
+				 .op = IMG_IO_READ,
+				 .off = x->file_off,
+				 .len = x->stored_bytes,
+				 .done = stored_read };
 	p->io.one = (struct iovec){ p->stored, x->stored_bytes };
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
@@ -213,8 +224,9 @@ void img_read_look(struct img_piece *p)
 		if (!x->unit_bytes || x->unit_bytes > MAX_UNIT || x->within >= x->unit_bytes ||
 		    x->stored_bytes > 2 * x->unit_bytes + STORED_SLACK ||
 		    x->stored_bytes <= x->header_bytes)
-			rc = img_fail(&p->err, -EUCLEAN, "%s: compressed data of guest offset %"
-				      PRIu64 ": %" PRIu32 " stored bytes for a unit of %" PRIu32,
+			rc = img_fail(&p->err, -EUCLEAN,
+				      "%s: compressed data of guest offset %" PRIu64 ": %" PRIu32
+				      " stored bytes for a unit of %" PRIu32,
 				      p->level->name, p->off, x->stored_bytes, x->unit_bytes);
 		else
 			len = min_u64(len, x->unit_bytes - x->within);

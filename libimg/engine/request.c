@@ -118,9 +118,9 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 			img_list_add_head(&q->free_tasks, &t->free_link);
 		return -ENOMEM;
 	}
-	t->op = r->kind == IMG_REQUEST_ZERO    ? IMG_OP_ZERO :
-		r->kind == IMG_REQUEST_DISCARD ? IMG_OP_DISCARD :
-						 IMG_OP_WRITE;
+	t->op = r->kind == IMG_REQUEST_ZERO	 ? IMG_OP_ZERO
+		: r->kind == IMG_REQUEST_DISCARD ? IMG_OP_DISCARD
+						 : IMG_OP_WRITE;
 	t->ordered = r->ordered;
 	t->compress = r->compress;
 	t->iov = r->iov;

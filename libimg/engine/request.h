@@ -21,10 +21,10 @@ enum img_request_kind {
 
 struct img_request {
 	enum img_request_kind kind;
-	bool ordered;			/* changes: allocate in the order of submission among such */
-	bool compress;			/* WRITE: one unit, stored compressed */
-	uint64_t off, len;		/* guest bytes; inside the image */
-	struct iovec *iov;		/* READ, WRITE: borrowed until done; may be changed meanwhile */
+	bool ordered;	   /* changes: allocate in the order of submission among such */
+	bool compress;	   /* WRITE: one unit, stored compressed */
+	uint64_t off, len; /* guest bytes; inside the image */
+	struct iovec *iov; /* READ, WRITE: borrowed until done; may be changed meanwhile */
 	int iovcnt;
 	/* On the queue's thread, never from inside img_request_submit(). err: never NULL. */
 	void (*done)(void *user, int rc, const struct img_error *err);
@@ -37,7 +37,7 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 int img_request_run(struct img *img, const struct img_request *r, struct img_error *err);
 
 int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err);
-void img_engine_queue_free(struct img_queue *q);	/* NULL is fine */
+void img_engine_queue_free(struct img_queue *q); /* NULL is fine */
 int img_engine_queue_fd(const struct img_queue *q);
 /* See img_queue_run() in img.h. */
 int img_engine_queue_run(struct img_queue *q, bool wait);

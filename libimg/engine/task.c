@@ -10,19 +10,22 @@
 
 #include "libimg/base/arith.h"
 
-enum { MAX_PIECES = 64 };	/* of one task in flight */
+enum {
+	MAX_PIECES = 64,
+}; /* of one task in flight */
 
 struct img_task *img_task_make(struct img_queue *q, struct img *img,
 			       void (*look)(struct img_piece *), uint64_t off, uint64_t len)
 {
 	struct img_list *node = img_list_pop(&q->free_tasks);
-	struct img_task *t = node ? IMG_CONTAINER(node, struct img_task, free_link) :
-				    malloc(sizeof(*t));
+	struct img_task *t = node ? IMG_CONTAINER(node, struct img_task, free_link)
+				  : malloc(sizeof(*t));
 
 	if (!t)
 		return NULL;
-	*t = (struct img_task){ .img = img, .queue = q, .look = look, .off = off, .next = off,
-				.end = off + len };
+	*t = (struct img_task){
+		.img = img, .queue = q, .look = look, .off = off, .next = off, .end = off + len
+	};
 	img_list_init(&t->reader.link);
 	img_list_init(&t->order_link);
 	return t;
@@ -32,8 +35,8 @@ static struct img_piece *piece_new(struct img_task *t)
 {
 	struct img_queue *q = t->queue;
 	struct img_list *node = img_list_pop(&q->free_pieces);
-	struct img_piece *p = node ? IMG_CONTAINER(node, struct img_piece, free_link) :
-				     malloc(sizeof(*p));
+	struct img_piece *p = node ? IMG_CONTAINER(node, struct img_piece, free_link)
+				   : malloc(sizeof(*p));
 
 	if (!p)
 		return NULL;
@@ -154,7 +157,7 @@ static void leave_order(struct img_task *t)
 static void deal(struct img_task *t)
 {
 	if (t->dealing)
-		return;		/* a piece was done at once: the loop below goes on */
+		return; /* a piece was done at once: the loop below goes on */
 	t->dealing = true;
 	while (!t->rc && !t->looking && t->next < t->end && t->pieces < MAX_PIECES) {
 		struct img_piece *p = piece_new(t);
@@ -297,7 +300,9 @@ void img_piece_fetch(struct img_piece *p)
 	}
 	p->loading_engine = e;
 	p->io = (struct img_io){ .storage = img_meta_block_storage(p->loading, &file_off),
-				 .op = IMG_IO_READ, .len = IMG_META_BLOCK, .done = load_done };
+				 .op = IMG_IO_READ,
+				 .len = IMG_META_BLOCK,
+				 .done = load_done };
 	p->io.off = file_off;
 	p->io.one = (struct iovec){ img_meta_load_buffer(p->loading), IMG_META_BLOCK };
 	p->io.iov = &p->io.one;

@@ -15,8 +15,8 @@ typedef void img_task_done_fn(void *user, int rc, const struct img_error *err);
 
 struct img_queue {
 	struct img_ioq *ioq;
-	size_t in_flight;		/* tasks, fills not counted */
-	size_t completed;		/* since the present run began */
+	size_t in_flight; /* tasks, fills not counted */
+	size_t completed; /* since the present run began */
 	struct img_list free_tasks, free_pieces;
 };
 
@@ -25,21 +25,21 @@ struct img_task {
 	struct img_queue *queue;
 	/* Find out where the piece's bytes live and see to them; ends in img_piece_done(). */
 	void (*look)(struct img_piece *p);
-	enum img_op op;			/* of a task that writes */
+	enum img_op op; /* of a task that writes */
 	bool ordered, compress;
-	bool inner;			/* made by a piece: done() may run inside img_task_start() */
-	uint64_t off, end;		/* guest bytes */
-	uint64_t next;			/* the first byte not dealt out yet */
-	struct iovec *iov;		/* borrowed; NULL: none; the cursor stands at next */
+	bool inner;	   /* made by a piece: done() may run inside img_task_start() */
+	uint64_t off, end; /* guest bytes */
+	uint64_t next;	   /* the first byte not dealt out yet */
+	struct iovec *iov; /* borrowed; NULL: none; the cursor stands at next */
 	int iovcnt, iov_at;
 	size_t iov_within;
-	unsigned pieces;		/* in flight */
-	bool looking;			/* a piece is still finding out where next lives */
-	bool dealing;			/* deal() is on the stack */
+	unsigned pieces; /* in flight */
+	bool looking;	 /* a piece is still finding out where next lives */
+	bool dealing;	 /* deal() is on the stack */
 	int rc;
 	struct img_error err;
-	struct img_reader reader;	/* in engine->readers */
-	struct img_list order_link;	/* in engine->ordered */
+	struct img_reader reader;   /* in engine->readers */
+	struct img_list order_link; /* in engine->ordered */
 	struct img_list free_link;
 	struct img_post post;
 	img_task_done_fn *done;
@@ -48,43 +48,43 @@ struct img_task {
 
 struct img_piece {
 	struct img_list free_link;
-	struct img_waiter waiter;	/* for a block, or for the engine to change */
-	struct img_list claim_link;	/* engine->claims while claimed */
+	struct img_waiter waiter;   /* for a block, or for the engine to change */
+	struct img_list claim_link; /* engine->claims while claimed */
 	struct img_task *task;
 	struct img_queue *queue;
-	enum img_op op;			/* writing: of this piece, now */
-	uint64_t off, len;		/* guest bytes; len grows known with the look-up */
+	enum img_op op;	   /* writing: of this piece, now */
+	uint64_t off, len; /* guest bytes; len grows known with the look-up */
 	struct img_req req;
 	struct img_error err;
 	struct img_io io;
-	struct iovec *iov, small_iov[8];	/* the piece's slice of the task's buffers */
+	struct iovec *iov, small_iov[8]; /* the piece's slice of the task's buffers */
 	int iovcnt;
-	struct img_block *loading;	/* the block that this piece is loading */
+	struct img_block *loading; /* the block that this piece is loading */
 	struct img_engine *loading_engine;
 	struct img_post post;
 	struct img_work work;
-	int rc;				/* of work in the pool */
+	int rc; /* of work in the pool */
 
 	/* Reading. */
-	struct img *level;		/* the image of the chain that holds the extent */
+	struct img *level; /* the image of the chain that holds the extent */
 	struct img_extent extent;
-	uint8_t *stored, *unit;		/* COMPRESSED: as stored; decoded */
+	uint8_t *stored, *unit; /* COMPRESSED: as stored; decoded */
 
 	/* Writing. */
 	struct img_plan plan;
 	uint64_t claim_start, claim_end;
-	bool planned;			/* counted in engine->plans */
-	bool zeroes;			/* the data is zeroes, not the task's buffers */
-	uint8_t *head, *tail;		/* fill, read from the image; NULL: none or zeroes */
-	uint64_t head_len, tail_len;	/* bytes of fill to be written */
+	bool planned;		     /* counted in engine->plans */
+	bool zeroes;		     /* the data is zeroes, not the task's buffers */
+	uint8_t *head, *tail;	     /* fill, read from the image; NULL: none or zeroes */
+	uint64_t head_len, tail_len; /* bytes of fill to be written */
 	struct iovec fill_iov[2];
-	unsigned fills;			/* fill reads in flight */
-	unsigned grows;			/* times that this piece asked for growth */
+	unsigned fills; /* fill reads in flight */
+	unsigned grows; /* times that this piece asked for growth */
 	bool packing_tried;
-	uint8_t *packed;		/* WRITE_COMPRESSED: what to store */
+	uint8_t *packed; /* WRITE_COMPRESSED: what to store */
 	size_t packed_len;
 	uint8_t *cipher_copy;
-	uint64_t io_skip;		/* bytes of the plan's range before the first written one */
+	uint64_t io_skip; /* bytes of the plan's range before the first written one */
 };
 
 /* A new task; the caller sets iov, op, ... before img_task_start(). NULL: out of memory. */

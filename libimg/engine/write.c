@@ -17,9 +17,9 @@
 #include "libimg/engine/read.h"
 
 enum {
-	MAX_GROWS = 256,		/* of one piece: a driver that asks for more never has enough */
+	MAX_GROWS = 256, /* of one piece: a driver that asks for more never has enough */
 	ZEROES = 64 << 10,
-	MAX_ZERO_WRITE = 1 << 20,	/* zeroes written at once where metadata cannot say zero */
+	MAX_ZERO_WRITE = 1 << 20, /* zeroes written at once where metadata cannot say zero */
 };
 
 static const uint8_t zeroes[ZEROES];
@@ -148,9 +148,13 @@ static void write_data(struct img_piece *p)
 		finish(p, rc);
 		return;
 	}
-	p->io = (struct img_io){ .storage = plan->storage, .op = IMG_IO_WRITE, .iov = p->iov,
-				 .iovcnt = p->iovcnt, .off = plan->file_off + p->io_skip,
-				 .len = len, .done = io_done };
+	p->io = (struct img_io){ .storage = plan->storage,
+				 .op = IMG_IO_WRITE,
+				 .iov = p->iov,
+				 .iovcnt = p->iovcnt,
+				 .off = plan->file_off + p->io_skip,
+				 .len = len,
+				 .done = io_done };
 	img_ioq_submit(p->queue->ioq, &p->io);
 }
 
@@ -240,7 +244,7 @@ static void write_filled(struct img_piece *p)
 	p->head_len = p->off - plan->fill_start;
 	p->tail_len = plan->fill_end > end ? plan->fill_end - end : 0;
 	p->rc = 0;
-	p->fills = 1;		/* ours: fills may be over before this returns */
+	p->fills = 1; /* ours: fills may be over before this returns */
 	rc = fill(p, plan->fill_start, &p->head_len, &p->head);
 	p->io_skip = p->off - plan->fill_start - p->head_len;
 	if (!rc)
@@ -262,11 +266,12 @@ static void carry_out(struct img_piece *p)
 		break;
 	case IMG_PLAN_ZERO:
 	case IMG_PLAN_PUNCH:
-		p->io = (struct img_io){
-			.storage = plan->storage,
-			.op = plan->kind == IMG_PLAN_ZERO ? IMG_IO_ZERO : IMG_IO_PUNCH,
-			.off = plan->file_off, .len = plan->length, .done = io_done
-		};
+		p->io = (struct img_io){ .storage = plan->storage,
+					 .op = plan->kind == IMG_PLAN_ZERO ? IMG_IO_ZERO
+									   : IMG_IO_PUNCH,
+					 .off = plan->file_off,
+					 .len = plan->length,
+					 .done = io_done };
 		img_ioq_submit(p->queue->ioq, &p->io);
 		break;
 	case IMG_PLAN_DATA:
@@ -312,7 +317,7 @@ static void pack(struct img_work *work)
 	}
 	free(p->unit);
 	p->unit = NULL;
-	if (p->rc) {		/* -ENOSPC: does not shrink, is stored plain */
+	if (p->rc) { /* -ENOSPC: does not shrink, is stored plain */
 		free(p->packed);
 		p->packed = NULL;
 	}
@@ -374,8 +379,10 @@ static bool claimed(const struct img_engine *e, uint64_t off, uint64_t *len)
 static int ask_growth(struct img_piece *p, struct img_engine *e, uint64_t len)
 {
 	if (++p->grows > MAX_GROWS)
-		return img_fail(&p->err, -EIO, "%s: guest offset %" PRIu64 ": no room after growing "
-				"%d times", e->img->name, p->off, MAX_GROWS);
+		return img_fail(&p->err, -EIO,
+				"%s: guest offset %" PRIu64 ": no room after growing "
+				"%d times",
+				e->img->name, p->off, MAX_GROWS);
 	e->exclusive = e->growing = true;
 	e->grow_off = p->off;
 	e->grow_len = len;

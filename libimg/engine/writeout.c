@@ -28,8 +28,10 @@ static int barrier(struct img_engine *e, struct img_error *err)
 		s = i < e->ntouched ? e->touched[i] : NULL;
 		pthread_mutex_unlock(&e->lock);
 		if (rc)
-			return img_fail(err, rc, "%s: an earlier sync failed; what is on disk is not "
-					"known any more", e->img->name);
+			return img_fail(err, rc,
+					"%s: an earlier sync failed; what is on disk is not "
+					"known any more",
+					e->img->name);
 		if (!s)
 			return 0;
 		if (!s->unsynced)
@@ -64,8 +66,11 @@ static int write_group(const struct img_meta_group *g, struct img_error *err)
 		rc = first->storage->ops->io(first->storage, IMG_IO_WRITE, iov, n, first->off,
 					     end - first->off);
 		if (rc) {
-			struct img_io io = { .storage = first->storage, .op = IMG_IO_WRITE,
-					     .off = first->off, .len = end - first->off, .rc = rc };
+			struct img_io io = { .storage = first->storage,
+					     .op = IMG_IO_WRITE,
+					     .off = first->off,
+					     .len = end - first->off,
+					     .rc = rc };
 
 			return img_io_fail(&io, err);
 		}
@@ -179,7 +184,8 @@ static int run_grow(struct img_engine *e, struct img_error *err)
 		rc = img->driver->first_write ? img->driver->first_write(img, err) : 0;
 		e->first_write_done = !rc;
 	} else {
-		rc = img->driver->grow ? img->driver->grow(img, e->grow_off, e->grow_len, err) : -EIO;
+		rc = img->driver->grow ? img->driver->grow(img, e->grow_off, e->grow_len, err)
+				       : -EIO;
 	}
 	img_unsettle(e);
 	return rc;

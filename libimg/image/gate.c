@@ -31,17 +31,22 @@
 #include "libimg/base/error.h"
 
 enum {
-	MAX_LINKS = 40,		/* symbolic links on one path; as the kernel has it */
-	MAX_JSON = 4096,	/* bytes of a json: name; longer ones do not reduce to a path */
-	MAX_JSON_DEPTH = 4,	/* {"file": {"file": ...}} */
+	MAX_LINKS = 40,	    /* symbolic links on one path; as the kernel has it */
+	MAX_JSON = 4096,    /* bytes of a json: name; longer ones do not reduce to a path */
+	MAX_JSON_DEPTH = 4, /* {"file": {"file": ...}} */
 };
 
-enum policy { POLICY_NONE, POLICY_FOLDER, POLICY_ANY, POLICY_LIST };
+enum policy {
+	POLICY_NONE,
+	POLICY_FOLDER,
+	POLICY_ANY,
+	POLICY_LIST,
+};
 
 struct img_gate {
 	enum policy policy;
 	unsigned users;
-	char *list;		/* LIST: "DIR:DIR" */
+	char *list; /* LIST: "DIR:DIR" */
 };
 
 int img_gate_new(const char *references, struct img_gate **out, struct img_error *err)
@@ -54,7 +59,8 @@ int img_gate_new(const char *references, struct img_gate **out, struct img_error
 	if (!text)
 		text = "folder";
 	if (!*text)
-		return img_fail(err, -EINVAL, "references: found '', allowed none, folder, any or "
+		return img_fail(err, -EINVAL,
+				"references: found '', allowed none, folder, any or "
 				"folders separated by ':'");
 	gate = calloc(1, sizeof(*gate));
 	if (!gate)
@@ -125,7 +131,7 @@ char *img_gate_join(const char *image, const char *name)
 struct json {
 	const char *p;
 	char file_driver[32], format[32];
-	char *filename;				/* PATH_MAX bytes */
+	char *filename; /* PATH_MAX bytes */
 	bool have_filename;
 };
 
@@ -204,7 +210,7 @@ static bool json_object(struct json *j, unsigned level)
 			return false;
 		memcpy(j->file_driver, driver, sizeof(driver));
 	} else if (*driver) {
-		if (*j->format)		/* a format within a format */
+		if (*j->format) /* a format within a format */
 			return false;
 		memcpy(j->format, driver, sizeof(driver));
 	}
@@ -242,9 +248,18 @@ static bool json_reduce(const char *name, char *path, char **format)
 static bool is_pseudo_fs(const struct statfs *fs)
 {
 	static const unsigned long kinds[] = {
-		PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC,
-		CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC, EFIVARFS_MAGIC,
-		DEVPTS_SUPER_MAGIC, NSFS_MAGIC, SELINUX_MAGIC,
+		PROC_SUPER_MAGIC,
+		SYSFS_MAGIC,
+		DEBUGFS_MAGIC,
+		TRACEFS_MAGIC,
+		SECURITYFS_MAGIC,
+		CGROUP_SUPER_MAGIC,
+		CGROUP2_SUPER_MAGIC,
+		BPF_FS_MAGIC,
+		EFIVARFS_MAGIC,
+		DEVPTS_SUPER_MAGIC,
+		NSFS_MAGIC,
+		SELINUX_MAGIC,
 	};
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds); i++)
@@ -266,7 +281,7 @@ static void copy_text(char *to, const char *from)
 struct walk {
 	char done[PATH_MAX];
 	char todo[PATH_MAX];
-	char *next;		/* in todo */
+	char *next; /* in todo */
 	unsigned links;
 };
 
@@ -361,15 +376,17 @@ static bool is_below(const char *folder, const char *path)
 	size_t n = strlen(folder);
 
 	if (n == 1)
-		return true;	/* "/" */
+		return true; /* "/" */
 	return !strncmp(folder, path, n) && path[n] == '/';
 }
 
 static int refuse_kind(const char *image, const char *name, const char *what, const char *is,
 		       struct img_error *err)
 {
-	return img_fail(err, -EPERM, "%s: %s '%s' is %s; only regular files and block devices "
-			"are opened for an image", image, what, name, is);
+	return img_fail(err, -EPERM,
+			"%s: %s '%s' is %s; only regular files and block devices "
+			"are opened for an image",
+			image, what, name, is);
 }
 
 /* Step 3 of the top of this file. */
@@ -383,7 +400,7 @@ static int ask_policy(const struct img_gate *gate, const char *image, const char
 	case POLICY_ANY:
 		return 0;
 	case POLICY_NONE:
-		break;		/* refused before anything was looked up */
+		break; /* refused before anything was looked up */
 	case POLICY_FOLDER: {
 		const char *slash = strrchr(image, '/');
 
@@ -398,9 +415,11 @@ static int ask_policy(const struct img_gate *gate, const char *image, const char
 		}
 		if (is_below(real, path))
 			return 0;
-		return img_fail(err, -EPERM, "%s: %s '%s' lies outside of the image's folder; "
+		return img_fail(err, -EPERM,
+				"%s: %s '%s' lies outside of the image's folder; "
 				"allow it with --references any or --references DIR (or the "
-				"environment variable LIBIMG_REFERENCES)", image, what, name);
+				"environment variable LIBIMG_REFERENCES)",
+				image, what, name);
 	}
 	case POLICY_LIST:
 		for (const char *p = gate->list; *p; p += strspn(p, ":")) {
@@ -414,20 +433,27 @@ static int ask_policy(const struct img_gate *gate, const char *image, const char
 			}
 			p += n;
 		}
-		return img_fail(err, -EPERM, "%s: %s '%s' lies outside of the allowed folders "
-				"(--references %s)", image, what, name, gate->list);
+		return img_fail(err, -EPERM,
+				"%s: %s '%s' lies outside of the allowed folders "
+				"(--references %s)",
+				image, what, name, gate->list);
 	}
-	return img_fail(err, -EPERM, "%s: %s '%s' is refused, because images may name no other "
-			"files (--references none)", image, what, name);
+	return img_fail(err, -EPERM,
+			"%s: %s '%s' is refused, because images may name no other "
+			"files (--references none)",
+			image, what, name);
 }
 
 /* Why a file of this kind is not opened; NULL: it is. */
 static const char *refused_kind(mode_t mode)
 {
-	return S_ISREG(mode) || S_ISBLK(mode) ? NULL : S_ISDIR(mode) ? "a folder" :
-	       S_ISCHR(mode) ? "a character device" : S_ISFIFO(mode) ? "a pipe" :
-	       S_ISSOCK(mode) ? "a socket" : S_ISLNK(mode) ? "a symbolic link" :
-	       "of an unknown kind";
+	return S_ISREG(mode) || S_ISBLK(mode) ? NULL
+	       : S_ISDIR(mode)		      ? "a folder"
+	       : S_ISCHR(mode)		      ? "a character device"
+	       : S_ISFIFO(mode)		      ? "a pipe"
+	       : S_ISSOCK(mode)		      ? "a socket"
+	       : S_ISLNK(mode)		      ? "a symbolic link"
+					      : "of an unknown kind";
 }
 
 /*
@@ -478,8 +504,9 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 		goto out;
 	}
 	/* O_NONBLOCK: should it have become a pipe by now, opening must not hang. */
-	fd = openat(dir, part, (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK |
-		    O_NOCTTY | O_CLOEXEC);
+	fd = openat(dir, part,
+		    (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY |
+			    O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &after) < 0 || fstatfs(fd, &fs) < 0) {
 		rc = -errno;
 		goto out;
@@ -507,8 +534,7 @@ out:
 }
 
 int img_gate_open(const struct img_gate *gate, const char *image, const char *name,
-		  const char *what, bool writable, struct img_gate_file *out,
-		  struct img_error *err)
+		  const char *what, bool writable, struct img_gate_file *out, struct img_error *err)
 {
 	struct img_gate_file file = { .fd = -1 };
 	char plain[PATH_MAX], real[PATH_MAX];
@@ -523,14 +549,18 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 	copy_text(plain, name);
 	if (!strncmp(name, "json:", 5)) {
 		if (!json_reduce(name, plain, &file.format))
-			return img_fail(err, -EPERM, "%s: %s '%s' does not reduce to the path of "
-					"a file; such names are not followed", image, what, name);
+			return img_fail(err, -EPERM,
+					"%s: %s '%s' does not reduce to the path of "
+					"a file; such names are not followed",
+					image, what, name);
 	} else if (!strncmp(name, "file:", 5)) {
 		copy_text(plain, name + 5);
 	}
 	if (img_gate_is_protocol(plain)) {
-		rc = img_fail(err, -EPERM, "%s: %s '%s' begins with a protocol; only plain paths "
-			      "are followed", image, what, name);
+		rc = img_fail(err, -EPERM,
+			      "%s: %s '%s' begins with a protocol; only plain paths "
+			      "are followed",
+			      image, what, name);
 		goto out;
 	}
 	rc = -ENOMEM;

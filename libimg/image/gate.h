@@ -22,14 +22,14 @@ struct img_gate;
  * -ENOMEM.
  */
 int img_gate_new(const char *references, struct img_gate **out, struct img_error *err);
-struct img_gate *img_gate_share(struct img_gate *gate);		/* gate itself */
-void img_gate_release(struct img_gate *gate);			/* NULL is fine */
+struct img_gate *img_gate_share(struct img_gate *gate); /* gate itself */
+void img_gate_release(struct img_gate *gate);		/* NULL is fine */
 
 /* What a name came to. */
 struct img_gate_file {
-	int fd;			/* the caller's to close */
-	char *path;		/* malloc'd: the name, relative to the naming image's folder */
-	char *format;		/* malloc'd: said by a json: name; NULL: not said */
+	int fd;	      /* the caller's to close */
+	char *path;   /* malloc'd: the name, relative to the naming image's folder */
+	char *format; /* malloc'd: said by a json: name; NULL: not said */
 	dev_t dev;
 	ino_t ino;
 };

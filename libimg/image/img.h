@@ -29,14 +29,14 @@ struct img_value;
 /* Of this header; the Makefile takes it from here for everything else. */
 #define LIBIMG_VERSION "0.1.0"
 
-const char *img_version(void);		/* of the library that is linked: LIBIMG_VERSION */
+const char *img_version(void); /* of the library that is linked: LIBIMG_VERSION */
 
 /* ---- Errors ---- */
 
-struct img_error *img_error_new(void);			/* NULL: out of memory (allowed below) */
+struct img_error *img_error_new(void); /* NULL: out of memory (allowed below) */
 void img_error_free(struct img_error *err);
-const char *img_error_text(const struct img_error *err);	/* one printable sentence, never NULL */
-int img_error_code(const struct img_error *err);	/* negative errno; 0: none */
+const char *img_error_text(const struct img_error *err); /* one printable sentence, never NULL */
+int img_error_code(const struct img_error *err);	 /* negative errno; 0: none */
 
 /* ---- Reports: trees of named values ---- */
 
@@ -51,7 +51,7 @@ enum img_value_kind {
 };
 #endif
 
-void img_value_free(struct img_value *v);		/* the root that a function gave; NULL is fine */
+void img_value_free(struct img_value *v); /* the root that a function gave; NULL is fine */
 enum img_value_kind img_value_kind(const struct img_value *v);
 size_t img_value_count(const struct img_value *v);
 const struct img_value *img_value_at(const struct img_value *v, size_t i);
@@ -68,7 +68,7 @@ bool img_value_bool(const struct img_value *v);
 const char *img_format_at(size_t i);
 
 enum {
-	IMG_FORMAT_WRITE = 1 << 0,	/* images can be opened for writing */
+	IMG_FORMAT_WRITE = 1 << 0, /* images can be opened for writing */
 	IMG_FORMAT_CREATE = 1 << 1,
 	IMG_FORMAT_BACKING = 1 << 2,
 	IMG_FORMAT_COMPRESS = 1 << 3,
@@ -90,37 +90,41 @@ int img_probe(const char *path, const char **format, struct img_error *err);
 /* ---- Opening ---- */
 
 enum {
-	IMG_OPEN_WRITE = 1 << 0,	/* read-write */
-	IMG_OPEN_PROBE_WRITE = 1 << 1,	/* allow WRITE without a format: probe, and if that says raw,
+	IMG_OPEN_WRITE = 1 << 0,	 /* read-write */
+	IMG_OPEN_PROBE_WRITE = 1 << 1,	 /* allow WRITE without a format: probe, and if that says raw,
 					   refuse writes that would turn it into another format */
-	IMG_OPEN_NO_BACKING = 1 << 2,	/* this image alone; BACKING reads as zeroes */
-	IMG_OPEN_SELF_ONLY = 1 << 3,	/* open nothing that the image names: for info; cannot be read */
-	IMG_OPEN_CHECK = 1 << 4,	/* for img_check(): tolerate what a repair can mend */
-	IMG_OPEN_SHARE = 1 << 5,	/* also while another process has it open for writing */
-	IMG_OPEN_DIRECT = 1 << 6,	/* O_DIRECT */
-	IMG_OPEN_TRY_DIRECT = 1 << 7,	/* O_DIRECT where possible */
-	IMG_OPEN_UNSAFE = 1 << 8,	/* never sync: a crash may lose or damage the image */
-	IMG_OPEN_UNMAP = 1 << 9,	/* discards and freed space are given back to the file system */
-	IMG_OPEN_WRITETHROUGH = 1 << 10,	/* each write is durable when it completes */
+	IMG_OPEN_NO_BACKING = 1 << 2,	 /* this image alone; BACKING reads as zeroes */
+	IMG_OPEN_SELF_ONLY = 1 << 3,	 /* open nothing that the image names: for info; cannot be read */
+	IMG_OPEN_CHECK = 1 << 4,	 /* for img_check(): tolerate what a repair can mend */
+	IMG_OPEN_SHARE = 1 << 5,	 /* also while another process has it open for writing */
+	IMG_OPEN_DIRECT = 1 << 6,	 /* O_DIRECT */
+	IMG_OPEN_TRY_DIRECT = 1 << 7,	 /* O_DIRECT where possible */
+	IMG_OPEN_UNSAFE = 1 << 8,	 /* never sync: a crash may lose or damage the image */
+	IMG_OPEN_UNMAP = 1 << 9,	 /* discards and freed space are given back to the file system */
+	IMG_OPEN_WRITETHROUGH = 1 << 10, /* each write is durable when it completes */
 	IMG_OPEN_NO_LOCK = 1 << 11,
 };
 
-enum img_io_kind { IMG_IO_AUTO_KIND, IMG_IO_URING_KIND, IMG_IO_THREADS_KIND };
+enum img_io_kind {
+	IMG_IO_AUTO_KIND,
+	IMG_IO_URING_KIND,
+	IMG_IO_THREADS_KIND,
+};
 
 /* Zero-initialise; set what differs from the default. */
 struct img_open_options {
-	const char *format;		/* NULL: probe */
-	unsigned flags;			/* IMG_OPEN_* */
+	const char *format; /* NULL: probe */
+	unsigned flags;	    /* IMG_OPEN_* */
 	/*
 	 * What files an image may name: "none", "folder" (its own folder and below; the default),
 	 * "any" (regular files and block devices by plain path), or "DIR:DIR". NULL: the environment
 	 * variable LIBIMG_REFERENCES, else "folder".
 	 */
 	const char *references;
-	const char *backing_name;	/* use this backing file instead of the stored one; NULL: stored */
+	const char *backing_name; /* use this backing file instead of the stored one; NULL: stored */
 	const char *backing_format;
-	enum img_io_kind io;		/* how the blocking calls do I/O */
-	uint64_t cache_bytes;		/* metadata cache; 0: 4 MiB */
+	enum img_io_kind io;  /* how the blocking calls do I/O */
+	uint64_t cache_bytes; /* metadata cache; 0: 4 MiB */
 	uint64_t reserved[8];
 };
 
@@ -143,10 +147,10 @@ int img_close(struct img *img, struct img_error *err);
 
 const char *img_name(const struct img *img);
 const char *img_format(const struct img *img);
-uint64_t img_size(const struct img *img);		/* guest bytes, a multiple of 512 */
-uint64_t img_unit_bytes(const struct img *img);		/* cluster, grain; 512 where there is none */
-bool img_was_probed(const struct img *img);		/* the format was not given but guessed */
-const struct img *img_backing(const struct img *img);	/* NULL: none; lives as long as img */
+uint64_t img_size(const struct img *img);	      /* guest bytes, a multiple of 512 */
+uint64_t img_unit_bytes(const struct img *img);	      /* cluster, grain; 512 where there is none */
+bool img_was_probed(const struct img *img);	      /* the format was not given but guessed */
+const struct img *img_backing(const struct img *img); /* NULL: none; lives as long as img */
 
 /*
  * The image's report: an object with the keys of `qemu-img info --output=json`, in its order.
@@ -162,15 +166,15 @@ char *img_resolve_name(const char *image_path, const char *backing_name);
 /* Zero-initialise. */
 struct img_create_options {
 	const char *format;
-	uint64_t size;			/* guest bytes; rounded up to 512 */
-	bool have_size;			/* false: the backing file's size */
-	const char *backing_name;	/* stored as given; relative: to the new image's folder */
+	uint64_t size;		  /* guest bytes; rounded up to 512 */
+	bool have_size;		  /* false: the backing file's size */
+	const char *backing_name; /* stored as given; relative: to the new image's folder */
 	const char *backing_format;
-	bool backing_unchecked;		/* do not open the backing file */
-	const char *const *options;	/* "key=value,..." strings, NULL at the end; may be NULL */
-	unsigned flags;			/* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ...;
+	bool backing_unchecked;	    /* do not open the backing file */
+	const char *const *options; /* "key=value,..." strings, NULL at the end; may be NULL */
+	unsigned flags;		    /* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ...;
 					   SHARE: for the backing image, which a guest may be using */
-	const char *references;		/* see img_open_options; for backing_name */
+	const char *references;	    /* see img_open_options; for backing_name */
 	enum img_io_kind io;
 	uint64_t reserved[8];
 };
@@ -207,8 +211,8 @@ int img_flush(struct img *img, struct img_error *err);
 
 /* kind: AUTO takes io_uring if it may. */
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
-void img_queue_free(struct img_queue *q);	/* nothing may be in flight; NULL is fine */
-int img_queue_fd(const struct img_queue *q);	/* readable when img_queue_run() has work; the queue's */
+void img_queue_free(struct img_queue *q);    /* nothing may be in flight; NULL is fine */
+int img_queue_fd(const struct img_queue *q); /* readable when img_queue_run() has work; the queue's */
 /*
  * Submit what was gathered, run completions. wait: block until at least one request completed
  * (nothing in flight: returns 0 at once). Returns the number of requests completed.
@@ -223,9 +227,9 @@ size_t img_queue_in_flight(const struct img_queue *q);
 typedef void img_done_fn(void *user, int rc, const struct img_error *err);
 
 enum {
-	IMG_SUBMIT_ORDERED = 1 << 0,	/* writes: allocate in the order of submission among such */
-	IMG_SUBMIT_COMPRESS = 1 << 1,	/* writev: store compressed; off a unit's start, len a unit */
-	IMG_SUBMIT_MAY_UNMAP = 1 << 2,	/* zero: space may be given back */
+	IMG_SUBMIT_ORDERED = 1 << 0,   /* writes: allocate in the order of submission among such */
+	IMG_SUBMIT_COMPRESS = 1 << 1,  /* writev: store compressed; off a unit's start, len a unit */
+	IMG_SUBMIT_MAY_UNMAP = 1 << 2, /* zero: space may be given back */
 };
 
 /*
@@ -246,15 +250,15 @@ int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, vo
 
 struct img_map_entry {
 	uint64_t start, length;
-	uint32_t depth;		/* 0: this image, +1 for each backing file */
-	bool present;		/* allocated somewhere in the chain */
-	bool zero;		/* reads as zeroes */
-	bool data;		/* holds data */
+	uint32_t depth; /* 0: this image, +1 for each backing file */
+	bool present;	/* allocated somewhere in the chain */
+	bool zero;	/* reads as zeroes */
+	bool data;	/* holds data */
 	bool compressed;
 	bool encrypted;
-	bool has_offset;	/* offset is where the bytes lie, as they are, in file */
+	bool has_offset; /* offset is where the bytes lie, as they are, in file */
 	uint64_t offset;
-	const char *file;	/* lives as long as img */
+	const char *file; /* lives as long as img */
 };
 /*
  * What [off, off + len) is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours may
@@ -266,7 +270,12 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 
 /* ---- Maintenance; blocking, nothing may be in flight ---- */
 
-enum { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FALLOC, IMG_PREALLOC_FULL };
+enum {
+	IMG_PREALLOC_OFF,
+	IMG_PREALLOC_METADATA,
+	IMG_PREALLOC_FALLOC,
+	IMG_PREALLOC_FULL,
+};
 /* Shrinking throws data away: the caller asks first. */
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err);
 
@@ -274,7 +283,10 @@ struct img_check_result {
 	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
 	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
 };
-enum { IMG_CHECK_REPAIR_LEAKS = 1, IMG_CHECK_REPAIR_ALL = 3 };
+enum {
+	IMG_CHECK_REPAIR_LEAKS = 1,
+	IMG_CHECK_REPAIR_ALL = 3,
+};
 /*
  * Check the image's own structures. say: gets a line for each defect; may be NULL.
  * -ENOTSUP: the format has nothing to check. Repairs need IMG_OPEN_WRITE | IMG_OPEN_CHECK.
@@ -289,16 +301,16 @@ typedef bool img_progress_fn(void *user, uint64_t done, uint64_t total);
 
 /* Zero-initialise. */
 struct img_copy_options {
-	bool target_is_zero;		/* the target reads as zeroes: zeroes need not be written */
+	bool target_is_zero; /* the target reads as zeroes: zeroes need not be written */
 	bool compress;
-	bool out_of_order;		/* writes may be issued in any order */
-	uint64_t sparse_bytes;		/* shortest run of zeroes to skip; 0: 4096 */
-	bool no_sparse;			/* write everything, zeroes too */
-	unsigned parallel;		/* chunks in flight; 0: as many as is good */
-	uint64_t skip_backing_below;	/* 0, or: the target shares the source's backing chain from this
+	bool out_of_order;	     /* writes may be issued in any order */
+	uint64_t sparse_bytes;	     /* shortest run of zeroes to skip; 0: 4096 */
+	bool no_sparse;		     /* write everything, zeroes too */
+	unsigned parallel;	     /* chunks in flight; 0: as many as is good */
+	uint64_t skip_backing_below; /* 0, or: the target shares the source's backing chain from this
 					   depth on: leave what lives there (depth >= this) alone */
-	uint64_t target_off;		/* where in the target the source begins */
-	img_progress_fn *progress;	/* may be NULL */
+	uint64_t target_off;	     /* where in the target the source begins */
+	img_progress_fn *progress;   /* may be NULL */
 	void *user;
 	enum img_io_kind io;
 	uint64_t reserved[8];
@@ -309,7 +321,7 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 
 /* Zero-initialise. */
 struct img_compare_options {
-	bool strict;			/* also sizes and allocation */
+	bool strict; /* also sizes and allocation */
 	img_progress_fn *progress;
 	void *user;
 	enum img_io_kind io;
@@ -317,9 +329,9 @@ struct img_compare_options {
 };
 struct img_compare_result {
 	bool identical;
-	bool size_differs;		/* strict: this alone makes them differ */
-	bool status_differs;		/* strict: allocation differs at offset */
-	uint64_t offset;		/* of the first difference */
+	bool size_differs;   /* strict: this alone makes them differ */
+	bool status_differs; /* strict: allocation differs at offset */
+	uint64_t offset;     /* of the first difference */
 };
 int img_compare(struct img *a, struct img *b, const struct img_compare_options *options,
 		struct img_compare_result *out, struct img_error *err);

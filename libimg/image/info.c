@@ -22,7 +22,7 @@ static void add_file(struct img_value *children, const struct img *img)
 	img_value_add_string(info, "format", img->file->device ? "host_device" : "file");
 	img_value_add_uint(info, "actual-size", img_storage_allocated(img->file));
 	specific = img_value_add_object(info, "format-specific");
-	img_value_add_string(specific, "type", "file");	/* for devices too */
+	img_value_add_string(specific, "type", "file"); /* for devices too */
 	img_value_add_object(specific, "data");
 	img_value_add_bool(info, "dirty-flag", false);
 }
@@ -45,7 +45,7 @@ static int fill(struct img *img, struct img_value *top, struct img_value *data,
 			return rc;
 	}
 	img_value_add_string(top, "format", img->driver->name);
-	if (!img_value_get(top, "actual-size"))		/* a driver with several files knows better */
+	if (!img_value_get(top, "actual-size")) /* a driver with several files knows better */
 		img_value_add_uint(top, "actual-size", img_storage_allocated(img->file));
 	if (img->encrypted)
 		img_value_add_bool(top, "encrypted", true);

@@ -18,8 +18,10 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 	if (img->place->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	if (!range_in(off, len, img->size))
-		return img_fail(err, -EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " reach past the "
-				"end of the image at %" PRIu64, img->name, len, off, img->size);
+		return img_fail(err, -EINVAL,
+				"%s: %" PRIu64 " bytes at %" PRIu64 " reach past the "
+				"end of the image at %" PRIu64,
+				img->name, len, off, img->size);
 	return 0;
 }
 
@@ -42,8 +44,9 @@ static int check_change(const struct img *img, uint64_t off, uint64_t len, struc
 static int run(struct img *img, enum img_request_kind kind, uint64_t off, uint64_t len,
 	       struct iovec *iov, int iovcnt, struct img_error *err)
 {
-	struct img_request r = { .kind = kind, .off = off, .len = len, .iov = iov,
-				 .iovcnt = iovcnt };
+	struct img_request r = {
+		.kind = kind, .off = off, .len = len, .iov = iov, .iovcnt = iovcnt
+	};
 
 	return img_request_run(img, &r, err);
 }
@@ -103,9 +106,9 @@ int img_flush(struct img *img, struct img_error *err)
 
 static enum img_ioq_kind ioq_kind(enum img_io_kind kind)
 {
-	return kind == IMG_IO_URING_KIND   ? IMG_IOQ_URING :
-	       kind == IMG_IO_THREADS_KIND ? IMG_IOQ_THREADS :
-					     IMG_IOQ_AUTO;
+	return kind == IMG_IO_URING_KIND     ? IMG_IOQ_URING
+	       : kind == IMG_IO_THREADS_KIND ? IMG_IOQ_THREADS
+					     : IMG_IOQ_AUTO;
 }
 
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err)
@@ -137,11 +140,15 @@ static int start(struct img_queue *q, struct img *img, enum img_request_kind kin
 		 uint64_t len, struct iovec *iov, int iovcnt, unsigned flags, img_done_fn *done,
 		 void *user)
 {
-	struct img_request r = {
-		.kind = kind, .off = off, .len = len, .iov = iov, .iovcnt = iovcnt,
-		.ordered = flags & IMG_SUBMIT_ORDERED, .compress = flags & IMG_SUBMIT_COMPRESS,
-		.done = done, .user = user
-	};
+	struct img_request r = { .kind = kind,
+				 .off = off,
+				 .len = len,
+				 .iov = iov,
+				 .iovcnt = iovcnt,
+				 .ordered = flags & IMG_SUBMIT_ORDERED,
+				 .compress = flags & IMG_SUBMIT_COMPRESS,
+				 .done = done,
+				 .user = user };
 
 	return img_request_submit(q, img, &r);
 }

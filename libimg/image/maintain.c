@@ -44,16 +44,19 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 		return img_fail(err, -EINVAL, "%s: preallocation: found %d, allowed %d to %d",
 				img->name, preallocation, IMG_PREALLOC_OFF, IMG_PREALLOC_FULL);
 	if (size > INT64_MAX - 511)
-		return img_fail(err, -EFBIG, "%s: new size: found %" PRIu64 ", allowed at most %"
-				PRId64, img->name, size, INT64_MAX - 511);
+		return img_fail(err, -EFBIG,
+				"%s: new size: found %" PRIu64 ", allowed at most %" PRId64,
+				img->name, size, INT64_MAX - 511);
 	/* A plain file may end anywhere; formats count sectors. */
 	if (!(img->driver->features & IMG_DRIVER_PLAIN) && !is_aligned_u64(size, 512))
 		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
 	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
 	if (size > before && img->backing_name && *img->backing_name && !img->parent)
-		return img_fail(err, -EINVAL, "%s: its backing file is not open, so the new part "
-				"cannot be kept clear of it", img->name);
+		return img_fail(err, -EINVAL,
+				"%s: its backing file is not open, so the new part "
+				"cannot be kept clear of it",
+				img->name);
 	rc = img_engine_quiet(img, true, err);
 	if (rc)
 		return rc;
@@ -94,8 +97,10 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 		return img_fail(err, -EINVAL, "%s: repair: found %u, allowed 0 to %d", img->name,
 				repair, IMG_CHECK_REPAIR_ALL);
 	if (repair && !img->writable)
-		return img_fail(err, -EROFS, "%s: opened for reading only, so nothing can be "
-				"repaired", img->name);
+		return img_fail(err, -EROFS,
+				"%s: opened for reading only, so nothing can be "
+				"repaired",
+				img->name);
 	rc = img_engine_quiet(img, repair != 0, err);
 	if (rc)
 		return rc;
@@ -103,7 +108,7 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 	img_engine_resume(img);
 	if (rc)
 		return rc;
-	*out = (struct img_check_result) {
+	*out = (struct img_check_result){
 		.check_errors = c.check_errors,
 		.corruptions = c.corruptions,
 		.leaks = c.leaks,

@@ -27,8 +27,8 @@ static bool is_sparse(const struct img *img, struct img_storage *s)
  * other formats whole units may be holes: room that was allocated ahead and never written. Smaller
  * holes in them are of no use.
  */
-static int find_hole(const struct img *img, const struct img_extent *e, uint64_t off,
-		     bool *hole, uint64_t *run, struct img_error *err)
+static int find_hole(const struct img *img, const struct img_extent *e, uint64_t off, bool *hole,
+		     uint64_t *run, struct img_error *err)
 {
 	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
 	enum img_storage_extent kind;
@@ -107,8 +107,10 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 	int rc;
 
 	if (!len || !range_in(off, len, img->size))
-		return img_fail(err, -EINVAL, "%s: range %" PRIu64 "+%" PRIu64 " is not in the %"
-				PRIu64 " bytes of the disk", img->name, off, len, img->size);
+		return img_fail(err, -EINVAL,
+				"%s: range %" PRIu64 "+%" PRIu64 " is not in the %" PRIu64
+				" bytes of the disk",
+				img->name, off, len, img->size);
 	if (img->place->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	for (;;) {

@@ -12,12 +12,14 @@
 
 /* What a backing file inherits of how the image above it was opened. */
 enum {
-	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
-			  IMG_OPEN_UNSAFE | IMG_OPEN_NO_LOCK,
+	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
+			  IMG_OPEN_NO_LOCK,
 };
 
 /* Lines of "Could not open backing file" before they tell nothing more. */
-enum { MAX_PREFIXES = 3 };
+enum {
+	MAX_PREFIXES = 3,
+};
 
 const char *img_version(void)
 {
@@ -115,8 +117,7 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	struct img_gate_file file;
 	struct img_created *created = NULL;
 	char *path = img_gate_join(place->path, name);
-	unsigned flags = img_storage_flags(place->flags) |
-			 (img->writable ? IMG_STORAGE_WRITE : 0u);
+	unsigned flags = img_storage_flags(place->flags) | (img->writable ? IMG_STORAGE_WRITE : 0u);
 	int rc;
 
 	if (!path)
@@ -135,8 +136,10 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 		return rc;
 	if (img_place_in_chain(img, file.dev, file.ino)) {
 		close(file.fd);
-		rc = img_fail(err, -ELOOP, "%s: %s '%s' is the image itself, or one that is "
-			      "built on it", img->name, what, name);
+		rc = img_fail(err, -ELOOP,
+			      "%s: %s '%s' is the image itself, or one that is "
+			      "built on it",
+			      img->name, what, name);
 	} else {
 		rc = img_storage_open_fd(file.fd, file.path, flags, out, err);
 	}
@@ -192,7 +195,8 @@ int img_open_named(const char *image, const char *name, const char *format,
 {
 	unsigned flags = options->flags & (unsigned)INHERITED_FLAGS;
 	const struct img_driver *driver = NULL;
-	struct img_open_options lower = { .flags = flags, .io = options->io,
+	struct img_open_options lower = { .flags = flags,
+					  .io = options->io,
 					  .cache_bytes = options->cache_bytes };
 	struct img_gate_file file;
 	struct img_storage *storage;
@@ -205,8 +209,10 @@ int img_open_named(const char *image, const char *name, const char *format,
 	if (rc)
 		return rc;
 	if (file.format && format && strcmp(file.format, format) != 0)
-		rc = img_fail(err, -EPERM, "%s: backing file '%s' is said to be of format %s and "
-			      "of format %s", image, name, format, file.format);
+		rc = img_fail(err, -EPERM,
+			      "%s: backing file '%s' is said to be of format %s and "
+			      "of format %s",
+			      image, name, format, file.format);
 	else if (file.format)
 		format = file.format;
 	if (!rc && format) {
@@ -215,8 +221,10 @@ int img_open_named(const char *image, const char *name, const char *format,
 			rc = img_fail(err, -ENOTSUP, "Unknown driver '%s'", format);
 	}
 	if (!rc && above && img_place_in_chain(above, file.dev, file.ino))
-		rc = img_fail(err, -ELOOP, "%s: backing file '%s' is already part of the chain, "
-			      "which would never end", image, name);
+		rc = img_fail(err, -ELOOP,
+			      "%s: backing file '%s' is already part of the chain, "
+			      "which would never end",
+			      image, name);
 	if (rc) {
 		close(file.fd);
 		goto out;
@@ -248,20 +256,24 @@ static int open_parent(struct img *img, const struct img_open_options *options, 
 		       bool *done, struct img_error *err)
 {
 	struct img_place *place = img->place;
-	bool given = !place->above && options->backing_name;	/* by the user */
+	bool given = !place->above && options->backing_name; /* by the user */
 	const char *name = given ? options->backing_name : img->backing_name;
 	const char *format = given ? options->backing_format : img->backing_format;
 	int rc;
 
 	*done = !name || !*name;
 	if (*done && img->backing_required)
-		return img_fail(err, -EUCLEAN, "%s: it holds only differences to another image, "
-				"but does not name that image", img->name);
+		return img_fail(err, -EUCLEAN,
+				"%s: it holds only differences to another image, "
+				"but does not name that image",
+				img->name);
 	if (*done)
 		return 0;
 	if (depth >= IMG_CHAIN_MAX)
-		return img_fail(err, -ELOOP, "%s: the chain of backing files is longer than the "
-				"allowed %d images", img->name, IMG_CHAIN_MAX);
+		return img_fail(err, -ELOOP,
+				"%s: the chain of backing files is longer than the "
+				"allowed %d images",
+				img->name, IMG_CHAIN_MAX);
 	rc = img_open_named(place->path, name, format, given ? NULL : place->gate, place->gate,
 			    options, img, &img->parent, err);
 	if (!rc && img->driver->parent_opened)
@@ -300,8 +312,10 @@ static int choose_driver(const struct img_open_options *options, const char *nam
 	if (options->format && !*out)
 		return img_fail(err, -ENOTSUP, "Unknown driver '%s'", options->format);
 	if (!options->format && (flags & IMG_OPEN_WRITE) && !(flags & IMG_OPEN_PROBE_WRITE))
-		return img_fail(err, -EINVAL, "%s: to open an image for writing its format must be "
-				"given", name);
+		return img_fail(err, -EINVAL,
+				"%s: to open an image for writing its format must be "
+				"given",
+				name);
 	return 0;
 }
 
@@ -350,8 +364,10 @@ int img_open(const char *path, const struct img_open_options *options, struct im
 	rc = choose_driver(options, path, &driver, err);
 	if (rc)
 		return rc;
-	rc = img_storage_open_file(plain, img_storage_flags(options->flags) |
-				   (options->flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
+	rc = img_storage_open_file(plain,
+				   img_storage_flags(options->flags) |
+					   (options->flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE
+									    : 0u),
 				   &storage, err);
 	if (rc)
 		return rc;

@@ -6,30 +6,32 @@
 
 #include <sys/stat.h>
 
-#include "libimg/engine/driver.h"	/* before img.h, which repeats some of it for programs */
+#include "libimg/engine/driver.h" /* before img.h, which repeats some of it for programs */
 #include "libimg/image/gate.h"
 #include "libimg/image/img.h"
 
-enum { IMG_CHAIN_MAX = 256 };	/* images in one backing chain; longer ones are an accident */
+enum {
+	IMG_CHAIN_MAX = 256,
+}; /* images in one backing chain; longer ones are an accident */
 
 /* A further file of an image that is being created: see struct img_creating's another(). */
 struct img_created {
 	char *path;
 	struct img_storage *storage;
-	bool taken;			/* the driver's open() has it: the driver closes it */
+	bool taken; /* the driver's open() has it: the driver closes it */
 };
 
 struct img_place {
-	char *path;			/* of the file; names in the image are relative to its folder */
-	bool known;			/* dev and ino are known */
+	char *path; /* of the file; names in the image are relative to its folder */
+	bool known; /* dev and ino are known */
 	dev_t dev;
 	ino_t ino;
-	struct img_gate *gate;		/* a counted reference */
-	unsigned flags;			/* IMG_OPEN_* */
-	bool opened;			/* driver->open() succeeded: close() is due */
-	struct img *above;		/* the image that names it; NULL: top */
-	bool unpublished;		/* made by img_create_begin(), no final name yet */
-	struct img_created *created;	/* further files */
+	struct img_gate *gate;	     /* a counted reference */
+	unsigned flags;		     /* IMG_OPEN_* */
+	bool opened;		     /* driver->open() succeeded: close() is due */
+	struct img *above;	     /* the image that names it; NULL: top */
+	bool unpublished;	     /* made by img_create_begin(), no final name yet */
+	struct img_created *created; /* further files */
 	size_t created_count;
 };
 

@@ -10,13 +10,17 @@
 #include "libimg/base/arith.h"
 #include "libimg/image/place.h"
 
-enum { HEAD_BYTES = 65536, TAIL_BYTES = 512, GUARDED_BYTES = 512 };
+enum {
+	HEAD_BYTES = 65536,
+	TAIL_BYTES = 512,
+	GUARDED_BYTES = 512,
+};
 
 /* What probing looks at. */
 struct sample {
 	const uint8_t *head;
 	size_t len;
-	const uint8_t *tail;	/* the last 512 bytes; NULL: there are not so many, or not looked at */
+	const uint8_t *tail; /* the last 512 bytes; NULL: there are not so many, or not looked at */
 	uint64_t file_size;
 };
 
@@ -47,8 +51,7 @@ static const struct img_signature *find_signature(const struct sample *s)
 }
 
 /* The surest driver, and in *rival another that is just as sure, or NULL. */
-static const struct img_driver *ask_drivers(const struct sample *s,
-					    const struct img_driver **rival)
+static const struct img_driver *ask_drivers(const struct sample *s, const struct img_driver **rival)
 {
 	const struct img_driver *best = NULL;
 	int best_score = 0;
@@ -95,16 +98,19 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 	best = ask_drivers(&sample, &rival);
 	rc = -EINVAL;
 	if (rival) {
-		img_fail(err, rc, "'%s' looks like a %s image and like a %s image; give its format "
-			 "(-f)", name, best->name, rival->name);
+		img_fail(err, rc,
+			 "'%s' looks like a %s image and like a %s image; give its format "
+			 "(-f)",
+			 name, best->name, rival->name);
 		goto out;
 	}
 	if (!best || (best->features & IMG_DRIVER_PLAIN)) {
 		known = find_signature(&sample);
 		if (known || !best) {
-			img_fail(err, rc, "'%s' looks like a %s image, which this version cannot "
-				 "read; give -f raw to take it as a raw disk", name,
-				 known ? known->name : "unknown");
+			img_fail(err, rc,
+				 "'%s' looks like a %s image, which this version cannot "
+				 "read; give -f raw to take it as a raw disk",
+				 name, known ? known->name : "unknown");
 			goto out;
 		}
 	}
@@ -158,11 +164,16 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 	known = find_signature(&sample);
 	if (best == img->driver && !rival && !known)
 		return 0;
-	return img_fail(err, -EPERM, "%s: this write to the first sector would make the disk look "
+	return img_fail(err, -EPERM,
+			"%s: this write to the first sector would make the disk look "
 			"like a %s image; the format %s was guessed, and giving it (-f %s) lifts "
-			"this restriction", img->name,
-			best && best != img->driver ? best->name : rival ? rival->name :
-			known ? known->name : "unknown", img->driver->name, img->driver->name);
+			"this restriction",
+			img->name,
+			best && best != img->driver ? best->name
+			: rival			    ? rival->name
+			: known			    ? known->name
+						    : "unknown",
+			img->driver->name, img->driver->name);
 }
 
 int img_guard_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)

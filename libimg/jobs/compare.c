@@ -11,7 +11,11 @@
 #include "libimg/image/img.h"
 #include "libimg/jobs/zero.h"
 
-enum { CHUNK = 512 << 10, WINDOW = 8, SECTOR = 512 };
+enum {
+	CHUNK = 512 << 10,
+	WINDOW = 8,
+	SECTOR = 512,
+};
 
 struct compare;
 
@@ -19,7 +23,7 @@ struct side {
 	struct compare *c;
 	uint8_t *data;
 	struct iovec iov;
-	bool zero;			/* known without reading */
+	bool zero; /* known without reading */
 };
 
 struct pair {
@@ -35,14 +39,14 @@ struct compare {
 	bool have_extent[2];
 	struct img_queue *q;
 	struct pair pair[WINDOW];
-	unsigned reads[WINDOW];		/* in flight for each pair */
+	unsigned reads[WINDOW]; /* in flight for each pair */
 	unsigned first, used;
-	uint64_t pos, end;		/* end: of the longer image */
+	uint64_t pos, end; /* end: of the longer image */
 	bool strict;
 	struct img_compare_result *result;
 	struct img_error *err;
 	int rc;
-	bool over;			/* the answer is known */
+	bool over; /* the answer is known */
 };
 
 static void read_done(void *user, int rc, const struct img_error *err)
@@ -119,8 +123,8 @@ static int advance(struct compare *c)
 	}
 	len = min_u64(x[0].length, x[1].length);
 	if (c->strict && c->pos < min_u64(c->size[0], c->size[1]) &&
-	    (x[0].zero != x[1].zero || x[0].data != x[1].data ||
-	     x[0].present != x[1].present || x[0].compressed != x[1].compressed)) {
+	    (x[0].zero != x[1].zero || x[0].data != x[1].data || x[0].present != x[1].present ||
+	     x[0].compressed != x[1].compressed)) {
 		/* Earlier chunks may hold a difference of content: they speak first. */
 		if (!c->used) {
 			c->result->status_differs = true;
@@ -159,8 +163,8 @@ static size_t first_difference(const struct pair *p)
 	for (size_t at = 0; at < p->len; at += SECTOR) {
 		size_t n = min_size(SECTOR, p->len - at);
 
-		if (a->zero || b->zero ? !img_is_zero(data + at, n) :
-					 memcmp(a->data + at, b->data + at, n) != 0)
+		if (a->zero || b->zero ? !img_is_zero(data + at, n)
+				       : memcmp(a->data + at, b->data + at, n) != 0)
 			return at;
 	}
 	return p->len;
@@ -184,8 +188,8 @@ static int run(struct compare *c, const struct img_compare_options *o)
 	while (!c->rc && !c->over && (c->pos < c->end || c->used)) {
 		uint64_t before;
 
-		if (o->progress && o->progress(o->user, c->used ? c->pair[c->first].off : c->pos,
-					       c->end))
+		if (o->progress &&
+		    o->progress(o->user, c->used ? c->pair[c->first].off : c->pos, c->end))
 			c->rc = img_fail(c->err, -ECANCELED, "interrupted");
 		while (!c->rc && !c->over && c->pos < c->end && c->used < WINDOW) {
 			before = c->pos;
@@ -214,8 +218,11 @@ int img_compare(struct img *a, struct img *b, const struct img_compare_options *
 
 	if (!c)
 		return img_fail(err, -ENOMEM, "out of memory for comparing");
-	*c = (struct compare){ .img = { a, b }, .size = { img_size(a), img_size(b) },
-			       .strict = o->strict, .result = &result, .err = err };
+	*c = (struct compare){ .img = { a, b },
+			       .size = { img_size(a), img_size(b) },
+			       .strict = o->strict,
+			       .result = &result,
+			       .err = err };
 	c->end = max_u64(c->size[0], c->size[1]);
 	result.size_differs = c->size[0] != c->size[1];
 	rc = o->strict && result.size_differs ? 0 : img_queue_new(o->io, &c->q, err);

@@ -20,36 +20,41 @@ enum {
 	CHUNK = 2 << 20,
 	DEFAULT_WINDOW = 4,
 	MAX_WINDOW = 64,
-	WINDOW_BYTES = 16 << 20,	/* the most that chunks may hold together */
+	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together */
 	DEFAULT_SPARSE = 4096,
 };
 
-enum chunk_state { CHUNK_FREE, CHUNK_READING, CHUNK_READY, CHUNK_WRITING };
+enum chunk_state {
+	CHUNK_FREE,
+	CHUNK_READING,
+	CHUNK_READY,
+	CHUNK_WRITING,
+};
 
 struct copy;
 
 struct chunk {
 	struct copy *c;
 	enum chunk_state state;
-	uint64_t off;			/* in the source */
+	uint64_t off; /* in the source */
 	size_t len;
-	uint8_t *data;			/* NULL: a range of zeroes, len in zero_len */
+	uint8_t *data; /* NULL: a range of zeroes, len in zero_len */
 	uint64_t zero_len;
-	unsigned writes;		/* requests in flight on the target, and 1 while submitting */
+	unsigned writes; /* requests in flight on the target, and 1 while submitting */
 	struct iovec read_iov;
-	struct iovec *iov;		/* one for each write of a run */
+	struct iovec *iov; /* one for each write of a run */
 };
 
 struct copy {
 	struct img *source, *target;
 	const struct img_copy_options *o;
 	struct img_queue *q;
-	struct chunk *chunks;		/* a ring in guest order */
-	unsigned window, first, used;	/* chunks [first, first + used) are in flight, in order */
-	unsigned written;		/* of these, the first `written` have their writes submitted */
+	struct chunk *chunks;	      /* a ring in guest order */
+	unsigned window, first, used; /* chunks [first, first + used) are in flight, in order */
+	unsigned written;	      /* of these, the first `written` have their writes submitted */
 	size_t chunk_bytes, grain;
 	uint64_t pos, size, retired;
-	struct img_map_entry extent;	/* what is known around pos */
+	struct img_map_entry extent; /* what is known around pos */
 	bool have_extent;
 	int rc;
 	struct img_error *err;
@@ -231,7 +236,11 @@ static int read_chunk(struct copy *c, size_t len)
 
 /* ---- Extents ---- */
 
-enum need { NEED_NOTHING, NEED_ZERO, NEED_DATA };
+enum need {
+	NEED_NOTHING,
+	NEED_ZERO,
+	NEED_DATA,
+};
 
 /* What must be done for the source at off, and for how long (to the end of the extent). */
 static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
@@ -316,8 +325,8 @@ static int fill_window(struct copy *c)
 	while (c->pos < c->size && c->used < c->window) {
 		uint64_t boundary = c->chunk_bytes - c->pos % c->chunk_bytes, len;
 		enum need need;
-		int rc = c->o->compress ? gather_unit(c, &need, &len) :
-					  gather(c, boundary, &need, &len);
+		int rc = c->o->compress ? gather_unit(c, &need, &len)
+					: gather(c, boundary, &need, &len);
 
 		if (rc)
 			return rc;
@@ -345,8 +354,7 @@ static int fill_window(struct copy *c)
 static int run(struct copy *c)
 {
 	while ((c->pos < c->size && !c->rc) || c->used) {
-		if (!c->rc && c->o->progress &&
-		    c->o->progress(c->o->user, c->retired, c->size))
+		if (!c->rc && c->o->progress && c->o->progress(c->o->user, c->retired, c->size))
 			c->rc = img_fail(c->err, -ECANCELED, "interrupted");
 		if (!c->rc)
 			c->rc = fill_window(c);
@@ -366,8 +374,10 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 	     struct img_error *err)
 {
 	static const struct img_copy_options defaults;
-	struct copy c = { .source = source, .target = target,
-			  .o = options ? options : &defaults, .size = img_size(source),
+	struct copy c = { .source = source,
+			  .target = target,
+			  .o = options ? options : &defaults,
+			  .size = img_size(source),
 			  .err = err };
 	int rc;
 
@@ -377,16 +387,17 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 				(unsigned long long)c.o->target_off,
 				(unsigned long long)img_size(target));
 	if (c.o->compress && !is_aligned_u64(c.o->target_off, img_unit_bytes(target)))
-		return img_fail(err, -EINVAL, "%s: a compressed copy to %llu does not begin at a "
-				"cluster of %llu", img_name(target),
-				(unsigned long long)c.o->target_off,
+		return img_fail(err, -EINVAL,
+				"%s: a compressed copy to %llu does not begin at a "
+				"cluster of %llu",
+				img_name(target), (unsigned long long)c.o->target_off,
 				(unsigned long long)img_unit_bytes(target));
 	c.chunk_bytes = c.o->compress ? (size_t)img_unit_bytes(target) : CHUNK;
-	c.grain = c.o->sparse_bytes ? (size_t)min_u64(c.o->sparse_bytes, c.chunk_bytes) :
-				      DEFAULT_SPARSE;
+	c.grain = c.o->sparse_bytes ? (size_t)min_u64(c.o->sparse_bytes, c.chunk_bytes)
+				    : DEFAULT_SPARSE;
 	c.window = c.o->parallel ? c.o->parallel : DEFAULT_WINDOW;
 	if (c.o->compress)
-		c.window *= 2;		/* encoding on all cores while others read and write */
+		c.window *= 2; /* encoding on all cores while others read and write */
 	if (c.window > MAX_WINDOW)
 		c.window = MAX_WINDOW;
 	if (c.window > WINDOW_BYTES / c.chunk_bytes)

@@ -180,7 +180,7 @@ static int file_write(struct img_file *f, const struct iovec *iov, int iovcnt, u
 {
 	int rc;
 
-	if (wants_reserve(f, len))	/* if not, the write says why */
+	if (wants_reserve(f, len)) /* if not, the write says why */
 		fallocate(f->fd, FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
 	rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len);
 

@@ -9,7 +9,9 @@
 #include "libimg/base/pool.h"
 #include "libimg/storage/ioq.h"
 
-enum { IMG_IOQ_WORKERS = 16 };
+enum {
+	IMG_IOQ_WORKERS = 16,
+};
 
 /* How a kind of queue talks to the kernel. */
 struct img_ioq_kernel {

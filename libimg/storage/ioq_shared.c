@@ -17,7 +17,9 @@
 #include "libimg/storage/storage.h"
 
 /* How often one img_ioq_run() looks again for what its callbacks have brought about. */
-enum { MAX_PASSES = 16 };
+enum {
+	MAX_PASSES = 16,
+};
 
 /* Called with the lock held. */
 static void signal_event(struct img_ioq *q)

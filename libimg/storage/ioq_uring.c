@@ -100,7 +100,7 @@ bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_fla
 	struct io_uring_sqe *sqe;
 
 	if (reserve) {
-		if (io_uring_sq_space_left(&u->ring) < 2)	/* a chain is submitted whole */
+		if (io_uring_sq_space_left(&u->ring) < 2) /* a chain is submitted whole */
 			io_uring_submit(&u->ring);
 		reserve = io_uring_sq_space_left(&u->ring) >= 2;
 	}

@@ -26,7 +26,7 @@ struct img_file {
 	int fd;
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
 	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
-	bool reserve;	      /* large writes have their blocks allocated first: see file_io.c */
+	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
 	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */

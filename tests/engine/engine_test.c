@@ -13,12 +13,18 @@
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
 
-enum { UNIT = 4096, UNITS = 64, SIZE = UNIT * UNITS, TABLE = 0, DATA = 16384 };
+enum {
+	UNIT = 4096,
+	UNITS = 64,
+	SIZE = UNIT * UNITS,
+	TABLE = 0,
+	DATA = 16384,
+};
 
 struct toy {
 	struct img_cipher cipher;
 	bool encrypt;
-	uint64_t free_off[4 * UNITS];	/* a stack of free units */
+	uint64_t free_off[4 * UNITS]; /* a stack of free units */
 	size_t nfree;
 	unsigned first_writes, grows, need_grow, releases, journals;
 };
@@ -43,7 +49,9 @@ static int toy_map(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 		return IMG_NEED_METADATA;
 	entry = le64_load(slot);
 	*out = (struct img_extent){
-		.kind = entry == 0 ? IMG_BACKING : entry == 1 ? IMG_ZERO : IMG_DATA,
+		.kind = entry == 0   ? IMG_BACKING
+			: entry == 1 ? IMG_ZERO
+				     : IMG_DATA,
 		.length = min_u64(len, UNIT - off % UNIT),
 		.storage = entry > 1 ? img->file : NULL,
 		.file_off = entry + off % UNIT,
@@ -148,8 +156,14 @@ static int toy_grow(struct img *img, uint64_t off, uint64_t len, struct img_erro
 }
 
 static const struct img_driver toy_driver = {
-	.name = "toy", .map = toy_map, .plan_write = toy_plan, .commit = toy_commit,
-	.drop = toy_drop, .release = toy_release, .first_write = toy_first_write, .grow = toy_grow,
+	.name = "toy",
+	.map = toy_map,
+	.plan_write = toy_plan,
+	.commit = toy_commit,
+	.drop = toy_drop,
+	.release = toy_release,
+	.first_write = toy_first_write,
+	.grow = toy_grow,
 };
 
 static int toy_journal(struct img *img, const struct img_meta_write *writes, size_t n,
@@ -162,8 +176,13 @@ static int toy_journal(struct img *img, const struct img_meta_write *writes, siz
 }
 
 static const struct img_driver toy_journal_driver = {
-	.name = "toy", .map = toy_map, .plan_write = toy_plan, .commit = toy_commit,
-	.drop = toy_drop, .release = toy_release, .journal = toy_journal,
+	.name = "toy",
+	.map = toy_map,
+	.plan_write = toy_plan,
+	.commit = toy_commit,
+	.drop = toy_drop,
+	.release = toy_release,
+	.journal = toy_journal,
 };
 
 static void toy_open(struct img *img, struct toy *toy, struct img_storage *file, bool writable,
@@ -174,8 +193,13 @@ static void toy_open(struct img *img, struct toy *toy, struct img_storage *file,
 	*toy = (struct toy){ .cipher = { toy_xor, toy_xor } };
 	for (size_t i = 0; i < 2 * UNITS; i++)
 		toy->free_off[toy->nfree++] = DATA + (2 * UNITS - 1 - i) * UNIT;
-	*img = (struct img){ .driver = &toy_driver, .name = (char *)"toy.img", .file = file,
-			     .writable = writable, .state = toy, .size = SIZE, .unit_bytes = UNIT };
+	*img = (struct img){ .driver = &toy_driver,
+			     .name = (char *)"toy.img",
+			     .file = file,
+			     .writable = writable,
+			     .state = toy,
+			     .size = SIZE,
+			     .unit_bytes = UNIT };
 	cr_assert_eq(img_engine_new(img, &config, NULL), 0);
 }
 
@@ -199,7 +223,10 @@ static void toy_close(struct img *img)
 static int io(struct img *img, enum img_request_kind kind, uint64_t off, void *buf, size_t len)
 {
 	struct iovec iov = { buf, len };
-	struct img_request r = { .kind = kind, .off = off, .len = len, .iov = buf ? &iov : NULL,
+	struct img_request r = { .kind = kind,
+				 .off = off,
+				 .len = len,
+				 .iov = buf ? &iov : NULL,
 				 .iovcnt = buf ? 1 : 0 };
 
 	return img_request_run(img, &r, NULL);
@@ -407,7 +434,9 @@ static void op_done(void *user, int rc, const struct img_error *err)
 
 static void random_ops(enum img_ioq_kind kind, unsigned seed)
 {
-	enum { OPS = 16, ROUNDS = 6000, STRIPE = SIZE / OPS };
+	enum { OPS = 16,
+	       ROUNDS = 6000,
+	       STRIPE = SIZE / OPS };
 	static uint8_t model[SIZE];
 	struct op op[OPS] = { 0 };
 	struct img_queue *q;
@@ -434,8 +463,10 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 		o->buf = realloc(o->buf, o->len);
 		o->iov = (struct iovec){ o->buf, o->len };
 		r = (struct img_request){ .done = op_done, .user = o };
-		r.kind = o->what == 0 ? IMG_REQUEST_READ : o->what == 1 ? IMG_REQUEST_WRITE :
-			 o->what == 2 ? IMG_REQUEST_ZERO : IMG_REQUEST_FLUSH;
+		r.kind = o->what == 0	? IMG_REQUEST_READ
+			 : o->what == 1 ? IMG_REQUEST_WRITE
+			 : o->what == 2 ? IMG_REQUEST_ZERO
+					: IMG_REQUEST_FLUSH;
 		if (o->what < 3) {
 			r.off = o->off;
 			r.len = o->len;

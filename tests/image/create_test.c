@@ -22,7 +22,8 @@ static const char *prepared(const struct img_create_options *o)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s=", i ? " " : "",
 				      img_value_key_at(v, i));
 		if (img_value_kind(m) == IMG_VALUE_STRING)
-			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s", img_value_string(m));
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s",
+					      img_value_string(m));
 		else if (img_value_kind(m) == IMG_VALUE_BOOL)
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s",
 					      img_value_bool(m) ? "on" : "off");
@@ -42,16 +43,19 @@ Test(create, prepare_reports_as_qemu_img_does)
 	struct img_create_options o = { .format = "qcow2", .size = 1 << 30, .have_size = true };
 
 	make_image("base.qcow2", "qcow2", 5 << 20, NULL, NULL);
-	cr_assert_str_eq(prepared(&o), "fmt=qcow2 cluster_size=65536 extended_l2=off "
-			 "compression_type=zlib size=1073741824 lazy_refcounts=off refcount_bits=16");
+	cr_assert_str_eq(
+		prepared(&o),
+		"fmt=qcow2 cluster_size=65536 extended_l2=off "
+		"compression_type=zlib size=1073741824 lazy_refcounts=off refcount_bits=16");
 	o.backing_name = "base.qcow2";
 	o.backing_format = "qcow2";
 	o.have_size = false;
 	o.options = list;
-	cr_assert_str_eq(prepared(&o), "fmt=qcow2 cluster_size=4096 extended_l2=off "
+	cr_assert_str_eq(prepared(&o),
+			 "fmt=qcow2 cluster_size=4096 extended_l2=off "
 			 "compression_type=zlib size=5242880 compat=1.1 backing_file=base.qcow2 "
 			 "backing_fmt=qcow2 lazy_refcounts=on refcount_bits=16");
-	o = (struct img_create_options) { .format = "raw", .size = 1000000, .have_size = true };
+	o = (struct img_create_options){ .format = "raw", .size = 1000000, .have_size = true };
 	cr_assert_str_eq(prepared(&o), "fmt=raw size=1000000");
 }
 
@@ -61,7 +65,8 @@ Test(create, keys_of_the_image_floor_may_come_as_options)
 	struct img_create_options o = { .format = "qcow2", .options = list };
 
 	make_image("base.qcow2", "qcow2", 5 << 20, NULL, NULL);
-	cr_assert_str_eq(prepared(&o), "fmt=qcow2 cluster_size=65536 extended_l2=off "
+	cr_assert_str_eq(prepared(&o),
+			 "fmt=qcow2 cluster_size=65536 extended_l2=off "
 			 "compression_type=zlib size=1073741824 backing_file=base.qcow2 "
 			 "backing_fmt=qcow2 lazy_refcounts=off refcount_bits=16");
 	o.have_size = true;
@@ -82,7 +87,7 @@ Test(create, refusals)
 	o.options = NULL;
 	o.backing_name = "base.qcow2";
 	cr_assert_str_eq(prepared(&o), "EINVAL: Backing file specified without backing format\n"
-			 "Detected format of qcow2.");
+				       "Detected format of qcow2.");
 	o.backing_unchecked = true;
 	cr_assert_str_eq(prepared(&o), "EINVAL: Backing file specified without backing format");
 	o.backing_format = "qcow2";
@@ -90,24 +95,28 @@ Test(create, refusals)
 	o.backing_unchecked = false;
 	o.backing_name = "nope.qcow2";
 	cr_assert_str_eq(prepared(&o), "ENOENT: Could not open 'nope.qcow2': No such file or "
-			 "directory\nCould not open backing image.");
+				       "directory\nCould not open backing image.");
 	o.backing_name = "";
 	cr_assert_str_eq(prepared(&o), "EINVAL: Expected backing file name, got empty string");
 	o.backing_name = "new";
 	cr_assert_str_eq(prepared(&o), "EINVAL: Error: Trying to create an image with the same "
-			 "filename as the backing file");
+				       "filename as the backing file");
 	o.backing_name = NULL;
 	o.size = 1 << 20;
 	o.have_size = true;
-	cr_assert_str_eq(prepared(&o), "EINVAL: Backing format cannot be used without backing file");
-	o = (struct img_create_options) { .format = "raw", .backing_name = "base.qcow2",
-					  .backing_format = "qcow2" };
-	cr_assert_str_eq(prepared(&o), "EOPNOTSUPP: Backing file not supported for file format 'raw'");
+	cr_assert_str_eq(prepared(&o),
+			 "EINVAL: Backing format cannot be used without backing file");
+	o = (struct img_create_options){ .format = "raw",
+					 .backing_name = "base.qcow2",
+					 .backing_format = "qcow2" };
+	cr_assert_str_eq(prepared(&o),
+			 "EOPNOTSUPP: Backing file not supported for file format 'raw'");
 }
 
 Test(create, an_image_in_its_own_chain_is_refused)
 {
-	struct img_create_options o = { .format = "qcow2", .backing_name = "b.qcow2",
+	struct img_create_options o = { .format = "qcow2",
+					.backing_name = "b.qcow2",
 					.backing_format = "qcow2" };
 
 	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
@@ -135,7 +144,7 @@ Test(create, nothing_is_there_before_it_is_published)
 	cr_assert_eq(img_write(img, 5, "early", 5, NULL), 0);
 	cr_assert_eq(img_publish(img, NULL), 0);
 	cr_assert_eq(access("new", F_OK), 0);
-	cr_assert_eq(img_publish(img, NULL), 0);		/* once is enough */
+	cr_assert_eq(img_publish(img, NULL), 0); /* once is enough */
 	cr_assert_eq(img_write(img, 100000, "later", 5, NULL), 0);
 	must_close(img);
 	cr_assert_eq(folder_count(), 1);
@@ -150,8 +159,9 @@ Test(create, nothing_is_there_before_it_is_published)
 Test(create, a_failure_keeps_the_old_file)
 {
 	const char *bad[] = { "cluster_size=3", NULL };
-	struct img_create_options o = { .format = "qcow2", .size = 1 << 20, .have_size = true,
-					.options = bad };
+	struct img_create_options o = {
+		.format = "qcow2", .size = 1 << 20, .have_size = true, .options = bad
+	};
 	struct img *img = NULL;
 
 	make_file("new", "precious", 8, 8);
@@ -185,8 +195,9 @@ Test(create, a_file_in_use_is_kept)
 Test(create, further_files_appear_with_the_image)
 {
 	const char *list[] = { "data_file=data.raw,data_file_raw=on", NULL };
-	struct img_create_options o = { .format = "qcow2", .size = 1 << 20, .have_size = true,
-					.options = list };
+	struct img_create_options o = {
+		.format = "qcow2", .size = 1 << 20, .have_size = true, .options = list
+	};
 	struct img *img = NULL;
 	char buf[8] = { 0 };
 
@@ -195,7 +206,7 @@ Test(create, further_files_appear_with_the_image)
 	cr_assert_eq(img_write(img, 70000, "data", 4, NULL), 0);
 	cr_assert_eq(access("vm/data.raw", F_OK), -1);
 	must_close(img);
-	cr_assert_eq(rmdir("vm"), 0);				/* empty */
+	cr_assert_eq(rmdir("vm"), 0); /* empty */
 	cr_assert_eq(mkdir("vm", 0700), 0);
 	cr_assert_eq(img_create_begin("vm/new", &o, &img, NULL), 0);
 	cr_assert_eq(img_write(img, 70000, "data", 4, NULL), 0);
@@ -216,7 +227,8 @@ Test(create, further_files_appear_with_the_image)
 
 Test(create, an_overlay_is_usable_at_once)
 {
-	struct img_create_options o = { .format = "qcow2", .backing_name = "base",
+	struct img_create_options o = { .format = "qcow2",
+					.backing_name = "base",
 					.backing_format = "raw" };
 	struct img *img = NULL;
 	char buf[8] = { 0 };
@@ -245,8 +257,8 @@ Test(create, formats_tell_what_they_can)
 		cr_assert_geq(img_format_features(name), 0);
 	cr_assert_geq(n, 3);
 	cr_assert_eq(img_format_features("nofmt"), -ENOENT);
-	cr_assert_eq(img_format_features("raw"), IMG_FORMAT_WRITE | IMG_FORMAT_CREATE |
-		     IMG_FORMAT_RESIZE);
+	cr_assert_eq(img_format_features("raw"),
+		     IMG_FORMAT_WRITE | IMG_FORMAT_CREATE | IMG_FORMAT_RESIZE);
 	cr_assert(img_format_features("qcow2") & IMG_FORMAT_BACKING);
 	cr_assert_null(img_format_create_options("nofmt"));
 	v = img_format_create_options("qcow2");

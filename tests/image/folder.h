@@ -91,8 +91,12 @@ static inline void make_image(const char *name, const char *format, uint64_t siz
 			      const char *backing, const char *backing_format)
 {
 	struct img_create_options o = {
-		.format = format, .size = size, .have_size = size != 0, .backing_name = backing,
-		.backing_format = backing_format, .backing_unchecked = backing && size,
+		.format = format,
+		.size = size,
+		.have_size = size != 0,
+		.backing_name = backing,
+		.backing_format = backing_format,
+		.backing_unchecked = backing && size,
 	};
 	struct img_error *err = img_error_new();
 

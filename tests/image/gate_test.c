@@ -206,8 +206,15 @@ Test(gate, none_takes_nothing)
 Test(gate, proc_is_never_a_way)
 {
 	static const char *const names[] = {
-		"/proc/self/fd/0", "/proc/self/exe", "/proc/self/environ", "/proc/self/root/etc/passwd",
-		"/proc/self/cwd/x", "/dev/fd/0", "/dev/stdin", "fd", "/sys/kernel/notes",
+		"/proc/self/fd/0",
+		"/proc/self/exe",
+		"/proc/self/environ",
+		"/proc/self/root/etc/passwd",
+		"/proc/self/cwd/x",
+		"/dev/fd/0",
+		"/dev/stdin",
+		"fd",
+		"/sys/kernel/notes",
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -241,8 +248,15 @@ Test(gate, names_that_lead_nowhere)
 Test(gate, protocols_are_refused)
 {
 	static const char *const names[] = {
-		"nbd:localhost:10809", "nbd+unix:///?socket=/x", "http://x/y", "a:b", "rbd:p/i",
-		"fat:/tmp", "file:nbd:x", "blkdebug::base", "c:\\x.vmdk",
+		"nbd:localhost:10809",
+		"nbd+unix:///?socket=/x",
+		"http://x/y",
+		"a:b",
+		"rbd:p/i",
+		"fat:/tmp",
+		"file:nbd:x",
+		"blkdebug::base",
+		"c:\\x.vmdk",
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -252,16 +266,24 @@ Test(gate, protocols_are_refused)
 Test(gate, json_that_is_a_path_is_taken)
 {
 	allowed("folder", "json:{\"driver\":\"file\",\"filename\":\"base\"}", "vm/base");
-	allowed("folder", "json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", "
-		"\"filename\": \"base\"}}", "vm/base");
-	allowed("folder", "json:{\"file.driver\":\"file\",\"file.filename\":\"sub/deep\","
-		"\"driver\":\"raw\"}", "vm/sub/deep");
+	allowed("folder",
+		"json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", "
+		"\"filename\": \"base\"}}",
+		"vm/base");
+	allowed("folder",
+		"json:{\"file.driver\":\"file\",\"file.filename\":\"sub/deep\","
+		"\"driver\":\"raw\"}",
+		"vm/sub/deep");
 }
 
 Test(gate, other_json_is_refused)
 {
 	static const char *const names[] = {
-		"json:", "json:{}", "json:{\"driver\":\"file\"}", "json:[1]", "json:{\"filename\":\"\"}",
+		"json:",
+		"json:{}",
+		"json:{\"driver\":\"file\"}",
+		"json:[1]",
+		"json:{\"filename\":\"\"}",
 		"json:{\"driver\":\"nbd\",\"host\":\"x\"}",
 		"json:{\"driver\":\"nbd\",\"filename\":\"base\"}",
 		"json:{\"driver\":\"file\",\"filename\":\"base\",\"locking\":\"off\"}",
@@ -270,8 +292,10 @@ Test(gate, other_json_is_refused)
 		"json:{\"driver\":\"raw\",\"offset\":512,\"file\":{\"filename\":\"base\"}}",
 		"json:{\"driver\":\"raw\",\"file\":{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"}}}",
 		"json:{\"file\":{\"file\":{\"file\":{\"file\":{\"file\":{\"filename\":\"base\"}}}}}}",
-		"json:{\"filename\":\"ba\\u0073e\"}", "json:{\"filename\":\"nbd:x\"}",
-		"json:{\"filename\":\"base\"", "json:{\"filename\":\"base}",
+		"json:{\"filename\":\"ba\\u0073e\"}",
+		"json:{\"filename\":\"nbd:x\"}",
+		"json:{\"filename\":\"base\"",
+		"json:{\"filename\":\"base}",
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -286,7 +310,8 @@ Test(gate, refusal_says_what_would_allow_it)
 	struct img_gate_file file;
 
 	cr_assert_eq(img_gate_new("folder", &gate, NULL), 0);
-	cr_assert_eq(img_gate_open(gate, image, "../secret", "extent 3", false, &file, &err), -EPERM);
+	cr_assert_eq(img_gate_open(gate, image, "../secret", "extent 3", false, &file, &err),
+		     -EPERM);
 	cr_assert(strstr(img_error_text(&err), "extent 3 '../secret'"));
 	cr_assert(strstr(img_error_text(&err), "--references any"));
 	cr_assert(strstr(img_error_text(&err), image));
@@ -307,9 +332,15 @@ Test(gate, a_folder_reached_by_a_link_is_the_real_one)
 
 Test(gate, join_follows_the_image_as_named)
 {
-	static const struct { const char *image, *name, *path; } rows[] = {
-		{ "a/b.qcow2", "c", "a/c" }, { "b.qcow2", "c", "c" }, { "/b.qcow2", "c", "/c" },
-		{ "./b", "c/d", "./c/d" }, { "a/b", "/c", "/c" }, { "a/b", "nbd:x", "nbd:x" },
+	static const struct {
+		const char *image, *name, *path;
+	} rows[] = {
+		{ "a/b.qcow2", "c", "a/c" },
+		{ "b.qcow2", "c", "c" },
+		{ "/b.qcow2", "c", "/c" },
+		{ "./b", "c/d", "./c/d" },
+		{ "a/b", "/c", "/c" },
+		{ "a/b", "nbd:x", "nbd:x" },
 		{ "a/b", "./n:x", "a/./n:x" },
 	};
 

@@ -15,10 +15,12 @@ static bool alike(const struct img_map_entry *a, const struct img_map_entry *b)
 
 static void print(FILE *f, bool first, const struct img_map_entry *e)
 {
-	fprintf(f, "%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, "
-		"\"zero\": %s, \"data\": %s", first ? "[" : ",\n", (unsigned long long)e->start,
-		(unsigned long long)e->length, e->depth, e->present ? "true" : "false",
-		e->zero ? "true" : "false", e->data ? "true" : "false");
+	fprintf(f,
+		"%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, "
+		"\"zero\": %s, \"data\": %s",
+		first ? "[" : ",\n", (unsigned long long)e->start, (unsigned long long)e->length,
+		e->depth, e->present ? "true" : "false", e->zero ? "true" : "false",
+		e->data ? "true" : "false");
 	if (e->has_offset)
 		fprintf(f, ", \"offset\": %llu", (unsigned long long)e->offset);
 	fprintf(f, "}");
@@ -66,8 +68,17 @@ static bool have_qemu(void)
 Test(map, as_qemu_img_says)
 {
 	static const char *const names[] = {
-		"base.raw", "mid.qcow2", "top.qcow2", "pre.qcow2", "full.qcow2", "comp.qcow2",
-		"sparse.vmdk", "flat.vmdk", "odd.raw", "sub.qcow2", "plain.qcow2",
+		"base.raw",
+		"mid.qcow2",
+		"top.qcow2",
+		"pre.qcow2",
+		"full.qcow2",
+		"comp.qcow2",
+		"sparse.vmdk",
+		"flat.vmdk",
+		"odd.raw",
+		"sub.qcow2",
+		"plain.qcow2",
 	};
 	char command[256];
 
@@ -93,8 +104,10 @@ Test(map, as_qemu_img_says)
 	    " sub.qcow2 8M; qemu-io -c 'write -P 1 10k 4k' -c 'write -z 1M 6k' sub.qcow2 >/dev/null");
 	for (size_t i = 0; i < COUNT(names); i++) {
 		write_map(names[i], "ours");
-		snprintf(command, sizeof(command), "qemu-img map --output=json %s > theirs; "
-			 "diff theirs ours", names[i]);
+		snprintf(command, sizeof(command),
+			 "qemu-img map --output=json %s > theirs; "
+			 "diff theirs ours",
+			 names[i]);
 		cr_expect_eq(system(command), 0, "%s", names[i]);
 	}
 }
@@ -158,8 +171,10 @@ Test(map, info)
 	cr_assert_str_eq(img_value_string(img_value_get(v, "backing-filename-format")), "raw");
 	cr_assert_not(img_value_bool(img_value_get(v, "dirty-flag")));
 	cr_assert_null(img_value_get(v, "encrypted"));
-	cr_assert_str_eq(img_value_string(img_value_get(img_value_get(img_value_get(v,
-			 "format-specific"), "data"), "compat")), "1.1");
+	cr_assert_str_eq(
+		img_value_string(img_value_get(
+			img_value_get(img_value_get(v, "format-specific"), "data"), "compat")),
+		"1.1");
 	file = img_value_get(img_value_at(img_value_get(v, "children"), 0), "info");
 	cr_assert_str_eq(img_value_string(img_value_get(file, "format")), "file");
 	cr_assert_eq(img_value_uint(img_value_get(file, "virtual-size")),

@@ -98,7 +98,7 @@ Test(open, writing_to_an_overlay_leaves_the_backing_file_alone)
 	cr_assert_eq(img_write(img, 70000, "below", 5, NULL), 0);
 	must_close(img);
 	img = must_open("top.qcow2", "qcow2", IMG_OPEN_WRITE);
-	cr_assert_eq(img_write(img, 70002, "X", 1, NULL), 0);	/* fills its cluster from below */
+	cr_assert_eq(img_write(img, 70002, "X", 1, NULL), 0); /* fills its cluster from below */
 	cr_assert_eq(img_read(img, 70000, buf, 5, NULL), 0);
 	cr_assert_str_eq(buf, "beXow");
 	must_close(img);
@@ -120,17 +120,18 @@ Test(open, missing_backing_file)
 	make_image("two.qcow2", "qcow2", 1 << 20, "one.qcow2", "qcow2");
 	cr_assert_eq(must_fail("one.qcow2", NULL, &text), -ENOENT);
 	cr_assert_str_eq(text, "Could not open backing file: Could not open 'missing.qcow2': "
-			 "No such file or directory");
+			       "No such file or directory");
 	cr_assert_eq(must_fail("two.qcow2", NULL, &text), -ENOENT);
 	cr_assert_str_eq(text, "Could not open backing file: Could not open backing file: "
-			 "Could not open 'missing.qcow2': No such file or directory");
+			       "Could not open 'missing.qcow2': No such file or directory");
 	must_close(must_open("two.qcow2", NULL, IMG_OPEN_SELF_ONLY));
 	must_close(must_open("two.qcow2", NULL, IMG_OPEN_NO_BACKING));
 }
 
 Test(open, another_backing_file_than_the_stored_one)
 {
-	struct img_open_options o = { .format = "qcow2", .backing_name = "other",
+	struct img_open_options o = { .format = "qcow2",
+				      .backing_name = "other",
 				      .backing_format = "raw" };
 	struct img *img = NULL;
 	char buf[8] = { 0 };
@@ -173,7 +174,7 @@ Test(open, depth_has_a_limit)
 		snprintf(below, sizeof(below), "%d", i - 1);
 		make_image(name, "qcow2", 1 << 20, below, "qcow2");
 	}
-	img = must_open("255", NULL, 0);	/* 256 images */
+	img = must_open("255", NULL, 0); /* 256 images */
 	must_close(img);
 	cr_assert_eq(must_fail("256", NULL, &text), -ELOOP);
 	cr_assert(strstr(text, "256 images"), "%s", text);
@@ -222,7 +223,10 @@ Test(open, resolved_names)
 /* Images of the corpus that name what they must not, or never end. */
 Test(open, hostile_references)
 {
-	static const struct { const char *file, *entry, *format; int rc; } rows[] = {
+	static const struct {
+		const char *file, *entry, *format;
+		int rc;
+	} rows[] = {
 		{ "q2-backing-fd.qcow2", NULL, "qcow2", -EPERM },
 		{ "q2-backing-json.qcow2", NULL, "qcow2", -EPERM },
 		{ "q2-backing-nbd.qcow2", NULL, "qcow2", -EPERM },

@@ -36,10 +36,18 @@ Test(probe, formats_by_content)
 
 Test(probe, formats_without_a_driver_are_not_raw)
 {
-	static const struct { const char *name; size_t off; const char *bytes; size_t len; } rows[] = {
-		{ "vhdx", 0, "vhdxfile", 8 },	{ "vpc", 0, "conectix", 8 },
-		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 }, { "qed", 0, "QED\0", 4 },
-		{ "luks", 0, "LUKS\xba\xbe", 6 }, { "qcow", 0, "QFI\xfb\0\0\0\1", 8 },
+	static const struct {
+		const char *name;
+		size_t off;
+		const char *bytes;
+		size_t len;
+	} rows[] = {
+		{ "vhdx", 0, "vhdxfile", 8 },
+		{ "vpc", 0, "conectix", 8 },
+		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 },
+		{ "qed", 0, "QED\0", 4 },
+		{ "luks", 0, "LUKS\xba\xbe", 6 },
+		{ "qcow", 0, "QFI\xfb\0\0\0\1", 8 },
 		{ "parallels", 0, "WithoutFreeSpace", 16 },
 	};
 	struct img_open_options o = { 0 };
@@ -49,7 +57,7 @@ Test(probe, formats_without_a_driver_are_not_raw)
 		const char *text;
 
 		if (img_format_features(rows[i].name) >= 0)
-			continue;	/* it has a driver by now */
+			continue; /* it has a driver by now */
 		memset(head, 0, sizeof(head));
 		memcpy(head + rows[i].off, rows[i].bytes, rows[i].len);
 		make_file("x", head, sizeof(head), 1 << 20);
@@ -125,13 +133,15 @@ Test(probe, hostile)
 
 	if (!from)
 		return;
-	snprintf(command, sizeof(command), "for f in poly-mbr-qcow2.raw poly-qfi.raw "
+	snprintf(command, sizeof(command),
+		 "for f in poly-mbr-qcow2.raw poly-qfi.raw "
 		 "poly-qcow2-vhd.img q2-trunc-20.qcow2 q2-trunc-71.qcow2; do "
-		 "xz -dc %s/hostile/$f.xz > $f; done", from);
+		 "xz -dc %s/hostile/$f.xz > $f; done",
+		 from);
 	run(command);
 	cr_assert_str_eq(probed("poly-mbr-qcow2.raw"), "raw");
 	must_close(must_open("poly-qfi.raw", "raw", 0));
 	cr_assert_str_neq(probed("poly-qcow2-vhd.img"), "raw");
-	must_fail("q2-trunc-20.qcow2", &(struct img_open_options) { .format = "qcow2" }, NULL);
-	must_fail("q2-trunc-71.qcow2", &(struct img_open_options) { .format = "qcow2" }, NULL);
+	must_fail("q2-trunc-20.qcow2", &(struct img_open_options){ .format = "qcow2" }, NULL);
+	must_fail("q2-trunc-71.qcow2", &(struct img_open_options){ .format = "qcow2" }, NULL);
 }

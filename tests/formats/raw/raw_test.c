@@ -102,7 +102,7 @@ Test(raw, writes_land_where_they_belong)
 	make_file(10000, 0, "start");
 	img = open_raw(IMG_OPEN_WRITE);
 	cr_assert_eq(img_write(img, 4093, "across", 6, NULL), 0);
-	cr_assert_eq(img_write(img, 10000, "tail", 4, NULL), 0);	/* past the file's end */
+	cr_assert_eq(img_write(img, 10000, "tail", 4, NULL), 0); /* past the file's end */
 	cr_assert_eq(img_write(img, 10239, "xy", 2, NULL), -EINVAL);
 	cr_assert_eq(img_read(img, 4093, buf, 6, NULL), 0);
 	cr_assert_arr_eq(buf, "across", 6);
@@ -162,7 +162,7 @@ Test(raw, holes_show_in_the_map)
 	cr_assert_str_eq(e.file, path);
 	cr_assert_eq(img_map(img, e.start + e.length, (2 << 20), true, &e, NULL), 0);
 	cr_assert(e.zero && e.length == 2 << 20);
-	cr_assert_eq(img_map(img, 0, img_size(img), false, &e, NULL), 0);	/* without looking */
+	cr_assert_eq(img_map(img, 0, img_size(img), false, &e, NULL), 0); /* without looking */
 	cr_assert(e.data && e.length == 4 << 20);
 	cr_assert_eq(img_map(img, 0, img_size(img) + 1, true, &e, NULL), -EINVAL);
 	img_close(img, NULL);
@@ -172,7 +172,10 @@ static int create(uint64_t size, const char *text)
 {
 	const char *list[] = { text, NULL };
 	struct img_create_options o = {
-		.format = "raw", .size = size, .have_size = true, .options = text ? list : NULL,
+		.format = "raw",
+		.size = size,
+		.have_size = true,
+		.options = text ? list : NULL,
 	};
 
 	return img_create(path, &o, NULL);
@@ -200,8 +203,13 @@ Test(raw, create)
 Test(raw, what_create_cannot_honour_is_refused)
 {
 	static const char *const bad[] = {
-		"preallocation=metadata", "preallocation=some", "nocow=on", "extent_size_hint=1M",
-		"cluster_size=64k", "backing_file=x", "size=5",
+		"preallocation=metadata",
+		"preallocation=some",
+		"nocow=on",
+		"extent_size_hint=1M",
+		"cluster_size=64k",
+		"backing_file=x",
+		"size=5",
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
