@@ -30,7 +30,7 @@ struct img_driver;
 /* Answers besides 0 and a negative errno. */
 enum {
 	IMG_NEED_METADATA = 1,	/* img_meta_get() gave NULL: fetch and call again */
-	IMG_NEED_EXCLUSIVE = 2,	/* plan_write: call grow() with the image quiet, then plan again */
+	IMG_NEED_EXCLUSIVE = 2, /* plan_write: call grow() with the image quiet, then plan again */
 	IMG_NEED_WRITE = 3,	/* plan_write of ZERO: not by metadata; write zeroes instead */
 };
 
@@ -38,29 +38,29 @@ enum {
 
 struct img {
 	const struct img_driver *driver;
-	char *name;			/* as the user named it; for messages */
-	struct img_storage *file;	/* the file that was opened; the engine's to close */
+	char *name;		  /* as the user named it; for messages */
+	struct img_storage *file; /* the file that was opened; the engine's to close */
 	bool writable;
-	bool unmap;			/* opened so that discarded and freed space is punched */
-	bool unsafe;			/* opened so that nothing needs to be durable: never sync */
-	bool probed;			/* the format was not given but guessed */
-	bool made;			/* by create(), just now: open() lets be what is written only once */
+	bool unmap;  /* opened so that discarded and freed space is punched */
+	bool unsafe; /* opened so that nothing needs to be durable: never sync */
+	bool probed; /* the format was not given but guessed */
+	bool made;   /* by create(), just now: open() lets be what is written only once */
 
 	/* Set by open(). */
-	void *state;			/* the driver's; freed by its close() */
-	uint64_t size;			/* guest bytes, a multiple of 512 */
-	uint64_t unit_bytes;		/* what one allocation covers: a power of two, >= 512 */
-	char *backing_name;		/* malloc'd; as stored in the image; NULL: none */
-	char *backing_format;		/* malloc'd; NULL: not stored */
-	bool backing_required;		/* a child that names no parent file is refused */
-	bool dirty;			/* not closed cleanly */
+	void *state;	       /* the driver's; freed by its close() */
+	uint64_t size;	       /* guest bytes, a multiple of 512 */
+	uint64_t unit_bytes;   /* what one allocation covers: a power of two, >= 512 */
+	char *backing_name;    /* malloc'd; as stored in the image; NULL: none */
+	char *backing_format;  /* malloc'd; NULL: not stored */
+	bool backing_required; /* a child that names no parent file is refused */
+	bool dirty;	       /* not closed cleanly */
 	bool encrypted;
-	const struct img_codec *compress_codec;	/* for WRITE_COMPRESSED; NULL: the format has none */
-	int compress_level;		/* the codec's scale; 0: its default */
+	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
+	int compress_level;			/* the codec's scale; 0: its default */
 
-	struct img *parent;		/* the open backing image; set by the image floor */
-	struct img_engine *engine;	/* the engine's own */
-	struct img_place *place;	/* the image floor's own */
+	struct img *parent;	   /* the open backing image; set by the image floor */
+	struct img_engine *engine; /* the engine's own */
+	struct img_place *place;   /* the image floor's own */
 };
 
 /* ---- Reading: where guest bytes live ---- */
@@ -69,7 +69,7 @@ enum img_extent_kind {
 	IMG_DATA,	/* plain bytes in storage at file_off */
 	IMG_ZERO,	/* zeroes; storage non-NULL: room is allocated at file_off all the same */
 	IMG_BACKING,	/* not in this image: ask the parent; without one, zeroes */
-	IMG_COMPRESSED,	/* one unit, packed by codec: stored_bytes at file_off */
+	IMG_COMPRESSED, /* one unit, packed by codec: stored_bytes at file_off */
 };
 
 /* Turns a 512-byte-grained range of bytes into clear text and back; owned by the driver. */
@@ -82,35 +82,40 @@ struct img_cipher {
 
 struct img_extent {
 	enum img_extent_kind kind;
-	uint64_t length;		/* guest bytes from off that this is true for: 1..len */
-	struct img_storage *storage;	/* DATA, COMPRESSED */
-	uint64_t file_off;		/* DATA: of guest byte off. COMPRESSED: of the first stored byte */
+	uint64_t length;	     /* guest bytes from off that this is true for: 1..len */
+	struct img_storage *storage; /* DATA, COMPRESSED */
+	uint64_t file_off;	     /* DATA: of guest byte off. COMPRESSED: of the first stored byte */
 	/* COMPRESSED only. */
 	const struct img_codec *codec;
-	uint32_t stored_bytes;		/* at most this many; what follows the stream is ignored */
-	uint32_t unit_bytes;		/* decoded length */
-	uint32_t within;		/* of guest byte off in the decoded unit */
-	uint32_t header_bytes;		/* a unit's own header before the stream (VMDK's grain marker) */
+	uint32_t stored_bytes; /* at most this many; what follows the stream is ignored */
+	uint32_t unit_bytes;   /* decoded length */
+	uint32_t within;       /* of guest byte off in the decoded unit */
+	uint32_t header_bytes; /* a unit's own header before the stream (VMDK's grain marker) */
 	/* DATA only; NULL: clear text. */
 	struct img_cipher *cipher;
-	uint64_t tweak;			/* of guest byte off */
+	uint64_t tweak; /* of guest byte off */
 };
 
 /* ---- Writing: plan, data, commit ---- */
 
-enum img_op { IMG_OP_WRITE, IMG_OP_WRITE_COMPRESSED, IMG_OP_ZERO, IMG_OP_DISCARD };
+enum img_op {
+	IMG_OP_WRITE,
+	IMG_OP_WRITE_COMPRESSED,
+	IMG_OP_ZERO,
+	IMG_OP_DISCARD,
+};
 
 enum img_plan_kind {
-	IMG_PLAN_DATA,	/* write [fill_start, fill_end) to storage at file_off, then commit */
-	IMG_PLAN_META,	/* nothing to write: commit alone does it */
-	IMG_PLAN_ZERO,	/* img_io ZERO of length bytes at file_off, then commit if asked */
-	IMG_PLAN_PUNCH,	/* img_io PUNCH, the same */
-	IMG_PLAN_NOTHING,	/* already so */
+	IMG_PLAN_DATA,	  /* write [fill_start, fill_end) to storage at file_off, then commit */
+	IMG_PLAN_META,	  /* nothing to write: commit alone does it */
+	IMG_PLAN_ZERO,	  /* img_io ZERO of length bytes at file_off, then commit if asked */
+	IMG_PLAN_PUNCH,	  /* img_io PUNCH, the same */
+	IMG_PLAN_NOTHING, /* already so */
 };
 
 struct img_plan {
 	enum img_plan_kind kind;
-	uint64_t length;		/* guest bytes from off that this plans: 1..len */
+	uint64_t length; /* guest bytes from off that this plans: 1..len */
 	/*
 	 * DATA: the guest range that must be written, a superset of [off, off + length); what lies
 	 * outside of it the engine fills with what the guest reads there now (the backing image, an
@@ -118,12 +123,12 @@ struct img_plan {
 	 */
 	uint64_t fill_start, fill_end;
 	struct img_storage *storage;
-	uint64_t file_off;		/* of fill_start */
-	bool fresh;			/* the target reads as zeroes: zero fill need not be written */
-	bool commit;			/* false: in place; commit() and drop() are not called */
-	struct img_cipher *cipher;	/* NULL: clear text */
-	uint64_t tweak;			/* of fill_start */
-	uint64_t slot[4];		/* the driver's notes for commit() and drop() */
+	uint64_t file_off;	   /* of fill_start */
+	bool fresh;		   /* the target reads as zeroes: zero fill need not be written */
+	bool commit;		   /* false: in place; commit() and drop() are not called */
+	struct img_cipher *cipher; /* NULL: clear text */
+	uint64_t tweak;		   /* of fill_start */
+	uint64_t slot[4];	   /* the driver's notes for commit() and drop() */
 };
 
 /* ---- What the engine offers map, plan_write, commit, drop and release ---- */
@@ -132,14 +137,23 @@ struct img_plan {
  * Metadata lives in a cache of 16 KiB blocks (file offsets, per storage), valid by 512-byte
  * sector. A look must not cross a block: len bytes at file_off with both ends in one block.
  */
-enum { IMG_META_BLOCK = 16384, IMG_META_SECTOR = 512 };
+enum {
+	IMG_META_BLOCK = 16384,
+	IMG_META_SECTOR = 512,
+};
 
 /*
  * Ranks order metadata on disk: whatever has a lower rank, and all data written before, is durable
  * before a higher rank is written. Refcounts and the like are ALLOCATION; tables that point at
  * data are MAPPING; tables that point at those are ROOT; HEADER is last.
  */
-enum img_rank { IMG_RANK_ALLOCATION, IMG_RANK_MAPPING, IMG_RANK_ROOT, IMG_RANK_HEADER, IMG_RANKS };
+enum img_rank {
+	IMG_RANK_ALLOCATION,
+	IMG_RANK_MAPPING,
+	IMG_RANK_ROOT,
+	IMG_RANK_HEADER,
+	IMG_RANKS,
+};
 
 /*
  * Borrow len bytes of metadata; valid until the entry returns, and pinned for req: a commit() that
@@ -191,8 +205,8 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
  * Handed to open(). Everything an image names goes through reference(), which asks the gate.
  */
 struct img_opening {
-	bool self_only;			/* open no other file; give what info() needs from this one */
-	bool for_check;			/* tolerate what check() can mend */
+	bool self_only; /* open no other file; give what info() needs from this one */
+	bool for_check; /* tolerate what check() can mend */
 	/*
 	 * Open a file that the image names (relative names: from the image's own folder), read-write
 	 * if the image is writable. The driver closes the storage in close(). what: "data file",
@@ -205,14 +219,15 @@ struct img_opening {
 /* ---- Creating ---- */
 
 struct img_creating {
-	const char *name;		/* the final path; for messages and names inside the image */
-	struct img_storage *file;	/* empty (a device: with old content), writable */
-	uint64_t size;			/* guest bytes, a multiple of 512 */
+	const char *name;	  /* the final path; for messages and names inside the image */
+	struct img_storage *file; /* empty (a device: with old content), writable */
+	uint64_t size;		  /* guest bytes, a multiple of 512 */
 	const struct img_options *options;
 	enum img_preallocate preallocate;
-	const char *backing_name;	/* NULL: none */
-	const char *backing_format;	/* NULL: not known */
-	const struct img *backing;	/* that image, open; NULL: none, or it was not to be looked at */
+	const char *backing_name;   /* NULL: none */
+	const char *backing_format; /* NULL: not known */
+	const struct img *backing;  /* that image, open; NULL: none, or it was not to be looked at */
+	bool pipe;		    /* for sink(): what comes out cannot be gone back to */
 	/* Create another file of the image, published together with it; the caller must not close it. */
 	int (*another)(struct img_creating *c, const char *name, struct img_storage **out,
 		       struct img_error *err);
@@ -224,7 +239,7 @@ struct img_creating {
 struct img_append {
 	/* All of it or an error. */
 	int (*write)(struct img_append *a, const void *bytes, size_t len, struct img_error *err);
-	uint64_t written;	/* bytes so far: the offset of the next one */
+	uint64_t written; /* bytes so far: the offset of the next one */
 };
 
 /*
@@ -242,22 +257,25 @@ struct img_sink {
 	/* Everything was put: write what ends the output. */
 	int (*finish)(struct img_sink *s, struct img_error *err);
 	void (*free)(struct img_sink *s);
-	uint64_t unit_bytes;		/* a power of two */
-	const struct img_codec *codec;	/* NULL: put() takes plain bytes */
-	int level;			/* the codec's scale; 0: its default */
-	bool pad_last;			/* the disk's last unit is packed as a whole one, with zeroes */
-	bool wants_all;			/* zeroes are put too */
+	uint64_t unit_bytes;	       /* a power of two */
+	const struct img_codec *codec; /* NULL: put() takes plain bytes */
+	int level;		       /* the codec's scale; 0: its default */
+	bool pad_last;		       /* the disk's last unit is packed as a whole one, with zeroes */
+	bool wants_all;		       /* zeroes are put too */
 };
 
 /* ---- Checking ---- */
 
-enum { IMG_REPAIR_LEAKS = 1, IMG_REPAIR_ALL = 3 };
+enum {
+	IMG_REPAIR_LEAKS = 1,
+	IMG_REPAIR_ALL = 3,
+};
 
 struct img_check {
-	unsigned repair;		/* in: IMG_REPAIR_* or 0 */
+	unsigned repair; /* in: IMG_REPAIR_* or 0 */
 	/* in: one line of a defect or a repair, without newline; may be NULL */
 	void (*say)(struct img_check *c, const char *line);
-	void *user;			/* in: say()'s own */
+	void *user; /* in: say()'s own */
 	/* out */
 	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
 	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
@@ -267,15 +285,15 @@ void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((for
 /* ---- The driver ---- */
 
 enum {
-	IMG_DRIVER_BACKING = 1 << 0,	/* images may have a backing file (create takes one) */
-	IMG_DRIVER_COMPRESS = 1 << 1,	/* plan_write takes WRITE_COMPRESSED */
-	IMG_DRIVER_READ_ONLY = 1 << 2,	/* cannot be opened for writing */
-	IMG_DRIVER_PLAIN = 1 << 3,	/* the file is the guest's bytes: its holes are the guest's */
+	IMG_DRIVER_BACKING = 1 << 0,   /* images may have a backing file (create takes one) */
+	IMG_DRIVER_COMPRESS = 1 << 1,  /* plan_write takes WRITE_COMPRESSED */
+	IMG_DRIVER_READ_ONLY = 1 << 2, /* cannot be opened for writing */
+	IMG_DRIVER_PLAIN = 1 << 3,     /* the file is the guest's bytes: its holes are the guest's */
 };
 
 struct img_driver {
 	const char *name;
-	unsigned features;		/* IMG_DRIVER_* */
+	unsigned features; /* IMG_DRIVER_* */
 
 	/*
 	 * Is it ours? head: the first len bytes (up to 64 KiB). Pure. 0..100; 0: no. raw says 1.
@@ -377,7 +395,7 @@ extern const struct img_driver *const img_drivers[];
  */
 struct img_signature {
 	const char *name;
-	uint32_t off;			/* bytes from the start; from_end: from the end of the file */
+	uint32_t off; /* bytes from the start; from_end: from the end of the file */
 	bool from_end;
 	uint8_t len;
 	uint8_t bytes[47];
