@@ -40,8 +40,15 @@ Test(vmdk_create, sound_in_every_kind)
 		"subformat=streamOptimized",
 	};
 	static const uint64_t sizes[] = {
-		0, 512, 65536 - 512, 65536 + 512, UINT64_C(32) << 20, (UINT64_C(32) << 20) + 512,
-		UINT64_C(0x80000000), UINT64_C(0x80000000) + 512, UINT64_C(5) << 30,
+		0,
+		512,
+		65536 - 512,
+		65536 + 512,
+		UINT64_C(32) << 20,
+		(UINT64_C(32) << 20) + 512,
+		UINT64_C(0x80000000),
+		UINT64_C(0x80000000) + 512,
+		UINT64_C(5) << 30,
 		UINT64_C(2) << 40,
 	};
 
@@ -125,7 +132,8 @@ Test(vmdk_create, split)
 	text = descriptor_of(path);
 	cr_assert(strstr(text, "\nRW 4194304 FLAT \"a.b-f001.vmdk\" 0\n"
 			       "RW 4194304 FLAT \"a.b-f002.vmdk\" 0\n"
-			       "RW 2097152 FLAT \"a.b-f003.vmdk\" 0\n"), "%s", text);
+			       "RW 2097152 FLAT \"a.b-f003.vmdk\" 0\n"),
+		  "%s", text);
 	free(text);
 	snprintf(path, sizeof(path), "%s/plain", b.dir);
 	must_make(path, UINT64_C(1) << 30, "subformat=twoGbMaxExtentSparse", NULL);

@@ -37,7 +37,8 @@ static int begin(struct kept *k, uint64_t size, struct img_options **options,
 
 	*options = img_options_new(vmdk_create_options);
 	cr_assert_eq(img_options_parse(*options, "subformat=streamOptimized,adapter_type=lsilogic",
-				       err), 0);
+				       err),
+		     0);
 	c.options = *options;
 	k->base.write = keep;
 	return vmdk_sink(&c, &k->base, sink, err);
@@ -173,7 +174,12 @@ static bool late(uint64_t g)
 Test(vmdk_stream, all_sizes)
 {
 	static const uint64_t sizes[] = {
-		512, GRAIN - 512, GRAIN, GRAIN + 512, 512 * GRAIN, 512 * GRAIN + 512,
+		512,
+		GRAIN - 512,
+		GRAIN,
+		GRAIN + 512,
+		512 * GRAIN,
+		512 * GRAIN + 512,
 	};
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(sizes); i++)
@@ -194,8 +200,7 @@ Test(vmdk_stream, wrong_order)
 	static const struct {
 		uint64_t off;
 		size_t len;
-	} bad[] = { { GRAIN, 100 }, { 0, 100 }, { 2 * GRAIN + 512, 100 }, { 10 * GRAIN, 100 },
-		    { 3 * GRAIN, 0 }, { 3 * GRAIN, 2 * GRAIN } };
+	} bad[] = { { GRAIN, 100 }, { 0, 100 }, { 2 * GRAIN + 512, 100 }, { 10 * GRAIN, 100 }, { 3 * GRAIN, 0 }, { 3 * GRAIN, 2 * GRAIN } };
 	uint8_t *bytes = calloc(2, GRAIN);
 	struct img_options *options;
 	struct img_error *err = img_error_new();

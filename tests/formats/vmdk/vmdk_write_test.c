@@ -152,7 +152,9 @@ Test(vmdk_write, missing_tables)
 	got = read_all(b.image, size);
 	for (uint64_t i = 0; i < size; i++)
 		cr_assert_eq(got[i], i >= 2 * (uint64_t)COVERS - 1000 &&
-				     i < 2 * (uint64_t)COVERS + 1000 ? 9 : 0);
+						     i < 2 * (uint64_t)COVERS + 1000
+					     ? 9
+					     : 0);
 	free(got);
 	/* The first one was not needed. */
 	read_at(b.image, place(&b, OFF_DIRECTORY), none, 4);
@@ -342,7 +344,6 @@ Test(vmdk_write, kinds_that_are_only_read)
 }
 
 /* ---- Repair ---- */
-
 
 static struct img_check_result check(const struct bench *b, unsigned repair)
 {
