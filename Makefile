@@ -164,7 +164,8 @@ bench: build-all
 lint: deps-lint
 	clang-format --dry-run -Werror $(ALL_SRC) $(HEADERS)
 	@for f in $(ALL_SRC) $(HEADERS); do expand $$f | awk -v f=$$f \
-		'length > 100 { print f ":" NR ": longer than 100 columns"; bad = 1 } END { exit bad }' || exit; done
+		'length > 100 && !/["*]/ { print f ":" NR ": longer than 100 columns"; bad = 1 } \
+		END { exit bad }' || exit; done
 	@mkdir -p $(BUILD)/include/libimg && ln -sf $(CURDIR)/libimg/image/img.h $(BUILD)/include/libimg/
 	printf '%s\n' $(filter-out libimg/base/error.c,$(ALL_SRC)) | xargs -P $$(nproc) -n 6 sh -c \
 		'clang-tidy --quiet "$$@" -- -include tests/lint.h $(CPPFLAGS) -I$(BUILD)/include \

@@ -51,7 +51,8 @@ static void unpack(const struct img_codec *codec, const uint8_t *in, size_t len,
 	if (codec != &img_codec_zstd && !rc) {
 		int bits = codec == &img_codec_zlib ? 15 : -15;
 
-		if (unpack_zlib(bits, in, len, again, want) != want || memcmp(out, again, want) != 0)
+		if (unpack_zlib(bits, in, len, again, want) != want ||
+		    memcmp(out, again, want) != 0)
 			abort();
 	} else if (codec == &img_codec_deflate && unpack_zlib(-15, in, len, again, want) == want) {
 		abort(); /* it gives enough, so it must be taken */

@@ -119,7 +119,8 @@ static int inflate_zlib(int window_bits, const uint8_t *in, size_t in_len, uint8
 
 static int fail_short(const char *name, size_t got, size_t want, struct img_error *err)
 {
-	return img_fail(err, -EUCLEAN, "the %s stream gives %zu bytes, %zu wanted", name, got, want);
+	return img_fail(err, -EUCLEAN, "the %s stream gives %zu bytes, %zu wanted", name, got,
+			want);
 }
 
 static int fail_broken(const char *name, size_t in_len, struct img_error *err)
@@ -137,7 +138,8 @@ static int deflate_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t
 
 	if (!c || (!c->inflate && !(c->inflate = libdeflate_alloc_decompressor())))
 		return fail_memory(err);
-	result = libdeflate_deflate_decompress_ex(c->inflate, in, in_len, out, out_len, &used, &got);
+	result = libdeflate_deflate_decompress_ex(c->inflate, in, in_len, out, out_len, &used,
+						  &got);
 	if (result == LIBDEFLATE_SUCCESS)
 		return got == out_len ? 0 : fail_short("deflate", got, out_len, err);
 	/* either it goes on past out_len, or what follows out_len bytes is no stream any more */
@@ -161,8 +163,8 @@ static int zlib_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t ou
 	case LIBDEFLATE_SUCCESS:
 		return got == out_len ? 0 : fail_short("zlib", got, out_len, err);
 	case LIBDEFLATE_INSUFFICIENT_SPACE:
-		return img_fail(err, -EUCLEAN, "the zlib stream gives more than the %zu bytes wanted",
-				out_len);
+		return img_fail(err, -EUCLEAN,
+				"the zlib stream gives more than the %zu bytes wanted", out_len);
 	default:
 		return fail_broken("zlib", in_len, err);
 	}
@@ -199,8 +201,8 @@ static int encode_deflate(deflate_fn *pack, const char *name, const uint8_t *in,
 	if (!level)
 		level = DEFLATE_LEVEL;
 	if (level < 0 || level > DEFLATE_MAX_LEVEL)
-		return img_fail(err, -EINVAL, "%s compression level %d, allowed: 1 to %d", name, level,
-				DEFLATE_MAX_LEVEL);
+		return img_fail(err, -EINVAL, "%s compression level %d, allowed: 1 to %d", name,
+				level, DEFLATE_MAX_LEVEL);
 	c = get_compressor(level);
 	if (!c)
 		return fail_memory(err);
@@ -214,8 +216,8 @@ static int encode_deflate(deflate_fn *pack, const char *name, const uint8_t *in,
 static int deflate_encode(const uint8_t *in, size_t in_len, int level, uint8_t *out, size_t out_max,
 			  size_t *out_len, struct img_error *err)
 {
-	return encode_deflate(libdeflate_deflate_compress, "deflate", in, in_len, level, out, out_max,
-			      out_len, err);
+	return encode_deflate(libdeflate_deflate_compress, "deflate", in, in_len, level, out,
+			      out_max, out_len, err);
 }
 
 static int zlib_encode(const uint8_t *in, size_t in_len, int level, uint8_t *out, size_t out_max,

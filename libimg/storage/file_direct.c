@@ -244,15 +244,17 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 			uint64_t len)
 {
 	/* mapped, not allocated: aligned, and a worker that never allocates has no malloc arena */
-	size_t bytes = (size_t)min_u64(BOUNCE_BYTES, round_up_u64(min_u64(len, BOUNCE_BYTES),
-								  f->base.io_align) +
-							     f->base.io_align);
-	uint8_t *buf = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t bytes = (size_t)min_u64(BOUNCE_BYTES,
+				       round_up_u64(min_u64(len, BOUNCE_BYTES), f->base.io_align) +
+					       f->base.io_align);
+	uint8_t *buf = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			    0);
 	int64_t n;
 
 	if (buf == MAP_FAILED)
 		return -ENOMEM;
-	n = op == IMG_IO_READ ? bounce_read(f, buf, c, off, len) : bounce_write(f, buf, c, off, len);
+	n = op == IMG_IO_READ ? bounce_read(f, buf, c, off, len)
+			      : bounce_write(f, buf, c, off, len);
 	munmap(buf, bytes);
 	return n;
 }

@@ -13,7 +13,8 @@ static struct img_storage *new_direct(const char *name)
 	struct img_storage *s = NULL;
 
 	make_file(name, "", 0);
-	if (img_storage_open_file(in_folder(name), IMG_STORAGE_WRITE | IMG_STORAGE_DIRECT, &s, &err))
+	if (img_storage_open_file(in_folder(name), IMG_STORAGE_WRITE | IMG_STORAGE_DIRECT, &s,
+				  &err))
 		cr_skip_test("no O_DIRECT here: %s", img_error_text(&err));
 	cr_assert_gt(s->io_align, 1);
 	return s;
@@ -124,9 +125,11 @@ Test(direct, impossible)
 	struct img_error err = { 0 };
 	struct img_storage *s = NULL;
 
-	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_DIRECT, &s, &err), -EINVAL);
-	cr_assert_str_eq(img_error_text(&err), "Could not open '/proc/self/maps': its file system does "
-					       "not support O_DIRECT");
+	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_DIRECT, &s, &err),
+		     -EINVAL);
+	cr_assert_str_eq(img_error_text(&err),
+			 "Could not open '/proc/self/maps': its file system does "
+			 "not support O_DIRECT");
 	cr_assert_null(s);
 	img_error_clear(&err);
 	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_TRY_DIRECT, &s, &err), 0);

@@ -222,7 +222,8 @@ static void replay(enum img_ioq_kind kind, bool file)
 			cr_assert_eq(img_storage_zero(copy, e->off, e->len, NULL), 0);
 			break;
 		case IMG_RECORD_RESIZE:
-			cr_assert_eq(img_storage_resize(copy, e->len, IMG_PREALLOCATE_OFF, NULL), 0);
+			cr_assert_eq(img_storage_resize(copy, e->len, IMG_PREALLOCATE_OFF, NULL),
+				     0);
 			break;
 		case IMG_RECORD_SYNC:
 			break;
