@@ -4,10 +4,12 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "libimg/image/img.h"
 #include "tools/args.h"
@@ -371,9 +373,9 @@ static bool is_new_and_zero(const struct convert *c, const char *path)
 	return true;
 }
 
-static int create_target(struct convert *c)
+static struct img_create_options creation_options(const struct convert *c)
 {
-	struct img_create_options options = {
+	return (struct img_create_options){
 		.format = c->target_format,
 		.size = c->total,
 		.have_size = true,
@@ -383,6 +385,11 @@ static int create_target(struct convert *c)
 		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
 		.references = open_references(c->references),
 	};
+}
+
+static int create_target(struct convert *c)
+{
+	struct img_create_options options = creation_options(c);
 	const char *path = open_new_path(c->target_name, NULL);
 	struct img_error *err;
 
@@ -491,6 +498,58 @@ static int copy(struct convert *c)
 	return rc;
 }
 
+/*
+ * A target that is written once, from front to end: "-", and formats that are no other way. GO_ON:
+ * it is not one.
+ */
+static int stream_target(struct convert *c)
+{
+	bool to_stdout = !strcmp(c->target_name, "-");
+	struct img_create_options options = creation_options(c);
+	struct img_copy_options copy_options = {
+		.parallel = (unsigned)c->parallel,
+		.progress = progress_step,
+	};
+	const char *path = to_stdout ? NULL : open_new_path(c->target_name, NULL);
+	struct progress progress;
+	struct img_error *err;
+	int rc;
+
+	if (!to_stdout && !path)
+		return 1;
+	if (to_stdout && c->progress && !c->quiet) {
+		say_error("-p cannot be used when the image goes to standard output");
+		return 1;
+	}
+	if (to_stdout)
+		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
+	err = args_memory(img_error_new());
+	progress_begin(&progress, c->progress && !c->quiet, c->total, c->rate);
+	copy_options.user = &progress;
+	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &options, &copy_options, err);
+	if (!rc) {
+		progress_complete(&progress);
+	} else if (rc == -ENOTSUP && !to_stdout) {
+		rc = GO_ON;
+	} else {
+		if (rc != -ECANCELED || !signals_stop())
+			say_creation_failure(c, err);
+		rc = 1;
+	}
+	progress_end(&progress);
+	img_error_free(err);
+	return rc;
+}
+
+static int write_target(struct convert *c)
+{
+	int rc = c->no_create ? GO_ON : stream_target(c);
+
+	if (rc == GO_ON)
+		rc = c->no_create ? open_target(c) : create_target(c);
+	return rc == GO_ON ? copy(c) : rc;
+}
+
 int convert_run(int argc, char **argv)
 {
 	struct convert c = { .sparse_bytes = 4096 };
@@ -502,9 +561,7 @@ int convert_run(int argc, char **argv)
 	if (rc == GO_ON && !c.no_create)
 		rc = settle_creation(&c);
 	if (rc == GO_ON)
-		rc = c.no_create ? open_target(&c) : create_target(&c);
-	if (rc == GO_ON)
-		rc = copy(&c);
+		rc = write_target(&c);
 	img_close(c.target, NULL); /* a new one that was not published disappears */
 	for (i = 0; c.sources && i < c.count; i++)
 		img_close(c.sources[i], NULL);

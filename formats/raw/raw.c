@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "libimg/base/arith.h"
@@ -139,6 +140,59 @@ static int raw_create(struct img_creating *c, struct img_error *err)
 	return img_storage_resize(c->file, c->size, c->preallocate, err);
 }
 
+/* ---- Into a pipe: everything, zeroes too ---- */
+
+struct raw_sink {
+	struct img_sink base;
+	struct img_append *to;
+};
+
+static int raw_put(struct img_sink *sink, uint64_t off, const uint8_t *bytes, size_t len,
+		   struct img_error *err)
+{
+	struct raw_sink *s = (struct raw_sink *)sink;
+
+	(void)off;
+	return s->to->write(s->to, bytes, len, err);
+}
+
+static int raw_sink_finish(struct img_sink *sink, struct img_error *err)
+{
+	(void)sink;
+	(void)err;
+	return 0;
+}
+
+static void raw_sink_free(struct img_sink *sink)
+{
+	free(sink);
+}
+
+static int raw_open_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
+			 struct img_error *err)
+{
+	struct raw_sink *s;
+
+	*out = NULL;
+	if (!c->pipe)
+		return 0; /* a file may have holes */
+	if (c->preallocate != IMG_PREALLOCATE_OFF)
+		return img_fail(err, -ENOTSUP, "preallocation: there is nothing to allocate in a pipe");
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return img_fail(err, -ENOMEM, "out of memory");
+	s->base = (struct img_sink){
+		.put = raw_put,
+		.finish = raw_sink_finish,
+		.free = raw_sink_free,
+		.unit_bytes = 65536,
+		.wants_all = true,
+	};
+	s->to = to;
+	*out = &s->base;
+	return 0;
+}
+
 extern const struct img_driver raw_driver;
 const struct img_driver raw_driver = {
 	.name = "raw",
@@ -152,4 +206,5 @@ const struct img_driver raw_driver = {
 	.create_options = raw_create_options,
 	.create_check = raw_create_check,
 	.create = raw_create,
+	.sink = raw_open_sink,
 };

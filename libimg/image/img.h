@@ -319,6 +319,18 @@ struct img_copy_options {
 int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
 	     struct img_error *err);
 
+/*
+ * Copy the sources, one after the other, into a new image that is written once from front to end,
+ * packed on all cores (options->parallel threads; 0: one a core). The same bytes whatever their
+ * number. path: the new file; it has its name only when it is complete. NULL: the pipe or file fd,
+ * which stays the caller's. create->size: at least the sources' sum; of options, parallel, progress
+ * and user count. -ENOTSUP: the format, with these options, is not one of those (streamOptimized
+ * VMDK; raw, into a pipe); nothing was written then.
+ */
+int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
+		    const struct img_create_options *create, const struct img_copy_options *options,
+		    struct img_error *err);
+
 /* Zero-initialise. */
 struct img_compare_options {
 	bool strict; /* also sizes and allocation */

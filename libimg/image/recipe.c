@@ -1,0 +1,263 @@
+#include "libimg/image/recipe.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+
+static const struct img_option size_row = {
+	"size",
+	IMG_OPTION_SIZE,
+	"Virtual disk size",
+	NULL,
+	NULL,
+};
+static const struct img_option backing_rows[] = {
+	{ "backing_file", IMG_OPTION_STRING, "File name of a base image", NULL, NULL },
+	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
+};
+
+static bool has_row(const struct img_option *table, const char *name)
+{
+	for (; table->name; table++)
+		if (!strcmp(table->name, name))
+			return true;
+	return false;
+}
+
+struct img_option *img_recipe_table(const struct img_driver *d)
+{
+	static const struct img_option none[] = { { 0 } };
+	const struct img_option *own = d->create_options ? d->create_options : none;
+	bool add_backing = (d->features & IMG_DRIVER_BACKING) && !has_row(own, "backing_file");
+	size_t count = 0, n = 0;
+	struct img_option *table;
+
+	while (own[count].name)
+		count++;
+	table = calloc(count + 1 + 1 + IMG_ARRAY_LEN(backing_rows), sizeof(*table));
+	if (!table)
+		return NULL;
+	if (!has_row(own, "size"))
+		table[n++] = size_row;
+	for (size_t i = 0; i <= count; i++) {
+		/* Behind size, wherever that is. */
+		if (add_backing && n && !strcmp(table[n - 1].name, "size")) {
+			table[n++] = backing_rows[0];
+			table[n++] = backing_rows[1];
+		}
+		if (i < count)
+			table[n++] = own[i];
+	}
+	return table;
+}
+
+void img_recipe_clear(struct img_recipe *r)
+{
+	img_close(r->backing, NULL);
+	img_options_free(r->options);
+	free(r->table);
+	img_gate_release(r->gate);
+	memset(r, 0, sizeof(*r));
+}
+
+/* A second line under the sentence: what follows from it, as callers of qemu-img expect it. */
+static int add_line(struct img_error *err, int rc, const char *line)
+{
+	char *text;
+
+	if (err && asprintf(&text, "%s\n%s", img_error_text(err), line) >= 0) {
+		free(err->text);
+		err->text = text;
+	}
+	return rc;
+}
+
+static int check_size(uint64_t size, struct img_error *err)
+{
+	if (size > INT64_MAX - 511)
+		return img_fail(err, -EFBIG, "size: found %" PRIu64 ", allowed at most %" PRId64,
+				size, INT64_MAX - 511);
+	return 0;
+}
+
+static int parse_options(struct img_recipe *r, const struct img_create_options *options,
+			 struct img_error *err)
+{
+	int rc = 0;
+
+	r->table = img_recipe_table(r->driver);
+	if (r->table)
+		r->options = img_options_new(r->table);
+	if (!r->options)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (const char *const *o = options->options; !rc && o && *o; o++)
+		rc = img_options_parse(r->options, *o, err);
+	if (rc)
+		return rc;
+	if (options->have_size) {
+		char text[32];
+
+		if (img_options_has(r->options, "size"))
+			return img_fail(err, -EINVAL, "The image size must be specified only once");
+		snprintf(text, sizeof(text), "%" PRIu64, options->size);
+		rc = check_size(options->size, err);
+		if (!rc)
+			rc = img_options_set(r->options, "size", text, err);
+	}
+	if (!rc && (options->backing_name || options->backing_format) &&
+	    !(r->driver->features & IMG_DRIVER_BACKING))
+		return img_fail(err, -ENOTSUP, "Backing file not supported for file format '%s'",
+				r->driver->name);
+	if (!rc && options->backing_name)
+		rc = img_options_set(r->options, "backing_file", options->backing_name, err);
+	if (!rc && options->backing_format)
+		rc = img_options_set(r->options, "backing_fmt", options->backing_format, err);
+	return rc;
+}
+
+/* A format that exists, though perhaps without a driver here. */
+static bool format_exists(const char *name)
+{
+	for (const struct img_signature *k = img_known_signatures; k->name; k++)
+		if (!strcmp(k->name, name))
+			return true;
+	return img_driver_named(name);
+}
+
+static int open_backing(struct img_recipe *r, const char *path,
+			const struct img_create_options *options, struct img_error *err)
+{
+	const char *name = r->creating.backing_name, *format = r->creating.backing_format;
+	struct img_open_options how = {
+		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
+						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
+		.io = options->io,
+	};
+	char line[64];
+	int rc;
+
+	rc = img_open_named(path, name, format, NULL, r->gate, &how, NULL, &r->backing, err);
+	if (!rc)
+		rc = img_open_chain(r->backing, &how, err);
+	if (rc)
+		return add_line(err, rc, "Could not open backing image.");
+	if (!format) {
+		img_fail(err, -EINVAL, "Backing file specified without backing format");
+		snprintf(line, sizeof(line), "Detected format of %s.", r->backing->driver->name);
+		return add_line(err, -EINVAL, line);
+	}
+	return 0;
+}
+
+static int settle_backing(struct img_recipe *r, const char *path,
+			  const struct img_create_options *options, struct img_error *err)
+{
+	struct img_creating *c = &r->creating;
+	struct stat st;
+	char *full;
+	bool same;
+
+	if (!(r->driver->features & IMG_DRIVER_BACKING))
+		return 0;
+	c->backing_name = img_options_string(r->options, "backing_file");
+	c->backing_format = img_options_string(r->options, "backing_fmt");
+	if (!c->backing_name && c->backing_format)
+		return img_fail(err, -EINVAL, "Backing format cannot be used without backing file");
+	if (!c->backing_name)
+		return 0;
+	if (!*c->backing_name)
+		return img_fail(err, -EINVAL, "Expected backing file name, got empty string");
+	full = img_gate_join(path, c->backing_name);
+	if (!full)
+		return img_fail(err, -ENOMEM, "out of memory");
+	same = !strcmp(full, path);
+	free(full);
+	if (same)
+		return img_fail(err, -EINVAL, "Error: Trying to create an image with the same "
+					      "filename as the backing file");
+	if (options->backing_unchecked && !c->backing_format)
+		return img_fail(err, -EINVAL, "Backing file specified without backing format");
+	if (options->backing_unchecked)
+		return format_exists(c->backing_format) ? 0 : img_fail(err, -EINVAL, "Unknown driver '%s'", c->backing_format);
+	int rc = open_backing(r, path, options, err);
+
+	if (!rc && !stat(path, &st) && img_place_in_chain(r->backing, st.st_dev, st.st_ino))
+		rc = img_fail(err, -EINVAL, "Error: Trying to create an image in a file of its own "
+					    "backing chain");
+	return rc;
+}
+
+static int settle_size(struct img_recipe *r, struct img_error *err)
+{
+	uint64_t size = 0;
+
+	if (img_options_has(r->options, "size"))
+		size = img_options_number(r->options, "size");
+	else if (r->backing)
+		size = r->backing->size;
+	else
+		return img_fail(err, -EINVAL, "Image creation needs a size parameter");
+	r->asked_size = size;
+	r->creating.size = round_up_u64(size, 512);
+	return check_size(size, err);
+}
+
+static int settle_preallocation(struct img_recipe *r, struct img_error *err)
+{
+	static const char *const modes[] = {
+		[IMG_PREALLOCATE_OFF] = "off",
+		[IMG_PREALLOCATE_METADATA] = "metadata",
+		[IMG_PREALLOCATE_FALLOC] = "falloc",
+		[IMG_PREALLOCATE_FULL] = "full",
+	};
+	const char *text = NULL;
+
+	if (has_row(r->table, "preallocation"))
+		text = img_options_string(r->options, "preallocation");
+	if (!text)
+		return 0;
+	for (size_t i = 0; i < IMG_ARRAY_LEN(modes); i++) {
+		if (!strcmp(text, modes[i])) {
+			r->creating.preallocate = (enum img_preallocate)i;
+			return 0;
+		}
+	}
+	return img_fail(err, -EINVAL, "Parameter 'preallocation' does not accept value '%s'", text);
+}
+
+int img_recipe_make(struct img_recipe *r, const char *path,
+		    const struct img_create_options *options, struct img_error *err)
+{
+	int rc;
+
+	memset(r, 0, sizeof(*r));
+	if (!options->format)
+		return img_fail(err, -EINVAL, "%s: no format given", path);
+	r->driver = img_driver_named(options->format);
+	if (!r->driver)
+		return img_fail(err, -ENOENT, "Unknown file format '%s'", options->format);
+	if (!r->driver->create)
+		return img_fail(err, -ENOTSUP, "Format driver '%s' does not support image creation",
+				options->format);
+	r->creating.name = path;
+	rc = img_gate_new(options->references, &r->gate, err);
+	if (!rc)
+		rc = parse_options(r, options, err);
+	r->creating.options = r->options;
+	if (!rc)
+		rc = settle_backing(r, path, options, err);
+	if (!rc)
+		rc = settle_size(r, err);
+	if (!rc)
+		rc = settle_preallocation(r, err);
+	r->creating.backing = r->backing;
+	if (!rc && r->driver->create_check)
+		rc = r->driver->create_check(&r->creating, err);
+	if (rc)
+		img_recipe_clear(r);
+	return rc;
+}

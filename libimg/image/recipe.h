@@ -1,0 +1,30 @@
+/*
+ * The recipe of a new image: all that is known, and all that can be refused, before a file is made.
+ */
+#ifndef LIBIMG_IMAGE_RECIPE_H
+#define LIBIMG_IMAGE_RECIPE_H
+
+#include "libimg/image/place.h"
+
+struct img_recipe {
+	const struct img_driver *driver;
+	struct img_option *table;
+	struct img_options *options;
+	struct img_gate *gate;
+	struct img *backing; /* open with its chain; NULL: none, or unchecked */
+	uint64_t asked_size; /* as given, not rounded */
+	struct img_creating creating;
+};
+
+/*
+ * The driver's options, and the rows that go without saying where it has none of its own: size
+ * first, the backing file behind it. malloc'd; NULL: out of memory.
+ */
+struct img_option *img_recipe_table(const struct img_driver *d);
+
+/* Settle everything. On failure r is clear. path: without "file:". */
+int img_recipe_make(struct img_recipe *r, const char *path, const struct img_create_options *options,
+		    struct img_error *err);
+void img_recipe_clear(struct img_recipe *r);
+
+#endif
