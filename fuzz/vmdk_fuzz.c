@@ -3,6 +3,7 @@
  *
  * Even: a descriptor. Odd: a sparse extent (or a whole monolithic disk); its header, footer and
  * descriptor are parsed, the disk is opened over memory, every extent is looked up, and checked.
+ * Then it is opened alone for writing: what is written is read back, and no header is overwritten.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include "formats/vmdk/vmdk.h"
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/place.h"
 
 extern const struct img_driver vmdk_driver;
 
@@ -111,6 +113,55 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 	free(img.name);
 }
 
+/* Write to some places of the disk, and read them again. */
+static void write_around(struct img *img)
+{
+	static uint8_t out[70000], in[70000];
+	uint64_t size = img_size(img), step = size / 7 / 512 * 512 + 512;
+
+	memset(out, 0x5a, sizeof(out));
+	for (uint64_t off = 0, i = 0; off < size && i < 8; off += step, i++) {
+		size_t len = (size_t)min_u64(i % 2 ? 1536 : sizeof(out), size - off);
+
+		if (!img_write(img, off, out, len, NULL) && !img_read(img, off, in, len, NULL))
+			assert(!memcmp(in, out, len));
+		if (i % 3 == 1)
+			img_discard(img, off, len, NULL);
+		if (i % 3 == 2 && !img_zero(img, off, len, NULL) &&
+		    !img_read(img, off, in, len, NULL))
+			for (size_t k = 0; k < len; k++)
+				assert(!in[k]);
+	}
+}
+
+static void fuzz_writing(const uint8_t *bytes, size_t len)
+{
+	struct img_open_options options = {
+		.format = "vmdk",
+		.flags = IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING,
+		.references = "none",
+		.io = IMG_IO_THREADS_KIND,
+	};
+	uint8_t head[VMDK_SECTOR];
+	struct img_storage *s;
+	struct img *img;
+
+	if (len < sizeof(head) || img_storage_memory("input", 0, UINT64_C(1) << 24, &s))
+		return;
+	if (img_storage_write(s, 0, bytes, len, NULL) ||
+	    img_open_storage(s, "/nowhere/input", &options, &img, NULL))
+		return;
+	write_around(img);
+	img_flush(img, NULL);
+	/* All but the unclean mark. A descriptor begins with what may be its CID. */
+	if (vmdk_sparse_kind(bytes, len) != VMDK_NOT_SPARSE &&
+	    !img_storage_read(img->file, 0, head, sizeof(head), NULL))
+		assert(!memcmp(head, bytes, VMDK_OFF_UNCLEAN) &&
+		       !memcmp(head + VMDK_OFF_UNCLEAN + 1, bytes + VMDK_OFF_UNCLEAN + 1,
+			       sizeof(head) - VMDK_OFF_UNCLEAN - 1));
+	img_close(img, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
@@ -120,5 +171,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		fuzz_descriptor((const char *)data + 1, size - 1);
 	fuzz_image(data + 1, size - 1);
+	fuzz_writing(data + 1, size - 1);
 	return 0;
 }

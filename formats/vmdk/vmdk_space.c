@@ -176,7 +176,8 @@ static int find_tables(struct vmdk_file *f, struct img_error *err)
 		if (rc)
 			return rc;
 	}
-	qsort(space->tables, space->table_count, sizeof(*space->tables), compare_sectors);
+	if (space->table_count) /* else there is no array to sort */
+		qsort(space->tables, space->table_count, sizeof(*space->tables), compare_sectors);
 	for (size_t i = 0; i < space->table_count; i++) {
 		uint64_t off = (uint64_t)space->tables[i] * VMDK_SECTOR;
 		const char *hit = fixed_at(s, off, bytes);
@@ -188,6 +189,29 @@ static int find_tables(struct vmdk_file *f, struct img_error *err)
 					"%s: grain directory: found a table at %" PRIu64 ", where "
 					"a %s lies already: it cannot be written to",
 					f->storage->name, off, hit);
+	}
+	return 0;
+}
+
+/* The pieces that have one place are clear of each other. */
+static int check_fixed(const struct vmdk_file *f, struct img_error *err)
+{
+	struct fixed p[FIXED_COUNT];
+
+	list_fixed(&f->sparse, p);
+	for (size_t i = 0; i < FIXED_COUNT; i++) {
+		uint64_t end;
+
+		if (!add_u64(p[i].off, p[i].len, &end))
+			return img_fail(err, -EUCLEAN, "%s: the %s at %" PRIu64 " is past any file",
+					f->storage->name, p[i].what, p[i].off);
+		for (size_t k = 0; k < i; k++)
+			if (p[i].len && p[k].len && p[i].off < p[k].off + p[k].len &&
+			    p[k].off < end)
+				return img_fail(err, -EUCLEAN,
+						"%s: found the %s at %" PRIu64 ", where the %s "
+						"lies already: it cannot be written to",
+						f->storage->name, p[i].what, p[i].off, p[k].what);
 	}
 	return 0;
 }
@@ -234,7 +258,8 @@ static int prepare_file(const struct img *img, struct vmdk_file *f, struct img_e
 		return img_fail(err, -ENOMEM, "out of memory");
 	f->space->next = round_up_u64(f->storage->size, f->sparse.grain_bytes);
 	f->space->was_unclean = f->sparse.unclean;
-	return find_tables(f, err);
+	rc = check_fixed(f, err);
+	return rc ? rc : find_tables(f, err);
 }
 
 int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err)

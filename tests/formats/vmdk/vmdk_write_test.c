@@ -311,6 +311,10 @@ Test(vmdk_write, damaged_directories)
 	le32_store(slot, 0);
 	write_at(b.image, place(&b, OFF_DIRECTORY) + 4, slot, 4);
 	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "copy entry 1");
+	/* A directory in the descriptor. */
+	le32_store(slot, 19);
+	write_at(b.image, OFF_DIRECTORY, slot, 4);
+	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "where the descriptor lies already");
 	finish(&b);
 }
 
