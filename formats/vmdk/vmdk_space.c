@@ -338,7 +338,7 @@ void vmdk_give_back(struct vmdk_file *f, uint64_t off, uint64_t len)
 		last->len += len;
 		return;
 	}
-	if (space->run_count == space->run_max) {
+	if (!space->runs || space->run_count == space->run_max) {
 		size_t max = space->run_max ? space->run_max * 2 : 64;
 		struct vmdk_run *more = realloc(space->runs, max * sizeof(*more));
 

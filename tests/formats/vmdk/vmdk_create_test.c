@@ -88,7 +88,7 @@ Test(vmdk_create, huge)
 Test(vmdk_create, descriptor)
 {
 	struct bench b;
-	char cid[9], uuid[48];
+	char cid[16], uuid[48];
 	char *text;
 
 	start(&b);
@@ -101,9 +101,9 @@ Test(vmdk_create, descriptor)
 	cr_assert_str_eq(value_of(text, "\nparentCID="), "ffffffff");
 	cr_assert_str_eq(value_of(text, "createType="), "\"monolithicSparse\"");
 	cr_assert_str_eq(value_of(text, "RW "), "20480 SPARSE \"image.vmdk\"");
-	snprintf(cid, sizeof(cid), "%s", value_of(text, "\nCID="));
+	snprintf(cid, sizeof(cid), "%s\"", value_of(text, "\nCID="));
 	/* The long content ID ends with the short one. */
-	cr_assert_str_eq(value_of(text, "ddb.longContentID = \"") + 24, strcat(cid, "\""));
+	cr_assert_str_eq(value_of(text, "ddb.longContentID = \"") + 24, cid);
 	free(text);
 
 	/* Two disks are never alike. */
