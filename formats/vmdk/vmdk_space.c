@@ -3,6 +3,7 @@
  * where metadata lies, which no grain may touch. New grains go to the end of the file; what is
  * freed is used again while the image is open (nothing on disk tells what is free).
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -347,6 +348,7 @@ void vmdk_give_back(struct vmdk_file *f, uint64_t off, uint64_t len)
 		space->runs = more;
 		space->run_max = max;
 	}
+	assert(space->runs);
 	space->runs[space->run_count++] = (struct vmdk_run){ off, len };
 }
 
