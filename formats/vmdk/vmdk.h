@@ -65,6 +65,7 @@ struct vmdk {
 	size_t file_count;
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
 	size_t extent_count;
+	bool for_check; /* opened for a check or a repair: the guest's bytes stay as they are */
 };
 
 /* vmdk_open.c. The driver's open(). */
@@ -105,6 +106,9 @@ int vmdk_first_write(struct img *img, struct img_error *err);
 int vmdk_finish(struct img *img, struct img_error *err);
 /* A random content ID that is neither old nor VMDK_NO_PARENT. */
 int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err);
+/* A random (version 4) UUID as text. */
+enum { VMDK_UUID_CHARS = 36 };
+int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
 
 /* vmdk_create.c. The driver's entries. */
 extern const struct img_option vmdk_create_options[];

@@ -182,21 +182,6 @@ static uint64_t extent_bytes(const struct img_creating *c, const struct wish *w,
 
 /* ---- The descriptor ---- */
 
-/* A random (version 4) UUID. */
-static int new_uuid(char out[37], struct img_error *err)
-{
-	uint8_t b[16];
-
-	if (getrandom(b, sizeof(b), 0) != sizeof(b))
-		return img_fail(err, -errno, "no random number: %s", strerror(errno));
-	b[6] = (b[6] & 0x0f) | 0x40;
-	b[8] = (b[8] & 0x3f) | 0x80;
-	snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-		 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
-		 b[13], b[14], b[15]);
-	return 0;
-}
-
 static void print_extents(const struct img_creating *c, const struct wish *w, FILE *out,
 			  bool *complete)
 {
@@ -219,7 +204,7 @@ static int make_descriptor(const struct img_creating *c, const struct wish *w, c
 	static const char nil[] = "00000000-0000-0000-0000-000000000000";
 	const struct vmdk *parent = c->backing ? c->backing->state : NULL;
 	unsigned heads = same(w->adapter, "ide") ? 16 : 255;
-	char image[37], modification[37];
+	char image[VMDK_UUID_CHARS + 1], modification[VMDK_UUID_CHARS + 1];
 	uint64_t long_cid[2];
 	bool complete = true;
 	uint32_t cid;
@@ -228,9 +213,9 @@ static int make_descriptor(const struct img_creating *c, const struct wish *w, c
 
 	rc = vmdk_new_cid(0, &cid, err);
 	if (!rc)
-		rc = new_uuid(image, err);
+		rc = vmdk_new_uuid(image, err);
 	if (!rc)
-		rc = new_uuid(modification, err);
+		rc = vmdk_new_uuid(modification, err);
 	if (rc)
 		return rc;
 	if (getrandom(long_cid, sizeof(long_cid), 0) != sizeof(long_cid))

@@ -330,6 +330,8 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		d->parent_hint = value;
 	} else if (text_is(key, "ddb.uuid.image") && !d->uuid_image.at) {
 		d->uuid_image = uuid_or_none(value);
+	} else if (text_is(key, "ddb.uuid.modification") && !d->uuid_modification.at) {
+		d->uuid_modification = value;
 	} else if (text_is(key, "ddb.uuid.parent") && !d->uuid_parent.at) {
 		d->uuid_parent = uuid_or_none(value);
 	} else if (text_has(key, "keySafe") || text_begins(key, "encryption.") ||

@@ -41,6 +41,7 @@ struct vmdk_descriptor {
 	struct vmdk_text parent_hint; /* parentFileNameHint; not there: empty or missing */
 	struct vmdk_text uuid_image;  /* VirtualBox's ddb.uuid.image; nil ones count as not there */
 	struct vmdk_text uuid_parent;
+	struct vmdk_text uuid_modification; /* changes with the disk's content */
 	bool encrypted;
 	size_t extents;	  /* lines that vmdk_next_extent() gives */
 	uint64_t sectors; /* their sum; its bytes fit an int64_t */

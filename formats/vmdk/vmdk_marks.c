@@ -22,6 +22,20 @@ int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err)
 	return 0;
 }
 
+int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err)
+{
+	uint8_t b[16];
+
+	if (getrandom(b, sizeof(b), 0) != sizeof(b))
+		return img_fail(err, -errno, "no random number: %s", strerror(errno));
+	b[6] = (b[6] & 0x0f) | 0x40;
+	b[8] = (b[8] & 0x3f) | 0x80;
+	snprintf(out, VMDK_UUID_CHARS + 1, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+		 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
+		 b[13], b[14], b[15]);
+	return 0;
+}
+
 static int sync_file(const struct img *img, struct img_storage *s, struct img_error *err)
 {
 	return img->unsafe || !s->unsynced ? 0 : img_storage_sync(s, err);
@@ -43,6 +57,8 @@ static int write_digits(struct img *img, uint64_t base, const char *text,
 }
 
 /*
+ * VirtualBox goes by ddb.uuid.modification instead, so that changes with it.
+ *
  * The new ID has as many digits as the old one, and takes their place: nothing else moves. Torn
  * between two sectors it is still another ID than before, which is all that it is for.
  */
@@ -69,6 +85,13 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 		struct vmdk_text tail = { d.long_cid.at + 24, 8 };
 
 		rc = write_digits(img, base, text, tail, digits, err);
+	}
+	if (!rc && d.uuid_modification.len == VMDK_UUID_CHARS) {
+		char uuid[VMDK_UUID_CHARS + 1];
+
+		rc = vmdk_new_uuid(uuid, err);
+		if (!rc)
+			rc = write_digits(img, base, text, d.uuid_modification, uuid, err);
 	}
 	if (!rc)
 		rc = sync_file(img, img->file, err);
@@ -108,8 +131,11 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 	uint64_t off = embedded ? s->descriptor_off : 0;
 	uint64_t len = embedded ? s->descriptor_bytes : img->file->size;
 	char *text;
-	int rc = mark_unclean(img, true, err);
+	int rc;
 
+	if (vmdk->for_check) /* a repair changes nothing that children would have to notice */
+		return 0;
+	rc = mark_unclean(img, true, err);
 	/* An extent of a split disk, opened alone, has no descriptor. */
 	if (rc || (embedded && (!off || !len)))
 		return rc;

@@ -561,6 +561,7 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 
 	if (!vmdk)
 		return img_fail(err, -ENOMEM, "out of memory");
+	vmdk->for_check = o->for_check;
 	rc = img_storage_read(s, 0, head, len, err);
 	if (rc)
 		goto out;

@@ -338,6 +338,9 @@ int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 	const struct vmdk *vmdk = img->state;
 	const struct vmdk_extent *x = vmdk_find_extent(vmdk, off);
 
+	if (vmdk->for_check)
+		return img_fail(img_req_error(req), -EROFS, "%s: it was opened for a check only",
+				img->name);
 	if (x->kind == VMDK_EXTENT_FLAT && op != IMG_OP_WRITE_COMPRESSED) {
 		plan_flat(vmdk, x, op, off, len, plan);
 		return 0;

@@ -83,6 +83,14 @@ Test(vmdk_write, marks)
 	cr_assert_arr_eq(before, after, sizeof(before));
 	cr_assert(!memcmp(strstr((char *)after, "\nCID=") + 5,
 			  strstr((char *)after, "longContentID = \"") + 17 + 24, 8));
+	img = open_image(b.image, IMG_OPEN_WRITE);
+	put(img, 5000, 512, 2);
+	close_image(img);
+	read_at(b.image, 512, after, 10240);
+	cr_assert(memcmp(strstr((char *)before, "uuid.modification"),
+			 strstr((char *)after, "uuid.modification"), 19 + 36) != 0);
+	cr_assert(!memcmp(strstr((char *)before, "uuid.image"),
+			  strstr((char *)after, "uuid.image"), 12 + 36));
 	sound(&b, b.image);
 	finish(&b);
 }
@@ -367,7 +375,7 @@ Test(vmdk_write, copies_that_differ)
 {
 	static const uint8_t one = 1;
 	struct img_check_result r;
-	uint8_t slot[4], zero[4] = { 0 };
+	uint8_t slot[4], zero[4] = { 0 }, before[10240], after[10240];
 	struct img *img;
 	struct bench b;
 	uint64_t copy;
@@ -384,8 +392,12 @@ Test(vmdk_write, copies_that_differ)
 	cr_assert_eq(r.corruptions, 1);
 	r = check(&b, IMG_CHECK_REPAIR_LEAKS);
 	cr_assert_eq(r.corruptions, 1);
+	read_at(b.image, 512, before, sizeof(before));
 	r = check(&b, IMG_CHECK_REPAIR_ALL);
 	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+	/* The guest's bytes are the same: children go on. */
+	read_at(b.image, 512, after, sizeof(after));
+	cr_assert_arr_eq(before, after, sizeof(before));
 	sound(&b, b.image);
 
 	write_at(b.image, copy, zero, 4);
