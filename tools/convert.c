@@ -526,7 +526,8 @@ static int stream_target(struct convert *c)
 	err = args_memory(img_error_new());
 	progress_begin(&progress, c->progress && !c->quiet, c->total, c->rate);
 	copy_options.user = &progress;
-	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &options, &copy_options, err);
+	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &options, &copy_options,
+			     err);
 	if (!rc) {
 		progress_complete(&progress);
 	} else if (rc == -ENOTSUP && !to_stdout) {

@@ -39,8 +39,7 @@ int img_format_features(const char *format)
 	       (d->create ? IMG_FORMAT_CREATE : 0) |
 	       (d->features & IMG_DRIVER_BACKING ? IMG_FORMAT_BACKING : 0) |
 	       (d->features & IMG_DRIVER_COMPRESS ? IMG_FORMAT_COMPRESS : 0) |
-	       (d->check ? IMG_FORMAT_CHECK : 0) |
-	       (d->resize ? IMG_FORMAT_RESIZE : 0);
+	       (d->check ? IMG_FORMAT_CHECK : 0) | (d->resize ? IMG_FORMAT_RESIZE : 0);
 }
 
 struct img_value *img_format_create_options(const char *format)
@@ -109,14 +108,17 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 			continue;
 		switch (row->type) {
 		case IMG_OPTION_STRING:
-			img_value_add_string(v, row->name, img_options_string(r.options, row->name));
+			img_value_add_string(v, row->name,
+					     img_options_string(r.options, row->name));
 			break;
 		case IMG_OPTION_BOOL:
 			img_value_add_bool(v, row->name, img_options_bool(r.options, row->name));
 			break;
 		case IMG_OPTION_NUMBER:
 		case IMG_OPTION_SIZE:
-			img_value_add_uint(v, row->name, size ? r.asked_size : img_options_number(r.options, row->name));
+			img_value_add_uint(v, row->name,
+					   size ? r.asked_size
+						: img_options_number(r.options, row->name));
 			break;
 		}
 	}

@@ -50,7 +50,8 @@ static int flush(struct img_stream *s, struct img_error *err)
 	if (!s->file && s->fd < 0)
 		return img_fail(err, -EFBIG, "the stream's head: found more than %d bytes", GATHER);
 	if (s->used)
-		rc = s->file ? img_storage_write(s->file, s->flushed, s->buf, s->used, err) : write_fd(s->fd, s->buf, s->used, err);
+		rc = s->file ? img_storage_write(s->file, s->flushed, s->buf, s->used, err)
+			     : write_fd(s->fd, s->buf, s->used, err);
 	s->flushed += s->used;
 	s->used = 0;
 	return rc;
@@ -93,18 +94,24 @@ int img_stream_begin(const char *path, int fd, const struct img_create_options *
 		img_fail(err, rc, "out of memory");
 		goto out;
 	}
-	*s = (struct img_stream){ .append.write = append, .buf = s->buf, .fd = path ? -1 : fd, .unsafe = options->flags & IMG_OPEN_UNSAFE, .size = r.creating.size };
+	*s = (struct img_stream){ .append.write = append,
+				  .buf = s->buf,
+				  .fd = path ? -1 : fd,
+				  .unsafe = options->flags & IMG_OPEN_UNSAFE,
+				  .size = r.creating.size };
 	r.creating.pipe = !path;
 	rc = 0;
 	/* What a sink begins with stays in buf, so that no file is touched for nothing. */
 	if (r.driver->sink)
 		rc = r.driver->sink(&r.creating, &s->append, &s->sink, err);
 	if (!rc && !s->sink)
-		rc = img_fail(err, -ENOTSUP, "Format '%s' with these options cannot be written as a "
-					     "stream: it goes back to what was written",
+		rc = img_fail(err, -ENOTSUP,
+			      "Format '%s' with these options cannot be written as a "
+			      "stream: it goes back to what was written",
 			      r.driver->name);
 	if (!rc && path)
-		rc = img_storage_create_file(path, img_storage_flags(options->flags), &s->file, err);
+		rc = img_storage_create_file(path, img_storage_flags(options->flags), &s->file,
+					     err);
 	if (!rc) {
 		*out = s;
 		s = NULL;
