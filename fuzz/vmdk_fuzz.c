@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"

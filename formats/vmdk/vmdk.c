@@ -3,7 +3,7 @@
  * in a file), sparse (grains found through a directory of tables), or zeroes. The descriptor is a
  * file of its own or embedded in the only sparse extent. spec/vmdk.md.
  */
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -248,21 +248,6 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 		run = min_u64(len, at + s->grain_bytes - off);
 	}
 	return map_entry(l, &first, off, run, out);
-}
-
-const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)
-{
-	size_t low = 0, high = vmdk->extent_count;
-
-	while (high - low > 1) {
-		size_t middle = low + (high - low) / 2;
-
-		if (vmdk->extents[middle].guest_off <= off)
-			low = middle;
-		else
-			high = middle;
-	}
-	return &vmdk->extents[low];
 }
 
 static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,

@@ -11,9 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_wish.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
@@ -39,31 +38,14 @@ const struct img_option vmdk_create_options[] = {
 	{ 0 },
 };
 
-#define SPLIT_BYTES UINT64_C(0x80000000) /* as QEMU; VMware takes any */
-
 enum {
 	DESCRIPTOR_SECTORS = 20, /* the room of an embedded one, as in QEMU and VirtualBox */
 	TABLES_ALIGN = IMG_META_BLOCK / VMDK_SECTOR,
 };
 
-/* What is asked for, in the format's terms. */
-struct wish {
-	const char *create_type, *adapter, *hardware, *tools;
-	bool flat, split, stream, zeroed_grains;
-	char *stem, *suffix; /* of the image's name without its folder: "disk", ".vmdk" */
-	uint64_t extents;
-};
-
 static bool same(const char *a, const char *b)
 {
 	return !strcmp(a, b);
-}
-
-bool vmdk_wants_stream(const struct img_creating *c)
-{
-	const char *subformat = img_options_string(c->options, "subformat");
-
-	return subformat && same(subformat, "streamOptimized");
 }
 
 /* ---- Checking ---- */
@@ -108,165 +90,6 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 				"content ID",
 				c->name);
 	return check_text("backing_file", c->backing_name, err);
-}
-
-/* ---- The wish ---- */
-
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
-static void wish_clear(struct wish *w)
-{
-	free(w->stem);
-	free(w->suffix);
-}
-
-static int make_wish(const struct img_creating *c, struct wish *w, struct img_error *err)
-{
-	const struct img_options *o = c->options;
-	const char *subformat = img_options_string(o, "subformat");
-	const char *base = base_name(c->name), *dot = strrchr(base, '.');
-
-	*w = (struct wish){
-		.create_type = subformat ? subformat : "monolithicSparse",
-		.adapter = img_options_string(o, "adapter_type"),
-		.hardware = img_options_string(o, "hwversion"),
-		.tools = img_options_string(o, "toolsversion"),
-		.zeroed_grains = img_options_bool(o, "zeroed_grain"),
-		.stem = dot ? strndup(base, (size_t)(dot - base)) : strdup(base),
-		.suffix = strdup(dot ? dot : ""),
-		.extents = c->size ? 1 : 0,
-	};
-	if (!w->stem || !w->suffix) {
-		wish_clear(w);
-		return img_fail(err, -ENOMEM, "out of memory");
-	}
-	w->flat = same(w->create_type, "monolithicFlat") ||
-		  same(w->create_type, "twoGbMaxExtentFlat");
-	w->split = same(w->create_type, "twoGbMaxExtentSparse") ||
-		   same(w->create_type, "twoGbMaxExtentFlat");
-	w->stream = same(w->create_type, "streamOptimized");
-	if (w->split)
-		w->extents = div_round_up_u64(c->size, SPLIT_BYTES);
-	if (!w->adapter)
-		w->adapter = "ide";
-	if (!w->tools)
-		w->tools = "2147483647"; /* "unknown": vSphere customizes guests only with one */
-	if (!w->hardware || same(w->hardware, "undefined"))
-		w->hardware = img_options_bool(o, "compat6") ? "6" : "4";
-	return 0;
-}
-
-/* The name of extent n, counted from 0, malloc'd. NULL: out of memory. */
-static char *extent_name(const struct wish *w, uint64_t n)
-{
-	char *name;
-	int rc;
-
-	if (w->split)
-		rc = asprintf(&name, "%s-%c%03" PRIu64 "%s", w->stem, w->flat ? 'f' : 's', n + 1,
-			      w->suffix);
-	else
-		rc = asprintf(&name, "%s%s%s", w->stem, w->flat ? "-flat" : "", w->suffix);
-	return rc < 0 ? NULL : name;
-}
-
-static uint64_t extent_bytes(const struct img_creating *c, const struct wish *w, uint64_t n)
-{
-	return w->split ? min_u64(SPLIT_BYTES, c->size - n * SPLIT_BYTES) : c->size;
-}
-
-/* ---- The descriptor ---- */
-
-static void print_extents(const struct img_creating *c, const struct wish *w, FILE *out,
-			  bool *complete)
-{
-	for (uint64_t n = 0; n < w->extents; n++) {
-		char *name = extent_name(w, n);
-
-		*complete &= name != NULL;
-		fprintf(out, "RW %" PRIu64 " %s \"%s\"%s\n", extent_bytes(c, w, n) / VMDK_SECTOR,
-			w->flat ? "FLAT" : "SPARSE", name ? name : "", w->flat ? " 0" : "");
-		free(name);
-	}
-	/* An embedded descriptor has a line for its own file, however small the disk. */
-	if (!w->extents && !w->split && !w->flat)
-		fprintf(out, "RW 0 SPARSE \"%s%s\"\n", w->stem, w->suffix);
-}
-
-static int make_descriptor(const struct img_creating *c, const struct wish *w, char **text,
-			   size_t *len, struct img_error *err)
-{
-	static const char nil[] = "00000000-0000-0000-0000-000000000000";
-	const struct vmdk *parent = c->backing ? c->backing->state : NULL;
-	unsigned heads = same(w->adapter, "ide") ? 16 : 255;
-	char image[VMDK_UUID_CHARS + 1], modification[VMDK_UUID_CHARS + 1];
-	uint64_t long_cid[2];
-	bool complete = true;
-	uint32_t cid;
-	FILE *out;
-	int rc;
-
-	rc = vmdk_new_cid(0, &cid, err);
-	if (!rc)
-		rc = vmdk_new_uuid(image, err);
-	if (!rc)
-		rc = vmdk_new_uuid(modification, err);
-	if (rc)
-		return rc;
-	if (getrandom(long_cid, sizeof(long_cid), 0) != sizeof(long_cid))
-		return img_fail(err, -errno, "no random number: %s", strerror(errno));
-	out = open_memstream(text, len);
-	if (!out)
-		return img_fail(err, -ENOMEM, "out of memory");
-	fprintf(out,
-		"# Disk DescriptorFile\nversion=1\nCID=%08" PRIx32 "\nparentCID=%08" PRIx32 "\n"
-		"createType=\"%s\"\n",
-		cid, parent ? parent->cid : VMDK_NO_PARENT, w->create_type);
-	if (c->backing_name)
-		fprintf(out, "parentFileNameHint=\"%s\"\n", c->backing_name);
-	fprintf(out, "\n# Extent description\n");
-	print_extents(c, w, out, &complete);
-	fprintf(out,
-		"\n# The Disk Data Base\n#DDB\n\n"
-		"ddb.virtualHWVersion = \"%s\"\n"
-		"ddb.geometry.cylinders = \"%" PRIu64 "\"\n"
-		"ddb.geometry.heads = \"%u\"\n"
-		"ddb.geometry.sectors = \"63\"\n"
-		"ddb.adapterType = \"%s\"\n"
-		"ddb.toolsVersion = \"%s\"\n",
-		w->hardware, c->size / VMDK_SECTOR / (heads * UINT64_C(63)), heads, w->adapter,
-		w->tools);
-	fprintf(out,
-		"ddb.longContentID = \"%016" PRIx64 "%08" PRIx32 "%08" PRIx32 "\"\n"
-		"ddb.uuid.image=\"%s\"\n"
-		"ddb.uuid.modification=\"%s\"\n"
-		"ddb.uuid.parent=\"%s\"\n"
-		"ddb.uuid.parentmodification=\"%s\"\n",
-		long_cid[0], (uint32_t)long_cid[1], cid, image, modification,
-		parent && parent->uuid_image ? parent->uuid_image : nil, nil);
-	if (fclose(out) || !complete) {
-		free(*text);
-		return img_fail(err, -ENOMEM, "out of memory");
-	}
-	return 0;
-}
-
-int vmdk_stream_descriptor(const struct img_creating *c, char **out, struct img_error *err)
-{
-	struct wish w;
-	size_t len;
-	int rc = make_wish(c, &w, err);
-
-	if (rc)
-		return rc;
-	rc = make_descriptor(c, &w, out, &len, err);
-	wish_clear(&w);
-	return rc;
 }
 
 /* ---- Sparse extents ---- */
@@ -362,7 +185,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	const struct img_options *o = c->options;
 	bool versioned = !same(img_options_string(o, "hwversion"), "undefined");
 	struct layout l;
-	struct wish w;
+	struct vmdk_wish w;
 	int rc;
 
 	if (img_options_bool(o, "compat6") && versioned)
@@ -372,9 +195,9 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_number(o, "toolsversion", err);
 	if (!rc)
-		rc = check_text("the image's name", base_name(c->name), err);
+		rc = check_text("the image's name", vmdk_base_name(c->name), err);
 	if (!rc)
-		rc = make_wish(c, &w, err);
+		rc = vmdk_wish_make(c, &w, err);
 	if (rc)
 		return rc;
 	if (w.flat && c->backing_name)
@@ -393,16 +216,16 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_backing(c, err);
 	if (!rc && !w.flat)
-		rc = lay_out(extent_bytes(c, &w, 0), &l, err);
-	wish_clear(&w);
+		rc = lay_out(vmdk_extent_bytes(c, &w, 0), &l, err);
+	vmdk_wish_clear(&w);
 	return rc;
 }
 
 /* The extents' files of a disk whose descriptor is a file of its own. */
-static int create_extents(struct img_creating *c, const struct wish *w, struct img_error *err)
+static int create_extents(struct img_creating *c, const struct vmdk_wish *w, struct img_error *err)
 {
 	for (uint64_t n = 0; n < w->extents; n++) {
-		char *name = extent_name(w, n);
+		char *name = vmdk_extent_name(w, n);
 		struct img_storage *s;
 		int rc;
 
@@ -413,10 +236,10 @@ static int create_extents(struct img_creating *c, const struct wish *w, struct i
 		if (rc)
 			return rc;
 		if (w->flat)
-			rc = img_storage_resize(s, extent_bytes(c, w, n), IMG_PREALLOCATE_OFF,
+			rc = img_storage_resize(s, vmdk_extent_bytes(c, w, n), IMG_PREALLOCATE_OFF,
 						err);
 		else
-			rc = create_sparse(s, extent_bytes(c, w, n), w->zeroed_grains, NULL, 0,
+			rc = create_sparse(s, vmdk_extent_bytes(c, w, n), w->zeroed_grains, NULL, 0,
 					   err);
 		if (rc)
 			return rc;
@@ -456,7 +279,7 @@ static int create_stream(struct img_creating *c, struct img_error *err)
 
 int vmdk_create(struct img_creating *c, struct img_error *err)
 {
-	struct wish w;
+	struct vmdk_wish w;
 	char *text;
 	size_t len;
 	int rc;
@@ -466,12 +289,14 @@ int vmdk_create(struct img_creating *c, struct img_error *err)
 				"%s: a VMDK cannot be made on a block device: nothing would tell "
 				"where it ends",
 				c->name);
-	if (vmdk_wants_stream(c))
-		return create_stream(c, err);
-	rc = make_wish(c, &w, err);
+	rc = vmdk_wish_make(c, &w, err);
 	if (rc)
 		return rc;
-	rc = make_descriptor(c, &w, &text, &len, err);
+	if (w.stream) {
+		vmdk_wish_clear(&w);
+		return create_stream(c, err);
+	}
+	rc = vmdk_describe(c, &w, &text, &len, err);
 	if (rc)
 		goto out;
 	if (w.flat || w.split) {
@@ -483,6 +308,6 @@ int vmdk_create(struct img_creating *c, struct img_error *err)
 	}
 	free(text);
 out:
-	wish_clear(&w);
+	vmdk_wish_clear(&w);
 	return rc;
 }

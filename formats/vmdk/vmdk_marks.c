@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 
 int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err)

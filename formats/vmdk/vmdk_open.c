@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 
 /* How far behind the last byte that is not zero a footer is looked for, and in what pieces. */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_wish.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
@@ -204,16 +204,20 @@ static int write_head(struct stream *s, const char *text, struct img_error *err)
 int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
 	      struct img_error *err)
 {
+	struct vmdk_wish w;
 	struct stream *s;
+	size_t len;
 	char *text;
-	int rc;
+	int rc = vmdk_wish_make(c, &w, err);
 
 	*out = NULL;
-	if (!vmdk_wants_stream(c))
-		return 0;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return img_fail(err, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
+	s = w.stream ? calloc(1, sizeof(*s)) : NULL;
+	if (!s) {
+		vmdk_wish_clear(&w);
+		return w.stream ? img_fail(err, -ENOMEM, "out of memory") : 0;
+	}
 	s->base = (struct img_sink){
 		.put = stream_put,
 		.finish = stream_finish,
@@ -229,7 +233,8 @@ int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **o
 	s->buf = malloc(BUF_BYTES);
 	rc = s->directory && s->buf ? 0 : img_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
-		rc = vmdk_stream_descriptor(c, &text, err);
+		rc = vmdk_describe(c, &w, &text, &len, err);
+	vmdk_wish_clear(&w);
 	if (!rc) {
 		rc = write_head(s, text, err);
 		free(text);

@@ -2,7 +2,7 @@
  * streamOptimized disks: what the sink writes is what VMware's own products expect, and others
  * read it.
  */
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "tests/formats/vmdk/bench.h"

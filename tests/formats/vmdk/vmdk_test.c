@@ -11,7 +11,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "libimg/engine/engine.h"

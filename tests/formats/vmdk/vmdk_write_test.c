@@ -3,7 +3,7 @@
  * not written to. Random requests, power cuts and failing disks are the business of tests/random,
  * tests/crash and tests/fault.
  */
-#include "formats/vmdk/vmdk.h"
+#include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "tests/formats/vmdk/bench.h"

@@ -1,8 +1,8 @@
 /*
  * An open VMDK: what the driver's parts share.
  */
-#ifndef FORMATS_VMDK_VMDK_H
-#define FORMATS_VMDK_VMDK_H
+#ifndef FORMATS_VMDK_VMDK_STATE_H
+#define FORMATS_VMDK_VMDK_STATE_H
 
 #include "formats/vmdk/vmdk_descriptor.h"
 #include "formats/vmdk/vmdk_layout.h"
@@ -76,7 +76,20 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img);
 uint64_t vmdk_common_grain(const struct vmdk *vmdk);
 
 /* The extent that guest byte off is in; there is one. */
-const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off);
+static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)
+{
+	size_t low = 0, high = vmdk->extent_count;
+
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+
+		if (vmdk->extents[middle].guest_off <= off)
+			low = middle;
+		else
+			high = middle;
+	}
+	return &vmdk->extents[low];
+}
 
 /* vmdk_space.c. All that writing to an image needs to know; refuses what cannot be written. */
 int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err);
@@ -114,10 +127,6 @@ int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
 extern const struct img_option vmdk_create_options[];
 int vmdk_create_check(struct img_creating *c, struct img_error *err);
 int vmdk_create(struct img_creating *c, struct img_error *err);
-/* The descriptor of a streamOptimized disk, malloc'd. */
-int vmdk_stream_descriptor(const struct img_creating *c, char **out, struct img_error *err);
-/* Is a streamOptimized disk asked for? */
-bool vmdk_wants_stream(const struct img_creating *c);
 
 /* vmdk_stream.c. The driver's sink(). */
 int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
