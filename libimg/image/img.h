@@ -198,7 +198,12 @@ int img_publish(struct img *img, struct img_error *err);
 /* Begin, publish, close. */
 int img_create(const char *path, const struct img_create_options *options, struct img_error *err);
 
-/* ---- Blocking I/O; thread-safe. off + len <= img_size() or -EINVAL ---- */
+/*
+ * ---- Blocking I/O; thread-safe. off + len <= img_size() or -EINVAL ----
+ *
+ * A thread that has requests of its own in flight on a queue must not call these on the same image:
+ * they may have to wait for those requests, which only that thread can finish.
+ */
 
 int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err);
 int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct img_error *err);

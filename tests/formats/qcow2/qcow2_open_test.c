@@ -186,8 +186,11 @@ Test(qcow2_open, encrypted_is_reported_and_refused)
 	if (!have_qemu())
 		return;
 	start(&b, 1, 1 << 20);
-	run(&b, "qemu-img create -f qcow2 --object secret,id=s,data=x "
-		"-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 image.qcow2 1M");
+	/* It measures its own processor time, and gives up where clocks are coarse: again, then. */
+	run(&b, "for i in $(seq 100); do "
+		"qemu-img create -f qcow2 --object secret,id=s,data=x "
+		"-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 image.qcow2 1M && "
+		"break; done; qemu-img info image.qcow2 | grep -q 'format: luks'");
 	refused(&b, 0, -ENOTSUP, "encrypted");
 	refused(&b, IMG_OPEN_WRITE, -ENOTSUP, "encrypted");
 	v = info_of(&b);
