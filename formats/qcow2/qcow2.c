@@ -69,6 +69,7 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	img->backing_format = format;
 	img->size = align_down_u64(h->size, 512);
 	img->unit_bytes = q->geometry.cluster_bytes;
+	img->grain_bytes = q->geometry.subcluster_bytes;
 	img->dirty = h->incompatible & QCOW2_INCOMPATIBLE_DIRTY;
 	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 	img->compress_codec = q->geometry.data_file ? NULL : q->codec;

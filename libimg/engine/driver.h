@@ -55,6 +55,7 @@ struct img {
 	bool backing_required; /* a child that names no parent file is refused */
 	bool dirty;	       /* not closed cleanly */
 	bool encrypted;
+	uint64_t grain_bytes;			/* the least that a write allocates in a unit; 0: all of it */
 	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
 	int compress_level;			/* the codec's scale; 0: its default */
 

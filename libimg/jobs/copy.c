@@ -13,6 +13,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/engine/driver.h"
 #include "libimg/image/img.h"
 #include "libimg/jobs/zero.h"
 
@@ -22,6 +23,7 @@ enum {
 	MAX_WINDOW = 64,
 	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together */
 	DEFAULT_SPARSE = 4096,
+	MAX_HOLE = 64 << 10,
 };
 
 enum chunk_state {
@@ -149,9 +151,10 @@ static void write_chunk(struct chunk *k)
 			submit_zero(k, k->off, k->len);
 	} else {
 		while (at < k->len) {
-			size_t run;
+			uint64_t place = c->o->target_off + k->off + at;
+			size_t run, first = c->grain - (size_t)(place % c->grain);
 
-			if (img_zero_run(k->data + at, k->len - at, c->grain, &run))
+			if (img_zero_run(k->data + at, k->len - at, c->grain, first, &run))
 				submit_zero(k, k->off + at, run);
 			else
 				submit_write(k, &k->iov[n++], at, run);
@@ -370,6 +373,18 @@ static int run(struct copy *c)
 	return c->rc;
 }
 
+/*
+ * The shortest run of zeroes to leave out. Where the target allocates more at a time, less would
+ * save nothing and cut writes to pieces; but holes of 64 KiB are worth having in any file.
+ */
+static size_t grain_of(const struct img *target, uint64_t sparse, size_t chunk)
+{
+	uint64_t unit = target->grain_bytes ? target->grain_bytes : target->unit_bytes;
+	uint64_t grain = sparse ? sparse : DEFAULT_SPARSE;
+
+	return (size_t)min_u64(max_u64(grain, min_u64(unit, MAX_HOLE)), chunk);
+}
+
 int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
 	     struct img_error *err)
 {
@@ -393,8 +408,7 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 				img_name(target), (unsigned long long)c.o->target_off,
 				(unsigned long long)img_unit_bytes(target));
 	c.chunk_bytes = c.o->compress ? (size_t)img_unit_bytes(target) : CHUNK;
-	c.grain = c.o->sparse_bytes ? (size_t)min_u64(c.o->sparse_bytes, c.chunk_bytes)
-				    : DEFAULT_SPARSE;
+	c.grain = grain_of(target, c.o->sparse_bytes, c.chunk_bytes);
 	c.window = c.o->parallel ? c.o->parallel : DEFAULT_WINDOW;
 	if (c.o->compress)
 		c.window *= 2; /* encoding on all cores while others read and write */

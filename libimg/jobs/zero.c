@@ -35,9 +35,9 @@ bool img_is_zero(const uint8_t *p, size_t len)
 	return true;
 }
 
-bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t *run)
+bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t first, size_t *run)
 {
-	size_t at = min_size(grain, len);
+	size_t at = min_size(first, len);
 	bool zero = img_is_zero(p, at);
 
 	while (at < len) {

@@ -11,9 +11,10 @@
 bool img_is_zero(const uint8_t *p, size_t len);
 
 /*
- * Is what begins at p zeroes or data, and for how long? Looked at in pieces of grain bytes (the
- * last may be short). *run: 1..len.
+ * Is what begins at p zeroes or data, and for how long? Looked at in pieces of grain bytes, of which
+ * the first is only `first` long (1..grain: up to where a grain begins) and the last may be short.
+ * *run: 1..len.
  */
-bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t *run);
+bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t first, size_t *run);
 
 #endif
