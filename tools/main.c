@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "libimg/image/img.h"
@@ -137,6 +138,17 @@ static int run(int argc, char **argv)
 	return run_command(argc - optind, argv + optind);
 }
 
+/* A split disk has hundreds of extents, each a file; where the usual 1024 are allowed, more may be. */
+static void allow_many_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /* A file opened under the number of standard output would be written to by printf(). */
 static void fill_standard_descriptors(void)
 {
@@ -167,6 +179,7 @@ int main(int argc, char **argv)
 		return 1;
 	/* Each thread would else reserve 64 MiB of address space, which callers limit. */
 	mallopt(M_ARENA_MAX, 2);
+	allow_many_files();
 	fill_standard_descriptors();
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like another: clean up first */
 	if (!strcmp(slash ? slash + 1 : argv[0], "qemu-img")) {

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -86,7 +87,13 @@ static inline void must_make(const char *path, uint64_t size, const char *option
 			     const char *backing)
 {
 	struct img_error *err = img_error_new();
+	struct rlimit files;
 
+	/* Split disks have many extents, as the tool allows itself. */
+	if (!getrlimit(RLIMIT_NOFILE, &files)) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 	cr_assert_eq(make(path, size, options, backing, err), 0, "%s: %s", options ? options : "",
 		     img_error_text(err));
 	img_error_free(err);
