@@ -234,7 +234,7 @@ typedef void img_done_fn(void *user, int rc, const struct img_error *err);
 enum {
 	IMG_SUBMIT_ORDERED = 1 << 0,   /* writes: allocate in the order of submission among such */
 	IMG_SUBMIT_COMPRESS = 1 << 1,  /* writev: store compressed; off a unit's start, len a unit */
-	IMG_SUBMIT_MAY_UNMAP = 1 << 2, /* zero: space may be given back */
+	IMG_SUBMIT_MAY_UNMAP = 1 << 2, /* zero: a hint; IMG_OPEN_UNMAP alone decides today */
 };
 
 /*
