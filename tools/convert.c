@@ -80,6 +80,7 @@ struct convert {
 	unsigned target_flags;
 	struct creation creation;
 	struct img *target;
+	uint64_t identity[2]; /* what the target's identifiers are derived from */
 
 	/* Copying. */
 	bool compress, out_of_order, progress, quiet;
@@ -384,7 +385,26 @@ static struct img_create_options creation_options(const struct convert *c)
 		.options = c->creation.rest.items,
 		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
 		.references = open_references(c->references),
+		.identity = { c->identity[0], c->identity[1] },
 	};
+}
+
+/* The same input gives the same output: what a format makes up at creation comes from the content. */
+static int settle_identity(struct convert *c)
+{
+	struct img_error *err;
+	int rc;
+
+	if (c->no_create || !(img_format_features(c->target_format) & IMG_FORMAT_IDENTITY))
+		return GO_ON;
+	err = args_memory(img_error_new());
+	rc = img_content_identity(c->sources, c->count, c->identity, err);
+	if (rc && c->salvage) /* then they are random */
+		rc = 0;
+	else if (rc)
+		say_error("error while reading '%s': %s", c->names[0], img_error_text(err));
+	img_error_free(err);
+	return rc ? 1 : GO_ON;
 }
 
 static int create_target(struct convert *c)
@@ -561,6 +581,8 @@ int convert_run(int argc, char **argv)
 		rc = open_sources(&c);
 	if (rc == GO_ON && !c.no_create)
 		rc = settle_creation(&c);
+	if (rc == GO_ON)
+		rc = settle_identity(&c);
 	if (rc == GO_ON)
 		rc = write_target(&c);
 	img_close(c.target, NULL); /* a new one that was not published disappears */

@@ -8,32 +8,44 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/identity.h"
 
-int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err)
+/* A random content ID that is neither old nor VMDK_NO_PARENT. */
+static int new_cid(uint32_t old, uint32_t *out, struct img_error *err)
 {
-	do {
-		if (getrandom(out, sizeof(*out), 0) != sizeof(*out))
-			return img_fail(err, -errno, "no random number: %s", strerror(errno));
-	} while (!*out || *out == old || *out == VMDK_NO_PARENT);
-	return 0;
+	static const uint64_t random[2];
+	int rc;
+
+	do
+		rc = img_identity_bytes(random, "", out, sizeof(*out), err);
+	while (!rc && (!*out || *out == old || *out == VMDK_NO_PARENT));
+	return rc;
 }
 
-int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err)
+void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1])
 {
 	uint8_t b[16];
 
-	if (getrandom(b, sizeof(b), 0) != sizeof(b))
-		return img_fail(err, -errno, "no random number: %s", strerror(errno));
+	memcpy(b, bytes, sizeof(b));
 	b[6] = (b[6] & 0x0f) | 0x40;
 	b[8] = (b[8] & 0x3f) | 0x80;
 	snprintf(out, VMDK_UUID_CHARS + 1, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
 		 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
 		 b[13], b[14], b[15]);
-	return 0;
+}
+
+int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err)
+{
+	static const uint64_t random[2];
+	uint8_t b[16];
+	int rc = img_identity_bytes(random, "", b, sizeof(b), err);
+
+	if (!rc)
+		vmdk_print_uuid(b, out);
+	return rc;
 }
 
 static int sync_file(const struct img *img, struct img_storage *s, struct img_error *err)
@@ -74,7 +86,7 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 	if (rc)
 		return rc;
 	do {
-		rc = vmdk_new_cid(vmdk->cid, &cid, err);
+		rc = new_cid(vmdk->cid, &cid, err);
 		if (rc)
 			return rc;
 		cid &= UINT32_MAX >> (4 * (8 - d.cid_digits.len));
@@ -136,9 +148,12 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 	if (vmdk->for_check) /* a repair changes nothing that children would have to notice */
 		return 0;
 	rc = mark_unclean(img, true, err);
-	/* An extent of a split disk, opened alone, has no descriptor. */
-	if (rc || (embedded && (!off || !len)))
+	/* Nobody knows the ID of an image that was made just now: it stays. */
+	if (rc || img->made)
 		return rc;
+	/* An extent of a split disk, opened alone, has no descriptor. */
+	if (embedded && (!off || !len))
+		return 0;
 	if (len > VMDK_DESCRIPTOR_BYTES_MAX)
 		return 0; /* impossible: it was read by open() */
 	text = malloc(len);

@@ -117,11 +117,10 @@ int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, ui
 /* vmdk_marks.c. The driver's entries: content ID and the mark of an unclean shutdown. */
 int vmdk_first_write(struct img *img, struct img_error *err);
 int vmdk_finish(struct img *img, struct img_error *err);
-/* A random content ID that is neither old nor VMDK_NO_PARENT. */
-int vmdk_new_cid(uint32_t old, uint32_t *out, struct img_error *err);
-/* A random (version 4) UUID as text. */
+/* A random UUID as text; or one made of 16 bytes, in the same shape (version 4). */
 enum { VMDK_UUID_CHARS = 36 };
 int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
+void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1]);
 
 /* vmdk_create.c. The driver's entries. */
 extern const struct img_option vmdk_create_options[];

@@ -5,11 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "libimg/base/identity.h"
 
 #define SPLIT_BYTES UINT64_C(0x80000000) /* as QEMU; VMware takes any */
+
+/* The name in a stream's descriptor; readers go by the file they have. VMware's exports say this too. */
+#define STREAM_NAME "generated-stream.vmdk"
 
 static bool same(const char *a, const char *b)
 {
@@ -70,6 +74,8 @@ char *vmdk_extent_name(const struct vmdk_wish *w, uint64_t n)
 	char *name;
 	int rc;
 
+	if (w->stream)
+		return strdup(STREAM_NAME);
 	if (w->split)
 		rc = asprintf(&name, "%s-%c%03" PRIu64 "%s", w->stem, w->flat ? 'f' : 's', n + 1,
 			      w->suffix);
@@ -97,8 +103,52 @@ static void print_extents(const struct img_creating *c, const struct vmdk_wish *
 		free(name);
 	}
 	/* An embedded descriptor has a line for its own file, however small the disk. */
-	if (!w->extents && !w->split && !w->flat)
-		fprintf(out, "RW 0 SPARSE \"%s%s\"\n", w->stem, w->suffix);
+	if (!w->extents && !w->split && !w->flat) {
+		char *name = vmdk_extent_name(w, 0);
+
+		*complete &= name != NULL;
+		fprintf(out, "RW 0 SPARSE \"%s\"\n", name ? name : "");
+		free(name);
+	}
+}
+
+/* What tells this disk from others. */
+struct identifiers {
+	uint32_t cid;
+	uint64_t long_cid[2]; /* its last 32 bits are replaced by cid */
+	char image[VMDK_UUID_CHARS + 1], modification[VMDK_UUID_CHARS + 1];
+};
+
+/* 16 bytes for one identifier. Disks of different kinds differ in them even with one content. */
+static int make_bytes(const struct img_creating *c, const struct vmdk_wish *w, const char *what,
+		      uint8_t bytes[16], struct img_error *err)
+{
+	char label[128];
+
+	snprintf(label, sizeof(label), "vmdk %s %s", w->create_type, what);
+	return img_identity_bytes(c->identity, label, bytes, 16, err);
+}
+
+static int make_identifiers(const struct img_creating *c, const struct vmdk_wish *w,
+			    struct identifiers *id, struct img_error *err)
+{
+	uint8_t cid[16], image[16], modification[16];
+	int rc = make_bytes(c, w, "content", cid, err);
+
+	if (!rc)
+		rc = make_bytes(c, w, "image", image, err);
+	if (!rc)
+		rc = make_bytes(c, w, "modification", modification, err);
+	if (rc)
+		return rc;
+	id->long_cid[0] = le64_load(cid);
+	id->long_cid[1] = le64_load(cid + 8);
+	id->cid = (uint32_t)(id->long_cid[1] >> 32);
+	if (!id->cid || id->cid == VMDK_NO_PARENT)
+		id->cid ^= 0x5a5a5a5a;
+	vmdk_print_uuid(image, id->image);
+	vmdk_print_uuid(modification, id->modification);
+	return 0;
 }
 
 int vmdk_describe(const struct img_creating *c, const struct vmdk_wish *w, char **text,
@@ -107,29 +157,20 @@ int vmdk_describe(const struct img_creating *c, const struct vmdk_wish *w, char 
 	static const char nil[] = "00000000-0000-0000-0000-000000000000";
 	const struct vmdk *parent = c->backing ? c->backing->state : NULL;
 	unsigned heads = same(w->adapter, "ide") ? 16 : 255;
-	char image[VMDK_UUID_CHARS + 1], modification[VMDK_UUID_CHARS + 1];
-	uint64_t long_cid[2];
+	struct identifiers id;
 	bool complete = true;
-	uint32_t cid;
 	FILE *out;
-	int rc;
+	int rc = make_identifiers(c, w, &id, err);
 
-	rc = vmdk_new_cid(0, &cid, err);
-	if (!rc)
-		rc = vmdk_new_uuid(image, err);
-	if (!rc)
-		rc = vmdk_new_uuid(modification, err);
 	if (rc)
 		return rc;
-	if (getrandom(long_cid, sizeof(long_cid), 0) != sizeof(long_cid))
-		return img_fail(err, -errno, "no random number: %s", strerror(errno));
 	out = open_memstream(text, len);
 	if (!out)
 		return img_fail(err, -ENOMEM, "out of memory");
 	fprintf(out,
 		"# Disk DescriptorFile\nversion=1\nCID=%08" PRIx32 "\nparentCID=%08" PRIx32 "\n"
 		"createType=\"%s\"\n",
-		cid, parent ? parent->cid : VMDK_NO_PARENT, w->create_type);
+		id.cid, parent ? parent->cid : VMDK_NO_PARENT, w->create_type);
 	if (c->backing_name)
 		fprintf(out, "parentFileNameHint=\"%s\"\n", c->backing_name);
 	fprintf(out, "\n# Extent description\n");
@@ -150,7 +191,7 @@ int vmdk_describe(const struct img_creating *c, const struct vmdk_wish *w, char 
 		"ddb.uuid.modification=\"%s\"\n"
 		"ddb.uuid.parent=\"%s\"\n"
 		"ddb.uuid.parentmodification=\"%s\"\n",
-		long_cid[0], (uint32_t)long_cid[1], cid, image, modification,
+		id.long_cid[0], (uint32_t)id.long_cid[1], id.cid, id.image, id.modification,
 		parent && parent->uuid_image ? parent->uuid_image : nil, nil);
 	if (fclose(out) || !complete) {
 		free(*text);

@@ -229,6 +229,9 @@ struct img_creating {
 	const char *backing_format; /* NULL: not known */
 	const struct img *backing;  /* that image, open; NULL: none, or it was not to be looked at */
 	bool pipe;		    /* for sink(): what comes out cannot be gone back to */
+	bool compress;		    /* what is written to the new image will be compressed */
+	int compress_level;	    /* out, by create_check(): img->compress_level of the new image */
+	uint64_t identity[2];	    /* for img_identity_bytes(): 0, 0: random */
 	/* Create another file of the image, published together with it; the caller must not close it. */
 	int (*another)(struct img_creating *c, const char *name, struct img_storage **out,
 		       struct img_error *err);
@@ -290,6 +293,7 @@ enum {
 	IMG_DRIVER_COMPRESS = 1 << 1,  /* plan_write takes WRITE_COMPRESSED */
 	IMG_DRIVER_READ_ONLY = 1 << 2, /* cannot be opened for writing */
 	IMG_DRIVER_PLAIN = 1 << 3,     /* the file is the guest's bytes: its holes are the guest's */
+	IMG_DRIVER_IDENTITY = 1 << 4,  /* create() gives images identifiers */
 };
 
 struct img_driver {

@@ -74,6 +74,7 @@ enum {
 	IMG_FORMAT_COMPRESS = 1 << 3,
 	IMG_FORMAT_CHECK = 1 << 4,
 	IMG_FORMAT_RESIZE = 1 << 5,
+	IMG_FORMAT_IDENTITY = 1 << 6, /* new images get identifiers: see img_create_options */
 };
 /* IMG_FORMAT_* of a format; -ENOENT: no such format. */
 int img_format_features(const char *format);
@@ -176,7 +177,12 @@ struct img_create_options {
 					   SHARE: for the backing image, which a guest may be using */
 	const char *references;	    /* see img_open_options; for backing_name */
 	enum img_io_kind io;
-	uint64_t reserved[8];
+	/*
+	 * What identifiers that the format writes (UUIDs, content IDs) are derived from, so that the
+	 * same disk made twice is the same bytes; 0, 0: random. See img_content_identity().
+	 */
+	uint64_t identity[2];
+	uint64_t reserved[6];
 };
 
 /*
@@ -335,6 +341,14 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
 		    const struct img_create_options *create, const struct img_copy_options *options,
 		    struct img_error *err);
+
+/*
+ * An identity (see img_create_options) for the disk that the sources make, one after the other: a
+ * digest of its size and of samples of its content, at most 64 MiB of which are read. The same for
+ * the same content, whatever its format; very likely another for other content.
+ */
+int img_content_identity(struct img *const *sources, size_t count, uint64_t identity[2],
+			 struct img_error *err);
 
 /* Zero-initialise. */
 struct img_compare_options {

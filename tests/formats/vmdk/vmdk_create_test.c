@@ -203,3 +203,61 @@ Test(vmdk_create, refusals)
 	refused("a", UINT64_C(1) << 62, NULL, NULL, "size: found");
 	refused("a", UINT64_C(9) << 40, "subformat=twoGbMaxExtentSparse", NULL, "4608 extent files");
 }
+
+static char *identified(const char *kind, uint64_t a, uint64_t b)
+{
+	const char *list[] = { kind, NULL };
+	struct img_create_options how = {
+		.format = "vmdk",
+		.have_size = true,
+		.size = 1 << 20,
+		.options = list,
+		.identity = { a, b },
+	};
+	struct bench bench;
+	char *text;
+	struct img *img;
+
+	start(&bench);
+	cr_assert_eq(img_create_begin(bench.image, &how, &img, NULL), 0);
+	cr_assert_eq(img_write(img, 0, "data", 4, NULL) == 0, !strstr(kind, "stream"));
+	cr_assert_eq(img_publish(img, NULL), 0);
+	close_image(img);
+	text = descriptor_of(bench.image);
+	finish(&bench);
+	return text;
+}
+
+/* The same identity gives the same descriptor, also when data is written; another gives another. */
+Test(vmdk_create, identity)
+{
+	static const char *const kinds[] = { "subformat=monolithicSparse",
+					     "subformat=monolithicFlat",
+					     "subformat=twoGbMaxExtentSparse",
+					     "subformat=streamOptimized" };
+	static const char *const keys[] = { "\nCID=", "longContentID = ", "uuid.image=",
+					    "uuid.modification=" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds); i++) {
+		char *one = identified(kinds[i], 1, 2), *again = identified(kinds[i], 1, 2);
+		char *other = identified(kinds[i], 1, 3), *random = identified(kinds[i], 0, 0);
+		char *random2 = identified(kinds[i], 0, 0);
+
+		cr_assert_str_eq(one, again);
+		for (size_t k = 0; k < IMG_ARRAY_LEN(keys); k++) {
+			char value[256];
+
+			strcpy(value, value_of(one, keys[k]));
+			cr_assert_str_neq(value, value_of(other, keys[k]));
+			cr_assert_str_neq(value, value_of(random, keys[k]));
+			strcpy(value, value_of(random, keys[k]));
+			cr_assert_str_neq(value, value_of(random2, keys[k]));
+		}
+		cr_assert_eq(value_of(one, "uuid.image=")[15], '4');
+		free(one);
+		free(again);
+		free(other);
+		free(random);
+		free(random2);
+	}
+}
