@@ -399,9 +399,7 @@ static int settle_identity(struct convert *c)
 		return GO_ON;
 	err = args_memory(img_error_new());
 	rc = img_content_identity(c->sources, c->count, c->identity, err);
-	if (rc && c->salvage) /* then they are random */
-		rc = 0;
-	else if (rc)
+	if (rc)
 		say_error("error while reading '%s': %s", c->names[0], img_error_text(err));
 	img_error_free(err);
 	return rc ? 1 : GO_ON;

@@ -244,7 +244,6 @@ int img_recipe_make(struct img_recipe *r, const char *path,
 		return img_fail(err, -ENOTSUP, "Format driver '%s' does not support image creation",
 				options->format);
 	r->creating.name = path;
-	r->creating.compress = options->compress;
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
 	rc = img_gate_new(options->references, &r->gate, err);
 	if (!rc)
