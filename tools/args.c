@@ -43,11 +43,10 @@ bool args_output(const char *command, const char *text, bool *json)
 	return true;
 }
 
-bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+/* rc: what reading value said. */
+static bool in_range(const char *what, const char *text, int rc, uint64_t value, uint64_t min,
+		     uint64_t max)
 {
-	uint64_t value;
-	int rc = size_parse(text, &value);
-
 	if (!rc && (value < min || value > max))
 		rc = -ERANGE;
 	if (rc == -ERANGE)
@@ -55,12 +54,41 @@ bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, u
 			  min, max);
 	else if (rc)
 		say_error("Invalid %s specified: '%s'", what, text);
-	else
-		*out = value;
 	return !rc;
 }
 
-bool args_cache(const char *what, const char *text, unsigned *flags)
+bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+	uint64_t value = 0;
+	int rc = size_parse(text, &value);
+
+	if (!in_range(what, text, rc, value, min, max))
+		return false;
+	*out = value;
+	return true;
+}
+
+bool args_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+	const char *digits = text + strspn(text, " \t\n\v\f\r");
+	uint64_t value;
+	char *end;
+	int rc;
+
+	errno = 0;
+	value = strtoull(text, &end, 0);
+	rc = -errno;
+	if (end == text || *end)
+		rc = -EINVAL;
+	else if (*digits == '-') /* strtoull() takes it, and gives what is left of 2^64 */
+		rc = -ERANGE;
+	if (!in_range(what, text, rc, value, min, max))
+		return false;
+	*out = value;
+	return true;
+}
+
+bool args_cache_flags(const char *text, unsigned *flags)
 {
 	static const struct {
 		const char *name;
@@ -68,6 +96,7 @@ bool args_cache(const char *what, const char *text, unsigned *flags)
 	} modes[] = {
 		{ "none", IMG_OPEN_DIRECT },
 		{ "off", IMG_OPEN_DIRECT },
+		{ "try-none", IMG_OPEN_TRY_DIRECT },
 		{ "writeback", 0 },
 		{ "unsafe", IMG_OPEN_UNSAFE },
 		{ "directsync", IMG_OPEN_DIRECT | IMG_OPEN_WRITETHROUGH },
@@ -81,6 +110,13 @@ bool args_cache(const char *what, const char *text, unsigned *flags)
 			return true;
 		}
 	}
+	return false;
+}
+
+bool args_cache(const char *what, const char *text, unsigned *flags)
+{
+	if (args_cache_flags(text, flags))
+		return true;
 	say_error("Invalid %s option: %s", what, text);
 	return false;
 }

@@ -24,6 +24,13 @@ enum {
 	ARG_SALVAGE,
 	ARG_SHRINK,
 	ARG_PREALLOCATION,
+	ARG_PATTERN,
+	ARG_FLUSH_INTERVAL,
+	ARG_NO_DRAIN,
+	ARG_RANDOM,
+	ARG_MIX,
+	ARG_QUEUES,
+	ARG_SECONDS,
 };
 
 /* p as it is; NULL: says that memory ran out and exits. Only while no image is open for writing. */
@@ -41,10 +48,19 @@ bool args_output(const char *command, const char *text, bool *json);
 bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out);
 
 /*
- * A cache mode's IMG_OPEN_* flags: none, writeback, unsafe, directsync, writethrough. what:
- * "source cache", "cache". False: no such mode; said.
+ * A plain number within [min, max]: decimal, or as 0x hex or 0 octal. what: "queue depth". False:
+ * no number, or out of range; said.
+ */
+bool args_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out);
+
+/*
+ * A cache mode's IMG_OPEN_* flags: none, writeback, unsafe, directsync, writethrough, and of our own
+ * try-none: none where that is possible, else writeback. what: "source cache", "cache". False: no
+ * such mode; said.
  */
 bool args_cache(const char *what, const char *text, unsigned *flags);
+/* The same, but nothing is said. */
+bool args_cache_flags(const char *text, unsigned *flags);
 
 /* --image-opts together with -f. False: both; said. */
 bool args_one_way_to_open(bool image_opts, const char *format);

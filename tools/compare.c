@@ -154,7 +154,7 @@ static int compare_images(const struct compare *compare, struct img *a, struct i
 	uint64_t total = img_size(a) > img_size(b) ? img_size(a) : img_size(b);
 	int rc;
 
-	progress_begin(&progress, compare->progress && !compare->quiet, total, 0);
+	progress_begin(&progress, compare->progress && !compare->quiet, total);
 	rc = img_compare(a, b, &options, &result, err);
 	if (!rc) {
 		if (result.identical)

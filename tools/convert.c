@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,8 +29,11 @@ static const char help[] =
 	"Sources:\n"
 	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"
 	"      --image-opts               each SOURCE is a list KEY=VALUE,... instead of a name\n"
-	"  -T, --source-cache MODE        none, writeback (default), unsafe, directsync or\n"
-	"                                 writethrough\n"
+	"  -T, --source-cache MODE        none, try-none, writeback (default), unsafe, directsync\n"
+	"                                 or writethrough. try-none: past the page cache as with\n"
+	"                                 none, where that is possible, else as writeback\n"
+	"      --salvage                  go on where a source cannot be read: warn, and put zeroes\n"
+	"                                 into the target\n"
 	"  -U, --force-share              also if another program has a source open for writing\n"
 	"      --references POLICY        which files images may name: none, folder, any or\n"
 	"                                 DIR:DIR\n\n"
@@ -43,21 +47,26 @@ static const char help[] =
 	"  -b, --backing FILE             what the source reads from its own backing image, the\n"
 	"                                 target reads from FILE (older spelling: -B)\n"
 	"  -F, --backing-format FORMAT    of FILE\n"
-	"  -c, --compress                 store compressed\n"
+	"  -c, --compress                 store compressed; see also compression_level in\n"
+	"                                 '-O qcow2 -o help'\n"
 	"  -S, --sparse-size SIZE         leave out zeroes from so many in a row on (default: 4k);\n"
 	"                                 0: write them all\n"
 	"  -n, --no-create                write into a target that exists and is large enough\n"
 	"      --target-is-zero           with -n: the target reads as zeroes already\n\n"
 	"Copying:\n"
-	"  -m, --parallel N               pieces in flight, 1 to 16\n"
-	"  -W, --oob-writes               write in any order\n"
-	"  -r, --rate-limit RATE          bytes a second at most\n"
+	"  -m, --parallel N               pieces in flight, 1 to 16 (default: as many as keep all\n"
+	"                                 cores busy)\n"
+	"  -W, --oob-writes               write in any order: the same disk, though not always the\n"
+	"                                 same bytes in the file\n"
+	"  -r, --rate-limit RATE          bytes a second that are copied; zeroes do not count\n"
 	"  -p, --progress                 show how far it is; else SIGUSR1 does once\n"
 	"  -q, --quiet                    print nothing but errors\n"
 	"  -h, --help                     print this and exit\n";
 
+/* Besides exit codes. */
 enum {
 	GO_ON = -1,
+	NOT_MINE = -2, /* of another group of options */
 };
 enum {
 	MAX_SPARSE = 16 << 20,
@@ -67,14 +76,14 @@ struct convert {
 	/* Sources. */
 	char **names;
 	size_t count;
-	const char *source_format, *references;
-	bool image_opts, share;
+	const char *source_format, *source_cache, *references;
+	bool image_opts, share, salvage;
 	unsigned source_flags;
 	struct img **sources;
 	uint64_t total; /* bytes of all sources */
 
 	/* Target. */
-	const char *target_name, *target_format;
+	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
 	bool target_image_opts, no_create, target_is_zero;
 	unsigned target_flags;
@@ -117,11 +126,143 @@ static bool parse_parallel(struct convert *c, const char *text)
 	return true;
 }
 
+static const struct option options[] = {
+	{ "help", no_argument, NULL, 'h' },
+	{ "source-format", required_argument, NULL, 'f' },
+	{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+	{ "source-image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
+	{ "source-cache", required_argument, NULL, 'T' },
+	{ "snapshot", required_argument, NULL, 'l' },
+	{ "bitmaps", no_argument, NULL, ARG_BITMAPS },
+	{ "skip-broken-bitmaps", no_argument, NULL, ARG_SKIP_BROKEN_BITMAPS },
+	{ "salvage", no_argument, NULL, ARG_SALVAGE },
+	{ "target-format", required_argument, NULL, 'O' },
+	{ "target-image-opts", no_argument, NULL, ARG_TARGET_IMAGE_OPTS },
+	{ "target-format-options", required_argument, NULL, 'o' },
+	{ "target-cache", required_argument, NULL, 't' },
+	{ "backing", required_argument, NULL, 'b' },
+	{ "backing-format", required_argument, NULL, 'F' },
+	{ "sparse-size", required_argument, NULL, 'S' },
+	{ "no-create", no_argument, NULL, 'n' },
+	{ "target-is-zero", no_argument, NULL, ARG_TARGET_IS_ZERO },
+	{ "compress", no_argument, NULL, 'c' },
+	{ "force-share", no_argument, NULL, 'U' },
+	{ "rate-limit", required_argument, NULL, 'r' },
+	{ "parallel", required_argument, NULL, 'm' },
+	{ "oob-writes", no_argument, NULL, 'W' },
+	{ "copy-range-offloading", no_argument, NULL, 'C' },
+	{ "progress", no_argument, NULL, 'p' },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "object", required_argument, NULL, ARG_OBJECT },
+	{ "references", required_argument, NULL, ARG_REFERENCES },
+	{ 0 },
+};
+
+static int source_option(struct convert *c, int opt)
+{
+	switch (opt) {
+	case 'f':
+		c->source_format = optarg;
+		break;
+	case ARG_IMAGE_OPTS:
+		c->image_opts = true;
+		break;
+	case 'T':
+		c->source_cache = optarg;
+		break;
+	case 'U':
+		c->share = true;
+		break;
+	case ARG_SALVAGE:
+		c->salvage = true;
+		break;
+	case ARG_REFERENCES:
+		c->references = optarg;
+		break;
+	default:
+		return NOT_MINE;
+	}
+	return GO_ON;
+}
+
+static int target_option(struct convert *c, int opt)
+{
+	switch (opt) {
+	case 'O':
+		c->target_format = optarg;
+		break;
+	case ARG_TARGET_IMAGE_OPTS:
+		c->target_image_opts = true;
+		break;
+	case 'o':
+		return creation_add(&c->creation, optarg) ? GO_ON : 1;
+	case 't':
+		c->target_cache = optarg;
+		break;
+	case 'b':
+	case 'B':
+		c->backing_name = optarg;
+		break;
+	case 'F':
+		c->backing_format = optarg;
+		break;
+	case 'S':
+		return parse_sparse(c, optarg) ? GO_ON : 1;
+	case 'n':
+		c->no_create = true;
+		break;
+	case ARG_TARGET_IS_ZERO:
+		c->target_is_zero = true;
+		break;
+	case 'c':
+		c->compress = true;
+		break;
+	default:
+		return NOT_MINE;
+	}
+	return GO_ON;
+}
+
+/* How to copy, and what cannot be. */
+static int copy_option(struct convert *c, int opt)
+{
+	switch (opt) {
+	case 'h':
+		return args_help(help);
+	case 'r':
+		return args_size("rate limit", optarg, 0, INT64_MAX, &c->rate) ? GO_ON : 1;
+	case 'm':
+		return parse_parallel(c, optarg) ? GO_ON : 1;
+	case 'W':
+		c->out_of_order = true;
+		break;
+	case 'p':
+		c->progress = true;
+		break;
+	case 'q':
+		c->quiet = true;
+		break;
+	case 'C':
+		return say_refusal("convert", "-C");
+	case 'l':
+		return say_refusal("convert", "-l");
+	case ARG_BITMAPS:
+		return say_refusal("convert", "--bitmaps");
+	case ARG_SKIP_BROKEN_BITMAPS:
+		return say_refusal("convert", "--skip-broken-bitmaps");
+	case ARG_OBJECT:
+		return say_refusal("convert", "--object");
+	default:
+		return say_try_help("convert");
+	}
+	return GO_ON;
+}
+
 /* What belongs together and what does not, once all options are known. */
-static int check_options(const struct convert *c, const char *target_format)
+static int check_options(struct convert *c)
 {
 	if (!args_one_way_to_open(c->image_opts, c->source_format) ||
-	    !args_one_way_to_open(c->target_image_opts, target_format))
+	    !args_one_way_to_open(c->target_image_opts, c->target_format))
 		return 1;
 	if (c->no_create && c->creation.given.count) {
 		say_error("-o has no effect when skipping image creation");
@@ -138,147 +279,49 @@ static int check_options(const struct convert *c, const char *target_format)
 	return GO_ON;
 }
 
+static int check_caches(struct convert *c)
+{
+	const char *source = c->source_cache ? c->source_cache : "writeback";
+	const char *target = c->target_cache ? c->target_cache : "unsafe";
+
+	return args_cache("source cache", source, &c->source_flags) &&
+			       args_cache("cache", target, &c->target_flags)
+		       ? GO_ON
+		       : 1;
+}
+
 static int parse(struct convert *c, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "source-format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "source-image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "source-cache", required_argument, NULL, 'T' },
-		{ "snapshot", required_argument, NULL, 'l' },
-		{ "bitmaps", no_argument, NULL, ARG_BITMAPS },
-		{ "skip-broken-bitmaps", no_argument, NULL, ARG_SKIP_BROKEN_BITMAPS },
-		{ "salvage", no_argument, NULL, ARG_SALVAGE },
-		{ "target-format", required_argument, NULL, 'O' },
-		{ "target-image-opts", no_argument, NULL, ARG_TARGET_IMAGE_OPTS },
-		{ "target-format-options", required_argument, NULL, 'o' },
-		{ "target-cache", required_argument, NULL, 't' },
-		{ "backing", required_argument, NULL, 'b' },
-		{ "backing-format", required_argument, NULL, 'F' },
-		{ "sparse-size", required_argument, NULL, 'S' },
-		{ "no-create", no_argument, NULL, 'n' },
-		{ "target-is-zero", no_argument, NULL, ARG_TARGET_IS_ZERO },
-		{ "compress", no_argument, NULL, 'c' },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "rate-limit", required_argument, NULL, 'r' },
-		{ "parallel", required_argument, NULL, 'm' },
-		{ "oob-writes", no_argument, NULL, 'W' },
-		{ "copy-range-offloading", no_argument, NULL, 'C' },
-		{ "progress", no_argument, NULL, 'p' },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
-	const char *source_cache = "writeback", *target_cache = "unsafe", *target_format = NULL;
-	int opt;
+	const char *format;
+	int opt, rc;
 
 	while ((opt = getopt_long(argc, argv, "hf:T:l:O:o:t:b:B:F:S:ncUr:m:WCpq", options, NULL)) !=
 	       -1) {
-		switch (opt) {
-		case 'h':
-			return args_help(help);
-		case 'f':
-			c->source_format = optarg;
-			break;
-		case ARG_IMAGE_OPTS:
-			c->image_opts = true;
-			break;
-		case 'T':
-			source_cache = optarg;
-			break;
-		case 'l':
-			return say_refusal("convert", "-l");
-		case ARG_BITMAPS:
-			return say_refusal("convert", "--bitmaps");
-		case ARG_SKIP_BROKEN_BITMAPS:
-			return say_refusal("convert", "--skip-broken-bitmaps");
-		case ARG_SALVAGE:
-			return say_refusal("convert", "--salvage");
-		case 'O':
-			target_format = optarg;
-			break;
-		case ARG_TARGET_IMAGE_OPTS:
-			c->target_image_opts = true;
-			break;
-		case 'o':
-			if (!creation_add(&c->creation, optarg))
-				return 1;
-			break;
-		case 't':
-			target_cache = optarg;
-			break;
-		case 'b':
-		case 'B':
-			c->backing_name = optarg;
-			break;
-		case 'F':
-			c->backing_format = optarg;
-			break;
-		case 'S':
-			if (!parse_sparse(c, optarg))
-				return 1;
-			break;
-		case 'n':
-			c->no_create = true;
-			break;
-		case ARG_TARGET_IS_ZERO:
-			c->target_is_zero = true;
-			break;
-		case 'c':
-			c->compress = true;
-			break;
-		case 'U':
-			c->share = true;
-			break;
-		case 'r':
-			if (!args_size("rate limit", optarg, 0, INT64_MAX, &c->rate))
-				return 1;
-			break;
-		case 'm':
-			if (!parse_parallel(c, optarg))
-				return 1;
-			break;
-		case 'W':
-			c->out_of_order = true;
-			break;
-		case 'C':
-			return say_refusal("convert", "-C");
-		case 'p':
-			c->progress = true;
-			break;
-		case 'q':
-			c->quiet = true;
-			break;
-		case ARG_OBJECT:
-			return say_refusal("convert", "--object");
-		case ARG_REFERENCES:
-			c->references = optarg;
-			break;
-		default:
-			return say_try_help("convert");
-		}
+		rc = source_option(c, opt);
+		if (rc == NOT_MINE)
+			rc = target_option(c, opt);
+		if (rc == NOT_MINE)
+			rc = copy_option(c, opt);
+		if (rc != GO_ON)
+			return rc;
 	}
-	c->target_format = target_format ? target_format : "raw";
+	format = c->target_format ? c->target_format : "raw";
 	if (creation_asks_for_help(&c->creation)) {
-		if (!creation_possible(c->target_format, NULL))
+		if (!creation_possible(format, NULL))
 			return 1;
-		return creation_print_help(c->target_format);
+		return creation_print_help(format);
 	}
-	if (check_options(c, target_format) != GO_ON)
+	if (check_options(c) != GO_ON)
 		return 1;
+	c->target_format = format;
 	if (optind > argc - 2) {
 		say_error("Must specify image file name");
 		return 1;
 	}
-	if (!args_cache("source cache", source_cache, &c->source_flags) ||
-	    !args_cache("cache", target_cache, &c->target_flags))
-		return 1;
 	c->names = argv + optind;
 	c->count = (size_t)(argc - 1 - optind);
 	c->target_name = argv[argc - 1];
-	return GO_ON;
+	return check_caches(c);
 }
 
 static int open_sources(struct convert *c)
@@ -383,6 +426,7 @@ static struct img_create_options creation_options(const struct convert *c)
 		.backing_name = c->backing_name,
 		.backing_format = c->backing_format,
 		.options = c->creation.rest.items,
+		.compress = c->compress,
 		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
 		.references = open_references(c->references),
 		.identity = { c->identity[0], c->identity[1] },
@@ -399,7 +443,9 @@ static int settle_identity(struct convert *c)
 		return GO_ON;
 	err = args_memory(img_error_new());
 	rc = img_content_identity(c->sources, c->count, c->identity, err);
-	if (rc)
+	if (rc && c->salvage) /* then they are random */
+		rc = 0;
+	else if (rc)
 		say_error("error while reading '%s': %s", c->names[0], img_error_text(err));
 	img_error_free(err);
 	return rc ? 1 : GO_ON;
@@ -407,14 +453,14 @@ static int settle_identity(struct convert *c)
 
 static int create_target(struct convert *c)
 {
-	struct img_create_options options = creation_options(c);
+	struct img_create_options create = creation_options(c);
 	const char *path = open_new_path(c->target_name, NULL);
 	struct img_error *err;
 
 	if (!path)
 		return 1;
 	err = args_memory(img_error_new());
-	if (img_create_begin(path, &options, &c->target, err))
+	if (img_create_begin(path, &create, &c->target, err))
 		say_creation_failure(c, err);
 	else
 		c->target_is_zero = is_new_and_zero(c, path);
@@ -452,33 +498,52 @@ static int open_target(struct convert *c)
 
 /* ---- Copying ---- */
 
-static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
+static void say_unreadable(void *user, struct img *source, uint64_t off, uint64_t len,
+			   const struct img_error *why)
 {
-	struct img_copy_options options = {
-		.target_is_zero = c->target_is_zero,
-		.compress = c->compress,
-		.out_of_order = c->out_of_order,
-		.sparse_bytes = c->sparse_bytes,
-		.no_sparse = !c->sparse_bytes,
+	(void)user;
+	(void)source; /* the sentence names it */
+	say_warning("error while reading offset %" PRIu64 ": %s; %" PRIu64
+		    " bytes are zeroes in the target",
+		    off, img_error_text(why), len);
+}
+
+/* What is the same for all ways of copying. */
+static struct img_copy_options copy_options(const struct convert *c, struct progress *progress)
+{
+	return (struct img_copy_options){
 		.parallel = (unsigned)c->parallel,
+		.rate = c->rate,
+		.salvage = c->salvage,
+		.unreadable = c->quiet ? NULL : say_unreadable,
 		.progress = progress_step,
 		.user = progress,
 	};
+}
+
+static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
+{
+	struct img_copy_options how = copy_options(c, progress);
 	size_t i;
 
+	how.target_is_zero = c->target_is_zero;
+	how.compress = c->compress;
+	how.out_of_order = c->out_of_order;
+	how.sparse_bytes = c->sparse_bytes;
+	how.no_sparse = !c->sparse_bytes;
 	for (i = 0; i < c->count; i++) {
 		struct img *source = c->sources[i];
 
 		/* What a source has from its backing image, the target has from its own. */
-		options.skip_backing_below = c->backing_name && img_backing(source) ? 1 : 0;
-		if (img_copy(source, c->target, &options, err)) {
+		how.skip_backing_below = c->backing_name && img_backing(source) ? 1 : 0;
+		if (img_copy(source, c->target, &how, err)) {
 			if (img_error_code(err) != -ECANCELED || !signals_stop())
 				say_error("error while copying '%s' to '%s': %s", c->names[i],
 					  c->target_name, img_error_text(err));
 			return 1;
 		}
 		progress_part(progress, img_size(source));
-		options.target_off += img_size(source);
+		how.target_off += img_size(source);
 	}
 	return 0;
 }
@@ -505,7 +570,7 @@ static int copy(struct convert *c)
 	struct progress progress;
 	int rc;
 
-	progress_begin(&progress, c->progress && !c->quiet, c->total, c->rate);
+	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	rc = copy_sources(c, &progress, err);
 	if (!rc)
 		rc = finish_target(c, err);
@@ -523,12 +588,9 @@ static int copy(struct convert *c)
 static int stream_target(struct convert *c)
 {
 	bool to_stdout = !strcmp(c->target_name, "-");
-	struct img_create_options options = creation_options(c);
-	struct img_copy_options copy_options = {
-		.parallel = (unsigned)c->parallel,
-		.progress = progress_step,
-	};
+	struct img_create_options create = creation_options(c);
 	const char *path = to_stdout ? NULL : open_new_path(c->target_name, NULL);
+	struct img_copy_options how;
 	struct progress progress;
 	struct img_error *err;
 	int rc;
@@ -542,10 +604,9 @@ static int stream_target(struct convert *c)
 	if (to_stdout)
 		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
 	err = args_memory(img_error_new());
-	progress_begin(&progress, c->progress && !c->quiet, c->total, c->rate);
-	copy_options.user = &progress;
-	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &options, &copy_options,
-			     err);
+	progress_begin(&progress, c->progress && !c->quiet, c->total);
+	how = copy_options(c, &progress);
+	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &create, &how, err);
 	if (!rc) {
 		progress_complete(&progress);
 	} else if (rc == -ENOTSUP && !to_stdout) {

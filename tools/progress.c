@@ -11,11 +11,6 @@
 
 static const uint64_t SECOND = 1000000000;
 
-/* A pause is cut into such pieces, so that a signal does not have to wait for its end. */
-enum {
-	NAP_NS = 100000000,
-};
-
 static uint64_t now_ns(void)
 {
 	struct timespec now;
@@ -60,29 +55,12 @@ static bool print_due(const struct progress *p, uint64_t now)
 	return p->percent - p->printed >= 1;
 }
 
-static void wait_for_rate(const struct progress *p, uint64_t done)
-{
-	double due = (double)done / (double)p->rate; /* seconds from the start */
-
-	for (;;) {
-		double early = due - (double)(now_ns() - p->started_ns) / (double)SECOND;
-		struct timespec nap = { 0, NAP_NS };
-
-		if (early <= 0 || signals_stop())
-			return;
-		if (early * (double)SECOND < NAP_NS)
-			nap.tv_nsec = (long)(early * (double)SECOND);
-		nanosleep(&nap, NULL);
-	}
-}
-
-void progress_begin(struct progress *p, bool shown, uint64_t total, uint64_t rate)
+void progress_begin(struct progress *p, bool shown, uint64_t total)
 {
 	*p = (struct progress){
 		.shown = shown,
 		.terminal = shown && isatty(STDOUT_FILENO),
 		.total = total,
-		.rate = rate,
 		.started_ns = now_ns(),
 	};
 	signals_install();
@@ -105,8 +83,6 @@ bool progress_step(void *user, uint64_t done, uint64_t total)
 		if (print_due(p, now))
 			print_percent(p, all, now);
 	}
-	if (p->rate)
-		wait_for_rate(p, all);
 	return signals_stop();
 }
 

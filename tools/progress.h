@@ -1,7 +1,7 @@
 /*
  * How far a job is: "    (12.34/100%)\r" on standard output with -p (on a terminal also the rate
  * and the time left), one line on standard error at SIGUSR1 without. Also how a job is told to
- * stop, and how it is kept from going too fast.
+ * stop.
  */
 #ifndef TOOLS_PROGRESS_H
 #define TOOLS_PROGRESS_H
@@ -13,13 +13,12 @@ struct progress {
 	bool shown, terminal;
 	uint64_t total;	 /* bytes of all parts of the job */
 	uint64_t before; /* of the parts that are complete */
-	uint64_t rate;	 /* bytes a second at most; 0: as fast as can be */
 	uint64_t started_ns, printed_ns;
 	double percent, printed; /* now; when last printed */
 };
 
-/* shown: -p without -q. rate: see above. Installs the handlers of signals.h. */
-void progress_begin(struct progress *p, bool shown, uint64_t total, uint64_t rate);
+/* shown: -p without -q. Installs the handlers of signals.h. */
+void progress_begin(struct progress *p, bool shown, uint64_t total);
 /* An img_progress_fn; user is the struct progress. True: a signal asked to stop. */
 bool progress_step(void *user, uint64_t done, uint64_t total);
 /* A part of bytes is complete. */

@@ -16,9 +16,9 @@ const char *say_program(void)
 	return program;
 }
 
-static void say_line(const char *fmt, va_list args)
+static void say_line(const char *kind, const char *fmt, va_list args)
 {
-	fprintf(stderr, "%s: ", program);
+	fprintf(stderr, "%s: %s", program, kind);
 	vfprintf(stderr, fmt, args);
 	fputc('\n', stderr);
 }
@@ -28,7 +28,16 @@ void say_error(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say_line(fmt, args);
+	say_line("", fmt, args);
+	va_end(args);
+}
+
+void say_warning(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say_line("warning: ", fmt, args);
 	va_end(args);
 }
 
@@ -44,7 +53,7 @@ int say_usage(const char *command, const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say_line(fmt, args);
+	say_line("", fmt, args);
 	va_end(args);
 	return say_try_help(command);
 }

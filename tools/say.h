@@ -12,6 +12,9 @@ const char *say_program(void);
 /* "PROGRAM: sentence\n" on standard error. */
 void say_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* "PROGRAM: warning: sentence\n" on standard error. */
+void say_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 /*
  * The same for a command line that makes no sense, followed by a pointer to --help. command NULL:
  * the program's own help. Returns 1, the exit code for that.

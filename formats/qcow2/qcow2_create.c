@@ -40,6 +40,9 @@ const struct img_option qcow2_create_options[] = {
 	  NULL, "off,metadata,falloc,full" },
 	{ "compression_type", IMG_OPTION_STRING,
 	  "Compression method used for image cluster compression", "zlib", "zlib,zstd" },
+	{ "compression_level", IMG_OPTION_NUMBER,
+	  "How hard to compress: 1 to 12 with zlib, 1 to 22 with zstd; for convert -c", NULL,
+	  NULL },
 	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
 	{ "compat", IMG_OPTION_STRING, "Compatibility level (v2 [0.10] or v3 [1.1])", NULL,
 	  "0.10,1.1,v2,v3" },
@@ -160,6 +163,32 @@ static int check_options(const struct img_creating *c, struct img_error *err)
 		return img_fail(err, -EINVAL,
 				"Backing format name too long: '%s', allowed are %d bytes",
 				c->backing_format, QCOW2_MAX_BACKING_FORMAT);
+	return 0;
+}
+
+/* The level is not stored: it matters to what is written right after. */
+static int settle_compression(struct img_creating *c, struct img_error *err)
+{
+	const struct img_options *o = c->options;
+	const char *type = img_options_string(o, "compression_type");
+	const struct img_codec *codec = strcmp(type, "zstd") ? &img_codec_deflate : &img_codec_zstd;
+	uint64_t level = img_options_number(o, "compression_level");
+
+	if (c->compress && img_options_string(o, "data_file"))
+		return img_fail(err, -ENOTSUP,
+				"Compression and data_file not supported at the same time: clusters "
+				"in a data file lie where the guest has them");
+	if (!img_options_has(o, "compression_level"))
+		return 0;
+	if (level < 1 || level > (uint64_t)codec->max_level)
+		return img_fail(err, -EINVAL,
+				"compression_level: found %" PRIu64 ", allowed with %s: 1 to %d",
+				level, type, codec->max_level);
+	if (!c->compress)
+		return img_fail(err, -EINVAL,
+				"compression_level has no effect unless data is compressed while "
+				"the image is made (convert -c): images do not store it");
+	c->compress_level = (int)level;
 	return 0;
 }
 
@@ -286,6 +315,8 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 		rc = check_version(c->options, err);
 	if (!rc)
 		rc = check_options(c, err);
+	if (!rc)
+		rc = settle_compression(c, err);
 	if (rc)
 		return rc;
 	make_wish(c, &w);

@@ -21,6 +21,7 @@ enum {
 	DEFLATE_LEVEL = 2, /* faster than zlib's 6 by far, and smaller on file system data */
 	DEFLATE_MAX_LEVEL = 12,
 	ZSTD_LEVEL = 3,
+	ZSTD_MAX_LEVEL = 22,
 	/*
 	 * The window, 8 MiB, that a frame may ask memory for when it has to be fed piece by piece:
 	 * that is a frame that is cut, and no unit is larger than a few MiB.
@@ -290,9 +291,9 @@ static int zstd_encode(const uint8_t *in, size_t in_len, int level, uint8_t *out
 
 	if (!level)
 		level = ZSTD_LEVEL;
-	if (level < ZSTD_minCLevel() || level > ZSTD_maxCLevel())
+	if (level < 0 || level > ZSTD_MAX_LEVEL)
 		return img_fail(err, -EINVAL, "zstd compression level %d, allowed: 1 to %d", level,
-				ZSTD_maxCLevel());
+				ZSTD_MAX_LEVEL);
 	if (!c || (!c->zstd && !(c->zstd = ZSTD_createCCtx())))
 		return fail_memory(err);
 	n = ZSTD_compressCCtx(c->zstd, out, out_max, in, in_len, level);
@@ -307,18 +308,21 @@ static int zstd_encode(const uint8_t *in, size_t in_len, int level, uint8_t *out
 
 const struct img_codec img_codec_deflate = {
 	.name = "deflate",
+	.max_level = DEFLATE_MAX_LEVEL,
 	.decode = deflate_decode,
 	.encode = deflate_encode,
 };
 
 const struct img_codec img_codec_zlib = {
 	.name = "zlib",
+	.max_level = DEFLATE_MAX_LEVEL,
 	.decode = zlib_decode,
 	.encode = zlib_encode,
 };
 
 const struct img_codec img_codec_zstd = {
 	.name = "zstd",
+	.max_level = ZSTD_MAX_LEVEL,
 	.decode = zstd_decode,
 	.encode = zstd_encode,
 };

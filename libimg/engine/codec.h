@@ -12,6 +12,7 @@
 
 struct img_codec {
 	const char *name;
+	int max_level; /* of encode(); the least is 1 */
 	/*
 	 * Unpack in[0, in_len) (which may hold more than the stream) to exactly out_len bytes.
 	 * -EUCLEAN: not such a stream, or it gives fewer bytes; the sentence says which. Never

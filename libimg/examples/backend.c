@@ -136,8 +136,7 @@ static int submit(struct backend *b, struct img_queue *queue, struct request *r)
 		memcpy(r->data, &b->random, sizeof(b->random));
 		return img_submit_writev(queue, b->img, r->off, &r->iov, 1, 0, finished, r);
 	case ZERO:
-		return img_submit_zero(queue, b->img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP,
-				       finished, r);
+		return img_submit_zero(queue, b->img, r->off, r->len, 0, finished, r);
 	default:
 		r->len = 0;
 		return img_submit_flush(queue, b->img, finished, r);

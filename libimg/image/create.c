@@ -217,6 +217,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	img->made = true;
 	if (!rc)
 		rc = img_place_open(img, r.driver, &how, err);
+	img->compress_level = making.base.compress_level;
 	if (!rc && img->parent && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
 	if (rc)

@@ -173,6 +173,7 @@ struct img_create_options {
 	const char *backing_format;
 	bool backing_unchecked;	    /* do not open the backing file */
 	const char *const *options; /* "key=value,..." strings, NULL at the end; may be NULL */
+	bool compress;		    /* what is written to it will be compressed: see img_submit_writev() */
 	unsigned flags;		    /* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ...;
 					   SHARE: for the backing image, which a guest may be using */
 	const char *references;	    /* see img_open_options; for backing_name */
@@ -238,9 +239,8 @@ size_t img_queue_in_flight(const struct img_queue *q);
 typedef void img_done_fn(void *user, int rc, const struct img_error *err);
 
 enum {
-	IMG_SUBMIT_ORDERED = 1 << 0,   /* writes: allocate in the order of submission among such */
-	IMG_SUBMIT_COMPRESS = 1 << 1,  /* writev: store compressed; off a unit's start, len a unit */
-	IMG_SUBMIT_MAY_UNMAP = 1 << 2, /* zero: a hint; IMG_OPEN_UNMAP alone decides today */
+	IMG_SUBMIT_ORDERED = 1 << 0,  /* writes: allocate in the order of submission among such */
+	IMG_SUBMIT_COMPRESS = 1 << 1, /* writev: store compressed; off a unit's start, len a unit */
 };
 
 /*
@@ -310,6 +310,13 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 /* Called now and then on the thread that runs the job; returning true ends it with -ECANCELED. */
 typedef bool img_progress_fn(void *user, uint64_t done, uint64_t total);
 
+/*
+ * [off, off + len) of source cannot be read, and why (borrowed until this returns). On the thread
+ * that runs the job, or on one of its own: never twice at a time.
+ */
+typedef void img_unreadable_fn(void *user, struct img *source, uint64_t off, uint64_t len,
+			       const struct img_error *why);
+
 /* Zero-initialise. */
 struct img_copy_options {
 	bool target_is_zero; /* the target reads as zeroes: zeroes need not be written */
@@ -317,12 +324,15 @@ struct img_copy_options {
 	bool out_of_order;	     /* writes may be issued in any order */
 	uint64_t sparse_bytes;	     /* shortest run of zeroes to skip; 0: 4096 */
 	bool no_sparse;		     /* write everything, zeroes too */
-	unsigned parallel;	     /* chunks in flight; 0: as many as is good */
+	unsigned parallel;	     /* chunks in flight; 0: as many as keep all cores busy */
 	uint64_t skip_backing_below; /* 0, or: the target shares the source's backing chain from this
 					   depth on: leave what lives there (depth >= this) alone */
 	uint64_t target_off;	     /* where in the target the source begins */
-	img_progress_fn *progress;   /* may be NULL */
-	void *user;
+	uint64_t rate;		     /* bytes to be read a second, holes not counted; 0: no limit */
+	bool salvage;		     /* what cannot be read is zeroes in the target */
+	img_unreadable_fn *unreadable; /* salvage: told of each such range, in order; may be NULL */
+	img_progress_fn *progress;     /* may be NULL */
+	void *user;		       /* of both */
 	enum img_io_kind io;
 	uint64_t reserved[8];
 };

@@ -195,8 +195,7 @@ int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct
 int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
 		    unsigned flags, img_done_fn *done, void *user)
 {
-	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP)) ||
-	    check_change(img, off, len, NULL))
+	if ((flags & ~(unsigned)IMG_SUBMIT_ORDERED) || check_change(img, off, len, NULL))
 		return -EINVAL;
 	if (img_guard_zero(img, off, len, NULL))
 		return -EPERM;

@@ -206,6 +206,19 @@ static int settle_size(struct img_recipe *r, struct img_error *err)
 	return check_size(size, err);
 }
 
+/* Room that is given out beforehand has the size of units that are not compressed. */
+static int check_compress(const struct img_recipe *r, struct img_error *err)
+{
+	if (!r->creating.compress)
+		return 0;
+	if (!(r->driver->features & IMG_DRIVER_COMPRESS))
+		return img_fail(err, -ENOTSUP, "Compression not supported for this file format");
+	if (r->creating.preallocate != IMG_PREALLOCATE_OFF)
+		return img_fail(err, -ENOTSUP,
+				"Compression and preallocation not supported at the same time");
+	return 0;
+}
+
 static int settle_preallocation(struct img_recipe *r, struct img_error *err)
 {
 	static const char *const modes[] = {
@@ -244,6 +257,7 @@ int img_recipe_make(struct img_recipe *r, const char *path,
 		return img_fail(err, -ENOTSUP, "Format driver '%s' does not support image creation",
 				options->format);
 	r->creating.name = path;
+	r->creating.compress = options->compress;
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
 	rc = img_gate_new(options->references, &r->gate, err);
 	if (!rc)
@@ -255,6 +269,8 @@ int img_recipe_make(struct img_recipe *r, const char *path,
 		rc = settle_size(r, err);
 	if (!rc)
 		rc = settle_preallocation(r, err);
+	if (!rc)
+		rc = check_compress(r, err);
 	r->creating.backing = r->backing;
 	if (!rc && r->driver->create_check)
 		rc = r->driver->create_check(&r->creating, err);

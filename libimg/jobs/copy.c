@@ -14,13 +14,17 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/engine/driver.h"
+#include "libimg/base/pool.h"
 #include "libimg/image/img.h"
+#include "libimg/jobs/pace.h"
+#include "libimg/jobs/salvage.h"
 #include "libimg/jobs/zero.h"
 
 enum {
 	CHUNK = 2 << 20,
+	MIN_CHUNK = 256 << 10,
 	DEFAULT_WINDOW = 4,
-	MAX_WINDOW = 64,
+	MAX_WINDOW = 256,
 	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together */
 	DEFAULT_SPARSE = 4096,
 	MAX_HOLE = 64 << 10,
@@ -29,6 +33,7 @@ enum {
 enum chunk_state {
 	CHUNK_FREE,
 	CHUNK_READING,
+	CHUNK_UNREAD, /* reading it failed; to be salvaged */
 	CHUNK_READY,
 	CHUNK_WRITING,
 };
@@ -58,6 +63,9 @@ struct copy {
 	uint64_t pos, size, retired;
 	struct img_map_entry extent; /* what is known around pos */
 	bool have_extent;
+	struct img_salvage salvage;
+	unsigned unread; /* chunks that are */
+	struct img_pace pace;
 	int rc;
 	struct img_error *err;
 };
@@ -93,7 +101,7 @@ static void write_done(void *user, int rc, const struct img_error *err)
 static void submit_zero(struct chunk *k, uint64_t off, uint64_t len)
 {
 	struct copy *c = k->c;
-	unsigned flags = IMG_SUBMIT_MAY_UNMAP | (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED);
+	unsigned flags = c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED;
 	int rc;
 
 	if (c->o->target_is_zero)
@@ -197,9 +205,36 @@ static void read_done(void *user, int rc, const struct img_error *err)
 {
 	struct chunk *k = user;
 
+	if (rc && k->c->o->salvage && img_salvage_may(rc)) {
+		k->state = CHUNK_UNREAD;
+		k->c->unread++;
+		return;
+	}
 	if (rc)
 		fail(k->c, rc, err);
 	k->state = CHUNK_READY;
+}
+
+/*
+ * Chunks whose reading failed are read once more, piece by piece, when nothing else is under way: so
+ * what is lost is told in order.
+ */
+static void salvage_unread(struct copy *c)
+{
+	while (img_queue_in_flight(c->q))
+		img_queue_run(c->q, true);
+	for (unsigned i = 0; i < c->used; i++) {
+		struct chunk *k = ring(c, i);
+		int rc;
+
+		if (k->state != CHUNK_UNREAD)
+			continue;
+		rc = c->rc ? 0 : img_salvage_read(&c->salvage, k->off, k->data, k->len, c->err);
+		if (rc)
+			c->rc = rc;
+		k->state = CHUNK_READY;
+	}
+	c->unread = 0;
 }
 
 static struct chunk *next_chunk(struct copy *c)
@@ -228,6 +263,7 @@ static int read_chunk(struct copy *c, size_t len)
 	k->read_iov = (struct iovec){ k->data, len };
 	k->state = CHUNK_READING;
 	c->pos += len;
+	c->pace.moved += len;
 	rc = img_submit_readv(c->q, c->source, k->off, &k->read_iov, 1, 0, read_done, k);
 	if (rc) {
 		k->state = CHUNK_FREE;
@@ -254,8 +290,15 @@ static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 	if (!c->have_extent || off < x->start || off - x->start >= x->length) {
 		int rc = img_map(c->source, off, c->size - off, true, x, c->err);
 
-		if (rc)
+		if (rc && (!c->o->salvage || !img_salvage_may(rc)))
 			return rc;
+		if (rc) { /* reading it will fail as well: there it is dealt with */
+			*x = (struct img_map_entry){ .start = off,
+						     .length = img_salvage_step(c->source, off),
+						     .present = true,
+						     .data = true };
+			img_error_clear(c->err);
+		}
 		c->have_extent = true;
 	}
 	*len = x->start + x->length - off;
@@ -343,6 +386,8 @@ static int fill_window(struct copy *c)
 			k->zero_len = len;
 			k->state = CHUNK_READY;
 			c->pos += len;
+		} else if (img_pace_wait(&c->pace)) {
+			return 0;
 		} else {
 			rc = read_chunk(c, (size_t)len);
 			if (rc)
@@ -365,9 +410,14 @@ static int run(struct copy *c)
 		retire(c);
 		if (img_queue_in_flight(c->q))
 			img_queue_run(c->q, true);
+		else if (!c->used)
+			img_pace_nap(&c->pace);
+		if (c->unread)
+			salvage_unread(c);
 		write_ready(c);
 		retire(c);
 	}
+	img_salvage_end(&c->salvage);
 	if (!c->rc && c->o->progress)
 		c->o->progress(c->o->user, c->size, c->size);
 	return c->rc;
@@ -385,6 +435,30 @@ static size_t grain_of(const struct img *target, uint64_t sparse, size_t chunk)
 	return (size_t)min_u64(max_u64(grain, min_u64(unit, MAX_HOLE)), chunk);
 }
 
+/* How many chunks, and how large. */
+static void size_window(struct copy *c)
+{
+	unsigned cores = img_cpu_count(), most;
+
+	if (c->o->compress) {
+		/* Enough for all cores to pack while others are read and written. */
+		c->chunk_bytes = (size_t)img_unit_bytes(c->target);
+		most = (unsigned)max_u64(WINDOW_BYTES / c->chunk_bytes, cores + 2);
+		c->window = 2 * (cores > DEFAULT_WINDOW ? cores : (unsigned)DEFAULT_WINDOW);
+		c->window = c->window < most ? c->window : most;
+	} else {
+		c->chunk_bytes = CHUNK;
+		c->window = DEFAULT_WINDOW;
+	}
+	if (c->o->parallel)
+		c->window = c->o->parallel;
+	if (c->window > MAX_WINDOW)
+		c->window = MAX_WINDOW;
+	while (!c->o->compress && c->chunk_bytes > MIN_CHUNK &&
+	       c->chunk_bytes * c->window > WINDOW_BYTES)
+		c->chunk_bytes /= 2;
+}
+
 int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
 	     struct img_error *err)
 {
@@ -393,9 +467,12 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 			  .target = target,
 			  .o = options ? options : &defaults,
 			  .size = img_size(source),
+			  .salvage.source = source,
 			  .err = err };
 	int rc;
 
+	c.salvage.unreadable = c.o->unreadable;
+	c.salvage.user = c.o->user;
 	if (!range_in(c.o->target_off, c.size, img_size(target)))
 		return img_fail(err, -ENOSPC, "%s: %llu bytes at %llu do not fit in %llu",
 				img_name(target), (unsigned long long)c.size,
@@ -407,15 +484,9 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 				"cluster of %llu",
 				img_name(target), (unsigned long long)c.o->target_off,
 				(unsigned long long)img_unit_bytes(target));
-	c.chunk_bytes = c.o->compress ? (size_t)img_unit_bytes(target) : CHUNK;
+	size_window(&c);
 	c.grain = grain_of(target, c.o->sparse_bytes, c.chunk_bytes);
-	c.window = c.o->parallel ? c.o->parallel : DEFAULT_WINDOW;
-	if (c.o->compress)
-		c.window *= 2; /* encoding on all cores while others read and write */
-	if (c.window > MAX_WINDOW)
-		c.window = MAX_WINDOW;
-	if (c.window > WINDOW_BYTES / c.chunk_bytes)
-		c.window = (unsigned)(WINDOW_BYTES / c.chunk_bytes);
+	img_pace_begin(&c.pace, c.o->rate);
 	c.chunks = calloc(c.window, sizeof(*c.chunks));
 	if (!c.chunks)
 		return img_fail(err, -ENOMEM, "out of memory for copying");

@@ -13,6 +13,8 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/pool.h"
+#include "libimg/jobs/pace.h"
+#include "libimg/jobs/salvage.h"
 #include "libimg/jobs/zero.h"
 
 enum { CHUNK = 1 << 20,
@@ -22,7 +24,7 @@ enum { CHUNK = 1 << 20,
 struct job {
 	struct img *const *sources;
 	size_t count;
-	enum img_io_kind io;
+	const struct img_copy_options *o;
 	struct img_sink *sink;
 	uint64_t end;	    /* of the sources together */
 	size_t unit, chunk; /* chunk: a multiple of unit */
@@ -33,8 +35,11 @@ struct job {
 	uint64_t given, turn;  /* chunks taken; the one whose turn to be put it is */
 	uint64_t done;	       /* bytes */
 	unsigned workers;      /* still running */
+	struct img_pace pace;
 	int rc;
 	struct img_error err;
+
+	struct img_salvage salvage; /* whose turn it is has it, without the lock */
 };
 
 struct worker {
@@ -79,6 +84,10 @@ static int skip_zeroes(struct job *j, struct img_error *err)
 		struct img *source = source_at(j, j->next, &within);
 		int rc = img_map(source, within, img_size(source) - within, true, &x, err);
 
+		if (rc && j->o->salvage && img_salvage_may(rc)) {
+			img_error_clear(err); /* reading it will fail as well */
+			return 0;
+		}
 		if (rc)
 			return rc;
 		if (!x.zero)
@@ -92,6 +101,18 @@ static int skip_zeroes(struct job *j, struct img_error *err)
 	return 0;
 }
 
+/* Wait until more may be read. Under the lock, but not all the time. */
+static void keep_pace(struct job *j)
+{
+	while (!j->rc && img_pace_wait(&j->pace)) {
+		struct img_pace pace = j->pace;
+
+		pthread_mutex_unlock(&j->lock);
+		img_pace_nap(&pace);
+		pthread_mutex_lock(&j->lock);
+	}
+}
+
 /* Take the next chunk. False: there is none, or the job has failed. */
 static bool take(struct worker *w)
 {
@@ -100,6 +121,7 @@ static bool take(struct worker *w)
 	int rc;
 
 	pthread_mutex_lock(&j->lock);
+	keep_pace(j);
 	rc = j->rc ? 0 : skip_zeroes(j, &w->err);
 	if (rc)
 		fail(j, rc, &w->err);
@@ -108,6 +130,7 @@ static bool take(struct worker *w)
 		w->len = (size_t)min_u64(j->chunk, j->end - j->next);
 		w->number = j->given++;
 		j->next += w->len;
+		j->pace.moved += w->len;
 		taken = true;
 	}
 	pthread_mutex_unlock(&j->lock);
@@ -142,6 +165,39 @@ static int read_chunk(struct worker *w)
 		at += n;
 	}
 	return w->read_rc;
+}
+
+static void wait_turn(struct worker *w)
+{
+	struct job *j = w->job;
+
+	pthread_mutex_lock(&j->lock);
+	while (j->turn != w->number)
+		pthread_cond_wait(&j->turned, &j->lock);
+	pthread_mutex_unlock(&j->lock);
+}
+
+/*
+ * Read once more, piece by piece, a chunk that could not be read. In turn: so what is lost is told
+ * in order.
+ */
+static int salvage_chunk(struct worker *w)
+{
+	struct img_salvage *s = &w->job->salvage;
+	int rc = 0;
+
+	img_error_clear(&w->err);
+	for (size_t at = 0, n; !rc && at < w->len; at += n) {
+		uint64_t within;
+		struct img *source = source_at(w->job, w->off + at, &within);
+
+		n = (size_t)min_u64(w->len - at, img_size(source) - within);
+		if (source != s->source)
+			img_salvage_end(s);
+		s->source = source;
+		rc = img_salvage_read(s, within, w->data + at, n, &w->err);
+	}
+	return rc;
 }
 
 /* Pack each unit that is wanted. */
@@ -197,11 +253,14 @@ static void run_worker(struct img_work *work)
 	while (take(w)) {
 		int rc = read_chunk(w);
 
+		if (rc && j->o->salvage && img_salvage_may(rc)) {
+			wait_turn(w);
+			rc = salvage_chunk(w);
+		}
 		if (!rc)
 			rc = pack_chunk(w);
+		wait_turn(w);
 		pthread_mutex_lock(&j->lock);
-		while (j->turn != w->number)
-			pthread_cond_wait(&j->turned, &j->lock);
 		if (rc)
 			fail(j, rc, &w->err);
 		rc = j->rc;
@@ -233,7 +292,7 @@ static int worker_init(struct worker *w, struct job *j, struct img_error *err)
 	w->packed_len = calloc(units, sizeof(*w->packed_len));
 	if (!w->data || !w->packed_len || (j->sink->codec && !w->packed))
 		return img_fail(err, -ENOMEM, "out of memory for copying");
-	return img_queue_new(j->io, &w->q, err);
+	return img_queue_new(j->o->io, &w->q, err);
 }
 
 static void worker_end(struct worker *w)
@@ -310,7 +369,7 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 {
 	static const struct img_copy_options defaults;
 	const struct img_copy_options *o = options ? options : &defaults;
-	struct job j = { .sources = sources, .count = count, .io = o->io };
+	struct job j = { .sources = sources, .count = count, .o = o };
 	struct img_stream *s;
 	int rc;
 
@@ -327,8 +386,12 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 		rc = img_fail(err, -ENOSPC, "the sources do not fit in the new image");
 	pthread_mutex_init(&j.lock, NULL);
 	pthread_cond_init(&j.turned, NULL);
+	img_pace_begin(&j.pace, o->rate);
+	j.salvage.unreadable = o->unreadable;
+	j.salvage.user = o->user;
 	if (!rc)
 		rc = run(&j, o, err);
+	img_salvage_end(&j.salvage);
 	if (!rc)
 		rc = img_stream_publish(s, err);
 	if (!rc && o->progress)

@@ -48,7 +48,6 @@ enum op {
 	WRITE,
 	COMPRESS,
 	ZERO,
-	ZERO_UNMAP,
 	DISCARD,
 	READ_BACK,
 	FLUSH,
@@ -59,7 +58,6 @@ static const char *const op_name[] = {
 	[WRITE] = "write",
 	[COMPRESS] = "compressed write",
 	[ZERO] = "zero",
-	[ZERO_UNMAP] = "zero and unmap",
 	[DISCARD] = "discard",
 	[READ_BACK] = "read after discard",
 	[FLUSH] = "flush",
@@ -193,10 +191,8 @@ static enum op choose_op(uint64_t *state)
 		return READ;
 	if (pick < 78)
 		return WRITE;
-	if (pick < 84)
-		return ZERO;
 	if (pick < 88)
-		return ZERO_UNMAP;
+		return ZERO;
 	if (pick < 92)
 		return run.overlap ? READ : DISCARD;
 	if (pick < 95)
@@ -282,7 +278,6 @@ static void finished(void *user, int rc, const struct img_error *err)
 			memcpy(run.model + r->off, r->data, r->len);
 		break;
 	case ZERO:
-	case ZERO_UNMAP:
 		if (!run.overlap)
 			memset(run.model + r->off, 0, r->len);
 		break;
@@ -326,9 +321,6 @@ static int submit(struct request *r)
 					 IMG_SUBMIT_COMPRESS, finished, r);
 	case ZERO:
 		return img_submit_zero(w->queue, run.img, r->off, r->len, 0, finished, r);
-	case ZERO_UNMAP:
-		return img_submit_zero(w->queue, run.img, r->off, r->len, IMG_SUBMIT_MAY_UNMAP,
-				       finished, r);
 	case DISCARD:
 		return img_submit_discard(w->queue, run.img, r->off, r->len, 0, finished, r);
 	default:
@@ -382,7 +374,7 @@ static void start(struct worker *w, struct request *r)
 	r->op = op;
 	if (op == WRITE || op == COMPRESS)
 		fill(r, &w->random);
-	else if (run.overlap && (op == ZERO || op == ZERO_UNMAP))
+	else if (run.overlap && op == ZERO)
 		new_stamp(r);
 	if (!w->queue) {
 		blocking(r);

@@ -86,6 +86,14 @@ make_fixture() (
 	"$qemu_io" -f vmdk -c 'write -q -P 6 1M 64k' sparse.vmdk
 	"$theirs" convert -O vmdk -o subformat=streamOptimized plain.raw stream.vmdk
 	"$theirs" convert -O vmdk -o subformat=monolithicFlat plain.raw flat.vmdk
+	# One L2 table, at 256k, of which entry 16 is the first with data.
+	for name in unpackable badentry badtable; do
+		"$theirs" convert -c -O qcow2 plain.raw $name.qcow2
+	done
+	cluster=$((0x$(od -An -v -tx1 -j $((0x40000 + 16 * 8 + 3)) -N 5 unpackable.qcow2 | tr -d " ")))
+	head -c 32 /dev/zero | tr '\0' '\377' | dd of=unpackable.qcow2 bs=1 seek=$cluster conv=notrunc status=none
+	printf '\200\0\0\0\0\1\2\0' | dd of=badentry.qcow2 bs=1 seek=$((0x40000 + 17 * 8)) conv=notrunc status=none
+	printf '\200\0\0\0\0\4\2\0' | dd of=badtable.qcow2 bs=1 seek=$((0x30000)) conv=notrunc status=none
 	# A cluster that nothing refers to, and one that is used though it counts as free.
 	"$theirs" create -q -f qcow2 leak.qcow2 10M
 	"$qemu_io" -c 'write -q 0 192k' leak.qcow2
