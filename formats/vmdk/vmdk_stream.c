@@ -17,7 +17,13 @@
 
 enum {
 	DESCRIPTOR_SECTORS = 20,
-	OVERHEAD_SECTORS = VMDK_GRAIN_SECTORS, /* as all others: the first grain's place */
+	OVERHEAD_SECTORS = 32, /* the first grain's place; grains of streams lie anywhere */
+	/*
+	 * The least of libdeflate's levels that gives no larger disks than zlib's default, with which
+	 * others write them: 0.5 to 3% smaller in well under half the time. Streams are made to be
+	 * sent.
+	 */
+	LEVEL = 6,
 };
 
 struct stream {
@@ -224,6 +230,7 @@ int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **o
 		.free = stream_free,
 		.unit_bytes = VMDK_GRAIN_BYTES,
 		.codec = &img_codec_zlib,
+		.level = LEVEL,
 		.pad_last = true,
 	};
 	s->to = to;
