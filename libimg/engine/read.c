@@ -154,15 +154,22 @@ static void decoded(struct img_post *post)
 	img_piece_done(p, p->rc);
 }
 
+/* What is asked of the file is whole blocks where it is open with O_DIRECT: from here on. */
+static uint64_t stored_from(const struct img_extent *x)
+{
+	return align_down_u64(x->file_off, x->storage->io_align);
+}
+
 /* On a pool thread. */
 static void decode(struct img_work *work)
 {
 	struct img_piece *p = IMG_CONTAINER(work, struct img_piece, work);
 	const struct img_extent *x = &p->extent;
+	const uint8_t *stored = p->stored + (x->file_off - stored_from(x));
 	uint8_t *out = p->unit ? p->unit : p->iov[0].iov_base;
 
-	p->rc = x->codec->decode(p->stored + x->header_bytes, x->stored_bytes - x->header_bytes,
-				 out, x->unit_bytes, &p->err);
+	p->rc = x->codec->decode(stored + x->header_bytes, x->stored_bytes - x->header_bytes, out,
+				 x->unit_bytes, &p->err);
 	if (p->rc)
 		img_error_prefix(&p->err, p->rc,
 				 "%s: compressed data of guest offset %" PRIu64 " at %" PRIu64
@@ -189,8 +196,11 @@ static void read_compressed(struct img_piece *p)
 {
 	const struct img_extent *x = &p->extent;
 	bool whole = !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
+	uint64_t from = stored_from(x), before = x->file_off - from;
+	size_t len = (size_t)round_up_u64(before + x->stored_bytes, x->storage->io_align);
 
-	p->stored = malloc(x->stored_bytes);
+	p->stored = x->storage->io_align > 1 ? aligned_alloc(4096, round_up_u64(len, 4096))
+					     : malloc(len);
 	if (!whole)
 		p->unit = malloc(x->unit_bytes);
 	if (!p->stored || (!whole && !p->unit)) {
@@ -199,10 +209,10 @@ static void read_compressed(struct img_piece *p)
 	}
 	p->io = (struct img_io){ .storage = x->storage,
 				 .op = IMG_IO_READ,
-				 .off = x->file_off,
-				 .len = x->stored_bytes,
+				 .off = from,
+				 .len = len,
 				 .done = stored_read };
-	p->io.one = (struct iovec){ p->stored, x->stored_bytes };
+	p->io.one = (struct iovec){ p->stored, len };
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);

@@ -89,7 +89,7 @@ int img_stream_begin(const char *path, int fd, const struct img_create_options *
 	rc = -ENOMEM;
 	s = calloc(1, sizeof(*s));
 	if (s)
-		s->buf = malloc(GATHER);
+		s->buf = aligned_alloc(4096, GATHER); /* as O_DIRECT wants it */
 	if (!s || !s->buf) {
 		img_fail(err, rc, "out of memory");
 		goto out;

@@ -150,7 +150,7 @@ int img_content_identity(struct img *const *sources, size_t count, uint64_t iden
 		if (!add_u64(s.end, img_size(sources[i]), &s.end) || s.end > INT64_MAX)
 			return img_fail(err, -EFBIG, "the sources are too large together");
 	s.sha = EVP_MD_CTX_new();
-	s.block = malloc(BLOCK);
+	s.block = aligned_alloc(4096, BLOCK); /* as O_DIRECT wants it */
 	rc = s.sha && s.block ? 0 : img_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
 		rc = sample_all(&s, digest);
