@@ -171,6 +171,7 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 		return img_fail(err, -EUCLEAN, "%s: Image is corrupt; cannot be opened read/write "
 					       "(repair it with a check first)",
 				img->name);
+	img->file->spare = true; /* only refcounts say what is used */
 	if (img->dirty)
 		rc = repair(img, o, err);
 	return rc ? rc : qcow2_load_tables(img, err);

@@ -35,6 +35,7 @@ static int file_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 	uint64_t now = atomic_load(&s->size);
 	int rc = 0;
 
+	img_file_trim(f);
 	if (size < now) /* before the cut: a reader must not take it for damage */
 		atomic_store(&s->size, size);
 	if (size > now && how == IMG_PREALLOCATE_FALLOC)
@@ -122,6 +123,7 @@ static void file_close(struct img_storage *s)
 {
 	struct img_file *f = img_file_of(s);
 
+	img_file_trim(f);
 	if (f->unpublished)
 		f->unpublished->forget(f->unpublished);
 	if (f->buffered_fd >= 0)
@@ -137,6 +139,7 @@ static int file_publish(struct img_storage *s, struct img_error *err)
 {
 	struct img_file *f = img_file_of(s);
 
+	img_file_trim(f);
 	return f->unpublished ? f->unpublished->publish(f, err) : 0;
 }
 

@@ -64,15 +64,21 @@ int img_ioq_threads_new(struct img_ioq **out);
  */
 void img_ioq_offload(struct img_ioq *q, struct img_io *io);
 
+/* A range to be allocated before a write: fallocate()'s parameters. */
+struct img_ioq_reserve {
+	int mode;
+	uint64_t off, len;
+};
+
 /*
  * Put what is left of a READ or WRITE into the ring of a URING queue; the answer comes by
  * storage->ops->landed(). Entries of the iovec that were transferred must have been emptied.
- * cached: fd goes through the page cache. rw_flags: RWF_*. reserve: allocate the range first (that
- * this fails is for the write to say). False: there is no room, try img_ioq_offload().
+ * cached: fd goes through the page cache. rw_flags: RWF_*. reserve: allocate that first
+ * (that this fails is for the write to say); NULL: nothing. False: there is no room, try img_ioq_offload().
  */
 bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached);
 bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached,
-			bool reserve);
+			const struct img_ioq_reserve *reserve);
 /* The same for fallocate(fd, mode, io->off, len) and for fdatasync(fd). */
 bool img_ioq_ring_fallocate(struct img_ioq *q, struct img_io *io, int fd, int mode, uint64_t len);
 bool img_ioq_ring_sync(struct img_ioq *q, struct img_io *io, int fd);

@@ -26,6 +26,14 @@ enum {
 	 * Measured on ext4, 8 requests at a time: 256 KiB go twice as fast that way, 64 KiB do not.
 	 */
 	MIN_COPY_ASIDE = 256 * 1024,
+	/*
+	 * How many entries gather before the kernel gets them. Past the page cache few: a device that
+	 * waits for the whole of a batch idles (4 KiB reads, depth 32: 75,000 a second in batches of
+	 * 16, 87,000 in batches of 4). From the page cache more: nothing waits there, and a system
+	 * call costs as much as a tenth of a read.
+	 */
+	DIRECT_BATCH = 4,
+	CACHED_BATCH = 16,
 };
 
 struct uring {
@@ -83,6 +91,13 @@ static void prepare(struct io_uring_sqe *sqe, struct img_io *io, int fd, bool ca
 	io_uring_sqe_set_data(sqe, io);
 }
 
+/* Do not keep what was gathered waiting for more than is worth while. */
+static void hand_over(struct uring *u, bool cached)
+{
+	if (io_uring_sq_ready(&u->ring) >= (cached ? CACHED_BATCH : DIRECT_BATCH))
+		io_uring_submit(&u->ring);
+}
+
 bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached)
 {
 	struct io_uring_sqe *sqe = get_entry(uring_of(q));
@@ -90,25 +105,23 @@ bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached
 	if (!sqe)
 		return false;
 	prepare(sqe, io, fd, cached);
+	hand_over(uring_of(q), cached);
 	return true;
 }
 
 bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached,
-			bool reserve)
+			const struct img_ioq_reserve *reserve)
 {
 	struct uring *u = uring_of(q);
 	struct io_uring_sqe *sqe;
 
-	if (reserve) {
-		if (io_uring_sq_space_left(&u->ring) < 2) /* a chain is submitted whole */
-			io_uring_submit(&u->ring);
-		reserve = io_uring_sq_space_left(&u->ring) >= 2;
-	}
-	if (reserve) {
+	if (reserve && io_uring_sq_space_left(&u->ring) < 2) /* a chain is submitted whole */
+		io_uring_submit(&u->ring);
+	if (reserve && io_uring_sq_space_left(&u->ring) >= 2) {
 		sqe = get_entry(u);
-		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, NULL, FALLOC_FL_KEEP_SIZE,
-				 io->off + io->transferred);
-		sqe->addr = io->len - io->transferred;
+		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, NULL, (unsigned)reserve->mode,
+				 reserve->off);
+		sqe->addr = reserve->len;
 		sqe->flags |= IOSQE_IO_HARDLINK;
 		io_uring_sqe_set_data(sqe, &u->nobody);
 	}
@@ -117,6 +130,7 @@ bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_fla
 		return false;
 	prepare(sqe, io, fd, cached);
 	sqe->rw_flags = rw_flags;
+	hand_over(u, cached);
 	return true;
 }
 

@@ -27,6 +27,7 @@ struct img_file {
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
 	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
+	_Atomic uint64_t spare_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
 	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
@@ -62,6 +63,8 @@ void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io
 void img_file_landed(struct img_storage *s, struct img_io *io, int res);
 /* Write zeroes over [off, off + len), for want of better. */
 int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len);
+/* Cut off what the file was lengthened by for nothing. Nothing may be in flight. */
+void img_file_trim(struct img_file *f);
 /* The file has changed, and reaches to end at least. */
 void img_file_changed(struct img_file *f, uint64_t end);
 

@@ -49,6 +49,8 @@ struct img_storage {
 	_Atomic uint64_t size; /* bytes; grows with writes past the end */
 	bool writable;
 	bool device;	       /* a block device: fixed size */
+	bool spare;	       /* set by who opened it: the file may be longer than `size`, by zeroes, while
+				  it is open for writing, and after a crash */
 	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
 	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */
 	uint32_t mem_align;    /* the same for memory */
