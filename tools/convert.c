@@ -350,6 +350,21 @@ static int open_sources(struct convert *c)
 	return GO_ON;
 }
 
+/* A copy of an image onto itself, or onto what it is read from. Locks find it too, where there are any. */
+static bool is_source(const struct convert *c, const char *path)
+{
+	size_t i;
+
+	for (i = 0; i < c->count; i++) {
+		if (!img_is_made_of(c->sources[i], path))
+			continue;
+		say_error("'%s' cannot be the target: it belongs to the source '%s'",
+			  c->target_name, c->names[i]);
+		return true;
+	}
+	return false;
+}
+
 /* ---- A new target ---- */
 
 static int settle_creation(struct convert *c)
@@ -457,7 +472,7 @@ static int create_target(struct convert *c)
 	const char *path = open_new_path(c->target_name, NULL);
 	struct img_error *err;
 
-	if (!path)
+	if (!path || is_source(c, path))
 		return 1;
 	err = args_memory(img_error_new());
 	if (img_create_begin(path, &create, &c->target, err))
@@ -483,7 +498,7 @@ static int open_target(struct convert *c)
 	};
 
 	c->target = open_image(&r);
-	if (!c->target)
+	if (!c->target || is_source(c, img_name(c->target)))
 		return 1;
 	if (c->compress && !(img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS)) {
 		say_error("Compression not supported for this file format");
@@ -595,7 +610,7 @@ static int stream_target(struct convert *c)
 	struct img_error *err;
 	int rc;
 
-	if (!to_stdout && !path)
+	if (!to_stdout && (!path || is_source(c, path)))
 		return 1;
 	if (to_stdout && c->progress && !c->quiet) {
 		say_error("-p cannot be used when the image goes to standard output");

@@ -154,6 +154,12 @@ bool img_was_probed(const struct img *img);	      /* the format was not given bu
 const struct img *img_backing(const struct img *img); /* NULL: none; lives as long as img */
 
 /*
+ * Is the file at path img's own, or that of an image in its backing chain, under whatever name?
+ * Further files (extents, data files) are not looked at.
+ */
+bool img_is_made_of(const struct img *img, const char *path);
+
+/*
  * The image's report: an object with the keys of `qemu-img info --output=json`, in its order.
  * The caller frees it. For the backing chain call it on each img_backing().
  */

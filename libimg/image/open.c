@@ -94,6 +94,13 @@ bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino)
 	return false;
 }
 
+bool img_is_made_of(const struct img *img, const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && img_place_in_chain(img, st.st_dev, st.st_ino);
+}
+
 /* struct img_opening as a driver's open() gets it. */
 struct opening {
 	struct img_opening base;
