@@ -92,12 +92,13 @@ struct convert {
 	uint64_t identity[2]; /* what the target's identifiers are derived from */
 
 	/* Copying. */
-	bool compress, out_of_order, progress, quiet;
+	bool compress, out_of_order, progress, quiet, sparse_given;
 	uint64_t sparse_bytes, parallel, rate;
 };
 
 static bool parse_sparse(struct convert *c, const char *text)
 {
+	c->sparse_given = true;
 	if (!args_size("buffer size for sparse output", text, 0, INT64_MAX, &c->sparse_bytes))
 		return false;
 	if (c->sparse_bytes % 512 == 0 && c->sparse_bytes <= MAX_SPARSE)
@@ -392,7 +393,7 @@ static int settle_creation(struct convert *c)
 		say_error("Use of backing file requires explicit backing format");
 		return 1;
 	}
-	if (c->compress && !(features & IMG_FORMAT_COMPRESS)) {
+	if (c->compress && !(features & (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM))) {
 		say_error("Compression not supported for this file format");
 		return 1;
 	}
@@ -616,11 +617,19 @@ static int stream_target(struct convert *c)
 		say_error("-p cannot be used when the image goes to standard output");
 		return 1;
 	}
+	if (to_stdout && c->target_flags & ~(unsigned)IMG_OPEN_UNSAFE) {
+		say_error("-t %s cannot be used when the image goes to standard output, which is "
+			  "open already",
+			  c->target_cache);
+		return 1;
+	}
 	if (to_stdout)
 		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
 	err = args_memory(img_error_new());
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	how = copy_options(c, &progress);
+	how.sparse_bytes = c->sparse_given ? c->sparse_bytes : 0;
+	how.no_sparse = !c->sparse_bytes;
 	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &create, &how, err);
 	if (!rc) {
 		progress_complete(&progress);

@@ -35,6 +35,8 @@ const struct img_option vmdk_create_options[] = {
 	  "streamOptimized" },
 	{ "zeroed_grain", IMG_OPTION_BOOL,
 	  "Enable efficient zero writes using the zeroed-grain GTE feature", NULL, NULL },
+	{ "compression_level", IMG_OPTION_NUMBER,
+	  "How hard to compress: 1 to 12 (default: 6); for subformat=streamOptimized", NULL, NULL },
 	{ 0 },
 };
 
@@ -90,6 +92,40 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 				"content ID",
 				c->name);
 	return check_text("backing_file", c->backing_name, err);
+}
+
+/* What only streams have, and what they cannot have. */
+static int check_stream(struct img_creating *c, const struct vmdk_wish *w, struct img_error *err)
+{
+	uint64_t level = img_options_number(c->options, "compression_level");
+	bool levelled = img_options_has(c->options, "compression_level");
+
+	if (c->compress && !w->stream)
+		return img_fail(err, -ENOTSUP,
+				"%s: Compression not supported with subformat=%s: of VMDKs only "
+				"subformat=streamOptimized is compressed",
+				c->name, w->create_type);
+	if (levelled && !w->stream)
+		return img_fail(err, -EINVAL,
+				"%s: compression_level has no effect with subformat=%s: of VMDKs "
+				"only subformat=streamOptimized is compressed",
+				c->name, w->create_type);
+	if (levelled && (level < 1 || level > (uint64_t)img_codec_zlib.max_level))
+		return img_fail(err, -EINVAL,
+				"%s: compression_level: found %" PRIu64 ", allowed 1 to %d",
+				c->name, level, img_codec_zlib.max_level);
+	if (w->stream && w->zeroed_grains)
+		return img_fail(err, -ENOTSUP,
+				"%s: streamOptimized image can't enable zeroed grain: grains of "
+				"zeroes are left out",
+				c->name);
+	if (w->stream && c->backing_name)
+		return img_fail(err, -ENOTSUP,
+				"%s: streamOptimized image can't have backing file: it leaves out "
+				"grains of zeroes, where a backing file would show through",
+				c->name);
+	c->compress_level = (int)level;
+	return 0;
 }
 
 /* ---- Sparse extents ---- */
@@ -204,15 +240,12 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't have backing file", c->name);
 	else if (w.flat && w.zeroed_grains)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't enable zeroed grain", c->name);
-	else if (w.stream && w.zeroed_grains)
-		rc = img_fail(err, -ENOTSUP,
-			      "%s: streamOptimized image can't enable zeroed grain: grains of "
-			      "zeroes are left out",
-			      c->name);
 	else if (w.extents > VMDK_FILES_MAX)
 		rc = img_fail(err, -EFBIG,
 			      "%s: found a size of %" PRIu64 " extent files, allowed up to %d",
 			      c->name, w.extents, VMDK_FILES_MAX);
+	if (!rc)
+		rc = check_stream(c, &w, err);
 	if (!rc)
 		rc = check_backing(c, err);
 	if (!rc && !w.flat)

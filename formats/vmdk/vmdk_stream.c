@@ -230,7 +230,7 @@ int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **o
 		.free = stream_free,
 		.unit_bytes = VMDK_GRAIN_BYTES,
 		.codec = &img_codec_zlib,
-		.level = LEVEL,
+		.level = c->compress_level ? c->compress_level : LEVEL,
 		.pad_last = true,
 	};
 	s->to = to;

@@ -294,6 +294,8 @@ enum {
 	IMG_DRIVER_READ_ONLY = 1 << 2, /* cannot be opened for writing */
 	IMG_DRIVER_PLAIN = 1 << 3,     /* the file is the guest's bytes: its holes are the guest's */
 	IMG_DRIVER_IDENTITY = 1 << 4,  /* create() gives images identifiers */
+	/* Some are compressed by sink(); create_check() refuses `compress` for the others. */
+	IMG_DRIVER_COMPRESS_STREAM = 1 << 5,
 };
 
 struct img_driver {

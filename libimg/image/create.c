@@ -40,7 +40,8 @@ int img_format_features(const char *format)
 	       (d->features & IMG_DRIVER_BACKING ? IMG_FORMAT_BACKING : 0) |
 	       (d->features & IMG_DRIVER_COMPRESS ? IMG_FORMAT_COMPRESS : 0) |
 	       (d->check ? IMG_FORMAT_CHECK : 0) | (d->resize ? IMG_FORMAT_RESIZE : 0) |
-	       (d->features & IMG_DRIVER_IDENTITY ? IMG_FORMAT_IDENTITY : 0);
+	       (d->features & IMG_DRIVER_IDENTITY ? IMG_FORMAT_IDENTITY : 0) |
+	       (d->features & IMG_DRIVER_COMPRESS_STREAM ? IMG_FORMAT_COMPRESS_STREAM : 0);
 }
 
 struct img_value *img_format_create_options(const char *format)

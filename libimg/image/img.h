@@ -75,6 +75,7 @@ enum {
 	IMG_FORMAT_CHECK = 1 << 4,
 	IMG_FORMAT_RESIZE = 1 << 5,
 	IMG_FORMAT_IDENTITY = 1 << 6, /* new images get identifiers: see img_create_options */
+	IMG_FORMAT_COMPRESS_STREAM = 1 << 7, /* some are written compressed by img_copy_stream() */
 };
 /* IMG_FORMAT_* of a format; -ENOENT: no such format. */
 int img_format_features(const char *format);
@@ -350,8 +351,9 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
  * Copy the sources, one after the other, into a new image that is written once from front to end,
  * packed on all cores (options->parallel threads; 0: one a core). The same bytes whatever their
  * number. path: the new file; it has its name only when it is complete. NULL: the pipe or file fd,
- * which stays the caller's. create->size: at least the sources' sum; of options, parallel, progress
- * and user count. -ENOTSUP: the format, with these options, is not one of those (streamOptimized
+ * which stays the caller's. create->size: at least the sources' sum; target_is_zero, compress,
+ * out_of_order, skip_backing_below and target_off say nothing here; -EINVAL: sparse_bytes that the
+ * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of those (streamOptimized
  * VMDK; raw, into a pipe); nothing was written then.
  */
 int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,

@@ -211,7 +211,7 @@ static int check_compress(const struct img_recipe *r, struct img_error *err)
 {
 	if (!r->creating.compress)
 		return 0;
-	if (!(r->driver->features & IMG_DRIVER_COMPRESS))
+	if (!(r->driver->features & (IMG_DRIVER_COMPRESS | IMG_DRIVER_COMPRESS_STREAM)))
 		return img_fail(err, -ENOTSUP, "Compression not supported for this file format");
 	if (r->creating.preallocate != IMG_PREALLOCATE_OFF)
 		return img_fail(err, -ENOTSUP,
