@@ -2,7 +2,7 @@
 # Both directions with other programs: what qemu-img and qemu-io write we read; what we write they
 # read, and qemu-img, libqcow, libvmdk and 7-Zip find nothing wrong with it.
 #
-#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk write-qcow2 write-vmdk tool
+#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk write-qcow2 write-vmdk packed sizes same tool
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to agree with"; finish; }
@@ -112,8 +112,26 @@ seven() {
 	rm -f seven.raw
 }
 
+# mounts NAME PROGRAM FILE ENTRY [RAW]: libvmdk's or libqcow's file system shows the same.
+mounts() {
+	have "$2" && [ "$can_mount" ] || return
+	mkdir -p mounted
+	if timeout 20 "$2" "$3" mounted >mount.log 2>&1; then
+		try "$1: $2" cmp "mounted/$4" "${5:-content.raw}"
+		umount mounted
+	elif ! grep -q 'Unsupported disk type' mount.log; then	# flat ones
+		fail "$1: $2: $(tail -n 1 mount.log)"
+	fi
+}
+can_mount=
+if [ "$(id -u)" = 0 ] && [ -c /dev/fuse ] && have vmdkmount; then
+	can_mount=yes
+else
+	skip "vmdkmount and qcowmount: they need the superuser and /dev/fuse"
+fi
+
 make_content
-for part in ${*:-read-qcow2 read-vmdk write-qcow2 write-vmdk tool}; do
+for part in ${*:-read-qcow2 read-vmdk write-qcow2 write-vmdk packed sizes same tool}; do
 	. "$top/tests/interop/$part.sh"
 	rm -f ./*.qcow2 ./*.vmdk ./*.bin
 done

@@ -1,5 +1,11 @@
 # We write vmdk, others read. Sourced by run.sh.
 
+# The same size, other content: data where zeroes were, and zeroes where data was.
+tac -s '
+' content.raw 2>/dev/null | head -c 4000000 >backwards.raw
+{ head -c 5000000 /dev/zero; head -c 4000000 /dev/urandom; } >>backwards.raw
+truncate -s "$(stat -c %s content.raw)" backwards.raw
+
 while read -r options; do
 	name="our vmdk $options"
 	rm -f ./o.vmdk ./o-*.vmdk ./t.vmdk ./t-*.vmdk
@@ -19,8 +25,18 @@ while read -r options; do
 	*Flat*) ;;
 	*) sound "$name" vmdk o.vmdk ;;
 	esac
+	mounts "$name" vmdkmount o.vmdk vmdk1
 	scribble vmdk o.vmdk
 	reads "$name, changed by qemu-io" vmdk o.vmdk
+	# And we go on where they stopped, on ours and on theirs.
+	scribble vmdk t.vmdk
+	for file in o.vmdk t.vmdk; do
+		what="$name, ${file%.vmdk} written over by us"
+		try "$what" "$imgtool" convert -n -f raw -O vmdk backwards.raw $file
+		is_content "$what" vmdk $file backwards.raw
+		seven "$what" $file backwards.raw
+		case $options in *Flat*) ;; *) sound "$what" vmdk $file ;; esac
+	done
 done <<END
 subformat=monolithicSparse
 subformat=monolithicSparse,adapter_type=buslogic
@@ -49,9 +65,45 @@ for subformat in monolithicSparse twoGbMaxExtentSparse twoGbMaxExtentFlat monoli
 	done
 done
 
-qemu-img convert -f raw -O vmdk content.raw base.vmdk
-try "our vmdk over theirs: create" "$imgtool" create -q -f vmdk -b base.vmdk -F vmdk o.vmdk && {
-	is_content "our vmdk over theirs" vmdk o.vmdk
-	scribble vmdk o.vmdk
-	reads "our vmdk over theirs, changed by qemu-io" vmdk o.vmdk
-}
+# Children that we make, over parents of every kind, theirs and ours; and the other way round.
+for subformat in monolithicSparse twoGbMaxExtentSparse monolithicFlat twoGbMaxExtentFlat streamOptimized; do
+	for maker in qemu-img "$imgtool"; do
+		rm -f ./base*.vmdk ./o.vmdk ./t.vmdk
+		"$maker" convert -f raw -O vmdk -o subformat=$subformat content.raw base.vmdk
+		name="our vmdk over a $subformat of $(basename "$maker")"
+		try "$name: create" "$imgtool" create -q -f vmdk -b base.vmdk -F vmdk o.vmdk || continue
+		qemu-img create -q -f vmdk -b base.vmdk -F vmdk t.vmdk
+		same_info "$name" vmdk o.vmdk t.vmdk
+		is_content "$name" vmdk o.vmdk
+		for child in o.vmdk t.vmdk; do
+			what="$name, ${child%.vmdk} changed by qemu-io"
+			scribble vmdk $child
+			sound "$what" vmdk $child
+			reads "$what" vmdk $child
+			what="$name, ${child%.vmdk} written over by us"
+			try "$what" "$imgtool" convert -n -f raw -O vmdk backwards.raw $child
+			is_content "$what" vmdk $child backwards.raw
+			sound "$what" vmdk $child
+		done
+		is_content "$name: it is as it was" vmdk base.vmdk
+	done
+done
+
+# Converted onto a parent: only what lies above it. A chain of three.
+rm -f ./base*.vmdk ./o.vmdk
+"$imgtool" convert -f raw -O vmdk content.raw base.vmdk
+"$imgtool" create -q -f vmdk -b base.vmdk -F vmdk middle.vmdk
+scribble vmdk middle.vmdk
+name="our vmdk, converted onto a parent"
+for options in "" zeroed_grain=on; do
+	rm -f o.vmdk
+	try "$name $options" "$imgtool" convert -f vmdk -O vmdk ${options:+-o $options} -B base.vmdk -F vmdk middle.vmdk o.vmdk
+	try "$name $options: the same" qemu-img compare -q -f vmdk -F vmdk middle.vmdk o.vmdk
+	try "$name $options: small" test "$(stat -c %s o.vmdk)" -lt 4000000
+	sound "$name $options" vmdk o.vmdk
+done
+"$imgtool" create -q -f vmdk -b middle.vmdk -F vmdk o.vmdk
+try "our vmdk, a chain of three" qemu-img compare -q -f vmdk -F vmdk middle.vmdk o.vmdk
+scribble vmdk o.vmdk
+reads "our vmdk, a chain of three, changed by qemu-io" vmdk o.vmdk
+rm -f backwards.raw
