@@ -1,0 +1,64 @@
+# The same input and options give the same bytes, however many threads there are, once more, and into
+# a pipe. Sourced by run.sh.
+
+# Larger than what one thread takes at once, with something of everything, and no whole cluster.
+{ cat content.raw; head -c 20000000 /dev/zero; cat content.raw; } >long.raw
+
+# run_into FOLDER ARGS...: convert long.raw to FOLDER/o.*, the same name each time.
+run_into() {
+	folder=$1
+	shift
+	rm -rf "$folder" && mkdir "$folder" && (cd "$folder" && "$imgtool" convert -f raw "$@" ../long.raw o.img)
+}
+
+while read -r format options; do
+	name="the same bytes: $format $options"
+	compress=
+	case $options in -c*) compress=-c options=${options#-c } ;; esac
+	# shellcheck disable=SC2086 # nothing or an option
+	set -- $compress -O "$format" ${options:+-o $options}
+	try "$name: convert" run_into first "$@" || continue
+	run_into again "$@"
+	try "$name: once more" diff -r first again
+	for threads in 1 16; do
+		run_into again -m $threads "$@"
+		try "$name: -m $threads" diff -r first again
+	done
+	case $options in
+	*streamOptimized*)
+		for threads in 1 16; do
+			"$imgtool" convert -f raw -m $threads "$@" long.raw - | cat >piped.vmdk
+			try "$name: into a pipe, -m $threads" cmp first/o.img piped.vmdk
+		done ;;
+	esac
+	rm -rf first again piped.vmdk
+done <<END
+raw
+qcow2
+qcow2 extended_l2=on
+qcow2 -c compat=1.1
+qcow2 -c cluster_size=512
+qcow2 -c compression_type=zstd
+qcow2 -c compression_type=zstd,cluster_size=2M,compression_level=9
+vmdk subformat=monolithicSparse
+vmdk subformat=monolithicFlat
+vmdk subformat=twoGbMaxExtentSparse
+vmdk subformat=twoGbMaxExtentFlat
+vmdk subformat=streamOptimized
+END
+
+# The format of the source does not matter, nor how its zeroes are kept.
+qemu-img convert -c -f raw -O qcow2 long.raw packed.qcow2
+qemu-img convert -S 0 -f raw -O raw long.raw full.raw
+for options in monolithicSparse streamOptimized; do
+	"$imgtool" convert -f raw -O vmdk -o subformat=$options long.raw o.vmdk
+	mv o.vmdk first.img
+	for source in packed.qcow2 full.raw; do
+		"$imgtool" convert -O vmdk -o subformat=$options $source o.vmdk
+		try "the same bytes: vmdk $options from $source" cmp o.vmdk first.img
+	done
+done
+"$imgtool" convert -c -f raw -O qcow2 long.raw o.qcow2
+"$imgtool" convert -c -f qcow2 -O qcow2 packed.qcow2 o2.qcow2
+try "the same bytes: packed qcow2 from a packed one" cmp o.qcow2 o2.qcow2
+rm -f long.raw full.raw first.img
