@@ -401,7 +401,7 @@ static int fill_window(struct copy *c)
 
 static int run(struct copy *c)
 {
-	while ((c->pos < c->size && !c->rc) || c->used) {
+	while (c->used || (!c->rc && (c->pos < c->size || img_pace_wait(&c->pace)))) {
 		if (!c->rc && c->o->progress && c->o->progress(c->o->user, c->retired, c->size))
 			c->rc = img_fail(c->err, -ECANCELED, "interrupted");
 		if (!c->rc)
