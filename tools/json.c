@@ -105,6 +105,12 @@ void json_uint(struct json *j, const char *key, uint64_t n)
 	fprintf(j->out, "%" PRIu64, n);
 }
 
+void json_fixed(struct json *j, const char *key, double n, int decimals)
+{
+	begin_member(j, key);
+	fprintf(j->out, "%.*f", decimals, n);
+}
+
 void json_bool(struct json *j, const char *key, bool b)
 {
 	begin_member(j, key);

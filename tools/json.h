@@ -23,6 +23,7 @@ void json_open(struct json *j, const char *key, char bracket); /* '{' or '[' */
 void json_close(struct json *j, char bracket);		       /* '}' or ']'; ends the line at last */
 void json_string(struct json *j, const char *key, const char *text);
 void json_uint(struct json *j, const char *key, uint64_t n);
+void json_fixed(struct json *j, const char *key, double n, int decimals); /* n: finite */
 void json_bool(struct json *j, const char *key, bool b);
 void json_value(struct json *j, const char *key, const struct img_value *v);
 

@@ -465,6 +465,8 @@ struct img *open_image(const struct open_request *r)
 	options.backing_name = s.backing_name;
 	options.backing_format = s.backing_format;
 	options.io = s.io;
+	if (r->io && s.io != IMG_IO_AUTO_KIND)
+		*r->io = s.io;
 	if (img_open(s.path, &options, &img, err))
 		say_failure(r, err);
 	else if (r->warn_if_probed)

@@ -7,8 +7,7 @@
 
 #include <stdbool.h>
 
-struct img;
-struct img_error;
+#include "libimg/image/img.h"
 
 /* What was said about one image. Zero-initialise. Strings are borrowed. */
 struct open_request {
@@ -18,6 +17,7 @@ struct open_request {
 	unsigned flags;		/* IMG_OPEN_* */
 	const char *references; /* --references; NULL: the program's default */
 	bool warn_if_probed;	/* say that raw was only guessed */
+	enum img_io_kind *io;	/* if not NULL: set to what aio= in the name asks for, if it does */
 };
 
 /* NULL: it cannot be opened; said. */
