@@ -43,7 +43,7 @@ HEADERS  := $(sort $(shell find libimg formats tools tests fuzz -name '*.h'))
 
 # ---- Building ----
 
-all: $(BUILD)/libimg.a $(BUILD)/$(SONAME) $(BUILD)/imgtool $(BUILD)/qemu-img
+all: $(BUILD)/libimg.a $(BUILD)/$(SONAME) $(BUILD)/imgtool $(BUILD)/qemu-img $(BUILD)/qemu-io
 
 $(BUILD)/libimg.a: $(LIB_OBJ)
 	rm -f $@
@@ -59,7 +59,8 @@ $(BUILD)/$(SONAME): $(BUILD)/libimg.so.$(VERSION)
 $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) $(TOOL_LIBS)
 
-$(BUILD)/qemu-img: $(BUILD)/imgtool	# under this name it answers as that tool does
+# Under these names it answers as those tools do.
+$(BUILD)/qemu-img $(BUILD)/qemu-io: $(BUILD)/imgtool
 	ln -sf imgtool $@
 
 $(TESTS): %: %.o $(BUILD)/libimg.a

@@ -1,7 +1,7 @@
 /*
  * imgtool: virtual disk images on the command line. Called under the name qemu-img it stands in for
  * that program: its name in messages, its version, and its freedom about which files an image may
- * name.
+ * name; under the name qemu-io in the same way its command io does.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,19 +35,15 @@ static const struct command {
 	{ "convert", convert_run, "copy images to a new one, of any format" },
 	{ "create", create_run, "make a new image" },
 	{ "info", info_run, "tell what an image is" },
+	{ "io", io_run, "read, write and compare by script" },
 	{ "map", map_run, "tell where an image's data lies" },
 	{ "resize", resize_run, "make a disk larger or smaller" },
 };
 
-static bool is_qemu_img(void)
+int command_version(void)
 {
-	return !strcmp(say_program(), "qemu-img");
-}
-
-static int print_version(void)
-{
-	if (is_qemu_img())
-		printf("qemu-img version " QEMU_VERSION " (libimg %s)\n", img_version());
+	if (strcmp(say_program(), "imgtool"))
+		printf("%s version " QEMU_VERSION " (libimg %s)\n", say_program(), img_version());
 	else
 		printf("imgtool version %s\n", img_version());
 	return 0;
@@ -126,7 +122,7 @@ static int run(int argc, char **argv)
 		case 'h':
 			return print_help();
 		case 'V':
-			return print_version();
+			return command_version();
 		case 'T':
 			say_error("option '-T' is not supported");
 			return 1;
@@ -172,9 +168,22 @@ static int finish_output(int code)
 	return code;
 }
 
+/* The program that the name we were called under is another's; NULL: it is ours. */
+static const char *stands_in_for(const char *path)
+{
+	static const char *const others[] = { "qemu-img", "qemu-io" };
+	const char *slash = strrchr(path, '/');
+	size_t i;
+
+	for (i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (!strcmp(slash ? slash + 1 : path, others[i]))
+			return others[i];
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
-	const char *slash = argc ? strrchr(argv[0], '/') : NULL;
+	const char *other = argc ? stands_in_for(argv[0]) : NULL;
 
 	if (!argc)
 		return 1;
@@ -183,11 +192,13 @@ int main(int argc, char **argv)
 	allow_many_files();
 	fill_standard_descriptors();
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like another: clean up first */
-	if (!strcmp(slash ? slash + 1 : argv[0], "qemu-img")) {
-		say_set_program("qemu-img");
+	if (other) {
+		say_set_program(other);
 		/* Whoever set the variable meant it, whatever the program is called. */
 		if (!getenv("LIBIMG_REFERENCES"))
 			open_set_default_references("any");
 	}
+	if (other && !strcmp(other, "qemu-io"))
+		return finish_output(io_run(argc, argv));
 	return finish_output(run(argc, argv));
 }

@@ -1,0 +1,63 @@
+/* io: its commands. */
+#ifndef TOOLS_IO_COMMANDS_H
+#define TOOLS_IO_COMMANDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tools/io_session.h"
+
+enum {
+	IO_NEEDS_NO_IMAGE = 1 << 0,
+	IO_CHANGES_IMAGE = 1 << 1,
+};
+enum { IO_MANY = -1 };
+
+struct io_command {
+	const char *name, *alias; /* alias NULL: none */
+	int min_words, max_words; /* after the name, options too; IO_MANY: any number */
+	unsigned flags;
+	/* Returns the exit code, 0 or 1. argv[0] is the name that was used. */
+	int (*run)(struct io_session *s, const struct io_command *c, int argc, char **argv);
+	const char *letters; /* getopt()'s */
+	const char *words;   /* what follows the name, for people */
+	const char *purpose;
+	const char *more; /* lines about its options, or NULL */
+};
+
+/* In alphabetical order; NULL past the last. */
+const struct io_command *io_command_at(unsigned i);
+const struct io_command *io_command_find(const char *name); /* or alias; NULL: none */
+
+/* "NAME WORDS -- PURPOSE" on standard output. Returns 1. */
+int io_command_usage(const struct io_command *c);
+
+/* Options of a command: what getopt() found, by letter; NULL: not given, "": without an argument. */
+struct io_options {
+	const char *given[128];
+};
+/* What remains begins at optind. False: a wrong option, or one that cannot be honoured; said. */
+bool io_take_options(const struct io_command *c, int argc, char **argv, struct io_options *o);
+
+/* A size up to 2^63 - 1. False: it is none; said. */
+bool io_take_size(const char *text, uint64_t *out);
+
+/* Commands on the image as a whole. */
+typedef int io_run_fn(struct io_session *s, const struct io_command *c, int argc, char **argv);
+io_run_fn io_run_alloc, io_run_close, io_run_info, io_run_length, io_run_map, io_run_open,
+	io_run_truncate;
+
+/* Called under the name qemu-io? Then an option of the same letter means what it means there. */
+bool io_is_qemu_io(void);
+
+/* Options of both `open` and the tool. False: not that; said. */
+bool io_take_cache(const char *text, unsigned *flags);
+bool io_take_discard(const char *text, unsigned *flags);
+bool io_take_aio(const char *text, enum img_io_kind *io);
+/* "option '-X' is not supported: why". Returns 1. */
+int io_refuse(const char *option, const char *why);
+
+/* What an image is opened with if nothing else is said: each write lasts, discards go through. */
+enum { IO_OPEN_DEFAULT = IMG_OPEN_WRITETHROUGH | IMG_OPEN_UNMAP };
+
+#endif
