@@ -146,16 +146,15 @@ static void allow_many_files(void)
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* A file opened under the number of standard output would be written to by printf(). */
+/*
+ * A file opened under the number of standard output would be written to by printf(). What is meant
+ * for a closed one is lost, which must not look like success: there writing fails.
+ */
 static void fill_standard_descriptors(void)
 {
-	int fd;
-
-	do
-		fd = open("/dev/null", O_RDWR);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd > STDERR_FILENO)
-		close(fd);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_RDWR);
 }
 
 /* A report that did not get through is a failure, even if the work was done. */
@@ -191,7 +190,9 @@ int main(int argc, char **argv)
 	mallopt(M_ARENA_MAX, 2);
 	allow_many_files();
 	fill_standard_descriptors();
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like another: clean up first */
+	/* A closed pipe, a file past its limit are errors like others: clean up first. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	if (other) {
 		say_set_program(other);
 		/* Whoever set the variable meant it, whatever the program is called. */
