@@ -79,23 +79,28 @@ static int read_extent(struct img_salvage *s, uint64_t off, uint8_t *data, size_
 int img_salvage_read(struct img_salvage *s, uint64_t off, uint8_t *data, size_t len,
 		     struct img_error *err)
 {
-	int rc = 0;
+	size_t at = 0;
 
-	for (size_t at = 0, n; !rc && at < len; at += n) {
+	while (at < len) {
 		struct img_error why = { 0 };
 		struct img_map_entry x;
+		size_t n;
+		int rc = img_map(s->source, off + at, len - at, true, &x, &why);
 
-		rc = img_map(s->source, off + at, len - at, true, &x, &why);
-		if (!rc) {
-			n = (size_t)x.length;
-			rc = read_extent(s, off + at, data + at, n, x.compressed, err);
-		} else if (img_salvage_may(rc)) {
-			rc = 0;
+		if (rc && !img_salvage_may(rc)) {
+			img_error_move(err, &why);
+			return rc;
+		}
+		if (rc) {
 			n = (size_t)min_u64(img_salvage_step(s->source, off + at), len - at);
 			give_up(s, off + at, data + at, n, &why);
 		} else {
-			img_error_move(err, &why);
+			n = (size_t)x.length;
+			rc = read_extent(s, off + at, data + at, n, x.compressed, err);
+			if (rc)
+				return rc;
 		}
+		at += n;
 	}
-	return rc;
+	return 0;
 }

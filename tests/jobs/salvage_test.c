@@ -162,8 +162,12 @@ static void assert_told(const struct told *t, const struct spot *lost)
 /* ---- Tests ---- */
 
 /* The second lies across the pieces that are read at a time. */
-static const struct spot spots[] = { { 1000, 1 }, { (2 << 20) - 100, 700 }, { 3 << 20, 65536 }, { DISK - 512, 512 }, { 0 } };
-static const struct spot sectors[] = { { 512, 512 }, { (2 << 20) - 512, 1536 }, { 3 << 20, 65536 }, { DISK - 512, 512 }, { 0 } };
+static const struct spot spots[] = {
+	{ 1000, 1 }, { (2 << 20) - 100, 700 }, { 3 << 20, 65536 }, { DISK - 512, 512 }, { 0 }
+};
+static const struct spot sectors[] = {
+	{ 512, 512 }, { (2 << 20) - 512, 1536 }, { 3 << 20, 65536 }, { DISK - 512, 512 }, { 0 }
+};
 
 static void copy(unsigned parallel, bool out_of_order)
 {
