@@ -1,5 +1,5 @@
 #!/bin/sh
-# A failing disk under every kind of work: see fault.c. Runs the sanitized build where there is one.
+# A failing disk under every kind of work: see fault.c; then under the tool: tool.sh. Runs the sanitized build where there is one.
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img || { skip "no qemu-img to make images with"; finish; }
@@ -67,4 +67,6 @@ sh -c 'qemu-io -f qcow2 -c "write -q -P 3 0 256k" -c abort lazy.qcow2' >/dev/nul
 for image in leak.qcow2 lazy.qcow2; do
 	run repair $image qcow2
 done
+
+. "$top/tests/fault/tool.sh"
 finish

@@ -1,0 +1,166 @@
+# imgtool when the disk is full, a file too large, a pipe closed, or it is killed: an error in words
+# or the end by the signal, nothing under the final name, and what was there before is as it was.
+# Sourced by run.sh.
+
+mkdir tool && cd tool || exit 1
+head -c 5000000 /dev/urandom >../noise.raw
+truncate -s 8000512 ../noise.raw
+echo "what was there before" >../old
+
+each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
+	while read -r kind; do
+		# shellcheck disable=SC2086 # words are wanted
+		"$1" "$kind" -O $kind
+	done <<-END
+		raw
+		qcow2
+		qcow2 -c
+		qcow2 -c -o compression_type=zstd,cluster_size=512
+		qcow2 -o preallocation=metadata
+		qcow2 -o preallocation=full
+		vmdk
+		vmdk -o subformat=twoGbMaxExtentSparse
+		vmdk -o subformat=monolithicFlat
+		vmdk -o subformat=twoGbMaxExtentFlat
+		vmdk -o subformat=streamOptimized
+	END
+}
+
+# left NAME [FILE]: nothing is in this folder but perhaps FILE, as it was.
+left() {
+	if [ "$2" ]; then
+		try "$1: the old target is as it was" cmp "$2" "$top_old"
+	fi
+	try "$1: nothing else is left" test "$(ls -A)" = "$2"
+}
+top_old=$work/old
+
+# refused NAME WORDS CODE: exit status 1, with WORDS in the message.
+refused() {
+	try "$1: exit status 1" test "$3" -eq 1 && try "$1: says why" grep -q "$2" "$work/err"
+}
+
+# ---- No room ----
+
+no_room() {	# NAME ARGS...: in a file system of 2 MiB
+	name="no room: $1"
+	shift
+	for old in "" o.img; do
+		rm -f ./* ./.o*
+		[ -z "$old" ] || cp "$top_old" o.img
+		timeout 60 "$imgtool" convert -f raw "$@" "$work/noise.raw" o.img 2>"$work/err"
+		refused "$name${old:+, over an old one}" "No space left on device" $?
+		left "$name${old:+, over an old one}" $old
+	done
+}
+mkdir ../small
+if mount -t tmpfs -o size=2m tmpfs ../small 2>/dev/null; then
+	cd ../small || exit 1
+	each_kind no_room
+	cd ../tool && umount ../small
+else
+	skip "no room: a small file system cannot be mounted here"
+fi
+
+too_large() {
+	name="file limit: $1"
+	shift
+	rm -f ./* ./.o*
+	cp "$top_old" o.img
+	(ulimit -f 2000; exec timeout 60 "$imgtool" convert -f raw "$@" "$work/noise.raw" o.img) 2>"$work/err"
+	refused "$name" "File too large" $?
+	left "$name" o.img
+}
+each_kind too_large
+
+# ---- Pipes ----
+
+for kind in raw "vmdk -o subformat=streamOptimized"; do
+	rm -f ./* ./.o*
+	# shellcheck disable=SC2086 # words are wanted
+	for threads in 1 16; do
+		{ timeout 60 "$imgtool" convert -m $threads -f raw -O $kind ../noise.raw - 2>"$work/err"; echo $? >"$work/code"; } |
+			head -c 100000 >/dev/null
+		refused "a pipe that is closed early: $kind, -m $threads" "Broken pipe" "$(cat "$work/code")"
+	done
+	timeout 60 "$imgtool" convert -f raw -O $kind ../noise.raw - >/dev/full 2>"$work/err"
+	refused "a full device as output: $kind" "No space left on device" $?
+	timeout 60 "$imgtool" convert -f raw -O $kind ../noise.raw - >&- 2>"$work/err"
+	refused "a closed output: $kind" "Bad file descriptor" $?
+	left "pipes: $kind"
+done
+
+# ---- Signals ----
+
+# Signals arrive within the first 0.2 of about 0.4 seconds.
+random=$(od -An -N2 -tu2 /dev/urandom)
+interrupt() {	# SIGNAL ARGS...: sets $code
+	signal=$1
+	shift
+	"$imgtool" convert -r 20M -f raw "$@" "$work/noise.raw" o.img >/dev/null 2>&1 &
+	job=$!
+	random=$(((random * 1103 + 12345) % 65536))
+	sleep "$(printf '0.%03d' $((random % 200)))"
+	kill -s "$signal" $job
+	wait $job 2>/dev/null
+	code=$?
+}
+
+killed() {
+	name="killed: $1"
+	shift
+	for old in "" o.img; do
+		rm -f ./* ./.o*
+		[ -z "$old" ] || cp "$top_old" o.img
+		interrupt KILL "$@"
+		try "$name: by the signal" test $code -eq 137
+		left "$name" $old
+	done
+}
+each_kind killed
+
+terminated() {
+	name="terminated: $1"
+	shift
+	rm -f ./* ./.o*
+	cp "$top_old" o.img
+	interrupt TERM "$@"
+	try "$name: by the signal" test $code -eq 143
+	left "$name" o.img
+}
+each_kind terminated
+rm -f o.img
+interrupt HUP -O qcow2 -c
+try "hung up: by the signal" test $code -eq 129
+left "hung up"
+
+# ---- The final name ----
+
+# The tool while a system call fails, or ends it.
+if strace -qq -o /dev/null true 2>/dev/null; then
+	injected() {	# NAME SYSCALL HOW ARGS...: sets $code
+		call=$2 how=$3 name=$1
+		shift 3
+		strace -qq -f -o /dev/null -e trace="$call" -e inject="$call:$how" \
+			"$imgtool" convert -f raw "$@" ../noise.raw o.img 2>"$work/err"
+		code=$?
+	}
+	for kind in raw "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized"; do
+		rm -f ./* ./.o*
+		# shellcheck disable=SC2086 # words are wanted
+		injected "cannot get its name: $kind" linkat error=ENOSPC -O $kind
+		refused "$name" "No space left on device" $code
+		left "$name"
+		cp "$top_old" o.img
+		# shellcheck disable=SC2086
+		injected "cannot replace the old one: $kind" renameat error=EIO -O $kind
+		refused "$name" "Input/output error" $code
+		left "$name" o.img
+		# shellcheck disable=SC2086
+		injected "killed when it replaces: $kind" renameat signal=KILL -O $kind 2>/dev/null
+		try "$name: the old target is as it was" cmp o.img "$top_old"
+	done
+else
+	skip "failing names: strace cannot trace here"
+fi
+cd ..
