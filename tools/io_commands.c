@@ -318,6 +318,18 @@ static bool set_write(struct io_request *r, const struct io_options *o)
 	return suit_write(o) && take_content(o, given['s'], &r->content);
 }
 
+/* What is no whole unit fails later, in words that depend on whether it is whole sectors. */
+static bool is_compressible(const struct io_request *r)
+{
+	bool off = r->off % 512, len = r->len % 512;
+
+	if (!r->compress || (!off && !len))
+		return true;
+	printf("%" PRIu64 " is not a sector-aligned value for '%s'\n", off ? r->off : r->len,
+	       off ? "offset" : "count");
+	return false;
+}
+
 static int run_write(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
 	struct io_request *r;
@@ -329,7 +341,10 @@ static int run_write(struct io_session *s, const struct io_command *c, int argc,
 	if (!r)
 		return 1;
 	set_report(r, &o, c->name, "wrote");
-	return send_request(r, set_write(r, &o) && take_range(c, argc, argv, false, r), false);
+	return send_request(r,
+			    set_write(r, &o) && take_range(c, argc, argv, false, r) &&
+				    is_compressible(r),
+			    false);
 }
 
 static int run_writev(struct io_session *s, const struct io_command *c, int argc, char **argv)
