@@ -16,6 +16,7 @@
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/creation.h"
+#include "tools/input.h"
 #include "tools/open.h"
 #include "tools/progress.h"
 #include "tools/say.h"
@@ -25,7 +26,8 @@ static const char help[] =
 	"Usage:\n"
 	"  %s convert [OPTIONS] SOURCE... TARGET\n\n"
 	"Copy an image to a new one. Several sources are put one behind the other. The target\n"
-	"replaces a file of that name when it is complete.\n\n"
+	"replaces a file of that name when it is complete. '-' is standard input or output: a\n"
+	"pipe can carry a raw disk or a streamOptimized VMDK.\n\n"
 	"Sources:\n"
 	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"
 	"      --image-opts               each SOURCE is a list KEY=VALUE,... instead of a name\n"
@@ -36,7 +38,9 @@ static const char help[] =
 	"                                 into the target\n"
 	"  -U, --force-share              also if another program has a source open for writing\n"
 	"      --references POLICY        which files images may name: none, folder, any or\n"
-	"                                 DIR:DIR\n\n"
+	"                                 DIR:DIR\n"
+	"      --source-size SIZE         what comes from a pipe has so many bytes, no more and no\n"
+	"                                 less; needed for targets that cannot grow\n\n"
 	"Target:\n"
 	"  -O, --target-format FORMAT     of the target (default: raw)\n"
 	"      --target-image-opts        TARGET is a list KEY=VALUE,...; needs -n\n"
@@ -77,10 +81,12 @@ struct convert {
 	char **names;
 	size_t count;
 	const char *source_format, *source_cache, *references;
-	bool image_opts, share, salvage;
+	bool image_opts, share, salvage, source_size_given, size_known;
 	unsigned source_flags;
 	struct img **sources;
-	uint64_t total; /* bytes of all sources */
+	struct img_input *input; /* a pipe: instead of all sources, and count is 0 */
+	uint64_t source_size;
+	uint64_t total; /* bytes of all sources, if size_known */
 
 	/* Target. */
 	const char *target_name, *target_format, *target_cache;
@@ -156,6 +162,7 @@ static const struct option options[] = {
 	{ "quiet", no_argument, NULL, 'q' },
 	{ "object", required_argument, NULL, ARG_OBJECT },
 	{ "references", required_argument, NULL, ARG_REFERENCES },
+	{ "source-size", required_argument, NULL, ARG_SOURCE_SIZE },
 	{ 0 },
 };
 
@@ -180,6 +187,9 @@ static int source_option(struct convert *c, int opt)
 	case ARG_REFERENCES:
 		c->references = optarg;
 		break;
+	case ARG_SOURCE_SIZE:
+		c->source_size_given = true;
+		return args_size("source size", optarg, 0, INT64_MAX - 511, &c->source_size) ? GO_ON : 1;
 	default:
 		return NOT_MINE;
 	}
@@ -325,10 +335,75 @@ static int parse(struct convert *c, int argc, char **argv)
 	return check_caches(c);
 }
 
+/* ---- A source that is a pipe ---- */
+
+/* What cannot be done with it. */
+static int check_input(const struct convert *c)
+{
+	if (c->count > 1)
+		say_error("A pipe must be the only source");
+	else if (c->salvage)
+		say_error("--salvage cannot be used with a pipe: it cannot be read a second time");
+	else if (c->source_flags)
+		say_error("-T %s cannot be used with a pipe, which is open already",
+			  c->source_cache);
+	else
+		return GO_ON;
+	return 1;
+}
+
+static int open_input(struct convert *c)
+{
+	if (check_input(c) != GO_ON)
+		return 1;
+	c->input = input_open(c->source_format, c->source_size_given ? &c->source_size : NULL);
+	if (!c->input)
+		return 1;
+	c->size_known = img_input_size(c->input, &c->total);
+	c->count = 0;
+	return GO_ON;
+}
+
+/* Before anything is made: what must be known of a pipe's end at its beginning? */
+static int check_unknown_size(const struct convert *c)
+{
+	const char *why = NULL;
+
+	if (c->size_known)
+		return GO_ON;
+	if (!strcmp(c->target_name, "-"))
+		why = "output to a pipe begins with it";
+	else if (!c->no_create && !(img_format_features(c->target_format) & IMG_FORMAT_RESIZE))
+		why = "images of this format cannot be made larger";
+	else if (!c->no_create && c->backing_name)
+		why = "the target has a backing file";
+	else if (!c->no_create && creation_preallocates(&c->creation))
+		why = "room is to be allocated beforehand";
+	else if (c->progress && !c->quiet)
+		why = "-p shows a part of it";
+	if (why)
+		say_error("The size of a raw disk from a pipe must be given (--source-size): %s", why);
+	return why ? 1 : GO_ON;
+}
+
+/* ---- Sources ---- */
+
 static int open_sources(struct convert *c)
 {
 	size_t i;
 
+	c->size_known = true;
+	for (i = 0; i < c->count && !c->image_opts; i++) {
+		if (!input_is_named(c->names[i]))
+			continue;
+		if (!input_path())
+			return open_input(c);
+		c->names[i] = (char *)(uintptr_t)input_path();
+	}
+	if (c->source_size_given) {
+		say_error("--source-size is for a source that is a pipe; files have their own size");
+		return 1;
+	}
 	c->sources = args_memory(calloc(c->count, sizeof(*c->sources)));
 	for (i = 0; i < c->count; i++) {
 		struct open_request r = {
@@ -458,7 +533,8 @@ static int settle_identity(struct convert *c)
 	if (c->no_create || !(img_format_features(c->target_format) & IMG_FORMAT_IDENTITY))
 		return GO_ON;
 	err = args_memory(img_error_new());
-	rc = img_content_identity(c->sources, c->count, c->identity, err);
+	rc = c->input ? img_input_identity(c->input, c->identity, err)
+		      : img_content_identity(c->sources, c->count, c->identity, err);
 	if (rc && c->salvage) /* then they are random */
 		rc = 0;
 	else if (rc)
@@ -537,6 +613,13 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 	};
 }
 
+static void say_copy_failure(const struct convert *c, const char *name, const struct img_error *err)
+{
+	if (img_error_code(err) != -ECANCELED || !signals_stop())
+		say_error("error while copying '%s' to '%s': %s", name, c->target_name,
+			  img_error_text(err));
+}
+
 static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
 {
 	struct img_copy_options how = copy_options(c, progress);
@@ -547,15 +630,18 @@ static int copy_sources(struct convert *c, struct progress *progress, struct img
 	how.out_of_order = c->out_of_order;
 	how.sparse_bytes = c->sparse_bytes;
 	how.no_sparse = !c->sparse_bytes;
+	how.resize_target = !c->no_create;
+	if (c->input && img_copy_input(c->input, c->target, &how, err)) {
+		say_copy_failure(c, c->names[0], err);
+		return 1;
+	}
 	for (i = 0; i < c->count; i++) {
 		struct img *source = c->sources[i];
 
 		/* What a source has from its backing image, the target has from its own. */
 		how.skip_backing_below = c->backing_name && img_backing(source) ? 1 : 0;
 		if (img_copy(source, c->target, &how, err)) {
-			if (img_error_code(err) != -ECANCELED || !signals_stop())
-				say_error("error while copying '%s' to '%s': %s", c->names[i],
-					  c->target_name, img_error_text(err));
+			say_copy_failure(c, c->names[i], err);
 			return 1;
 		}
 		progress_part(progress, img_size(source));
@@ -630,7 +716,9 @@ static int stream_target(struct convert *c)
 	how = copy_options(c, &progress);
 	how.sparse_bytes = c->sparse_given ? c->sparse_bytes : 0;
 	how.no_sparse = !c->sparse_bytes;
-	rc = img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &create, &how, err);
+	rc = c->input ? img_copy_input_stream(c->input, path, STDOUT_FILENO, &create, &how, err)
+		      : img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &create, &how,
+					err);
 	if (!rc) {
 		progress_complete(&progress);
 	} else if (rc == -ENOTSUP && !to_stdout) {
@@ -665,9 +753,12 @@ int convert_run(int argc, char **argv)
 	if (rc == GO_ON && !c.no_create)
 		rc = settle_creation(&c);
 	if (rc == GO_ON)
+		rc = check_unknown_size(&c);
+	if (rc == GO_ON)
 		rc = settle_identity(&c);
 	if (rc == GO_ON)
 		rc = write_target(&c);
+	img_input_close(c.input);
 	img_close(c.target, NULL); /* a new one that was not published disappears */
 	for (i = 0; c.sources && i < c.count; i++)
 		img_close(c.sources[i], NULL);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/raw/raw_source.h"
 #include "libimg/base/arith.h"
 #include "libimg/engine/driver.h"
 
@@ -207,4 +208,5 @@ const struct img_driver raw_driver = {
 	.create_check = raw_create_check,
 	.create = raw_create,
 	.sink = raw_open_sink,
+	.source = raw_source,
 };

@@ -373,6 +373,7 @@ const struct img_driver vmdk_driver = {
 	.create_check = vmdk_create_check,
 	.create = vmdk_create,
 	.sink = vmdk_sink,
+	.source = vmdk_source,
 	.check = vmdk_check,
 	.info = vmdk_info,
 };

@@ -229,6 +229,7 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 				s->grain_bytes, VMDK_PACKED_GRAIN_BYTES_MAX);
 	s->zeroed_grains = flags & FLAG_ZEROED_GRAINS;
 	s->unclean = bytes[HOSTED_OFF_UNCLEAN];
+	s->overhead_sectors = le64_load(bytes + HOSTED_OFF_OVERHEAD);
 
 	uint64_t descriptor = le64_load(bytes + HOSTED_OFF_DESCRIPTOR);
 	uint64_t descriptor_sectors = le64_load(bytes + HOSTED_OFF_DESCRIPTOR_SECTORS);
@@ -449,10 +450,21 @@ int vmdk_parse_se_volatile(const uint8_t *bytes, size_t len, struct img_error *e
 	return 0;
 }
 
+void vmdk_parse_marker(const uint8_t *bytes, struct vmdk_marker *out)
+{
+	*out = (struct vmdk_marker){
+		.value = le64_load(bytes),
+		.bytes = le32_load(bytes + MARKER_OFF_SIZE),
+		.type = le32_load(bytes + MARKER_OFF_TYPE),
+	};
+}
+
 bool vmdk_is_footer_marker(const uint8_t *sector)
 {
-	return le64_load(sector) == 1 && !le32_load(sector + MARKER_OFF_SIZE) &&
-	       le32_load(sector + MARKER_OFF_TYPE) == VMDK_MARKER_FOOTER;
+	struct vmdk_marker m;
+
+	vmdk_parse_marker(sector, &m);
+	return m.value == 1 && !m.bytes && m.type == VMDK_MARKER_FOOTER;
 }
 
 int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, uint64_t marker_off,

@@ -57,6 +57,7 @@ struct vmdk_sparse {
 	uint64_t redundant_off;	 /* the directory's copy, in the file as well; 0: none */
 	uint64_t descriptor_off; /* hosted; not checked against the file; 0: none */
 	uint64_t descriptor_bytes;
+	uint64_t overhead_sectors; /* hosted: metadata in front of the grains; not checked */
 	bool at_end;	    /* hosted: the directory is named by the footer */
 	bool zeroed_grains; /* hosted: table entry 1 is a grain of zeroes */
 	bool compressed;
@@ -120,6 +121,14 @@ enum {
 	VMDK_MARKER_DIRECTORY = 2,
 	VMDK_MARKER_FOOTER = 3,
 };
+/* The first VMDK_MARKER_BYTES of any marker. */
+struct vmdk_marker {
+	uint64_t value; /* a grain's guest sector; metadata: sectors that follow */
+	uint32_t bytes; /* of a packed grain; 0: metadata */
+	uint32_t type;	/* metadata: VMDK_MARKER_* */
+};
+enum { VMDK_MARKER_BYTES = 16 };
+void vmdk_parse_marker(const uint8_t *bytes, struct vmdk_marker *out);
 /* Is this sector the marker that comes before a footer? */
 bool vmdk_is_footer_marker(const uint8_t *sector);
 

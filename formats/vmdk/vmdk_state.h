@@ -131,6 +131,9 @@ int vmdk_create(struct img_creating *c, struct img_error *err);
 int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
 	      struct img_error *err);
 
+/* vmdk_source.c. The driver's source(). */
+int vmdk_source(struct img_intake *in, struct img_source **out, struct img_error *err);
+
 /* vmdk_check.c. The driver's check(). */
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err);
 

@@ -268,6 +268,44 @@ struct img_sink {
 	bool wants_all;		       /* zeroes are put too */
 };
 
+/* ---- Input that is read once, from front to end ---- */
+
+/* Where a source's bytes come from: a pipe. */
+struct img_intake {
+	const char *name; /* for messages */
+	/* The next len bytes; *got is less only where the input ends. Blocking. -ECANCELED. */
+	int (*read)(struct img_intake *in, void *buf, size_t len, size_t *got,
+		    struct img_error *err);
+	uint64_t taken; /* bytes so far: the offset of the next one */
+	bool sized;	/* the disk is known to have size bytes: the user says so */
+	uint64_t size;
+};
+
+/* A piece of the disk as the input has it. */
+struct img_source_unit {
+	uint64_t off;		       /* guest offset, a multiple of the source's unit_bytes */
+	uint32_t stored_bytes;	       /* of it in the input: 1 .. stored_max; 0: the input has ended */
+	uint32_t bytes;		       /* unpacked: up to unit_bytes, a multiple of 512 */
+	const struct img_codec *codec; /* NULL: plain; what is stored less than bytes are zeroes */
+};
+
+/* An image whose data can be taken as it comes. All blocking, one thread at a time. */
+struct img_source {
+	/*
+	 * What comes next; the same until load() has taken it. Units may come in any order and be
+	 * left out (then they are zeroes) unless `plain`. -EUCLEAN, also: the input ends too early.
+	 */
+	int (*next)(struct img_source *s, struct img_source_unit *unit, struct img_error *err);
+	/* Its stored bytes. */
+	int (*load)(struct img_source *s, uint8_t *buf, struct img_error *err);
+	void (*free)(struct img_source *s);
+	bool sized;	     /* size is known; else only when the input has ended */
+	uint64_t size;	     /* guest bytes, a multiple of 512 */
+	uint32_t unit_bytes; /* a power of two, >= 512 */
+	uint32_t stored_max;
+	bool plain; /* all units come, one behind the other */
+};
+
 /* ---- Checking ---- */
 
 enum {
@@ -380,6 +418,12 @@ struct img_driver {
 	 */
 	int (*sink)(struct img_creating *c, struct img_append *to, struct img_sink **out,
 		    struct img_error *err);
+
+	/*
+	 * Optional. Read an image as a stream: parse what comes first. `in` outlives *out.
+	 * -EMEDIUMTYPE: not ours. -ENOTSUP: an image that must be gone back and forth in.
+	 */
+	int (*source)(struct img_intake *in, struct img_source **out, struct img_error *err);
 
 	/* Optional. Blocking, image quiet. NULL: the format has nothing to check. */
 	int (*check)(struct img *img, struct img_check *c, struct img_error *err);

@@ -21,6 +21,7 @@ extern "C" {
 
 struct img;
 struct img_error;
+struct img_input;
 struct img_queue;
 struct img_value;
 
@@ -336,6 +337,7 @@ struct img_copy_options {
 					   depth on: leave what lives there (depth >= this) alone */
 	uint64_t target_off;	     /* where in the target the source begins */
 	uint64_t rate;		     /* bytes to be read a second, holes not counted; 0: no limit */
+	bool resize_target;	     /* img_copy_input() */
 	bool salvage;		     /* what cannot be read is zeroes in the target */
 	img_unreadable_fn *unreadable; /* salvage: told of each such range, in order; may be NULL */
 	img_progress_fn *progress;     /* may be NULL */
@@ -359,6 +361,40 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
 		    const struct img_create_options *create, const struct img_copy_options *options,
 		    struct img_error *err);
+
+/*
+ * ---- An image from a pipe: read once, from front to end ----
+ *
+ * A raw disk, or an image that was made to be sent (streamOptimized VMDK). What was read is gone, so
+ * an input can be copied once, by one of the two below.
+ */
+
+/*
+ * Begin to read from fd, which stays the caller's; up to 1 MiB is read here. name: for messages.
+ * format NULL: found out by the first bytes. size: the bytes that the disk must have; NULL: as it
+ * says itself, or as many as come. -ENOTSUP: a format that is read here and there. Errors as
+ * img_open().
+ */
+int img_input_open(int fd, const char *name, const char *format, const uint64_t *size,
+		   struct img_input **out, struct img_error *err);
+void img_input_close(struct img_input *in); /* NULL is fine */
+const char *img_input_format(const struct img_input *in);
+/* The size in bytes. False: only its end will tell. */
+bool img_input_size(const struct img_input *in, uint64_t *size);
+/* An identity (see img_create_options) from its first bytes. */
+int img_input_identity(const struct img_input *in, uint64_t identity[2], struct img_error *err);
+/*
+ * Copy it to target. Of options, all but out_of_order (units are written as they come),
+ * skip_backing_below, target_off and salvage count. An input whose size is not known: target is
+ * resized as data comes, if options->resize_target, and has the disk's size in the end. -EUCLEAN,
+ * also: the input ends too early; the target is incomplete then.
+ */
+int img_copy_input(struct img_input *in, struct img *target, const struct img_copy_options *options,
+		   struct img_error *err);
+/* The same into a new image that is written in one go: see img_copy_stream(). Its size must be known. */
+int img_copy_input_stream(struct img_input *in, const char *path, int fd,
+			  const struct img_create_options *create,
+			  const struct img_copy_options *options, struct img_error *err);
 
 /*
  * An identity (see img_create_options) for the disk that the sources make, one after the other: a

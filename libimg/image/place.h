@@ -45,6 +45,10 @@ const struct img_driver *img_driver_named(const char *name);
 int img_probe_storage(struct img_storage *s, const char *name, const struct img_driver **out,
 		      struct img_error *err);
 
+/* The same for an image of which only the first len bytes can be looked at; size: all, as far as known. */
+int img_probe_head(const uint8_t *head, size_t len, uint64_t size, const char *name,
+		   const struct img_driver **out, struct img_error *err);
+
 /*
  * Before a write of iov to [off, ...) is planned: may it be made? -EPERM: the image was taken for
  * a raw disk by guess, and after this write the next guess would be another format (whose names

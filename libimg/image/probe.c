@@ -72,51 +72,57 @@ static const struct img_driver *ask_drivers(const struct sample *s, const struct
 	return best;
 }
 
+static int decide(const struct sample *s, const char *name, const struct img_driver **out,
+		  struct img_error *err)
+{
+	const struct img_driver *best, *rival;
+	const struct img_signature *known;
+
+	best = ask_drivers(s, &rival);
+	if (rival)
+		return img_fail(err, -EINVAL,
+				"'%s' looks like a %s image and like a %s image; give its format "
+				"(-f)",
+				name, best->name, rival->name);
+	if (!best || (best->features & IMG_DRIVER_PLAIN)) {
+		known = find_signature(s);
+		if (known || !best)
+			return img_fail(err, -EINVAL,
+					"'%s' looks like a %s image, which this version cannot "
+					"read; give -f raw to take it as a raw disk",
+					name, known ? known->name : "unknown");
+	}
+	*out = best;
+	return 0;
+}
+
+int img_probe_head(const uint8_t *head, size_t len, uint64_t size, const char *name,
+		   const struct img_driver **out, struct img_error *err)
+{
+	struct sample sample = { .head = head, .len = len, .file_size = size };
+
+	return decide(&sample, name, out, err);
+}
+
 int img_probe_storage(struct img_storage *s, const char *name, const struct img_driver **out,
 		      struct img_error *err)
 {
 	uint64_t size = s->size;
 	struct sample sample = { .len = (size_t)min_u64(size, HEAD_BYTES), .file_size = size };
-	const struct img_driver *best, *rival;
-	const struct img_signature *known;
 	uint8_t tail[TAIL_BYTES];
 	uint8_t *head = malloc(HEAD_BYTES);
-	int rc = -ENOMEM;
+	int rc;
 
 	if (!head)
-		return img_fail(err, rc, "out of memory");
+		return img_fail(err, -ENOMEM, "out of memory");
 	rc = img_storage_read(s, 0, head, sample.len, err);
-	if (rc)
-		goto out;
 	sample.head = head;
-	if (size >= TAIL_BYTES) {
+	if (!rc && size >= TAIL_BYTES) {
 		rc = img_storage_read(s, size - TAIL_BYTES, tail, TAIL_BYTES, err);
-		if (rc)
-			goto out;
 		sample.tail = tail;
 	}
-	best = ask_drivers(&sample, &rival);
-	rc = -EINVAL;
-	if (rival) {
-		img_fail(err, rc,
-			 "'%s' looks like a %s image and like a %s image; give its format "
-			 "(-f)",
-			 name, best->name, rival->name);
-		goto out;
-	}
-	if (!best || (best->features & IMG_DRIVER_PLAIN)) {
-		known = find_signature(&sample);
-		if (known || !best) {
-			img_fail(err, rc,
-				 "'%s' looks like a %s image, which this version cannot "
-				 "read; give -f raw to take it as a raw disk",
-				 name, known ? known->name : "unknown");
-			goto out;
-		}
-	}
-	*out = best;
-	rc = 0;
-out:
+	if (!rc)
+		rc = decide(&sample, name, out, err);
 	free(head);
 	return rc;
 }

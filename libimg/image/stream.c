@@ -132,6 +132,24 @@ uint64_t img_stream_size(const struct img_stream *s)
 	return s->size;
 }
 
+int img_sink_settle_zeroes(struct img_sink *sink, const struct img_copy_options *o,
+			   struct img_error *err)
+{
+	if (!o->no_sparse && sink->wants_all && o->sparse_bytes)
+		return img_fail(err, -EINVAL,
+				"zeroes to be left out: found runs from %llu bytes on, allowed none: "
+				"this output has no holes",
+				(unsigned long long)o->sparse_bytes);
+	if (!o->no_sparse && o->sparse_bytes > sink->unit_bytes)
+		return img_fail(err, -EINVAL,
+				"zeroes to be left out: found runs from %llu bytes on, allowed up to "
+				"%llu: this output leaves out units of that size",
+				(unsigned long long)o->sparse_bytes,
+				(unsigned long long)sink->unit_bytes);
+	sink->wants_all |= o->no_sparse;
+	return 0;
+}
+
 int img_stream_publish(struct img_stream *s, struct img_error *err)
 {
 	int rc = s->sink->finish(s->sink, err);

@@ -363,25 +363,6 @@ static int run(struct job *j, const struct img_copy_options *o, struct img_error
 	return rc;
 }
 
-/* What was asked for about zeroes, as far as a sink can do it: it leaves out whole units, or none. */
-static int settle_zeroes(struct img_sink *sink, const struct img_copy_options *o,
-			 struct img_error *err)
-{
-	if (!o->no_sparse && sink->wants_all && o->sparse_bytes)
-		return img_fail(err, -EINVAL,
-				"zeroes to be left out: found runs from %llu bytes on, allowed none: "
-				"this output has no holes",
-				(unsigned long long)o->sparse_bytes);
-	if (!o->no_sparse && o->sparse_bytes > sink->unit_bytes)
-		return img_fail(err, -EINVAL,
-				"zeroes to be left out: found runs from %llu bytes on, allowed up to "
-				"%llu: this output leaves out units of that size",
-				(unsigned long long)o->sparse_bytes,
-				(unsigned long long)sink->unit_bytes);
-	sink->wants_all |= o->no_sparse;
-	return 0;
-}
-
 int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
 		    const struct img_create_options *create, const struct img_copy_options *options,
 		    struct img_error *err)
@@ -404,7 +385,7 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 	if (img_stream_size(s) < j.end)
 		rc = img_fail(err, -ENOSPC, "the sources do not fit in the new image");
 	if (!rc)
-		rc = settle_zeroes(j.sink, o, err);
+		rc = img_sink_settle_zeroes(j.sink, o, err);
 	pthread_mutex_init(&j.lock, NULL);
 	pthread_cond_init(&j.turned, NULL);
 	img_pace_begin(&j.pace, o->rate);
