@@ -439,8 +439,11 @@ bool bench_carry_out(const struct bench_plan *plan, struct img *img, struct benc
 	bool sound = false;
 
 	*why = NULL;
-	while (workers && made < plan->queues && (workers[made] = worker_new(&run, plan, img, made)))
-		made++;
+	for (; workers && made < plan->queues; made++) {
+		workers[made] = worker_new(&run, plan, img, made);
+		if (!workers[made])
+			break;
+	}
 	if (made < plan->queues)
 		goto out;
 	run_all(&run, workers, made);
