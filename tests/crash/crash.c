@@ -14,6 +14,7 @@
  *	every=N		only each Nth cut (1)
  *	full=1		all subsets where they are few, many where not, repairs everywhere
  *	lazy=1		refcounts may be stale: the check repairs first
+ *	compress=1	a third of the requests are compressed writes
  *	save=FILE	where to put the first state that is wrong
  */
 #include <errno.h>
@@ -38,7 +39,7 @@ static struct {
 	struct flat state;    /* what is examined, then what the repair made of it */
 	struct flat examined; /* what the repair was given */
 	uint64_t random, states, repaired, failures;
-	bool full, lazy, repairing;
+	bool full, lazy, compress, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
 
 static void fail(size_t cut, uint64_t subset, const char *what, const char *sentence)
@@ -273,6 +274,7 @@ static int record_workload(uint64_t seed, size_t count, struct img_error *err)
 	if (rc)
 		return rc;
 	workload_init(&crash.work, img);
+	crash.work.compress = crash.compress;
 	workload_run(&crash.work, img, crash.record, seed, count, true);
 	if (crash.work.rc)
 		rc = img_fail(err, crash.work.rc, "%s", crash.work.sentence);
@@ -327,6 +329,8 @@ int main(int argc, char **argv)
 			crash.full = value;
 		else if (!strncmp(argv[i], "lazy=", 5))
 			crash.lazy = value;
+		else if (!strncmp(argv[i], "compress=", 9))
+			crash.compress = value;
 	}
 	if (crash.full)
 		samples = FULL_SAMPLES;

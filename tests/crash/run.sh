@@ -48,10 +48,29 @@ snapshots() {
 	filled "$1" && qemu-img snapshot -c one image.qcow2 &&
 		yes "after-1" | head -c 200704 >after && qemu-io -f qcow2 -c "write -q -s after 64k 200704" image.qcow2
 }
+packed_snapshots() {
+	compressed "$1" && qemu-img snapshot -c one image.qcow2 &&
+		yes "after-1" | head -c 200704 >after && qemu-io -f qcow2 -c "write -q -s after 64k 200704" image.qcow2
+}
+over_packed() {
+	qemu-img convert -c -f raw -O qcow2 base.raw lower.qcow2 &&
+		qemu-img create -q -f qcow2 -o "$1" -b lower.qcow2 -F qcow2 image.qcow2 $size
+}
 plain() { cp base.raw image.raw; }
 vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
 vmdk_filled() { "$imgtool" convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
 vmdk_theirs() { qemu-img convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
+vmdk_extent() {
+	"$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw split.vmdk && mv split-s001.vmdk image.vmdk
+}
+vmdk_over() {
+	qemu-img convert -f raw -O vmdk base.raw lower.vmdk &&
+		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
+}
+vmdk_over_stream() {
+	"$imgtool" convert -f raw -O vmdk -o subformat=streamOptimized base.raw lower.vmdk &&
+		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
+}
 # The grain table is missing in both directories (sectors 21 and 36): it has to be made.
 vmdk_bare() {
 	vmdk_empty "$1" && for sector in 21 36; do
@@ -82,4 +101,18 @@ variant "vmdk filled" "" vmdk_filled subformat=monolithicSparse
 variant "vmdk zeroed grains" "" vmdk_filled zeroed_grain=on
 variant "vmdk without tables" "" vmdk_bare subformat=monolithicSparse
 variant "vmdk by qemu-img" "" vmdk_theirs subformat=monolithicSparse
+variant "qcow2 4k, packed writes" "compress=1" empty cluster_size=4k
+variant "qcow2 512, packed writes" "compress=1" empty cluster_size=512
+variant "qcow2 64k zstd, packed writes" "compress=1" empty compression_type=zstd
+variant "qcow2 v2 4k, packed writes over packed" "compress=1" compressed compat=0.10,cluster_size=4k
+variant "qcow2 4k refcount 1, packed writes" "compress=1" filled cluster_size=4k,refcount_bits=1
+variant "qcow2 4k refcount 2, packed writes" "compress=1" compressed cluster_size=4k,refcount_bits=2
+variant "qcow2 extended L2, packed writes" "compress=1" filled extended_l2=on,cluster_size=16k
+variant "qcow2 4k, packed writes with a snapshot" "compress=1" packed_snapshots cluster_size=4k
+variant "qcow2 4k, packed writes over a packed base" "compress=1" over_packed cluster_size=4k
+variant "qcow2 4k lazy refcounts, packed writes" "compress=1 lazy=1" filled lazy_refcounts=on,cluster_size=4k
+variant "vmdk extent of a split one" "" vmdk_extent twoGbMaxExtentSparse
+variant "vmdk over vmdk" "" vmdk_over subformat=monolithicSparse
+variant "vmdk zeroed grains over vmdk" "" vmdk_over zeroed_grain=on
+variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
 finish

@@ -14,6 +14,7 @@
 
 enum {
 	BATCH = 6,
+	RUN_SECTORS = 32, /* with one stamp, in a compressed write: at most */
 	MAX_DEED = 160 << 10,
 	READ_BYTES = 1 << 20,
 };
@@ -178,7 +179,7 @@ static void note_failure(struct workload *w, int rc, const struct img_error *err
 
 struct flight {
 	struct workload *w;
-	bool discard;
+	bool discard, compress;
 	uint64_t off, len;
 	size_t mark;
 	struct iovec iov;
@@ -202,17 +203,40 @@ static bool overlaps(const struct flight *flight, int n, uint64_t off, uint64_t 
 	return false;
 }
 
+/* Fill [at, at + len) of the data with a stamp, and note that as a deed of its own. */
+static void stamp(struct flight *f, uint64_t at, uint64_t len)
+{
+	/* The high bytes tell a stamp from any other content. */
+	uint64_t number = (f->w->deeds + 1) | 0xa5c3000000000000;
+
+	for (uint64_t i = at; i < at + len; i += 8)
+		le64_store(f->data + i, number);
+	note(f->w, f->off + at, len, number, f->mark);
+}
+
+/* The more stamps, the longer what is stored: from some bytes to a fourth of the unit. */
+static int submit_compressed(struct img_queue *q, struct img *img, struct flight *f,
+			     uint64_t *random)
+{
+	uint64_t most = next_random(random) % RUN_SECTORS + 1;
+
+	for (uint64_t at = 0, len; at < f->len; at += len) {
+		len = min_u64((next_random(random) % most + 1) * SECTOR, f->len - at);
+		stamp(f, at, len);
+	}
+	f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
+	return img_submit_writev(q, img, f->off, &f->iov, 1, IMG_SUBMIT_COMPRESS, landed, f);
+}
+
 static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64_t *random)
 {
-	uint64_t pick = next_random(random) % 100, stamp = f->w->deeds + 1;
+	uint64_t pick = next_random(random) % 100;
 
-	f->discard = pick >= 90;
+	f->discard = !f->compress && pick >= 90;
+	if (f->compress)
+		return submit_compressed(q, img, f, random);
 	if (pick < 75) {
-		/* The high bytes tell a stamp from any other content. */
-		stamp |= 0xa5c3000000000000;
-		for (uint64_t at = 0; at < f->len; at += 8)
-			le64_store(f->data + at, stamp);
-		note(f->w, f->off, f->len, stamp, f->mark);
+		stamp(f, 0, f->len);
 		f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
 		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, landed, f);
 	}
@@ -224,7 +248,8 @@ static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64
 	return img_submit_discard(q, img, f->off, f->len, 0, landed, f);
 }
 
-static void choose(const struct workload *w, const struct img *img, uint64_t *random, uint64_t *off,
+/* True: for a compressed write. */
+static bool choose(const struct workload *w, const struct img *img, uint64_t *random, uint64_t *off,
 		   uint64_t *len)
 {
 	uint64_t unit = img_unit_bytes(img), pick = next_random(random) % 10;
@@ -240,6 +265,11 @@ static void choose(const struct workload *w, const struct img *img, uint64_t *ra
 		*len = min_u64(round_up_u64(*len, unit), w->size - *off);
 		*len = min_u64(*len, MAX_DEED);
 	}
+	if (!w->compress || unit > min_u64(w->size, MAX_DEED) || next_random(random) % 3)
+		return false;
+	*off = min_u64(align_down_u64(*off, unit), align_down_u64(w->size - unit, unit));
+	*len = unit;
+	return true;
 }
 
 /*
@@ -285,7 +315,7 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 			struct flight *f = &flight[n];
 			uint64_t off, len;
 
-			choose(w, img, &random, &off, &len);
+			f->compress = choose(w, img, &random, &off, &len);
 			if (overlaps(flight, n, off, len))
 				break;
 			f->w = w;

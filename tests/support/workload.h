@@ -55,6 +55,7 @@ struct workload {
 	uint64_t refused; /* requests that failed */
 	int rc;		  /* the first of the failures */
 	char *sentence;	  /* of that; malloc'd */
+	bool compress;	  /* the caller's: some writes are compressed; after init() */
 };
 
 /* Learn what img holds. */
