@@ -237,6 +237,12 @@ static void fill(struct request *r, uint64_t *state)
 		r->data[at] = (uint8_t)(value >> (at % 8 * 8));
 	if (value % 8 == 0) /* zeroes written as data */
 		memset(r->data, 0, r->len);
+	if (value % 8 == 1 && r->op == COMPRESS) { /* what does not shrink, at its begin or all */
+		uint64_t noise = value % 16 == 1 ? r->len : 1 + value / 16 % r->len;
+
+		for (uint64_t at = 0; at + 8 <= noise; at += 8)
+			le64_store(r->data + at, next_random(state));
+	}
 }
 
 static int split(struct request *r, uint64_t *state)

@@ -2,13 +2,13 @@
 # Random requests on every kind of writable image, by io_uring and by threads, against a flat copy;
 # at the end qemu-img has the last word.
 #
-#   SECONDS_EACH=0.6	how long each run goes on (a phase is a fourth of it)
+#   SECONDS_EACH=0.4	how long each run goes on (a phase is a fourth of it)
 #   SEED=N		what it does (default: today's)
 #   tests/random/run.sh [WORD]	only variants with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
-seconds=${SECONDS_EACH:-0.6}
+seconds=${SECONDS_EACH:-0.4}
 seed=${SEED:-$(date +%Y%m%d)}
 only=$1
 cd "$work" || exit 1
@@ -71,6 +71,45 @@ vmdk_over() {
 		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk $size
 }
 
+# Extents of 2 MiB and a bit each, the last one shorter: the parts of a disk, made one by one.
+vmdk_part() {	# NUMBER BYTES SUBFORMAT: prints its line
+	qemu-img convert -f raw -O vmdk -o "subformat=$3" part.raw "part$1.vmdk" || return
+	case $3 in
+	*Flat) mv "part$1-f001.vmdk" "image-$1.bin" && echo "RW $(($2 / 512)) FLAT \"image-$1.bin\" 0" ;;
+	*) mv "part$1-s001.vmdk" "image-$1.bin" && echo "RW $(($2 / 512)) SPARSE \"image-$1.bin\"" ;;
+	esac
+}
+vmdk_parts() {	# SUBFORMAT...: of each extent
+	number=0 at=0 step=2162688
+	{
+		printf '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="twoGbMaxExtentSparse"\n'
+		for subformat; do
+			[ $((size - at)) -ge $step ] || step=$((size - at))
+			dd if=base.raw of=part.raw bs=512 skip=$((at / 512)) count=$((step / 512)) status=none
+			vmdk_part $number $step "$subformat" || return
+			number=$((number + 1)) at=$((at + step))
+		done
+		printf 'ddb.adapterType = "ide"\n'
+	} >image.vmdk
+}
+vmdk_several() { vmdk_parts twoGbMaxExtentSparse twoGbMaxExtentSparse twoGbMaxExtentSparse; }
+vmdk_mixed() { vmdk_parts twoGbMaxExtentFlat twoGbMaxExtentSparse twoGbMaxExtentFlat; }
+vmdk_over_stream() {
+	"$imgtool" convert -f raw -O vmdk -o subformat=streamOptimized base.raw lower.vmdk &&
+		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
+}
+vmdk_over_several() {
+	vmdk_several && mv image.vmdk lower.vmdk && for i in 0 1 2; do mv image-$i.bin lower-$i.bin; done &&
+		sed -i s/image-/lower-/ lower.vmdk && "$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
+}
+over_packed() {
+	qemu-img convert -f raw -O qcow2 -c base.raw lowest.qcow2 && over "$1" lowest.qcow2 qcow2
+}
+packed_snapshots() {
+	compressed "$1" && qemu-img snapshot -c snap image.qcow2 &&
+		qemu-io -f qcow2 -c 'write -q -P 7 500k 1M' image.qcow2
+}
+
 variant "raw" "" plain
 variant "qcow2 v2" "" empty compat=0.10
 variant "qcow2 v3" "" empty compat=1.1
@@ -120,4 +159,17 @@ variant "raw overlapping requests" "overlap=1" plain
 variant "qcow2, written through, one queue" "threads=1 flags=1024" empty compat=1.1
 variant "qcow2, unmapping" "flags=512" filled cluster_size=4k
 variant "qcow2, O_DIRECT if possible" "flags=128" filled compat=1.1
+variant "qcow2 4k, packed over a packed base" "compress=1" over_packed cluster_size=4k
+variant "qcow2 packed over a chain" "compress=1" over_chain compat=1.1
+variant "qcow2 packed extended L2 over a chain, 16k" "compress=1" over_chain extended_l2=on,cluster_size=16k
+variant "qcow2 4k packed with snapshots" "compress=1" packed_snapshots cluster_size=4k
+variant "qcow2 4k packed with snapshots, refcount 8" "compress=1" packed_snapshots cluster_size=4k,refcount_bits=8
+variant "qcow2 512 packed, refcount 1, unmapping" "compress=1 flags=512" compressed cluster_size=512,refcount_bits=1
+variant "qcow2 packed, lazy refcounts" "compress=1" compressed lazy_refcounts=on
+variant "qcow2 4k packed, overlapping requests" "compress=1 overlap=1" compressed cluster_size=4k
+variant "qcow2 zstd packed, O_DIRECT if possible" "compress=1 flags=128" compressed compression_type=zstd
+variant "vmdk several extents" "" vmdk_several
+variant "vmdk several flat and sparse extents" "overlap=1" vmdk_mixed
+variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
+variant "vmdk over several extents, overlapping requests" "overlap=1" vmdk_over_several zeroed_grain=on
 finish
