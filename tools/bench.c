@@ -33,7 +33,7 @@ static const char help[] =
 	"                           the disk's end they go on at its begin\n"
 	"  -w, --write              write instead of reading\n"
 	"      --pattern BYTE       what is written (default: 0)\n"
-	"      --flush-interval N   after N writes let all that are on their way complete, and flush\n"
+	"      --flush-interval N   after N requests let all that are on their way end, and flush\n"
 	"      --no-drain           flush without waiting for anything\n"
 	"  -i, --aio KIND           threads, native or io_uring (default: io_uring if the kernel\n"
 	"                           lets us, else threads). native is taken for io_uring, and only\n"
@@ -319,7 +319,8 @@ static void print_plan(const struct bench *b)
 	else
 		printf("%s requests", b->write ? "write" : "read");
 	if (plan->seconds)
-		printf(" for %s%u seconds", plan->count != UINT64_MAX ? "up to " : "", plan->seconds);
+		printf(" for %s%u second%s", plan->count != UINT64_MAX ? "up to " : "",
+		       plan->seconds, plan->seconds > 1 ? "s" : "");
 	printf(", %" PRIu64 " bytes each, %u in parallel", plan->bytes, plan->depth);
 	if (plan->queues > 1)
 		printf(" on each of %u queues", plan->queues);
@@ -491,7 +492,7 @@ static int measure(struct bench *b, struct img *img)
 	signals_install();
 	sound = bench_carry_out(plan, img, &result, &why);
 	if (!sound)
-		say_error("Failed request: %s", why ? why : "out of memory");
+		say_error("%s", why ? why : "out of memory");
 	else if (human)
 		print_result(b, &result);
 	else if (b->json && !b->quiet)

@@ -78,6 +78,8 @@ struct worker {
 	char *why; /* a sentence; NULL: out of memory */
 };
 
+static const char FAILED_REQUEST[] = "Failed request";
+
 static uint64_t clock_now(void)
 {
 	struct timespec t;
@@ -89,14 +91,15 @@ static uint64_t clock_now(void)
 /* ---- Failing ---- */
 
 /* Only the first sentence is kept. Nothing more is sent, by nobody. */
-static void fail(struct worker *w, const char *sentence)
+static void fail(struct worker *w, const char *what, const char *sentence)
 {
 	w->left = 0;
 	w->holding = false;
 	if (w->failed)
 		return;
 	w->failed = true;
-	w->why = strdup(sentence);
+	if (asprintf(&w->why, "%s: %s", what, sentence) < 0)
+		w->why = NULL;
 	atomic_store_explicit(&w->run->stop, true, memory_order_relaxed);
 }
 
@@ -113,7 +116,7 @@ static void fail_to_submit(struct worker *w, uint64_t off, int rc)
 	else
 		snprintf(sentence, sizeof(sentence), "%" PRIu64 " bytes at %" PRIu64 ": %s",
 			 w->plan->bytes, off, strerror(-rc));
-	fail(w, sentence);
+	fail(w, FAILED_REQUEST, sentence);
 }
 
 /* ---- Sending ---- */
@@ -155,7 +158,7 @@ static void answer(void *user, int rc, const struct img_error *err)
 	struct worker *w = slot->worker;
 
 	if (rc)
-		fail(w, img_error_text(err));
+		fail(w, FAILED_REQUEST, img_error_text(err));
 	w->answered.slots[w->answered.count++] = slot;
 }
 
@@ -366,7 +369,7 @@ static void make_queue(struct worker *w)
 	struct img_error *err = img_error_new();
 
 	if (img_queue_new(w->plan->io, &w->queue, err))
-		fail(w, img_error_text(err));
+		fail(w, "Could not make a queue", img_error_text(err));
 	img_error_free(err);
 }
 
@@ -399,7 +402,7 @@ static void run_all(struct run *run, struct worker **workers, unsigned count)
 		started++;
 	make_queue(workers[0]);
 	if (started < count)
-		fail(workers[0], "no more threads can be started");
+		fail(workers[0], "Could not start the queues", "no more threads can be had");
 	pthread_mutex_lock(&run->lock);
 	while (run->ready < started - 1)
 		pthread_cond_wait(&run->changed, &run->lock);
@@ -444,8 +447,12 @@ bool bench_carry_out(const struct bench_plan *plan, struct img *img, struct benc
 		if (!workers[made])
 			break;
 	}
-	if (made < plan->queues)
+	if (made < plan->queues) {
+		if (asprintf(why, "There is no memory for %u requests of %" PRIu64 " bytes at once",
+			     plan->depth, plan->bytes) < 0)
+			*why = NULL;
 		goto out;
+	}
 	run_all(&run, workers, made);
 	for (i = 0; i < made && !workers[i]->failed; i++)
 		;
