@@ -407,16 +407,17 @@ static int run_sleep(struct io_session *s, const struct io_command *c, int argc,
 {
 	struct pollfd completions = { .fd = s->queue ? img_queue_fd(s->queue) : -1,
 				      .events = POLLIN };
-	double now = io_clock(), end;
+	double end, left;
 	uint64_t ms;
 
 	(void)c, (void)argc;
 	if (!take_number(argv[1], INT32_MAX, "number", &ms))
 		return 1;
-	for (end = now + (double)ms / 1000; now < end; now = io_clock()) {
+	end = io_clock() + (double)ms / 1000;
+	while ((left = end - io_clock()) > 0) {
 		if (s->queue)
 			img_queue_run(s->queue, false);
-		poll(&completions, 1, (int)((end - now) * 1000) + 1);
+		poll(&completions, 1, (int)(left * 1000) + 1);
 	}
 	return 0;
 }

@@ -32,35 +32,39 @@ int io_session_open(struct io_session *s, const struct io_open *how)
 		.warn_if_probed = !how->read_only,
 		.io = &io,
 	};
-	struct img_error *err;
+	struct img_error *err = img_error_new();
 	struct img_queue *queue = NULL;
 	struct img *img = NULL;
-	int rc;
+	char *subject = NULL;
 
+	if (asprintf(&subject, "can't open%s%s", how->image_opts ? "" : " device ",
+		     how->image_opts ? "" : how->name) < 0) {
+		subject = NULL;
+		say_error("out of memory");
+		goto out;
+	}
+	request.subject = subject;
 	if (!how->read_only)
 		request.flags |= IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE;
 	if (!how->read_only && (how->flags & IMG_OPEN_SHARE)) {
-		say_error("Could not open '%s': force-share=on can only be used with read-only images",
-			  how->name);
-		return 1;
+		say_error("%s: force-share=on can only be used with read-only images", subject);
+		goto out;
 	}
-	err = img_error_new();
 	img = open_image(&request);
-	if (!img) {
-		img_error_free(err);
-		return 1;
-	}
-	rc = img_queue_new(io, &queue, err);
-	if (rc) {
-		say_error("%s", img_error_text(err));
+	if (!img)
+		goto out;
+	if (img_queue_new(io, &queue, err)) {
+		say_error("%s: %s", subject, img_error_text(err));
 		img_close(img, NULL);
-	} else {
-		s->img = img;
-		s->queue = queue;
-		s->writable = !how->read_only;
+		goto out;
 	}
+	s->img = img;
+	s->queue = queue;
+	s->writable = !how->read_only;
+out:
+	free(subject);
 	img_error_free(err);
-	return rc ? 1 : 0;
+	return queue ? 0 : 1;
 }
 
 void io_session_drain(struct io_session *s)
@@ -235,13 +239,14 @@ static int cut_piece(struct io_request *r)
 		return 1;
 	}
 	for (i = 0; i < r->part_count; i++, begin = end) {
-		uint64_t first, last;
+		uint64_t first = begin > from ? begin : from, last;
 
 		end = begin + r->parts[i];
-		first = begin > from ? begin : from;
 		last = end < till ? end : till;
-		if (first < last)
-			r->iov[n++] = (struct iovec){ r->buf + (first - from), (size_t)(last - first) };
+		if (first >= last)
+			continue;
+		r->iov[n].iov_base = r->buf + (first - from);
+		r->iov[n++].iov_len = (size_t)(last - first);
 	}
 	return n;
 }

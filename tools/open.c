@@ -20,6 +20,7 @@ enum {
 struct source {
 	char *path, *format, *backing_name, *backing_format;
 	char *file_driver;
+	char *subject; /* what errors begin with */
 	bool read_only;
 	unsigned flags, cleared; /* IMG_OPEN_* that are on, that are off whatever else was said */
 	enum img_io_kind io;
@@ -44,6 +45,7 @@ static void source_free(struct source *s)
 	free(s->backing_name);
 	free(s->backing_format);
 	free(s->file_driver);
+	free(s->subject);
 }
 
 /* ---- Names ---- */
@@ -248,7 +250,7 @@ static const struct {
 	{ "file.cache.no-flush", set_cache_no_flush },
 };
 
-static bool source_set(struct source *s, const char *name, const char *key, const char *value)
+static bool source_set(struct source *s, const char *key, const char *value)
 {
 	const char *allowed;
 	size_t i;
@@ -258,11 +260,11 @@ static bool source_set(struct source *s, const char *name, const char *key, cons
 			continue;
 		allowed = source_options[i].set(s, value);
 		if (allowed)
-			say_error("Could not open '%s': Option '%s' is '%s', supported: %s", name,
-				  key, value, allowed);
+			say_error("%s: Option '%s' is '%s', supported: %s", s->subject, key, value,
+				  allowed);
 		return !allowed;
 	}
-	say_error("Could not open '%s': Option '%s' is not supported", name, key);
+	say_error("%s: Option '%s' is not supported", s->subject, key);
 	return false;
 }
 
@@ -274,8 +276,7 @@ static bool parse_options(struct source *s, const char *name)
 
 	if (!strchr(name, '=')) {
 		/* qemu's tools take the name of a block device here; there is none in this program. */
-		say_error("Could not open '%s': Cannot find device='%s' nor node-name='%s'", name,
-			  name, name);
+		say_error("%s: Cannot find device='%s' nor node-name='%s'", s->subject, name, name);
 		sound = false;
 	}
 	while (sound && *from) {
@@ -294,15 +295,14 @@ static bool parse_options(struct source *s, const char *name)
 			from = *end ? end + 1 : end;
 			*end = '\0';
 		}
-		sound = source_set(s, name, key, value ? value : "on");
+		sound = source_set(s, key, value ? value : "on");
 	}
 	free(copy);
 	return sound;
 }
 
 /* Objects in objects become keys with dots. What has no text (arrays, null) is refused as "". */
-static bool flatten_json(struct source *s, const char *name, json_t *object, const char *prefix,
-			 unsigned level)
+static bool flatten_json(struct source *s, json_t *object, const char *prefix, unsigned level)
 {
 	void *at;
 	bool sound = true;
@@ -317,13 +317,13 @@ static bool flatten_json(struct source *s, const char *name, json_t *object, con
 		snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT,
 			 json_integer_value(value));
 		if (json_is_object(value) && level < JSON_LEVELS)
-			sound = flatten_json(s, name, value, key, level + 1);
+			sound = flatten_json(s, value, key, level + 1);
 		else if (json_is_string(value))
-			sound = source_set(s, name, key, json_string_value(value));
+			sound = source_set(s, key, json_string_value(value));
 		else if (json_is_boolean(value))
-			sound = source_set(s, name, key, json_is_true(value) ? "on" : "off");
+			sound = source_set(s, key, json_is_true(value) ? "on" : "off");
 		else
-			sound = source_set(s, name, key, json_is_integer(value) ? number : "");
+			sound = source_set(s, key, json_is_integer(value) ? number : "");
 		free(key);
 	}
 	return sound;
@@ -336,14 +336,14 @@ static bool parse_json(struct source *s, const char *name)
 	bool sound = false;
 
 	if (!root)
-		say_error("Could not open '%s': Could not parse the JSON options: %d:%d: %s", name,
-			  why.line, why.column, why.text);
+		say_error("%s: Could not parse the JSON options: %d:%d: %s", s->subject, why.line,
+			  why.column, why.text);
 	else if (!json_is_object(root))
-		say_error("Could not open '%s': Invalid JSON object given", name);
+		say_error("%s: Invalid JSON object given", s->subject);
 	else if (!json_object_size(root))
-		say_error("Could not open '%s': Must specify either driver or file", name);
+		say_error("%s: Must specify either driver or file", s->subject);
 	else
-		sound = flatten_json(s, name, root, "", 0);
+		sound = flatten_json(s, root, "", 0);
 	json_decref(root);
 	return sound;
 }
@@ -361,7 +361,7 @@ static bool read_name(const struct open_request *r, struct source *s)
 		return parse_json(s, r->name);
 	path = plain_path(r->name, why, sizeof(why));
 	if (!path) {
-		say_error("Could not open '%s': %s", r->name, why);
+		say_error("%s: %s", s->subject, why);
 		return false;
 	}
 	s->path = args_memory(strdup(path));
@@ -374,13 +374,11 @@ static bool settle_source(const struct open_request *r, struct source *s)
 	if (!read_name(r, s))
 		return false;
 	if (!s->path) {
-		say_error("Could not open '%s': A block device must be specified for \"file\"",
-			  r->name);
+		say_error("%s: A block device must be specified for \"file\"", s->subject);
 		return false;
 	}
 	if (!*s->path) {
-		say_error("Could not open '%s': The 'file' block driver requires a file name",
-			  r->name);
+		say_error("%s: The 'file' block driver requires a file name", s->subject);
 		return false;
 	}
 	/* The bare file: its bytes are the disk, which is what raw means. */
@@ -389,17 +387,15 @@ static bool settle_source(const struct open_request *r, struct source *s)
 	if (r->format)
 		set_driver(s, r->format);
 	if (s->format && img_format_features(s->format) < 0) {
-		say_error("Could not open '%s': Unknown driver '%s'", r->name, s->format);
+		say_error("%s: Unknown driver '%s'", s->subject, s->format);
 		return false;
 	}
 	if (s->read_only && (r->flags & IMG_OPEN_WRITE)) {
-		say_error("Could not open '%s': Block node is read-only", r->name);
+		say_error("%s: Block node is read-only", s->subject);
 		return false;
 	}
 	if ((s->flags & IMG_OPEN_SHARE) && (r->flags & IMG_OPEN_WRITE)) {
-		say_error(
-			"Could not open '%s': force-share=on can only be used with read-only images",
-			r->name);
+		say_error("%s: force-share=on can only be used with read-only images", s->subject);
 		return false;
 	}
 	return true;
@@ -429,16 +425,6 @@ void open_say_error(const char *subject, const struct img_error *err)
 		say_error("%s: %s", subject, img_error_text(err));
 }
 
-static void say_failure(const struct open_request *r, const struct img_error *err)
-{
-	char *subject;
-
-	if (asprintf(&subject, "Could not open '%s'", r->name) < 0)
-		args_memory(NULL);
-	open_say_error(subject, err);
-	free(subject);
-}
-
 static void warn_if_guessed_raw(const struct img *img)
 {
 	if (!img_was_probed(img) || strcmp(img_format(img), "raw"))
@@ -458,6 +444,10 @@ struct img *open_image(const struct open_request *r)
 	struct img_error *err = img_error_new();
 	struct img *img = NULL;
 
+	if (r->subject)
+		s.subject = args_memory(strdup(r->subject));
+	else if (asprintf(&s.subject, "Could not open '%s'", r->name) < 0)
+		args_memory(NULL);
 	if (!settle_source(r, &s))
 		goto out;
 	options.format = s.format;
@@ -468,7 +458,7 @@ struct img *open_image(const struct open_request *r)
 	if (r->io && s.io != IMG_IO_AUTO_KIND)
 		*r->io = s.io;
 	if (img_open(s.path, &options, &img, err))
-		say_failure(r, err);
+		open_say_error(s.subject, err);
 	else if (r->warn_if_probed)
 		warn_if_guessed_raw(img);
 out:

@@ -11,8 +11,9 @@
 
 /* What was said about one image. Zero-initialise. Strings are borrowed. */
 struct open_request {
-	const char *name;   /* a name; with image_opts: key=value,... */
-	const char *format; /* -f; NULL: not given */
+	const char *name;    /* a name; with image_opts: key=value,... */
+	const char *format;  /* -f; NULL: not given */
+	const char *subject; /* what errors begin with; NULL: "Could not open 'NAME'" */
 	bool image_opts;
 	unsigned flags;		/* IMG_OPEN_* */
 	const char *references; /* --references; NULL: the program's default */
