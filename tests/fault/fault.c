@@ -9,17 +9,24 @@
  *	open	open and read IMAGE
  *	write	a random workload on IMAGE
  *	copy	IMAGE to a new one in memory of format to=, options= (both sides can fail)
+ *	stream	IMAGE to a new streamOptimized VMDK in the working folder; what fails is reading
+ *		IMAGE, or writing past a limit of the file's size
  *	repair	check -r all of IMAGE
  *	resize	grow IMAGE twofold, then shrink it
  *	create	a new image of format FORMAT, options= (IMAGE is a name only)
  *
  *	seed=N	of the workload	(1)		cases=N	at most so many for each kind (60)
+ *	compress=1	write: a third are compressed writes
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/options.h"
@@ -28,11 +35,15 @@
 enum {
 	REQUESTS = 40,
 	NEW_BYTES = 3 << 20,
+	LIMIT_STEP = 4096, /* stream: how the file's size is limited */
 };
 
+#define STREAM_NAME "stream.out"
+
 static struct {
-	const char *path, *format, *to, *options;
+	const char *path, *format, *image_format, *to, *options;
 	uint64_t seed;
+	bool compress;
 	struct flat before; /* IMAGE */
 	struct img_fault fault;
 	struct img_record *record; /* of the file that the scenario writes */
@@ -106,6 +117,7 @@ static int run_write(struct img_error *err)
 	if (rc)
 		return rc;
 	workload_init(&test.work, img);
+	test.work.compress = test.compress;
 	atomic_store(&test.fault.count, 0);
 	test.fault.at = at;
 	workload_run(&test.work, img, test.record, test.seed, REQUESTS, false);
@@ -178,6 +190,55 @@ out:
 	return rc;
 }
 
+static void limit_files(uint64_t bytes)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit))
+		abort();
+	limit.rlim_cur = bytes == UINT64_MAX ? limit.rlim_max : bytes;
+	if (setrlimit(RLIMIT_FSIZE, &limit))
+		abort();
+}
+
+static void fail(const char *what, const char *sentence)
+{
+	if (test.failures++ < 5)
+		fprintf(stderr, "fault: ops %x, request %" PRIu64 "%s, errno %d: %s: %s\n",
+			test.fault.ops, test.fault.at, test.fault.sticky ? " and all after" : "",
+			-test.fault.rc, what, sentence);
+}
+
+/* Faults of writing: the file may have `at` steps of bytes; it is counted in these too. */
+static int run_stream(struct img_error *err)
+{
+	static const char *const options[] = { "subformat=streamOptimized", NULL };
+	bool limited = test.fault.ops & 1u << IMG_IO_WRITE;
+	uint64_t at = test.fault.at;
+	struct img_create_options create = { .format = "vmdk",
+					     .options = options,
+					     .have_size = true,
+					     .io = IMG_IO_THREADS_KIND };
+	struct img_copy_options copy = { .io = IMG_IO_THREADS_KIND, .parallel = 3 };
+	struct img *source;
+	struct stat st;
+	int rc = open_image(faulty(&test.before, test.path, false), 0, &source, err);
+
+	unlink(STREAM_NAME);
+	if (rc)
+		return rc;
+	create.size = img_size(source);
+	if (limited && at != UINT64_MAX)
+		limit_files(at * LIMIT_STEP);
+	rc = img_copy_stream(&source, 1, STREAM_NAME, -1, &create, &copy, err);
+	limit_files(UINT64_MAX);
+	if (rc && !access(STREAM_NAME, F_OK))
+		fail("a stream that failed has its name", img_error_text(err));
+	if (!rc && limited && !stat(STREAM_NAME, &st))
+		atomic_store(&test.fault.count, (uint64_t)st.st_size / LIMIT_STEP);
+	return close_after(source, rc, err);
+}
+
 static int run_repair(struct img_error *err)
 {
 	struct img_check_result result;
@@ -217,6 +278,7 @@ static const struct scenario {
 	{ "open", run_open, false, false },
 	{ "write", run_write, false, false },
 	{ "copy", run_copy, true, false },
+	{ "stream", run_stream, true, false },
 	{ "repair", run_repair, false, true },
 	{ "resize", run_resize, false, false },
 	{ "create", run_create, true, false },
@@ -224,12 +286,25 @@ static const struct scenario {
 
 /* ---- Judging ---- */
 
-static void fail(const char *what, const char *sentence)
+/* Does img hold what IMAGE does? */
+static int compare(struct img *img, struct img_error *err)
 {
-	if (test.failures++ < 5)
-		fprintf(stderr, "fault: ops %x, request %" PRIu64 "%s, errno %d: %s: %s\n",
-			test.fault.ops, test.fault.at, test.fault.sticky ? " and all after" : "",
-			-test.fault.rc, what, sentence);
+	struct img_compare_options options = { .io = IMG_IO_THREADS_KIND };
+	struct img_compare_result result;
+	const char *format = test.format;
+	struct img *before;
+	int rc;
+
+	test.format = test.image_format;
+	rc = open_image(flat_storage(&test.before, test.path), 0, &before, err);
+	test.format = format;
+	if (rc)
+		return rc;
+	rc = img_compare(before, img, &options, &result, err);
+	if (!rc && !result.identical)
+		rc = img_fail(err, -EBADMSG, "not the same at %" PRIu64, result.offset);
+	img_close(before, NULL);
+	return rc;
 }
 
 /* Does what is left open, is it sound, does it hold what it must? */
@@ -251,6 +326,10 @@ static void examine(const struct scenario *scenario, int rc, struct img_error *e
 		flat_apply(&left, img_record_at(test.record, i));
 	if (scenario->run == run_copy)
 		test.format = !strncmp(test.to, "qcow2", 5) ? "qcow2" : test.to;
+	if (scenario->run == run_stream) {
+		test.format = "vmdk";
+		flat_load(&left, STREAM_NAME);
+	}
 	if (open_image(flat_storage(&left, test.path),
 		       scenario->may_be_corrupt ? IMG_OPEN_CHECK : 0, &img, err)) {
 		fail("what is left cannot be opened", img_error_text(err));
@@ -261,6 +340,8 @@ static void examine(const struct scenario *scenario, int rc, struct img_error *e
 		fail("what is left cannot be checked", img_error_text(err));
 	else if (result.corruptions && !(rc && scenario->may_be_corrupt))
 		fail("what is left is corrupt", lines.text ? lines.text : "");
+	else if ((scenario->run == run_stream || scenario->run == run_copy) && compare(img, err))
+		fail("what is left is wrong", img_error_text(err));
 	else if (scenario->run == run_write && workload_judge(&test.work, img, n, err))
 		fail("what is left is wrong", img_error_text(err));
 	else if (read_all(img, err))
@@ -323,7 +404,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	test.path = argv[2];
-	test.format = argv[3];
+	test.format = test.image_format = argv[3];
+	signal(SIGXFSZ, SIG_IGN);
 	for (int i = 4; i < argc; i++) {
 		if (!strncmp(argv[i], "to=", 3))
 			test.to = argv[i] + 3;
@@ -331,6 +413,8 @@ int main(int argc, char **argv)
 			test.options = argv[i] + 8;
 		else if (!strncmp(argv[i], "seed=", 5))
 			test.seed = strtoull(argv[i] + 5, NULL, 0);
+		else if (!strncmp(argv[i], "compress=", 9))
+			test.compress = argv[i][9] == '1';
 		else if (!strncmp(argv[i], "cases=", 6))
 			cases = max_u64(strtoull(argv[i] + 6, NULL, 0), 1);
 	}

@@ -27,6 +27,8 @@ qemu-img convert -f raw -O vmdk base.raw sparse.vmdk
 qemu-img convert -f raw -O vmdk -o subformat=streamOptimized base.raw stream.vmdk
 
 qemu-img create -q -f vmdk -o zeroed_grain=on empty.vmdk 1M
+qemu-img create -q -f vmdk -b sparse.vmdk -F vmdk child.vmdk
+head -c 3000320 /dev/urandom >random.raw
 
 run() {
 	what="$1 $(basename "$2")${4:+ $4}${5:+ $5}"
@@ -41,9 +43,13 @@ run open stream.vmdk vmdk
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$$
 done
+for image in empty-*.qcow2 snapshot-cluster_size=512.qcow2 zlib.qcow2; do
+	run write "$image" qcow2 seed=$$ compress=1
+done
 run write base.raw raw
 run write sparse.vmdk vmdk seed=$$
 run write empty.vmdk vmdk seed=$$
+run write child.vmdk vmdk seed=$$
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
@@ -52,6 +58,13 @@ for target in qcow2 qcow2-c raw vmdk; do
 	run copy stream.vmdk vmdk to=$target
 done
 run copy zlib.qcow2 qcow2 to=qcow2 options=cluster_size=512
+for options in cluster_size=512 compression_type=zstd extended_l2=on; do
+	run copy filled-compat=1.1.qcow2 qcow2 to=qcow2-c options=$options
+done
+run stream filled-compat=1.1.qcow2 qcow2
+run stream zlib.qcow2 qcow2
+run stream stream.vmdk vmdk
+run stream random.raw raw
 for options in compat=1.1 compat=0.10 cluster_size=512 extended_l2=on preallocation=metadata; do
 	run create new qcow2 options=$options
 done
