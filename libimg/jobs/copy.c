@@ -22,10 +22,10 @@
 
 enum {
 	CHUNK = 2 << 20,
-	MIN_CHUNK = 256 << 10,
 	DEFAULT_WINDOW = 4,
 	MAX_WINDOW = 256,
-	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together */
+	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together, by default */
+	MAX_BYTES = 64 << 20,	 /* ... and if many are asked for */
 	DEFAULT_SPARSE = 4096,
 	MAX_HOLE = 64 << 10,
 };
@@ -435,7 +435,7 @@ static size_t grain_of(const struct img *target, uint64_t sparse, size_t chunk)
 	return (size_t)min_u64(max_u64(grain, min_u64(unit, MAX_HOLE)), chunk);
 }
 
-/* How many chunks, and how large. */
+/* How many chunks, and how large: their size decides what is found to be zeroes, their number not. */
 static void size_window(struct copy *c)
 {
 	unsigned cores = img_cpu_count(), most;
@@ -450,13 +450,12 @@ static void size_window(struct copy *c)
 		c->chunk_bytes = CHUNK;
 		c->window = DEFAULT_WINDOW;
 	}
-	if (c->o->parallel)
-		c->window = c->o->parallel;
+	if (c->o->parallel) {
+		most = (unsigned)min_u64(MAX_WINDOW, MAX_BYTES / c->chunk_bytes);
+		c->window = c->o->parallel < most ? c->o->parallel : most;
+	}
 	if (c->window > MAX_WINDOW)
 		c->window = MAX_WINDOW;
-	while (!c->o->compress && c->chunk_bytes > MIN_CHUNK &&
-	       c->chunk_bytes * c->window > WINDOW_BYTES)
-		c->chunk_bytes /= 2;
 }
 
 int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
