@@ -1,0 +1,394 @@
+/*
+ * streamOptimized disks from a pipe: as each writer lays them out, in any order of grains; and what
+ * is cut short, contradicts itself or leads elsewhere is refused.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+
+#include "formats/vmdk/vmdk_state.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "tests/formats/vmdk/bench.h"
+
+enum {
+	GRAIN = VMDK_GRAIN_BYTES,
+	FRONT_SECTORS = 64,
+	TABLE_BYTES = VMDK_TABLE_ENTRIES * 4,
+};
+
+enum tables {
+	NO_TABLES,
+	TABLES_IN_FRONT,
+	TABLES_BEHIND,
+};
+
+/* A stream to be made: grains[] in their order in it, up to one of -1. */
+struct plan {
+	uint64_t size;
+	int grains[16];
+	enum tables tables;
+	bool no_end, no_footer, cut_last;
+	const char *more; /* lines in the descriptor */
+};
+
+struct made {
+	uint8_t *bytes;
+	size_t len;
+	size_t grain_at[16]; /* marker of each, in order */
+};
+
+static void append(struct made *m, const void *bytes, size_t len)
+{
+	m->bytes = realloc(m->bytes, m->len + len + VMDK_SECTOR);
+	cr_assert(m->bytes);
+	memcpy(m->bytes + m->len, bytes, len);
+	m->len += len;
+}
+
+static void pad(struct made *m)
+{
+	uint8_t zeroes[VMDK_SECTOR] = { 0 };
+
+	append(m, zeroes, round_up_u64(m->len, VMDK_SECTOR) - m->len);
+}
+
+static void append_marker(struct made *m, uint32_t type, uint64_t sectors)
+{
+	uint8_t marker[VMDK_SECTOR];
+
+	vmdk_encode_marker(type, sectors, marker);
+	append(m, marker, sizeof(marker));
+}
+
+static void fill(int g, uint8_t *grain)
+{
+	for (size_t i = 0; i < GRAIN; i++)
+		grain[i] = (uint8_t)(i % 64 < 32 ? i % 8 + (size_t)g
+						 : (i + 77) * (size_t)(g + 1) * 2654435761u >> 24);
+}
+
+static void append_grain(struct made *m, const struct plan *p, int g)
+{
+	uint8_t plain[GRAIN], packed[2 * GRAIN], marker[VMDK_GRAIN_MARKER_BYTES];
+	uint64_t off = (uint64_t)g * GRAIN;
+	size_t bytes = p->cut_last ? (size_t)min_u64(GRAIN, p->size - off) : GRAIN, len;
+
+	fill(g, plain);
+	cr_assert_eq(img_codec_zlib.encode(plain, bytes, 0, packed, sizeof(packed), &len, NULL), 0);
+	le64_store(marker, off / VMDK_SECTOR);
+	le32_store(marker + 8, (uint32_t)len);
+	append(m, marker, sizeof(marker));
+	append(m, packed, len);
+	pad(m);
+}
+
+static struct vmdk_header header_of(const struct plan *p)
+{
+	return (struct vmdk_header){
+		.capacity = round_up_u64(p->size, GRAIN) / VMDK_SECTOR,
+		.descriptor = 1,
+		.descriptor_sectors = 4,
+		.directory = p->tables == TABLES_IN_FRONT ? 10 : VMDK_DIRECTORY_AT_END,
+		.overhead = FRONT_SECTORS,
+		.stream = true,
+	};
+}
+
+/* One table is enough for all of these disks. */
+static void make_stream(struct made *m, const struct plan *p)
+{
+	struct vmdk_header h = header_of(p);
+	uint8_t front[FRONT_SECTORS * VMDK_SECTOR] = { 0 }, table[TABLE_BYTES] = { 0 };
+	uint8_t directory[VMDK_SECTOR] = { 0 }, footer[VMDK_SECTOR];
+
+	*m = (struct made){ 0 };
+	vmdk_encode_header(&h, front);
+	snprintf((char *)front + VMDK_SECTOR, 2000,
+		 "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n"
+		 "createType=\"streamOptimized\"\n%s\nRW %" PRIu64 " SPARSE \"x.vmdk\"\n",
+		 p->more ? p->more : "", p->size / VMDK_SECTOR);
+	append(m, front, sizeof(front));
+	for (size_t i = 0; p->grains[i] >= 0; i++) {
+		m->grain_at[i] = m->len;
+		le32_store(table + p->grains[i] * 4, (uint32_t)(m->len / VMDK_SECTOR));
+		append_grain(m, p, p->grains[i]);
+	}
+	if (p->tables == TABLES_IN_FRONT) {
+		le32_store(m->bytes + 10 * VMDK_SECTOR, 12);
+		memcpy(m->bytes + 12 * VMDK_SECTOR, table, sizeof(table));
+	} else if (p->tables == TABLES_BEHIND) {
+		append_marker(m, VMDK_MARKER_TABLE, VMDK_TABLE_SECTORS);
+		le32_store(directory, (uint32_t)(m->len / VMDK_SECTOR));
+		append(m, table, sizeof(table));
+		append_marker(m, VMDK_MARKER_DIRECTORY, 1);
+		h.directory = m->len / VMDK_SECTOR;
+		append(m, directory, sizeof(directory));
+		if (!p->no_footer) {
+			append_marker(m, VMDK_MARKER_FOOTER, 1);
+			vmdk_encode_header(&h, footer);
+			append(m, footer, sizeof(footer));
+		}
+	}
+	if (!p->no_end)
+		append_marker(m, VMDK_MARKER_END, 0);
+}
+
+/* ---- Through a pipe, in small pieces ---- */
+
+struct feed {
+	const uint8_t *bytes;
+	size_t len;
+	int fd;
+};
+
+static void *feed(void *arg)
+{
+	struct feed *f = arg;
+
+	for (size_t at = 0; at < f->len;) {
+		ssize_t n = write(f->fd, f->bytes + at, min_size(1000, f->len - at));
+
+		if (n < 0)
+			break;
+		at += (size_t)n;
+	}
+	close(f->fd);
+	return NULL;
+}
+
+/* Copy what comes into a raw image; malloc'd bytes, or NULL and the error. */
+static uint8_t *copy(const uint8_t *bytes, size_t len, const char *format,
+		     const struct img_copy_options *how, uint64_t *size, struct img_error *err)
+{
+	struct img_create_options create = { .format = "raw", .have_size = true };
+	uint8_t *got = NULL;
+	struct img_input *in;
+	struct img *img = NULL;
+	struct bench b;
+	struct feed f = { bytes, len, -1 };
+	pthread_t thread;
+	int fds[2], rc;
+
+	start(&b);
+	signal(SIGPIPE, SIG_IGN);
+	cr_assert_eq(pipe(fds), 0);
+	f.fd = fds[1];
+	cr_assert_eq(pthread_create(&thread, NULL, feed, &f), 0);
+	rc = img_input_open(fds[0], "the pipe", format, NULL, &in, err);
+	if (!rc) {
+		img_input_size(in, &create.size);
+		cr_assert_eq(img_create_begin(b.image, &create, &img, err), 0);
+		rc = img_copy_input(in, img, how, err);
+		img_input_close(in);
+	}
+	if (!rc) {
+		*size = img_size(img);
+		got = malloc(*size + 1);
+		cr_assert_eq(img_read(img, 0, got, *size, err), 0);
+	}
+	close(fds[0]);
+	pthread_join(thread, NULL);
+	img_close(img, NULL);
+	finish(&b);
+	return got;
+}
+
+static void reads_as_planned(const struct plan *p, unsigned parallel)
+{
+	struct img_copy_options how = { .parallel = parallel, .target_is_zero = true };
+	struct img_error *err = img_error_new();
+	uint8_t *model = calloc(1, round_up_u64(p->size, GRAIN) + 1), *got;
+	uint64_t size = 0;
+	struct made m;
+
+	make_stream(&m, p);
+	for (size_t i = 0; p->grains[i] >= 0; i++)
+		fill(p->grains[i], model + (size_t)p->grains[i] * GRAIN);
+	got = copy(m.bytes, m.len, NULL, &how, &size, err);
+	cr_assert(got, "%s", img_error_text(err));
+	cr_assert_eq(size, p->size);
+	cr_assert(!memcmp(got, model, size));
+	free(got);
+	free(model);
+	free(m.bytes);
+	img_error_free(err);
+}
+
+static void refused(const uint8_t *bytes, size_t len, int rc, const char *words)
+{
+	struct img_copy_options how = { .target_is_zero = true };
+	struct img_error *err = img_error_new();
+	uint64_t size;
+	uint8_t *got = copy(bytes, len, "vmdk", &how, &size, err);
+
+	cr_assert(!got, "not refused: %s", words);
+	cr_assert_eq(img_error_code(err), rc, "%d: %s", img_error_code(err), img_error_text(err));
+	cr_assert(strstr(img_error_text(err), words), "%s: %s", words, img_error_text(err));
+	img_error_free(err);
+}
+
+static const uint64_t odd_size = 20 * (uint64_t)GRAIN + 1024;
+
+Test(vmdk_source, every_layout)
+{
+	static const enum tables layouts[] = { NO_TABLES, TABLES_IN_FRONT, TABLES_BEHIND };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
+		for (unsigned n = 1; n < 9; n += 7) {
+			struct plan p = { .size = odd_size, .grains = { 0, 1, 2, 5, 16, 17, 20, -1 }, .tables = layouts[i], .cut_last = n == 1 };
+
+			reads_as_planned(&p, n);
+			reads_as_planned(&(struct plan){ .size = odd_size, .grains = { -1 }, .tables = layouts[i] }, n);
+			/* In any order. */
+			reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 20, 3, 17, 16, 0, 4, 18, 1, -1 }, .tables = layouts[i] },
+					 n);
+		}
+	}
+	/* As open-vmdk and QEMU end them. */
+	reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 3, 4, -1 }, .tables = TABLES_IN_FRONT, .no_end = true }, 1);
+	reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 3, 4, -1 }, .tables = TABLES_BEHIND, .no_end = true }, 1);
+}
+
+/* Over something that was there: zeroes where nothing comes. */
+Test(vmdk_source, gaps_are_zeroes)
+{
+	struct plan p = { .size = odd_size, .grains = { 19, 2, -1 }, .tables = TABLES_BEHIND };
+	struct img_create_options create = { .format = "raw", .have_size = true, .size = odd_size };
+	uint8_t *model = calloc(1, odd_size + GRAIN), *got = malloc(odd_size);
+	struct made m;
+
+	make_stream(&m, &p);
+	fill(2, model + 2 * GRAIN);
+	fill(19, model + 19 * (size_t)GRAIN);
+	for (int no_sparse = 0; no_sparse < 2; no_sparse++) {
+		struct img_copy_options how = { .no_sparse = no_sparse };
+		struct img_input *in;
+		struct img *img;
+		struct bench b;
+		FILE *f;
+
+		start(&b);
+		f = tmpfile();
+		cr_assert(f && fwrite(m.bytes, 1, m.len, f) == m.len && !fflush(f));
+		rewind(f);
+		cr_assert_eq(img_create_begin(b.image, &create, &img, NULL), 0);
+		memset(got, 0x77, odd_size);
+		cr_assert_eq(img_write(img, 0, got, odd_size, NULL), 0);
+		cr_assert_eq(img_input_open(fileno(f), "x", "vmdk", NULL, &in, NULL), 0);
+		cr_assert_eq(img_copy_input(in, img, &how, NULL), 0);
+		cr_assert_eq(img_read(img, 0, got, odd_size, NULL), 0);
+		cr_assert(!memcmp(got, model, odd_size));
+		img_input_close(in);
+		img_close(img, NULL);
+		fclose(f);
+		finish(&b);
+	}
+	free(got);
+	free(model);
+	free(m.bytes);
+}
+
+Test(vmdk_source, cut_anywhere)
+{
+	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
+		struct plan p = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = layouts[i] };
+		struct made m;
+		size_t enough;
+
+		make_stream(&m, &p);
+		/* Without the end marker nothing is missing that matters. */
+		enough = m.len - VMDK_SECTOR;
+		for (size_t len = 0; len < enough; len += 7 * VMDK_SECTOR)
+			refused(m.bytes, len, len < 4 ? -EMEDIUMTYPE : -EUCLEAN, "");
+		for (size_t len = enough - 1; len < m.len; len += 100)
+			if (len != enough)
+				refused(m.bytes, len, -EUCLEAN, "cut short");
+		free(m.bytes);
+	}
+}
+
+/* One change to a stream that is sound. */
+static void refused_with(const struct plan *p, size_t grain, int at, uint32_t value, int rc,
+			 const char *words)
+{
+	struct made m;
+
+	make_stream(&m, p);
+	le32_store(m.bytes + m.grain_at[grain] + at, value);
+	refused(m.bytes, m.len, rc, words);
+	free(m.bytes);
+}
+
+Test(vmdk_source, damaged)
+{
+	struct plan front = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_IN_FRONT };
+	struct plan behind = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_BEHIND };
+	struct plan none = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = NO_TABLES };
+	struct made m;
+
+	refused_with(&none, 1, 0, 127, -EUCLEAN, "found sector 127, allowed multiples of 128");
+	refused_with(&none, 1, 0, 21 * 128, -EUCLEAN, "found sector 2688");
+	refused_with(&none, 1, 4, 1, -EUCLEAN, "found sector 4294967424");
+	refused_with(&none, 1, 0, 0, -EUCLEAN, "twice");
+	refused_with(&none, 1, 8, 2 * GRAIN, -EUCLEAN, "found 131072 bytes of compressed data");
+	refused_with(&none, 1, 12, 0, -EUCLEAN, "the data of guest offset 65536");
+	refused_with(&front, 1, 0, 2 * 128, -EUCLEAN, "which are not these");
+	make_stream(&m, &behind);
+	le32_store(m.bytes + m.len - 5 * 512 - TABLE_BYTES, 65); /* in the table */
+	refused(m.bytes, m.len, -EUCLEAN, "which are not these");
+	free(m.bytes);
+	make_stream(&m, &behind);
+	m.bytes[m.len - 2 * 512 + 20]++; /* the footer's grain size */
+	refused(m.bytes, m.len, -EUCLEAN, "footer");
+	free(m.bytes);
+	make_stream(&m, &none);
+	m.bytes[m.len - 512 + 12] = 9; /* the end marker's type */
+	refused(m.bytes, m.len, -EUCLEAN, "found type 9");
+	free(m.bytes);
+	make_stream(&m, &none);
+	append(&m, "trailer", 7);
+	refused(m.bytes, m.len, -EUCLEAN, "behind the end marker");
+	free(m.bytes);
+}
+
+Test(vmdk_source, not_alone)
+{
+	static const struct {
+		const char *more, *words;
+	} cases[] = {
+		{ "ddb.uuid.parent=\"11111111-0000-0000-0000-000000000000\"", "child" },
+		{ "RW 100 FLAT \"other\" 0", "another extent" },
+		{ "encryption.keySafe=\"x\"", "encrypted" },
+	};
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(cases); i++) {
+		struct plan p = { .size = odd_size, .grains = { 0, -1 }, .tables = NO_TABLES, .more = cases[i].more };
+		struct made m;
+
+		make_stream(&m, &p);
+		refused(m.bytes, m.len, -ENOTSUP, cases[i].words);
+		free(m.bytes);
+	}
+}
+
+Test(vmdk_source, other_kinds)
+{
+	static const char *const kinds[] = { "subformat=monolithicSparse", "subformat=monolithicFlat" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds); i++) {
+		struct bench b;
+		uint64_t size;
+		uint8_t *bytes;
+
+		start(&b);
+		must_make(b.image, 1 << 20, kinds[i], NULL);
+		size = size_of(b.image);
+		bytes = malloc(size);
+		read_at(b.image, 0, bytes, size);
+		refused(bytes, size, -ENOTSUP, "pipe");
+		free(bytes);
+		finish(&b);
+	}
+}
