@@ -10,11 +10,13 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/engine/batch.h"
 
 /* More than a format has reason to store for a unit; a bound for what is read at once. */
 enum {
 	MAX_UNIT = 64 << 20,
 	STORED_SLACK = 64 << 10,
+	DECODE_TOGETHER = 4, /* units; each takes 20 to 100 us */
 };
 
 static void zero_iov(const struct iovec *iov, int n)
@@ -107,12 +109,12 @@ static void data_done(struct img_io *io)
 	} else if (x->cipher) {
 		uint64_t before = p->off % 512, whole = round_up_u64(before + p->len, 512);
 
-		rc = x->cipher->decrypt(x->cipher, x->tweak - before, p->unit, (size_t)whole);
+		rc = x->cipher->decrypt(x->cipher, x->tweak - before, p->unit.at, (size_t)whole);
 		if (rc)
 			img_fail(&p->err, rc, "%s: decryption failed at guest offset %" PRIu64,
 				 p->level->name, p->off);
 		else
-			copy_to_iov(p->iov, p->iovcnt, p->unit + before);
+			copy_to_iov(p->iov, p->iovcnt, p->unit.at + before);
 	}
 	img_piece_done(p, rc);
 }
@@ -131,12 +133,11 @@ static void read_data(struct img_piece *p)
 	p->io.off = x->file_off - before;
 	if (x->cipher) {
 		p->io.len = round_up_u64(before + p->len, 512);
-		p->unit = aligned_alloc(4096, round_up_u64(p->io.len, 4096));
-		if (!p->unit) {
+		if (!img_buffer_get(&p->queue->buffers, (size_t)p->io.len, &p->unit)) {
 			img_piece_done(p, -ENOMEM);
 			return;
 		}
-		p->io.one = (struct iovec){ p->unit, (size_t)p->io.len };
+		p->io.one = (struct iovec){ p->unit.at, (size_t)p->io.len };
 		p->io.iov = &p->io.one;
 		p->io.iovcnt = 1;
 	}
@@ -145,12 +146,10 @@ static void read_data(struct img_piece *p)
 
 /* ---- Compressed units ---- */
 
-static void decoded(struct img_post *post)
+static void decoded(struct img_piece *p)
 {
-	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
-
-	if (!p->rc && p->unit)
-		copy_to_iov(p->iov, p->iovcnt, p->unit + p->extent.within);
+	if (!p->rc && p->unit.at)
+		copy_to_iov(p->iov, p->iovcnt, p->unit.at + p->extent.within);
 	img_piece_done(p, p->rc);
 }
 
@@ -161,12 +160,11 @@ static uint64_t stored_from(const struct img_extent *x)
 }
 
 /* On a pool thread. */
-static void decode(struct img_work *work)
+static void decode(struct img_piece *p)
 {
-	struct img_piece *p = IMG_CONTAINER(work, struct img_piece, work);
 	const struct img_extent *x = &p->extent;
-	const uint8_t *stored = p->stored + (x->file_off - stored_from(x));
-	uint8_t *out = p->unit ? p->unit : p->iov[0].iov_base;
+	const uint8_t *stored = p->stored.at + (x->file_off - stored_from(x));
+	uint8_t *out = p->unit.at ? p->unit.at : p->iov[0].iov_base;
 
 	p->rc = x->codec->decode(stored + x->header_bytes, x->stored_bytes - x->header_bytes, out,
 				 x->unit_bytes, &p->err);
@@ -175,8 +173,6 @@ static void decode(struct img_work *work)
 				 "%s: compressed data of guest offset %" PRIu64 " at %" PRIu64
 				 " of %s",
 				 p->level->name, p->off - x->within, x->file_off, x->storage->name);
-	p->post.fn = decoded;
-	img_ioq_post(p->queue->ioq, &p->post);
 }
 
 static void stored_read(struct img_io *io)
@@ -188,8 +184,7 @@ static void stored_read(struct img_io *io)
 		img_piece_done(p, io->rc);
 		return;
 	}
-	p->work.run = decode;
-	img_pool_submit(img_pool_cpu(), &p->work);
+	img_batch_add(p, DECODE_TOGETHER, decode, decoded);
 }
 
 static void read_compressed(struct img_piece *p)
@@ -199,11 +194,8 @@ static void read_compressed(struct img_piece *p)
 	uint64_t from = stored_from(x), before = x->file_off - from;
 	size_t len = (size_t)round_up_u64(before + x->stored_bytes, x->storage->io_align);
 
-	p->stored = x->storage->io_align > 1 ? aligned_alloc(4096, round_up_u64(len, 4096))
-					     : malloc(len);
-	if (!whole)
-		p->unit = malloc(x->unit_bytes);
-	if (!p->stored || (!whole && !p->unit)) {
+	if (!img_buffer_get(&p->queue->buffers, len, &p->stored) ||
+	    (!whole && !img_buffer_get(&p->queue->buffers, x->unit_bytes, &p->unit))) {
 		img_piece_done(p, -ENOMEM);
 		return;
 	}
@@ -212,7 +204,7 @@ static void read_compressed(struct img_piece *p)
 				 .off = from,
 				 .len = len,
 				 .done = stored_read };
-	p->io.one = (struct iovec){ p->stored, len };
+	p->io.one = (struct iovec){ p->stored.at, len };
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);

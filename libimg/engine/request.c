@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "libimg/engine/batch.h"
 #include "libimg/engine/read.h"
 #include "libimg/engine/task.h"
 #include "libimg/engine/write.h"
@@ -147,6 +148,7 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 		return img_fail(err, -ENOMEM, "out of memory for a queue");
 	img_list_init(&q->free_tasks);
 	img_list_init(&q->free_pieces);
+	img_list_init(&q->gathered);
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
 		free(q);
@@ -166,6 +168,7 @@ void img_engine_queue_free(struct img_queue *q)
 		free(IMG_CONTAINER(node, struct img_task, free_link));
 	while ((node = img_list_pop(&q->free_pieces)))
 		free(IMG_CONTAINER(node, struct img_piece, free_link));
+	img_buffers_clear(&q->buffers);
 	img_ioq_free(q->ioq);
 	free(q);
 }
@@ -178,9 +181,10 @@ int img_engine_queue_fd(const struct img_queue *q)
 int img_engine_queue_run(struct img_queue *q, bool wait)
 {
 	q->completed = 0;
-	do
+	do {
 		img_ioq_run(q->ioq, wait && q->in_flight && !q->completed);
-	while (wait && q->in_flight && !q->completed);
+		img_batch_flush(q);
+	} while (wait && q->in_flight && !q->completed);
 	return (int)q->completed;
 }
 

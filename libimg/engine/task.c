@@ -42,6 +42,7 @@ static struct img_piece *piece_new(struct img_task *t)
 		return NULL;
 	memset(p, 0, sizeof(*p));
 	img_list_init(&p->claim_link);
+	img_list_init(&p->batch_link);
 	p->task = t;
 	p->queue = q;
 	p->off = t->next;
@@ -53,14 +54,16 @@ static struct img_piece *piece_new(struct img_task *t)
 
 static void piece_free(struct img_piece *p)
 {
+	struct img_buffers *b = &p->queue->buffers;
+
 	if (p->iov != p->small_iov)
 		free(p->iov);
-	free(p->stored);
-	free(p->unit);
-	free(p->head);
-	free(p->tail);
-	free(p->packed);
-	free(p->cipher_copy);
+	img_buffer_put(b, &p->stored);
+	img_buffer_put(b, &p->unit);
+	img_buffer_put(b, &p->head);
+	img_buffer_put(b, &p->tail);
+	img_buffer_put(b, &p->packed);
+	img_buffer_put(b, &p->cipher_copy);
 	img_error_clear(&p->err);
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);
 }

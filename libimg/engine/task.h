@@ -7,6 +7,7 @@
 #ifndef LIBIMG_ENGINE_TASK_H
 #define LIBIMG_ENGINE_TASK_H
 
+#include "libimg/engine/buffers.h"
 #include "libimg/engine/core.h"
 
 struct img_piece;
@@ -18,6 +19,9 @@ struct img_queue {
 	size_t in_flight; /* tasks, fills not counted */
 	size_t completed; /* since the present run began */
 	struct img_list free_tasks, free_pieces;
+	struct img_buffers buffers;
+	struct img_list gathered; /* img_piece.batch_link: for the pool (batch.c) */
+	unsigned ngathered;
 };
 
 struct img_task {
@@ -63,27 +67,32 @@ struct img_piece {
 	struct img_engine *loading_engine;
 	struct img_post post;
 	struct img_work work;
+	struct img_list batch_link; /* in queue->gathered, or among the pieces of a batch */
+	void (*offload_run)(struct img_piece *p);
+	void (*offload_done)(struct img_piece *p);
 	int rc; /* of work in the pool */
 
 	/* Reading. */
 	struct img *level; /* the image of the chain that holds the extent */
 	struct img_extent extent;
-	uint8_t *stored, *unit; /* COMPRESSED: as stored; decoded */
+	struct img_buffer stored; /* COMPRESSED: as stored */
+	struct img_buffer unit;	  /* decoded; as a cipher needs it; to be packed */
 
 	/* Writing. */
 	struct img_plan plan;
 	uint64_t claim_start, claim_end;
-	bool planned;		     /* counted in engine->plans */
-	bool zeroes;		     /* the data is zeroes, not the task's buffers */
-	uint8_t *head, *tail;	     /* fill, read from the image; NULL: none or zeroes */
+	bool zeroes; /* the data is zeroes, not the task's buffers */
+	/* Fill: what the image reads as around the piece; none: zeroes. head may hold both. */
+	struct img_buffer head, tail;
+	const uint8_t *tail_bytes;
 	uint64_t head_len, tail_len; /* bytes of fill to be written */
 	struct iovec fill_iov[2];
 	unsigned fills; /* fill reads in flight */
 	unsigned grows; /* times that this piece asked for growth */
 	bool packing_tried;
-	uint8_t *packed; /* WRITE_COMPRESSED: what to store */
+	struct img_buffer packed; /* WRITE_COMPRESSED: what to store; none: does not shrink */
 	size_t packed_len;
-	uint8_t *cipher_copy;
+	struct img_buffer cipher_copy;
 	uint64_t io_skip; /* bytes of the plan's range before the first written one */
 };
 

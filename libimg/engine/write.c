@@ -14,11 +14,13 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/engine/batch.h"
 #include "libimg/engine/read.h"
 
 enum {
 	MAX_GROWS = 256, /* of one piece: a driver that asks for more never has enough */
 	ZEROES = 64 << 10,
+	MAX_FILL = 2 << 20,	  /* read in one go */
 	MAX_ZERO_WRITE = 1 << 20, /* zeroes written at once where metadata cannot say zero */
 };
 
@@ -79,13 +81,13 @@ static int zero_entries(struct iovec *out, uint64_t len)
 }
 
 /* One buffer of fill: what was read, or zeroes, or nothing. */
-static int fill_entries(struct iovec *out, uint8_t *buffer, uint64_t len)
+static int fill_entries(struct iovec *out, const uint8_t *bytes, uint64_t len)
 {
 	if (!len)
 		return 0;
-	if (!buffer)
+	if (!bytes)
 		return zero_entries(out, len);
-	out[0] = (struct iovec){ buffer, (size_t)len };
+	out[0] = (struct iovec){ (void *)(uintptr_t)bytes, (size_t)len };
 	return 1;
 }
 
@@ -96,16 +98,15 @@ static int encrypt(struct img_piece *p, uint64_t len)
 	uint64_t at = 0;
 	int rc;
 
-	p->cipher_copy = aligned_alloc(4096, round_up_u64(len, 4096));
-	if (!p->cipher_copy)
+	if (!img_buffer_get(&p->queue->buffers, (size_t)len, &p->cipher_copy))
 		return -ENOMEM;
 	for (int i = 0; i < p->iovcnt; i++) {
-		memcpy(p->cipher_copy + at, p->iov[i].iov_base, p->iov[i].iov_len);
+		memcpy(p->cipher_copy.at + at, p->iov[i].iov_base, p->iov[i].iov_len);
 		at += p->iov[i].iov_len;
 	}
-	rc = plan->cipher->encrypt(plan->cipher, plan->tweak + p->io_skip, p->cipher_copy,
+	rc = plan->cipher->encrypt(plan->cipher, plan->tweak + p->io_skip, p->cipher_copy.at,
 				   (size_t)len);
-	p->iov[0] = (struct iovec){ p->cipher_copy, (size_t)len };
+	p->iov[0] = (struct iovec){ p->cipher_copy.at, (size_t)len };
 	p->iovcnt = 1;
 	return rc;
 }
@@ -116,8 +117,8 @@ static void write_data(struct img_piece *p)
 	uint64_t len = p->head_len + p->len + p->tail_len;
 	int rc = 0;
 
-	if (p->packed) {
-		p->small_iov[0] = (struct iovec){ p->packed, p->packed_len };
+	if (p->packed.at) {
+		p->small_iov[0] = (struct iovec){ p->packed.at, p->packed_len };
 		p->iovcnt = 1;
 		len = p->packed_len;
 	} else if (p->head_len || p->tail_len || p->zeroes) {
@@ -129,14 +130,14 @@ static void write_data(struct img_piece *p)
 			finish(p, -ENOMEM);
 			return;
 		}
-		n = fill_entries(iov, p->head, p->head_len);
+		n = fill_entries(iov, p->head.at, p->head_len);
 		if (p->zeroes) {
 			n += zero_entries(iov + n, p->len);
 		} else {
 			memcpy(iov + n, p->iov, (size_t)p->iovcnt * sizeof(*iov));
 			n += p->iovcnt;
 		}
-		n += fill_entries(iov + n, p->tail, p->tail_len);
+		n += fill_entries(iov + n, p->tail_bytes, p->tail_len);
 		if (p->iov != p->small_iov)
 			free(p->iov);
 		p->iov = iov;
@@ -202,53 +203,74 @@ static bool zero_by_metadata(struct img_piece *p, uint64_t off, uint64_t len)
 	return zero;
 }
 
-/*
- * Have [off, off + len), which the plan writes but the caller gave no bytes for, ready: in *buffer
- * (NULL: zeroes). *len 0: need not be written.
- */
-static int fill(struct img_piece *p, uint64_t off, uint64_t *len, uint8_t **buffer)
+/* Read [off, off + len) of the image, zeroes past its end, into a new buffer. */
+static int read_fill(struct img_piece *p, uint64_t off, uint64_t len, struct img_buffer *buffer,
+		     struct iovec *iov)
 {
 	struct img *img = p->task->img;
-	uint64_t readable = off < img->size ? min_u64(*len, img->size - off) : 0;
+	uint64_t readable = off < img->size ? min_u64(len, img->size - off) : 0;
 	struct img_task *t;
 
-	if (!*len)
-		return 0;
-	if (zero_by_metadata(p, off, *len)) {
-		if (p->plan.fresh)
-			*len = 0;
-		return 0;
-	}
-	*buffer = aligned_alloc(4096, round_up_u64(*len, 4096));
-	t = *buffer ? img_task_make(p->queue, img, img_read_look, off, readable) : NULL;
+	if (!img_buffer_get(&p->queue->buffers, (size_t)len, buffer))
+		return -ENOMEM;
+	t = img_task_make(p->queue, img, img_read_look, off, readable);
 	if (!t)
 		return -ENOMEM;
-	memset(*buffer + readable, 0, *len - readable);
+	memset(buffer->at + readable, 0, len - readable);
 	t->inner = true;
 	t->done = fill_done;
 	t->user = p;
-	t->iov = buffer == &p->head ? &p->fill_iov[0] : &p->fill_iov[1];
-	t->iov[0] = (struct iovec){ *buffer, readable };
+	t->iov = iov;
+	t->iov[0] = (struct iovec){ buffer->at, readable };
 	t->iovcnt = 1;
 	p->fills++;
 	img_task_start(t);
 	return 0;
 }
 
+/*
+ * Have what the plan writes but the caller gave no bytes for ready, in p->head and p->tail_bytes.
+ * If both sides have to be read that is one read, of what lies between too: that is less than two,
+ * above all where it is one compressed unit.
+ */
+static int read_fills(struct img_piece *p, bool head, bool tail)
+{
+	uint64_t from = p->plan.fill_start, end = p->off + p->len;
+	int rc = 0;
+
+	if (head && tail && p->plan.fill_end - from <= MAX_FILL) {
+		rc = read_fill(p, from, p->plan.fill_end - from, &p->head, &p->fill_iov[0]);
+		p->tail_bytes = p->head.at + (end - from);
+		return rc;
+	}
+	if (head)
+		rc = read_fill(p, from, p->head_len, &p->head, &p->fill_iov[0]);
+	if (!rc && tail) {
+		rc = read_fill(p, end, p->tail_len, &p->tail, &p->fill_iov[1]);
+		p->tail_bytes = p->tail.at;
+	}
+	return rc;
+}
+
 static void write_filled(struct img_piece *p)
 {
 	const struct img_plan *plan = &p->plan;
 	uint64_t end = p->off + p->len;
+	bool head, tail;
 	int rc;
 
 	p->head_len = p->off - plan->fill_start;
 	p->tail_len = plan->fill_end > end ? plan->fill_end - end : 0;
+	head = p->head_len && !zero_by_metadata(p, plan->fill_start, p->head_len);
+	tail = p->tail_len && !zero_by_metadata(p, end, p->tail_len);
+	if (plan->fresh && !head)
+		p->head_len = 0; /* the target has zeroes there */
+	if (plan->fresh && !tail)
+		p->tail_len = 0;
+	p->io_skip = p->off - plan->fill_start - p->head_len;
 	p->rc = 0;
 	p->fills = 1; /* ours: fills may be over before this returns */
-	rc = fill(p, plan->fill_start, &p->head_len, &p->head);
-	p->io_skip = p->off - plan->fill_start - p->head_len;
-	if (!rc)
-		rc = fill(p, end, &p->tail_len, &p->tail);
+	rc = read_fills(p, head, tail);
 	if (rc && !p->rc)
 		p->rc = rc;
 	fill_over(p);
@@ -275,7 +297,7 @@ static void carry_out(struct img_piece *p)
 		img_ioq_submit(p->queue->ioq, &p->io);
 		break;
 	case IMG_PLAN_DATA:
-		if (p->packed)
+		if (p->packed.at)
 			write_data(p);
 		else
 			write_filled(p);
@@ -285,44 +307,49 @@ static void carry_out(struct img_piece *p)
 
 /* ---- Compressed units ---- */
 
-static void packed(struct img_post *post)
+static void packed(struct img_piece *p)
 {
-	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
+	struct img_buffers *buffers = &p->queue->buffers;
 
-	if (p->rc && p->rc != -ENOSPC) {
+	img_buffer_put(buffers, &p->unit);
+	if (p->rc) /* -ENOSPC: does not shrink, is stored plain */
+		img_buffer_put(buffers, &p->packed);
+	if (p->rc && p->rc != -ENOSPC)
 		img_piece_done(p, p->rc);
-		return;
-	}
-	img_write_look(p);
+	else
+		img_write_look(p);
 }
 
 /* On a pool thread. */
-static void pack(struct img_work *work)
+static void pack(struct img_piece *p)
 {
-	struct img_piece *p = IMG_CONTAINER(work, struct img_piece, work);
-	const struct img_codec *codec = p->task->img->compress_codec;
-	size_t unit = (size_t)p->task->img->unit_bytes, at = 0;
+	const struct img *img = p->task->img;
+	size_t unit = (size_t)img->unit_bytes, at = 0;
+	const uint8_t *bytes = p->task->iov[0].iov_base;
 
-	p->packed = malloc(unit);
-	p->unit = malloc(unit);
-	p->rc = p->packed && p->unit ? 0 : -ENOMEM;
-	for (int i = 0; !p->rc && i < p->task->iovcnt; i++) {
-		memcpy(p->unit + at, p->task->iov[i].iov_base, p->task->iov[i].iov_len);
-		at += p->task->iov[i].iov_len;
+	if (p->unit.at) {
+		for (int i = 0; i < p->task->iovcnt; i++) {
+			memcpy(p->unit.at + at, p->task->iov[i].iov_base, p->task->iov[i].iov_len);
+			at += p->task->iov[i].iov_len;
+		}
+		memset(p->unit.at + at, 0, unit - at);
+		bytes = p->unit.at;
 	}
-	if (!p->rc) {
-		memset(p->unit + at, 0, unit - at);
-		p->rc = codec->encode(p->unit, unit, p->task->img->compress_level, p->packed,
-				      unit - 1, &p->packed_len, &p->err);
-	}
-	free(p->unit);
-	p->unit = NULL;
-	if (p->rc) { /* -ENOSPC: does not shrink, is stored plain */
-		free(p->packed);
-		p->packed = NULL;
-	}
-	p->post.fn = packed;
-	img_ioq_post(p->queue->ioq, &p->post);
+	p->rc = img->compress_codec->encode(bytes, unit, img->compress_level, p->packed.at,
+					    unit - 1, &p->packed_len, &p->err);
+}
+
+static void start_packing(struct img_piece *p)
+{
+	size_t unit = (size_t)p->task->img->unit_bytes;
+	bool whole = p->task->iovcnt == 1 && p->task->iov[0].iov_len == unit;
+
+	p->packing_tried = true;
+	if (!img_buffer_get(&p->queue->buffers, unit, &p->packed) ||
+	    (!whole && !img_buffer_get(&p->queue->buffers, unit, &p->unit)))
+		img_piece_done(p, -ENOMEM);
+	else
+		img_batch_add(p, 1, pack, packed); /* a unit takes long enough */
 }
 
 /* ---- Looking up ---- */
@@ -431,8 +458,8 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	}
 	p->req.engine = e;
 	*plan = (struct img_plan){ 0 };
-	rc = img->driver->plan_write(img, &p->req, p->packed ? IMG_OP_WRITE_COMPRESSED : p->op,
-				     p->off, p->packed ? p->packed_len : len, plan);
+	rc = img->driver->plan_write(img, &p->req, p->packed.at ? IMG_OP_WRITE_COMPRESSED : p->op,
+				     p->off, p->packed.at ? p->packed_len : len, plan);
 	if (rc == IMG_NEED_WRITE) {
 		p->op = IMG_OP_WRITE;
 		p->zeroes = true;
@@ -452,7 +479,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (plan->commit) {
 		uint64_t unit = img->unit_bytes, from = p->off, to = p->off + plan->length;
 
-		if (plan->kind == IMG_PLAN_DATA && !p->packed) {
+		if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
 			from = min_u64(from, plan->fill_start);
 			to = max_u64(to, plan->fill_end);
 		}
@@ -473,9 +500,7 @@ void img_write_look(struct img_piece *p)
 	p->op = IMG_OP_WRITE;
 	p->zeroes = false;
 	if (t->compress && !p->packing_tried) {
-		p->packing_tried = true;
-		p->work.run = pack;
-		img_pool_submit(img_pool_cpu(), &p->work);
+		start_packing(p);
 		return;
 	}
 	if (t->op != IMG_OP_WRITE)

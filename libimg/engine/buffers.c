@@ -1,0 +1,69 @@
+#include "libimg/engine/buffers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+
+enum {
+	SMALLEST = 4096,
+	MOST_HELD = 8 << 20,
+};
+
+/* The class whose buffers have room for len; IMG_BUFFER_CLASSES: none. */
+static unsigned class_of(size_t len)
+{
+	unsigned c = 0;
+
+	while (c < IMG_BUFFER_CLASSES && ((size_t)SMALLEST << c) < len)
+		c++;
+	return c;
+}
+
+bool img_buffer_get(struct img_buffers *b, size_t len, struct img_buffer *out)
+{
+	unsigned c = class_of(len);
+	size_t bytes = c < IMG_BUFFER_CLASSES ? (size_t)SMALLEST << c : round_up_u64(len, SMALLEST);
+	uint8_t *at;
+
+	if (c < IMG_BUFFER_CLASSES && b->free[c]) {
+		at = b->free[c];
+		memcpy(&b->free[c], at, sizeof(void *));
+		b->bytes -= bytes;
+	} else {
+		at = aligned_alloc(SMALLEST, bytes);
+	}
+	if (!at)
+		return false;
+	*out = (struct img_buffer){ at, bytes };
+	return true;
+}
+
+void img_buffer_put(struct img_buffers *b, struct img_buffer *buffer)
+{
+	unsigned c = class_of(buffer->len);
+
+	if (!buffer->at)
+		return;
+	if (c < IMG_BUFFER_CLASSES && b->bytes + buffer->len <= MOST_HELD) {
+		memcpy(buffer->at, &b->free[c], sizeof(void *));
+		b->free[c] = buffer->at;
+		b->bytes += buffer->len;
+	} else {
+		free(buffer->at);
+	}
+	*buffer = (struct img_buffer){ 0 };
+}
+
+void img_buffers_clear(struct img_buffers *b)
+{
+	for (unsigned c = 0; c < IMG_BUFFER_CLASSES; c++) {
+		while (b->free[c]) {
+			void *at = b->free[c];
+
+			memcpy(&b->free[c], at, sizeof(void *));
+			free(at);
+		}
+	}
+	b->bytes = 0;
+}
