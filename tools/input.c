@@ -9,6 +9,7 @@
 #include "libimg/image/img.h"
 #include "tools/args.h"
 #include "tools/open.h"
+#include "tools/say.h"
 
 #define OPEN_FILE "/proc/self/fd/0"
 
@@ -40,7 +41,9 @@ struct img_input *input_open(const char *format, const uint64_t *size)
 	struct img_error *err = args_memory(img_error_new());
 	struct img_input *in = NULL;
 
-	if (img_input_open(STDIN_FILENO, "standard input", format, size, &in, err))
+	if (isatty(STDIN_FILENO))
+		say_error("Could not open '-': Standard input is a terminal, allowed a pipe or a file");
+	else if (img_input_open(STDIN_FILENO, "standard input", format, size, &in, err))
 		open_say_error("Could not open '-'", err);
 	img_error_free(err);
 	return in;

@@ -11,7 +11,8 @@
 #include "tests/formats/vmdk/bench.h"
 
 enum {
-	GRAIN = VMDK_GRAIN_BYTES,
+	GRAIN = VMDK_GRAIN_BYTES, /* unless a plan says otherwise */
+	GRAIN_MAX = 2 << 20,
 	FRONT_SECTORS = 64,
 	TABLE_BYTES = VMDK_TABLE_ENTRIES * 4,
 };
@@ -24,7 +25,7 @@ enum tables {
 
 /* A stream to be made: grains[] in their order in it, up to one of -1. */
 struct plan {
-	uint64_t size;
+	uint64_t size, grain;
 	int grains[16];
 	enum tables tables;
 	bool no_end, no_footer, cut_last;
@@ -60,20 +61,27 @@ static void append_marker(struct made *m, uint32_t type, uint64_t sectors)
 	append(m, marker, sizeof(marker));
 }
 
-static void fill(int g, uint8_t *grain)
+static size_t grain_of(const struct plan *p)
 {
-	for (size_t i = 0; i < GRAIN; i++)
+	return p->grain ? p->grain : GRAIN;
+}
+
+static void fill(int g, size_t bytes, uint8_t *grain)
+{
+	for (size_t i = 0; i < bytes; i++)
 		grain[i] = (uint8_t)(i % 64 < 32 ? i % 8 + (size_t)g
 						 : (i + 77) * (size_t)(g + 1) * 2654435761u >> 24);
 }
 
 static void append_grain(struct made *m, const struct plan *p, int g)
 {
-	uint8_t plain[GRAIN], packed[2 * GRAIN], marker[VMDK_GRAIN_MARKER_BYTES];
-	uint64_t off = (uint64_t)g * GRAIN;
-	size_t bytes = p->cut_last ? (size_t)min_u64(GRAIN, p->size - off) : GRAIN, len;
+	static uint8_t plain[GRAIN_MAX], packed[2 * GRAIN_MAX];
+	uint8_t marker[VMDK_GRAIN_MARKER_BYTES];
+	size_t grain = grain_of(p), len;
+	uint64_t off = (uint64_t)g * grain;
+	size_t bytes = p->cut_last ? (size_t)min_u64(grain, p->size - off) : grain;
 
-	fill(g, plain);
+	fill(g, grain, plain);
 	cr_assert_eq(img_codec_zlib.encode(plain, bytes, 0, packed, sizeof(packed), &len, NULL), 0);
 	le64_store(marker, off / VMDK_SECTOR);
 	le32_store(marker + 8, (uint32_t)len);
@@ -85,7 +93,7 @@ static void append_grain(struct made *m, const struct plan *p, int g)
 static struct vmdk_header header_of(const struct plan *p)
 {
 	return (struct vmdk_header){
-		.capacity = round_up_u64(p->size, GRAIN) / VMDK_SECTOR,
+		.capacity = round_up_u64(p->size, grain_of(p)) / VMDK_SECTOR,
 		.descriptor = 1,
 		.descriptor_sectors = 4,
 		.directory = p->tables == TABLES_IN_FRONT ? 10 : VMDK_DIRECTORY_AT_END,
@@ -103,6 +111,7 @@ static void make_stream(struct made *m, const struct plan *p)
 
 	*m = (struct made){ 0 };
 	vmdk_encode_header(&h, front);
+	le64_store(front + 20, grain_of(p) / VMDK_SECTOR);
 	snprintf((char *)front + VMDK_SECTOR, 2000,
 		 "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n"
 		 "createType=\"streamOptimized\"\n%s\nRW %" PRIu64 " SPARSE \"x.vmdk\"\n",
@@ -126,6 +135,7 @@ static void make_stream(struct made *m, const struct plan *p)
 		if (!p->no_footer) {
 			append_marker(m, VMDK_MARKER_FOOTER, 1);
 			vmdk_encode_header(&h, footer);
+			le64_store(footer + 20, grain_of(p) / VMDK_SECTOR);
 			append(m, footer, sizeof(footer));
 		}
 	}
@@ -197,13 +207,13 @@ static void reads_as_planned(const struct plan *p, unsigned parallel)
 {
 	struct img_copy_options how = { .parallel = parallel, .target_is_zero = true };
 	struct img_error *err = img_error_new();
-	uint8_t *model = calloc(1, round_up_u64(p->size, GRAIN) + 1), *got;
+	uint8_t *model = calloc(1, round_up_u64(p->size, grain_of(p)) + 1), *got;
 	uint64_t size = 0;
 	struct made m;
 
 	make_stream(&m, p);
 	for (size_t i = 0; p->grains[i] >= 0; i++)
-		fill(p->grains[i], model + (size_t)p->grains[i] * GRAIN);
+		fill(p->grains[i], grain_of(p), model + (size_t)p->grains[i] * grain_of(p));
 	got = copy(m.bytes, m.len, NULL, &how, &size, err);
 	cr_assert(got, "%s", img_error_text(err));
 	cr_assert_eq(size, p->size);
@@ -235,18 +245,116 @@ Test(vmdk_source, every_layout)
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
 		for (unsigned n = 1; n < 9; n += 7) {
-			struct plan p = { .size = odd_size, .grains = { 0, 1, 2, 5, 16, 17, 20, -1 }, .tables = layouts[i], .cut_last = n == 1 };
+			struct plan p = {
+				.size = odd_size,
+				.grains = { 0, 1, 2, 5, 16, 17, 20, -1 },
+				.tables = layouts[i],
+				.cut_last = n == 1,
+			};
 
 			reads_as_planned(&p, n);
-			reads_as_planned(&(struct plan){ .size = odd_size, .grains = { -1 }, .tables = layouts[i] }, n);
+			reads_as_planned(&(struct plan){
+						 .size = odd_size,
+						 .grains = { -1 },
+						 .tables = layouts[i],
+					 },
+					 n);
 			/* In any order. */
-			reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 20, 3, 17, 16, 0, 4, 18, 1, -1 }, .tables = layouts[i] },
+			reads_as_planned(&(struct plan){
+						 .size = odd_size,
+						 .grains = { 20, 3, 17, 16, 0, 4, 18, 1, -1 },
+						 .tables = layouts[i],
+					 },
 					 n);
 		}
 	}
 	/* As open-vmdk and QEMU end them. */
-	reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 3, 4, -1 }, .tables = TABLES_IN_FRONT, .no_end = true }, 1);
-	reads_as_planned(&(struct plan){ .size = odd_size, .grains = { 3, 4, -1 }, .tables = TABLES_BEHIND, .no_end = true }, 1);
+	reads_as_planned(&(struct plan){
+				 .size = odd_size,
+				 .grains = { 3, 4, -1 },
+				 .tables = TABLES_IN_FRONT,
+				 .no_end = true,
+			 },
+			 1);
+	reads_as_planned(&(struct plan){
+				 .size = odd_size,
+				 .grains = { 3, 4, -1 },
+				 .tables = TABLES_BEHIND,
+				 .no_end = true,
+			 },
+			 1);
+}
+
+Test(vmdk_source, other_grains)
+{
+	static const uint64_t grains[] = { 512, 4096, GRAIN_MAX };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(grains); i++) {
+		struct plan p = {
+			.size = 14 * grains[i] - (i ? 512 : 0),
+			.grain = grains[i],
+			.grains = { 0, 1, 5, 9, 8, 3, 13, -1 },
+			.tables = TABLES_BEHIND,
+		};
+
+		reads_as_planned(&p, 0);
+	}
+}
+
+/* Into a stream grains must ascend; else there is no output. */
+Test(vmdk_source, to_a_stream)
+{
+	static const uint64_t grains[] = { 4096, GRAIN, GRAIN_MAX };
+	const char *list[] = { "subformat=streamOptimized", NULL };
+
+	for (size_t i = 0; i < 2 * IMG_ARRAY_LEN(grains); i++) {
+		bool ordered = i % 2;
+		struct plan p = {
+			.size = 500 * grains[i / 2],
+			.grain = grains[i / 2],
+			.grains = { 1, 2, 3, 499, -1 },
+			.tables = TABLES_BEHIND,
+		};
+		struct img_create_options create = { .format = "vmdk", .have_size = true, .size = p.size, .options = list };
+		struct img_error *err = img_error_new();
+		uint8_t *got, *expected = malloc(grains[i / 2]);
+		struct img_input *in;
+		struct bench b;
+		struct made m;
+		FILE *f;
+		int rc;
+
+		if (!ordered) {
+			p.grains[0] = 499;
+			p.grains[3] = 1;
+		}
+		make_stream(&m, &p);
+		start(&b);
+		f = tmpfile();
+		cr_assert(f && fwrite(m.bytes, 1, m.len, f) == m.len && !fflush(f));
+		rewind(f);
+		cr_assert_eq(img_input_open(fileno(f), "x", NULL, NULL, &in, err), 0);
+		rc = img_copy_input_stream(in, b.image, -1, &create, NULL, err);
+		/* Within a window any order will do. */
+		cr_assert_eq(rc, ordered || p.size <= 1 << 20 ? 0 : -ESPIPE, "%s", img_error_text(err));
+		cr_assert_eq(!access(b.image, F_OK), !rc);
+		if (!rc) {
+			got = read_all(b.image, p.size);
+			for (int g = 0; g < 500; g++) {
+				memset(expected, 0, p.grain);
+				if ((g >= 1 && g <= 3) || g == 499)
+					fill(g, p.grain, expected);
+				cr_assert(!memcmp(got + (size_t)g * p.grain, expected, p.grain), "%d", g);
+			}
+			free(got);
+		}
+		img_input_close(in);
+		free(expected);
+		free(m.bytes);
+		img_error_free(err);
+		fclose(f);
+		finish(&b);
+	}
 }
 
 /* Over something that was there: zeroes where nothing comes. */
@@ -258,8 +366,8 @@ Test(vmdk_source, gaps_are_zeroes)
 	struct made m;
 
 	make_stream(&m, &p);
-	fill(2, model + 2 * GRAIN);
-	fill(19, model + 19 * (size_t)GRAIN);
+	fill(2, GRAIN, model + 2 * GRAIN);
+	fill(19, GRAIN, model + 19 * (size_t)GRAIN);
 	for (int no_sparse = 0; no_sparse < 2; no_sparse++) {
 		struct img_copy_options how = { .no_sparse = no_sparse };
 		struct img_input *in;
@@ -293,7 +401,11 @@ Test(vmdk_source, cut_anywhere)
 	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND };
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
-		struct plan p = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = layouts[i] };
+		struct plan p = {
+			.size = odd_size,
+			.grains = { 0, 1, 7, -1 },
+			.tables = layouts[i],
+		};
 		struct made m;
 		size_t enough;
 
@@ -323,8 +435,16 @@ static void refused_with(const struct plan *p, size_t grain, int at, uint32_t va
 
 Test(vmdk_source, damaged)
 {
-	struct plan front = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_IN_FRONT };
-	struct plan behind = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_BEHIND };
+	struct plan front = {
+		.size = odd_size,
+		.grains = { 0, 1, 7, -1 },
+		.tables = TABLES_IN_FRONT,
+	};
+	struct plan behind = {
+		.size = odd_size,
+		.grains = { 0, 1, 7, -1 },
+		.tables = TABLES_BEHIND,
+	};
 	struct plan none = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = NO_TABLES };
 	struct made m;
 
@@ -364,7 +484,12 @@ Test(vmdk_source, not_alone)
 	};
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(cases); i++) {
-		struct plan p = { .size = odd_size, .grains = { 0, -1 }, .tables = NO_TABLES, .more = cases[i].more };
+		struct plan p = {
+			.size = odd_size,
+			.grains = { 0, -1 },
+			.tables = NO_TABLES,
+			.more = cases[i].more,
+		};
 		struct made m;
 
 		make_stream(&m, &p);
