@@ -41,9 +41,14 @@ bool io_take_options(const struct io_command *c, int argc, char **argv, struct i
 
 /* A size up to 2^63 - 1. False: it is none; said. */
 bool io_take_size(const char *text, uint64_t *out);
+/* A number as C writes it, at most max. what: "pattern byte". False: it is none; said. */
+bool io_take_number(const char *text, uint64_t max, const char *what, uint64_t *out);
 
-/* Commands on the image as a whole. */
 typedef int io_run_fn(struct io_session *s, const struct io_command *c, int argc, char **argv);
+/* io_requests.c */
+io_run_fn io_run_discard, io_run_flush, io_run_read, io_run_readv, io_run_verify, io_run_write,
+	io_run_writev;
+/* io_image.c */
 io_run_fn io_run_alloc, io_run_close, io_run_info, io_run_length, io_run_map, io_run_open,
 	io_run_truncate;
 
