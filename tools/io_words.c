@@ -72,7 +72,7 @@ bool io_take_options(const struct io_command *c, int argc, char **argv, struct i
 
 bool io_take_size(const char *text, uint64_t *out)
 {
-	int rc = text[strspn(text, " \t")] == '-' ? -EINVAL : size_parse(text, out);
+	int rc = size_parse(text, out);
 
 	if (rc == -EINVAL)
 		printf("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- %s\n",
