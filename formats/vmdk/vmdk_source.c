@@ -224,7 +224,9 @@ static void count_table(const struct vmdk_stream_source *s, const uint8_t *table
 		uint32_t sector = le32_load(table + i * 4);
 
 		/* What is beyond the disk's end is nobody's. */
-		if (!sector || (sector == 1 && s->sparse.zeroed_grains) || (known && grain >= grains))
+		if (known && grain >= grains)
+			break;
+		if (!sector || (sector == 1 && s->sparse.zeroed_grains))
 			continue;
 		count_grain(t, sector, known ? grain : 0);
 	}
@@ -248,7 +250,7 @@ static int take_tables(struct vmdk_stream_source *s, uint64_t front, struct img_
 	if (!rc)
 		rc = take_directory(s, &directory, err);
 	s->has_front = true;
-	for (uint64_t i = 0; i < s->sparse.directory_entries && !rc && s->has_front; i++) {
+	for (uint64_t i = 0; directory && i < s->sparse.directory_entries && !rc; i++) {
 		uint64_t place = (uint64_t)le32_load(directory + i * 4) * VMDK_SECTOR;
 
 		if (!place)
@@ -309,7 +311,8 @@ static int take_front(struct vmdk_stream_source *s, struct img_error *err)
 		return img_fail(err, -EUCLEAN,
 				"%s: sparse header at 0: found an overhead of %" PRIu64
 				" sectors, allowed 1 to %" PRIu64,
-				s->in->name, s->sparse.overhead_sectors, VMDK_BYTES_MAX / VMDK_SECTOR);
+				s->in->name, s->sparse.overhead_sectors,
+				VMDK_BYTES_MAX / VMDK_SECTOR);
 	s->base.size = s->sparse.capacity_bytes;
 	rc = take_descriptor(s, front, err);
 	if (!rc)

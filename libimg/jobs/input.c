@@ -317,9 +317,11 @@ static void write_run(struct worker *w, size_t at, size_t len)
 	size_t end = at + len, grain = w->job->grain, run;
 
 	for (; at < end; at += run) {
+		size_t first = grain - (size_t)((w->off + at) % grain);
+
 		run = end - at;
-		if (!w->job->o->no_sparse && img_zero_run(w->data + at, end - at, grain,
-							  grain - (size_t)((w->off + at) % grain), &run))
+		if (!w->job->o->no_sparse &&
+		    img_zero_run(w->data + at, end - at, grain, first, &run))
 			submit_zero(w, at, run);
 		else
 			submit_write(w, at, run, 0);

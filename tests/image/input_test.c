@@ -100,7 +100,8 @@ static int copy(size_t len, const char *format, uint64_t given, const struct img
 	return rc;
 }
 
-static const size_t lengths[] = { 1, 512, 65535, 65536, 65537, 1 << 20, (3 << 20) + 5, (5 << 20) - 512 };
+static const size_t lengths[] = { 1, 512, 65535, 65536,
+				  65537, 1 << 20, (3 << 20) + 5, (5 << 20) - 512 };
 
 Test(input, any_size)
 {

@@ -8,10 +8,14 @@
 /* The descriptor of an image, embedded or not. malloc'd. */
 static char *descriptor_of(const char *path)
 {
-	uint64_t size = size_of(path), from = size >= 65536 ? 512 : 0;
-	uint64_t len = from ? 20 * 512 : size;
-	char *text = calloc(1, len + 1);
+	uint64_t size = size_of(path), from, len;
+	uint8_t magic[4];
+	char *text;
 
+	read_at(path, 0, magic, sizeof(magic));
+	from = memcmp(magic, "KDMV", 4) ? 0 : 512;
+	len = from ? 20 * 512 : size;
+	text = calloc(1, len + 1);
 	cr_assert(text);
 	read_at(path, from, (uint8_t *)text, len);
 	return text;
