@@ -1,7 +1,7 @@
 #!/bin/sh
 # Each fuzz target for a while, from the seeds in fuzz/seeds/TARGET and small images made here.
 #
-#   FUZZ_SECONDS=10	for each target (make fuzz-long: half an hour)
+#   FUZZ_SECONDS=8	for each target (make fuzz-long: half an hour)
 #   tests/fuzz/run.sh [TARGET]
 # What a target finds is kept in build-fuzz/found/.
 . "$(dirname "$0")/../lib.sh"
@@ -34,6 +34,16 @@ if [ ! -d "$images" ] && have qemu-img; then
 		qemu-img convert -f raw -O vmdk -o $options "$work/content.raw" "$images/v$n" || :
 	done
 	find "$images" -size +256k -delete
+	# The same for write_fuzz, behind a list of requests: see there.
+	mkdir -p build-fuzz/corpus/write_fuzz
+	for image in "$images"/[qv]*; do
+		case $image in */v*) format='\001' ;; *) format='\000' ;; esac
+		{
+			# shellcheck disable=SC2059 # octal
+			printf "$format"'\006\000\003\001\000\002\000\020\000\003\000\060\000\004\040\100\000\005\100\000\000\001\020\370\000'
+			cat "$image"
+		} >"build-fuzz/corpus/write_fuzz/$(basename "$image")"
+	done
 fi
 
 for target in "$fuzzers"/*_fuzz; do
@@ -44,7 +54,7 @@ for target in "$fuzzers"/*_fuzz; do
 	seeds=fuzz/seeds/$name
 	[ -d "$seeds" ] || seeds=
 	# shellcheck disable=SC2086 # nothing or a folder
-	if (ulimit -c 0; "$target" -max_total_time="${FUZZ_SECONDS:-10}" -timeout=10 -rss_limit_mb=1024 \
+	if (ulimit -c 0; "$target" -max_total_time="${FUZZ_SECONDS:-8}" -timeout=10 -rss_limit_mb=1024 \
 		-malloc_limit_mb=256 -max_len=262144 -print_final_stats=1 -artifact_prefix=build-fuzz/found/$name- \
 		"build-fuzz/corpus/$name" $seeds) >"$work/out" 2>&1; then
 		pass "$name"
