@@ -108,7 +108,7 @@ static void request(struct writing *w, const uint8_t *bytes)
 	enum what what = bytes[0] % WHATS;
 	uint64_t size = img_size(w->img), unit = img_unit_bytes(w->img);
 	uint64_t off = le16_load(bytes + 2);
-	size_t len = (bytes[1] % 160 + 1) * STEP;
+	size_t len = (size_t)(bytes[1] % 160 + 1) * STEP;
 	int rc = 0;
 
 	off = bytes[0] & 0x80 ? size / 65536 * off : off * STEP;
