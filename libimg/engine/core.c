@@ -33,6 +33,24 @@ void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err)
 	}
 }
 
+/* A number that was never given out before. */
+static uint64_t new_version(void)
+{
+	static _Atomic uint64_t last;
+
+	return atomic_fetch_add(&last, 1) + 1;
+}
+
+void img_engine_remapped(struct img_engine *e)
+{
+	atomic_store(&e->mapped, new_version());
+}
+
+void img_engine_reused(struct img_engine *e)
+{
+	atomic_store(&e->reused, new_version());
+}
+
 void img_engine_changed(struct img_engine *e)
 {
 	img_wake_all(&e->waiting, 0, NULL);

@@ -13,20 +13,15 @@
 #include "libimg/base/pool.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/meta.h"
+#include "libimg/engine/readers.h"
 
 struct img_queue;
-
-/* A request that may be using what it has looked up, from its start to its end. */
-struct img_reader {
-	struct img_list link;
-	uint64_t seq;
-};
 
 /* Space that was unlinked and is not free yet (see quarantine.c). */
 struct img_freed {
 	struct img_storage *storage;
 	uint64_t off, len;
-	uint64_t seq; /* readers that started before this number may still use it */
+	uint64_t since; /* readers that started before may still use it: img_readers_gone() */
 };
 
 struct img_freed_list {
@@ -41,8 +36,11 @@ struct img_engine {
 	pthread_cond_t changed; /* something a blocking waiter looks at has changed */
 	struct img_meta *meta;
 
-	struct img_list readers; /* img_reader, in the order they started */
-	uint64_t next_seq;
+	/*
+	 * What the driver would say now, and what its space holds now: other numbers after each
+	 * change, never used before, by no image. Written under the lock, read without.
+	 */
+	_Atomic uint64_t mapped, reused;
 
 	struct img_list claims;	 /* plans that will be committed or dropped (write.c) */
 	struct img_list ordered; /* requests that allocate in turn (task.c) */
@@ -81,6 +79,10 @@ struct img_engine {
 void img_engine_touch(struct img_engine *e, struct img_storage *s);
 /* Wake all of a list with the same answer. Under the lock. */
 void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err);
+/* What was looked up before is not true any more: a new number for e->mapped. Under the lock. */
+void img_engine_remapped(struct img_engine *e);
+/* Space may hold something else from now on: the same for e->reused. Under the lock. */
+void img_engine_reused(struct img_engine *e);
 /* Something changed: wake e->waiting and blocking waiters. Under the lock. */
 void img_engine_changed(struct img_engine *e);
 /*

@@ -29,7 +29,8 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_mutex_init(&e->blocking_lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
-	img_list_init(&e->readers);
+	img_engine_remapped(e);
+	img_engine_reused(e);
 	img_list_init(&e->claims);
 	img_list_init(&e->waiting);
 	img_list_init(&e->growers);

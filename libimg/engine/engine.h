@@ -11,6 +11,7 @@ struct img_engine_config {
 	uint64_t cache_bytes; /* metadata cache; 0: the default, 4 MiB */
 	bool unsafe;	      /* never sync */
 	bool writethrough;    /* sync at the end of each write */
+	bool no_read_ahead;   /* keep nothing of a unit beyond what was asked for */
 	enum img_ioq_kind io; /* of the queue behind the blocking calls */
 };
 

@@ -45,7 +45,7 @@ void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_of
 {
 	struct img_engine *e = req->engine;
 
-	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, e->next_seq };
+	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, img_readers_now() };
 }
 
 static void move_all(struct img_freed_list *to, struct img_freed_list *from)
@@ -136,14 +136,12 @@ int img_quarantine_release(struct img_engine *e, struct img_error *err)
 	while (e->writing_out)
 		pthread_cond_wait(&e->changed, &e->lock);
 	e->writing_out = true; /* nobody else moves the lists meanwhile */
+	if (e->freed_durable.n)
+		img_engine_reused(e);
 	for (i = 0; i < e->freed_durable.n && !rc; i++) {
 		struct img_freed f = e->freed_durable.item[i];
-		struct img_reader *oldest = img_list_empty(&e->readers)
-						    ? NULL
-						    : IMG_CONTAINER(e->readers.next,
-								    struct img_reader, link);
 
-		if (oldest && oldest->seq < f.seq)
+		if (!img_readers_gone(f.since))
 			e->freed_durable.item[kept++] = f;
 		else
 			rc = release_one(e, &f, err);

@@ -146,10 +146,40 @@ static void read_data(struct img_piece *p)
 
 /* ---- Compressed units ---- */
 
+static void read_compressed(struct img_piece *p);
+
+/* Those who waited for p's unit get their part of it, or try by themselves. */
+static void serve_waiting(struct img_piece *p)
+{
+	struct img_unit *unit = p->decoding;
+	struct img_list waiting, *node;
+
+	img_list_init(&waiting);
+	img_units_end(unit, &p->unit, &waiting);
+	/* all of them before the first is done: what comes then may throw the unit out */
+	for (node = waiting.next; !p->rc && node != &waiting; node = node->next) {
+		struct img_piece *w = IMG_CONTAINER(node, struct img_piece, batch_link);
+
+		copy_to_iov(w->iov, w->iovcnt, unit->bytes.at + w->extent.within);
+	}
+	while ((node = img_list_pop(&waiting))) {
+		struct img_piece *w = IMG_CONTAINER(node, struct img_piece, batch_link);
+
+		if (p->rc)
+			read_compressed(w);
+		else
+			img_piece_done(w, 0);
+	}
+}
+
 static void decoded(struct img_piece *p)
 {
 	if (!p->rc && p->unit.at)
 		copy_to_iov(p->iov, p->iovcnt, p->unit.at + p->extent.within);
+	if (p->rc)
+		img_buffer_put(&p->queue->buffers, &p->unit);
+	if (p->decoding)
+		serve_waiting(p);
 	img_piece_done(p, p->rc);
 }
 
@@ -179,15 +209,17 @@ static void stored_read(struct img_io *io)
 {
 	struct img_piece *p = IMG_CONTAINER(io, struct img_piece, io);
 
+	p->rc = io->rc;
 	if (io->rc) {
 		img_io_fail(io, &p->err);
-		img_piece_done(p, io->rc);
+		decoded(p);
 		return;
 	}
 	img_batch_add(p, DECODE_TOGETHER, decode, decoded);
 }
 
-static void read_compressed(struct img_piece *p)
+/* Read the unit and decode it. */
+static void fetch_unit(struct img_piece *p)
 {
 	const struct img_extent *x = &p->extent;
 	bool whole = !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
@@ -196,7 +228,8 @@ static void read_compressed(struct img_piece *p)
 
 	if (!img_buffer_get(&p->queue->buffers, len, &p->stored) ||
 	    (!whole && !img_buffer_get(&p->queue->buffers, x->unit_bytes, &p->unit))) {
-		img_piece_done(p, -ENOMEM);
+		p->rc = -ENOMEM;
+		decoded(p);
 		return;
 	}
 	p->io = (struct img_io){ .storage = x->storage,
@@ -210,13 +243,66 @@ static void read_compressed(struct img_piece *p)
 	img_ioq_submit(p->queue->ioq, &p->io);
 }
 
+static void read_compressed(struct img_piece *p)
+{
+	const struct img_extent *x = &p->extent;
+	struct img_engine *e = p->level->engine;
+	uint64_t version = atomic_load(&e->reused);
+	struct img_queue *q = p->queue;
+	struct img_unit *unit;
+
+	p->decoding = NULL;
+	/* Who reads whole units has no use for what is left over of them. */
+	if ((!x->within && p->len == x->unit_bytes) || e->config.no_read_ahead) {
+		fetch_unit(p);
+		return;
+	}
+	unit = img_units_find(&q->units, version, x);
+	if (!unit) {
+		p->decoding = img_units_begin(&q->units, &q->buffers, version, x);
+		fetch_unit(p);
+	} else if (!unit->bytes.at) {
+		img_list_add_tail(&unit->waiting, &p->batch_link);
+	} else {
+		copy_to_iov(p->iov, p->iovcnt, unit->bytes.at + x->within);
+		img_piece_done(p, 0);
+	}
+}
+
 /* ---- Looking up ---- */
+
+/*
+ * img_read_resolve() for a piece, or what the queue knows from before. More than the piece needs is
+ * looked up, and kept; what is wrong with the rest is no concern of this piece.
+ */
+static int resolve(struct img_piece *p, uint64_t *len)
+{
+	struct img *img = p->task->img;
+	struct img_extents *known = &p->queue->extents;
+	uint64_t version = atomic_load(&img->engine->mapped), window = img_extents_window(img);
+	uint64_t run = max_u64(*len, window - p->off % window);
+	int rc;
+
+	if (img_extents_find(known, img, version, p->off, len, &p->extent, &p->level))
+		return 0;
+	rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level);
+	if (rc < 0) {
+		img_error_clear(&p->err);
+		run = *len;
+		rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level);
+	}
+	if (rc)
+		return rc;
+	img_extents_keep(known, img, version, p->off, run, &p->extent, p->level);
+	*len = min_u64(*len, run);
+	return 0;
+}
 
 void img_read_look(struct img_piece *p)
 {
 	struct img_extent *x = &p->extent;
 	uint64_t len = p->len;
-	int rc = img_read_resolve(p->task->img, &p->req, p->off, &len, x, &p->level);
+	int rc = resolve(p, &len);
 
 	if (rc == IMG_NEED_METADATA) {
 		img_piece_fetch(p);

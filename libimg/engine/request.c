@@ -149,8 +149,10 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	img_list_init(&q->free_tasks);
 	img_list_init(&q->free_pieces);
 	img_list_init(&q->gathered);
+	img_readers_init(&q->readers);
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
+		img_readers_destroy(&q->readers);
 		free(q);
 		return rc;
 	}
@@ -168,7 +170,9 @@ void img_engine_queue_free(struct img_queue *q)
 		free(IMG_CONTAINER(node, struct img_task, free_link));
 	while ((node = img_list_pop(&q->free_pieces)))
 		free(IMG_CONTAINER(node, struct img_piece, free_link));
+	img_units_clear(&q->units, &q->buffers);
 	img_buffers_clear(&q->buffers);
+	img_readers_destroy(&q->readers);
 	img_ioq_free(q->ioq);
 	free(q);
 }

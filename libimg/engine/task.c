@@ -123,16 +123,9 @@ int img_piece_take(struct img_piece *p, uint64_t len)
 /* Everything is done: leave the lists, run done(). */
 static void task_finish(struct img_task *t)
 {
-	struct img_engine *e = t->img->engine;
 	struct img_queue *q = t->queue;
 
-	pthread_mutex_lock(&e->lock);
-	img_list_del(&t->reader.link);
-	if (!img_list_empty(&t->order_link)) {
-		img_list_del(&t->order_link);
-		img_engine_changed(e);
-	}
-	pthread_mutex_unlock(&e->lock);
+	img_reader_end(&q->readers, &t->reader);
 	if (!t->inner) {
 		q->in_flight--;
 		q->completed++;
@@ -218,12 +211,12 @@ void img_task_start(struct img_task *t)
 
 	if (!t->inner)
 		t->queue->in_flight++;
-	pthread_mutex_lock(&e->lock);
-	t->reader.seq = e->next_seq++;
-	img_list_add_tail(&e->readers, &t->reader.link);
-	if (t->ordered)
+	img_reader_start(&t->queue->readers, &t->reader);
+	if (t->ordered) {
+		pthread_mutex_lock(&e->lock);
 		img_list_add_tail(&e->ordered, &t->order_link);
-	pthread_mutex_unlock(&e->lock);
+		pthread_mutex_unlock(&e->lock);
+	}
 	/* One piece more than there are keeps the task from finishing in here. */
 	t->pieces++;
 	deal(t);

@@ -9,6 +9,8 @@
 
 #include "libimg/engine/buffers.h"
 #include "libimg/engine/core.h"
+#include "libimg/engine/extents.h"
+#include "libimg/engine/units.h"
 
 struct img_piece;
 
@@ -19,7 +21,10 @@ struct img_queue {
 	size_t in_flight; /* tasks, fills not counted */
 	size_t completed; /* since the present run began */
 	struct img_list free_tasks, free_pieces;
+	struct img_readers readers;
 	struct img_buffers buffers;
+	struct img_extents extents;
+	struct img_units units;
 	struct img_list gathered; /* img_piece.batch_link: for the pool (batch.c) */
 	unsigned ngathered;
 };
@@ -42,7 +47,7 @@ struct img_task {
 	bool dealing;	 /* deal() is on the stack */
 	int rc;
 	struct img_error err;
-	struct img_reader reader;   /* in engine->readers */
+	struct img_reader reader;   /* in queue->readers */
 	struct img_list order_link; /* in engine->ordered */
 	struct img_list free_link;
 	struct img_post post;
@@ -75,8 +80,9 @@ struct img_piece {
 	/* Reading. */
 	struct img *level; /* the image of the chain that holds the extent */
 	struct img_extent extent;
-	struct img_buffer stored; /* COMPRESSED: as stored */
-	struct img_buffer unit;	  /* decoded; as a cipher needs it; to be packed */
+	struct img_buffer stored;  /* COMPRESSED: as stored */
+	struct img_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
+	struct img_buffer unit;	   /* decoded; as a cipher needs it; to be packed */
 
 	/* Writing. */
 	struct img_plan plan;

@@ -36,10 +36,12 @@ static void finish(struct img_piece *p, int rc)
 	pthread_mutex_lock(&e->lock);
 	p->req.engine = e;
 	if (p->plan.commit) {
-		if (rc)
+		if (rc) {
 			img->driver->drop(img, &p->req, &p->plan);
-		else
+		} else {
+			img_engine_remapped(e); /* before anything is counted as unlinked */
 			img->driver->commit(img, &p->req, &p->plan);
+		}
 		img_list_del(&p->claim_link);
 	}
 	img_req_unpin(&p->req, e);

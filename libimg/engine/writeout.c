@@ -167,6 +167,8 @@ int img_settle(struct img_engine *e, struct img_error *err)
 void img_unsettle(struct img_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
+	img_engine_remapped(e); /* the driver has had its way */
+	img_engine_reused(e);
 	e->writing_out = false;
 	img_engine_changed(e);
 	pthread_mutex_unlock(&e->lock);

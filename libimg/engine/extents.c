@@ -1,0 +1,53 @@
+#include "libimg/engine/extents.h"
+
+#include "libimg/base/arith.h"
+
+enum {
+	MAX_WINDOW = 16 << 20,
+	WINDOW_UNITS = 256, /* their table entries lie in one block of metadata, as a rule */
+};
+
+uint64_t img_extents_window(const struct img *img)
+{
+	if (img->driver->features & IMG_DRIVER_PLAIN)
+		return MAX_WINDOW;
+	return min_u64(img->unit_bytes * WINDOW_UNITS, MAX_WINDOW);
+}
+
+static size_t slot_of(const struct img *img, uint64_t off)
+{
+	uint64_t window = off / img_extents_window(img);
+
+	return (size_t)((window ^ (uintptr_t)img >> 8) % IMG_EXTENTS_KEPT);
+}
+
+bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t version,
+		      uint64_t off, uint64_t *len, struct img_extent *out, struct img **level)
+{
+	size_t i = slot_of(img, off);
+	uint64_t into = off - e->kept[i].off;
+
+	if (e->kept[i].version != version || off < e->kept[i].off || into >= e->kept[i].len)
+		return false;
+	*out = e->kept[i].extent;
+	*level = e->kept[i].level;
+	*len = min_u64(*len, e->kept[i].len - into);
+	out->length = *len;
+	out->file_off += into;
+	out->tweak += into;
+	return true;
+}
+
+void img_extents_keep(struct img_extents *e, const struct img *img, uint64_t version, uint64_t off,
+		      uint64_t len, const struct img_extent *extent, struct img *level)
+{
+	size_t i = slot_of(img, off);
+
+	if (extent->kind == IMG_COMPRESSED)
+		return;
+	e->kept[i].version = version;
+	e->kept[i].off = off;
+	e->kept[i].len = len;
+	e->kept[i].extent = *extent;
+	e->kept[i].level = level;
+}

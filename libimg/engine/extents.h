@@ -1,0 +1,39 @@
+/*
+ * What a queue has looked up lately: extents of plain data and zeroes, so that most reads ask
+ * neither the driver nor for the metadata lock. Only for the queue's thread. Private to
+ * libimg/engine.
+ */
+#ifndef LIBIMG_ENGINE_EXTENTS_H
+#define LIBIMG_ENGINE_EXTENTS_H
+
+#include "libimg/engine/driver.h"
+
+enum {
+	IMG_EXTENTS_KEPT = 128,
+};
+
+/* Zero-initialise. */
+struct img_extents {
+	struct {
+		uint64_t version; /* of the image when this was looked up; 0: nothing */
+		uint64_t off, len;
+		struct img *level;
+		struct img_extent extent; /* of off */
+	} kept[IMG_EXTENTS_KEPT];
+};
+
+/*
+ * How much of an image is worth looking up at once, around any offset: a power of two. An extent is
+ * kept for the window that its start lies in.
+ */
+uint64_t img_extents_window(const struct img *img);
+/*
+ * What is at off, and (*len is clipped) how far. version: the image's, see img_engine.mapped. False:
+ * not known.
+ */
+bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t version,
+		      uint64_t off, uint64_t *len, struct img_extent *out, struct img **level);
+void img_extents_keep(struct img_extents *e, const struct img *img, uint64_t version, uint64_t off,
+		      uint64_t len, const struct img_extent *extent, struct img *level);
+
+#endif
