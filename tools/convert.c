@@ -532,9 +532,12 @@ static int settle_identity(struct convert *c)
 
 	if (c->no_create || !(img_format_features(c->target_format) & IMG_FORMAT_IDENTITY))
 		return GO_ON;
+	if (c->input) {
+		img_input_identity(c->input, c->identity);
+		return GO_ON;
+	}
 	err = args_memory(img_error_new());
-	rc = c->input ? img_input_identity(c->input, c->identity, err)
-		      : img_content_identity(c->sources, c->count, c->identity, err);
+	rc = img_content_identity(c->sources, c->count, c->identity, err);
 	if (rc && c->salvage) /* then they are random */
 		rc = 0;
 	else if (rc)

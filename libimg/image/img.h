@@ -382,7 +382,7 @@ const char *img_input_format(const struct img_input *in);
 /* The size in bytes. False: only its end will tell. */
 bool img_input_size(const struct img_input *in, uint64_t *size);
 /* An identity (see img_create_options) from its first bytes. */
-int img_input_identity(const struct img_input *in, uint64_t identity[2], struct img_error *err);
+void img_input_identity(const struct img_input *in, uint64_t identity[2]);
 /*
  * Copy it to target. Of options, all but out_of_order (units are written as they come),
  * skip_backing_below, target_off and salvage count. An input whose size is not known: target is

@@ -1,6 +1,7 @@
 #include "libimg/image/input.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -12,7 +13,8 @@
 #include "libimg/base/endian.h"
 
 enum {
-	HEAD_BYTES = 1 << 20, /* read beforehand: to find out the format, and to tell disks apart */
+	/* Read at once; the first as many tell the format, and disks apart. */
+	BUF_BYTES = 1 << 20,
 	PROBE_BYTES = 65536,
 	LOOK_EVERY_MS = 100,
 };
@@ -23,18 +25,18 @@ struct img_input {
 	struct img_source *source;
 	int fd; /* the caller's */
 	atomic_bool stop;
-	bool head_is_all; /* the input ended in it */
-	size_t head_len, head_used;
+	bool ended;
+	uint64_t identity[2];
 	char *name;
-	uint8_t head[HEAD_BYTES];
+	size_t len, used; /* of buf */
+	uint8_t buf[BUF_BYTES];
 };
 
-/* Bytes from the pipe; *got is less than len only at its end. */
-static int read_fd(struct img_input *in, uint8_t *buf, size_t len, size_t *got,
-		   struct img_error *err)
+/* What the pipe has, up to len bytes and at least one; none: *got is 0 and `ended`. */
+static int read_some(struct img_input *in, uint8_t *buf, size_t len, size_t *got,
+		     struct img_error *err)
 {
-	*got = 0;
-	while (*got < len) {
+	for (*got = 0; !in->ended;) {
 		struct pollfd p = { .fd = in->fd, .events = POLLIN };
 		ssize_t n;
 
@@ -42,32 +44,57 @@ static int read_fd(struct img_input *in, uint8_t *buf, size_t len, size_t *got,
 			return img_fail(err, -ECANCELED, "interrupted");
 		if (!poll(&p, 1, LOOK_EVERY_MS))
 			continue;
-		n = read(in->fd, buf + *got, len - *got);
+		n = read(in->fd, buf, len);
 		if (n < 0 && errno != EINTR && errno != EAGAIN)
 			return img_fail(err, -errno, "%s: reading: %s", in->name,
 					strerrordesc_np(errno));
-		if (!n)
+		in->ended = !n;
+		if (n > 0) {
+			*got = (size_t)n;
 			break;
-		if (n > 0)
-			*got += (size_t)n;
+		}
 	}
 	return 0;
 }
 
-static int intake_read(struct img_intake *base, void *buf, size_t len, size_t *got,
+static int read_head(struct img_input *in, struct img_error *err)
+{
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	size_t n;
+	int rc = 0;
+
+	while (!rc && !in->ended && in->len < BUF_BYTES) {
+		rc = read_some(in, in->buf + in->len, BUF_BYTES - in->len, &n, err);
+		in->len += n;
+	}
+	if (!rc && EVP_Digest(in->buf, in->len, digest, NULL, EVP_sha256(), NULL) != 1)
+		rc = img_fail(err, -ENOMEM, "SHA-256: out of memory");
+	if (rc)
+		return rc;
+	in->identity[0] = le64_load(digest) | 1; /* 0, 0 would mean random */
+	in->identity[1] = le64_load(digest + 8);
+	return 0;
+}
+
+static int intake_read(struct img_intake *base, void *to, size_t len, size_t *got,
 		       struct img_error *err)
 {
 	struct img_input *in = IMG_CONTAINER(base, struct img_input, intake);
-	size_t n = min_size(len, in->head_len - in->head_used), more = 0;
 	int rc = 0;
 
-	memcpy(buf, in->head + in->head_used, n);
-	in->head_used += n;
-	if (n < len && !in->head_is_all)
-		rc = read_fd(in, (uint8_t *)buf + n, len - n, &more, err);
-	*got = n + more;
-	base->taken += n + more;
-	return rc;
+	*got = 0;
+	for (;;) {
+		size_t n = min_size(len - *got, in->len - in->used);
+
+		memcpy((uint8_t *)to + *got, in->buf + in->used, n);
+		in->used += n;
+		*got += n;
+		base->taken += n;
+		if (rc || *got == len || (in->ended && in->used == in->len))
+			return rc;
+		in->used = 0;
+		rc = read_some(in, in->buf, BUF_BYTES, &in->len, err);
+	}
 }
 
 /* Which driver reads it? */
@@ -78,9 +105,8 @@ static int find_driver(struct img_input *in, const char *format, struct img_erro
 	if (format)
 		in->driver = img_driver_named(format);
 	else
-		rc = img_probe_head(in->head, min_size(in->head_len, PROBE_BYTES),
-				    in->head_is_all ? in->head_len : INT64_MAX, in->name,
-				    &in->driver, err);
+		rc = img_probe_head(in->buf, min_size(in->len, PROBE_BYTES),
+				    in->ended ? in->len : INT64_MAX, in->name, &in->driver, err);
 	if (!rc && !in->driver)
 		rc = img_fail(err, -ENOENT, "Unknown driver '%s'", format);
 	if (!rc && !in->driver->source)
@@ -124,8 +150,8 @@ int img_input_open(int fd, const char *name, const char *format, const uint64_t 
 		.sized = size,
 		.size = size ? *size : 0,
 	};
-	rc = read_fd(in, in->head, HEAD_BYTES, &in->head_len, err);
-	in->head_is_all = in->head_len < HEAD_BYTES;
+	fcntl(fd, F_SETPIPE_SZ, BUF_BYTES); /* fewer turns; if it may be */
+	rc = read_head(in, err);
 	if (!rc)
 		rc = find_driver(in, format, err);
 	if (!rc)
@@ -162,15 +188,9 @@ bool img_input_size(const struct img_input *in, uint64_t *size)
 	return in->source->sized;
 }
 
-int img_input_identity(const struct img_input *in, uint64_t identity[2], struct img_error *err)
+void img_input_identity(const struct img_input *in, uint64_t identity[2])
 {
-	uint8_t digest[EVP_MAX_MD_SIZE];
-
-	if (EVP_Digest(in->head, in->head_len, digest, NULL, EVP_sha256(), NULL) != 1)
-		return img_fail(err, -ENOMEM, "SHA-256: out of memory");
-	identity[0] = le64_load(digest) | 1; /* 0, 0 would mean random */
-	identity[1] = le64_load(digest + 8);
-	return 0;
+	memcpy(identity, in->identity, sizeof(in->identity));
 }
 
 struct img_source *img_input_source(struct img_input *in)
