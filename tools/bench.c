@@ -48,6 +48,8 @@ static const char help[] =
 	"      --queues N           on N threads, each with a queue of --depth requests (default: 1);\n"
 	"                           they share the requests; --flush-interval counts on each\n"
 	"      --seconds N          no new requests after N seconds\n"
+	"      --registered         register the buffers with the kernel (see ulimit -l)\n"
+	"      --no-read-ahead      read what is asked for and no more\n"
 	"      --output human|json  for people (default) or for programs\n"
 	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
 	"  -h, --help               print this and exit\n\n"
@@ -69,6 +71,7 @@ struct bench {
 	const char *aio;	  /* as given; NULL: not given */
 	enum img_io_kind name_io; /* what the image's name asks for */
 	bool have_count, write, mix, have_step, native, share, json, quiet;
+	bool no_read_ahead;
 };
 
 static bool is_qemu_img(void)
@@ -92,6 +95,8 @@ static const struct option options[] = {
 	{ "pattern", required_argument, NULL, ARG_PATTERN },
 	{ "flush-interval", required_argument, NULL, ARG_FLUSH_INTERVAL },
 	{ "no-drain", no_argument, NULL, ARG_NO_DRAIN },
+	{ "registered", no_argument, NULL, ARG_REGISTERED },
+	{ "no-read-ahead", no_argument, NULL, ARG_NO_READ_AHEAD },
 	{ "aio", required_argument, NULL, 'i' },
 	{ "native", no_argument, NULL, 'n' },
 	{ "force-share", no_argument, NULL, 'U' },
@@ -239,6 +244,7 @@ static bool settle_open(struct bench *b)
 	}
 	r->flags |= b->write ? IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE : 0;
 	r->flags |= b->share ? IMG_OPEN_SHARE : 0;
+	r->flags |= b->no_read_ahead ? IMG_OPEN_NO_READ_AHEAD : 0;
 	r->warn_if_probed = b->write;
 	r->io = &b->name_io;
 	return true;
@@ -268,6 +274,12 @@ static int parse(struct bench *b, int argc, char **argv)
 			break;
 		case ARG_NO_DRAIN:
 			b->plan.drain = false;
+			break;
+		case ARG_REGISTERED:
+			b->plan.registered = true;
+			break;
+		case ARG_NO_READ_AHEAD:
+			b->no_read_ahead = true;
 			break;
 		case 'i':
 			if (!parse_aio(b, optarg))

@@ -61,6 +61,7 @@ struct worker {
 	struct slot *slots; /* the first requests, then FLUSHES more */
 	struct slot **places;
 	uint8_t *buffers;
+	size_t buffers_len;
 	size_t requests; /* slots that are not for flushes */
 
 	struct pile idle, idle_flushes, answered;
@@ -315,6 +316,7 @@ static bool make_slots(struct worker *w)
 		return false;
 	memset(buffers, w->plan->pattern, total); /* also: no page is missing later */
 	w->buffers = buffers;
+	w->buffers_len = total;
 	w->idle.slots = w->places;
 	w->idle_flushes.slots = w->places + w->requests;
 	w->answered.slots = w->places + w->requests + FLUSHES;
@@ -366,10 +368,13 @@ static struct worker *worker_new(struct run *run, const struct bench_plan *plan,
 /* A queue is made by the thread that uses it. */
 static void make_queue(struct worker *w)
 {
+	struct iovec all = { w->buffers, w->buffers_len };
 	struct img_error *err = img_error_new();
 
 	if (img_queue_new(w->plan->io, &w->queue, err))
 		fail(w, "Could not make a queue", img_error_text(err));
+	else if (w->plan->registered && img_queue_set_buffers(w->queue, &all, 1, err))
+		fail(w, "Could not register the buffers", img_error_text(err));
 	img_error_free(err);
 }
 

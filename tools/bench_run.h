@@ -38,6 +38,7 @@ struct bench_plan {
 	bool drain;		 /* before the flush all that is in flight completes, and the flush
 				    completes before more is sent */
 	bool timed;		 /* measure how long each request takes */
+	bool registered;	 /* the buffers are registered with each queue */
 	enum img_io_kind io;
 };
 

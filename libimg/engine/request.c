@@ -197,6 +197,11 @@ size_t img_engine_queue_in_flight(const struct img_queue *q)
 	return q->in_flight;
 }
 
+int img_engine_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count)
+{
+	return q->in_flight ? -EBUSY : img_ioq_set_buffers(q->ioq, iov, count);
+}
+
 /* ---- Blocking ---- */
 
 struct blocking {

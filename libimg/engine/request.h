@@ -42,5 +42,7 @@ int img_engine_queue_fd(const struct img_queue *q);
 /* See img_queue_run() in img.h. */
 int img_engine_queue_run(struct img_queue *q, bool wait);
 size_t img_engine_queue_in_flight(const struct img_queue *q);
+/* See img_ioq_set_buffers(). */
+int img_engine_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count);
 
 #endif

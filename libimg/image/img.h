@@ -106,6 +106,9 @@ enum {
 	IMG_OPEN_UNMAP = 1 << 9,	 /* discards and freed space are given back to the file system */
 	IMG_OPEN_WRITETHROUGH = 1 << 10, /* each write is durable when it completes */
 	IMG_OPEN_NO_LOCK = 1 << 11,
+	IMG_OPEN_NO_READ_AHEAD = 1 << 12, /* read what is asked for and no more: the kernel's own
+					     read-ahead is off, and of compressed units nothing is
+					     kept for who reads on */
 };
 
 enum img_io_kind {
@@ -239,6 +242,16 @@ int img_queue_fd(const struct img_queue *q); /* readable when img_queue_run() ha
  */
 int img_queue_run(struct img_queue *q, bool wait);
 size_t img_queue_in_flight(const struct img_queue *q);
+/*
+ * Register memory that requests on this queue will use again and again, in place of what was
+ * registered before (count 0: nothing): the kernel then need not look it up for each request, which
+ * O_DIRECT gains by. It serves requests whose one buffer lies within one of these; all others work
+ * as before, and so does everything if this fails. At most 1024. The memory must stay until it is
+ * replaced or the queue is freed. Errors: -ENOMEM: above the limit of locked memory (ulimit -l);
+ * -EBUSY: requests are in flight; -EINVAL.
+ */
+int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count,
+			  struct img_error *err);
 
 /*
  * Called on the queue's thread from img_queue_run(), once for each request. rc: 0 or a negative

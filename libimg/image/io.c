@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
@@ -134,6 +135,16 @@ int img_queue_run(struct img_queue *q, bool wait)
 size_t img_queue_in_flight(const struct img_queue *q)
 {
 	return img_engine_queue_in_flight(q);
+}
+
+int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count,
+			  struct img_error *err)
+{
+	int rc = img_engine_queue_set_buffers(q, iov, count);
+
+	return rc ? img_fail(err, rc, "%u buffers could not be registered: %s", count,
+			     strerrordesc_np(-rc))
+		  : 0;
 }
 
 static int start(struct img_queue *q, struct img *img, enum img_request_kind kind, uint64_t off,

@@ -13,7 +13,7 @@
 /* What a backing file inherits of how the image above it was opened. */
 enum {
 	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
-			  IMG_OPEN_NO_LOCK,
+			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD,
 };
 
 /* Lines of "Could not open backing file" before they tell nothing more. */
@@ -31,7 +31,8 @@ unsigned img_storage_flags(unsigned open_flags)
 	return (open_flags & IMG_OPEN_SHARE ? IMG_STORAGE_SHARE : 0u) |
 	       (open_flags & IMG_OPEN_DIRECT ? IMG_STORAGE_DIRECT : 0u) |
 	       (open_flags & IMG_OPEN_TRY_DIRECT ? IMG_STORAGE_TRY_DIRECT : 0u) |
-	       (open_flags & IMG_OPEN_NO_LOCK ? IMG_STORAGE_NO_LOCK : 0u);
+	       (open_flags & IMG_OPEN_NO_LOCK ? IMG_STORAGE_NO_LOCK : 0u) |
+	       (open_flags & IMG_OPEN_NO_READ_AHEAD ? IMG_STORAGE_RANDOM : 0u);
 }
 
 /* ---- One image ---- */
@@ -162,6 +163,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 		.cache_bytes = options->cache_bytes,
 		.unsafe = img->place->flags & IMG_OPEN_UNSAFE,
 		.writethrough = img->place->flags & IMG_OPEN_WRITETHROUGH,
+		.no_read_ahead = img->place->flags & IMG_OPEN_NO_READ_AHEAD,
 		.io = (enum img_ioq_kind)options->io,
 	};
 	struct opening o = {

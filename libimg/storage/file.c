@@ -17,6 +17,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/storage/ioq_fixed.h"
 
 static int reserve(struct img_file *f, uint64_t from, uint64_t to)
 {
@@ -128,6 +129,9 @@ static void file_close(struct img_storage *s)
 		f->unpublished->forget(f->unpublished);
 	if (f->buffered_fd >= 0)
 		close(f->buffered_fd);
+	img_fixed_forget(f->fd);
+	if (f->locked) /* now: older kernels let go of forgotten files only later */
+		img_file_unlock(f->fd);
 	close(f->fd);
 	pthread_cond_destroy(&f->range_freed);
 	pthread_mutex_destroy(&f->lock);
@@ -258,8 +262,11 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	img_list_init(&f->ranges);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->range_freed, NULL);
-	if (!(flags & IMG_STORAGE_NO_LOCK))
+	f->locked = !(flags & IMG_STORAGE_NO_LOCK);
+	if (f->locked)
 		rc = img_file_lock(fd, path, write, flags & IMG_STORAGE_SHARE, err);
+	if (flags & IMG_STORAGE_RANDOM) /* advice: that it is not taken is no error */
+		posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	if (!rc && (flags & (IMG_STORAGE_DIRECT | IMG_STORAGE_TRY_DIRECT)))
 		rc = set_direct(f, flags, err);
 	if (rc) {

@@ -83,6 +83,15 @@ int img_ioq_run(struct img_ioq *q, bool wait);
 /* Readable (poll, epoll) when img_ioq_run() would find something. Owned by the queue. */
 int img_ioq_fd(const struct img_ioq *q);
 
+/*
+ * Tell the kernel of memory that requests will use again and again, in place of what it was told
+ * before: it then spares itself looking it up each time, for requests with one buffer that lies in
+ * one of these. Nothing may be in flight; the memory stays until it is replaced or q is freed.
+ * 0 (also for a queue that has no use for it), -ENOMEM, -EINVAL: then no memory is registered, and
+ * requests work as without.
+ */
+int img_ioq_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count);
+
 enum img_ioq_kind img_ioq_kind(const struct img_ioq *q); /* URING or THREADS */
 
 /*

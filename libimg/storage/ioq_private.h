@@ -21,6 +21,8 @@ struct img_ioq_kernel {
 	 */
 	int (*harvest)(struct img_ioq *q, bool block);
 	int (*fd)(const struct img_ioq *q);
+	/* See img_ioq_set_buffers(); NULL: has no use for it. */
+	int (*set_buffers)(struct img_ioq *q, const struct iovec *iov, unsigned count);
 	void (*free)(struct img_ioq *q);
 };
 

@@ -233,6 +233,11 @@ int img_ioq_fd(const struct img_ioq *q)
 	return q->kernel->fd(q);
 }
 
+int img_ioq_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count)
+{
+	return q->kernel->set_buffers ? q->kernel->set_buffers(q, iov, count) : 0;
+}
+
 enum img_ioq_kind img_ioq_kind(const struct img_ioq *q)
 {
 	return q->kind;

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/storage/ioq_fixed.h"
 #include "libimg/storage/ioq_private.h"
 #include "libimg/storage/storage.h"
 
@@ -39,6 +40,7 @@ enum {
 struct uring {
 	struct img_ioq base;
 	struct io_uring ring;
+	struct img_fixed fixed;
 	char nobody;   /* its address marks requests whose answer nobody wants */
 	bool armed;    /* a poll request for event_fd is in the ring */
 	bool one_shot; /* the kernel (before 5.13) cannot leave it there for good */
@@ -62,20 +64,29 @@ static struct io_uring_sqe *get_entry(struct uring *u)
 }
 
 /* Fill an entry with what is left of a transfer. */
-static void prepare(struct io_uring_sqe *sqe, struct img_io *io, int fd, bool cached)
+static void prepare(struct uring *u, struct io_uring_sqe *sqe, struct img_io *io, int fd,
+		    bool cached)
 {
 	uint64_t off = io->off + io->transferred;
 	const struct iovec *iov = io->iov;
 	int count = io->iovcnt;
+	int slot = img_fixed_file(&u->fixed, fd), buffer;
 	unsigned len;
 
+	if (slot >= 0)
+		fd = slot;
 	while (count > 1 && !iov->iov_len) {
 		iov++;
 		count--;
 	}
 	if (count == 1) {
 		len = (unsigned)min_size(iov->iov_len, MAX_TRANSFER);
-		if (io->op == IMG_IO_READ)
+		buffer = img_fixed_buffer(&u->fixed, iov->iov_base, len);
+		if (buffer >= 0 && io->op == IMG_IO_READ)
+			io_uring_prep_read_fixed(sqe, fd, iov->iov_base, len, off, buffer);
+		else if (buffer >= 0)
+			io_uring_prep_write_fixed(sqe, fd, iov->iov_base, len, off, buffer);
+		else if (io->op == IMG_IO_READ)
 			io_uring_prep_read(sqe, fd, iov->iov_base, len, off);
 		else
 			io_uring_prep_write(sqe, fd, iov->iov_base, len, off);
@@ -86,6 +97,8 @@ static void prepare(struct io_uring_sqe *sqe, struct img_io *io, int fd, bool ca
 		else
 			io_uring_prep_writev(sqe, fd, iov, (unsigned)count, off);
 	}
+	if (slot >= 0)
+		sqe->flags |= IOSQE_FIXED_FILE;
 	if (cached && io->len - io->transferred >= MIN_COPY_ASIDE)
 		sqe->flags |= IOSQE_ASYNC; /* else the queue's own thread copies */
 	io_uring_sqe_set_data(sqe, io);
@@ -104,7 +117,7 @@ bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached
 
 	if (!sqe)
 		return false;
-	prepare(sqe, io, fd, cached);
+	prepare(uring_of(q), sqe, io, fd, cached);
 	hand_over(uring_of(q), cached);
 	return true;
 }
@@ -128,7 +141,7 @@ bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_fla
 	sqe = get_entry(u);
 	if (!sqe)
 		return false;
-	prepare(sqe, io, fd, cached);
+	prepare(u, sqe, io, fd, cached);
 	sqe->rw_flags = rw_flags;
 	hand_over(u, cached);
 	return true;
@@ -240,10 +253,16 @@ static int uring_fd(const struct img_ioq *q)
 	return IMG_CONTAINER(q, struct uring, base)->ring.ring_fd;
 }
 
+static int uring_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count)
+{
+	return img_fixed_set_buffers(&uring_of(q)->fixed, iov, count);
+}
+
 static void uring_free(struct img_ioq *q)
 {
 	struct uring *u = uring_of(q);
 
+	img_fixed_destroy(&u->fixed);
 	io_uring_queue_exit(&u->ring);
 	img_ioq_destroy(q);
 	free(u);
@@ -252,6 +271,7 @@ static void uring_free(struct img_ioq *q)
 static const struct img_ioq_kernel uring_kernel = {
 	.harvest = uring_harvest,
 	.fd = uring_fd,
+	.set_buffers = uring_set_buffers,
 	.free = uring_free,
 };
 
@@ -302,6 +322,7 @@ int img_ioq_uring_new(struct img_ioq **out)
 		rc = img_ioq_init(&u->base, IMG_IOQ_URING, &uring_kernel);
 	if (rc)
 		goto exit_ring;
+	img_fixed_init(&u->fixed, &u->ring);
 	/* from now on, so that a post is seen by a poller even before the first img_ioq_run() */
 	arm(u);
 	io_uring_submit(&u->ring);

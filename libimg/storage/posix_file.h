@@ -24,8 +24,9 @@ struct img_unpublished {
 struct img_file {
 	struct img_storage base;
 	int fd;
-	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
-	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
+	int buffered_fd; /* with O_DIRECT: the same file without; else -1 */
+	int rw_flags;	 /* of each write: RWF_DSYNC or 0 */
+	bool locked;
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
 	_Atomic uint64_t spare_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
@@ -101,5 +102,7 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
  * fd is closed.
  */
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
+/* Give them back, whoever else still has the file open. */
+void img_file_unlock(int fd);
 
 #endif

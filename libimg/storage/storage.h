@@ -64,6 +64,7 @@ enum {
 	IMG_STORAGE_SHARE = 1 << 4,	 /* force-share reader: deny writers nothing */
 	IMG_STORAGE_TRY_DIRECT = 1 << 5, /* O_DIRECT if possible, else buffered */
 	IMG_STORAGE_DSYNC = 1 << 6,	 /* each write durable when complete (writethrough) */
+	IMG_STORAGE_RANDOM = 1 << 7,	 /* no read-ahead by the kernel */
 };
 
 /*

@@ -561,3 +561,104 @@ Test(ioq, no_descriptors)
 	img_error_clear(&err);
 	img_ioq_free(NULL);
 }
+
+/* ---- What a ring is told once ---- */
+
+/* A descriptor's number is used again for another file: requests must go to that one. */
+Test(ioq, files_that_were_closed_are_forgotten)
+{
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	char text[2], out[2];
+
+	for (int i = 0; i < 200; i++) {
+		char name[] = { 'a', (char)('a' + i % 26), (char)('a' + i / 26), 0 };
+		struct img_storage *s;
+		struct simple r;
+
+		text[0] = (char)i;
+		text[1] = (char)~i;
+		make_file(name, text, 2);
+		s = opened(name, IMG_STORAGE_WRITE);
+		memset(out, 0x55, sizeof(out));
+		submit(q, &r, s, IMG_IO_READ, out, 0, 2);
+		cr_assert_eq(wait_for(q, &r), 0);
+		cr_assert_eq(memcmp(out, text, 2), 0, "file %d", i);
+		img_storage_close(s);
+		/* nobody holds it any more, or its locks would be in the way */
+		img_storage_close(opened(name, IMG_STORAGE_WRITE));
+	}
+	img_ioq_free(q);
+}
+
+/* More files than the ring has slots, used in turn. */
+Test(ioq, many_files_at_once)
+{
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_storage *s[100];
+
+	for (int i = 0; i < 100; i++) {
+		char name[] = { 'f', (char)('a' + i % 26), (char)('a' + i / 26), 0 }, byte = (char)i;
+
+		make_file(name, &byte, 1);
+		s[i] = opened(name, 0);
+	}
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 100; i++) {
+			char byte = 0x7f;
+			struct simple r;
+
+			submit(q, &r, s[i], IMG_IO_READ, &byte, 0, 1);
+			cr_assert_eq(wait_for(q, &r), 0);
+			cr_assert_eq(byte, (char)i);
+		}
+	}
+	for (int i = 0; i < 100; i++)
+		img_storage_close(s[i]);
+	img_ioq_free(q);
+}
+
+static void registered_buffers(enum img_ioq_kind kind)
+{
+	struct img_ioq *q = new_queue(kind);
+	struct img_storage *s = new_file("f", 0);
+	char *a = aligned_alloc(4096, 8192), *b = aligned_alloc(4096, 8192), *c = malloc(100);
+	struct iovec both[] = { { b, 8192 }, { a, 8192 } };
+	char *places[] = { a, a + 4096, b, b + 8092, c };
+
+	cr_assert(a && b && c);
+	cr_assert_eq(img_ioq_set_buffers(q, both, 2), 0);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(places); i++) {
+		struct simple r;
+
+		memset(places[i], (int)i + 1, 100);
+		submit(q, &r, s, IMG_IO_WRITE, places[i], i * 100, 100);
+		cr_assert_eq(wait_for(q, &r), 0);
+	}
+	for (size_t i = 0; i < IMG_ARRAY_LEN(places); i++) {
+		char want[100];
+		struct simple r;
+
+		memset(want, (int)(4 - i) + 1, sizeof(want));
+		submit(q, &r, s, IMG_IO_READ, places[i], (4 - i) * 100, 100);
+		cr_assert_eq(wait_for(q, &r), 0);
+		cr_assert_eq(memcmp(places[i], want, 100), 0);
+	}
+	/* others in their place, then none */
+	cr_assert_eq(img_ioq_set_buffers(q, both, 1), 0);
+	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
+	img_storage_close(s);
+	img_ioq_free(q);
+	free(a);
+	free(b);
+	free(c);
+}
+
+Test(ioq, registered_buffers_uring)
+{
+	registered_buffers(IMG_IOQ_URING);
+}
+
+Test(ioq, registered_buffers_threads)
+{
+	registered_buffers(IMG_IOQ_THREADS);
+}
