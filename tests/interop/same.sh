@@ -2,7 +2,7 @@
 # a pipe. Sourced by run.sh.
 
 # Larger than what one thread takes at once, with something of everything, and no whole cluster.
-{ cat content.raw; head -c 20000000 /dev/zero; cat content.raw; } >long.raw
+{ cat content.raw; head -c 10000000 /dev/zero; head -c 9000000 content.raw; } >long.raw
 
 # run_into FOLDER ARGS...: convert long.raw to FOLDER/o.*, the same name each time.
 run_into() {
@@ -35,8 +35,12 @@ while read -r format options; do
 done <<END
 raw
 qcow2
+qcow2 compat=0.10,cluster_size=4k
 qcow2 extended_l2=on
+qcow2 lazy_refcounts=on,refcount_bits=8
+qcow2 preallocation=metadata
 qcow2 -c compat=1.1
+qcow2 -c extended_l2=on
 qcow2 -c cluster_size=512
 qcow2 -c compression_type=zstd
 qcow2 -c compression_type=zstd,cluster_size=2M,compression_level=9

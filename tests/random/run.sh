@@ -2,13 +2,13 @@
 # Random requests on every kind of writable image, by io_uring and by threads, against a flat copy;
 # at the end qemu-img has the last word.
 #
-#   SECONDS_EACH=0.4	how long each run goes on (a phase is a fourth of it)
+#   SECONDS_EACH=0.3	how long each run goes on (a phase is a fourth of it)
 #   SEED=N		what it does (default: today's)
 #   tests/random/run.sh [WORD]	only variants with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
-seconds=${SECONDS_EACH:-0.4}
+seconds=${SECONDS_EACH:-0.3}
 seed=${SEED:-$(date +%Y%m%d)}
 only=$1
 cd "$work" || exit 1
