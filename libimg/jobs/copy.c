@@ -26,8 +26,6 @@ enum {
 	MAX_WINDOW = 256,
 	WINDOW_BYTES = 16 << 20, /* the most that chunks may hold together, by default */
 	MAX_BYTES = 64 << 20,	 /* ... and if many are asked for */
-	DEFAULT_SPARSE = 4096,
-	MAX_HOLE = 64 << 10,
 };
 
 enum chunk_state {
@@ -423,18 +421,6 @@ static int run(struct copy *c)
 	return c->rc;
 }
 
-/*
- * The shortest run of zeroes to leave out. Where the target allocates more at a time, less would
- * save nothing and cut writes to pieces; but holes of 64 KiB are worth having in any file.
- */
-static size_t grain_of(const struct img *target, uint64_t sparse, size_t chunk)
-{
-	uint64_t unit = target->grain_bytes ? target->grain_bytes : target->unit_bytes;
-	uint64_t grain = sparse ? sparse : DEFAULT_SPARSE;
-
-	return (size_t)min_u64(max_u64(grain, min_u64(unit, MAX_HOLE)), chunk);
-}
-
 /* How many chunks, and how large: their size decides what is found to be zeroes, their number not. */
 static void size_window(struct copy *c)
 {
@@ -484,7 +470,7 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
 				img_name(target), (unsigned long long)c.o->target_off,
 				(unsigned long long)img_unit_bytes(target));
 	size_window(&c);
-	c.grain = grain_of(target, c.o->sparse_bytes, c.chunk_bytes);
+	c.grain = img_zero_grain(target, c.o->sparse_bytes, c.chunk_bytes);
 	img_pace_begin(&c.pace, c.o->rate);
 	c.chunks = calloc(c.window, sizeof(*c.chunks));
 	if (!c.chunks)

@@ -11,6 +11,7 @@
 #include "libimg/base/endian.h"
 #include "libimg/base/error.h"
 #include "libimg/image/img.h"
+#include "libimg/jobs/sources.h"
 #include "libimg/jobs/zero.h"
 
 enum {
@@ -22,25 +23,13 @@ enum {
 };
 
 struct sampler {
-	struct img *const *sources;
-	size_t count;
-	uint64_t end; /* of the sources together */
+	struct img_sources sources;
+	uint64_t end; /* of all */
 	unsigned reads, looks;
 	EVP_MD_CTX *sha;
 	uint8_t *block;
 	struct img_error *err;
 };
-
-/* The source that holds off, and where in it that is. */
-static struct img *source_at(const struct sampler *s, uint64_t off, uint64_t *within)
-{
-	size_t i = 0;
-
-	while (i + 1 < s->count && off >= img_size(s->sources[i]))
-		off -= img_size(s->sources[i++]);
-	*within = off;
-	return s->sources[i];
-}
 
 static bool tired(const struct sampler *s)
 {
@@ -53,7 +42,7 @@ static int skip_holes(struct sampler *s, uint64_t *off)
 	while (*off < s->end && !tired(s)) {
 		struct img_map_entry x;
 		uint64_t within, at = *off, stop = min_u64(at + BLOCK, s->end), known;
-		struct img *source = source_at(s, at, &within);
+		struct img *source = img_sources_at(&s->sources, at, &within);
 		int rc;
 
 		s->looks++;
@@ -79,7 +68,7 @@ static int read_block(struct sampler *s, uint64_t off, size_t len)
 	s->reads++;
 	while (at < len) {
 		uint64_t within;
-		struct img *source = source_at(s, off + at, &within);
+		struct img *source = img_sources_at(&s->sources, off + at, &within);
 		size_t n = (size_t)min_u64(len - at, img_size(source) - within);
 		int rc = img_read(source, within, s->block + at, n, s->err);
 
@@ -142,13 +131,13 @@ static int sample_all(struct sampler *s, uint8_t digest[EVP_MAX_MD_SIZE])
 int img_content_identity(struct img *const *sources, size_t count, uint64_t identity[2],
 			 struct img_error *err)
 {
-	struct sampler s = { .sources = sources, .count = count, .err = err };
+	struct sampler s = { .err = err };
 	uint8_t digest[EVP_MAX_MD_SIZE];
-	int rc;
+	int rc = img_sources_init(&s.sources, sources, count, err);
 
-	for (size_t i = 0; i < count; i++)
-		if (!add_u64(s.end, img_size(sources[i]), &s.end) || s.end > INT64_MAX)
-			return img_fail(err, -EFBIG, "the sources are too large together");
+	if (rc)
+		return rc;
+	s.end = s.sources.size;
 	s.sha = EVP_MD_CTX_new();
 	s.block = aligned_alloc(4096, BLOCK); /* as O_DIRECT wants it */
 	rc = s.sha && s.block ? 0 : img_fail(err, -ENOMEM, "out of memory");

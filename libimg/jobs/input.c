@@ -5,28 +5,22 @@
  * or into an image, where they may come in any order. Memory is a few buffers for each worker.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/base/pool.h"
 #include "libimg/image/input.h"
 #include "libimg/image/stream.h"
 #include "libimg/jobs/pace.h"
+#include "libimg/jobs/packed.h"
 #include "libimg/jobs/seen.h"
+#include "libimg/jobs/turns.h"
 #include "libimg/jobs/zero.h"
 
-enum {
-	WINDOW = 1 << 20,
-	MAX_WORKERS = 64,
-	LOOK_EVERY_MS = 100,
-	DEFAULT_SPARSE = 4096,
-	MAX_HOLE = 64 << 10,
-};
+enum { WINDOW = 1 << 20 };
 
 struct job {
+	struct img_turns turns;
 	struct img_input *in;
 	struct img_source *source;
 	const struct img_copy_options *o;
@@ -35,21 +29,13 @@ struct job {
 	size_t unit, window;   /* of the source; a multiple of every unit there is */
 	size_t grain;	       /* target: the shortest run of zeroes to leave out */
 
-	pthread_mutex_t input; /* guards what comes from the input; taken before `lock` */
-	struct img_seen seen;  /* unless the source is plain */
+	/* take()'s. */
+	struct img_seen seen; /* unless the source is plain */
 	struct img_source_unit ahead;
 	bool have_ahead, ended;
-	uint64_t next;	/* sink: the window that follows; target: behind all so far */
-	uint64_t given; /* windows */
-	uint64_t end;	/* of the last byte that came */
+	uint64_t next; /* sink: the window that follows; target: behind all so far */
+	uint64_t end;  /* of the last byte that came */
 	struct img_pace pace;
-
-	pthread_mutex_t lock;  /* guards the rest */
-	pthread_cond_t turned; /* `turn` moved on, or a worker ended */
-	uint64_t turn, done;   /* the window whose turn to be put out it is; bytes */
-	unsigned workers;      /* still running */
-	int rc;
-	struct img_error err;
 };
 
 struct piece {
@@ -58,46 +44,23 @@ struct piece {
 };
 
 struct worker {
-	struct img_work work;
+	struct img_turn turn;
 	struct job *job;
 	struct img_queue *q;
-	uint8_t *data;	      /* the window */
-	uint8_t *stored;      /* units as they came, one behind the other */
-	struct piece *pieces; /* one for each unit of the window */
-	bool *came;	      /* the same */
-	uint8_t *packed;      /* sink with a codec: twice the window */
-	size_t *packed_len;   /* for each unit of the sink */
-	struct iovec *iov;    /* target: one for each write */
+	uint8_t *data;		  /* the window */
+	uint8_t *stored;	  /* units as they came, one behind the other */
+	struct piece *pieces;	  /* one for each unit of the window */
+	bool *came;		  /* the same */
+	struct img_packed packed; /* sink */
+	struct iovec *iov;	  /* target: one for each write */
 	size_t count, writes;
-	uint64_t off, number; /* of the window */
-	size_t len;	      /* of it, up to the last byte that came; sink: up to the disk's end */
-	bool first;	      /* no window at or behind this one came before */
+	uint64_t off; /* of the window */
+	size_t len;   /* of it, up to the last byte that came; sink: up to the disk's end */
+	bool first;   /* no window at or behind this one came before */
 	int rc;
-	struct img_error err;
 };
 
-/* The first failure is the job's; reading need not go on. Under the lock. */
-static void fail(struct job *j, int rc, struct img_error *err)
-{
-	if (!j->rc) {
-		j->rc = rc;
-		img_error_move(&j->err, err);
-	}
-	img_error_clear(err);
-	img_input_stop(j->in);
-}
-
-static bool has_failed(struct job *j)
-{
-	bool failed;
-
-	pthread_mutex_lock(&j->lock);
-	failed = j->rc;
-	pthread_mutex_unlock(&j->lock);
-	return failed;
-}
-
-/* ---- Taking from the input; under its lock ---- */
+/* ---- Taking from the input ---- */
 
 /* See what comes next: `ahead`, or `ended`. */
 static int look_ahead(struct job *j, struct img_error *err)
@@ -137,14 +100,14 @@ static int collect(struct worker *w)
 	size_t at = 0;
 	int rc;
 
-	while (!(rc = look_ahead(j, &w->err)) && j->have_ahead && j->ahead.off >= w->off &&
+	while (!(rc = look_ahead(j, &w->turn.err)) && j->have_ahead && j->ahead.off >= w->off &&
 	       j->ahead.off - w->off < j->window) {
 		struct piece *p = &w->pieces[w->count];
 		size_t within = (size_t)(j->ahead.off - w->off);
 
-		rc = note_unit(j, j->ahead.off, &w->err);
+		rc = note_unit(j, j->ahead.off, &w->turn.err);
 		if (!rc)
-			rc = j->source->load(j->source, w->stored + at, &w->err);
+			rc = j->source->load(j->source, w->stored + at, &w->turn.err);
 		if (rc)
 			break;
 		*p = (struct piece){ j->ahead, at };
@@ -158,62 +121,46 @@ static int collect(struct worker *w)
 	return rc;
 }
 
-/* Where the next window is. False: there is none. */
-static bool place_window(struct worker *w, int *rc)
+/* Where the next window is. 1; 0: there is none. */
+static int place_window(struct worker *w)
 {
 	struct job *j = w->job;
 	bool all = j->sink && j->sink->wants_all;
+	int rc = look_ahead(j, &w->turn.err);
 
-	*rc = look_ahead(j, &w->err);
-	if (*rc || (j->ended && (!all || j->next >= j->source->size)))
-		return false;
+	if (rc || (j->ended && (!all || j->next >= j->source->size)))
+		return rc;
 	w->off = all ? j->next : align_down_u64(j->ahead.off, j->window);
 	w->first = !j->have_ahead || j->ahead.off >= j->next;
-	if (j->sink && !w->first) {
-		*rc = img_fail(&w->err, -ESPIPE,
-			       "%s: the data of guest offset %llu comes after that of %llu; the "
-			       "output is written from front to end: convert to another format, "
-			       "or save the input to a file first",
-			       img_input_name(j->in), (unsigned long long)j->ahead.off,
-			       (unsigned long long)j->next - 1);
-		return false;
-	}
+	if (j->sink && !w->first)
+		return img_fail(&w->turn.err, -ESPIPE,
+				"%s: the data of guest offset %llu comes after that of %llu; the "
+				"output is written from front to end: convert to another format, "
+				"or save the input to a file first",
+				img_input_name(j->in), (unsigned long long)j->ahead.off,
+				(unsigned long long)j->next - 1);
 	j->next = max_u64(j->next, w->off + j->window);
 	w->len = j->sink ? (size_t)min_u64(j->window, j->source->size - w->off) : 0;
-	w->number = j->given++;
 	w->count = 0;
 	memset(w->came, 0, j->window / j->unit * sizeof(*w->came));
-	return true;
+	return 1;
 }
 
-static void keep_pace(struct job *j)
+static int take(struct img_turn *turn)
 {
-	while (img_pace_wait(&j->pace) && !has_failed(j))
-		img_pace_nap(&j->pace);
-}
-
-/* Take the next window. False: there is none, or the job has failed. */
-static bool take(struct worker *w)
-{
+	struct worker *w = IMG_CONTAINER(turn, struct worker, turn);
 	struct job *j = w->job;
-	bool taken = false;
-	int rc = 0;
+	int placed, rc;
 
-	pthread_mutex_lock(&j->input);
-	keep_pace(j);
-	if (!has_failed(j))
-		taken = place_window(w, &rc);
-	if (taken) {
-		rc = collect(w);
-		j->pace.moved += w->len;
-	}
-	if (rc) {
-		pthread_mutex_lock(&j->lock);
-		fail(j, rc, &w->err);
-		pthread_mutex_unlock(&j->lock);
-	}
-	pthread_mutex_unlock(&j->input);
-	return taken;
+	while (img_pace_wait(&j->pace) && !img_turns_failed(&j->turns))
+		img_pace_nap(&j->pace);
+	placed = place_window(w);
+	if (placed <= 0)
+		return placed;
+	rc = collect(w);
+	j->pace.moved += w->len;
+	turn->end = w->off + w->len;
+	return rc ? rc : 1;
 }
 
 /* ---- Unpacking ---- */
@@ -231,49 +178,10 @@ static int unpack(struct worker *w)
 		if (!u->codec)
 			memcpy(to, from, u->stored_bytes);
 		else
-			rc = u->codec->decode(from, u->stored_bytes, to, u->bytes, &w->err);
+			rc = u->codec->decode(from, u->stored_bytes, to, u->bytes, &w->turn.err);
 		if (rc)
-			img_error_prefix(&w->err, rc, "%s: the data of guest offset %llu",
+			img_error_prefix(&w->turn.err, rc, "%s: the data of guest offset %llu",
 					 img_input_name(j->in), (unsigned long long)u->off);
-	}
-	return rc;
-}
-
-/* ---- To a sink ---- */
-
-static int pack(struct worker *w)
-{
-	const struct img_sink *s = w->job->sink;
-	size_t unit = (size_t)s->unit_bytes;
-	int rc = 0;
-
-	for (size_t i = 0; i * unit < w->len && !rc; i++) {
-		uint8_t *data = w->data + i * unit;
-		size_t len = min_size(unit, w->len - i * unit);
-
-		w->packed_len[i] = 0;
-		if (!s->wants_all && img_is_zero(data, len))
-			continue;
-		w->packed_len[i] = len;
-		if (s->codec) /* behind the disk's end there are zeroes in the buffer */
-			rc = s->codec->encode(data, s->pad_last ? unit : len, s->level,
-					      w->packed + 2 * i * unit, 2 * unit, &w->packed_len[i],
-					      &w->err);
-	}
-	return rc;
-}
-
-static int put(struct worker *w)
-{
-	struct img_sink *s = w->job->sink;
-	size_t unit = (size_t)s->unit_bytes;
-	int rc = 0;
-
-	for (size_t i = 0; i * unit < w->len && !rc; i++) {
-		if (w->packed_len[i])
-			rc = s->put(s, w->off + i * unit,
-				    s->codec ? w->packed + 2 * i * unit : w->data + i * unit,
-				    w->packed_len[i], &w->err);
 	}
 	return rc;
 }
@@ -285,13 +193,13 @@ static void written(void *user, int rc, const struct img_error *err)
 	struct worker *w = user;
 
 	if (rc && !w->rc)
-		w->rc = img_fail(&w->err, rc, "%s", img_error_text(err));
+		w->rc = img_fail(&w->turn.err, rc, "%s", img_error_text(err));
 }
 
 static void check_submit(struct worker *w, int rc)
 {
 	if (rc && !w->rc)
-		w->rc = img_fail(&w->err, rc, "%s: a request could not be submitted: %s",
+		w->rc = img_fail(&w->turn.err, rc, "%s: a request could not be submitted: %s",
 				 img_name(w->job->target), strerrordesc_np(-rc));
 }
 
@@ -388,11 +296,11 @@ static int make_room(struct worker *w)
 	if (end <= size)
 		return 0;
 	if (j->source->sized || !j->o->resize_target)
-		return img_fail(&w->err, -ENOSPC,
+		return img_fail(&w->turn.err, -ENOSPC,
 				"%s: the input goes on after byte %llu, where the target ends",
 				img_input_name(j->in), (unsigned long long)size);
 	return img_resize(j->target, max_u64(end, min_u64(2 * size, INT64_MAX / 2 + 1)),
-			  IMG_PREALLOC_OFF, &w->err);
+			  IMG_PREALLOC_OFF, &w->turn.err);
 }
 
 static int write_window(struct worker *w)
@@ -414,130 +322,71 @@ static int write_window(struct worker *w)
 
 /* ---- Workers ---- */
 
-static void run_worker(struct img_work *work)
+static int prepare(struct img_turn *turn)
 {
-	struct worker *w = IMG_CONTAINER(work, struct worker, work);
-	struct job *j = w->job;
+	struct worker *w = IMG_CONTAINER(turn, struct worker, turn);
+	int rc = unpack(w);
 
-	while (take(w)) {
-		int rc = unpack(w);
-
-		if (!rc && j->sink)
-			rc = pack(w);
-		pthread_mutex_lock(&j->lock);
-		while (j->turn != w->number)
-			pthread_cond_wait(&j->turned, &j->lock);
-		if (rc)
-			fail(j, rc, &w->err);
-		rc = j->rc;
-		pthread_mutex_unlock(&j->lock);
-		if (!rc)
-			rc = j->sink ? put(w) : write_window(w);
-		pthread_mutex_lock(&j->lock);
-		if (rc)
-			fail(j, rc, &w->err);
-		j->turn++;
-		j->done = max_u64(j->done, w->off + w->len);
-		pthread_cond_broadcast(&j->turned);
-		pthread_mutex_unlock(&j->lock);
-	}
-	pthread_mutex_lock(&j->lock);
-	j->workers--;
-	pthread_cond_broadcast(&j->turned);
-	pthread_mutex_unlock(&j->lock);
+	return rc || !w->job->sink ? rc : img_packed_fill(&w->packed, w->data, w->len, &turn->err);
 }
 
-static int worker_init(struct worker *w, struct job *j, struct img_error *err)
+static int put(struct img_turn *turn)
 {
-	size_t units = j->window / j->unit;
-	bool packs = j->sink && j->sink->codec;
+	struct worker *w = IMG_CONTAINER(turn, struct worker, turn);
 
-	w->job = j;
-	w->work.run = run_worker;
-	w->data = aligned_alloc(4096, j->window);
-	w->stored = malloc(units * j->source->stored_max);
-	w->pieces = calloc(units, sizeof(*w->pieces));
-	w->came = calloc(units, sizeof(*w->came));
-	w->packed = packs ? malloc(2 * j->window) : NULL;
-	w->packed_len = j->sink ? calloc(j->window / j->sink->unit_bytes, sizeof(size_t)) : NULL;
-	w->iov = j->target ? calloc(j->window / 512 + 2, sizeof(*w->iov)) : NULL;
-	if (!w->data || !w->stored || !w->pieces || !w->came || (packs && !w->packed) ||
-	    (j->sink ? !w->packed_len : !w->iov))
-		return img_fail(err, -ENOMEM, "out of memory for copying");
-	return j->target ? img_queue_new(j->o->io, &w->q, err) : 0;
+	if (!w->job->sink)
+		return write_window(w);
+	return img_packed_put(&w->packed, w->off, w->data, w->len, &turn->err);
 }
 
-static void worker_end(struct worker *w)
+static void stop(struct img_turns *turns)
 {
+	img_input_stop(IMG_CONTAINER(turns, struct job, turns)->in);
+}
+
+static void worker_free(struct img_turn *turn)
+{
+	struct worker *w = IMG_CONTAINER(turn, struct worker, turn);
+
 	img_queue_free(w->q);
+	img_packed_free(&w->packed);
 	free(w->data);
 	free(w->stored);
 	free(w->pieces);
 	free(w->came);
-	free(w->packed);
-	free(w->packed_len);
 	free(w->iov);
+	free(w);
 }
 
-/* Wait for the workers, telling how far they are. */
-static void watch(struct job *j)
+static int worker_new(struct img_turns *turns, struct img_turn **out, struct img_error *err)
 {
-	const struct img_copy_options *o = j->o;
+	struct job *j = IMG_CONTAINER(turns, struct job, turns);
+	size_t units = j->window / j->unit;
+	struct worker *w = calloc(1, sizeof(*w));
 
-	pthread_mutex_lock(&j->lock);
-	while (j->workers) {
-		uint64_t done = j->done;
-		struct timespec t;
-
-		pthread_mutex_unlock(&j->lock);
-		if (o->progress && o->progress(o->user, done, max_u64(j->source->size, done))) {
-			struct img_error e = { 0 };
-
-			img_fail(&e, -ECANCELED, "interrupted");
-			pthread_mutex_lock(&j->lock);
-			fail(j, -ECANCELED, &e);
-			pthread_mutex_unlock(&j->lock);
-		}
-		pthread_mutex_lock(&j->lock);
-		if (!j->workers)
-			break;
-		clock_gettime(CLOCK_REALTIME, &t);
-		t.tv_nsec += LOOK_EVERY_MS * 1000000L;
-		t.tv_sec += t.tv_nsec / 1000000000L;
-		t.tv_nsec %= 1000000000L;
-		pthread_cond_timedwait(&j->turned, &j->lock, &t);
-	}
-	pthread_mutex_unlock(&j->lock);
+	if (!w)
+		return img_fail(err, -ENOMEM, "out of memory for copying");
+	*out = &w->turn;
+	w->job = j;
+	w->data = aligned_alloc(4096, j->window);
+	w->stored = malloc(units * j->source->stored_max);
+	w->pieces = calloc(units, sizeof(*w->pieces));
+	w->came = calloc(units, sizeof(*w->came));
+	w->iov = j->target ? calloc(j->window / 512 + 2, sizeof(*w->iov)) : NULL;
+	if (!w->data || !w->stored || !w->pieces || !w->came || (j->target && !w->iov))
+		return img_fail(err, -ENOMEM, "out of memory for copying");
+	return j->target ? img_queue_new(j->o->io, &w->q, err)
+			 : img_packed_new(&w->packed, j->sink, j->window, err);
 }
 
-static int run_workers(struct job *j, struct img_error *err)
-{
-	unsigned n = j->o->parallel ? j->o->parallel : img_cpu_count() + 1, ready = 0;
-	struct worker *workers;
-	struct img_pool *pool;
-	int rc = 0;
-
-	n = n > MAX_WORKERS ? MAX_WORKERS : n;
-	workers = calloc(n, sizeof(*workers));
-	pool = img_pool_new(n);
-	if (!workers || !pool)
-		rc = img_fail(err, -ENOMEM, "out of memory for copying");
-	while (!rc && ready < n)
-		rc = worker_init(&workers[ready++], j, err);
-	if (!rc) {
-		j->workers = n;
-		for (unsigned i = 0; i < n; i++)
-			img_pool_submit(pool, &workers[i].work);
-		watch(j);
-		rc = j->rc;
-		img_error_move(err, &j->err);
-	}
-	img_pool_free(pool);
-	for (unsigned i = 0; i < ready; i++)
-		worker_end(&workers[i]);
-	free(workers);
-	return rc;
-}
+static const struct img_turns_ops ops = {
+	.worker_new = worker_new,
+	.worker_free = worker_free,
+	.take = take,
+	.prepare = prepare,
+	.put = put,
+	.stop = stop,
+};
 
 /* ---- The job ---- */
 
@@ -556,15 +405,9 @@ static int run(struct job *j, uint64_t unit, struct img_error *err)
 		return img_fail(err, rc, "%s: a disk of %llu units of %zu bytes: %s",
 				img_input_name(j->in), (unsigned long long)units, j->unit,
 				strerrordesc_np(-rc));
-	pthread_mutex_init(&j->input, NULL);
-	pthread_mutex_init(&j->lock, NULL);
-	pthread_cond_init(&j->turned, NULL);
 	img_pace_begin(&j->pace, j->o->rate);
-	rc = run_workers(j, err);
-	pthread_cond_destroy(&j->turned);
-	pthread_mutex_destroy(&j->lock);
-	pthread_mutex_destroy(&j->input);
-	return rc;
+	j->turns.total = j->source->size;
+	return img_turns_run(&j->turns, err);
 }
 
 /* Zeroes where nothing came, in a target that has something else there, or is to hold them. */
@@ -600,31 +443,25 @@ static int fill_gaps(struct job *j, struct img_error *err)
 	return rc;
 }
 
-/*
- * The shortest run of zeroes to leave out. Where the target allocates more at a time, less would
- * save nothing and cut writes to pieces; but holes of 64 KiB are worth having in any file.
- */
-static size_t grain_of(const struct img *target, uint64_t sparse)
-{
-	uint64_t unit = target->grain_bytes ? target->grain_bytes : target->unit_bytes;
-
-	return (size_t)min_u64(max_u64(sparse ? sparse : DEFAULT_SPARSE, min_u64(unit, MAX_HOLE)),
-			       WINDOW);
-}
-
 int img_copy_input(struct img_input *in, struct img *target, const struct img_copy_options *options,
 		   struct img_error *err)
 {
 	static const struct img_copy_options defaults;
 	const struct img_copy_options *o = options ? options : &defaults;
-	struct job j = { .in = in, .source = img_input_source(in), .o = o, .target = target };
+	struct job j = {
+		.turns = { .ops = &ops, .o = o },
+		.in = in,
+		.source = img_input_source(in),
+		.o = o,
+		.target = target,
+	};
 	int rc;
 
 	if (j.source->sized && j.source->size > img_size(target))
 		return img_fail(err, -ENOSPC, "%s: %llu bytes do not fit in %llu", img_name(target),
 				(unsigned long long)j.source->size,
 				(unsigned long long)img_size(target));
-	j.grain = grain_of(target, o->sparse_bytes);
+	j.grain = img_zero_grain(target, o->sparse_bytes, WINDOW);
 	rc = run(&j, img_unit_bytes(target), err);
 	if (!rc)
 		rc = fill_gaps(&j, err);
@@ -642,7 +479,12 @@ int img_copy_input_stream(struct img_input *in, const char *path, int fd,
 {
 	static const struct img_copy_options defaults;
 	const struct img_copy_options *o = options ? options : &defaults;
-	struct job j = { .in = in, .source = img_input_source(in), .o = o };
+	struct job j = {
+		.turns = { .ops = &ops, .o = o },
+		.in = in,
+		.source = img_input_source(in),
+		.o = o,
+	};
 	struct img_stream *s;
 	int rc = img_stream_begin(path, fd, create, &s, err);
 

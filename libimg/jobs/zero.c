@@ -3,6 +3,12 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/engine/driver.h"
+
+enum {
+	DEFAULT_SPARSE = 4096,
+	MAX_HOLE = 64 << 10,
+};
 
 /* The compiler makes of this what the processor's vectors allow. */
 typedef uint64_t block __attribute__((vector_size(64), aligned(1), may_alias));
@@ -49,4 +55,12 @@ bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t first, size
 	}
 	*run = at;
 	return zero;
+}
+
+size_t img_zero_grain(const struct img *target, uint64_t sparse, size_t most)
+{
+	uint64_t unit = target->grain_bytes ? target->grain_bytes : target->unit_bytes;
+	uint64_t grain = sparse ? sparse : DEFAULT_SPARSE;
+
+	return (size_t)min_u64(max_u64(grain, min_u64(unit, MAX_HOLE)), most);
 }

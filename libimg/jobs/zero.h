@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct img;
+
 bool img_is_zero(const uint8_t *p, size_t len);
 
 /*
@@ -16,5 +18,12 @@ bool img_is_zero(const uint8_t *p, size_t len);
  * *run: 1..len.
  */
 bool img_zero_run(const uint8_t *p, size_t len, size_t grain, size_t first, size_t *run);
+
+/*
+ * The shortest run of zeroes to leave out of target, up to most. sparse: what is asked for; 0: as it
+ * is best. Where the target allocates more at a time, less would save nothing and cut writes to
+ * pieces; but holes of 64 KiB are worth having in any file.
+ */
+size_t img_zero_grain(const struct img *target, uint64_t sparse, size_t most);
 
 #endif
