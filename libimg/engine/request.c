@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/engine/batch.h"
+#include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
 #include "libimg/engine/task.h"
 #include "libimg/engine/write.h"
@@ -139,6 +140,10 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 
 /* ---- Queues ---- */
 
+enum {
+	MAX_ROUNDS = 8,
+};
+
 int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err)
 {
 	struct img_queue *q = calloc(1, sizeof(*q));
@@ -149,6 +154,7 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	img_list_init(&q->free_tasks);
 	img_list_init(&q->free_pieces);
 	img_list_init(&q->gathered);
+	img_list_init(&q->kept_back);
 	img_readers_init(&q->readers);
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
@@ -185,10 +191,16 @@ int img_engine_queue_fd(const struct img_queue *q)
 int img_engine_queue_run(struct img_queue *q, bool wait)
 {
 	q->completed = 0;
-	do {
+	for (int round = 0;; round++) {
+		/* Who submits from done() all the time must get a word in, with nothing kept back. */
+		q->keep_nothing = round >= MAX_ROUNDS;
+		img_claims_flush(q);
 		img_ioq_run(q->ioq, wait && q->in_flight && !q->completed);
 		img_batch_flush(q);
-	} while (wait && q->in_flight && !q->completed);
+		if (img_list_empty(&q->kept_back) && !(wait && q->in_flight && !q->completed))
+			break;
+	}
+	q->keep_nothing = false;
 	return (int)q->completed;
 }
 

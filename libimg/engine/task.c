@@ -43,6 +43,7 @@ static struct img_piece *piece_new(struct img_task *t)
 	memset(p, 0, sizeof(*p));
 	img_list_init(&p->claim_link);
 	img_list_init(&p->batch_link);
+	img_list_init(&p->joiners);
 	p->task = t;
 	p->queue = q;
 	p->off = t->next;
@@ -63,6 +64,7 @@ static void piece_free(struct img_piece *p)
 	img_buffer_put(b, &p->head);
 	img_buffer_put(b, &p->tail);
 	img_buffer_put(b, &p->packed);
+	img_buffer_put(b, &p->merged);
 	img_buffer_put(b, &p->cipher_copy);
 	img_error_clear(&p->err);
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);

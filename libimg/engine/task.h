@@ -27,6 +27,8 @@ struct img_queue {
 	struct img_units units;
 	struct img_list gathered; /* img_piece.batch_link: for the pool (batch.c) */
 	unsigned ngathered;
+	struct img_list kept_back; /* img_piece.batch_link: writes that more may join (claims.c) */
+	bool keep_nothing;
 };
 
 struct img_task {
@@ -87,7 +89,14 @@ struct img_piece {
 	/* Writing. */
 	struct img_plan plan;
 	uint64_t claim_start, claim_end;
-	bool zeroes; /* the data is zeroes, not the task's buffers */
+	struct img_piece *host;	  /* whose claim this piece has joined; NULL: none */
+	bool joinable;		  /* others may write to what this plan fills */
+	bool landed;		  /* written, but for those who have joined */
+	bool kept_back;		  /* its write is not submitted yet: in queue->kept_back */
+	struct img_buffer merged; /* struct iovec[]: its bytes and those that follow on them */
+	unsigned joined;	  /* of them, still being written */
+	struct img_list joiners;  /* img_piece.claim_link: written, waiting for the commit */
+	bool zeroes;		  /* the data is zeroes, not the task's buffers */
 	/* Fill: what the image reads as around the piece; none: zeroes. head may hold both. */
 	struct img_buffer head, tail;
 	const uint8_t *tail_bytes;

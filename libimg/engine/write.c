@@ -3,8 +3,8 @@
  * beyond the caller's bytes, writes, and commits. Nothing is reachable before its data is there.
  *
  * Two plans that will be committed never share a unit: a piece that meets a claim waits and then
- * asks anew. Growth of rare structures stops planning, waits for the plans in flight, and runs the
- * driver's blocking grow() on a pool thread.
+ * asks anew, or joins it (claims.h). Growth of rare structures stops planning, waits for the plans
+ * in flight, and runs the driver's blocking grow() on a pool thread.
  */
 #include "libimg/engine/write.h"
 
@@ -15,6 +15,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/batch.h"
+#include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
 
 enum {
@@ -28,7 +29,15 @@ static const uint8_t zeroes[ZEROES];
 
 /* ---- The end ---- */
 
-static void finish(struct img_piece *p, int rc)
+/* Under the lock: the plan's I/O is over. */
+static void plan_over(struct img_piece *p, struct img_engine *e)
+{
+	img_req_unpin(&p->req, e);
+	e->plans--;
+}
+
+/* Make what was written reachable, or give the room back. */
+static void settle(struct img_piece *p, int rc)
 {
 	struct img *img = p->task->img;
 	struct img_engine *e = img->engine;
@@ -44,8 +53,9 @@ static void finish(struct img_piece *p, int rc)
 		}
 		img_list_del(&p->claim_link);
 	}
-	img_req_unpin(&p->req, e);
-	e->plans--;
+	plan_over(p, e);
+	for (struct img_list *l = p->joiners.next; l != &p->joiners; l = l->next)
+		plan_over(IMG_CONTAINER(l, struct img_piece, claim_link), e);
 	if (e->growing && !e->plans)
 		img_service_kick(e);
 	if (img_meta_dirty_bytes(e->meta) > IMG_DIRTY_START || e->freed.n > IMG_QUARANTINE_START) {
@@ -55,7 +65,46 @@ static void finish(struct img_piece *p, int rc)
 	if (!img_list_empty(&e->waiting) || e->exclusive)
 		img_engine_changed(e);
 	img_engine_unlock(e);
+}
+
+/* p and all who joined are written. */
+static void conclude(struct img_piece *p, int rc)
+{
+	struct img_list joiners, *node;
+	struct img_error err = { 0 };
+
+	settle(p, rc);
+	img_list_init(&joiners);
+	img_list_splice(&joiners, &p->joiners);
+	if (rc && !img_list_empty(&joiners))
+		img_fail(&err, rc, "%s", p->err.text ? p->err.text : strerror(-rc));
 	img_piece_done(p, rc);
+	while ((node = img_list_pop(&joiners))) {
+		struct img_piece *j = IMG_CONTAINER(node, struct img_piece, claim_link);
+
+		/* without the host's commit nobody can reach what j wrote */
+		if (rc && !j->rc)
+			j->rc = img_fail(&j->err, rc, "%s", img_error_text(&err));
+		img_piece_done(j, j->rc);
+	}
+	img_error_clear(&err);
+}
+
+static void finish(struct img_piece *p, int rc)
+{
+	struct img_piece *host = p->host;
+
+	p->rc = rc;
+	if (host) {
+		img_list_add_tail(&host->joiners, &p->claim_link);
+		if (!--host->joined && host->landed)
+			conclude(host, host->rc);
+		return;
+	}
+	p->landed = true;
+	p->joinable = false;
+	if (!p->joined)
+		conclude(p, rc);
 }
 
 /* ---- Data ---- */
@@ -158,7 +207,7 @@ static void write_data(struct img_piece *p)
 				 .off = plan->file_off + p->io_skip,
 				 .len = len,
 				 .done = io_done };
-	img_ioq_submit(p->queue->ioq, &p->io);
+	img_claim_write(p);
 }
 
 /* ---- Fill ---- */
@@ -270,6 +319,7 @@ static void write_filled(struct img_piece *p)
 	if (plan->fresh && !tail)
 		p->tail_len = 0;
 	p->io_skip = p->off - plan->fill_start - p->head_len;
+	p->joinable = plan->commit && !plan->cipher && !p->head_len && !p->tail_len;
 	p->rc = 0;
 	p->fills = 1; /* ours: fills may be over before this returns */
 	rc = read_fills(p, head, tail);
@@ -387,23 +437,6 @@ static int choose(struct img_piece *p, uint64_t *len)
 	return 0;
 }
 
-/* Is the unit of off claimed? Otherwise shorten *len to what is not. */
-static bool claimed(const struct img_engine *e, uint64_t off, uint64_t *len)
-{
-	uint64_t start = align_down_u64(off, e->img->unit_bytes);
-
-	for (struct img_list *node = e->claims.next; node != &e->claims; node = node->next) {
-		const struct img_piece *c = IMG_CONTAINER(node, struct img_piece, claim_link);
-
-		if (c->claim_end <= start || c->claim_start >= off + *len)
-			continue;
-		if (c->claim_start <= off)
-			return true;
-		*len = c->claim_start - off;
-	}
-	return false;
-}
-
 /* Stop planning and have the image grown, or first marked as written to. */
 static int ask_growth(struct img_piece *p, struct img_engine *e, uint64_t len)
 {
@@ -444,12 +477,23 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 {
 	struct img *img = e->img;
 	struct img_plan *plan = &p->plan;
+	struct img_piece *claim;
 	int rc;
 
 	if (e->writeout_rc && img_meta_dirty_bytes(e->meta) > IMG_DIRTY_STOP)
 		return img_fail(&p->err, e->writeout_rc, "%s: metadata could not be written: %s",
 				img->name, strerror(-e->writeout_rc));
-	if (must_wait(p, e) || claimed(e, p->off, &len)) {
+	if (must_wait(p, e)) {
+		img_piece_wait(p, &e->waiting);
+		return -EINPROGRESS;
+	}
+	claim = img_claim_of(e, p->off, &len);
+	if (claim && p->op == IMG_OP_WRITE && !p->zeroes && !p->packed.at &&
+	    img_claim_join(p, claim, len)) {
+		e->plans++;
+		return 0;
+	}
+	if (claim) {
 		img_piece_wait(p, &e->waiting);
 		return -EINPROGRESS;
 	}
@@ -478,17 +522,8 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	e->changed_image = true;
 	if (plan->storage)
 		img_engine_touch(e, plan->storage);
-	if (plan->commit) {
-		uint64_t unit = img->unit_bytes, from = p->off, to = p->off + plan->length;
-
-		if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
-			from = min_u64(from, plan->fill_start);
-			to = max_u64(to, plan->fill_end);
-		}
-		p->claim_start = align_down_u64(from, unit);
-		p->claim_end = round_up_u64(to, unit);
-		img_list_add_tail(&e->claims, &p->claim_link);
-	}
+	if (plan->commit)
+		img_claim(p);
 	return 0;
 }
 

@@ -1,0 +1,110 @@
+#include "libimg/engine/claims.h"
+
+#include <string.h>
+
+#include "libimg/base/arith.h"
+
+enum {
+	MERGED_BYTES = 4096, /* of iovecs */
+	MERGED_MAX = MERGED_BYTES / (int)sizeof(struct iovec),
+};
+
+void img_claim(struct img_piece *p)
+{
+	const struct img_plan *plan = &p->plan;
+	struct img_engine *e = p->task->img->engine;
+	uint64_t unit = e->img->unit_bytes, from = p->off, to = p->off + plan->length;
+
+	if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
+		from = min_u64(from, plan->fill_start);
+		to = max_u64(to, plan->fill_end);
+	}
+	p->claim_start = align_down_u64(from, unit);
+	p->claim_end = round_up_u64(to, unit);
+	img_list_add_tail(&e->claims, &p->claim_link);
+}
+
+struct img_piece *img_claim_of(const struct img_engine *e, uint64_t off, uint64_t *len)
+{
+	uint64_t start = align_down_u64(off, e->img->unit_bytes);
+
+	for (struct img_list *node = e->claims.next; node != &e->claims; node = node->next) {
+		struct img_piece *c = IMG_CONTAINER(node, struct img_piece, claim_link);
+
+		if (c->claim_end <= start || c->claim_start >= off + *len)
+			continue;
+		if (c->claim_start <= off)
+			return c;
+		*len = c->claim_start - off;
+	}
+	return NULL;
+}
+
+bool img_claim_join(struct img_piece *p, struct img_piece *c, uint64_t len)
+{
+	const struct img_plan *plan = &c->plan;
+
+	/* of one queue, so that one thread sees to both */
+	if (!c->joinable || c->queue != p->queue || p->off < plan->fill_start ||
+	    p->off >= plan->fill_end)
+		return false;
+	len = min_u64(len, plan->fill_end - p->off);
+	p->plan = (struct img_plan){ .kind = IMG_PLAN_DATA,
+				     .length = len,
+				     .fill_start = p->off,
+				     .fill_end = p->off + len,
+				     .storage = plan->storage,
+				     .file_off = plan->file_off + (p->off - plan->fill_start) };
+	p->host = c;
+	c->joined++;
+	return true;
+}
+
+/* Have p written together with its host, right behind what is there. False: not possible. */
+static bool merge(struct img_piece *p, struct img_piece *host)
+{
+	struct img_io *io = &host->io;
+
+	if (!host->kept_back || p->io.off != io->off + io->len ||
+	    io->iovcnt + p->io.iovcnt > MERGED_MAX)
+		return false;
+	if (!host->merged.at) {
+		if (!img_buffer_get(&p->queue->buffers, MERGED_BYTES, &host->merged))
+			return false;
+		memcpy(host->merged.at, io->iov, (size_t)io->iovcnt * sizeof(*io->iov));
+		io->iov = (struct iovec *)(void *)host->merged.at;
+	}
+	memcpy(io->iov + io->iovcnt, p->io.iov, (size_t)p->io.iovcnt * sizeof(*io->iov));
+	io->iovcnt += p->io.iovcnt;
+	io->len += p->io.len;
+	host->joined--;
+	img_list_add_tail(&host->joiners, &p->claim_link);
+	return true;
+}
+
+void img_claim_write(struct img_piece *p)
+{
+	struct img_queue *q = p->queue;
+	const struct img_plan *plan = &p->plan;
+
+	if (p->host && merge(p, p->host))
+		return;
+	if (p->joinable && !q->keep_nothing && p->len < plan->fill_end - plan->fill_start) {
+		p->kept_back = true;
+		img_list_add_tail(&q->kept_back, &p->batch_link);
+	} else {
+		img_ioq_submit(q->ioq, &p->io);
+	}
+}
+
+void img_claims_flush(struct img_queue *q)
+{
+	struct img_list *node;
+
+	while ((node = img_list_pop(&q->kept_back))) {
+		struct img_piece *p = IMG_CONTAINER(node, struct img_piece, batch_link);
+
+		p->kept_back = false;
+		img_ioq_submit(q->ioq, &p->io);
+	}
+}
