@@ -23,7 +23,7 @@ enum {
 
 struct toy {
 	struct img_cipher cipher;
-	bool encrypt;
+	bool encrypt, fresh;	      /* fresh: new units read as zeroes */
 	uint64_t free_off[4 * UNITS]; /* a stack of free units */
 	size_t nfree;
 	unsigned first_writes, grows, need_grow, releases, journals;
@@ -103,6 +103,7 @@ static int toy_plan(struct img *img, struct img_req *req, enum img_op op, uint64
 	plan->fill_start = unit;
 	plan->fill_end = unit + UNIT;
 	plan->tweak = unit;
+	plan->fresh = toy->fresh;
 	plan->file_off = plan->slot[2] = toy->free_off[--toy->nfree];
 	return 0;
 }
@@ -489,6 +490,138 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 		free(op[i].buf);
 	img_engine_queue_free(q);
 	toy_close(&img);
+}
+
+/* ---- Small writes into a new unit ---- */
+
+enum {
+	PARTS = UNIT / 512,
+};
+
+struct small {
+	struct iovec iov;
+	uint8_t bytes[512];
+	int rc;
+};
+
+static void small_done(void *user, int rc, const struct img_error *err)
+{
+	struct small *s = user;
+
+	(void)err;
+	s->rc = rc;
+}
+
+/* Write parts of unit 0 in the order given, all in flight together. */
+static void write_parts(struct img *img, struct small *parts, const unsigned *order, unsigned n)
+{
+	struct img_queue *q;
+
+	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	for (unsigned i = 0; i < n; i++) {
+		struct small *s = &parts[order[i]];
+		struct img_request r = { .kind = IMG_REQUEST_WRITE,
+					 .off = order[i] * 512u,
+					 .len = 512,
+					 .iov = &s->iov,
+					 .iovcnt = 1,
+					 .done = small_done,
+					 .user = s };
+
+		memset(s->bytes, (int)order[i] + 1, 512);
+		s->iov = (struct iovec){ s->bytes, 512 };
+		s->rc = 1;
+		cr_assert_eq(img_request_submit(q, img, &r), 0);
+	}
+	while (img_engine_queue_in_flight(q))
+		img_engine_queue_run(q, true);
+	img_engine_queue_free(q);
+}
+
+static size_t writes_behind(const struct img_record *r, uint64_t off)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < img_record_count(r); i++)
+		n += img_record_at(r, i)->kind == IMG_RECORD_WRITE && img_record_at(r, i)->off >= off;
+	return n;
+}
+
+/* Each in an order of its own: as one write, one for each, and with a gap in the middle. */
+static void small_writes(const unsigned *order, unsigned n, size_t writes)
+{
+	struct img_record *record = img_record_new();
+	uint8_t buf[UNIT], expect[UNIT] = { 0 };
+	struct small parts[PARTS];
+	struct img_storage *s;
+	struct img img;
+	struct toy toy;
+
+	cr_assert_eq(img_storage_record(memory(), record, &s), 0);
+	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	toy.fresh = true;
+	toy.nfree = 1;
+	/* the first write of all is alone: first_write() stops the others */
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, UNIT, NULL, UNIT), 0);
+	write_parts(&img, parts, order, n);
+	for (unsigned i = 0; i < n; i++) {
+		cr_assert_eq(parts[order[i]].rc, 0);
+		memset(expect + order[i] * 512u, (int)order[i] + 1, 512);
+	}
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, UNIT), 0);
+	cr_assert_eq(memcmp(buf, expect, UNIT), 0);
+	cr_assert_eq(toy.nfree, 0, "one unit for all");
+	cr_assert_eq(writes_behind(record, DATA), writes);
+	toy_close(&img);
+	img_record_free(record);
+}
+
+Test(engine, neighbours_are_written_as_one)
+{
+	small_writes((unsigned[]){ 0, 1, 2, 3, 4, 5, 6, 7 }, 8, 1);
+}
+
+Test(engine, writes_join_a_claim_in_any_order)
+{
+	small_writes((unsigned[]){ 5, 3, 0, 7, 1, 6, 2, 4 }, 8, 7);
+	small_writes((unsigned[]){ 7, 6, 5, 4, 3, 2, 1, 0 }, 8, 8);
+}
+
+Test(engine, what_nobody_writes_of_a_new_unit_stays_zero)
+{
+	small_writes((unsigned[]){ 1, 2, 5 }, 3, 2);
+}
+
+Test(engine, those_who_joined_fail_with_their_host_and_nothing_is_reachable)
+{
+	for (uint64_t at = 0; at < 3; at++) {
+		struct img_fault fault = { .ops = 1u << IMG_IO_WRITE, .at = UINT64_MAX, .rc = -EIO };
+		static const unsigned order[] = { 2, 3, 5, 7 }; /* 2 and 3 as one */
+		struct small parts[PARTS];
+		struct img_storage *s;
+		uint8_t buf[UNIT], zero[UNIT] = { 0 };
+		struct img img;
+		struct toy toy;
+
+		cr_assert_eq(img_storage_fault(memory(), &fault, &s), 0);
+		toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+		toy.fresh = true;
+		toy.nfree = 1;
+		cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, UNIT, NULL, UNIT), 0);
+		fault.at = fault.count + at;
+		write_parts(&img, parts, order, 4);
+		if (parts[2].rc) { /* the host failed */
+			for (unsigned i = 0; i < 4; i++)
+				cr_assert_eq(parts[order[i]].rc, -EIO);
+			cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, UNIT), 0);
+			cr_assert_eq(memcmp(buf, zero, UNIT), 0);
+			cr_assert_eq(toy.nfree, 1, "its room is free again");
+		} else {
+			cr_assert_eq(parts[3].rc, 0, "written together");
+			cr_assert_neq(parts[5].rc, parts[7].rc, "one of them failed by itself");
+		}
+		toy_close(&img);
+	}
 }
 
 Test(engine, random_operations_on_io_uring_match_a_flat_model)
