@@ -44,8 +44,8 @@ bool img_claim_join(struct img_piece *p, struct img_piece *c, uint64_t len)
 {
 	const struct img_plan *plan = &c->plan;
 
-	/* of one queue, so that one thread sees to both */
-	if (!c->joinable || c->queue != p->queue || p->off < plan->fill_start ||
+	/* of one queue, so that one thread sees to both; joinable is that thread's */
+	if (c->queue != p->queue || !c->joinable || p->off < plan->fill_start ||
 	    p->off >= plan->fill_end)
 		return false;
 	len = min_u64(len, plan->fill_end - p->off);
