@@ -301,6 +301,50 @@ Test(vmdk_source, other_grains)
 	}
 }
 
+/* Clusters that were compressed when only some of their grains had come. */
+Test(vmdk_source, late_grains_of_compressed_clusters)
+{
+	const char *list[] = { "cluster_size=2M", NULL };
+	struct plan p = {
+		.size = 100 * GRAIN,
+		.grains = { 40, 0, 99, 41, 33, 1, 31, 98, 39, -1 },
+		.tables = TABLES_BEHIND,
+	};
+	struct img_create_options create = {
+		.format = "qcow2",
+		.have_size = true,
+		.size = p.size,
+		.options = list,
+		.compress = true,
+	};
+	struct img_copy_options how = { .compress = true, .target_is_zero = true };
+	uint8_t *model = calloc(1, p.size), *got = malloc(p.size);
+	struct img_input *in;
+	struct img *img;
+	struct bench b;
+	struct made m;
+	FILE *f = tmpfile();
+
+	make_stream(&m, &p);
+	for (size_t i = 0; p.grains[i] >= 0; i++)
+		fill(p.grains[i], GRAIN, model + (size_t)p.grains[i] * GRAIN);
+	start(&b);
+	cr_assert(f && fwrite(m.bytes, 1, m.len, f) == m.len && !fflush(f));
+	rewind(f);
+	cr_assert_eq(img_create_begin(b.image, &create, &img, NULL), 0);
+	cr_assert_eq(img_input_open(fileno(f), "x", NULL, NULL, &in, NULL), 0);
+	cr_assert_eq(img_copy_input(in, img, &how, NULL), 0);
+	cr_assert_eq(img_read(img, 0, got, p.size, NULL), 0);
+	cr_assert(!memcmp(got, model, p.size));
+	img_input_close(in);
+	img_close(img, NULL);
+	fclose(f);
+	free(m.bytes);
+	free(model);
+	free(got);
+	finish(&b);
+}
+
 /* Into a stream grains must ascend; else there is no output. */
 Test(vmdk_source, to_a_stream)
 {
