@@ -128,6 +128,8 @@ SUITES := unit asan install corpus interop tools random crash fault fuzz
 
 ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
+MAKE_TSAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-tsan CC=clang \
+	    CFLAGS="-O1 -g -fsanitize=thread -fno-omit-frame-pointer"
 MAKE_FUZZ = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-fuzz CC=clang \
 	    CFLAGS="$(ASAN) -fsanitize=fuzzer-no-link"
 
@@ -138,6 +140,8 @@ build-all:
 	@$(MAKE) --no-print-directory -s -j$$(nproc) tests
 build-asan:
 	@$(MAKE_ASAN) tests
+build-tsan:
+	@$(MAKE_TSAN) build-tsan/imgtool build-tsan/tests/random/random
 build-fuzz:
 	@$(MAKE_FUZZ) fuzzers
 
@@ -154,6 +158,8 @@ fault: build-asan
 	@BUILD=$(BUILD) tests/run fault
 fuzz: build-fuzz
 	@BUILD=$(BUILD) tests/run fuzz
+race: build-tsan
+	@BUILD=build-tsan IO=threads tests/run random
 fuzz-long: build-fuzz
 	@BUILD=$(BUILD) FUZZ_SECONDS=$${FUZZ_SECONDS:-1800} tests/run fuzz
 
@@ -183,8 +189,8 @@ clean:
 	rm -rf build build-*
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
-	build-fuzz check check-unit check-asan asan check-install tools interop corpus random crash \
-	crash-full fault fuzz fuzz-long bench lint format clean
+	build-fuzz build-tsan check check-unit check-asan asan check-install tools interop corpus random \
+	crash crash-full fault race fuzz fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.
 .SECONDARY:

@@ -4,6 +4,7 @@
 #
 #   SECONDS_EACH=0.3	how long each run goes on (a phase is a fourth of it)
 #   SEED=N		what it does (default: today's)
+#   IO="uring threads"	by which ways (make race: threads alone, looking for data races)
 #   tests/random/run.sh [WORD]	only variants with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
@@ -26,7 +27,7 @@ variant() {
 	name=$1 keys=$2
 	shift 2
 	case $name in *"$only"*) ;; *) return ;; esac
-	for io in uring threads; do
+	for io in ${IO:-uring threads}; do
 		rm -f image* data.bin
 		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
 		image=$(echo image.*) format=${image##*.}
