@@ -18,7 +18,13 @@
 #include <zstd_errors.h>
 
 enum {
-	DEFLATE_LEVEL = 2, /* faster than zlib's 6 by far, and smaller on file system data */
+	/*
+	 * What is mostly text, and what is not. Both are several times as fast as zlib's 6, and as
+	 * QEMU uses that (a window of 4 KiB) 5% smaller on a Linux root; with level 1 for all of it
+	 * programs alone (/usr/bin) came out 2% larger.
+	 */
+	DEFLATE_TEXT_LEVEL = 1,
+	DEFLATE_LEVEL = 2,
 	/* What is shorter has few matches to choose from: level 2 gives up to 2.5% more than zlib. */
 	DEFLATE_SMALL = 32 << 10,
 	DEFLATE_SMALL_LEVEL = 6,
@@ -35,8 +41,7 @@ enum {
 
 struct contexts {
 	struct libdeflate_decompressor *inflate;
-	struct libdeflate_compressor *deflate;
-	int deflate_level; /* of the compressor */
+	struct libdeflate_compressor *deflate[DEFLATE_MAX_LEVEL + 1];
 	ZSTD_DCtx *unzstd;
 	ZSTD_CCtx *zstd;
 };
@@ -49,7 +54,8 @@ static void free_contexts(void *arg)
 	struct contexts *c = arg;
 
 	libdeflate_free_decompressor(c->inflate);
-	libdeflate_free_compressor(c->deflate);
+	for (int i = 0; i <= DEFLATE_MAX_LEVEL; i++)
+		libdeflate_free_compressor(c->deflate[i]);
 	ZSTD_freeDCtx(c->unzstd);
 	ZSTD_freeCCtx(c->zstd);
 	free(c);
@@ -181,15 +187,27 @@ static struct libdeflate_compressor *get_compressor(int level)
 
 	if (!c)
 		return NULL;
-	if (c->deflate && c->deflate_level != level) {
-		libdeflate_free_compressor(c->deflate);
-		c->deflate = NULL;
+	if (!c->deflate[level])
+		c->deflate[level] = libdeflate_alloc_compressor(level);
+	return c->deflate[level];
+}
+
+/* The level for who has no wish: by a sample of what is to be packed. */
+static int default_level(const uint8_t *in, size_t in_len)
+{
+	enum { SAMPLES = 1024,
+	       MOST_BINARY = SAMPLES * 6 / 10 };
+	size_t step = in_len / SAMPLES;
+	unsigned binary = 0;
+
+	if (in_len < DEFLATE_SMALL)
+		return DEFLATE_SMALL_LEVEL;
+	for (size_t i = 0; i < SAMPLES; i++) {
+		uint8_t byte = in[i * step + i * 7 % step]; /* not always the same of a record */
+
+		binary += byte >= 0x80 || byte < '\t';
 	}
-	if (!c->deflate) {
-		c->deflate = libdeflate_alloc_compressor(level);
-		c->deflate_level = level;
-	}
-	return c->deflate;
+	return binary < MOST_BINARY ? DEFLATE_TEXT_LEVEL : DEFLATE_LEVEL;
 }
 
 typedef size_t deflate_fn(struct libdeflate_compressor *c, const void *in, size_t in_len, void *out,
@@ -203,7 +221,7 @@ static int encode_deflate(deflate_fn *pack, const char *name, const uint8_t *in,
 	size_t n;
 
 	if (!level)
-		level = in_len < DEFLATE_SMALL ? DEFLATE_SMALL_LEVEL : DEFLATE_LEVEL;
+		level = default_level(in, in_len);
 	if (level < 0 || level > DEFLATE_MAX_LEVEL)
 		return img_fail(err, -EINVAL, "%s compression level %d, allowed: 1 to %d", name,
 				level, DEFLATE_MAX_LEVEL);
