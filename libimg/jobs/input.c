@@ -170,15 +170,18 @@ static int unpack(struct worker *w)
 	struct job *j = w->job;
 	int rc = 0;
 
-	memset(w->data, 0, j->window);
+	if (w->count < j->window / j->unit || w->len < j->window)
+		memset(w->data, 0, j->window);
 	for (size_t i = 0; i < w->count && !rc; i++) {
 		const struct img_source_unit *u = &w->pieces[i].unit;
 		uint8_t *to = w->data + (u->off - w->off), *from = w->stored + w->pieces[i].at;
 
-		if (!u->codec)
+		if (!u->codec) {
 			memcpy(to, from, u->stored_bytes);
-		else
+			memset(to + u->stored_bytes, 0, u->bytes - u->stored_bytes);
+		} else {
 			rc = u->codec->decode(from, u->stored_bytes, to, u->bytes, &w->turn.err);
+		}
 		if (rc)
 			img_error_prefix(&w->turn.err, rc, "%s: the data of guest offset %llu",
 					 img_input_name(j->in), (unsigned long long)u->off);
