@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
@@ -231,6 +233,30 @@ out:
 	return rc;
 }
 
+/* The further files get their names, then the main one, which leads to them: all or none new. */
+static int publish_files(struct img *img, struct img_error *err)
+{
+	struct img_place *place = img->place;
+	size_t done = 0;
+	int rc = 0;
+
+	while (!rc && done < place->created_count) {
+		struct img_created *c = &place->created[done];
+		struct stat st;
+
+		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
+		rc = img_storage_publish(c->storage, err);
+		if (!rc)
+			done++;
+	}
+	if (!rc)
+		rc = img_storage_publish(img->file, err);
+	while (rc && done--)
+		if (!place->created[done].replaces)
+			unlink(place->created[done].path);
+	return rc;
+}
+
 int img_publish(struct img *img, struct img_error *err)
 {
 	struct img_place *place = img->place;
@@ -248,11 +274,8 @@ int img_publish(struct img *img, struct img_error *err)
 	}
 	if (!rc && !(place->flags & IMG_OPEN_UNSAFE))
 		rc = img_storage_sync(img->file, err);
-	/* The main file last: it leads to the others. */
-	for (size_t i = 0; !rc && i < place->created_count; i++)
-		rc = img_storage_publish(place->created[i].storage, err);
 	if (!rc)
-		rc = img_storage_publish(img->file, err);
+		rc = publish_files(img, err);
 	img_engine_resume(img);
 	if (rc)
 		return rc;

@@ -18,7 +18,8 @@ enum {
 struct img_created {
 	char *path;
 	struct img_storage *storage;
-	bool taken; /* the driver's open() has it: the driver closes it */
+	bool taken;    /* the driver's open() has it: the driver closes it */
+	bool replaces; /* what had its name before cannot be had back; set by publishing */
 };
 
 struct img_place {
