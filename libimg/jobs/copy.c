@@ -250,7 +250,7 @@ static int read_chunk(struct copy *c, size_t len)
 	int rc;
 
 	if (!k->data) {
-		k->data = aligned_alloc(4096, c->chunk_bytes);
+		k->data = aligned_alloc(4096, round_up_u64(c->chunk_bytes, 4096));
 		k->iov = calloc(c->chunk_bytes / c->grain + 2, sizeof(*k->iov));
 		if (!k->data || !k->iov) {
 			k->state = CHUNK_FREE;
