@@ -58,8 +58,8 @@ struct vmdk_sparse {
 	uint64_t descriptor_off; /* hosted; not checked against the file; 0: none */
 	uint64_t descriptor_bytes;
 	uint64_t overhead_sectors; /* hosted: metadata in front of the grains; not checked */
-	bool at_end;	    /* hosted: the directory is named by the footer */
-	bool zeroed_grains; /* hosted: table entry 1 is a grain of zeroes */
+	bool at_end;		   /* hosted: the directory is named by the footer */
+	bool zeroed_grains;	   /* hosted: table entry 1 is a grain of zeroes */
 	bool compressed;
 	bool markers; /* hosted: a marker precedes each compressed grain */
 	bool unclean;

@@ -75,7 +75,7 @@ enum {
 	IMG_FORMAT_COMPRESS = 1 << 3,
 	IMG_FORMAT_CHECK = 1 << 4,
 	IMG_FORMAT_RESIZE = 1 << 5,
-	IMG_FORMAT_IDENTITY = 1 << 6, /* new images get identifiers: see img_create_options */
+	IMG_FORMAT_IDENTITY = 1 << 6,	     /* new images get identifiers: see img_create_options */
 	IMG_FORMAT_COMPRESS_STREAM = 1 << 7, /* some are written compressed by img_copy_stream() */
 };
 /* IMG_FORMAT_* of a format; -ENOENT: no such format. */
@@ -342,16 +342,16 @@ typedef void img_unreadable_fn(void *user, struct img *source, uint64_t off, uin
 struct img_copy_options {
 	bool target_is_zero; /* the target reads as zeroes: zeroes need not be written */
 	bool compress;
-	bool out_of_order;	     /* writes may be issued in any order */
-	uint64_t sparse_bytes;	     /* shortest run of zeroes to skip; 0: 4096 */
-	bool no_sparse;		     /* write everything, zeroes too */
-	unsigned parallel;	     /* chunks in flight; 0: as many as keep all cores busy */
-	uint64_t skip_backing_below; /* 0, or: the target shares the source's backing chain from this
+	bool out_of_order;	       /* writes may be issued in any order */
+	uint64_t sparse_bytes;	       /* shortest run of zeroes to skip; 0: 4096 */
+	bool no_sparse;		       /* write everything, zeroes too */
+	unsigned parallel;	       /* chunks in flight; 0: as many as keep all cores busy */
+	uint64_t skip_backing_below;   /* 0, or: the target shares the source's backing chain from this
 					   depth on: leave what lives there (depth >= this) alone */
-	uint64_t target_off;	     /* where in the target the source begins */
-	uint64_t rate;		     /* bytes to be read a second, holes not counted; 0: no limit */
-	bool resize_target;	     /* img_copy_input() */
-	bool salvage;		     /* what cannot be read is zeroes in the target */
+	uint64_t target_off;	       /* where in the target the source begins */
+	uint64_t rate;		       /* bytes to be read a second, holes not counted; 0: no limit */
+	bool resize_target;	       /* img_copy_input() */
+	bool salvage;		       /* what cannot be read is zeroes in the target */
 	img_unreadable_fn *unreadable; /* salvage: told of each such range, in order; may be NULL */
 	img_progress_fn *progress;     /* may be NULL */
 	void *user;		       /* of both */
@@ -368,8 +368,8 @@ int img_copy(struct img *source, struct img *target, const struct img_copy_optio
  * number. path: the new file; it has its name only when it is complete. NULL: the pipe or file fd,
  * which stays the caller's. create->size: at least the sources' sum; target_is_zero, compress,
  * out_of_order, skip_backing_below and target_off say nothing here; -EINVAL: sparse_bytes that the
- * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of those (streamOptimized
- * VMDK; raw, into a pipe); nothing was written then.
+ * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of
+ * those (streamOptimized VMDK; raw, into a pipe); nothing was written then.
  */
 int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
 		    const struct img_create_options *create, const struct img_copy_options *options,

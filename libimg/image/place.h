@@ -46,7 +46,10 @@ const struct img_driver *img_driver_named(const char *name);
 int img_probe_storage(struct img_storage *s, const char *name, const struct img_driver **out,
 		      struct img_error *err);
 
-/* The same for an image of which only the first len bytes can be looked at; size: all, as far as known. */
+/*
+ * The same for an image of which only the first len bytes can be looked at; size: of all, as far as
+ * it is known.
+ */
 int img_probe_head(const uint8_t *head, size_t len, uint64_t size, const char *name,
 		   const struct img_driver **out, struct img_error *err);
 
