@@ -1,32 +1,41 @@
 #!/bin/sh
-# Side by side with the installed qemu-img: real time, processor time and peak memory of common
-# jobs, warm cache, medians of paired runs (ours, theirs, ours, theirs ...). A ratio under 1 means
-# that imgtool is ahead. The record goes to $BUILD/bench.json.
+# Side by side with the installed qemu-img: time, processor time, peak memory and size of what comes
+# out, medians of paired runs (ours, theirs, ours, theirs ...), warm cache. "faster" is their time
+# divided by ours. The record goes to $BUILD/bench.json; spec/speed.md says how to read it.
 #
 #   make bench                     all jobs
 #   make bench RUNS=9 JOBS='info map'
 #
-# The content is an ext4 root of at least 1 GiB of this machine's own files, kept in BENCH_DIR (by
-# default bench/ in the build folder) for the next time.
+# The content is an ext4 root of at least 1 GiB of this machine's own files, and 1 GiB of random
+# bytes, kept in BENCH_DIR (by default bench/ in the build folder) for the next time.
 . "$(dirname "$0")/../lib.sh"
 
 RUNS=${RUNS:-5}
-JOBS=${JOBS:-raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-zlib info map memory-1G memory-1T}
+SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-zlib raw-zstd raw-stream'
+REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread copy-on-write'
+MEMORY='memory-1G memory-1T memory-64T'
+JOBS=${JOBS:-$CONVERSIONS $REQUESTS info map $MEMORY}
 dir=${BENCH_DIR:-$build/bench}
 mkdir -p "$dir" || exit 1
+dir=$(cd "$dir" && pwd)
 have "$THEIRS" || { echo "bench: no $THEIRS to compare with" >&2; exit 1; }
 
 # ---- What is worked on; made by qemu-img, so that both read what neither wrote for itself ----
+
+# The names of real files, in the order of the file tree, until 1.1 GiB are reached.
+list_files() {
+	find /usr/lib /usr/share /usr/bin -xdev -type f -size -32768k -printf '%s %p\n' 2>/dev/null |
+		LC_ALL=C sort -k2 |
+		awk '{ sum += $1; $1 = ""; print substr($0, 2) } sum > 1181116006 { exit }' >"$dir/list"
+}
 
 make_root() {
 	[ -s "$dir/root.raw" ] && return
 	echo "making an ext4 root of real files in $dir ..." >&2
 	mkdir -p "$dir/tree"
-	# Files in the order of the file tree until 1.1 GiB are reached.
-	find /usr/lib /usr/share /usr/bin -xdev -type f -size -32768k -printf '%s %p\n' 2>/dev/null |
-		LC_ALL=C sort -k2 |
-		awk '{ sum += $1; $1 = ""; print substr($0, 2) } sum > 1181116006 { exit }' >"$dir/list"
+	list_files
 	tar -C / -cf - -T "$dir/list" 2>/dev/null | tar -C "$dir/tree" -xf - || exit 1
 	mke2fs -q -t ext4 -d "$dir/tree" "$dir/root.tmp" 3G >/dev/null || exit 1
 	rm -rf "$dir/tree" "$dir/list"
@@ -35,12 +44,33 @@ make_root() {
 	mv "$dir/root.tmp" "$dir/root.raw"
 }
 
-make_from_root() {
-	make_root
+# made NAME ARGS...: "$dir/NAME", converted.
+made() {
 	[ -s "$dir/$1" ] && return
 	out=$1
 	shift
-	"$THEIRS" convert "$@" "$dir/root.raw" "$dir/tmp" && mv "$dir/tmp" "$dir/$out"
+	"$THEIRS" convert "$@" "$dir/tmp" && mv "$dir/tmp" "$dir/$out" || exit 1
+}
+
+from_root() {
+	name=$1
+	shift
+	make_root
+	made "$name" "$@" "$dir/root.raw"
+}
+
+# 1 GiB without a hole: of random bytes, and of real files.
+make_random() {
+	[ -s "$dir/random.raw" ] || { head -c 1073741824 /dev/urandom >"$dir/tmp" && mv "$dir/tmp" "$dir/random.raw"; }
+	made random.qcow2 -f raw -O qcow2 "$dir/random.raw"
+}
+
+make_packed() {
+	[ -s "$dir/packed.qcow2" ] && return
+	list_files
+	tar -C / -cf - -T "$dir/list" 2>/dev/null | head -c 1073741824 >"$dir/packed.raw"
+	made packed.qcow2 -f raw -O qcow2 -c "$dir/packed.raw"
+	rm -f "$dir/packed.raw" "$dir/list"
 }
 
 # 256 MiB of data, spread over SIZE.
@@ -63,33 +93,40 @@ median() {
 		print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
-# timed FILE COMMAND...: a line "seconds cpu-seconds peak-KiB".
+# timed FILE COMMAND...: a line "seconds cpu-seconds peak-KiB bytes". What says itself how long it
+# took (bench) is believed: starting is not what it measures.
 timed() {
 	into=$1
 	shift
 	rm -f "$dir/out"
-	if ! /usr/bin/time -f '%e %U %S %M' -o "$work/t" "$@" >/dev/null 2>"$work/err"; then
+	if ! /usr/bin/time -f '%e %U %S %M' -o "$work/t" "$@" >"$work/said" 2>"$work/err"; then
 		echo "bench: failed: $*" >&2
 		cat "$work/err" >&2
 		return 1
 	fi
-	tail -n 1 "$work/t" | awk '{ print $1, $2 + $3, $4 }' >>"$into"
+	own=$(sed -n 's/^Run completed in \([0-9.]*\) seconds.*/\1/p' "$work/said")
+	bytes=0
+	[ ! -e "$dir/out" ] || bytes=$(stat -c '%b' "$dir/out")
+	tail -n 1 "$work/t" | awk -v own="$own" -v b="$bytes" \
+		'{ print own != "" ? own : $1, $2 + $3, $4, b * 512 }' >>"$into"
 }
 
 again='n=$1; shift; while [ $n -gt 0 ]; do "$@" || exit; n=$((n - 1)); done'
 
-# pairs NAME REPEAT ARGS...: REPEAT is how many times one run calls the program (for what is over
-# too soon to be timed).
+# pairs NAME GOAL RUNS REPEAT ARGS...: REPEAT is how many times one run calls the program (for what
+# is over too soon to be timed). before: a command that is run before each.
+before=:
 pairs() {
-	name=$1 repeat=$2
-	shift 2
+	name=$1 goal=$2 runs=$3 repeat=$4
+	shift 4
 	rm -f "$work/ours" "$work/theirs"
 	run=0
-	while [ $run -le "$RUNS" ]; do
+	while [ $run -le "$runs" ]; do
 		for who in ours theirs; do
 			[ $who = ours ] && program=$imgtool || program=$THEIRS
 			into=$work/$who
 			[ $run -gt 0 ] || into=/dev/null	# the first pair warms the cache
+			$before || return 1
 			if [ "$repeat" -gt 1 ]; then
 				timed "$into" sh -c "$again" sh "$repeat" "$program" "$@"
 			else
@@ -99,70 +136,125 @@ pairs() {
 		run=$((run + 1))
 	done
 	rm -f "$dir/out"
-	o=$(median "$work/ours" 1) t=$(median "$work/theirs" 1)
-	oc=$(median "$work/ours" 2) tc=$(median "$work/theirs" 2)
-	om=$(median "$work/ours" 3) tm=$(median "$work/theirs" 3)
-	awk -v n="$name" -v o="$o" -v t="$t" -v oc="$oc" -v tc="$tc" -v om="$om" -v tm="$tm" -v r="$repeat" '
+	for who in ours theirs; do
+		for column in 1 2 3 4; do
+			eval "${who}_$column=\$(median \"$work/$who\" $column)"
+		done
+	done
+	awk -v name="$name" -v goal="$goal" -v calls="$repeat" -v runs="$runs" -v json="$work/json" \
+		-v comma="$comma" \
+		-v o1="$ours_1" -v o2="$ours_2" -v o3="$ours_3" -v o4="$ours_4" \
+		-v t1="$theirs_1" -v t2="$theirs_2" -v t3="$theirs_3" -v t4="$theirs_4" '
 	function ratio(a, b) { return b > 0 ? sprintf("%.2f", a / b) : "-" }
+	function who(s, c, m, b) {
+		return sprintf("{ \"seconds\": %s, \"cpu-seconds\": %s, \"peak-kib\": %s, \"bytes\": %d }", s, c, m, b)
+	}
 	BEGIN {
-		printf "%-14s %9.2f %9.2f %6s   %9.2f %9.2f %6s   %8.1f %8.1f %6s\n", n, o, t,
-			ratio(o, t), oc, tc, ratio(oc, tc), om / 1024, tm / 1024, ratio(om, tm)
+		printf "%-16s %8.3f %8.3f %6s %5s   %7.2f %7.2f   %7.1f %7.1f   %5s\n", name, o1, t1,
+			ratio(t1, o1), goal, o2, t2, o3 / 1024, t3 / 1024, ratio(o4, t4)
+		printf "%s    { \"job\": \"%s\", \"runs\": %s, \"calls\": %s, \"faster\": %s, \"goal\": %s,\n      \"ours\": %s,\n      \"theirs\": %s }",
+			comma, name, runs, calls, (o1 > 0 ? t1 / o1 : "null"), (goal == "-" ? "null" : goal),
+			who(o1, o2, o3, o4), who(t1, t2, t3, t4) >>json
 	}'
-	printf '%s    { "job": "%s", "calls": %s, "ours": { "seconds": %s, "cpu-seconds": %s, "peak-kib": %s }, "theirs": { "seconds": %s, "cpu-seconds": %s, "peak-kib": %s } }' \
-		"$comma" "$name" "$repeat" "$o" "$oc" "$om" "$t" "$tc" "$tm" >>"$work/json"
 	comma=',
 '
 }
+
+# requests NAME GOAL FILE ARGS...: 4 KiB each, 32 at once, by io_uring. The step is a prime number of
+# pages: it leads all over the disk and never twice to the same place soon, in both programs alike.
+requests() {
+	name=$1 goal=$2 image=$3
+	shift 3
+	pairs "$name" "$goal" "$RUNS" 1 bench -i io_uring -d 32 -s 4096 "$@" "$image"
+}
+anywhere=167776256
+new_disk() { "$THEIRS" create -q -f qcow2 "$dir/new" 16G; }
+new_child() { "$THEIRS" create -q -f qcow2 -b "$dir/packed.qcow2" -F qcow2 "$dir/new"; }
 
 # ---- The jobs ----
 
 comma=
 : >"$work/json"
-echo "imgtool $("$imgtool" --version | head -n 1 | sed 's/.*version //'), $("$THEIRS" --version | head -n 1); medians of $RUNS pairs"
-echo "                 seconds                        cpu seconds                    peak MiB"
-echo "job                 ours    theirs  ratio        ours    theirs  ratio       ours   theirs  ratio"
+echo "imgtool $("$imgtool" --version | head -n 1 | sed 's/.*version //'), $("$THEIRS" --version | head -n 1); medians of $RUNS pairs ($SLOW_RUNS of the slow ones)"
+echo "                      seconds                         cpu seconds        peak MiB       size"
+echo "job                  ours   theirs faster  goal      ours  theirs      ours  theirs    ratio"
 for job in $JOBS; do
+	before=:
 	case $job in
 	raw-qcow2)
 		make_root
-		pairs $job 1 convert -f raw -O qcow2 "$dir/root.raw" "$dir/out" ;;
+		pairs $job 1.25 "$RUNS" 1 convert -f raw -O qcow2 "$dir/root.raw" "$dir/out" ;;
 	qcow2-raw)
-		make_from_root root.qcow2 -f raw -O qcow2
-		pairs $job 1 convert -f qcow2 -O raw "$dir/root.qcow2" "$dir/out" ;;
+		from_root root.qcow2 -f raw -O qcow2
+		pairs $job 1.25 "$RUNS" 1 convert -f qcow2 -O raw "$dir/root.qcow2" "$dir/out" ;;
 	vmdk-qcow2)
-		make_from_root root.vmdk -f raw -O vmdk
-		pairs $job 1 convert -f vmdk -O qcow2 "$dir/root.vmdk" "$dir/out" ;;
+		from_root root.vmdk -f raw -O vmdk
+		pairs $job 2.5 "$RUNS" 1 convert -f vmdk -O qcow2 "$dir/root.vmdk" "$dir/out" ;;
 	zlib-raw)
-		make_from_root zlib.qcow2 -f raw -O qcow2 -c
-		pairs $job 1 convert -f qcow2 -O raw "$dir/zlib.qcow2" "$dir/out" ;;
+		from_root zlib.qcow2 -f raw -O qcow2 -c
+		pairs $job 2.2 "$RUNS" 1 convert -f qcow2 -O raw "$dir/zlib.qcow2" "$dir/out" ;;
 	stream-qcow2)
-		make_from_root stream.vmdk -f raw -O vmdk -o subformat=streamOptimized
-		pairs $job 1 convert -f vmdk -O qcow2 "$dir/stream.vmdk" "$dir/out" ;;
+		from_root stream.vmdk -f raw -O vmdk -o subformat=streamOptimized
+		pairs $job 2.5 "$RUNS" 1 convert -f vmdk -O qcow2 "$dir/stream.vmdk" "$dir/out" ;;
 	raw-zlib)
 		make_root
-		pairs $job 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;
+		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;
+	raw-zstd)
+		make_root
+		pairs $job 2 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c -o compression_type=zstd \
+			"$dir/root.raw" "$dir/out" ;;
+	raw-stream)
+		make_root
+		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O vmdk -o subformat=streamOptimized \
+			"$dir/root.raw" "$dir/out" ;;
+	read-cached)
+		make_random
+		requests $job 1.3 "$dir/random.qcow2" -f qcow2 -c 1000000 -S $anywhere ;;
+	read-direct)
+		make_random
+		requests $job 1.3 "$dir/random.qcow2" -f qcow2 -c 150000 -S $anywhere -t none ;;
+	read-raw-cached)
+		make_random
+		requests $job - "$dir/random.raw" -f raw -c 1000000 -S $anywhere ;;
+	read-raw-direct)
+		make_random
+		requests $job - "$dir/random.raw" -f raw -c 150000 -S $anywhere -t none ;;
+	write-growing)	# one after the other: 16 in each new cluster
+		before=new_disk
+		requests $job 2 "$dir/new" -f qcow2 -c 60000 -w -t none ;;
+	write-spread)	# each in a cluster of its own
+		before=new_disk
+		requests $job 2 "$dir/new" -f qcow2 -c 8000 -S 1052672 -w -t none ;;
+	copy-on-write)
+		make_packed
+		before=new_child
+		requests $job 2 "$dir/new" -f qcow2 -c 8000 -S $anywhere -w ;;
 	info)
-		make_from_root root.qcow2 -f raw -O qcow2
-		pairs $job 100 info "$dir/root.qcow2" ;;
+		from_root root.qcow2 -f raw -O qcow2
+		pairs $job 2 "$RUNS" 100 info "$dir/root.qcow2" ;;
 	map)
-		make_from_root root.qcow2 -f raw -O qcow2
-		pairs $job 20 map --output=json "$dir/root.qcow2" ;;
+		from_root root.qcow2 -f raw -O qcow2
+		pairs $job 2 "$RUNS" 20 map --output=json "$dir/root.qcow2" ;;
 	memory-1G)
 		make_spread 1G 1073741824
-		pairs $job 1 convert -f qcow2 -O qcow2 "$dir/spread-1G.qcow2" "$dir/out" ;;
+		pairs $job - 1 1 convert -f qcow2 -O qcow2 "$dir/spread-1G.qcow2" "$dir/out" ;;
 	memory-1T)
 		make_spread 1T 1099511627776
-		pairs $job 1 convert -f qcow2 -O qcow2 "$dir/spread-1T.qcow2" "$dir/out" ;;
+		pairs $job - 1 1 convert -f qcow2 -O qcow2 "$dir/spread-1T.qcow2" "$dir/out" ;;
+	memory-64T)
+		make_spread 64T 70368744177664
+		pairs $job - 1 1 convert -f qcow2 -O qcow2 "$dir/spread-64T.qcow2" "$dir/out" ;;
 	*)
 		echo "bench: no job '$job'" >&2
 		exit 1 ;;
 	esac || bad=1
+	rm -f "$dir/new"
 done
 
 {
 	printf '{\n  "version": "%s",\n  "theirs": "%s",\n' "$("$imgtool" --version | head -n 1)" \
 		"$("$THEIRS" --version | head -n 1)"
-	printf '  "kernel": "%s",\n  "processors": %s,\n  "runs": %s,\n  "jobs": [\n' "$(uname -r)" "$(nproc)" "$RUNS"
+	printf '  "kernel": "%s",\n  "processors": %s,\n  "jobs": [\n' "$(uname -r)" "$(nproc)"
 	cat "$work/json"
 	printf '\n  ]\n}\n'
 } >"$build/bench.json"
