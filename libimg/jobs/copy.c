@@ -116,17 +116,24 @@ static void submit_zero(struct chunk *k, uint64_t off, uint64_t len)
 	}
 }
 
+/* Is [off, off + len) of the target packed? Not where it ends inside of a unit that goes on. */
+static bool packs(const struct copy *c, uint64_t off, size_t len)
+{
+	return c->o->compress &&
+	       (len == img_unit_bytes(c->target) || off + len == img_size(c->target));
+}
+
 static void submit_write(struct chunk *k, struct iovec *iov, size_t at, size_t len)
 {
 	struct copy *c = k->c;
+	uint64_t off = c->o->target_off + k->off + at;
 	unsigned flags = (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED) |
-			 (c->o->compress ? IMG_SUBMIT_COMPRESS : 0);
+			 (packs(c, off, len) ? IMG_SUBMIT_COMPRESS : 0);
 	int rc;
 
 	*iov = (struct iovec){ k->data + at, len };
 	k->writes++;
-	rc = img_submit_writev(c->q, c->target, c->o->target_off + k->off + at, iov, 1, flags,
-			       write_done, k);
+	rc = img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k);
 	if (rc) {
 		struct img_error e = { 0 };
 

@@ -65,6 +65,18 @@ for levels in zlib:1,6,12 zstd:1,9,22; do
 		-o compression_type="$type",compression_level=$((level + 1)) text.raw o.qcow2
 done
 
+# A source that ends inside a cluster of the target, which is longer: the rest stays.
+head -c 1000448 noise.raw >short.raw
+cat short.raw >over.raw && tail -c +1000449 text.raw >>over.raw
+for options in compat=1.1 cluster_size=2M,compression_type=zstd; do
+	name="their packed qcow2, $options, its first part packed again by us"
+	rm -f t.qcow2
+	qemu-img convert -c -f raw -O qcow2 -o $options text.raw t.qcow2
+	try "$name" "$imgtool" convert -n -c -f raw -O qcow2 short.raw t.qcow2
+	is_content "$name" qcow2 t.qcow2 over.raw
+	sound "$name" qcow2 t.qcow2
+done
+
 # Over a base: packed is only what lies above it.
 for type in zlib zstd; do
 	name="our packed qcow2, $type, over a packed one of theirs"
