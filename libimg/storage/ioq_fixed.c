@@ -10,15 +10,11 @@ static struct img_list all = { &all, &all };
 
 void img_fixed_init(struct img_fixed *fixed, struct io_uring *ring)
 {
-	int none[IMG_FIXED_FILES];
-
-	for (unsigned i = 0; i < IMG_FIXED_FILES; i++) {
-		none[i] = -1;
+	for (unsigned i = 0; i < IMG_FIXED_FILES; i++)
 		atomic_init(&fixed->file[i], -1);
-	}
 	fixed->ring = ring;
+	fixed->files = fixed->files_tried = false;
 	fixed->buffers = 0;
-	fixed->files = !io_uring_register_files(ring, none, IMG_FIXED_FILES);
 	pthread_mutex_lock(&all_lock);
 	img_list_add_tail(&all, &fixed->link);
 	pthread_mutex_unlock(&all_lock);
@@ -72,10 +68,15 @@ static int by_address(const void *a, const void *b)
 
 int img_fixed_set_buffers(struct img_fixed *fixed, const struct iovec *iov, unsigned count)
 {
-	int rc;
+	int none[IMG_FIXED_FILES], rc;
 
 	if (count > IMG_FIXED_BUFFERS)
 		return -EINVAL;
+	if (!fixed->files_tried) {
+		memset(none, 0xff, sizeof(none)); /* -1 */
+		fixed->files = !io_uring_register_files(fixed->ring, none, IMG_FIXED_FILES);
+		fixed->files_tried = true;
+	}
 	if (fixed->buffers)
 		io_uring_unregister_buffers(fixed->ring);
 	fixed->buffers = 0;

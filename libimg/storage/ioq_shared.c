@@ -44,15 +44,15 @@ void img_ioq_quiet(struct img_ioq *q)
 	pthread_mutex_unlock(&q->lock);
 }
 
-/* The blocking requests of a queue, one after another, until there is none. */
+/* Blocking requests of a list, one after another, until there is none. */
 static void run_worker(struct img_work *work)
 {
 	struct img_ioq_worker *w = IMG_CONTAINER(work, struct img_ioq_worker, work);
 	struct img_ioq *q = w->q;
-	struct img_list *node;
+	struct img_list *from = w == &q->turn_worker ? &q->in_turn : &q->waiting, *node;
 
 	pthread_mutex_lock(&q->lock);
-	while ((node = img_list_pop(&q->waiting))) {
+	while ((node = img_list_pop(from))) {
 		struct img_io *io = IMG_CONTAINER(node, struct img_io, link);
 		struct img_storage *s = io->storage;
 
@@ -85,12 +85,25 @@ void img_ioq_offload(struct img_ioq *q, struct img_io *io)
 		img_pool_submit(q->pool, &idle->work);
 }
 
+void img_ioq_offload_in_turn(struct img_ioq *q, struct img_io *io)
+{
+	bool idle;
+
+	pthread_mutex_lock(&q->lock);
+	img_list_add_tail(&q->in_turn, &io->link);
+	idle = !q->turn_worker.busy;
+	q->turn_worker.busy = true;
+	pthread_mutex_unlock(&q->lock);
+	if (idle)
+		img_pool_submit(q->pool, &q->turn_worker.work);
+}
+
 int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel)
 {
 	q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (q->event_fd < 0)
 		return -errno;
-	q->pool = img_pool_new(IMG_IOQ_WORKERS);
+	q->pool = img_pool_new(IMG_IOQ_WORKERS + 1);
 	if (!q->pool) {
 		close(q->event_fd);
 		return -ENOMEM;
@@ -101,7 +114,10 @@ int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq
 	img_list_init(&q->completed);
 	img_list_init(&q->posts);
 	img_list_init(&q->waiting);
+	img_list_init(&q->in_turn);
 	img_list_init(&q->finished);
+	q->turn_worker.q = q;
+	q->turn_worker.work.run = run_worker;
 	for (size_t i = 0; i < IMG_ARRAY_LEN(q->workers); i++) {
 		q->workers[i].q = q;
 		q->workers[i].work.run = run_worker;

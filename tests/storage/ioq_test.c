@@ -570,6 +570,8 @@ Test(ioq, files_that_were_closed_are_forgotten)
 	struct img_ioq *q = new_queue(IMG_IOQ_URING);
 	char text[2], out[2];
 
+	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
+
 	for (int i = 0; i < 200; i++) {
 		char name[] = { 'a', (char)('a' + i % 26), (char)('a' + i / 26), 0 };
 		struct img_storage *s;
@@ -595,6 +597,8 @@ Test(ioq, many_files_at_once)
 {
 	struct img_ioq *q = new_queue(IMG_IOQ_URING);
 	struct img_storage *s[100];
+
+	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
 
 	for (int i = 0; i < 100; i++) {
 		char name[] = { 'f', (char)('a' + i % 26), (char)('a' + i / 26), 0 }, byte = (char)i;
