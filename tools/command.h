@@ -15,7 +15,4 @@ int io_run(int argc, char **argv); /* under the name qemu-io argv[0] is that */
 int map_run(int argc, char **argv);
 int resize_run(int argc, char **argv);
 
-/* Print the version of the program that we were called as. Returns 0. */
-int command_version(void);
-
 #endif

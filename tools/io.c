@@ -237,7 +237,7 @@ static int parse(struct io *io, int argc, char **argv)
 		case 'h':
 			return print_help();
 		case 'V':
-			return command_version();
+			return say_version();
 		case 'c':
 			args_list_add(&io->commands, optarg);
 			break;

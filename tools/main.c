@@ -21,9 +21,6 @@
 #include "tools/open.h"
 #include "tools/say.h"
 
-/* The release whose command line this one follows; callers look at it to know what they may use. */
-#define QEMU_VERSION "11.1.3"
-
 static const struct command {
 	const char *name;
 	int (*run)(int argc, char **argv);
@@ -39,15 +36,6 @@ static const struct command {
 	{ "map", map_run, "tell where an image's data lies" },
 	{ "resize", resize_run, "make a disk larger or smaller" },
 };
-
-int command_version(void)
-{
-	if (strcmp(say_program(), "imgtool"))
-		printf("%s version " QEMU_VERSION " (libimg %s)\n", say_program(), img_version());
-	else
-		printf("imgtool version %s\n", img_version());
-	return 0;
-}
 
 /* As many names to a line as fit. */
 static void print_formats(void)
@@ -122,7 +110,7 @@ static int run(int argc, char **argv)
 		case 'h':
 			return print_help();
 		case 'V':
-			return command_version();
+			return say_version();
 		case 'T':
 			say_error("option '-T' is not supported");
 			return 1;

@@ -1,8 +1,11 @@
-/* Messages on standard error. */
+/* Messages on standard error; and the version. */
 #include "tools/say.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "libimg/image/img.h"
 
 static const char *program = "imgtool";
 
@@ -62,4 +65,16 @@ int say_refusal(const char *command, const char *option)
 {
 	fprintf(stderr, "%s %s: option '%s' is not supported\n", program, command, option);
 	return 1;
+}
+
+int say_version(void)
+{
+	/* the release whose command line this one follows; callers look at it to know what they may use */
+	static const char follows[] = "11.1.3";
+
+	if (strcmp(say_program(), "imgtool"))
+		printf("%s version %s (libimg %s)\n", say_program(), follows, img_version());
+	else
+		printf("imgtool version %s\n", img_version());
+	return 0;
 }

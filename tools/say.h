@@ -27,4 +27,7 @@ int say_refusal(const char *command, const char *option);
 /* After getopt_long() complained by itself. Returns 1. */
 int say_try_help(const char *command);
 
+/* Print the version of the program that we were called as. Returns 0. */
+int say_version(void);
+
 #endif

@@ -543,7 +543,8 @@ static size_t writes_behind(const struct img_record *r, uint64_t off)
 	size_t n = 0;
 
 	for (size_t i = 0; i < img_record_count(r); i++)
-		n += img_record_at(r, i)->kind == IMG_RECORD_WRITE && img_record_at(r, i)->off >= off;
+		n += img_record_at(r, i)->kind == IMG_RECORD_WRITE &&
+		     img_record_at(r, i)->off >= off;
 	return n;
 }
 
@@ -595,7 +596,9 @@ Test(engine, what_nobody_writes_of_a_new_unit_stays_zero)
 Test(engine, those_who_joined_fail_with_their_host_and_nothing_is_reachable)
 {
 	for (uint64_t at = 0; at < 3; at++) {
-		struct img_fault fault = { .ops = 1u << IMG_IO_WRITE, .at = UINT64_MAX, .rc = -EIO };
+		struct img_fault fault = { .ops = 1u << IMG_IO_WRITE,
+					   .at = UINT64_MAX,
+					   .rc = -EIO };
 		static const unsigned order[] = { 2, 3, 5, 7 }; /* 2 and 3 as one */
 		struct small parts[PARTS];
 		struct img_storage *s;

@@ -601,7 +601,8 @@ Test(ioq, many_files_at_once)
 	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
 
 	for (int i = 0; i < 100; i++) {
-		char name[] = { 'f', (char)('a' + i % 26), (char)('a' + i / 26), 0 }, byte = (char)i;
+		char name[] = { 'f', (char)('a' + i % 26), (char)('a' + i / 26), 0 };
+		char byte = (char)i;
 
 		make_file(name, &byte, 1);
 		s[i] = opened(name, 0);
