@@ -712,8 +712,10 @@ static int stream_target(struct convert *c)
 			  c->target_cache);
 		return 1;
 	}
-	if (to_stdout)
+	if (to_stdout) {
 		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
+		signals_leave_stops();	  /* one that stands still is not waited for */
+	}
 	err = args_memory(img_error_new());
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	how = copy_options(c, &progress);

@@ -6,6 +6,7 @@
 
 static volatile sig_atomic_t stop_signal;
 static volatile sig_atomic_t report_wanted;
+static bool stops_left_alone;
 
 static void note_stop(int number)
 {
@@ -18,6 +19,11 @@ static void note_report(int number)
 	report_wanted = 1;
 }
 
+void signals_leave_stops(void)
+{
+	stops_left_alone = true;
+}
+
 void signals_install(void)
 {
 	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
@@ -27,7 +33,7 @@ void signals_install(void)
 	struct sigaction report = { .sa_handler = note_report, .sa_flags = SA_RESTART }, old;
 	size_t i;
 
-	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++)
+	for (i = 0; i < sizeof(stops) / sizeof(stops[0]) && !stops_left_alone; i++)
 		if (!sigaction(stops[i], NULL, &old) && old.sa_handler != SIG_IGN)
 			sigaction(stops[i], &note, NULL);
 	sigaction(SIGUSR1, &report, NULL);

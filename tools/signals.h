@@ -10,6 +10,11 @@
  * on. A second one of the same kind ends it at once. SIGUSR1 asks for a line of progress.
  */
 void signals_install(void);
+/*
+ * Before that: the first three shall go on to end the program at once, as there is nothing to clean
+ * up and a job that waits for another program would not see them.
+ */
+void signals_leave_stops(void);
 
 bool signals_stop(void);	  /* one of the first three came */
 bool signals_report_wanted(void); /* SIGUSR1 came since the last call */

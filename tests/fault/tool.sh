@@ -143,6 +143,29 @@ interrupt HUP -O qcow2 -c
 try "hung up: by the signal" test $code -eq 129
 left "hung up"
 
+# Into a pipe that nobody reads from any more.
+mkfifo full
+for kind in raw "vmdk -o subformat=streamOptimized"; do
+	sleep 30 <full &
+	reader=$!
+	exec 8>full
+	# shellcheck disable=SC2086 # words are wanted
+	"$imgtool" convert -f raw -O $kind ../noise.raw - >&8 2>/dev/null 8>&- &
+	job=$!
+	exec 8>&-
+	sleep 0.3
+	kill -TERM $job
+	for attempt in 1 2 3 4 5 6 7 8 9 10; do
+		! kill -0 $job 2>/dev/null || sleep 0.2
+	done
+	try "terminated while its reader stands still: $kind" sh -c "! kill -0 $job"
+	kill $reader 2>/dev/null
+	wait $job 2>/dev/null
+	try "terminated while its reader stands still: $kind: by the signal" test $? -eq 143
+	wait $reader 2>/dev/null
+done
+rm -f full
+
 # ---- The final name ----
 
 # The tool while a system call fails, or ends it.
