@@ -524,7 +524,29 @@ static struct img_create_options creation_options(const struct convert *c)
 	};
 }
 
-/* The same input gives the same output: what a format makes up at creation comes from the content. */
+/*
+ * Two states of a disk may have the same samples, but not the same times: children of an image that
+ * is made anew from a changed disk must notice.
+ */
+static void mix_times(struct convert *c)
+{
+	const struct img *img;
+	size_t i;
+
+	for (i = 0; i < c->count; i++) {
+		for (img = c->sources[i]; img; img = img_backing(img)) {
+			c->identity[0] = c->identity[0] * UINT64_C(0x9e3779b97f4a7c15) +
+					 img_modified(img);
+			c->identity[1] += c->identity[0] >> 32;
+		}
+	}
+	c->identity[0] |= 1; /* 0, 0 would mean random */
+}
+
+/*
+ * The same input gives the same output: what a format makes up at creation comes from the content,
+ * and from when that was last changed.
+ */
 static int settle_identity(struct convert *c)
 {
 	struct img_error *err;
@@ -538,9 +560,11 @@ static int settle_identity(struct convert *c)
 	}
 	err = args_memory(img_error_new());
 	rc = img_content_identity(c->sources, c->count, c->identity, err);
-	if (rc && c->salvage) /* then they are random */
+	if (!rc)
+		mix_times(c);
+	else if (c->salvage) /* then they are random */
 		rc = 0;
-	else if (rc)
+	else
 		say_error("error while reading '%s': %s", c->names[0], img_error_text(err));
 	img_error_free(err);
 	return rc ? 1 : GO_ON;

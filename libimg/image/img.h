@@ -156,6 +156,11 @@ const char *img_format(const struct img *img);
 uint64_t img_size(const struct img *img);	      /* guest bytes, a multiple of 512 */
 uint64_t img_unit_bytes(const struct img *img);	      /* cluster, grain; 512 where there is none */
 bool img_was_probed(const struct img *img);	      /* the format was not given but guessed */
+/*
+ * When the image's own file was last written to, in nanoseconds since 1970 (of split formats: the
+ * file that was opened); 0: not known (a block device).
+ */
+uint64_t img_modified(const struct img *img);
 const struct img *img_backing(const struct img *img); /* NULL: none; lives as long as img */
 
 /*
@@ -413,7 +418,8 @@ int img_copy_input_stream(struct img_input *in, const char *path, int fd,
 /*
  * An identity (see img_create_options) for the disk that the sources make, one after the other: a
  * digest of its size and of samples of its content, at most 64 MiB of which are read. The same for
- * the same content, whatever its format; very likely another for other content.
+ * the same content, whatever its format; very likely another for another disk, but not always for
+ * another state of the same disk: where that matters, mix in img_modified().
  */
 int img_content_identity(struct img *const *sources, size_t count, uint64_t identity[2],
 			 struct img_error *err);

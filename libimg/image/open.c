@@ -471,6 +471,11 @@ bool img_was_probed(const struct img *img)
 	return img->probed;
 }
 
+uint64_t img_modified(const struct img *img)
+{
+	return img_storage_modified(img->file);
+}
+
 const struct img *img_backing(const struct img *img)
 {
 	return img->parent;

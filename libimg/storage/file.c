@@ -120,6 +120,15 @@ static uint64_t file_allocated(struct img_storage *s)
 	return (uint64_t)st.st_blocks * 512;
 }
 
+static uint64_t file_modified(struct img_storage *s)
+{
+	struct stat st;
+
+	if (s->device || fstat(img_file_of(s)->fd, &st))
+		return 0; /* a device's node keeps no such time */
+	return (uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec;
+}
+
 static void file_close(struct img_storage *s)
 {
 	struct img_file *f = img_file_of(s);
@@ -154,6 +163,7 @@ static const struct img_storage_ops file_ops = {
 	.resize = file_resize,
 	.extent = file_extent,
 	.allocated = file_allocated,
+	.modified = file_modified,
 	.publish = file_publish,
 	.close = file_close,
 };

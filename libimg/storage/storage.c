@@ -148,6 +148,11 @@ uint64_t img_storage_allocated(struct img_storage *s)
 	return s->ops->allocated(s);
 }
 
+uint64_t img_storage_modified(struct img_storage *s)
+{
+	return s->ops->modified ? s->ops->modified(s) : 0;
+}
+
 int img_storage_publish(struct img_storage *s, struct img_error *err)
 {
 	return s->ops->publish ? s->ops->publish(s, err) : 0;

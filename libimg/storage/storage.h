@@ -39,6 +39,7 @@ struct img_storage_ops {
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s);
+	uint64_t (*modified)(struct img_storage *s);		      /* NULL: not known */
 	int (*publish)(struct img_storage *s, struct img_error *err); /* NULL: nothing to do */
 	void (*close)(struct img_storage *s);
 };
@@ -159,6 +160,8 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		       enum img_storage_extent *kind, uint64_t *run);
 /* Bytes that the file occupies (st_blocks * 512), or its size where unknown. */
 uint64_t img_storage_allocated(struct img_storage *s);
+/* When it was last written to, in nanoseconds since 1970; 0: not known. */
+uint64_t img_storage_modified(struct img_storage *s);
 /* The sentence for a failed asynchronous request; returns io->rc. */
 int img_io_fail(const struct img_io *io, struct img_error *err);
 

@@ -251,10 +251,10 @@ Test(vmdk_create, identity)
 		for (size_t k = 0; k < IMG_ARRAY_LEN(keys); k++) {
 			char value[256];
 
-			strcpy(value, value_of(one, keys[k]));
+			snprintf(value, sizeof(value), "%s", value_of(one, keys[k]));
 			cr_assert_str_neq(value, value_of(other, keys[k]));
 			cr_assert_str_neq(value, value_of(random, keys[k]));
-			strcpy(value, value_of(random, keys[k]));
+			snprintf(value, sizeof(value), "%s", value_of(random, keys[k]));
 			cr_assert_str_neq(value, value_of(random2, keys[k]));
 		}
 		cr_assert_eq(value_of(one, "uuid.image=")[15], '4');
