@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -139,9 +140,9 @@ static void file_close(struct img_storage *s)
 	if (f->buffered_fd >= 0)
 		close(f->buffered_fd);
 	img_fixed_forget(f->fd);
-	if (f->locked) /* now: older kernels let go of forgotten files only later */
-		img_file_unlock(f->fd);
 	close(f->fd);
+	if (f->lock_fd >= 0)
+		close(f->lock_fd);
 	pthread_cond_destroy(&f->range_freed);
 	pthread_mutex_destroy(&f->lock);
 	free(s->name);
@@ -233,6 +234,35 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
 			strerrordesc_np(-rc));
 }
 
+int img_file_reopen(int fd, int mode)
+{
+	struct stat a, b;
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, mode | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	if (again < 0)
+		return -errno;
+	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino ||
+	    fcntl(again, F_SETFL, fcntl(again, F_GETFL) & ~O_NONBLOCK)) {
+		close(again);
+		return -EINVAL;
+	}
+	return again;
+}
+
+/*
+ * The locks are held by a descriptor of their own, which no request is made on: what a killed
+ * process had in a ring keeps its file open for a moment, and would keep the locks too.
+ */
+static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
+{
+	f->lock_fd = img_file_reopen(f->fd, O_RDONLY);
+	return img_file_lock(f->lock_fd < 0 ? f->fd : f->lock_fd, f->base.name,
+			     f->base.writable, flags & IMG_STORAGE_SHARE, err);
+}
+
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err)
 {
@@ -266,15 +296,14 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->base.io_align = f->base.mem_align = 1;
 	atomic_init(&f->base.size, size);
 	f->fd = fd;
-	f->buffered_fd = -1;
+	f->buffered_fd = f->lock_fd = -1;
 	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
 	f->reserve = write && !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->ranges);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->range_freed, NULL);
-	f->locked = !(flags & IMG_STORAGE_NO_LOCK);
-	if (f->locked)
-		rc = img_file_lock(fd, path, write, flags & IMG_STORAGE_SHARE, err);
+	if (!(flags & IMG_STORAGE_NO_LOCK))
+		rc = take_locks(f, flags, err);
 	if (flags & IMG_STORAGE_RANDOM) /* advice: that it is not taken is no error */
 		posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	if (!rc && (flags & (IMG_STORAGE_DIRECT | IMG_STORAGE_TRY_DIRECT)))

@@ -44,24 +44,6 @@ static bool query_alignment(int fd, uint32_t *io, uint32_t *mem)
 	return true;
 }
 
-/* The same file once more, for buffered access. -errno. */
-static int reopen(int fd)
-{
-	struct stat a, b;
-	char path[32];
-	int again;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	again = open(path, (fcntl(fd, F_GETFL) & O_ACCMODE) | O_CLOEXEC | O_NOCTTY);
-	if (again < 0)
-		return -errno;
-	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino) {
-		close(again);
-		return -EINVAL;
-	}
-	return again;
-}
-
 int img_file_direct_init(struct img_file *f)
 {
 	uint32_t io = DEFAULT_ALIGN, mem = DEFAULT_ALIGN;
@@ -72,7 +54,7 @@ int img_file_direct_init(struct img_file *f)
 		io = mem = (uint32_t)sector;
 	if (!is_pow2_u64(io) || !is_pow2_u64(mem) || io > MAX_ALIGN || mem > MAX_ALIGN)
 		return -EINVAL;
-	again = reopen(f->fd);
+	again = img_file_reopen(f->fd, flags & O_ACCMODE);
 	if (again < 0)
 		return again;
 	if (flags < 0 || fcntl(f->fd, F_SETFL, flags | O_DIRECT)) {

@@ -36,9 +36,8 @@ void img_fixed_forget(int fd);
 
 /*
  * Replace the registered memory. From the first time on, files are registered too (not before: when
- * a process is killed the kernel lets go of such files, and of their locks, only a moment later). A
- * kernel that has no table for them is fine. 0, -ENOMEM (also: over the limit of locked
- * memory), -EINVAL.
+ * a process is killed the kernel lets go of such files only a moment later). A kernel that has no
+ * table for them is fine. 0, -ENOMEM (also: over the limit of locked memory), -EINVAL.
  */
 int img_fixed_set_buffers(struct img_fixed *fixed, const struct iovec *iov, unsigned count);
 /* The registered buffer that holds [at, at + len), or -1. */

@@ -94,15 +94,3 @@ int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_
 	}
 	return 0;
 }
-
-void img_file_unlock(int fd)
-{
-	struct flock lock = {
-		.l_type = F_UNLCK,
-		.l_whence = SEEK_SET,
-		.l_start = USE_BASE,
-		.l_len = DENY_BASE + PERM_COUNT - USE_BASE,
-	};
-
-	fcntl(fd, F_OFD_SETLK, &lock); /* what it cannot say, closing the file will */
-}

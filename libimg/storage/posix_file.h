@@ -24,9 +24,9 @@ struct img_unpublished {
 struct img_file {
 	struct img_storage base;
 	int fd;
-	int buffered_fd; /* with O_DIRECT: the same file without; else -1 */
-	int rw_flags;	 /* of each write: RWF_DSYNC or 0 */
-	bool locked;
+	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
+	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
+	int lock_fd;				   /* the same file once more, for its locks; or -1 */
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
 	_Atomic uint64_t spare_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
@@ -55,6 +55,9 @@ static inline struct img_file *img_file_of(struct img_storage *s)
  */
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err);
+
+/* The same file once more. mode: O_RDONLY or O_RDWR. A descriptor, or -errno. */
+int img_file_reopen(int fd, int mode);
 
 /* ---- file_io.c ---- */
 
@@ -102,7 +105,5 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
  * fd is closed.
  */
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
-/* Give them back, whoever else still has the file open. */
-void img_file_unlock(int fd);
 
 #endif
