@@ -209,3 +209,14 @@ else
 	skip "failing names: strace cannot trace here"
 fi
 cd ..
+
+# Who opens an image right after its writer was killed finds no lock of it left.
+in_the_way=0
+"$imgtool" create -q -f qcow2 busy.qcow2 10M
+for attempt in $(seq 25); do
+	timeout -s KILL 0.05 "$imgtool" bench -q -w -f qcow2 -c 10000000 busy.qcow2 >/dev/null 2>&1
+	"$imgtool" info -f qcow2 busy.qcow2 >/dev/null 2>said || in_the_way=$((in_the_way + 1))
+	"$imgtool" io -f qcow2 -c 'read 0 512' busy.qcow2 >said 2>&1 || in_the_way=$((in_the_way + 1))
+done
+try "no locks left by a killed writer" test $in_the_way -eq 0
+rm -f busy.qcow2 said
