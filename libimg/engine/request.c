@@ -195,6 +195,7 @@ int img_engine_queue_run(struct img_queue *q, bool wait)
 		/* Who submits from done() all the time must get a word in, with nothing kept back. */
 		q->keep_nothing = round >= MAX_ROUNDS;
 		img_claims_flush(q);
+		img_batch_flush(q); /* what submitting gathered, before this thread may sleep */
 		img_ioq_run(q->ioq, wait && q->in_flight && !q->completed);
 		img_batch_flush(q);
 		if (img_list_empty(&q->kept_back) && !(wait && q->in_flight && !q->completed))
