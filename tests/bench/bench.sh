@@ -99,16 +99,18 @@ timed() {
 	into=$1
 	shift
 	rm -f "$dir/out"
-	if ! /usr/bin/time -f '%e %U %S %M' -o "$work/t" "$@" >"$work/said" 2>"$work/err"; then
+	begin=$(date +%s.%N)
+	if ! /usr/bin/time -f '%U %S %M' -o "$work/t" "$@" >"$work/said" 2>"$work/err"; then
 		echo "bench: failed: $*" >&2
 		cat "$work/err" >&2
 		return 1
 	fi
+	end=$(date +%s.%N)
 	own=$(sed -n 's/^Run completed in \([0-9.]*\) seconds.*/\1/p' "$work/said")
 	bytes=0
 	[ ! -e "$dir/out" ] || bytes=$(stat -c '%b' "$dir/out")
-	tail -n 1 "$work/t" | awk -v own="$own" -v b="$bytes" \
-		'{ print own != "" ? own : $1, $2 + $3, $4, b * 512 }' >>"$into"
+	tail -n 1 "$work/t" | awk -v own="$own" -v b="$bytes" -v begin="$begin" -v end="$end" \
+		'{ print (own != "" ? own : end - begin), $1 + $2, $3, b * 512 }' >>"$into"
 }
 
 again='n=$1; shift; while [ $n -gt 0 ]; do "$@" || exit; n=$((n - 1)); done'
