@@ -12,7 +12,7 @@
 
 #define SPLIT_BYTES UINT64_C(0x80000000) /* as QEMU; VMware takes any */
 
-/* The name in a piped stream's descriptor, which has no other; VMware's exports say this too. */
+/* The name in a stream's descriptor; readers go by the file they have. VMware's exports say this too. */
 #define STREAM_NAME "generated-stream.vmdk"
 
 static bool same(const char *a, const char *b)
@@ -58,7 +58,6 @@ int vmdk_wish_make(const struct img_creating *c, struct vmdk_wish *w, struct img
 	w->split = same(w->create_type, "twoGbMaxExtentSparse") ||
 		   same(w->create_type, "twoGbMaxExtentFlat");
 	w->stream = same(w->create_type, "streamOptimized");
-	w->pipe = c->pipe;
 	if (w->split)
 		w->extents = div_round_up_u64(c->size, SPLIT_BYTES);
 	if (!w->adapter)
@@ -75,7 +74,7 @@ char *vmdk_extent_name(const struct vmdk_wish *w, uint64_t n)
 	char *name;
 	int rc;
 
-	if (w->pipe)
+	if (w->stream)
 		return strdup(STREAM_NAME);
 	if (w->split)
 		rc = asprintf(&name, "%s-%c%03" PRIu64 "%s", w->stem, w->flat ? 'f' : 's', n + 1,

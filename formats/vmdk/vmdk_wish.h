@@ -8,7 +8,7 @@
 
 struct vmdk_wish {
 	const char *create_type, *adapter, *hardware, *tools;
-	bool flat, split, stream, pipe, zeroed_grains;
+	bool flat, split, stream, zeroed_grains;
 	char *stem, *suffix; /* of the image's name without its folder: "disk", ".vmdk" */
 	uint64_t extents;
 };

@@ -9,7 +9,13 @@ sized_vmdk() {
 	is_content "$1" vmdk o.vmdk "$2"
 	seven "$1" o.vmdk padded.raw
 	case $3 in *Sparse|stream*) sound "$1" vmdk o.vmdk ;; esac
-	mounts "$1" vmdkmount o.vmdk vmdk1 padded.raw
+	# libvmdk goes by the file name in the descriptor, which is a constant in streams.
+	case $3 in
+	streamOptimized)
+		mv o.vmdk generated-stream.vmdk
+		mounts "$1" vmdkmount generated-stream.vmdk vmdk1 padded.raw ;;
+	*) mounts "$1" vmdkmount o.vmdk vmdk1 padded.raw ;;
+	esac
 }
 
 # sized_qcow2 NAME RAW OPTIONS [-c]

@@ -5,7 +5,7 @@ suite=${SUITE:-$suite}
 
 for test in $(find "$build/tests" -name '*_test' -type f -perm -u+x | sort); do
 	name=${test#"$build"/}
-	timeout 300 "$test" --color=never -j2 >"$work/out" 2>&1
+	timeout 300 "$test" --color=never --verbose -j2 >"$work/out" 2>&1
 	code=$?
 	counts=$(sed -n 's/.*Synthesis: Tested: \([0-9]*\) | Passing: \([0-9]*\) | Failing: \([0-9]*\) | Crashing: \([0-9]*\).*/\1 \2/p' "$work/out")
 	tested=${counts% *} good=${counts#* }
@@ -14,6 +14,10 @@ for test in $(find "$build/tests" -name '*_test' -type f -perm -u+x | sort); do
 	elif [ $code -ne 0 ] && [ "$tested" = "$good" ]; then
 		tested=$((tested + 1))	# it ended badly, whatever it counted
 	fi
+	sed -n 's/^\[SKIP\] //p' "$work/out" >"$work/skips"
+	while read -r line; do
+		skip "$line"
+	done <"$work/skips"
 	passed=$((passed + good)) failed=$((failed + tested - good))
 	echo "$name: $good of $tested"
 	[ $code -eq 0 ] || sed 's/^/    /' "$work/out" | tail -n 60

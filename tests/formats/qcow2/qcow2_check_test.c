@@ -598,10 +598,8 @@ Test(qcow2_check, corpus, .timeout = 120)
 
 	if (!corpus)
 		corpus = "../shared/corpus";
-	if (access(corpus, R_OK)) {
-		fprintf(stderr, "skipped: no corpus at %s\n", corpus);
-		return;
-	}
+	if (access(corpus, R_OK))
+		cr_skip_test("no corpus: set IMG_CORPUS");
 	for (size_t i = 0; i < IMG_ARRAY_LEN(all); i++) {
 		char command[500];
 		struct img_check_result r;
