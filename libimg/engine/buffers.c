@@ -1,7 +1,6 @@
 #include "libimg/engine/buffers.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "libimg/base/arith.h"
 
@@ -27,8 +26,8 @@ bool img_buffer_get(struct img_buffers *b, size_t len, struct img_buffer *out)
 	uint8_t *at;
 
 	if (c < IMG_BUFFER_CLASSES && b->free[c]) {
-		at = b->free[c];
-		memcpy(&b->free[c], at, sizeof(void *));
+		at = (uint8_t *)b->free[c];
+		b->free[c] = b->free[c]->next;
 		b->bytes -= bytes;
 	} else {
 		at = aligned_alloc(SMALLEST, bytes);
@@ -46,8 +45,10 @@ void img_buffer_put(struct img_buffers *b, struct img_buffer *buffer)
 	if (!buffer->at)
 		return;
 	if (c < IMG_BUFFER_CLASSES && b->bytes + buffer->len <= MOST_HELD) {
-		memcpy(buffer->at, &b->free[c], sizeof(void *));
-		b->free[c] = buffer->at;
+		struct img_buffer_free *unused = (void *)buffer->at;
+
+		unused->next = b->free[c];
+		b->free[c] = unused;
 		b->bytes += buffer->len;
 	} else {
 		free(buffer->at);
@@ -59,10 +60,10 @@ void img_buffers_clear(struct img_buffers *b)
 {
 	for (unsigned c = 0; c < IMG_BUFFER_CLASSES; c++) {
 		while (b->free[c]) {
-			void *at = b->free[c];
+			struct img_buffer_free *unused = b->free[c];
 
-			memcpy(&b->free[c], at, sizeof(void *));
-			free(at);
+			b->free[c] = unused->next;
+			free(unused);
 		}
 	}
 	b->bytes = 0;

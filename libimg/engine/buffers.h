@@ -20,10 +20,15 @@ enum {
 	IMG_BUFFER_CLASSES = 10, /* 4 KiB to 2 MiB, by powers of two */
 };
 
+/* What an unused buffer begins with. */
+struct img_buffer_free {
+	struct img_buffer_free *next;
+};
+
 /* Zero-initialise. */
 struct img_buffers {
-	void *free[IMG_BUFFER_CLASSES]; /* each holds the next one's address */
-	size_t bytes;			/* held, unused */
+	struct img_buffer_free *free[IMG_BUFFER_CLASSES];
+	size_t bytes; /* held, unused */
 };
 
 /* A buffer of at least len bytes with any content. False: out of memory. */

@@ -153,9 +153,9 @@ int img_close(struct img *img, struct img_error *err);
 
 const char *img_name(const struct img *img);
 const char *img_format(const struct img *img);
-uint64_t img_size(const struct img *img);	      /* guest bytes, a multiple of 512 */
-uint64_t img_unit_bytes(const struct img *img);	      /* cluster, grain; 512 where there is none */
-bool img_was_probed(const struct img *img);	      /* the format was not given but guessed */
+uint64_t img_size(const struct img *img);	/* guest bytes, a multiple of 512 */
+uint64_t img_unit_bytes(const struct img *img); /* cluster, grain; 512 where there is none */
+bool img_was_probed(const struct img *img);	/* the format was not given but guessed */
 /*
  * When the image's own file was last written to, in nanoseconds since 1970 (of split formats: the
  * file that was opened); 0: not known (a block device).
