@@ -8,7 +8,6 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -232,24 +231,6 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
 				f->base.name);
 	return img_fail(err, rc, "Could not open '%s' with O_DIRECT: %s", f->base.name,
 			strerrordesc_np(-rc));
-}
-
-int img_file_reopen(int fd, int mode)
-{
-	struct stat a, b;
-	char path[32];
-	int again;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	again = open(path, mode | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (again < 0)
-		return -errno;
-	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino ||
-	    fcntl(again, F_SETFL, fcntl(again, F_GETFL) & ~O_NONBLOCK)) {
-		close(again);
-		return -EINVAL;
-	}
-	return again;
 }
 
 /*

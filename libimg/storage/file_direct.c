@@ -44,6 +44,24 @@ static bool query_alignment(int fd, uint32_t *io, uint32_t *mem)
 	return true;
 }
 
+int img_file_reopen(int fd, int mode)
+{
+	struct stat a, b;
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, mode | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	if (again < 0)
+		return -errno;
+	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino ||
+	    fcntl(again, F_SETFL, fcntl(again, F_GETFL) & ~O_NONBLOCK)) {
+		close(again);
+		return -EINVAL;
+	}
+	return again;
+}
+
 int img_file_direct_init(struct img_file *f)
 {
 	uint32_t io = DEFAULT_ALIGN, mem = DEFAULT_ALIGN;

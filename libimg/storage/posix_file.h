@@ -56,9 +56,6 @@ static inline struct img_file *img_file_of(struct img_storage *s)
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err);
 
-/* The same file once more. mode: O_RDONLY or O_RDWR. A descriptor, or -errno. */
-int img_file_reopen(int fd, int mode);
-
 /* ---- file_io.c ---- */
 
 int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
@@ -81,6 +78,8 @@ struct img_file_range {
 	bool exclusive; /* whole blocks are read, changed and written back */
 };
 
+/* The same file once more. mode: O_RDONLY or O_RDWR. A descriptor, or -errno. */
+int img_file_reopen(int fd, int mode);
 /* Turn O_DIRECT on for f->fd and learn what it asks for. -EINVAL: the file system has none. */
 int img_file_direct_init(struct img_file *f);
 /* Do these buffers and this offset suit O_DIRECT? Always true without it. */
