@@ -119,27 +119,42 @@ static bool parse_decimal(struct vmdk_text t, uint64_t *out)
 	return true;
 }
 
-static bool parse_hex32(struct vmdk_text t, uint32_t *out)
+static bool hex_digit(char c, uint32_t *out)
 {
-	uint32_t n = 0;
-
-	if (!t.len || t.len > 8)
+	if (c >= '0' && c <= '9')
+		*out = (uint32_t)(c - '0');
+	else if (c >= 'a' && c <= 'f')
+		*out = (uint32_t)(c - 'a') + 10;
+	else if (c >= 'A' && c <= 'F')
+		*out = (uint32_t)(c - 'A') + 10;
+	else
 		return false;
-	for (size_t i = 0; i < t.len; i++) {
-		char c = t.at[i];
-		uint32_t digit;
+	return true;
+}
 
-		if (c >= '0' && c <= '9')
-			digit = (uint32_t)(c - '0');
-		else if (c >= 'a' && c <= 'f')
-			digit = (uint32_t)(c - 'a') + 10;
-		else if (c >= 'A' && c <= 'F')
-			digit = (uint32_t)(c - 'A') + 10;
-		else
+/*
+ * A content ID: hexadecimal digits, perhaps with 0x in front. Xen Orchestra writes its numbers in
+ * decimal, with up to ten digits: everybody reads them as hexadecimal and takes the low 32 bits.
+ * last: the up to 8 digits that these are.
+ */
+static bool parse_cid(struct vmdk_text t, uint32_t *out, struct vmdk_text *last)
+{
+	uint32_t n = 0, digit;
+
+	if (text_begins(t, "0x")) {
+		t.at += 2;
+		t.len -= 2;
+	}
+	for (size_t i = 0; i < t.len; i++) {
+		if (!hex_digit(t.at[i], &digit))
 			return false;
 		n = n << 4 | digit;
 	}
+	if (!t.len)
+		return false;
 	*out = n;
+	last->len = min_size(t.len, 8);
+	last->at = t.at + t.len - last->len;
 	return true;
 }
 
@@ -157,6 +172,35 @@ static bool extent_access(struct vmdk_text line, enum vmdk_access *out)
 }
 
 /*
+ * Cut a file name off *rest: in quotes, or a word without them. It may be empty (FreeBSD's mkimg
+ * gives the file that the descriptor is embedded in no name).
+ */
+static int cut_name(struct vmdk_text *rest, size_t number, struct vmdk_text *out,
+		    struct img_error *err)
+{
+	bool quoted = rest->at[0] == '"';
+	const char *end = quoted ? memchr(rest->at + 1, '"', rest->len - 1) : NULL;
+
+	if (quoted && !end)
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found a file name of %zu bytes without an "
+				"end, allowed one with a quote at its end",
+				number, rest->len - 1);
+	if (quoted) {
+		*out = (struct vmdk_text){ rest->at + 1, (size_t)(end - rest->at) - 1 };
+		*rest = trim((struct vmdk_text){ end + 1, rest->len - out->len - 2 });
+	} else {
+		*out = cut_word(rest);
+	}
+	if (out->len > VMDK_NAME_BYTES_MAX)
+		return img_fail(err, -EUCLEAN,
+				"descriptor line %zu: found a file name of %zu bytes, allowed up "
+				"to %d",
+				number, out->len, VMDK_NAME_BYTES_MAX);
+	return 0;
+}
+
+/*
  * ACCESS SECTORS TYPE ["FILE" [OFFSET]]. What Fusion writes after the offset (partitionUUID,
  * deviceIdentifier) tells VMware which device is meant; the file says that already.
  */
@@ -164,6 +208,7 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 {
 	struct vmdk_text rest = text, word;
 	size_t type = 0;
+	int rc;
 
 	cut_word(&rest);
 	word = cut_word(&rest);
@@ -186,24 +231,15 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 		return 0;
 	if (!types[type].has_file && rest.at[0] != '"')
 		return 0; /* ZERO and something else */
-	if (!rest.len || rest.at[0] != '"')
+	if (!rest.len || rest.at[0] == '#')
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found no quoted file name, allowed one "
-				"after %s",
+				"descriptor line %zu: found no file name, allowed one after %s",
 				line->number, types[type].name);
-
-	const char *quote = memchr(rest.at + 1, '"', rest.len - 1);
-	size_t name_len = quote ? (size_t)(quote - rest.at) - 1 : 0;
-
-	if (!quote || !name_len || name_len > VMDK_NAME_BYTES_MAX)
-		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found a file name of %zu bytes%s, allowed "
-				"1 to %d and a quote at its end",
-				line->number, quote ? name_len : rest.len - 1,
-				quote ? "" : " without an end", VMDK_NAME_BYTES_MAX);
+	rc = cut_name(&rest, line->number, &word, err);
+	if (rc)
+		return rc;
 	if (types[type].has_file)
-		line->file = (struct vmdk_text){ rest.at + 1, name_len };
-	rest = trim((struct vmdk_text){ quote + 1, rest.len - name_len - 2 });
+		line->file = word;
 	if (!rest.len)
 		return 0;
 
@@ -275,6 +311,36 @@ static int bad_value(struct vmdk_text key, struct vmdk_text value, size_t number
 			(int)min_size(key.len, 40), key.at, allowed);
 }
 
+/* Without its quotes, and without a comment behind them. */
+static struct vmdk_text plain_value(struct vmdk_text value)
+{
+	struct vmdk_text rest;
+	const char *end;
+
+	if (!value.len || value.at[0] != '"')
+		return value;
+	end = memchr(value.at + 1, '"', value.len - 1);
+	if (!end)
+		return value;
+	rest = trim((struct vmdk_text){ end + 1, value.len - (size_t)(end - value.at) - 1 });
+	if (!rest.len || rest.at[0] == '#')
+		return (struct vmdk_text){ value.at + 1, (size_t)(end - value.at) - 1 };
+	if (value.at[value.len - 1] == '"') /* quotes within */
+		return (struct vmdk_text){ value.at + 1, value.len - 2 };
+	return value;
+}
+
+/* Of a number: what follows it is a comment. */
+static struct vmdk_text first_word(struct vmdk_text value)
+{
+	struct vmdk_text word = cut_word(&value);
+	const char *comment = word.len ? memchr(word.at, '#', word.len) : NULL;
+
+	if (comment)
+		word.len = (size_t)(comment - word.at);
+	return word;
+}
+
 /* What parse_key() has seen, besides what is in the descriptor. */
 struct seen {
 	bool version, parent_cid;
@@ -292,14 +358,11 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 	struct vmdk_text value = trim((struct vmdk_text){
 		equals + 1, line.len - (size_t)(equals - line.at) - 1 });
 
-	if (value.len >= 2 && value.at[0] == '"' && value.at[value.len - 1] == '"') {
-		value.at++;
-		value.len -= 2;
-	}
+	value = plain_value(value);
 	if (text_is(key, "version") && !seen->version) {
 		uint64_t version;
 
-		if (!parse_decimal(value, &version) || !version)
+		if (!parse_decimal(first_word(value), &version) || !version)
 			return bad_value(key, value, number, "a number from 1", err);
 		if (version > VMDK_DESCRIPTOR_VERSION_MAX)
 			return img_fail(err, -ENOTSUP,
@@ -309,15 +372,16 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		d->version = (uint32_t)version;
 		seen->version = true;
 	} else if (text_is(key, "CID") && !d->has_cid) {
-		if (!parse_hex32(value, &d->cid))
-			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);
+		if (!parse_cid(first_word(value), &d->cid, &d->cid_digits))
+			return bad_value(key, value, number, "hexadecimal digits", err);
 		d->has_cid = true;
-		d->cid_digits = value;
 	} else if (text_is(key, "ddb.longContentID") && !d->long_cid.at) {
 		d->long_cid = value;
 	} else if (text_is(key, "parentCID") && !seen->parent_cid) {
-		if (!parse_hex32(value, &d->parent_cid))
-			return bad_value(key, value, number, "1 to 8 hexadecimal digits", err);
+		struct vmdk_text digits;
+
+		if (!parse_cid(first_word(value), &d->parent_cid, &digits))
+			return bad_value(key, value, number, "hexadecimal digits", err);
 		seen->parent_cid = true;
 	} else if (text_is(key, "createType") && !d->create_type.at) {
 		d->create_type = value;

@@ -34,7 +34,7 @@ struct vmdk_descriptor {
 	uint32_t version;
 	bool has_cid;
 	uint32_t cid;
-	struct vmdk_text cid_digits; /* where it is written */
+	struct vmdk_text cid_digits; /* where its last 8 digits, or fewer, are written */
 	struct vmdk_text long_cid;   /* ddb.longContentID, whose last 8 digits are the CID */
 	uint32_t parent_cid;	     /* VMDK_NO_PARENT also if the key is missing */
 	struct vmdk_text create_type;
@@ -70,7 +70,7 @@ struct vmdk_line {
 	enum vmdk_access access;
 	enum vmdk_extent_type type;
 	uint64_t sectors;
-	struct vmdk_text file; /* not there: ZERO, or NOACCESS without one */
+	struct vmdk_text file; /* may be empty; not there: ZERO, or NOACCESS without one */
 	uint64_t file_sector;  /* where in the file the extent begins; 0 for sparse ones */
 	size_t number;	       /* of the line in the text, from 1 */
 };

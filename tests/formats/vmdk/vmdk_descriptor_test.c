@@ -61,6 +61,77 @@ Test(vmdk_descriptor, missing_keys)
 	cr_assert_eq(d.extents, 0);
 }
 
+/* What other programs and people write, and all readers take. */
+Test(vmdk_descriptor, numbers_in_other_dress)
+{
+	static const struct {
+		const char *text;
+		uint32_t cid, parent_cid;
+		const char *digits; /* of the CID, where a new one goes */
+	} rows[] = {
+		{ "CID=3014967295\n", 0x14967295, VMDK_NO_PARENT, "14967295" },
+		{ "CID=123456789\n", 0x23456789, VMDK_NO_PARENT, "23456789" },
+		{ "CID=1234567890abcdef1\n", 0x0abcdef1, VMDK_NO_PARENT, "0abcdef1" },
+		{ "CID=0x12345678\n", 0x12345678, VMDK_NO_PARENT, "12345678" },
+		{ "CID=0X1a\nparentCID=0xffffffff\n", 0x1a, VMDK_NO_PARENT, "1a" },
+		{ "CID = \"ABCD\"\nparentCID=00000000000000ab\n", 0xabcd, 0xab, "ABCD" },
+		{ "CID=7 # mine\nparentCID=8# its\n", 7, 8, "7" },
+	};
+	struct vmdk_descriptor d;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		cr_assert_eq(parse(rows[i].text, &d), 0, "%s", rows[i].text);
+		cr_expect_eq(d.cid, rows[i].cid, "%s", rows[i].text);
+		cr_expect_eq(d.parent_cid, rows[i].parent_cid, "%s", rows[i].text);
+		assert_text(d.cid_digits, rows[i].digits);
+	}
+	cr_assert_eq(parse("version=1 # by hand\n", &d), 0);
+	cr_assert_eq(parse("version=\"2\"\t# by hand\n", &d), 0);
+	cr_assert_eq(d.version, 2);
+	cr_assert_eq(parse("version=1x\n", &d), -EUCLEAN);
+}
+
+Test(vmdk_descriptor, quotes_and_comments)
+{
+	struct vmdk_descriptor d;
+
+	cr_assert_eq(parse("createType = \"custom\" # \"mine\"\n", &d), 0);
+	assert_text(d.create_type, "custom");
+	cr_assert_eq(parse("parentFileNameHint=\"a \"b\" # c.vmdk\"\n", &d), 0);
+	assert_text(d.parent_hint, "a \"b\" # c.vmdk");
+	cr_assert_eq(parse("parentFileNameHint=\"a#b.vmdk\"\n", &d), 0);
+	assert_text(d.parent_hint, "a#b.vmdk");
+	cr_assert_eq(parse("parentFileNameHint=\"\"\ncreateType=custom\n", &d), 0);
+	cr_assert_null(d.parent_hint.at);
+	assert_text(d.create_type, "custom");
+}
+
+Test(vmdk_descriptor, extent_names)
+{
+	static const struct {
+		const char *text, *name;
+		uint64_t sector;
+	} rows[] = {
+		{ "RW 1 SPARSE \"\"", "", 0 },
+		{ "RW 1 FLAT \"\" 7", "", 7 },
+		{ "RW 1 SPARSE x.vmdk", "x.vmdk", 0 },
+		{ "RW 1 FLAT x-flat.vmdk 128 # here", "x-flat.vmdk", 128 },
+		{ "RW 1 FLAT \"C:\\VMs\\x-flat.vmdk\" 0", "C:\\VMs\\x-flat.vmdk", 0 },
+		{ "RW 1 FLAT \"10:20 # x\" 1", "10:20 # x", 1 },
+		{ "RW 1 SPARSE \"x.vmdk\" # here", "x.vmdk", 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct vmdk_cursor c = { 0 };
+		struct vmdk_line line;
+
+		cr_assert_eq(vmdk_next_extent(rows[i].text, strlen(rows[i].text), &c, &line, NULL),
+			     1, "%s", rows[i].text);
+		assert_text(line.file, rows[i].name);
+		cr_expect_eq(line.file_sector, rows[i].sector, "%s", rows[i].text);
+	}
+}
+
 Test(vmdk_descriptor, the_first_of_two_counts)
 {
 	struct vmdk_descriptor d;
@@ -158,7 +229,8 @@ Test(vmdk_descriptor, refused)
 		{ "version=x\n", -EUCLEAN },
 		{ "version=0\n", -EUCLEAN },
 		{ "CID=\n", -EUCLEAN },
-		{ "CID=123456789\n", -EUCLEAN },
+		{ "CID=0x\n", -EUCLEAN },
+		{ "CID= # none\n", -EUCLEAN },
 		{ "CID=xyz\n", -EUCLEAN },
 		{ "parentCID=-1\n", -EUCLEAN },
 		{ "RW\n", -EUCLEAN },
@@ -167,9 +239,8 @@ Test(vmdk_descriptor, refused)
 		{ "RW 1\n", -ENOTSUP },
 		{ "RW 1 FLOT \"a\"\n", -ENOTSUP },
 		{ "RW 1 FLAT\n", -EUCLEAN },
-		{ "RW 1 FLAT a\n", -EUCLEAN },
+		{ "RW 1 FLAT # a\n", -EUCLEAN },
 		{ "RW 1 FLAT \"a\n", -EUCLEAN },
-		{ "RW 1 FLAT \"\" 0\n", -EUCLEAN },
 		{ "RW 1 FLAT \"a\" 0x10\n", -EUCLEAN },
 		{ "RW 1 FLAT \"a\" 99999999999999999999\n", -EUCLEAN },
 		{ "RW 1 SPARSE \"a\" 1\n", -EUCLEAN },
