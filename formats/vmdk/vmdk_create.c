@@ -81,6 +81,8 @@ static int check_number(const struct img_options *o, const char *option, struct 
 
 static int check_backing(const struct img_creating *c, struct img_error *err)
 {
+	const struct vmdk *parent;
+
 	if (!c->backing_name)
 		return 0;
 	if ((c->backing_format && !same(c->backing_format, "vmdk")) ||
@@ -90,6 +92,12 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 		return img_fail(err, -ENOTSUP,
 				"%s: the backing file must be looked at: a VMDK names its parent's "
 				"content ID",
+				c->name);
+	parent = c->backing->state;
+	if (!parent->has_cid)
+		return img_fail(err, -ENOTSUP,
+				"%s: the backing file has no content ID (CID=...) in its descriptor, by "
+				"which the new image would notice that it was changed",
 				c->name);
 	return check_text("backing_file", c->backing_name, err);
 }

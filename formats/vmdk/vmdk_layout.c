@@ -245,7 +245,8 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 		s->at_end = true;
 		return 0;
 	}
-	if (!(flags & FLAG_REDUNDANT) || !directory_fits(s, redundant))
+	/* Two directories at one place are one. */
+	if (!(flags & FLAG_REDUNDANT) || !directory_fits(s, redundant) || redundant == directory)
 		redundant = 0;
 	if (!directory_fits(s, directory)) {
 		if (s->capacity_bytes && !redundant)
@@ -464,7 +465,41 @@ bool vmdk_is_footer_marker(const uint8_t *sector)
 	struct vmdk_marker m;
 
 	vmdk_parse_marker(sector, &m);
-	return m.value == 1 && !m.bytes && m.type == VMDK_MARKER_FOOTER;
+	return m.value <= 1 && !m.bytes && m.type == VMDK_MARKER_FOOTER;
+}
+
+bool vmdk_is_grain_marker(const struct vmdk_sparse *s, const struct vmdk_marker *m)
+{
+	return m->value % (s->grain_bytes / VMDK_SECTOR) == 0 &&
+	       m->value < s->capacity_bytes / VMDK_SECTOR && m->bytes <= vmdk_packed_max(s);
+}
+
+bool vmdk_marker_sectors(const struct vmdk_sparse *s, const struct vmdk_marker *m,
+			 uint64_t *sectors)
+{
+	uint64_t table = div_round_up_u64(vmdk_table_bytes(s), VMDK_SECTOR);
+	uint64_t directory = div_round_up_u64(s->directory_entries * s->entry_bytes, VMDK_SECTOR);
+
+	*sectors = m->value;
+	switch (m->type) {
+	case VMDK_MARKER_END:
+		return !m->value;
+	case VMDK_MARKER_TABLE:
+		if (!m->value)
+			*sectors = s->directory_entries * table;
+		return !m->value || m->value == table;
+	case VMDK_MARKER_DIRECTORY:
+		if (!m->value)
+			*sectors = directory;
+		return !m->value || (m->value >= directory && m->value <= VMDK_BYTES_MAX / VMDK_SECTOR);
+	case VMDK_MARKER_FOOTER:
+		*sectors = 1;
+		return m->value <= 1;
+	case VMDK_MARKER_PROGRESS:
+		return m->value <= VMDK_BYTES_MAX / VMDK_SECTOR;
+	default:
+		return false;
+	}
 }
 
 int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, uint64_t marker_off,
@@ -472,7 +507,7 @@ int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, u
 {
 	uint64_t lba = le64_load(bytes);
 	uint32_t size = le32_load(bytes + MARKER_OFF_SIZE);
-	uint64_t room = 2 * s->grain_bytes - VMDK_GRAIN_MARKER_BYTES; /* as QEMU */
+	uint64_t room = vmdk_packed_max(s);
 
 	if (lba != grain_off / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,

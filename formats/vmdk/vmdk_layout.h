@@ -120,6 +120,7 @@ enum {
 	VMDK_MARKER_TABLE = 1,
 	VMDK_MARKER_DIRECTORY = 2,
 	VMDK_MARKER_FOOTER = 3,
+	VMDK_MARKER_PROGRESS = 4, /* vSphere, while it has nothing to send; tells nothing */
 };
 /* The first VMDK_MARKER_BYTES of any marker. */
 struct vmdk_marker {
@@ -129,6 +130,14 @@ struct vmdk_marker {
 };
 enum { VMDK_MARKER_BYTES = 16 };
 void vmdk_parse_marker(const uint8_t *bytes, struct vmdk_marker *out);
+/* Can a grain of the disk have this marker? m->bytes > 0. */
+bool vmdk_is_grain_marker(const struct vmdk_sparse *s, const struct vmdk_marker *m);
+/*
+ * Sectors that follow a marker of metadata. Xen Orchestra says 0 for all: then all tables of the
+ * disk follow, its directory, or a footer. False: no such marker.
+ */
+bool vmdk_marker_sectors(const struct vmdk_sparse *s, const struct vmdk_marker *m,
+			 uint64_t *sectors);
 /* Is this sector the marker that comes before a footer? */
 bool vmdk_is_footer_marker(const uint8_t *sector);
 
@@ -167,6 +176,12 @@ static inline uint64_t vmdk_bytes_needed(const struct vmdk_sparse *s, uint64_t e
 	if (s->compressed)
 		return s->markers ? VMDK_GRAIN_MARKER_BYTES + 1 : 1;
 	return min_u64(s->grain_bytes, extent_bytes - grain_off);
+}
+
+/* A packed grain has at most so many bytes; as QEMU. */
+static inline uint64_t vmdk_packed_max(const struct vmdk_sparse *s)
+{
+	return 2 * s->grain_bytes - VMDK_GRAIN_MARKER_BYTES;
 }
 
 /* Bytes of one table, and the guest bytes that it covers. */

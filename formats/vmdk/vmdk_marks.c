@@ -85,6 +85,8 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 
 	if (rc)
 		return rc;
+	if (!d.has_cid) /* no child can have been made on it: see check_backing() */
+		return 0;
 	do {
 		rc = new_cid(vmdk->cid, &cid, err);
 		if (rc)

@@ -14,68 +14,7 @@
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 
-/* How far behind the last byte that is not zero a footer is looked for, and in what pieces. */
-enum {
-	TRAILING_ZEROES_MAX = 4 << 20,
-	TAIL_PIECE = 64 << 10,
-};
-
 /* ---- Opening: sparse extents ---- */
-
-/*
- * The header's copy behind the grains of a stream. It is the last sector but one, before a sector
- * of zeroes; files are padded with more zeroes, or cut right behind it.
- */
-static int read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err)
-{
-	uint64_t end = s->size, at = 0;
-	uint8_t *buf = malloc(TAIL_PIECE);
-	bool found = false;
-	int rc = 0;
-
-	if (!buf)
-		return img_fail(err, -ENOMEM, "out of memory");
-	while (!found && end && s->size - end < TRAILING_ZEROES_MAX) {
-		uint64_t last = align_down_u64(end - 1, VMDK_SECTOR);
-		uint64_t start = end > TAIL_PIECE ? last - (TAIL_PIECE - VMDK_SECTOR) : 0;
-
-		rc = img_storage_read(s, start, buf, (size_t)(end - start), err);
-		if (rc)
-			goto out;
-		for (uint64_t i = end - start; i-- > 0 && !found;) {
-			found = buf[i];
-			at = start + i;
-		}
-		end = start;
-	}
-	/* Its last byte that is not zero is within the footer's sector. */
-	at = align_down_u64(at, VMDK_SECTOR);
-	rc = -EUCLEAN;
-	if (!found || at < 2 * VMDK_SECTOR) {
-		img_fail(err, rc,
-			 "found no footer at the end, allowed one that names the grain "
-			 "directory: the file was cut short");
-		goto out;
-	}
-	rc = img_storage_read(s, at - VMDK_SECTOR, buf, 2 * VMDK_SECTOR, err);
-	if (rc)
-		goto out;
-	rc = -EUCLEAN;
-	if (!vmdk_is_footer_marker(buf) ||
-	    vmdk_sparse_kind(buf + VMDK_SECTOR, VMDK_SECTOR) != VMDK_HOSTED) {
-		img_fail(err, rc,
-			 "found no footer at %" PRIu64 ", behind which there are only zeroes, "
-			 "allowed one that names the grain directory: the file was cut short",
-			 at);
-		goto out;
-	}
-	rc = vmdk_parse_footer(buf + VMDK_SECTOR, VMDK_SECTOR, sparse, err);
-	if (rc)
-		img_error_prefix(err, rc, "at %" PRIu64, at);
-out:
-	free(buf);
-	return rc;
-}
 
 /* Read and parse all that tells where grains are. Adds the file's name to the sentence. */
 static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct img_error *err)
@@ -90,7 +29,7 @@ static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct im
 		return rc;
 	rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
 	if (!rc && sparse.at_end)
-		rc = read_footer(s, &sparse, err);
+		rc = vmdk_read_footer(s, &sparse, err);
 	if (!rc && sparse.kind == VMDK_SE) {
 		rc = img_storage_read(s, sparse.volatile_off, head, VMDK_SE_HEADER_BYTES, err);
 		if (!rc)
@@ -142,13 +81,11 @@ static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 				"%s: the descriptor says that the disk is encrypted by VMware, "
 				"which cannot be read",
 				img->name);
-	if (!d->has_cid || !d->create_type.at)
-		return img_fail(err, -EUCLEAN,
-				"%s: descriptor: found no %s, which every descriptor has",
-				img->name, d->has_cid ? "createType" : "CID");
+	vmdk->has_cid = d->has_cid;
 	vmdk->cid = d->cid;
 	vmdk->parent_cid = d->parent_cid;
-	vmdk->create_type = text_dup(d->create_type);
+	/* Both are left out of descriptors written by hand: the one only children need, the other nobody. */
+	vmdk->create_type = d->create_type.at ? text_dup(d->create_type) : strdup("custom");
 	if (!vmdk->create_type)
 		return img_fail(err, -ENOMEM, "out of memory");
 	if (d->uuid_image.at) {
@@ -296,6 +233,12 @@ static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size
 		if (embedded && x->kind == VMDK_EXTENT_SPARSE) {
 			x->file = 0;
 			embedded = false;
+		} else if (line.file.at && !line.file.len && x->kind != VMDK_EXTENT_NOACCESS) {
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: descriptor line %zu: found an empty file name, allowed "
+				      "only for the extent that the descriptor is embedded in",
+				      img->name, line.number);
+			goto out;
 		} else if (line.file.at) {
 			lines[named++] = (struct named_line){ line.file, vmdk->extent_count };
 		}

@@ -36,6 +36,7 @@ struct vmdk_stream_source {
 	bool has_front, has_behind;
 	bool footer_seen, ended;
 	bool have_grain; /* next() has found one, and its bytes are to be loaded */
+	bool held;	 /* sector is a marker that was read already */
 	struct img_source_unit unit;
 	uint8_t sector[VMDK_SECTOR]; /* its first */
 };
@@ -148,10 +149,6 @@ static int take_text(struct vmdk_stream_source *s, const char *text, size_t len,
 				"%s: the descriptor says that the disk is encrypted by VMware, "
 				"which cannot be read",
 				s->in->name);
-	if (!d.has_cid || !d.create_type.at)
-		return img_fail(err, -EUCLEAN,
-				"%s: descriptor: found no %s, which every descriptor has",
-				s->in->name, d.has_cid ? "createType" : "CID");
 	if (d.parent_cid != VMDK_NO_PARENT || d.uuid_parent.at)
 		return img_fail(err, -ENOTSUP,
 				"%s: the disk is a child of another one, which cannot be found "
@@ -326,7 +323,6 @@ static int check_grain(const struct vmdk_stream_source *s, const struct vmdk_mar
 		       uint64_t marker_off, struct img_error *err)
 {
 	uint64_t grain_sectors = s->sparse.grain_bytes / VMDK_SECTOR;
-	uint64_t most = 2 * s->sparse.grain_bytes - VMDK_GRAIN_MARKER_BYTES; /* as QEMU */
 
 	if (m->value % grain_sectors || m->value >= s->base.size / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,
@@ -334,11 +330,11 @@ static int check_grain(const struct vmdk_stream_source *s, const struct vmdk_mar
 				", allowed multiples of %" PRIu64 " below %" PRIu64,
 				s->in->name, marker_off, m->value, grain_sectors,
 				s->base.size / VMDK_SECTOR);
-	if (m->bytes > most)
+	if (m->bytes > vmdk_packed_max(&s->sparse))
 		return img_fail(err, -EUCLEAN,
 				"%s: grain marker at %" PRIu64 ": found %" PRIu32
 				" bytes of compressed data, allowed 1 to %" PRIu64,
-				s->in->name, marker_off, m->bytes, most);
+				s->in->name, marker_off, m->bytes, vmdk_packed_max(&s->sparse));
 	return 0;
 }
 
@@ -364,15 +360,6 @@ static int begin_grain(struct vmdk_stream_source *s, const struct vmdk_marker *m
 	return 0;
 }
 
-static int fail_sectors(const struct vmdk_stream_source *s, const char *what, uint64_t off,
-			uint64_t found, uint64_t allowed, struct img_error *err)
-{
-	return img_fail(err, -EUCLEAN,
-			"%s: the marker of %s at %" PRIu64 ": found %" PRIu64
-			" sectors, allowed %" PRIu64,
-			s->in->name, what, off, found, allowed);
-}
-
 static int take_table_behind(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t table[VMDK_TABLE_SECTORS * VMDK_SECTOR];
@@ -384,6 +371,33 @@ static int take_table_behind(struct vmdk_stream_source *s, struct img_error *err
 	s->has_behind = true;
 	count_table(s, table, 0, false, &s->behind_where);
 	return 0;
+}
+
+/*
+ * All tables of the disk behind one marker, as Xen Orchestra has them (twice): then each entry says
+ * which grain it is of.
+ */
+static int take_all_tables(struct vmdk_stream_source *s, struct img_error *err)
+{
+	uint8_t table[VMDK_TABLE_SECTORS * VMDK_SECTOR];
+	uint64_t bytes = round_up_u64(vmdk_table_bytes(&s->sparse), VMDK_SECTOR);
+	uint64_t at = s->in->taken;
+	struct tally named = { 0 };
+
+	for (uint64_t i = 0; i < s->sparse.directory_entries; i++) {
+		int rc = take(s, table, bytes, "a grain table", err);
+
+		if (rc)
+			return rc;
+		count_table(s, table, i, true, &named);
+	}
+	if (same_tally(&named, &s->came))
+		return 0;
+	return img_fail(err, -EUCLEAN,
+			"%s: the grain tables at %" PRIu64 " name %" PRIu64 " grains, and %" PRIu64
+			" came before, which are not these: it is damaged, or laid out in a way that "
+			"cannot be read from a pipe: save it to a file first",
+			s->in->name, at, named.count, s->came.count);
 }
 
 static int take_footer(struct vmdk_stream_source *s, struct img_error *err)
@@ -402,59 +416,90 @@ static int take_footer(struct vmdk_stream_source *s, struct img_error *err)
 	return rc;
 }
 
-/* Nothing but zeroes up to the end of the input. */
-static int take_padding(struct vmdk_stream_source *s, struct img_error *err)
+/* Is the sector at hand a marker of metadata that a stream can go on with? */
+static bool is_metadata_marker(const struct vmdk_stream_source *s)
+{
+	struct vmdk_marker m;
+	uint64_t sectors;
+
+	for (size_t i = VMDK_MARKER_BYTES; i < VMDK_SECTOR; i++)
+		if (s->sector[i])
+			return false;
+	vmdk_parse_marker(s->sector, &m);
+	return !m.bytes && m.type != VMDK_MARKER_END && m.type != VMDK_MARKER_PROGRESS &&
+	       vmdk_marker_sectors(&s->sparse, &m, &sectors);
+}
+
+/* What comes behind the stream's end is not ours; whoever sends it may want to get rid of it. */
+static int take_rest(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t buf[SKIP_PIECE];
 	size_t got = 1;
+	int rc = 0;
 
-	while (got) {
+	while (got && !rc)
+		rc = s->in->read(s->in, buf, sizeof(buf), &got, err);
+	return rc;
+}
+
+/*
+ * A sector of zeroes ends a stream, but Xen Orchestra also pads with them before its tables. So
+ * zeroes are passed over; then comes the end of the input, or a marker, or what is not ours.
+ */
+static int take_padding(struct vmdk_stream_source *s, struct img_error *err)
+{
+	size_t got, i;
+
+	for (;;) {
 		uint64_t at = s->in->taken;
-		int rc = s->in->read(s->in, buf, sizeof(buf), &got, err);
+		int rc = s->in->read(s->in, s->sector, sizeof(s->sector), &got, err);
 
 		if (rc)
 			return rc;
-		for (size_t i = 0; i < got; i++)
-			if (buf[i])
-				return img_fail(err, -EUCLEAN,
-						"%s: behind the end marker: found the byte %#x at "
-						"%" PRIu64 ", allowed only zeroes",
-						s->in->name, buf[i], at + i);
+		for (i = 0; i < got && !s->sector[i]; i++)
+			;
+		if (i == got) {
+			s->ended = got < sizeof(s->sector);
+			if (s->ended)
+				return 0;
+			continue;
+		}
+		s->held = got == sizeof(s->sector) && !s->footer_seen && is_metadata_marker(s);
+		if (s->held)
+			return 0;
+		s->ended = s->footer_seen || s->has_front;
+		if (s->ended)
+			return take_rest(s, err);
+		return img_fail(err, -EUCLEAN,
+				"%s: behind the end marker: found the byte %#x at %" PRIu64
+				", allowed only zeroes",
+				s->in->name, s->sector[i], at + i);
 	}
-	return 0;
 }
 
 /* What the marker of something else than a grain announces. */
 static int take_metadata(struct vmdk_stream_source *s, const struct vmdk_marker *m, uint64_t off,
 			 struct img_error *err)
 {
-	uint64_t table = div_round_up_u64(vmdk_table_bytes(&s->sparse), VMDK_SECTOR);
-	uint64_t directory = div_round_up_u64(s->sparse.directory_entries * 4, VMDK_SECTOR);
-	uint64_t len;
+	uint64_t sectors;
 
+	if (!vmdk_marker_sectors(&s->sparse, m, &sectors))
+		return img_fail(err, -EUCLEAN,
+				"%s: marker at %" PRIu64 ": found type %" PRIu32 " with %" PRIu64
+				" sectors, which is none of the markers of a stream: it is damaged, "
+				"or cannot be read from a pipe: save it to a file first",
+				s->in->name, off, m->type, m->value);
 	switch (m->type) {
 	case VMDK_MARKER_END:
-		if (m->value)
-			return fail_sectors(s, "the end", off, m->value, 0, err);
-		s->ended = true;
 		return take_padding(s, err);
 	case VMDK_MARKER_TABLE:
-		if (m->value != table)
-			return fail_sectors(s, "a grain table", off, m->value, table, err);
-		return take_table_behind(s, err);
+		return m->value ? take_table_behind(s, err) : take_all_tables(s, err);
 	case VMDK_MARKER_DIRECTORY:
-		if (m->value < directory || !mul_u64(m->value, VMDK_SECTOR, &len))
-			return fail_sectors(s, "the grain directory", off, m->value, directory, err);
-		return skip(s, len, "the grain directory", err);
+		return skip(s, sectors * VMDK_SECTOR, "the grain directory", err);
 	case VMDK_MARKER_FOOTER:
-		if (m->value != 1)
-			return fail_sectors(s, "the footer", off, m->value, 1, err);
 		return take_footer(s, err);
 	default:
-		return img_fail(err, -EUCLEAN,
-				"%s: marker at %" PRIu64 ": found type %" PRIu32
-				", allowed up to %d",
-				s->in->name, off, m->type, VMDK_MARKER_FOOTER);
+		return skip(s, sectors * VMDK_SECTOR, "what follows a marker of progress", err);
 	}
 }
 
@@ -485,11 +530,13 @@ static int source_next(struct img_source *base, struct img_source_unit *unit, st
 	int rc = 0;
 
 	while (!rc && !s->have_grain && !s->ended) {
-		uint64_t off = s->in->taken;
+		uint64_t off = s->in->taken - (s->held ? VMDK_SECTOR : 0);
 		struct vmdk_marker m;
-		size_t got;
+		size_t got = VMDK_SECTOR;
 
-		rc = s->in->read(s->in, s->sector, sizeof(s->sector), &got, err);
+		if (!s->held)
+			rc = s->in->read(s->in, s->sector, sizeof(s->sector), &got, err);
+		s->held = false;
 		if (rc || !got)
 			break;
 		if (got < sizeof(s->sector))

@@ -58,7 +58,8 @@ struct vmdk_extent {
 #define VMDK_NO_FILE UINT32_MAX
 
 struct vmdk {
-	uint32_t cid, parent_cid;
+	bool has_cid;
+	uint32_t cid, parent_cid; /* cid 0: not given */
 	char *create_type;
 	char *uuid_image, *uuid_parent; /* VirtualBox's; NULL: none */
 	struct vmdk_file *files;
@@ -74,6 +75,9 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err);
 void vmdk_free(struct vmdk *vmdk, const struct img *img);
 /* The grain that all extents have in bytes; 0: not all are sparse, or alike, or known. */
 uint64_t vmdk_common_grain(const struct vmdk *vmdk);
+
+/* vmdk_footer.c. Find and parse the footer of an extent whose header says at_end. -EUCLEAN: none. */
+int vmdk_read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err);
 
 /* The extent that guest byte off is in; there is one. */
 static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)

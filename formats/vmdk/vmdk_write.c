@@ -120,7 +120,7 @@ static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 		return rc;
 	l->table_at = table + index * s->entry_bytes;
 	l->n = min_u64(l->n, entries_in_block(s, l->table_at));
-	if (copy) {
+	if (copy && copy != table) {
 		l->copy_at = copy + index * s->entry_bytes;
 		l->n = min_u64(l->n, entries_in_block(s, l->copy_at));
 		if (!img_meta_get(req, l->f->storage, l->copy_at, l->n * s->entry_bytes))

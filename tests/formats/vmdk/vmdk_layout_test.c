@@ -176,6 +176,54 @@ Test(vmdk_layout, footer_marker)
 	b[12] = 3;
 	b[8] = 1;
 	cr_assert(!vmdk_is_footer_marker(b));
+	b[8] = 0;
+	b[0] = 0; /* Xen Orchestra's */
+	cr_assert(vmdk_is_footer_marker(b));
+	b[0] = 2;
+	cr_assert(!vmdk_is_footer_marker(b));
+}
+
+Test(vmdk_layout, marker_sectors)
+{
+	/* 3 tables of 4 sectors. */
+	struct vmdk_sparse s = {
+		.grain_bytes = 65536,
+		.table_entries = 512,
+		.entry_bytes = 4,
+		.directory_entries = 3,
+	};
+	static const struct {
+		uint32_t type;
+		uint64_t value;
+		bool sound;
+		uint64_t sectors;
+	} rows[] = {
+		{ VMDK_MARKER_END, 0, true, 0 },
+		{ VMDK_MARKER_END, 1, false, 0 },
+		{ VMDK_MARKER_TABLE, 4, true, 4 },
+		{ VMDK_MARKER_TABLE, 0, true, 12 },
+		{ VMDK_MARKER_TABLE, 3, false, 0 },
+		{ VMDK_MARKER_DIRECTORY, 1, true, 1 },
+		{ VMDK_MARKER_DIRECTORY, 0, true, 1 },
+		{ VMDK_MARKER_DIRECTORY, 2, true, 2 },
+		{ VMDK_MARKER_DIRECTORY, UINT64_MAX, false, 0 },
+		{ VMDK_MARKER_FOOTER, 1, true, 1 },
+		{ VMDK_MARKER_FOOTER, 0, true, 1 },
+		{ VMDK_MARKER_FOOTER, 2, false, 0 },
+		{ VMDK_MARKER_PROGRESS, 0, true, 0 },
+		{ VMDK_MARKER_PROGRESS, 7, true, 7 },
+		{ VMDK_MARKER_PROGRESS, UINT64_MAX, false, 0 },
+		{ 5, 0, false, 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct vmdk_marker m = { .type = rows[i].type, .value = rows[i].value };
+		uint64_t sectors;
+
+		cr_assert_eq(vmdk_marker_sectors(&s, &m, &sectors), rows[i].sound, "%zu", i);
+		if (rows[i].sound)
+			cr_expect_eq(sectors, rows[i].sectors, "%zu", i);
+	}
 }
 
 Test(vmdk_layout, grain_marker)

@@ -21,6 +21,7 @@ enum tables {
 	NO_TABLES,
 	TABLES_IN_FRONT,
 	TABLES_BEHIND,
+	TABLES_OF_XO, /* Xen Orchestra: behind, twice, and markers that tell no lengths */
 };
 
 /* A stream to be made: grains[] in their order in it, up to one of -1. */
@@ -29,7 +30,9 @@ struct plan {
 	int grains[16];
 	enum tables tables;
 	bool no_end, no_footer, cut_last;
-	const char *more; /* lines in the descriptor */
+	unsigned progress; /* markers of it behind each grain, as vSphere writes */
+	size_t padding;	   /* zeroes before the tables */
+	const char *more;  /* lines in the descriptor */
 };
 
 struct made {
@@ -102,12 +105,48 @@ static struct vmdk_header header_of(const struct plan *p)
 	};
 }
 
+static void append_progress(struct made *m, int g)
+{
+	uint8_t marker[VMDK_SECTOR] = { 0 };
+
+	vmdk_encode_marker(VMDK_MARKER_PROGRESS, (uint64_t)g % 2, marker);
+	le64_store(marker + 16, (uint64_t)g);
+	append(m, marker, sizeof(marker));
+	if (g % 2)
+		append(m, marker, sizeof(marker)); /* what follows it is anything */
+}
+
+static void append_xo_tables(struct made *m, const uint8_t *table, uint64_t *directory)
+{
+	uint8_t sector[VMDK_SECTOR] = { 0 };
+
+	for (int i = 0; i < 2; i++) {
+		append_marker(m, VMDK_MARKER_TABLE, 0);
+		le32_store(sector, (uint32_t)(m->len / VMDK_SECTOR));
+		append(m, table, TABLE_BYTES);
+		append_marker(m, VMDK_MARKER_DIRECTORY, 0);
+		*directory = m->len / VMDK_SECTOR;
+		append(m, sector, sizeof(sector));
+	}
+}
+
+static void append_footer(struct made *m, const struct plan *p, const struct vmdk_header *h,
+			  uint64_t sectors)
+{
+	uint8_t footer[VMDK_SECTOR];
+
+	append_marker(m, VMDK_MARKER_FOOTER, sectors);
+	vmdk_encode_header(h, footer);
+	le64_store(footer + 20, grain_of(p) / VMDK_SECTOR);
+	append(m, footer, sizeof(footer));
+}
+
 /* One table is enough for all of these disks. */
 static void make_stream(struct made *m, const struct plan *p)
 {
 	struct vmdk_header h = header_of(p);
 	uint8_t front[FRONT_SECTORS * VMDK_SECTOR] = { 0 }, table[TABLE_BYTES] = { 0 };
-	uint8_t directory[VMDK_SECTOR] = { 0 }, footer[VMDK_SECTOR];
+	uint8_t directory[VMDK_SECTOR] = { 0 }, zeroes[VMDK_SECTOR] = { 0 };
 
 	*m = (struct made){ 0 };
 	vmdk_encode_header(&h, front);
@@ -121,7 +160,11 @@ static void make_stream(struct made *m, const struct plan *p)
 		m->grain_at[i] = m->len;
 		le32_store(table + p->grains[i] * 4, (uint32_t)(m->len / VMDK_SECTOR));
 		append_grain(m, p, p->grains[i]);
+		for (unsigned k = 0; k < p->progress; k++)
+			append_progress(m, p->grains[i]);
 	}
+	for (size_t i = 0; i < p->padding; i += sizeof(zeroes))
+		append(m, zeroes, sizeof(zeroes));
 	if (p->tables == TABLES_IN_FRONT) {
 		le32_store(m->bytes + 10 * VMDK_SECTOR, 12);
 		memcpy(m->bytes + 12 * VMDK_SECTOR, table, sizeof(table));
@@ -132,12 +175,11 @@ static void make_stream(struct made *m, const struct plan *p)
 		append_marker(m, VMDK_MARKER_DIRECTORY, 1);
 		h.directory = m->len / VMDK_SECTOR;
 		append(m, directory, sizeof(directory));
-		if (!p->no_footer) {
-			append_marker(m, VMDK_MARKER_FOOTER, 1);
-			vmdk_encode_header(&h, footer);
-			le64_store(footer + 20, grain_of(p) / VMDK_SECTOR);
-			append(m, footer, sizeof(footer));
-		}
+		if (!p->no_footer)
+			append_footer(m, p, &h, 1);
+	} else if (p->tables == TABLES_OF_XO) {
+		append_xo_tables(m, table, &h.directory);
+		append_footer(m, p, &h, 0);
 	}
 	if (!p->no_end)
 		append_marker(m, VMDK_MARKER_END, 0);
@@ -440,9 +482,65 @@ Test(vmdk_source, gaps_are_zeroes)
 	free(m.bytes);
 }
 
+/* vSphere's markers of progress, Xen Orchestra's layout and its padding. */
+Test(vmdk_source, other_writers)
+{
+	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND, TABLES_OF_XO };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++)
+		for (unsigned progress = 0; progress < 5; progress += 2) {
+			struct plan p = {
+				.size = odd_size,
+				.grains = { 0, 1, 2, 7, 20, -1 },
+				.tables = layouts[i],
+				.progress = progress,
+			};
+
+			reads_as_planned(&p, 2);
+			if (layouts[i] == TABLES_IN_FRONT)
+				continue;
+			p.padding = 512;
+			reads_as_planned(&p, 2);
+			p.padding = 1 << 20;
+			reads_as_planned(&p, 2);
+		}
+}
+
+/* Behind the end of a stream that is known to be complete there may be anything. */
+Test(vmdk_source, something_behind)
+{
+	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND, TABLES_OF_XO };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
+		struct plan p = {
+			.size = odd_size,
+			.grains = { 0, 1, -1 },
+			.tables = layouts[i],
+		};
+		struct img_copy_options how = { .target_is_zero = true };
+		struct img_error *err = img_error_new();
+		uint8_t *got, plain[GRAIN];
+		struct made m, other;
+		uint64_t size;
+
+		make_stream(&m, &p);
+		make_stream(&other, &p);
+		append(&m, other.bytes, other.len - 7);
+		got = copy(m.bytes, m.len, NULL, &how, &size, err);
+		cr_assert(got, "%zu: %s", i, img_error_text(err));
+		fill(1, GRAIN, plain);
+		cr_assert_eq(size, p.size);
+		cr_assert(!memcmp(got + GRAIN, plain, GRAIN));
+		free(got);
+		free(m.bytes);
+		free(other.bytes);
+		img_error_free(err);
+	}
+}
+
 Test(vmdk_source, cut_anywhere)
 {
-	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND };
+	static const enum tables layouts[] = { TABLES_IN_FRONT, TABLES_BEHIND, TABLES_OF_XO };
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(layouts); i++) {
 		struct plan p = {
@@ -490,6 +588,7 @@ Test(vmdk_source, damaged)
 		.tables = TABLES_BEHIND,
 	};
 	struct plan none = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = NO_TABLES };
+	struct plan xo = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_OF_XO };
 	struct made m;
 
 	refused_with(&none, 1, 0, 127, -EUCLEAN, "found sector 127, allowed multiples of 128");
@@ -506,6 +605,10 @@ Test(vmdk_source, damaged)
 	make_stream(&m, &behind);
 	m.bytes[m.len - 2 * 512 + 20]++; /* the footer's grain size */
 	refused(m.bytes, m.len, -EUCLEAN, "footer");
+	free(m.bytes);
+	make_stream(&m, &xo);
+	le32_store(m.bytes + m.len - 6 * 512 - TABLE_BYTES, 65); /* in the second tables */
+	refused(m.bytes, m.len, -EUCLEAN, "save it to a file first");
 	free(m.bytes);
 	make_stream(&m, &none);
 	m.bytes[m.len - 512 + 12] = 9; /* the end marker's type */

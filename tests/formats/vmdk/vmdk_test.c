@@ -328,11 +328,27 @@ Test(vmdk, not_ours)
 	add_file("d.vmdk", 0);
 	must_fail(-EMEDIUMTYPE);
 	drop_files();
-	add_text("d.vmdk", "# Disk DescriptorFile\nversion=1\nRW 1 ZERO\n");
+	add_text("d.vmdk", HEAD "RW 1 FLAT \"\" 0\n");
 	must_fail(-EUCLEAN);
 	drop_files();
 	add_text("d.vmdk", HEAD "encryption.keySafe=\"x\"\nRW 1 ZERO\n");
 	must_fail(-ENOTSUP);
+}
+
+/* Neither matters to who reads a disk without a parent. */
+Test(vmdk, no_cid_and_no_create_type)
+{
+	struct img img;
+	struct vmdk *vmdk;
+
+	add_text("d.vmdk", "# Disk DescriptorFile\nversion=1 # by hand\nRW 3 ZERO\n");
+	must_open(&img);
+	vmdk = img.state;
+	cr_assert_eq(img.size, 3 * 512);
+	cr_assert(!vmdk->has_cid);
+	cr_assert_str_eq(vmdk->create_type, "custom");
+	cr_assert(!img.backing_required);
+	close_image(&img);
 }
 
 Test(vmdk, too_many_files)
@@ -645,7 +661,37 @@ Test(vmdk, footer)
 	put32(s, 129 * 512 + 12, 256); /* another capacity */
 	must_fail(-EUCLEAN);
 	drop_files();
-	add_footed(5 << 20, true); /* more zeroes than are looked through */
+	s = add_footed(0, true); /* Xen Orchestra's */
+	put32(s, 128 * 512, 0);
+	must_open(&img);
+	close_image(&img);
+	drop_files();
+	s = add_footed(0, true); /* no footer's marker has this */
+	put32(s, 128 * 512, 2);
+	must_fail(-EUCLEAN);
+}
+
+/* Where it is not the last thing in the file, the markers lead to it. */
+Test(vmdk, footer_with_something_behind)
+{
+	struct img img;
+	struct img_storage *s;
+
+	add_footed(5 << 20, true); /* more zeroes than are looked through from the end */
+	must_open(&img);
+	expect_map(&img, 0, IMG_BACKING, GRAIN, 0);
+	close_image(&img);
+	drop_files();
+	s = add_footed(4096, true);
+	put32(s, s->size - 4, 0x12345678);
+	must_open(&img);
+	expect_map(&img, 0, IMG_BACKING, GRAIN, 0);
+	close_image(&img);
+	drop_files();
+	s = add_footed(4096, true); /* the marker before says that more follows than there is */
+	put32(s, s->size - 4, 0x12345678);
+	put32(s, 128 * 512, 1000);
+	put32(s, 128 * 512 + 12, 4);
 	must_fail(-EUCLEAN);
 }
 
