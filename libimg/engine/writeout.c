@@ -63,8 +63,8 @@ static int write_group(const struct img_meta_group *g, struct img_error *err)
 			iov[n++] = (struct iovec){ g->writes[i].data, g->writes[i].len };
 			end += g->writes[i++].len;
 		}
-		rc = first->storage->ops->io(first->storage, IMG_IO_WRITE, iov, n, first->off,
-					     end - first->off);
+		rc = img_storage_io(first->storage, IMG_IO_WRITE, iov, n, first->off,
+				    end - first->off);
 		if (rc) {
 			struct img_io io = { .storage = first->storage,
 					     .op = IMG_IO_WRITE,

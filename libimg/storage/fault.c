@@ -69,7 +69,7 @@ static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		note_failure(s, op);
 		return rc;
 	}
-	rc = inner->ops->io(inner, op, iov, iovcnt, off, len);
+	rc = img_storage_io(inner, op, iov, iovcnt, off, len);
 	img_wrap_refresh(&f->wrap);
 	return rc;
 }

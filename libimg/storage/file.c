@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -144,6 +145,7 @@ static void file_close(struct img_storage *s)
 		close(f->lock_fd);
 	pthread_cond_destroy(&f->range_freed);
 	pthread_mutex_destroy(&f->lock);
+	free(s->identity);
 	free(s->name);
 	free(f);
 }
@@ -244,6 +246,19 @@ static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
 			     f->base.writable, flags & IMG_STORAGE_SHARE, err);
 }
 
+/* malloc'd; NULL: out of memory. */
+static char *identify(const struct stat *st)
+{
+	bool device = S_ISBLK(st->st_mode);
+	char *text;
+
+	if (asprintf(&text, "%s %" PRIu64 ":%" PRIu64, device ? "device" : "file",
+		     (uint64_t)(device ? 0 : st->st_dev),
+		     (uint64_t)(device ? st->st_rdev : st->st_ino)) < 0)
+		return NULL;
+	return text;
+}
+
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err)
 {
@@ -266,7 +281,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 		goto out;
 	}
 	f = calloc(1, sizeof(*f));
-	if (!f || !(f->base.name = strdup(path))) {
+	if (!f || !(f->base.name = strdup(path)) || !(f->base.identity = identify(&st))) {
 		rc = img_fail(err, -ENOMEM, "out of memory");
 		goto out;
 	}
@@ -296,6 +311,8 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	*out = f;
 	return 0;
 out:
+	if (f)
+		free(f->base.name);
 	free(f);
 	close(fd);
 	return rc;

@@ -57,8 +57,8 @@ static void run_worker(struct img_work *work)
 		struct img_storage *s = io->storage;
 
 		pthread_mutex_unlock(&q->lock);
-		io->rc = s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
-				    io->len - io->transferred);
+		io->rc = img_storage_io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
+					io->len - io->transferred);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
 		signal_event(q);
@@ -149,6 +149,22 @@ void img_ioq_complete(struct img_ioq *q, struct img_io *io)
 	img_list_add_tail(&q->completed, &io->link);
 }
 
+static void submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	if (s->ops->submit)
+		s->ops->submit(s, q, io);
+	else
+		img_ioq_offload(q, io);
+}
+
+void img_ioq_finish(struct img_ioq *q, struct img_io *io)
+{
+	pthread_mutex_lock(&q->lock);
+	img_list_add_tail(&q->finished, &io->link);
+	signal_event(q);
+	pthread_mutex_unlock(&q->lock);
+}
+
 void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 {
 	struct img_storage *s = io->storage;
@@ -160,7 +176,7 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 	io->rc = 0;
 	img_list_init(&io->link);
 	if (io->op == IMG_IO_SYNC) {
-		s->ops->submit(s, q, io);
+		submit(s, q, io);
 		return;
 	}
 	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
@@ -170,7 +186,7 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 	if (io->rc || !io->len)
 		img_ioq_complete(q, io);
 	else
-		s->ops->submit(s, q, io);
+		submit(s, q, io);
 }
 
 void img_ioq_post(struct img_ioq *q, struct img_post *post)

@@ -211,7 +211,7 @@ static int record_io(struct img_storage *s, enum img_io_op op, const struct iove
 	int rc = op == IMG_IO_SYNC ? begin_sync(rec, &sync) : 0;
 
 	if (!rc)
-		rc = inner->ops->io(inner, op, iov, iovcnt, off, len);
+		rc = img_storage_io(inner, op, iov, iovcnt, off, len);
 	img_wrap_refresh(&rec->wrap);
 	if (rc)
 		return rc;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "libimg/base/arith.h"
@@ -48,6 +49,53 @@ int img_io_fail(const struct img_io *io, struct img_error *err)
 	return fail(io->storage, io->op, io->off, io->len, io->rc, err);
 }
 
+struct waiting {
+	struct img_io io;
+	bool done;
+};
+
+static void stop_waiting(struct img_io *io)
+{
+	IMG_CONTAINER(io, struct waiting, io)->done = true;
+}
+
+/* What has no blocking form, on a queue made for it. */
+static int io_by_queue(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		       uint64_t off, uint64_t len)
+{
+	struct iovec *copy = iovcnt ? calloc((size_t)iovcnt, sizeof(*copy)) : NULL;
+	struct waiting w = { .io = { .storage = s,
+				     .op = op,
+				     .iov = copy,
+				     .iovcnt = iovcnt,
+				     .off = off,
+				     .len = len,
+				     .done = stop_waiting } };
+	struct img_ioq *q = NULL;
+	int rc = -ENOMEM;
+
+	if (!iovcnt || copy)
+		rc = img_ioq_new(IMG_IOQ_THREADS, &q, NULL);
+	if (!rc) {
+		if (copy)
+			memcpy(copy, iov, (size_t)iovcnt * sizeof(*copy));
+		img_ioq_submit(q, &w.io);
+		while (!w.done)
+			img_ioq_run(q, true);
+		rc = w.io.rc;
+	}
+	img_ioq_free(q);
+	free(copy);
+	return rc;
+}
+
+int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		   uint64_t off, uint64_t len)
+{
+	return s->ops->io ? s->ops->io(s, op, iov, iovcnt, off, len)
+			  : io_by_queue(s, op, iov, iovcnt, off, len);
+}
+
 static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint64_t off,
 		       uint64_t len, struct img_error *err)
 {
@@ -62,7 +110,7 @@ static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint
 	else if (!len && op != IMG_IO_SYNC)
 		rc = 0;
 	else
-		rc = s->ops->io(s, op, &iov, 1, off, len);
+		rc = img_storage_io(s, op, &iov, 1, off, len);
 	return rc ? fail(s, op, off, len, rc, err) : 0;
 }
 
@@ -141,6 +189,22 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	*kind = IMG_STORAGE_DATA;
 	*run = min_u64(len, size - off);
 	return 0;
+}
+
+bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b)
+{
+	uint64_t a_end, b_end;
+
+	if (a == b)
+		return true;
+	if (!a->identity || !b->identity || strcmp(a->identity, b->identity) != 0)
+		return false;
+	if (a->identity_off == b->identity_off) /* also where there are no bytes yet */
+		return true;
+	if (!add_u64(a->identity_off, atomic_load(&a->size), &a_end) ||
+	    !add_u64(b->identity_off, atomic_load(&b->size), &b_end))
+		return true;
+	return a->identity_off < b_end && b->identity_off < a_end;
 }
 
 uint64_t img_storage_allocated(struct img_storage *s)

@@ -25,9 +25,15 @@ enum img_preallocate {
 	IMG_PREALLOCATE_FULL,	  /* write zeroes */
 };
 
-/* What a kind of storage does. All but close may fail. Blocking calls: thread-safe. */
+/*
+ * What a kind of storage does. All but close may fail. Blocking calls: thread-safe. One of submit
+ * and io may be NULL: it is made of the other then (a worker thread of the queue; a queue of its own).
+ */
 struct img_storage_ops {
-	/* Never calls io->done(); io->storage is s, the range is sane, a write is allowed. */
+	/*
+	 * Never calls io->done(); io->storage is s, the range is sane, a write is allowed. Completes by
+	 * img_ioq_complete(), or from any thread by img_ioq_finish().
+	 */
 	void (*submit)(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 	/* What the kernel answered to a request that s put in a ring; NULL: s puts none there. */
 	void (*landed)(struct img_storage *s, struct img_io *io, int res);
@@ -46,7 +52,13 @@ struct img_storage_ops {
 
 struct img_storage {
 	const struct img_storage_ops *ops;
-	char *name;	       /* for messages; the path for files */
+	char *name; /* for messages; the path for files */
+	/*
+	 * Whose bytes these are: storages with the same text are, from the same place on, the same bytes.
+	 * NULL: nobody else's. identity_off: where byte 0 of this storage is in what the text names.
+	 */
+	char *identity;
+	uint64_t identity_off;
 	_Atomic uint64_t size; /* bytes; grows with writes past the end */
 	bool writable;
 	bool device;	       /* a block device: fixed size */
@@ -134,6 +146,17 @@ size_t img_record_count(const struct img_record *r);
 const struct img_record_entry *img_record_at(const struct img_record *r, size_t i);
 int img_storage_record(struct img_storage *inner, struct img_record *r, struct img_storage **out);
 
+/*
+ * A window: bytes [start, start + room) of inner as a storage of its own; inner is the window's from
+ * then on. room UINT64_MAX: all that there is behind start, and what is added. Writes past the room are
+ * -ENOSPC. -EINVAL: the window lies, wholly or in part, behind the end of inner.
+ */
+int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
+		       struct img_storage **out, struct img_error *err);
+
+/* Are there bytes that belong to both? By identity; sizes as they are now. */
+bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b);
+
 /* NULL is fine. Releases locks; removes an unpublished file. Nothing may be in flight. */
 void img_storage_close(struct img_storage *s);
 
@@ -152,6 +175,9 @@ int img_storage_sync(struct img_storage *s, struct img_error *err);
 /* Cut or grow. A device: -EINVAL unless size is at most its own. -ENOSPC, -EFBIG, ... */
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
 		       struct img_error *err);
+/* Any op on several buffers: 0 or a negative errno, without a sentence. len is their sum. */
+int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		   uint64_t off, uint64_t len);
 /*
  * Is [off, off + *run) data or a hole? 1 <= *run <= len. Where the file system cannot tell,
  * everything is data. Past the end: a hole.

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/arith.h"
 #include "libimg/storage/ioq.h"
 
 /* A request on its way through; iov is a copy, so that the outer one's buffers stay as they are. */
@@ -28,9 +29,18 @@ int img_wrap_init(struct img_wrap *w, const struct img_storage_ops *ops, struct 
 	w->base.writable = inner->writable;
 	w->base.device = inner->device;
 	w->base.zero_fill = inner->zero_fill;
+	if (inner->identity) {
+		w->base.identity = strdup(inner->identity);
+		if (!w->base.identity) {
+			free(w->base.name);
+			return -ENOMEM;
+		}
+		w->base.identity_off = inner->identity_off;
+	}
 	w->base.io_align = inner->io_align;
 	w->base.mem_align = inner->mem_align;
 	w->inner = inner;
+	w->room = UINT64_MAX;
 	pthread_mutex_init(&w->refresh, NULL);
 	img_wrap_refresh(w);
 	return 0;
@@ -40,13 +50,18 @@ void img_wrap_destroy(struct img_wrap *w)
 {
 	img_storage_close(w->inner);
 	pthread_mutex_destroy(&w->refresh);
+	free(w->base.identity);
 	free(w->base.name);
 }
 
 void img_wrap_refresh(struct img_wrap *w)
 {
+	uint64_t size;
+
 	pthread_mutex_lock(&w->refresh);
-	atomic_store(&w->base.size, atomic_load(&w->inner->size));
+	size = atomic_load(&w->inner->size);
+	size = size > w->start ? size - w->start : 0;
+	atomic_store(&w->base.size, min_u64(size, w->room));
 	atomic_store(&w->base.unsynced, atomic_load(&w->inner->unsynced));
 	pthread_mutex_unlock(&w->refresh);
 }
@@ -62,11 +77,24 @@ static void passed(struct img_io *io)
 	outer->done(outer);
 }
 
+size_t img_iov_cut(struct iovec *iov, size_t count, uint64_t len)
+{
+	size_t i;
+
+	for (i = 0; i < count && len; i++) {
+		iov[i].iov_len = min_size(iov[i].iov_len, len);
+		len -= iov[i].iov_len;
+	}
+	return i;
+}
+
 void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 		     img_wrap_finished *finished, void *token)
 {
 	bool has_data = io->op == IMG_IO_READ || io->op == IMG_IO_WRITE;
 	size_t count = has_data ? (size_t)io->iovcnt : 0;
+	bool clipped = io->op == IMG_IO_READ || io->op == IMG_IO_PUNCH;
+	uint64_t len = clipped ? min_u64(io->len, w->room - io->off) : io->len;
 	struct passage *p = calloc(1, sizeof(*p) + count * sizeof(p->iov[0]));
 
 	if (!p) {
@@ -76,6 +104,8 @@ void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 	}
 	if (count)
 		memcpy(p->iov, io->iov, count * sizeof(p->iov[0]));
+	if (count && len < io->len)
+		count = img_iov_cut(p->iov, count, len);
 	p->wrap = w;
 	p->outer = io;
 	p->finished = finished;
@@ -85,8 +115,8 @@ void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 		.op = io->op,
 		.iov = p->iov,
 		.iovcnt = (int)count,
-		.off = io->off,
-		.len = io->len,
+		.off = io->op == IMG_IO_SYNC ? 0 : io->off + w->start,
+		.len = len,
 		.done = passed,
 	};
 	img_ioq_submit(q, &p->io);
@@ -96,7 +126,9 @@ void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 int img_wrap_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		    enum img_storage_extent *kind, uint64_t *run)
 {
-	return img_storage_extent(img_wrap_of(s)->inner, off, len, kind, run);
+	const struct img_wrap *w = img_wrap_of(s);
+
+	return img_storage_extent(w->inner, off + w->start, len, kind, run);
 }
 
 uint64_t img_wrap_allocated(struct img_storage *s)

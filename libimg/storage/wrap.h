@@ -13,6 +13,7 @@ struct img_wrap {
 	struct img_storage base;
 	struct img_storage *inner; /* owned */
 	pthread_mutex_t refresh;   /* so that an older size does not overtake a newer one */
+	uint64_t start, room;	   /* what is seen of inner: from start on, at most room bytes */
 };
 
 static inline struct img_wrap *img_wrap_of(struct img_storage *s)
@@ -20,7 +21,7 @@ static inline struct img_wrap *img_wrap_of(struct img_storage *s)
 	return IMG_CONTAINER(s, struct img_wrap, base);
 }
 
-/* Look like inner. ops and inner are set too. -ENOMEM: inner stays the caller's. */
+/* Look like inner, all of it. ops and inner are set too. -ENOMEM: inner stays the caller's. */
 int img_wrap_init(struct img_wrap *w, const struct img_storage_ops *ops, struct img_storage *inner);
 /* Close inner and free what img_wrap_init() made; not w itself. */
 void img_wrap_destroy(struct img_wrap *w);
@@ -29,13 +30,16 @@ void img_wrap_destroy(struct img_wrap *w);
 void img_wrap_refresh(struct img_wrap *w);
 
 /*
- * Pass io on to inner. finished() gets the rc on the queue's thread, before io->done(); it returns
+ * Pass io on to inner; of a read or a discard, what lies in room: the rest is the caller's. finished() gets the rc on the queue's thread, before io->done(); it returns
  * the rc to give on. token: whatever finished() needs. Out of memory: io fails with -ENOMEM and
  * finished() is called all the same.
  */
 typedef int img_wrap_finished(struct img_wrap *w, struct img_io *io, int rc, void *token);
 void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 		     img_wrap_finished *finished, void *token);
+
+/* Leave len bytes in iov, which has at least that many. Returns how many buffers they are. */
+size_t img_iov_cut(struct iovec *iov, size_t count, uint64_t len);
 
 /* Operations that are simply inner's. */
 int img_wrap_extent(struct img_storage *s, uint64_t off, uint64_t len,
