@@ -18,8 +18,7 @@ LINT_PACKAGES := clang-format clang-tidy cppcheck
 
 override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)
 override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I.
-LIBS := -luring -ldeflate -lz -lzstd -lcrypto -pthread
-TOOL_LIBS := -ljansson
+LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson -pthread
 
 # ---- What there is ----
 
@@ -57,7 +56,7 @@ $(BUILD)/$(SONAME): $(BUILD)/libimg.so.$(VERSION)
 	ln -sf libimg.so.$(VERSION) $@
 
 $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) $(TOOL_LIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # Under these names it answers as those tools do.
 $(BUILD)/qemu-img $(BUILD)/qemu-io: $(BUILD)/imgtool

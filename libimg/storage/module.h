@@ -1,0 +1,50 @@
+/*
+ * Storage modules: what a description can name as the place of an image's bytes. A module opens a
+ * storage from options; what it links to is loaded when a name first asks for it. The table is
+ * modules.c.
+ */
+#ifndef LIBIMG_STORAGE_MODULE_H
+#define LIBIMG_STORAGE_MODULE_H
+
+#include "libimg/base/options.h"
+#include "libimg/storage/storage.h"
+
+struct img_secrets;
+
+struct img_module_opening {
+	const struct img_options *options; /* against the module's table */
+	unsigned flags;			   /* IMG_STORAGE_* */
+	struct img_storage *inner;	   /* of a filter: what it lies over */
+	const struct img_secrets *secrets; /* borrowed; NULL: none */
+};
+
+/* Where a name's parts go, one option at a time. 0 or a negative errno, with a sentence. */
+typedef int img_module_set_fn(void *user, const char *key, const char *value,
+			      struct img_error *err);
+
+struct img_module {
+	const char *name;	    /* the value of "driver" */
+	const char *const *schemes; /* names "SCHEME:..." are its; NULL at the end; NULL: none */
+	const struct img_option *options;
+	bool filter; /* lies over another storage */
+	/* Take a name apart, schemes[i] and all. -EINVAL, -ENOMEM. Not for modules without schemes. */
+	int (*parse_name)(const char *name, img_module_set_fn *set, void *user,
+			  struct img_error *err);
+	/*
+	 * Open. A filter owns inner from then on, unless this fails. Errors as img_storage_open_file();
+	 * -EINVAL: options that do not go together; -ENOPKG: what it links to is not installed.
+	 */
+	int (*open)(const struct img_module_opening *o, struct img_storage **out,
+		    struct img_error *err);
+};
+
+/* By the value of "driver"; NULL: no such module. */
+const struct img_module *img_module_named(const char *name);
+/* By the len bytes before a name's first colon; NULL: no such protocol. */
+const struct img_module *img_module_of_name(const char *name, size_t len);
+
+/* The table's rows. */
+extern const struct img_module img_module_file, img_module_host_device; /* module_file.c */
+extern const struct img_module img_module_null_co, img_module_null_aio; /* null.c */
+
+#endif
