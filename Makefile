@@ -162,6 +162,9 @@ race: build-tsan
 fuzz-long: build-fuzz
 	@BUILD=$(BUILD) FUZZ_SECONDS=$${FUZZ_SECONDS:-1800} tests/run fuzz
 
+mutants: build-all
+	@BUILD=$(BUILD) tests/run mutants
+
 bench: build-all
 	@BUILD=$(BUILD) tests/bench/bench.sh
 
@@ -189,7 +192,7 @@ clean:
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
 	build-fuzz build-tsan check check-unit check-asan asan check-install tools interop corpus random \
-	crash crash-full fault race fuzz fuzz-long bench lint format clean
+	crash crash-full mutants fault race fuzz fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.
 .SECONDARY:
