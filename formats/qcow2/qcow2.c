@@ -76,6 +76,25 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	return 0;
 }
 
+/*
+ * What the first cluster says is there to the end? Of a shorter file, header and backing name are
+ * enough to tell what it was (some).
+ */
+static int check_length(const struct img *img, const struct qcow2_header *h, bool some,
+			struct img_error *err)
+{
+	uint64_t least = max_u64(h->header_bytes, h->backing_off + h->backing_bytes);
+
+	if (!some)
+		least = UINT64_C(1) << h->cluster_bits;
+	if (img->file->size >= least)
+		return 0;
+	return img_fail(err, -EUCLEAN,
+			"the file was cut short: it ends at %" PRIu64
+			", and the header%s at %" PRIu64,
+			(uint64_t)img->file->size, some ? "" : "'s cluster", least);
+}
+
 /* Read the first cluster into a new state. */
 static int load_state(struct img *img, const struct img_opening *o, struct qcow2 **out,
 		      struct img_error *err)
@@ -99,6 +118,8 @@ static int load_state(struct img *img, const struct img_opening *o, struct qcow2
 		goto out;
 	rc = qcow2_parse_header(first, (size_t)bytes, o->for_check ? QCOW2_PARSE_FOR_CHECK : 0,
 				&q->header, err);
+	if (!rc)
+		rc = check_length(img, &q->header, o->self_only || o->for_check, err);
 	if (!rc)
 		rc = qcow2_parse_extensions(first, (size_t)bytes, &q->header, &x, err);
 	if (rc) {

@@ -26,6 +26,17 @@ static uint64_t clusters_without_table(const struct qcow2 *q, const uint8_t *l1,
 	return (n * g->l2_span - within) / g->cluster_bytes;
 }
 
+/* Of n entries from off in the file on, those that are there; if not even the first is, the look fails. */
+static uint64_t entries_there(const struct img *img, uint64_t off, uint64_t n, unsigned bytes)
+{
+	uint64_t size = img->file->size;
+
+	/* What is written meanwhile may be in memory only. */
+	if (img->writable || off >= size)
+		return n;
+	return max_u64(min_u64(n, (size - off) / bytes), 1);
+}
+
 int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		  struct qcow2_look *out)
 {
@@ -39,6 +50,7 @@ int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 
 	/* No more of the L1 table than the range needs. */
 	l1_entries = min_u64(l1_entries, (off + len - 1) / g->l2_span - index + 1);
+	l1_entries = entries_there(img, at, l1_entries, 8);
 	l1 = img_meta_get(req, img->file, at, l1_entries * 8);
 	if (!l1)
 		return IMG_NEED_METADATA;
@@ -62,6 +74,7 @@ int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 	out->n = min_u64((IMG_META_BLOCK - out->entry_off % IMG_META_BLOCK) / g->l2_entry_bytes,
 			 g->l2_entries - first);
 	out->n = min_u64(out->n, (off + len - 1 - out->guest_off) / g->cluster_bytes + 1);
+	out->n = entries_there(img, out->entry_off, out->n, g->l2_entry_bytes);
 	out->entries = img_meta_get(req, img->file, out->entry_off, out->n * g->l2_entry_bytes);
 	return out->entries ? 0 : IMG_NEED_METADATA;
 }

@@ -57,6 +57,7 @@ static int raw_map(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 		.length = len,
 		.storage = img->file,
 		.file_off = off,
+		.open_end = true, /* the last sector may be a part of one */
 	};
 	return 0;
 }

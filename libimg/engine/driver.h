@@ -86,6 +86,11 @@ struct img_extent {
 	uint64_t length;	     /* guest bytes from off that this is true for: 1..len */
 	struct img_storage *storage; /* DATA, COMPRESSED */
 	uint64_t file_off;	     /* DATA: of guest byte off. COMPRESSED: of the first stored byte */
+	/*
+	 * DATA: what of it lies past the end of the storage is zeroes. Else it is missing: the file was
+	 * cut short, and who reads there gets -EUCLEAN (DATA and COMPRESSED alike).
+	 */
+	bool open_end;
 	/* COMPRESSED only. */
 	const struct img_codec *codec;
 	uint32_t stored_bytes; /* at most this many; what follows the stream is ignored */
@@ -158,7 +163,8 @@ enum img_rank {
 
 /*
  * Borrow len bytes of metadata; valid until the entry returns, and pinned for req: a commit() that
- * follows finds it. NULL: return IMG_NEED_METADATA. Bytes past the end of the file are zeroes.
+ * follows finds it. NULL: return IMG_NEED_METADATA. What lies past the end of the file is missing:
+ * the request fails with -EUCLEAN.
  */
 const uint8_t *img_meta_get(struct img_req *req, struct img_storage *s, uint64_t file_off,
 			    size_t len);

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,7 @@ struct img_block {
 	uint64_t index; /* file offset / IMG_META_BLOCK */
 	struct img_engine *engine;
 	uint32_t valid;		   /* sectors whose content is here */
+	uint32_t made;		   /* of them, those that need not be in the file yet */
 	uint32_t dirty[IMG_RANKS]; /* sectors to be written, at most one rank each */
 	unsigned pins;
 	bool loading, writing;
@@ -237,7 +239,9 @@ const uint8_t *img_meta_get(struct img_req *req, struct img_storage *s, uint64_t
 	if (b) {
 		uint32_t want = sectors_of(within, len);
 
-		if ((b->valid & want) == want) {
+		/* A block is read as a whole: what of it lies past the end is not there. */
+		if ((b->valid & want) == want &&
+		    (file_off + len <= atomic_load(&s->size) || (b->made & want) == want)) {
 			if (!pin(req, b))
 				return NULL;
 			if (m->lru.next != &b->lru) {
@@ -249,6 +253,8 @@ const uint8_t *img_meta_get(struct img_req *req, struct img_storage *s, uint64_t
 	}
 	req->missing = s;
 	req->missing_index = index;
+	req->missing_off = file_off;
+	req->missing_len = len;
 	return NULL;
 }
 
@@ -279,6 +285,7 @@ uint8_t *img_meta_edit(struct img_req *req, struct img_storage *s, uint64_t file
 
 	assert(b && len && within + len <= IMG_META_BLOCK && (b->valid & sectors) == sectors);
 	make_dirty(e->meta, b, sectors, rank);
+	b->made |= sectors;
 	img_engine_touch(e, s);
 	return b->data + within;
 }
@@ -308,6 +315,7 @@ int img_meta_new(struct img_req *req, struct img_storage *s, uint64_t file_off, 
 			return -ENOMEM;
 		memset(b->data + within, 0, run);
 		b->valid |= sectors;
+		b->made |= sectors;
 		make_dirty(e->meta, b, sectors, rank);
 		file_off += run;
 	}
@@ -323,6 +331,7 @@ static void forget(struct img_meta *m, struct img_block *b, uint64_t off, uint64
 	if (from >= to)
 		return;
 	b->valid &= ~sectors_of(from - start, to - from);
+	b->made &= b->valid;
 	make_clean(m, b, sectors_of(from - start, to - from));
 	b->forgets++;
 }
@@ -354,6 +363,19 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 	pthread_mutex_lock(&img->engine->lock);
 	forget_range(img->engine, s, file_off, len);
 	pthread_mutex_unlock(&img->engine->lock);
+}
+
+int img_meta_in_file(const struct img_req *req, struct img_error *err)
+{
+	struct img_storage *s = req->missing;
+	uint64_t size = atomic_load(&s->size);
+
+	if (range_in(req->missing_off, req->missing_len, size))
+		return 0;
+	return img_fail(err, -EUCLEAN,
+			"%s: the file was cut short: it ends at %" PRIu64
+			", and metadata lies at %" PRIu64 " to %" PRIu64,
+			s->name, size, req->missing_off, req->missing_off + req->missing_len);
 }
 
 struct img_block *img_meta_want(struct img_req *req, bool *load)
@@ -420,8 +442,12 @@ int img_meta_fetch(struct img_req *req)
 	uint8_t *buffer = aligned_alloc(4096, IMG_META_BLOCK);
 	struct img_block *b = NULL;
 	unsigned forgets = 0;
-	int rc;
+	int rc = img_meta_in_file(req, req->err);
 
+	if (rc) {
+		free(buffer);
+		return rc;
+	}
 	if (buffer && !req->out_of_memory) {
 		pthread_mutex_lock(&e->lock);
 		b = find(e->meta, s, req->missing_index);

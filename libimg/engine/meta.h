@@ -24,6 +24,8 @@ struct img_req {
 	struct img_block *few[6];    /* pins' first home */
 	struct img_storage *missing; /* the block that a driver found missing */
 	uint64_t missing_index;
+	uint64_t missing_off; /* what it wanted of that block, in the file */
+	size_t missing_len;
 	bool out_of_memory;
 	size_t reserved; /* img_free_reserve()d, given back by img_req_unpin() */
 };
@@ -49,6 +51,11 @@ void img_req_unpin(struct img_req *req, struct img_engine *engine);
 /* Drop all pins; takes the locks it needs, holds none. */
 void img_req_release(struct img_req *req);
 
+/*
+ * After IMG_NEED_METADATA: is what is missing in the file at all? -EUCLEAN: it lies past the end, wholly
+ * or partly. Takes no lock.
+ */
+int img_meta_in_file(const struct img_req *req, struct img_error *err);
 /*
  * After IMG_NEED_METADATA: the block that is missing, pinned for req. NULL: out of memory.
  * *load: nobody reads it yet: the caller must, with img_meta_load_buffer() as the target and

@@ -33,6 +33,37 @@ static void copy_to_iov(const struct iovec *iov, int n, const uint8_t *from)
 	}
 }
 
+/*
+ * An extent has to be there: a file that was cut short is not one that is full of zeroes. One that the
+ * end cuts off is shortened to what is left of it; of a compressed unit what is left may be all.
+ */
+static int check_room(const struct img *img, uint64_t off, struct img_extent *x,
+		      struct img_error *err)
+{
+	bool packed = x->kind == IMG_COMPRESSED;
+	uint64_t end, left;
+
+	if (!packed && (x->kind != IMG_DATA || x->open_end))
+		return 0;
+	end = max_u64(atomic_load(&x->storage->size), atomic_load(&x->storage->due));
+	left = end - min_u64(end, x->file_off);
+	if (left >= (packed ? x->stored_bytes : x->length))
+		return 0;
+	if (packed && left > x->header_bytes) {
+		x->stored_bytes = (uint32_t)left;
+		return 0;
+	}
+	left = align_down_u64(off + left, IMG_META_SECTOR);
+	if (!packed && left > off) {
+		x->length = left - off;
+		return 0;
+	}
+	return img_fail(err, -EUCLEAN,
+			"%s: the file was cut short: it ends at %" PRIu64
+			", and data of guest offset %" PRIu64 " of %s lies at %" PRIu64,
+			x->storage->name, end, off, img->name, x->file_off);
+}
+
 int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_t *len,
 		     struct img_extent *out, struct img **level)
 {
@@ -54,6 +85,8 @@ int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_
 		if (!rc)
 			img_req_unpin(req, e);
 		pthread_mutex_unlock(&e->lock);
+		if (!rc)
+			rc = check_room(img, off, out, req->err);
 		if (rc)
 			return rc;
 		*len = min_u64(*len, out->length);
@@ -87,7 +120,7 @@ int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_exten
 			img_req_unpin(&req, e);
 		pthread_mutex_unlock(&e->lock);
 		if (rc != IMG_NEED_METADATA)
-			return rc;
+			return rc ? rc : check_room(img, off, out, err);
 		rc = img_meta_fetch(&req);
 		if (rc) {
 			img_req_release(&req);

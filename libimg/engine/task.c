@@ -281,7 +281,12 @@ void img_piece_fetch(struct img_piece *p)
 	struct img_engine *e = p->req.engine;
 	uint64_t file_off;
 	bool load;
+	int rc = p->req.out_of_memory ? 0 : img_meta_in_file(&p->req, &p->err);
 
+	if (rc) {
+		img_piece_done(p, rc);
+		return;
+	}
 	pthread_mutex_lock(&e->lock);
 	p->loading = p->req.out_of_memory ? NULL : img_meta_want(&p->req, &load);
 	if (p->loading && !load) {

@@ -36,6 +36,19 @@ static void plan_over(struct img_piece *p, struct img_engine *e)
 	e->plans--;
 }
 
+/* What a plan made reachable is there to its end, or to the disk's: the file has to be as long. */
+static void note_due(const struct img *img, const struct img_plan *plan)
+{
+	uint64_t end = min_u64(plan->fill_end, img->size);
+	uint64_t due = plan->file_off + (end - plan->fill_start), now;
+
+	if (!plan->fresh || plan->kind != IMG_PLAN_DATA)
+		return;
+	now = atomic_load(&plan->storage->due);
+	while (now < due && !atomic_compare_exchange_weak(&plan->storage->due, &now, due))
+		;
+}
+
 /* Make what was written reachable, or give the room back. */
 static void settle(struct img_piece *p, int rc)
 {
@@ -49,6 +62,7 @@ static void settle(struct img_piece *p, int rc)
 			img->driver->drop(img, &p->req, &p->plan);
 		} else {
 			img_engine_remapped(e); /* before anything is counted as unlinked */
+			note_due(img, &p->plan);
 			img->driver->commit(img, &p->req, &p->plan);
 		}
 		img_list_del(&p->claim_link);

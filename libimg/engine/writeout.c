@@ -14,11 +14,20 @@
 #include "libimg/base/arith.h"
 #include "libimg/engine/core.h"
 
+/* Let the file be as long as is counted on: new units that end in zeroes are not written to their end. */
+static int lengthen(struct img_storage *s, struct img_error *err)
+{
+	uint64_t due = atomic_load(&s->due);
+	int rc = due > atomic_load(&s->size) ? img_storage_zero(s, due, 0, err) : 0;
+
+	if (!rc) /* unless it is more by now */
+		atomic_compare_exchange_strong(&s->due, &due, 0);
+	return rc;
+}
+
 /* Make all that was written so far durable. No lock held. */
 static int barrier(struct img_engine *e, struct img_error *err)
 {
-	if (e->config.unsafe)
-		return 0;
 	for (size_t i = 0;; i++) {
 		struct img_storage *s;
 		int rc;
@@ -34,7 +43,10 @@ static int barrier(struct img_engine *e, struct img_error *err)
 					e->img->name);
 		if (!s)
 			return 0;
-		if (!s->unsynced)
+		rc = lengthen(s, err);
+		if (rc)
+			return rc;
+		if (!s->unsynced || e->config.unsafe)
 			continue;
 		rc = img_storage_sync(s, err);
 		if (rc) {

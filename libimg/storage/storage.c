@@ -107,7 +107,7 @@ static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint
 		rc = -EFBIG;
 	else if (op != IMG_IO_READ && op != IMG_IO_SYNC && !s->writable)
 		rc = -EROFS;
-	else if (!len && op != IMG_IO_SYNC)
+	else if (!len && op != IMG_IO_SYNC && op != IMG_IO_ZERO)
 		rc = 0;
 	else
 		rc = img_storage_io(s, op, &iov, 1, off, len);

@@ -68,6 +68,8 @@ struct img_storage {
 	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */
 	uint32_t mem_align;    /* the same for memory */
 	_Atomic bool unsynced; /* written since the last successful sync began */
+	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
+				  long before anything that says so is durable. 0: nothing is due */
 };
 
 enum {
@@ -168,6 +170,7 @@ int img_storage_read(struct img_storage *s, uint64_t off, void *buf, size_t len,
 		     struct img_error *err);
 int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size_t len,
 		      struct img_error *err);
+/* Afterwards the file ends at off + len at least, with no byte of [0, off) touched, len 0 or not. */
 int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
 int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
 /* Clears unsynced; on failure sets it again. After one failure all syncs of a file fail. */

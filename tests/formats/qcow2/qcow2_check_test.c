@@ -6,41 +6,9 @@
 #include "formats/qcow2/qcow2_layout.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/place.h"
-#include "libimg/storage/storage.h"
-#include "tests/formats/qcow2/bench.h"
+#include "tests/formats/qcow2/memory.h"
 
-enum { SIZE = 1 << 20,
-       FILE_LIMIT = 64 << 20 };
-
-/* An image in memory. */
-struct file {
-	uint8_t *bytes;
-	uint64_t len;
-};
-
-static struct file load_file(const char *path)
-{
-	struct stat st;
-	FILE *f = fopen(path, "r");
-	struct file file = { 0 };
-
-	cr_assert(f && !fstat(fileno(f), &st));
-	file.len = (uint64_t)st.st_size;
-	file.bytes = malloc(file.len);
-	cr_assert(file.bytes && fread(file.bytes, 1, file.len, f) == file.len);
-	fclose(f);
-	return file;
-}
-
-static struct file copy_file(const struct file *file)
-{
-	struct file copy = { malloc(file->len), file->len };
-
-	cr_assert(copy.bytes);
-	memcpy(copy.bytes, file->bytes, file->len);
-	return copy;
-}
+enum { SIZE = 1 << 20 };
 
 /* A sound image with data, zeroes and compressed units in b->image and in memory. */
 static struct file make_image(struct bench *b, const char *options)
@@ -66,28 +34,6 @@ static struct file make_image(struct bench *b, const char *options)
 	cr_assert_eq(img_close(img, err), 0, "%s", img_error_text(err));
 	img_error_free(err);
 	return load_file(b->image);
-}
-
-static struct img_storage *in_memory(const struct file *file)
-{
-	struct img_storage *s;
-
-	cr_assert_eq(img_storage_memory("memory.qcow2", 0, FILE_LIMIT, &s), 0);
-	cr_assert_eq(img_storage_write(s, 0, file->bytes, file->len, NULL), 0);
-	return s;
-}
-
-/* Takes the storage over. */
-static struct img *open_memory(struct img_storage *s, unsigned flags)
-{
-	struct img_open_options options = { .format = "qcow2", .flags = flags };
-	struct img_error *err = img_error_new();
-	struct img *img = NULL;
-	int rc = img_open_storage(s, "memory.qcow2", &options, &img, err);
-
-	cr_assert_eq(rc, 0, "open: %s", img_error_text(err));
-	img_error_free(err);
-	return img;
 }
 
 static struct img_check_result check_file(const struct file *file)
