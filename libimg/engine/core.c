@@ -41,9 +41,13 @@ static uint64_t new_version(void)
 	return atomic_fetch_add(&last, 1) + 1;
 }
 
-void img_engine_remapped(struct img_engine *e)
+void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len)
 {
-	atomic_store(&e->mapped, new_version());
+	uint64_t first = off / IMG_STRIPE_BYTES, last = len ? (off + len - 1) / IMG_STRIPE_BYTES : first;
+	uint64_t version = new_version();
+
+	for (uint64_t i = first; i <= last && i - first < IMG_STRIPES; i++)
+		atomic_store(&e->mapped[i % IMG_STRIPES], version);
 }
 
 void img_engine_reused(struct img_engine *e)

@@ -17,11 +17,20 @@
 
 struct img_queue;
 
+/*
+ * The disk in stripes that take turns in a few numbers, so that a change here does not make all that
+ * is known of the rest of the disk look old.
+ */
+enum {
+	IMG_STRIPE_BYTES = 16 << 20,
+	IMG_STRIPES = 64,
+};
+
 /* Space that was unlinked and is not free yet (see quarantine.c). */
 struct img_freed {
 	struct img_storage *storage;
 	uint64_t off, len;
-	uint64_t since; /* readers that started before may still use it: img_readers_gone() */
+	uint64_t since; /* requests that started before may still use it: img_readers_gone() */
 };
 
 struct img_freed_list {
@@ -37,16 +46,19 @@ struct img_engine {
 	struct img_meta *meta;
 
 	/*
-	 * What the driver would say now, and what its space holds now: other numbers after each
-	 * change, never used before, by no image. Written under the lock, read without.
+	 * What the driver would say now (of each stripe of the disk: img_engine_mapped()), and what
+	 * its space holds now: larger numbers after each change, never used before, by no image.
+	 * Written under the lock, read without.
 	 */
-	_Atomic uint64_t mapped, reused;
+	_Atomic uint64_t mapped[IMG_STRIPES], reused;
+	struct img_readership readership;
 
 	struct img_list claims;	 /* plans that will be committed or dropped (write.c) */
 	struct img_list ordered; /* requests that allocate in turn (task.c) */
 	struct img_list waiting; /* img_waiter: to be woken when something changed */
 	unsigned plans;		 /* plans between plan_write and the end of their I/O */
 	bool exclusive;		 /* wanted or held: no new plans */
+	bool alone;		 /* held, and nobody looks anything up either */
 	bool growing;		 /* the exclusive path runs, or is queued */
 	uint64_t grow_off, grow_len;
 	struct img_list growers; /* img_waiter: who asked for it and wants its answer */
@@ -79,8 +91,16 @@ struct img_engine {
 void img_engine_touch(struct img_engine *e, struct img_storage *s);
 /* Wake all of a list with the same answer. Under the lock. */
 void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err);
-/* What was looked up before is not true any more: a new number for e->mapped. Under the lock. */
-void img_engine_remapped(struct img_engine *e);
+/*
+ * What was looked up before of guest bytes [off, off + len) is not true any more: new numbers in
+ * e->mapped. Under the lock.
+ */
+void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len);
+/* The number in e->mapped that goes for guest byte off. */
+static inline uint64_t img_engine_mapped(const struct img_engine *e, uint64_t off)
+{
+	return atomic_load(&e->mapped[off / IMG_STRIPE_BYTES % IMG_STRIPES]);
+}
 /* Space may hold something else from now on: the same for e->reused. Under the lock. */
 void img_engine_reused(struct img_engine *e);
 /* Something changed: wake e->waiting and blocking waiters. Under the lock. */
@@ -100,11 +120,12 @@ void img_engine_unlock(struct img_engine *e);
  */
 int img_writeout(struct img_engine *e, bool durable, struct img_error *err);
 /*
- * Have the file hold all there is (freed space released and counted too, unless a reader is still
- * at it), and keep write-outs away until img_unsettle(): for blocking driver entries. There must be
- * no plans in flight, and no new ones.
+ * Have the file hold all there is, and keep write-outs away until img_unsettle(): for blocking
+ * driver entries. There must be no plans in flight, and no new ones. alone: wait for those who read
+ * too, let no others in, and have all freed space released and counted; else what readers may be at
+ * is left in quarantine.
  */
-int img_settle(struct img_engine *e, struct img_error *err);
+int img_settle(struct img_engine *e, bool alone, struct img_error *err);
 void img_unsettle(struct img_engine *e);
 /* The service: what img_service_kick() has run. */
 void img_service_run(struct img_work *work);

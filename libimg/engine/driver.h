@@ -48,7 +48,7 @@ struct img {
 
 	/* Set by open(). */
 	void *state;	       /* the driver's; freed by its close() */
-	uint64_t size;	       /* guest bytes, a multiple of 512 */
+	_Atomic uint64_t size; /* guest bytes, a multiple of 512; resize() alone changes it */
 	uint64_t unit_bytes;   /* what one allocation covers: a power of two, >= 512 */
 	char *backing_name;    /* malloc'd; as stored in the image; NULL: none */
 	char *backing_format;  /* malloc'd; NULL: not stored */

@@ -29,8 +29,9 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_mutex_init(&e->blocking_lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
-	img_engine_remapped(e);
+	img_engine_remapped(e, 0, UINT64_MAX);
 	img_engine_reused(e);
+	img_readership_init(&e->readership);
 	img_list_init(&e->claims);
 	img_list_init(&e->waiting);
 	img_list_init(&e->growers);
@@ -60,6 +61,7 @@ void img_engine_free(struct img *img)
 		return;
 	wait_for_service(e);
 	img_engine_queue_free(e->blocking_queue);
+	img_readership_destroy(&e->readership);
 	img_meta_cache_free(e->meta);
 	img_quarantine_free(e);
 	free(e->touched);
@@ -78,7 +80,7 @@ int img_engine_finish(struct img *img, struct img_error *err)
 	if (!img->writable || !e->changed_image)
 		return 0;
 	wait_for_service(e);
-	rc = img_settle(e, err);
+	rc = img_settle(e, true, err);
 	if (rc)
 		return rc;
 	if (img->driver->finish)
@@ -107,13 +109,20 @@ static void let_go(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
-int img_engine_quiet(struct img *img, bool changing, struct img_error *err)
+int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err)
 {
+	bool alone = how != IMG_QUIET_FOR_READING, changing = how == IMG_QUIET_FOR_CHANGING;
 	struct img_engine *e = img->engine;
 	int rc;
 
+	/* They end on this very thread, which is about to wait for them. */
+	if (img_readership_in_flight(&e->readership, !alone, true))
+		return img_fail(err, -EDEADLK,
+				"%s: requests of this thread are in flight, and would have to be "
+				"done first",
+				img->name);
 	hold(e);
-	rc = img_settle(e, err);
+	rc = img_settle(e, alone, err);
 	if (rc) {
 		let_go(e);
 		return rc;

@@ -29,12 +29,18 @@ void img_engine_free(struct img *img);
  */
 int img_engine_finish(struct img *img, struct img_error *err);
 
+enum img_quiet {
+	IMG_QUIET_FOR_READING,	/* nothing changes; others may read */
+	IMG_QUIET_FOR_CHECKING, /* nobody reads either, and no space waits to be released */
+	IMG_QUIET_FOR_CHANGING, /* the same, after driver->first_write(), if it has not run */
+};
+
 /*
- * Write everything out and keep the image quiet for blocking driver entries (resize, check): no
- * plan is made until img_engine_resume(). Nothing may be in flight on the caller's queue. On
- * failure the image is not quiet. changing: run driver->first_write() if it has not run.
+ * Write everything out and keep the image quiet for blocking driver entries (resize, check): waits
+ * for what is in flight; what comes meanwhile waits until img_engine_resume(). On failure the image
+ * is not quiet. -EDEADLK: a queue of the calling thread has such requests in flight.
  */
-int img_engine_quiet(struct img *img, bool changing, struct img_error *err);
+int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err);
 void img_engine_resume(struct img *img);
 
 /* driver->map() for blocking callers: one level, metadata fetched as needed. Thread-safe. */

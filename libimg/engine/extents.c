@@ -1,6 +1,7 @@
 #include "libimg/engine/extents.h"
 
 #include "libimg/base/arith.h"
+#include "libimg/engine/core.h"
 
 enum {
 	MAX_WINDOW = 16 << 20,
@@ -21,13 +22,24 @@ static size_t slot_of(const struct img *img, uint64_t off)
 	return (size_t)((window ^ (uintptr_t)img >> 8) % IMG_EXTENTS_KEPT);
 }
 
-bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t version,
-		      uint64_t off, uint64_t *len, struct img_extent *out, struct img **level)
+static uint64_t version_now(const struct img *img, const struct img *level, uint64_t off)
+{
+	uint64_t sum = img_engine_mapped(img->engine, off);
+
+	for (; img != level; sum += img_engine_mapped(img->engine, off))
+		img = img->parent;
+	return sum;
+}
+
+bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t off,
+		      uint64_t *len, struct img_extent *out, struct img **level)
 {
 	size_t i = slot_of(img, off);
 	uint64_t into = off - e->kept[i].off;
 
-	if (e->kept[i].version != version || off < e->kept[i].off || into >= e->kept[i].len)
+	if (e->kept[i].image != img->engine->readership.id || off < e->kept[i].off ||
+	    into >= e->kept[i].len ||
+	    e->kept[i].version != version_now(img, e->kept[i].level, off))
 		return false;
 	*out = e->kept[i].extent;
 	*level = e->kept[i].level;
@@ -45,9 +57,11 @@ void img_extents_keep(struct img_extents *e, const struct img *img, uint64_t ver
 
 	if (extent->kind == IMG_COMPRESSED)
 		return;
+	e->kept[i].image = img->engine->readership.id;
 	e->kept[i].version = version;
 	e->kept[i].off = off;
-	e->kept[i].len = len;
+	/* only as far as the numbers that made the version go */
+	e->kept[i].len = min_u64(len, IMG_STRIPE_BYTES - off % IMG_STRIPE_BYTES);
 	e->kept[i].extent = *extent;
 	e->kept[i].level = level;
 }

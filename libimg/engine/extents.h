@@ -15,9 +15,14 @@ enum {
 /* Zero-initialise. */
 struct img_extents {
 	struct {
-		uint64_t version; /* of the image when this was looked up; 0: nothing */
+		/*
+		 * The sum of img_engine_mapped() of all images of the chain that were asked: as each
+		 * only grows, it is the same only while all are.
+		 */
+		uint64_t version;
+		uint64_t image; /* img_readership.id; 0: nothing */
 		uint64_t off, len;
-		struct img *level;
+		struct img *level;	  /* the last one that was asked */
 		struct img_extent extent; /* of off */
 	} kept[IMG_EXTENTS_KEPT];
 };
@@ -27,12 +32,9 @@ struct img_extents {
  * kept for the window that its start lies in.
  */
 uint64_t img_extents_window(const struct img *img);
-/*
- * What is at off, and (*len is clipped) how far. version: the image's, see img_engine.mapped. False:
- * not known.
- */
-bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t version,
-		      uint64_t off, uint64_t *len, struct img_extent *out, struct img **level);
+/* What is at off, and (*len is clipped) how far. False: not known. */
+bool img_extents_find(const struct img_extents *e, const struct img *img, uint64_t off,
+		      uint64_t *len, struct img_extent *out, struct img **level);
 void img_extents_keep(struct img_extents *e, const struct img *img, uint64_t version, uint64_t off,
 		      uint64_t len, const struct img_extent *extent, struct img *level);
 

@@ -1,7 +1,8 @@
 /*
  * Quarantine: space that a commit unlinked becomes free only when the unlinking is durable (or a
- * crash would leave an old table pointing at somebody else's new data) and every reader that
- * started before is done (or it would read that data). Stages: freed (unlinked in memory), written
+ * crash would leave an old table pointing at somebody else's new data) and every request of this
+ * image, or of one above it, that started before is done (or it would read that data). Stages:
+ * freed (unlinked in memory), written
  * (a write-out took the unlinking), durable; then the driver counts it as free.
  */
 #include <errno.h>
@@ -141,7 +142,7 @@ int img_quarantine_release(struct img_engine *e, struct img_error *err)
 	for (i = 0; i < e->freed_durable.n && !rc; i++) {
 		struct img_freed f = e->freed_durable.item[i];
 
-		if (!img_readers_gone(f.since))
+		if (!e->alone && !img_readers_gone(&e->readership, f.since))
 			e->freed_durable.item[kept++] = f;
 		else
 			rc = release_one(e, &f, err);

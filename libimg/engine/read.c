@@ -65,21 +65,25 @@ static int check_room(const struct img *img, uint64_t off, struct img_extent *x,
 }
 
 int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_t *len,
-		     struct img_extent *out, struct img **level)
+		     struct img_extent *out, struct img **level, uint64_t *version)
 {
 	struct img *img = top;
+
+	*version = 0;
 
 	for (;;) {
 		struct img_engine *e = img->engine;
 		int rc;
 
+		pthread_mutex_lock(&e->lock);
+		*version += img_engine_mapped(e, off);
 		if (off >= img->size) { /* past the end of a backing file shorter than its child */
+			pthread_mutex_unlock(&e->lock);
 			*out = (struct img_extent){ .kind = IMG_ZERO, .length = *len };
 			break;
 		}
 		*len = min_u64(*len, img->size - off);
 		*out = (struct img_extent){ 0 };
-		pthread_mutex_lock(&e->lock);
 		req->engine = e;
 		rc = img->driver->map(img, req, off, *len, out);
 		if (!rc)
@@ -114,6 +118,8 @@ int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_exten
 	for (;;) {
 		*out = (struct img_extent){ 0 };
 		pthread_mutex_lock(&e->lock);
+		while (e->alone)
+			pthread_cond_wait(&e->changed, &e->lock);
 		req.engine = e;
 		rc = img->driver->map(img, &req, off, len, out);
 		if (rc != IMG_NEED_METADATA)
@@ -312,17 +318,18 @@ static int resolve(struct img_piece *p, uint64_t *len)
 {
 	struct img *img = p->task->img;
 	struct img_extents *known = &p->queue->extents;
-	uint64_t version = atomic_load(&img->engine->mapped), window = img_extents_window(img);
+	uint64_t version, window = img_extents_window(img);
 	uint64_t run = max_u64(*len, window - p->off % window);
 	int rc;
 
-	if (img_extents_find(known, img, version, p->off, len, &p->extent, &p->level))
+	if (img_extents_find(known, img, p->off, len, &p->extent, &p->level))
 		return 0;
-	rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level);
+	rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level, &version);
 	if (rc < 0) {
 		img_error_clear(&p->err);
 		run = *len;
-		rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level);
+		rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level,
+				      &version);
 	}
 	if (rc)
 		return rc;
@@ -335,9 +342,13 @@ void img_read_look(struct img_piece *p)
 {
 	struct img_extent *x = &p->extent;
 	uint64_t len = p->len;
-	int rc = resolve(p, &len);
+	int rc;
 
+	if (!img_piece_enter(p))
+		return;
+	rc = resolve(p, &len);
 	if (rc == IMG_NEED_METADATA) {
+		img_piece_leave(p);
 		img_piece_fetch(p);
 		return;
 	}

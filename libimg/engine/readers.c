@@ -1,48 +1,146 @@
 #include "libimg/engine/readers.h"
 
-#include <pthread.h>
+#include <stdlib.h>
+
+#include "libimg/base/arith.h"
 
 /* Grows each time that something is unlinked; all images count together. */
 static _Atomic uint64_t clock_now = 1;
+static _Atomic uint64_t last_id;
 
-static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct img_list all = { &all, &all };
+/* Guards which queue reads which image. */
+static pthread_mutex_t common_lock = PTHREAD_MUTEX_INITIALIZER;
 
-void img_readers_init(struct img_readers *q)
+void img_readership_init(struct img_readership *s)
 {
-	img_list_init(&q->running);
-	atomic_init(&q->oldest, UINT64_MAX);
-	pthread_mutex_lock(&all_lock);
-	img_list_add_tail(&all, &q->link);
-	pthread_mutex_unlock(&all_lock);
+	s->id = atomic_fetch_add(&last_id, 1) + 1;
+	img_list_init(&s->levels);
+	atomic_init(&s->closed, false);
 }
 
-void img_readers_destroy(struct img_readers *q)
+static void free_readers(struct img_readers *r)
 {
-	pthread_mutex_lock(&all_lock);
-	img_list_del(&q->link);
-	pthread_mutex_unlock(&all_lock);
+	for (size_t i = 0; i < r->nlevels; i++)
+		img_list_del(&r->level[i].link);
+	img_list_del(&r->queue_link);
+	free(r);
 }
 
-void img_reader_start(struct img_readers *q, struct img_reader *r)
+void img_readership_destroy(struct img_readership *s)
 {
-	r->since = atomic_load(&clock_now);
-	if (img_list_empty(&q->running))
-		atomic_store(&q->oldest, r->since); /* seen before anything that is looked up now */
-	img_list_add_tail(&q->running, &r->link);
+	struct img_list *node;
+
+	pthread_mutex_lock(&common_lock);
+	while ((node = img_list_pop(&s->levels))) {
+		struct img_readers *r = IMG_CONTAINER(node, struct img_readers_level, link)->readers;
+
+		img_list_init(node);
+		if (r->id == s->id) /* else it reads a child, which may stay */
+			free_readers(r);
+	}
+	pthread_mutex_unlock(&common_lock);
 }
 
-void img_reader_end(struct img_readers *q, struct img_reader *r)
+void img_queue_readers_init(struct img_queue_readers *q)
 {
-	bool first = q->running.next == &r->link;
+	img_list_init(&q->all);
+	atomic_init(&q->owner, pthread_self());
+}
+
+void img_queue_readers_destroy(struct img_queue_readers *q)
+{
+	struct img_list *node;
+
+	pthread_mutex_lock(&common_lock);
+	while ((node = img_list_pop(&q->all))) {
+		img_list_init(node);
+		free_readers(IMG_CONTAINER(node, struct img_readers, queue_link));
+	}
+	pthread_mutex_unlock(&common_lock);
+}
+
+struct img_readers *img_readers_find(struct img_queue_readers *q, const struct img_readership *top)
+{
+	size_t at = top->id % IMG_ARRAY_LEN(q->seen);
+	struct img_readers *found = NULL;
+
+	if (q->seen[at].id == top->id)
+		return q->seen[at].readers;
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = q->all.next; l != &q->all && !found; l = l->next) {
+		struct img_readers *r = IMG_CONTAINER(l, struct img_readers, queue_link);
+
+		if (r->id == top->id)
+			found = r;
+	}
+	pthread_mutex_unlock(&common_lock);
+	if (found) {
+		q->seen[at].id = top->id;
+		q->seen[at].readers = found;
+	}
+	return found;
+}
+
+struct img_readers *img_readers_make(struct img_queue_readers *q, struct img_readership *const *chain,
+				     size_t n)
+{
+	struct img_readers *r = calloc(1, sizeof(*r) + n * sizeof(r->level[0]));
+	unsigned closed = 0;
+
+	if (!r)
+		return NULL;
+	r->queue = q;
+	r->id = chain[0]->id;
+	img_list_init(&r->running);
+	atomic_init(&r->oldest, UINT64_MAX);
+	r->nlevels = n;
+	pthread_mutex_lock(&common_lock);
+	img_list_add_tail(&q->all, &r->queue_link);
+	for (size_t i = 0; i < n; i++) {
+		r->level[i].readers = r;
+		img_list_add_tail(&chain[i]->levels, &r->level[i].link);
+		closed += atomic_load(&chain[i]->closed);
+	}
+	atomic_init(&r->kept_out_by, closed);
+	pthread_mutex_unlock(&common_lock);
+	return r;
+}
+
+void img_reader_start(struct img_readers *r, struct img_reader *reader)
+{
+	reader->since = atomic_load(&clock_now);
+	if (img_list_empty(&r->running))
+		atomic_store(&r->oldest, reader->since); /* seen before anything that is looked up now */
+	img_list_add_tail(&r->running, &reader->link);
+}
+
+void img_reader_end(struct img_readers *r, struct img_reader *reader)
+{
+	bool first = r->running.next == &reader->link;
 	uint64_t oldest = UINT64_MAX;
 
-	img_list_del(&r->link);
+	img_list_del(&reader->link);
 	if (!first)
 		return;
-	if (!img_list_empty(&q->running))
-		oldest = IMG_CONTAINER(q->running.next, struct img_reader, link)->since;
-	atomic_store_explicit(&q->oldest, oldest, memory_order_release);
+	if (!img_list_empty(&r->running))
+		oldest = IMG_CONTAINER(r->running.next, struct img_reader, link)->since;
+	atomic_store_explicit(&r->oldest, oldest, memory_order_release);
+}
+
+/* Who enters is seen before kept_out_by is asked, and who closes asks after setting it. */
+bool img_reader_enter(struct img_readers *r)
+{
+	atomic_fetch_add(&r->inside, 1);
+	if (!atomic_load(&r->kept_out_by))
+		return true;
+	atomic_fetch_sub(&r->inside, 1);
+	return false;
+}
+
+bool img_reader_leave(struct img_readers *r)
+{
+	atomic_fetch_sub(&r->inside, 1);
+	return atomic_load(&r->kept_out_by);
 }
 
 uint64_t img_readers_now(void)
@@ -50,13 +148,68 @@ uint64_t img_readers_now(void)
 	return atomic_fetch_add(&clock_now, 1) + 1;
 }
 
-bool img_readers_gone(uint64_t now)
+static struct img_readers *readers_at(struct img_list *level)
+{
+	return IMG_CONTAINER(level, struct img_readers_level, link)->readers;
+}
+
+bool img_readers_gone(struct img_readership *s, uint64_t now)
 {
 	bool gone = true;
 
-	pthread_mutex_lock(&all_lock);
-	for (struct img_list *l = all.next; l != &all && gone; l = l->next)
-		gone = atomic_load(&IMG_CONTAINER(l, struct img_readers, link)->oldest) >= now;
-	pthread_mutex_unlock(&all_lock);
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = s->levels.next; l != &s->levels && gone; l = l->next)
+		gone = atomic_load(&readers_at(l)->oldest) >= now;
+	pthread_mutex_unlock(&common_lock);
 	return gone;
+}
+
+static void set_closed(struct img_readership *s, bool closed)
+{
+	pthread_mutex_lock(&common_lock);
+	if (atomic_exchange(&s->closed, closed) != closed) {
+		for (struct img_list *l = s->levels.next; l != &s->levels; l = l->next)
+			atomic_fetch_add(&readers_at(l)->kept_out_by, closed ? 1u : -1u);
+	}
+	pthread_mutex_unlock(&common_lock);
+}
+
+void img_readership_close(struct img_readership *s)
+{
+	set_closed(s, true);
+}
+
+void img_readership_open(struct img_readership *s)
+{
+	set_closed(s, false);
+}
+
+bool img_readership_empty(struct img_readership *s)
+{
+	bool empty = true;
+
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = s->levels.next; l != &s->levels && empty; l = l->next)
+		empty = !atomic_load(&readers_at(l)->inside);
+	pthread_mutex_unlock(&common_lock);
+	return empty;
+}
+
+size_t img_readership_in_flight(struct img_readership *s, bool changing, bool mine)
+{
+	pthread_t self = pthread_self();
+	size_t n = 0;
+
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = s->levels.next; l != &s->levels; l = l->next) {
+		struct img_readers *r = readers_at(l);
+
+		if (mine && atomic_load(&r->queue->owner) != self)
+			continue;
+		n += atomic_load(&r->changing);
+		if (!changing)
+			n += atomic_load(&r->reading);
+	}
+	pthread_mutex_unlock(&common_lock);
+	return n;
 }

@@ -1,17 +1,50 @@
 /*
- * Who may still be using what a look-up told: every request, from its start to its end. Space that
- * was unlinked is not used again before those who started earlier are done (quarantine.c). A queue
- * publishes the number under which the oldest of its requests started, so that starting and ending
- * one takes no lock. Private to libimg/engine.
+ * Who reads an image. Two things are asked of them:
+ *
+ * - Space that was unlinked is not used again before all are done who may have looked it up
+ *   (quarantine.c): every request is counted, from its start to its end, by the number under which
+ *   it started.
+ * - While a driver changes its structures nobody looks anything up, nor uses what was looked up
+ *   (engine.c): whoever is about to look up enters, and leaves when the bytes have arrived.
+ *
+ * Both are counted for each queue and image, and hold for the image and all its backing images,
+ * which are read through it. Only the queue's thread counts, so that starting and ending take no
+ * lock. Private to libimg/engine.
  */
 #ifndef LIBIMG_ENGINE_READERS_H
 #define LIBIMG_ENGINE_READERS_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "libimg/base/list.h"
+
+struct img_readers;
+
+/* What an image keeps of those who read it, through its children too. */
+struct img_readership {
+	uint64_t id;		/* never used twice */
+	struct img_list levels; /* img_readers_level.link; under the common lock */
+	_Atomic bool closed;	/* nobody may enter */
+};
+
+/* What a queue keeps. Zero-initialise; then img_queue_readers_init(). */
+struct img_queue_readers {
+	struct img_list all; /* img_readers.queue_link; under the common lock */
+	_Atomic pthread_t owner;
+	struct {
+		uint64_t id; /* of the image; 0: nothing */
+		struct img_readers *readers;
+	} seen[16]; /* the owner's */
+};
+
+struct img_readers_level {
+	struct img_list link; /* in img_readership.levels */
+	struct img_readers *readers;
+};
 
 /* A request. */
 struct img_reader {
@@ -19,23 +52,56 @@ struct img_reader {
 	uint64_t since;
 };
 
-/* A queue's; for its own thread, but for what is atomic. */
+/* A queue's requests on one image. For the queue's own thread, but for what is atomic. */
 struct img_readers {
-	struct img_list link;	 /* among all queues' */
-	struct img_list running; /* img_reader, in the order they started */
-	_Atomic uint64_t oldest; /* since when the first of them runs; UINT64_MAX: there is none */
+	struct img_list queue_link;
+	struct img_queue_readers *queue;
+	uint64_t id;
+	struct img_list running;	    /* img_reader, in the order they started */
+	_Atomic uint64_t oldest;	    /* since when the first of them runs; UINT64_MAX: there is none */
+	_Atomic unsigned reading, changing; /* requests in flight; flushes change */
+	_Atomic unsigned inside;	    /* entered and not left */
+	_Atomic unsigned kept_out_by;	    /* images of the chain that are closed */
+	size_t nlevels;
+	struct img_readers_level level[]; /* the image, its backing image, ... */
 };
 
-void img_readers_init(struct img_readers *q);
-void img_readers_destroy(struct img_readers *q);
+void img_readership_init(struct img_readership *s);
+/* Nothing may be in flight. */
+void img_readership_destroy(struct img_readership *s);
+void img_queue_readers_init(struct img_queue_readers *q);
+void img_queue_readers_destroy(struct img_queue_readers *q);
+
+/*
+ * The queue's readers of the image whose chain this is: itself first, its last backing image at the
+ * end. Made when first asked for. NULL: out of memory. On the queue's thread.
+ */
+struct img_readers *img_readers_find(struct img_queue_readers *q, const struct img_readership *top);
+struct img_readers *img_readers_make(struct img_queue_readers *q, struct img_readership *const *chain,
+				     size_t n);
 
 /* What is looked up after this stays in place until img_reader_end(). */
-void img_reader_start(struct img_readers *q, struct img_reader *r);
-void img_reader_end(struct img_readers *q, struct img_reader *r);
+void img_reader_start(struct img_readers *r, struct img_reader *reader);
+void img_reader_end(struct img_readers *r, struct img_reader *reader);
+
+/* False: an image of the chain is closed; ask again when it is open. */
+bool img_reader_enter(struct img_readers *r);
+/* True: an image of the chain is closed, and who closed it may be waiting for this. */
+bool img_reader_leave(struct img_readers *r);
 
 /* A number that all who started before have less than. Thread-safe. */
 uint64_t img_readers_now(void);
 /* Are there none left who started before now was asked for? Thread-safe. */
-bool img_readers_gone(uint64_t now);
+bool img_readers_gone(struct img_readership *s, uint64_t now);
+/* Let nobody enter, or let them in again. Thread-safe; one at a time for each image. */
+void img_readership_close(struct img_readership *s);
+void img_readership_open(struct img_readership *s);
+/* Is nobody inside? Thread-safe. */
+bool img_readership_empty(struct img_readership *s);
+/*
+ * Requests in flight (changing: of those that change the image), of all queues or (mine) of those
+ * that belong to this thread. Thread-safe.
+ */
+size_t img_readership_in_flight(struct img_readership *s, bool changing, bool mine);
 
 #endif

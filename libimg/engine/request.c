@@ -18,6 +18,7 @@ struct flush {
 	struct img_waiter waiter;
 	struct img_post post;
 	struct img_queue *queue;
+	struct img_readers *readers;
 	int rc;
 	struct img_error err;
 	void (*done)(void *user, int rc, const struct img_error *err);
@@ -28,6 +29,7 @@ static void flush_over(struct img_post *post)
 {
 	struct flush *f = IMG_CONTAINER(post, struct flush, post);
 
+	atomic_fetch_sub(&f->readers->changing, 1);
 	f->queue->in_flight--;
 	f->queue->completed++;
 	f->done(f->user, f->rc, &f->err);
@@ -51,12 +53,18 @@ static int submit_flush(struct img_queue *q, struct img *img,
 			void (*done)(void *user, int rc, const struct img_error *err), void *user)
 {
 	struct img_engine *e = img->engine;
-	struct flush *f = malloc(sizeof(*f));
+	struct img_readers *readers = img_queue_readers_of(q, img);
+	struct flush *f = readers ? malloc(sizeof(*f)) : NULL;
 
 	if (!f)
 		return -ENOMEM;
-	*f = (struct flush){ .waiter.wake = flushed, .queue = q, .done = done, .user = user };
+	*f = (struct flush){ .waiter.wake = flushed,
+			     .queue = q,
+			     .readers = readers,
+			     .done = done,
+			     .user = user };
 	q->in_flight++;
+	atomic_fetch_add(&readers->changing, 1);
 	pthread_mutex_lock(&e->lock);
 	img_list_add_tail(&e->flushes, &f->waiter.link);
 	img_service_kick(e);
@@ -103,12 +111,20 @@ static void written(void *user, int rc, const struct img_error *err)
 
 /* ---- Submitting ---- */
 
+/* This thread has the queue from now on. */
+static void own(struct img_queue *q)
+{
+	if (atomic_load_explicit(&q->readers.owner, memory_order_relaxed) != pthread_self())
+		atomic_store(&q->readers.owner, pthread_self());
+}
+
 int img_request_submit(struct img_queue *q, struct img *img, const struct img_request *r)
 {
 	bool through = img->engine->config.writethrough && r->kind != IMG_REQUEST_READ;
 	struct through *wait = NULL;
 	struct img_task *t;
 
+	own(q);
 	if (r->kind == IMG_REQUEST_FLUSH)
 		return submit_flush(q, img, r->done, r->user);
 	t = img_task_make(q, img, r->kind == IMG_REQUEST_READ ? img_read_look : img_write_look,
@@ -120,6 +136,7 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 			img_list_add_head(&q->free_tasks, &t->free_link);
 		return -ENOMEM;
 	}
+	t->changes = r->kind != IMG_REQUEST_READ;
 	t->op = r->kind == IMG_REQUEST_ZERO	 ? IMG_OP_ZERO
 		: r->kind == IMG_REQUEST_DISCARD ? IMG_OP_DISCARD
 						 : IMG_OP_WRITE;
@@ -155,10 +172,10 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	img_list_init(&q->free_pieces);
 	img_list_init(&q->gathered);
 	img_list_init(&q->kept_back);
-	img_readers_init(&q->readers);
+	img_queue_readers_init(&q->readers);
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
-		img_readers_destroy(&q->readers);
+		img_queue_readers_destroy(&q->readers);
 		free(q);
 		return rc;
 	}
@@ -178,7 +195,7 @@ void img_engine_queue_free(struct img_queue *q)
 		free(IMG_CONTAINER(node, struct img_piece, free_link));
 	img_units_clear(&q->units, &q->buffers);
 	img_buffers_clear(&q->buffers);
-	img_readers_destroy(&q->readers);
+	img_queue_readers_destroy(&q->readers);
 	img_ioq_free(q->ioq);
 	free(q);
 }
@@ -190,6 +207,7 @@ int img_engine_queue_fd(const struct img_queue *q)
 
 int img_engine_queue_run(struct img_queue *q, bool wait)
 {
+	own(q);
 	q->completed = 0;
 	for (int round = 0;; round++) {
 		/* Who submits from done() all the time must get a word in, with nothing kept back. */

@@ -14,6 +14,27 @@ enum {
 	MAX_PIECES = 64,
 }; /* of one task in flight */
 
+struct img_readers *img_queue_readers_of(struct img_queue *q, struct img *img)
+{
+	struct img_readers *found = img_readers_find(&q->readers, &img->engine->readership);
+	struct img_readership **chain;
+	size_t n = 0;
+
+	if (found)
+		return found;
+	for (struct img *i = img; i; i = i->parent)
+		n++;
+	chain = calloc(n, sizeof(*chain));
+	if (!chain)
+		return NULL;
+	n = 0;
+	for (struct img *i = img; i; i = i->parent)
+		chain[n++] = &i->engine->readership;
+	found = img_readers_make(&q->readers, chain, n);
+	free(chain);
+	return found;
+}
+
 struct img_task *img_task_make(struct img_queue *q, struct img *img,
 			       void (*look)(struct img_piece *), uint64_t off, uint64_t len)
 {
@@ -23,9 +44,17 @@ struct img_task *img_task_make(struct img_queue *q, struct img *img,
 
 	if (!t)
 		return NULL;
-	*t = (struct img_task){
-		.img = img, .queue = q, .look = look, .off = off, .next = off, .end = off + len
-	};
+	*t = (struct img_task){ .img = img,
+				.queue = q,
+				.readers = img_queue_readers_of(q, img),
+				.look = look,
+				.off = off,
+				.next = off,
+				.end = off + len };
+	if (!t->readers) {
+		img_list_add_head(&q->free_tasks, &t->free_link);
+		return NULL;
+	}
 	img_list_init(&t->reader.link);
 	img_list_init(&t->order_link);
 	return t;
@@ -122,13 +151,20 @@ int img_piece_take(struct img_piece *p, uint64_t len)
 	return 0;
 }
 
+/* Where requests like t are counted. */
+static _Atomic unsigned *in_flight(const struct img_task *t)
+{
+	return t->changes ? &t->readers->changing : &t->readers->reading;
+}
+
 /* Everything is done: leave the lists, run done(). */
 static void task_finish(struct img_task *t)
 {
 	struct img_queue *q = t->queue;
 
-	img_reader_end(&q->readers, &t->reader);
 	if (!t->inner) {
+		img_reader_end(t->readers, &t->reader);
+		atomic_fetch_sub(in_flight(t), 1);
 		q->in_flight--;
 		q->completed++;
 	}
@@ -181,6 +217,7 @@ void img_piece_done(struct img_piece *p, int rc)
 	struct img_task *t = p->task;
 
 	img_req_release(&p->req);
+	img_piece_leave(p);
 	if (rc && !t->rc) {
 		t->rc = rc;
 		if (!p->err.text)
@@ -211,9 +248,11 @@ void img_task_start(struct img_task *t)
 {
 	struct img_engine *e = t->img->engine;
 
-	if (!t->inner)
+	if (!t->inner) { /* an inner one is a part of another, which runs longer */
 		t->queue->in_flight++;
-	img_reader_start(&t->queue->readers, &t->reader);
+		atomic_fetch_add(in_flight(t), 1);
+		img_reader_start(t->readers, &t->reader);
+	}
 	if (t->ordered) {
 		pthread_mutex_lock(&e->lock);
 		img_list_add_tail(&e->ordered, &t->order_link);
@@ -311,6 +350,67 @@ void img_piece_fetch(struct img_piece *p)
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);
+}
+
+/* ---- Keeping out of the way of who changes structures ---- */
+
+/* Who closed an image of the chain may be waiting for the one who has left. */
+static void tell_closers(const struct img *img)
+{
+	for (; img; img = img->parent) {
+		struct img_engine *e = img->engine;
+
+		if (!atomic_load(&e->readership.closed))
+			continue;
+		pthread_mutex_lock(&e->lock);
+		pthread_cond_broadcast(&e->changed);
+		pthread_mutex_unlock(&e->lock);
+	}
+}
+
+bool img_task_enter(struct img_task *t)
+{
+	if (img_reader_enter(t->readers))
+		return true;
+	tell_closers(t->img); /* we were inside for a moment */
+	return false;
+}
+
+void img_task_leave(struct img_task *t)
+{
+	if (img_reader_leave(t->readers))
+		tell_closers(t->img);
+}
+
+void img_piece_leave(struct img_piece *p)
+{
+	if (p->inside)
+		img_task_leave(p->task);
+	p->inside = false;
+}
+
+/* Have p look again once e is open. False: it is. */
+static bool wait_until_open(struct img_piece *p, struct img_engine *e)
+{
+	bool closed;
+
+	pthread_mutex_lock(&e->lock);
+	closed = atomic_load(&e->readership.closed);
+	if (closed)
+		img_piece_wait(p, &e->waiting);
+	pthread_mutex_unlock(&e->lock);
+	return closed;
+}
+
+bool img_piece_enter(struct img_piece *p)
+{
+	while (!img_task_enter(p->task)) {
+		for (struct img *img = p->task->img; img; img = img->parent)
+			if (wait_until_open(p, img->engine))
+				return false;
+	}
+	p->inside = true;
+	return true;
 }
 
 void img_piece_wait(struct img_piece *p, struct img_list *waiters)

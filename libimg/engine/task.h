@@ -21,7 +21,8 @@ struct img_queue {
 	size_t in_flight; /* tasks, fills not counted */
 	size_t completed; /* since the present run began */
 	struct img_list free_tasks, free_pieces;
-	struct img_readers readers;
+	struct img_queue_readers readers;
+	bool running; /* img_engine_queue_run() is on its thread's stack */
 	struct img_buffers buffers;
 	struct img_extents extents;
 	struct img_units units;
@@ -34,9 +35,11 @@ struct img_queue {
 struct img_task {
 	struct img *img;
 	struct img_queue *queue;
+	struct img_readers *readers; /* the queue's, of img */
 	/* Find out where the piece's bytes live and see to them; ends in img_piece_done(). */
 	void (*look)(struct img_piece *p);
-	enum img_op op; /* of a task that writes */
+	bool changes; /* it writes: */
+	enum img_op op;
 	bool ordered, compress;
 	bool inner;	   /* made by a piece: done() may run inside img_task_start() */
 	uint64_t off, end; /* guest bytes */
@@ -49,7 +52,7 @@ struct img_task {
 	bool dealing;	 /* deal() is on the stack */
 	int rc;
 	struct img_error err;
-	struct img_reader reader;   /* in queue->readers */
+	struct img_reader reader;   /* in readers; not of an inner task */
 	struct img_list order_link; /* in engine->ordered */
 	struct img_list free_link;
 	struct img_post post;
@@ -77,7 +80,8 @@ struct img_piece {
 	struct img_list batch_link; /* in queue->gathered, or among the pieces of a batch */
 	void (*offload_run)(struct img_piece *p);
 	void (*offload_done)(struct img_piece *p);
-	int rc; /* of work in the pool */
+	int rc;	     /* of work in the pool */
+	bool inside; /* entered readers: the look-up is in use */
 
 	/* Reading. */
 	struct img *level; /* the image of the chain that holds the extent */
@@ -111,6 +115,8 @@ struct img_piece {
 	uint64_t io_skip; /* bytes of the plan's range before the first written one */
 };
 
+/* q's readers of img; NULL: out of memory. */
+struct img_readers *img_queue_readers_of(struct img_queue *q, struct img *img);
 /* A new task; the caller sets iov, op, ... before img_task_start(). NULL: out of memory. */
 struct img_task *img_task_make(struct img_queue *q, struct img *img,
 			       void (*look)(struct img_piece *), uint64_t off, uint64_t len);
@@ -125,6 +131,15 @@ int img_piece_take(struct img_piece *p, uint64_t len);
 void img_piece_done(struct img_piece *p, int rc);
 /* Fetch the block that p->req is missing, then look again. */
 void img_piece_fetch(struct img_piece *p);
+/*
+ * Before p looks up what it will use: true, or p looks again when it may and must not be touched.
+ */
+bool img_piece_enter(struct img_piece *p);
+/* Nothing that was looked up is in use any more. Fine if p has not entered. */
+void img_piece_leave(struct img_piece *p);
+/* The same for what is over before the caller returns: false, if it may not be looked up now. */
+bool img_task_enter(struct img_task *t);
+void img_task_leave(struct img_task *t);
 /* Look again when woken from waiters; the engine's lock is held. p must not be touched after. */
 void img_piece_wait(struct img_piece *p, struct img_list *waiters);
 

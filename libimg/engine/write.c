@@ -61,7 +61,8 @@ static void settle(struct img_piece *p, int rc)
 		if (rc) {
 			img->driver->drop(img, &p->req, &p->plan);
 		} else {
-			img_engine_remapped(e); /* before anything is counted as unlinked */
+			/* before anything is counted as unlinked */
+			img_engine_remapped(e, p->claim_start, p->claim_end - p->claim_start);
 			note_due(img, &p->plan);
 			img->driver->commit(img, &p->req, &p->plan);
 		}
@@ -254,17 +255,21 @@ static bool zero_by_metadata(struct img_piece *p, uint64_t off, uint64_t len)
 	bool zero = true;
 	struct img_req req;
 
+	if (!img_task_enter(p->task))
+		return false;
 	img_req_init(&req, NULL);
 	while (zero && len && off < img->size) {
 		struct img_extent x;
 		struct img *level;
-		uint64_t run = len;
+		uint64_t run = len, version;
 
-		zero = !img_read_resolve(img, &req, off, &run, &x, &level) && x.kind == IMG_ZERO;
+		zero = !img_read_resolve(img, &req, off, &run, &x, &level, &version) &&
+		       x.kind == IMG_ZERO;
 		off += run;
 		len -= run;
 	}
 	img_req_release(&req);
+	img_task_leave(p->task);
 	return zero;
 }
 
@@ -422,12 +427,12 @@ static void start_packing(struct img_piece *p)
 
 /*
  * Zeroing or discarding that does not cover whole units. 0: go on with p->op and *len; -EALREADY: the
- * part *len needs nothing; else as img_read_resolve().
+ * part *len needs nothing; -EINPROGRESS: p waits and must not be touched; else as img_read_resolve().
  */
 static int choose(struct img_piece *p, uint64_t *len)
 {
 	struct img *img = p->task->img;
-	uint64_t unit = img->unit_bytes, end = p->off + *len, whole;
+	uint64_t unit = img->unit_bytes, end = p->off + *len, whole, version;
 	struct img_extent x;
 	struct img *level;
 	int rc;
@@ -441,7 +446,10 @@ static int choose(struct img_piece *p, uint64_t *len)
 	*len = min_u64(end, align_down_u64(p->off, unit) + unit) - p->off;
 	if (p->op == IMG_OP_DISCARD)
 		return -EALREADY;
-	rc = img_read_resolve(img, &p->req, p->off, len, &x, &level);
+	if (!img_piece_enter(p))
+		return -EINPROGRESS;
+	rc = img_read_resolve(img, &p->req, p->off, len, &x, &level, &version);
+	img_piece_leave(p); /* nothing is used of it but that it is zeroes */
 	if (rc)
 		return rc;
 	if (x.kind == IMG_ZERO)
@@ -556,6 +564,8 @@ void img_write_look(struct img_piece *p)
 	}
 	if (t->op != IMG_OP_WRITE)
 		rc = choose(p, &len);
+	if (rc == -EINPROGRESS)
+		return;
 	if (rc == -EALREADY) {
 		img_piece_done(p, img_piece_take(p, len));
 		return;

@@ -158,14 +158,40 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	return rc;
 }
 
-int img_settle(struct img_engine *e, struct img_error *err)
+/* Let nobody look anything up, and wait until what was looked up is out of use. */
+static void shut_out_readers(struct img_engine *e)
 {
-	for (;;) {
-		int rc = img_writeout(e, true, err);
+	img_readership_close(&e->readership);
+	pthread_mutex_lock(&e->lock);
+	while (!img_readership_empty(&e->readership))
+		pthread_cond_wait(&e->changed, &e->lock);
+	e->alone = true;
+	pthread_mutex_unlock(&e->lock);
+}
 
+/* Under the lock. */
+static void let_readers_in(struct img_engine *e)
+{
+	e->alone = false;
+	img_readership_open(&e->readership);
+	img_engine_changed(e);
+}
+
+int img_settle(struct img_engine *e, bool alone, struct img_error *err)
+{
+	int rc = 0;
+
+	if (alone) { /* the most of it while they still read */
+		rc = img_writeout(e, true, err);
 		if (rc)
 			return rc;
+		shut_out_readers(e);
+	}
+	for (;;) {
+		rc = img_writeout(e, true, err);
 		pthread_mutex_lock(&e->lock);
+		if (rc)
+			break;
 		/* What became durable frees space, which makes metadata dirty once more. */
 		if (!e->writing_out && !img_meta_dirty_bytes(e->meta)) {
 			e->writing_out = true;
@@ -174,15 +200,19 @@ int img_settle(struct img_engine *e, struct img_error *err)
 		}
 		pthread_mutex_unlock(&e->lock);
 	}
+	if (alone)
+		let_readers_in(e);
+	pthread_mutex_unlock(&e->lock);
+	return rc;
 }
 
 void img_unsettle(struct img_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
-	img_engine_remapped(e); /* the driver has had its way */
+	img_engine_remapped(e, 0, UINT64_MAX); /* the driver has had its way */
 	img_engine_reused(e);
 	e->writing_out = false;
-	img_engine_changed(e);
+	let_readers_in(e);
 	pthread_mutex_unlock(&e->lock);
 }
 
@@ -190,7 +220,7 @@ void img_unsettle(struct img_engine *e)
 static int run_grow(struct img_engine *e, struct img_error *err)
 {
 	struct img *img = e->img;
-	int rc = img_settle(e, err);
+	int rc = img_settle(e, true, err);
 
 	if (rc)
 		return rc;

@@ -264,7 +264,7 @@ int img_publish(struct img *img, struct img_error *err)
 
 	if (!place->unpublished)
 		return 0;
-	rc = img_engine_quiet(img, false, err);
+	rc = img_engine_quiet(img, IMG_QUIET_FOR_READING, err);
 	if (rc)
 		return rc;
 	/* A name that outlives a crash must not lead to a file that did not. */

@@ -63,7 +63,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 
 	if (!top || !data)
 		goto nomem;
-	rc = img_engine_quiet(img, false, err);
+	rc = img_engine_quiet(img, IMG_QUIET_FOR_READING, err);
 	if (rc)
 		goto out;
 	quiet = true;

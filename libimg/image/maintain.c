@@ -57,7 +57,7 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 				"%s: its backing file is not open, so the new part "
 				"cannot be kept clear of it",
 				img->name);
-	rc = img_engine_quiet(img, true, err);
+	rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
 	if (rc)
 		return rc;
 	rc = img->driver->resize(img, size, (enum img_preallocate)preallocation, err);
@@ -101,7 +101,8 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 				"%s: opened for reading only, so nothing can be "
 				"repaired",
 				img->name);
-	rc = img_engine_quiet(img, repair != 0, err);
+	rc = img_engine_quiet(img,
+			      repair ? IMG_QUIET_FOR_CHANGING : IMG_QUIET_FOR_CHECKING, err);
 	if (rc)
 		return rc;
 	rc = img->driver->check(img, &c, err);

@@ -492,6 +492,108 @@ static void random_ops(enum img_ioq_kind kind, unsigned seed)
 	toy_close(&img);
 }
 
+/* ---- A queue and what others change ---- */
+
+struct answer {
+	int n, rc;
+};
+
+static void answered(void *user, int rc, const struct img_error *err)
+{
+	struct answer *a = user;
+
+	(void)err;
+	a->n++;
+	if (rc)
+		a->rc = rc;
+}
+
+static void submit(struct img_queue *q, struct img *img, enum img_request_kind kind, uint64_t off,
+		   struct iovec *iov, struct answer *a)
+{
+	struct img_request r = { .kind = kind,
+				 .off = off,
+				 .len = iov->iov_len,
+				 .iov = iov,
+				 .iovcnt = 1,
+				 .done = answered,
+				 .user = a };
+
+	cr_assert_eq(img_request_submit(q, img, &r), 0);
+}
+
+static void finish_all(struct img_queue *q)
+{
+	while (img_engine_queue_in_flight(q))
+		img_engine_queue_run(q, true);
+}
+
+Test(engine, a_queue_sees_what_was_changed_below_a_child)
+{
+	struct img base, top;
+	struct toy a, b;
+	struct img_queue *q;
+	struct answer got = { 0 };
+	uint8_t buf[UNIT], x[UNIT];
+	struct iovec iov = { buf, UNIT };
+
+	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
+	top.parent = &base;
+	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	submit(q, &top, IMG_REQUEST_READ, 0, &iov, &got);
+	finish_all(q);
+	cr_assert_eq(buf[0], 0);
+	memset(x, 'x', UNIT);
+	cr_assert_eq(io(&base, IMG_REQUEST_WRITE, 0, x, UNIT), 0);
+	iov = (struct iovec){ buf, UNIT };
+	submit(q, &top, IMG_REQUEST_READ, 0, &iov, &got);
+	finish_all(q);
+	cr_assert_eq(buf[0], 'x');
+	img_engine_queue_free(q);
+	toy_close(&top);
+	toy_close(&base);
+}
+
+/* A read in flight of one image, while another one frees space: whose space waits for it? */
+static unsigned released_beside_a_read(bool same, bool child)
+{
+	struct img img, other, top;
+	struct toy a, b, c;
+	struct img_queue *q;
+	struct answer got = { 0 };
+	uint8_t buf[UNIT] = { 1 };
+	struct iovec iov = { buf, UNIT };
+	unsigned released;
+
+	toy_open(&img, &a, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&other, &b, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&top, &c, memory(), true, IMG_IOQ_AUTO);
+	top.parent = &img;
+	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
+	submit(q, child ? &top : same ? &img
+				      : &other,
+	       IMG_REQUEST_READ, 0, &iov, &got);
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, 0, NULL, UNIT), 0);
+	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
+	released = a.releases;
+	finish_all(q);
+	img_engine_queue_free(q);
+	toy_close(&top);
+	toy_close(&img);
+	toy_close(&other);
+	cr_assert_eq(a.releases, 1, "a close has no readers left");
+	return released;
+}
+
+Test(engine, freed_space_waits_for_readers_of_its_own_image_only)
+{
+	cr_assert_eq(released_beside_a_read(true, false), 0);
+	cr_assert_eq(released_beside_a_read(false, true), 0);
+	cr_assert_eq(released_beside_a_read(false, false), 1);
+}
+
 /* ---- Small writes into a new unit ---- */
 
 enum {

@@ -101,25 +101,28 @@ Test(quarantine, goes_on_when_the_unlinking_cannot_be_written)
 Test(quarantine, lasts_as_long_as_a_reader_that_started_before)
 {
 	struct parts *p = parts_new(false);
-	struct img_readers queue;
+	struct img_readership *image = &p->img.engine->readership;
+	struct img_queue_readers queue = { 0 };
+	struct img_readers *readers;
 	struct img_reader before, after;
 
-	img_readers_init(&queue);
+	img_queue_readers_init(&queue);
+	readers = img_readers_make(&queue, &image, 1);
 	parts_free_later(p, GONE);
-	img_reader_start(&queue, &before);
+	img_reader_start(readers, &before);
 	parts_free_later(p, GONE + 4096);
-	img_reader_start(&queue, &after);
+	img_reader_start(readers, &after);
 	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
 	cr_assert_eq(p->releases, 1, "the reader started when the first was gone");
 	cr_assert_eq(p->released[0], GONE);
 	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
 	cr_assert_eq(p->releases, 1, "it still reads");
-	img_reader_end(&queue, &before);
+	img_reader_end(readers, &before);
 	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
 	cr_assert_eq(p->releases, 2, "who started later does not matter");
 	cr_assert_eq(p->released[1], GONE + 4096);
-	img_reader_end(&queue, &after);
-	img_readers_destroy(&queue);
+	img_reader_end(readers, &after);
+	img_queue_readers_destroy(&queue);
 	parts_free(p);
 }
 
@@ -163,7 +166,7 @@ Test(quarantine, settling_writes_what_releasing_changed)
 	p->release_edits = true;
 	for (unsigned i = 0; i < 3; i++)
 		parts_free_later(p, GONE + i * 4096u);
-	cr_assert_eq(img_settle(p->img.engine, NULL), 0);
+	cr_assert_eq(img_settle(p->img.engine, false, NULL), 0);
 	cr_assert_eq(p->releases, 3);
 	cr_assert_eq(parts_on_disk(p, 0, 0), 3);
 	cr_assert(!watch_unsynced(&p->watch, p->watch.n, 0));
@@ -184,11 +187,14 @@ Test(quarantine, a_failed_release_is_said)
 Test(quarantine, reserved_room_is_enough_at_every_stage)
 {
 	struct parts *p = parts_new(false);
-	struct img_readers queue;
+	struct img_readership *image = &p->img.engine->readership;
+	struct img_queue_readers queue = { 0 };
+	struct img_readers *readers;
 	struct img_reader reader;
 
-	img_readers_init(&queue);
-	img_reader_start(&queue, &reader);
+	img_queue_readers_init(&queue);
+	readers = img_readers_make(&queue, &image, 1);
+	img_reader_start(readers, &reader);
 	for (unsigned i = 0; i < 1000; i++) {
 		parts_free_later(p, GONE);
 		if (i % 7 == 0)
@@ -198,9 +204,9 @@ Test(quarantine, reserved_room_is_enough_at_every_stage)
 	}
 	cr_assert_eq(p->releases, 0);
 	cr_assert_eq(p->img.engine->freed_reserved, 0);
-	img_reader_end(&queue, &reader);
+	img_reader_end(readers, &reader);
 	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
 	cr_assert_eq(p->releases, 1000);
-	img_readers_destroy(&queue);
+	img_queue_readers_destroy(&queue);
 	parts_free(p);
 }

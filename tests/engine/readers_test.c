@@ -3,66 +3,162 @@
 #include <string.h>
 
 #include "libimg/engine/buffers.h"
+#include "libimg/engine/core.h"
 #include "libimg/engine/extents.h"
 #include "libimg/engine/readers.h"
 #include "libimg/engine/units.h"
 
 /* ---- Readers ---- */
 
+/* Two images, one above the other, and another one; two queues. */
+struct readers_setup {
+	struct img_readership base, top, other;
+	struct img_queue_readers q[2];
+	struct img_readers *top_by[2], *base_by, *other_by;
+};
+
+static void readers_begin(struct readers_setup *s)
+{
+	struct img_readership *chain[] = { &s->top, &s->base };
+
+	*s = (struct readers_setup){ 0 };
+	img_readership_init(&s->base);
+	img_readership_init(&s->top);
+	img_readership_init(&s->other);
+	for (int i = 0; i < 2; i++) {
+		img_queue_readers_init(&s->q[i]);
+		cr_assert_null(img_readers_find(&s->q[i], &s->top));
+		s->top_by[i] = img_readers_make(&s->q[i], chain, 2);
+		cr_assert_eq(img_readers_find(&s->q[i], &s->top), s->top_by[i]);
+	}
+	s->base_by = img_readers_make(&s->q[0], chain + 1, 1);
+	s->other_by = img_readers_make(&s->q[0], (struct img_readership *[]){ &s->other }, 1);
+}
+
+static void readers_finish(struct readers_setup *s)
+{
+	img_queue_readers_destroy(&s->q[1]);
+	img_readership_destroy(&s->top);
+	img_readership_destroy(&s->base);
+	img_readership_destroy(&s->other);
+	cr_assert(img_list_empty(&s->q[0].all), "they went with their images");
+	img_queue_readers_destroy(&s->q[0]);
+}
+
 Test(readers, who_started_before_holds_space_back)
 {
-	struct img_readers a, b;
+	struct readers_setup s;
 	struct img_reader one, two;
 	uint64_t now;
 
-	img_readers_init(&a);
-	img_readers_init(&b);
-	cr_assert(img_readers_gone(img_readers_now()), "nobody reads");
-	img_reader_start(&a, &one);
-	img_reader_start(&b, &two);
+	readers_begin(&s);
+	cr_assert(img_readers_gone(&s.top, img_readers_now()), "nobody reads");
+	img_reader_start(s.top_by[0], &one);
+	img_reader_start(s.top_by[1], &two);
 	now = img_readers_now();
-	cr_assert(!img_readers_gone(now));
-	img_reader_end(&a, &one);
-	cr_assert(!img_readers_gone(now), "the other queue's still runs");
-	img_reader_end(&b, &two);
-	cr_assert(img_readers_gone(now));
-	img_readers_destroy(&a);
-	img_readers_destroy(&b);
+	cr_assert(!img_readers_gone(&s.top, now));
+	img_reader_end(s.top_by[0], &one);
+	cr_assert(!img_readers_gone(&s.top, now), "the other queue's still runs");
+	img_reader_end(s.top_by[1], &two);
+	cr_assert(img_readers_gone(&s.top, now));
+	readers_finish(&s);
+}
+
+Test(readers, hold_back_the_space_of_their_image_and_those_below)
+{
+	struct readers_setup s;
+	struct img_reader r;
+	uint64_t now;
+
+	readers_begin(&s);
+	img_reader_start(s.top_by[0], &r);
+	now = img_readers_now();
+	cr_assert(!img_readers_gone(&s.top, now));
+	cr_assert(!img_readers_gone(&s.base, now), "it is read through the child");
+	cr_assert(img_readers_gone(&s.other, now), "another image has nothing to do with it");
+	img_reader_end(s.top_by[0], &r);
+	img_reader_start(s.base_by, &r);
+	now = img_readers_now();
+	cr_assert(img_readers_gone(&s.top, now));
+	cr_assert(!img_readers_gone(&s.base, now));
+	img_reader_end(s.base_by, &r);
+	readers_finish(&s);
 }
 
 Test(readers, who_starts_later_does_not)
 {
-	struct img_readers q;
+	struct readers_setup s;
 	struct img_reader old, young;
 	uint64_t now;
 
-	img_readers_init(&q);
-	img_reader_start(&q, &old);
+	readers_begin(&s);
+	img_reader_start(s.top_by[0], &old);
 	now = img_readers_now();
-	img_reader_start(&q, &young);
-	img_reader_end(&q, &old);
-	cr_assert(img_readers_gone(now));
-	cr_assert(!img_readers_gone(img_readers_now()));
-	img_reader_end(&q, &young);
-	img_readers_destroy(&q);
+	img_reader_start(s.top_by[0], &young);
+	img_reader_end(s.top_by[0], &old);
+	cr_assert(img_readers_gone(&s.top, now));
+	cr_assert(!img_readers_gone(&s.top, img_readers_now()));
+	img_reader_end(s.top_by[0], &young);
+	readers_finish(&s);
 }
 
 Test(readers, ending_out_of_order_waits_for_the_oldest)
 {
-	struct img_readers q;
+	struct readers_setup s;
 	struct img_reader r[3];
 	uint64_t now;
 
-	img_readers_init(&q);
+	readers_begin(&s);
 	for (int i = 0; i < 3; i++)
-		img_reader_start(&q, &r[i]);
+		img_reader_start(s.top_by[0], &r[i]);
 	now = img_readers_now();
-	img_reader_end(&q, &r[1]);
-	img_reader_end(&q, &r[2]);
-	cr_assert(!img_readers_gone(now));
-	img_reader_end(&q, &r[0]);
-	cr_assert(img_readers_gone(now));
-	img_readers_destroy(&q);
+	img_reader_end(s.top_by[0], &r[1]);
+	img_reader_end(s.top_by[0], &r[2]);
+	cr_assert(!img_readers_gone(&s.top, now));
+	img_reader_end(s.top_by[0], &r[0]);
+	cr_assert(img_readers_gone(&s.top, now));
+	readers_finish(&s);
+}
+
+Test(readers, do_not_enter_what_is_closed)
+{
+	struct readers_setup s;
+
+	readers_begin(&s);
+	cr_assert(img_reader_enter(s.top_by[0]));
+	img_readership_close(&s.base);
+	cr_assert(!img_readership_empty(&s.base), "one is inside, by the child");
+	cr_assert(!img_reader_enter(s.top_by[1]));
+	cr_assert(!img_reader_enter(s.base_by));
+	cr_assert(img_reader_enter(s.other_by));
+	cr_assert(!img_reader_leave(s.other_by));
+	cr_assert(img_reader_leave(s.top_by[0]), "who closed it waits for this");
+	cr_assert(img_readership_empty(&s.base));
+	img_readership_close(&s.top);
+	img_readership_open(&s.base);
+	cr_assert(!img_reader_enter(s.top_by[0]));
+	cr_assert(img_reader_enter(s.base_by));
+	cr_assert(!img_reader_leave(s.base_by));
+	img_readership_open(&s.top);
+	cr_assert(img_reader_enter(s.top_by[0]));
+	cr_assert(!img_reader_leave(s.top_by[0]));
+	readers_finish(&s);
+}
+
+Test(readers, a_queue_that_comes_to_a_closed_image_stays_out)
+{
+	struct readers_setup s;
+	struct img_readership *chain[] = { &s.other };
+	struct img_readers *r;
+
+	readers_begin(&s);
+	img_readership_close(&s.other);
+	r = img_readers_make(&s.q[1], chain, 1);
+	cr_assert(!img_reader_enter(r));
+	img_readership_open(&s.other);
+	cr_assert(img_reader_enter(r));
+	img_reader_leave(r);
+	readers_finish(&s);
 }
 
 /* ---- Buffers ---- */
@@ -191,36 +287,101 @@ Test(units, being_decoded_are_not_thrown_out)
 static const struct img_driver plain = { .name = "plain", .features = IMG_DRIVER_PLAIN };
 static const struct img_driver units = { .name = "units" };
 
+static void open_image(struct img *img, const struct img_driver *driver, uint64_t unit_bytes)
+{
+	struct img_engine_config config = { 0 };
+
+	*img = (struct img){ .driver = driver, .unit_bytes = unit_bytes, .name = (char *)"image" };
+	cr_assert_eq(img_engine_new(img, &config, NULL), 0);
+}
+
+static void changed(struct img *img, uint64_t off, uint64_t len)
+{
+	pthread_mutex_lock(&img->engine->lock);
+	img_engine_remapped(img->engine, off, len);
+	pthread_mutex_unlock(&img->engine->lock);
+}
+
+static uint64_t version_of(const struct img *img, uint64_t off)
+{
+	return img_engine_mapped(img->engine, off);
+}
+
 Test(extents, answer_for_every_part_of_what_was_looked_up)
 {
-	struct img img = { .driver = &units, .unit_bytes = 65536 }, *level = NULL;
+	struct img img, *level = NULL;
 	struct img_extents e = { 0 };
 	struct img_extent x = { .kind = IMG_DATA, .file_off = 1 << 20, .tweak = 7 }, out;
 	uint64_t len = 4096;
 
+	open_image(&img, &units, 65536);
 	cr_assert_eq(img_extents_window(&img), 16 << 20);
-	cr_assert(!img_extents_find(&e, &img, 1, 65536, &len, &out, &level));
-	img_extents_keep(&e, &img, 1, 65536, 131072, &x, &img);
-	cr_assert(img_extents_find(&e, &img, 1, 65536 + 512, &len, &out, &level));
+	cr_assert(!img_extents_find(&e, &img, 65536, &len, &out, &level));
+	img_extents_keep(&e, &img, version_of(&img, 0), 65536, 131072, &x, &img);
+	cr_assert(img_extents_find(&e, &img, 65536 + 512, &len, &out, &level));
 	cr_assert_eq(out.file_off, (1 << 20) + 512);
 	cr_assert_eq(out.tweak, 7 + 512);
 	cr_assert_eq(len, 4096);
 	cr_assert_eq(level, &img);
 	len = 1 << 20;
-	cr_assert(img_extents_find(&e, &img, 1, 65536 + 512, &len, &out, &level));
+	cr_assert(img_extents_find(&e, &img, 65536 + 512, &len, &out, &level));
 	cr_assert_eq(len, 131072 - 512);
-	cr_assert(!img_extents_find(&e, &img, 1, 65535, &len, &out, &level));
-	cr_assert(!img_extents_find(&e, &img, 1, 65536 + 131072, &len, &out, &level));
-	cr_assert(!img_extents_find(&e, &img, 2, 65536, &len, &out, &level), "it was changed");
+	cr_assert(!img_extents_find(&e, &img, 65535, &len, &out, &level));
+	cr_assert(!img_extents_find(&e, &img, 65536 + 131072, &len, &out, &level));
+	changed(&img, 64 << 20, 65536);
+	cr_assert(img_extents_find(&e, &img, 65536, &len, &out, &level), "that was elsewhere");
+	changed(&img, 0, 512);
+	cr_assert(!img_extents_find(&e, &img, 65536, &len, &out, &level), "it was changed");
+	img_engine_free(&img);
+}
+
+Test(extents, are_old_when_any_image_that_was_asked_has_changed)
+{
+	struct img base, top, *level = NULL;
+	struct img_extents e = { 0 };
+	struct img_extent x = { .kind = IMG_DATA }, out;
+	uint64_t len = 4096, version;
+
+	open_image(&base, &units, 65536);
+	open_image(&top, &units, 65536);
+	top.parent = &base;
+	version = version_of(&top, 0) + version_of(&base, 0);
+	img_extents_keep(&e, &top, version, 0, 65536, &x, &base);
+	cr_assert(img_extents_find(&e, &top, 0, &len, &out, &level));
+	cr_assert_eq(level, &base);
+	cr_assert(!img_extents_find(&e, &base, 0, &len, &out, &level), "of the top one only");
+	changed(&base, 0, 65536);
+	cr_assert(!img_extents_find(&e, &top, 0, &len, &out, &level));
+	img_extents_keep(&e, &top, version_of(&top, 0), 0, 65536, &x, &top);
+	changed(&base, 0, 65536);
+	cr_assert(img_extents_find(&e, &top, 0, &len, &out, &level), "it was not asked");
+	img_engine_free(&top);
+	img_engine_free(&base);
+}
+
+Test(extents, end_where_what_is_known_of_changes_ends)
+{
+	struct img img, *level;
+	struct img_extents e = { 0 };
+	struct img_extent x = { .kind = IMG_DATA }, out;
+	uint64_t len = 64 << 20;
+
+	open_image(&img, &plain, 512);
+	img_extents_keep(&e, &img, version_of(&img, 0), 4096, 64 << 20, &x, &img);
+	cr_assert(img_extents_find(&e, &img, 4096, &len, &out, &level));
+	cr_assert_eq(len, (16 << 20) - 4096);
+	img_engine_free(&img);
 }
 
 Test(extents, compressed_units_are_not_kept)
 {
-	struct img img = { .driver = &plain, .unit_bytes = 512 }, *level;
+	struct img img, *level;
 	struct img_extents e = { 0 };
 	struct img_extent x = { .kind = IMG_COMPRESSED }, out;
 	uint64_t len = 4096;
 
-	img_extents_keep(&e, &img, 1, 0, 65536, &x, &img);
-	cr_assert(!img_extents_find(&e, &img, 1, 0, &len, &out, &level));
+	open_image(&img, &plain, 512);
+	img_extents_keep(&e, &img, version_of(&img, 0), 0, 65536, &x, &img);
+	cr_assert(!img_extents_find(&e, &img, 0, &len, &out, &level));
+	img_engine_free(&img);
 }

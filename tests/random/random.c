@@ -11,6 +11,8 @@
  *	threads=N	each with a queue of its own, 16 requests in flight (2); besides them
  *			one makes blocking calls
  *	compress=1	compressed writes too
+ *	resize=1	another thread makes the disk larger and smaller again meanwhile
+ *	check=1		... and checks the image, which must find nothing
  *	overlap=1	requests in flight may overlap: each sector must then hold what one wrote
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
@@ -93,7 +95,7 @@ static struct {
 	const char *path;
 	uint8_t *model;
 	uint64_t size, unit;
-	bool overlap, compress;
+	bool overlap, compress, resize, check;
 	struct worker worker[THREADS_MAX + 1]; /* the last that is used makes blocking calls */
 	unsigned threads;
 	double until;
@@ -410,6 +412,56 @@ static void *work(void *user)
 	return NULL;
 }
 
+/* ---- Beside the requests ---- */
+
+static void say(void *user, const char *line)
+{
+	(void)user;
+	fprintf(stderr, "random: check: %s\n", line);
+}
+
+static int check(struct img_error *err)
+{
+	struct img_check_result result;
+	int rc = img_check(run.img, 0, say, NULL, &result, err);
+
+	if (rc == -ENOTSUP)
+		return 0;
+	if (rc == 0 && (result.corruptions || result.leaks || result.check_errors)) {
+		fprintf(stderr, "random: check: %" PRIu64 " corruptions, %" PRIu64 " leaks\n",
+			result.corruptions, result.leaks);
+		run.failures++;
+	}
+	return rc;
+}
+
+/* What needs the image for itself, in a thread of its own: requests wait, and go on. */
+static void *disturb(void *user)
+{
+	struct img_error *err = img_error_new();
+	int rc = 0;
+
+	(void)user;
+	for (uint64_t n = 0; now() < run.until && rc == 0; n++) {
+		uint64_t more = (n % 7 + 1) << 20;
+
+		if (run.resize) {
+			rc = img_resize(run.img, run.size + more, IMG_PREALLOC_OFF, err);
+			if (rc == 0)
+				rc = img_resize(run.img, run.size, IMG_PREALLOC_OFF, err);
+		}
+		if (run.check && rc == 0)
+			rc = check(err);
+		usleep(2000);
+	}
+	if (rc) {
+		fprintf(stderr, "random: beside requests: %s\n", img_error_text(err));
+		run.failures++;
+	}
+	img_error_free(err);
+	return NULL;
+}
+
 /* ---- Between phases ---- */
 
 /* With overlap: what a sector holds is what one write that covers it wrote. */
@@ -467,29 +519,9 @@ static int verify(struct img_error *err)
 	return 0;
 }
 
-static void say(void *user, const char *line)
-{
-	(void)user;
-	fprintf(stderr, "random: check: %s\n", line);
-}
-
-static int check(struct img_error *err)
-{
-	struct img_check_result result;
-	int rc = img_check(run.img, 0, say, NULL, &result, err);
-
-	if (rc == -ENOTSUP)
-		return 0;
-	if (rc == 0 && (result.corruptions || result.leaks || result.check_errors)) {
-		fprintf(stderr, "random: check: %" PRIu64 " corruptions, %" PRIu64 " leaks\n",
-			result.corruptions, result.leaks);
-		run.failures++;
-	}
-	return rc;
-}
-
 static int phase(double seconds, struct img_error *err)
 {
+	pthread_t disturber;
 	int rc = 0;
 
 	run.until = now() + seconds;
@@ -501,6 +533,10 @@ static int phase(double seconds, struct img_error *err)
 		if (pthread_create(&run.worker[t].thread, NULL, work, &run.worker[t]))
 			abort();
 	}
+	if ((run.resize || run.check) && pthread_create(&disturber, NULL, disturb, NULL))
+		abort();
+	if (run.resize || run.check)
+		pthread_join(disturber, NULL);
 	for (unsigned t = 0; t <= run.threads; t++) {
 		pthread_join(run.worker[t].thread, NULL);
 		img_queue_free(run.worker[t].queue);
@@ -566,6 +602,10 @@ static bool take_key(const char *arg, double *seconds, uint64_t *seed)
 		run.compress = *value == '1';
 	else if (!strncmp(arg, "overlap=", 8))
 		run.overlap = *value == '1';
+	else if (!strncmp(arg, "resize=", 7))
+		run.resize = *value == '1';
+	else if (!strncmp(arg, "check=", 6))
+		run.check = *value == '1';
 	else if (!strncmp(arg, "references=", 11))
 		run.options.references = value;
 	else if (!strncmp(arg, "flags=", 6))

@@ -66,6 +66,11 @@ snapshots() {
 data_file() { qemu-img create -q -f qcow2 -o "data_file=data.bin,$1" image.qcow2 $size; }
 plain() { cp base.raw image.raw; }
 vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
+vmdk_bare() {	# its grain table, and the copy, are missing in the directories (sectors 21 and 36)
+	vmdk_empty "$1" && for sector in 21 36; do
+		dd if=/dev/zero of=image.vmdk bs=1 count=4 seek=$((sector * 512)) conv=notrunc status=none
+	done
+}
 vmdk_theirs() { qemu-img convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
 vmdk_over() {
 	qemu-img convert -f raw -O vmdk base.raw lower.vmdk &&
@@ -169,6 +174,13 @@ variant "qcow2 512 packed, refcount 1, unmapping" "compress=1 flags=512" compres
 variant "qcow2 packed, lazy refcounts" "compress=1" compressed lazy_refcounts=on
 variant "qcow2 4k packed, overlapping requests" "compress=1 overlap=1" compressed cluster_size=4k
 variant "qcow2 zstd packed, O_DIRECT if possible" "compress=1 flags=128" compressed compression_type=zstd
+variant "qcow2, checked and resized meanwhile" "resize=1 check=1" filled compat=1.1
+variant "qcow2 512, checked and resized meanwhile" "resize=1 check=1" filled cluster_size=512
+variant "qcow2 over a chain, resized meanwhile" "resize=1" over_chain compat=1.1
+variant "qcow2 4k packed, checked meanwhile, unmapping" "compress=1 check=1 flags=512" compressed cluster_size=4k
+variant "raw, resized meanwhile" "resize=1" plain
+variant "vmdk without grain tables" "" vmdk_bare subformat=monolithicSparse
+variant "vmdk, checked meanwhile" "check=1" vmdk_theirs subformat=monolithicSparse
 variant "vmdk several extents" "" vmdk_several
 variant "vmdk several flat and sparse extents" "overlap=1" vmdk_mixed
 variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
