@@ -267,13 +267,15 @@ static int create_extents(struct img_creating *c, const struct vmdk_wish *w, str
 {
 	for (uint64_t n = 0; n < w->extents; n++) {
 		char *name = vmdk_extent_name(w, n);
+		char *plain = name ? vmdk_plain_name(name, strlen(name)) : NULL;
 		struct img_storage *s;
 		int rc;
 
-		if (!name)
-			return img_fail(err, -ENOMEM, "out of memory");
-		rc = c->another(c, name, &s, err);
 		free(name);
+		if (!plain)
+			return img_fail(err, -ENOMEM, "out of memory");
+		rc = c->another(c, plain, &s, err);
+		free(plain);
 		if (rc)
 			return rc;
 		if (w->flat)

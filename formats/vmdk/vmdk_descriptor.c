@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -71,6 +72,23 @@ static bool text_has(struct vmdk_text t, const char *word)
 		if (text_begins(t, word))
 			return true;
 	return false;
+}
+
+char *vmdk_plain_name(const char *name, size_t len)
+{
+	struct vmdk_text t = { name, len };
+	size_t first = 0;
+	bool plain, drive;
+	char *out;
+
+	while (first < len && name[first] != '/' && name[first] != ':')
+		first++;
+	drive = first == 1 && len > 2 && (name[2] == '\\' || name[2] == '/');
+	plain = first == len || name[first] == '/' || drive || text_begins(t, "file:") ||
+		text_begins(t, "json:");
+	if (asprintf(&out, "%s%.*s", plain ? "" : "./", (int)len, name) < 0)
+		return NULL;
+	return out;
 }
 
 bool vmdk_text_same(struct vmdk_text a, struct vmdk_text b)

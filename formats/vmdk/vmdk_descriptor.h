@@ -1,6 +1,6 @@
 /*
  * The text descriptor of a VMDK, in its own file or embedded in a sparse extent. Pure: text in a
- * buffer, no allocation; what is returned points into the buffer. spec/vmdk.md, "Descriptor".
+ * buffer; what is returned points into the buffer, but for names. spec/vmdk.md, "Descriptor".
  */
 #ifndef FORMATS_VMDK_DESCRIPTOR_H
 #define FORMATS_VMDK_DESCRIPTOR_H
@@ -93,6 +93,13 @@ struct vmdk_cursor {
 /* The next extent line: 1; none left: 0; -EUCLEAN, -ENOTSUP: not after vmdk_parse_descriptor(). */
 int vmdk_next_extent(const char *text, size_t len, struct vmdk_cursor *c, struct vmdk_line *out,
 		     struct img_error *err);
+
+/*
+ * A file's name for who takes "text:" in front for a protocol: there are none in a descriptor, so
+ * "./" goes before it ("vm-10:20-flat.vmdk"). Paths of Windows stay as they are, and so do "file:" and
+ * "json:", which qemu-img stores and which lead to files, too. malloc'd.
+ */
+char *vmdk_plain_name(const char *name, size_t len);
 
 /* Same bytes, letters in any case? False if one is not there. */
 bool vmdk_text_same(struct vmdk_text a, struct vmdk_text b);

@@ -104,7 +104,7 @@ static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 	 */
 	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
 	if (d->parent_hint.at) {
-		img->backing_name = text_dup(d->parent_hint);
+		img->backing_name = vmdk_plain_name(d->parent_hint.at, d->parent_hint.len);
 		img->backing_format = strdup(img->driver->name);
 		if (!img->backing_name || !img->backing_format)
 			return img_fail(err, -ENOMEM, "out of memory");
@@ -162,7 +162,9 @@ static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count
 		if (is_first(lines, i)) {
 			struct vmdk_file *f = &vmdk->files[vmdk->file_count];
 
-			*f = (struct vmdk_file){ .name = text_dup(lines[i].name) };
+			*f = (struct vmdk_file){
+				.name = vmdk_plain_name(lines[i].name.at, lines[i].name.len),
+			};
 			if (!f->name)
 				return img_fail(err, -ENOMEM, "out of memory");
 			vmdk->file_count++;

@@ -109,6 +109,14 @@ bool img_gate_is_protocol(const char *name)
 	return *p == ':';
 }
 
+/* "C:\\VMs\\base.vmdk", "C:/VMs/base.vmdk", "\\\\server\\share\\base.vmdk". */
+static bool is_windows_path(const char *name)
+{
+	return (isalpha((unsigned char)name[0]) && name[1] == ':' &&
+		(name[2] == '\\' || name[2] == '/')) ||
+	       (name[0] == '\\' && name[1] == '\\');
+}
+
 char *img_gate_join(const char *image, const char *name)
 {
 	const char *slash = strrchr(image, '/');
@@ -555,6 +563,14 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 					image, what, name);
 	} else if (!strncmp(name, "file:", 5)) {
 		copy_text(plain, name + 5);
+	}
+	if (is_windows_path(plain)) {
+		rc = img_fail(err, -EPERM,
+			      "%s: %s '%s' is a path of Windows, which leads nowhere here: put the "
+			      "file next to the image and its new name into the image; a backing file "
+			      "can also be given with backing.file.filename (--image-opts)",
+			      image, what, name);
+		goto out;
 	}
 	if (img_gate_is_protocol(plain)) {
 		rc = img_fail(err, -EPERM,

@@ -263,6 +263,25 @@ Test(gate, protocols_are_refused)
 		refused("any", names[i], -EPERM);
 }
 
+Test(gate, paths_of_windows_are_called_so)
+{
+	static const char *const names[] = { "c:\\x.vmdk", "C:/VMs/x.vmdk", "\\\\server\\x.vmdk" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		struct img_error err = { 0 };
+		struct img_gate_file file;
+		struct img_gate *gate;
+
+		cr_assert_eq(img_gate_new("any", &gate, NULL), 0);
+		cr_assert_eq(img_gate_open(gate, image, names[i], "backing file", false, &file, &err),
+			     -EPERM);
+		cr_assert(strstr(img_error_text(&err), "Windows"), "%s", img_error_text(&err));
+		cr_assert(strstr(img_error_text(&err), "backing.file.filename"));
+		img_error_clear(&err);
+		img_gate_release(gate);
+	}
+}
+
 Test(gate, json_that_is_a_path_is_taken)
 {
 	allowed("folder", "json:{\"driver\":\"file\",\"filename\":\"base\"}", "vm/base");

@@ -191,6 +191,48 @@ static void refused(const char *name, uint64_t size, const char *options, const 
 	finish(&b);
 }
 
+/* A colon in a name is no protocol: not the user's path, and not what the descriptor calls its files. */
+Test(vmdk_create, colons_in_names)
+{
+	static const char *const kinds[] = {
+		"subformat=monolithicSparse",
+		"subformat=monolithicFlat",
+		"subformat=twoGbMaxExtentSparse",
+		"subformat=twoGbMaxExtentFlat",
+	};
+	struct img_error *err = img_error_new();
+	struct bench b;
+	char path[192], child[192];
+	uint8_t *bytes;
+
+	start(&b);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct img *img;
+
+		snprintf(path, sizeof(path), "%s/vm-%zuT10:20.vmdk", b.dir, i);
+		must_make(path, 1 << 20, kinds[i], NULL);
+		img = open_image(path, IMG_OPEN_WRITE);
+		cr_assert_eq(img_write(img, 65536, "found", 5, err), 0, "%s", img_error_text(err));
+		close_image(img);
+		bytes = read_all(path, 1 << 20);
+		cr_assert(!memcmp(bytes + 65536, "found", 5));
+		free(bytes);
+		if (have_qemu())
+			run(&b, "qemu-img convert -O raw -f vmdk ./vm-%zuT10:20.vmdk q.raw", i);
+	}
+	snprintf(path, sizeof(path), "./vm-%dT10:20.vmdk", 0);
+	snprintf(child, sizeof(child), "%s/child.vmdk", b.dir);
+	must_make(child, 1 << 20, "subformat=twoGbMaxExtentSparse", path);
+	/* As other programs call the parent. */
+	run(&b, "sed -i 's,parentFileNameHint=\"./,parentFileNameHint=\",' child.vmdk");
+	run(&b, "grep -q 'parentFileNameHint=\"vm-0T10:20.vmdk' child.vmdk");
+	bytes = read_all(child, 1 << 20);
+	cr_assert(!memcmp(bytes + 65536, "found", 5));
+	free(bytes);
+	finish(&b);
+	img_error_free(err);
+}
+
 Test(vmdk_create, refusals)
 {
 	refused("a", 1 << 20, "subformat=vmfs", NULL, "subformat");

@@ -132,6 +132,30 @@ Test(vmdk_descriptor, extent_names)
 	}
 }
 
+Test(vmdk_descriptor, names_have_no_protocols)
+{
+	static const char *const rows[][2] = {
+		{ "x-flat.vmdk", "x-flat.vmdk" },
+		{ "vm-2024-01-01T10:20:30-flat.vmdk", "./vm-2024-01-01T10:20:30-flat.vmdk" },
+		{ "nbd://host/x", "./nbd://host/x" },
+		{ "a/b:c", "a/b:c" },
+		{ "/vmfs/a:b", "/vmfs/a:b" },
+		{ ":x", "./:x" },
+		{ "C:\\VMs\\x.vmdk", "C:\\VMs\\x.vmdk" },
+		{ "C:/VMs/x.vmdk", "C:/VMs/x.vmdk" },
+		{ "C:x.vmdk", "./C:x.vmdk" },
+		{ "file:x.vmdk", "file:x.vmdk" },
+		{ "", "" },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		char *name = vmdk_plain_name(rows[i][0], strlen(rows[i][0]));
+
+		cr_assert_str_eq(name, rows[i][1]);
+		free(name);
+	}
+}
+
 Test(vmdk_descriptor, the_first_of_two_counts)
 {
 	struct vmdk_descriptor d;
