@@ -461,6 +461,9 @@ struct img *open_image(const struct open_request *r)
 		open_say_error(s.subject, err);
 	else if (r->warn_if_probed)
 		warn_if_guessed_raw(img);
+	for (const struct img *i = img; i; i = img_backing(i))
+		if (img_warning(i))
+			say_warning("%s", img_warning(i));
 out:
 	img_error_free(err);
 	source_free(&s);

@@ -18,11 +18,15 @@ enum { TAIL_SLACK = 64 << 10 };
 
 static int vmdk_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size)
 {
+	bool utf16;
+
 	(void)tail;
 	(void)file_size;
 	if (vmdk_sparse_kind(head, len) != VMDK_NOT_SPARSE)
 		return 100;
-	return vmdk_is_descriptor((const char *)head, len) ? 100 : 0;
+	if (vmdk_is_descriptor((const char *)head, len))
+		return 100;
+	return vmdk_is_nearly_descriptor((const char *)head, len, &utf16) ? IMG_PROBE_NEARLY : 0;
 }
 
 static int vmdk_parent_opened(struct img *img, struct img_error *err)
@@ -31,6 +35,8 @@ static int vmdk_parent_opened(struct img *img, struct img_error *err)
 	const struct vmdk *parent;
 	bool same_uuid;
 
+	if (vmdk->alone) /* the user says that this is its parent; nothing in it tells */
+		return 0;
 	if (img->parent->driver != img->driver)
 		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk",
 				img->name, img->parent->name, img->parent->driver->name);

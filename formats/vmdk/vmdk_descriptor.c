@@ -312,6 +312,48 @@ bool vmdk_is_descriptor(const char *text, size_t len)
 	return false;
 }
 
+/* A line that nothing but a descriptor has. */
+static bool is_descriptor_line(struct vmdk_text line)
+{
+	static const char *const keys[] = { "createType", "parentCID", "parentFileNameHint", "ddb." };
+	struct vmdk_line extent = { 0 };
+
+	if (text_begins(line, "# Disk Descriptor"))
+		return true;
+	for (size_t i = 0; i < IMG_ARRAY_LEN(keys); i++)
+		if (text_begins(line, keys[i]) && memchr(line.at, '=', line.len))
+			return true;
+	return extent_access(line, &extent.access) && !parse_extent(line, &extent, NULL);
+}
+
+bool vmdk_is_nearly_descriptor(const char *text, size_t len, bool *utf16)
+{
+	enum { LOOK_BYTES = 4096 };
+	char plain[LOOK_BYTES];
+	struct vmdk_text line;
+	size_t n = min_size(len, LOOK_BYTES), kept = 0, at = 0, from = 0;
+
+	bool mark = n >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2));
+
+	/* In UTF-16 one half of each character of ASCII is 0. */
+	*utf16 = mark || (n >= 2 && !text[0] != !text[1]);
+	if (mark)
+		from = 2;
+	else if (n >= 3 && !memcmp(text, "\xef\xbb\xbf", 3))
+		from = 3;
+	for (size_t i = from; i < n; i++)
+		if (text[i] || !*utf16)
+			plain[kept++] = text[i];
+	while (next_line(plain, kept, &at, &line)) {
+		for (size_t i = 0; i < line.len; i++)
+			if ((unsigned char)line.at[i] < ' ' && line.at[i] != '\t')
+				return false; /* no text */
+		if (is_descriptor_line(line))
+			return true;
+	}
+	return false;
+}
+
 /* VirtualBox writes a UUID of zeroes for "none". */
 static struct vmdk_text uuid_or_none(struct vmdk_text value)
 {

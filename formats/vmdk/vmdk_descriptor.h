@@ -77,6 +77,11 @@ struct vmdk_line {
 
 /* Does a file begin like a descriptor? */
 bool vmdk_is_descriptor(const char *text, size_t len);
+/*
+ * Has it what only descriptors have, though it does not begin like one: behind a byte order mark,
+ * without the first line, in UTF-16 (*utf16)? Looks at the first 4 KiB.
+ */
+bool vmdk_is_nearly_descriptor(const char *text, size_t len, bool *utf16);
 
 /*
  * Parse text[0, len), which ends at the first NUL. Every extent line is checked.

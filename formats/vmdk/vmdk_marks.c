@@ -140,10 +140,7 @@ static int mark_unclean(const struct img *img, bool unclean, struct img_error *e
 int vmdk_first_write(struct img *img, struct img_error *err)
 {
 	const struct vmdk *vmdk = img->state;
-	const struct vmdk_sparse *s = vmdk->file_count ? &vmdk->files[0].sparse : NULL;
-	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
-	uint64_t off = embedded ? s->descriptor_off : 0;
-	uint64_t len = embedded ? s->descriptor_bytes : img->file->size;
+	uint64_t off = vmdk->text_off, len = vmdk->text_bytes;
 	char *text;
 	int rc;
 
@@ -153,11 +150,8 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 	/* Nobody knows the ID of an image that was made just now: it stays. */
 	if (rc || img->made)
 		return rc;
-	/* An extent of a split disk, opened alone, has no descriptor. */
-	if (embedded && (!off || !len))
+	if (!len) /* an extent of a split disk, opened alone, has no descriptor */
 		return 0;
-	if (len > VMDK_DESCRIPTOR_BYTES_MAX)
-		return 0; /* impossible: it was read by open() */
 	text = malloc(len);
 	if (!text)
 		return img_fail(err, -ENOMEM, "out of memory");

@@ -28,6 +28,14 @@ static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct im
 	if (rc)
 		return rc;
 	rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
+	/* The words are parsed by programs that call qemu-img. */
+	if (!rc && sparse.capacity_bytes && sparse.overhead_sectors > s->size / VMDK_SECTOR)
+		rc = img_fail(err, -EUCLEAN,
+			      "File truncated, expecting at least %" PRIu64 " bytes, found %" PRIu64,
+			      sparse.overhead_sectors <= VMDK_BYTES_MAX / VMDK_SECTOR
+				      ? sparse.overhead_sectors * VMDK_SECTOR
+				      : VMDK_BYTES_MAX,
+			      (uint64_t)s->size);
 	if (!rc && sparse.at_end)
 		rc = vmdk_read_footer(s, &sparse, err);
 	if (!rc && sparse.kind == VMDK_SE) {
@@ -256,6 +264,22 @@ out:
 
 /* ---- Opening: the extents' files ---- */
 
+/* A flat extent in the image's own file (Haiku's vmdkimage) is behind what tells of it. */
+static int check_own_file(const struct img *img, const struct vmdk *vmdk,
+			  const struct vmdk_extent *x, const char *what, struct img_error *err)
+{
+	bool header = vmdk->files[0].sparse.kind != VMDK_NOT_SPARSE;
+
+	if ((header && x->file_off < VMDK_HOSTED_HEADER_BYTES) ||
+	    (vmdk->text_bytes && x->file_off < vmdk->text_off + vmdk->text_bytes &&
+	     vmdk->text_off < x->file_off + x->bytes))
+		return img_fail(err, -EUCLEAN,
+				"%s: %s: found it at %" PRIu64 " of the image's own file, where the "
+				"header or the descriptor (%" PRIu64 " bytes at %" PRIu64 ") lies",
+				img->name, what, x->file_off, vmdk->text_bytes, vmdk->text_off);
+	return 0;
+}
+
 /* Open the file of an extent, unless another one has done it, and see that it holds the extent. */
 static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk, size_t number,
 		       struct img_error *err)
@@ -269,7 +293,13 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 		return 0;
 	snprintf(what, sizeof(what), "extent %zu", number + 1);
 	if (!f->storage) {
+		o->own_file = x->kind == VMDK_EXTENT_FLAT;
 		rc = o->reference(o, f->name, what, &f->storage, err);
+		if (rc)
+			return rc;
+	}
+	if (x->kind == VMDK_EXTENT_FLAT && f->storage == img->file) {
+		rc = check_own_file(img, vmdk, x, what, err);
 		if (rc)
 			return rc;
 	}
@@ -424,6 +454,14 @@ static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 	};
 	const struct vmdk_sparse *s = &vmdk->files[0].sparse;
 
+	vmdk->alone = s->kind != VMDK_HOSTED;
+	img->backing_required |= vmdk->alone;
+	if (!vmdk->alone && !vmdk->text_bytes &&
+	    asprintf(&img->warning,
+		     "%s: a part of a disk, without the descriptor that tells what it is a part of: if "
+		     "the disk is a snapshot, what is not in this part reads as zeroes here",
+		     img->name) < 0)
+		return img_fail(err, -ENOMEM, "out of memory");
 	if (!vmdk->create_type && s->compressed)
 		vmdk->create_type = strdup("streamOptimized");
 	else if (!vmdk->create_type)
@@ -473,6 +511,8 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 		vmdk->parent_cid = VMDK_NO_PARENT;
 		return open_alone(img, vmdk, err);
 	}
+	vmdk->text_off = s.descriptor_off;
+	vmdk->text_bytes = s.descriptor_bytes;
 	/* A header of no capacity only carries the descriptor. */
 	rc = open_text(img, vmdk, text, s.descriptor_bytes, s.capacity_bytes, err);
 	free(text);
@@ -495,13 +535,33 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 	return 0;
 }
 
+/* A file that is a descriptor; a flat extent may lie behind the text. */
+static int open_descriptor(struct img *img, struct vmdk *vmdk, struct img_error *err)
+{
+	uint64_t len = min_u64(img->file->size, VMDK_DESCRIPTOR_BYTES_MAX);
+	char *text;
+	int rc = read_text(img->file, 0, len, &text, err);
+
+	if (rc)
+		return rc;
+	vmdk->text_bytes = strnlen(text, len);
+	if (vmdk->text_bytes == len && len < img->file->size)
+		rc = img_fail(err, -EUCLEAN,
+			      "%s: descriptor at 0: found more than %d bytes, allowed up to them",
+			      img->name, VMDK_DESCRIPTOR_BYTES_MAX);
+	else
+		rc = open_text(img, vmdk, text, vmdk->text_bytes, false, err);
+	free(text);
+	return rc;
+}
+
 int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 {
 	struct img_storage *s = img->file;
 	struct vmdk *vmdk = calloc(1, sizeof(*vmdk));
 	uint8_t head[VMDK_SECTOR];
 	size_t len = (size_t)min_u64(s->size, sizeof(head));
-	char *text = NULL;
+	bool utf16 = false;
 	int rc;
 
 	if (!vmdk)
@@ -512,12 +572,16 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 		goto out;
 	if (vmdk_sparse_kind(head, len) != VMDK_NOT_SPARSE) {
 		rc = open_monolithic(img, vmdk, err);
-	} else if (!vmdk_is_descriptor((const char *)head, len)) {
+	} else if (!vmdk_is_descriptor((const char *)head, len) &&
+		   !vmdk_is_nearly_descriptor((const char *)head, len, &utf16)) {
 		rc = img_fail(err, -EMEDIUMTYPE, "%s: not a VMDK image", img->name);
+	} else if (utf16) {
+		rc = img_fail(err, -EUCLEAN,
+			      "%s: found a descriptor in UTF-16, allowed UTF-8 or another encoding of "
+			      "single bytes",
+			      img->name);
 	} else {
-		rc = read_text(s, 0, s->size, &text, err);
-		if (!rc)
-			rc = open_text(img, vmdk, text, s->size, false, err);
+		rc = open_descriptor(img, vmdk, err);
 	}
 	if (rc)
 		goto out;
@@ -542,9 +606,9 @@ out:
 	if (rc) {
 		free(img->backing_name);
 		free(img->backing_format);
-		img->backing_name = img->backing_format = NULL;
+		free(img->warning);
+		img->backing_name = img->backing_format = img->warning = NULL;
 	}
-	free(text);
 	vmdk_free(vmdk, img);
 	return rc;
 }

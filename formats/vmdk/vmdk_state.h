@@ -66,7 +66,9 @@ struct vmdk {
 	size_t file_count;
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
 	size_t extent_count;
-	bool for_check; /* opened for a check or a repair: the guest's bytes stay as they are */
+	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
+	bool alone;		       /* an extent of snapshots (COWD, SESparse) without its descriptor */
+	bool for_check;		       /* opened for a check or a repair: the guest's bytes stay as they are */
 };
 
 /* vmdk_open.c. The driver's open(). */

@@ -49,6 +49,7 @@ struct img {
 	/* Set by open(). */
 	void *state;	       /* the driver's; freed by its close() */
 	_Atomic uint64_t size; /* guest bytes, a multiple of 512; resize() alone changes it */
+	char *warning;	       /* malloc'd; what its user should know; NULL: nothing */
 	uint64_t unit_bytes;   /* what one allocation covers: a power of two, >= 512 */
 	char *backing_name;    /* malloc'd; as stored in the image; NULL: none */
 	char *backing_format;  /* malloc'd; NULL: not stored */
@@ -214,10 +215,12 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 struct img_opening {
 	bool self_only; /* open no other file; give what info() needs from this one */
 	bool for_check; /* tolerate what check() can mend */
+	bool own_file;	/* set by the driver: reference() may lead to the image's own file, img->file */
 	/*
 	 * Open a file that the image names (relative names: from the image's own folder), read-write
 	 * if the image is writable. The driver closes the storage in close(). what: "data file",
-	 * "extent 3". Not to be called with self_only. Naming the image's own file is refused.
+	 * "extent 3". Not to be called with self_only. Naming the image's own file is refused, unless
+	 * own_file is set: then *out is img->file.
 	 */
 	int (*reference)(struct img_opening *o, const char *name, const char *what,
 			 struct img_storage **out, struct img_error *err);
@@ -332,6 +335,8 @@ void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((for
 
 /* ---- The driver ---- */
 
+enum { IMG_PROBE_NEARLY = -1 };
+
 enum {
 	IMG_DRIVER_BACKING = 1 << 0,   /* images may have a backing file (create takes one) */
 	IMG_DRIVER_COMPRESS = 1 << 1,  /* plan_write takes WRITE_COMPRESSED */
@@ -348,6 +353,7 @@ struct img_driver {
 
 	/*
 	 * Is it ours? head: the first len bytes (up to 64 KiB). Pure. 0..100; 0: no. raw says 1.
+	 * IMG_PROBE_NEARLY: not as it is, but it is not to be taken for a raw disk by guess.
 	 * tail: the last 512 bytes (NULL if the file is shorter).
 	 */
 	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size);

@@ -157,6 +157,11 @@ uint64_t img_size(const struct img *img);	/* guest bytes, a multiple of 512 */
 uint64_t img_unit_bytes(const struct img *img); /* cluster, grain; 512 where there is none */
 bool img_was_probed(const struct img *img);	/* the format was not given but guessed */
 /*
+ * What who uses this image should be told, though it is open: a sentence that begins with its name.
+ * NULL: nothing. Lives as long as img. Of the chain call it on each img_backing().
+ */
+const char *img_warning(const struct img *img);
+/*
  * When the image's own file was last written to, in nanoseconds since 1970 (of split formats: the
  * file that was opened); 0: not known (a block device).
  */

@@ -142,7 +142,10 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	rc = img_gate_open(place->gate, place->path, name, what, img->writable, &file, err);
 	if (rc)
 		return rc;
-	if (img_place_in_chain(img, file.dev, file.ino)) {
+	if (o->own_file && is_main_file(img, file.dev, file.ino)) {
+		close(file.fd);
+		*out = img->file;
+	} else if (img_place_in_chain(img, file.dev, file.ino)) {
 		close(file.fd);
 		rc = img_fail(err, -ELOOP,
 			      "%s: %s '%s' is the image itself, or one that is "
@@ -273,8 +276,8 @@ static int open_parent(struct img *img, const struct img_open_options *options, 
 	*done = !name || !*name;
 	if (*done && img->backing_required)
 		return img_fail(err, -EUCLEAN,
-				"%s: it holds only differences to another image, "
-				"but does not name that image",
+				"%s: it holds only differences to another image, but does not name "
+				"that image: it can be given with backing.file.filename (--image-opts)",
 				img->name);
 	if (*done)
 		return 0;
@@ -424,6 +427,7 @@ static int close_one(struct img *img, struct img_error *err)
 	free(place);
 	free(img->backing_name);
 	free(img->backing_format);
+	free(img->warning);
 	free(img->name);
 	free(img);
 	return rc;
@@ -469,6 +473,11 @@ uint64_t img_unit_bytes(const struct img *img)
 bool img_was_probed(const struct img *img)
 {
 	return img->probed;
+}
+
+const char *img_warning(const struct img *img)
+{
+	return img->warning;
 }
 
 uint64_t img_modified(const struct img *img)

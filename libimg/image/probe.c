@@ -50,13 +50,17 @@ static const struct img_signature *find_signature(const struct sample *s)
 	return NULL;
 }
 
-/* The surest driver, and in *rival another that is just as sure, or NULL. */
-static const struct img_driver *ask_drivers(const struct sample *s, const struct img_driver **rival)
+/*
+ * The surest driver, in *rival another that is just as sure, or NULL, and in *nearly one that has
+ * something like its own before it, or NULL.
+ */
+static const struct img_driver *ask_drivers(const struct sample *s, const struct img_driver **rival,
+					    const struct img_driver **nearly)
 {
 	const struct img_driver *best = NULL;
 	int best_score = 0;
 
-	*rival = NULL;
+	*rival = *nearly = NULL;
 	for (size_t i = 0; img_drivers[i]; i++) {
 		const struct img_driver *d = img_drivers[i];
 		int score = d->probe(s->head, s->len, s->tail, s->file_size);
@@ -67,6 +71,8 @@ static const struct img_driver *ask_drivers(const struct sample *s, const struct
 			*rival = NULL;
 		} else if (score && score == best_score) {
 			*rival = d;
+		} else if (score == IMG_PROBE_NEARLY) {
+			*nearly = d;
 		}
 	}
 	return best;
@@ -75,10 +81,10 @@ static const struct img_driver *ask_drivers(const struct sample *s, const struct
 static int decide(const struct sample *s, const char *name, const struct img_driver **out,
 		  struct img_error *err)
 {
-	const struct img_driver *best, *rival;
+	const struct img_driver *best, *rival, *nearly;
 	const struct img_signature *known;
 
-	best = ask_drivers(s, &rival);
+	best = ask_drivers(s, &rival, &nearly);
 	if (rival)
 		return img_fail(err, -EINVAL,
 				"'%s' looks like a %s image and like a %s image; give its format "
@@ -91,6 +97,11 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 					"'%s' looks like a %s image, which this version cannot "
 					"read; give -f raw to take it as a raw disk",
 					name, known ? known->name : "unknown");
+		if (nearly)
+			return img_fail(err, -EINVAL,
+					"'%s' is nearly a %s image, but not quite; give -f %s to take it as "
+					"one or learn what is wrong, or -f raw to take it as a raw disk",
+					name, nearly->name, nearly->name);
 	}
 	*out = best;
 	return 0;
@@ -150,7 +161,7 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 {
 	uint8_t head[GUARDED_BYTES] = { 0 };
 	struct sample sample = { .head = head, .len = sizeof(head), .file_size = img->size };
-	const struct img_driver *best, *rival;
+	const struct img_driver *best, *rival, *nearly;
 	const struct img_signature *known;
 	uint64_t at = off;
 	int rc;
@@ -166,9 +177,9 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 		memcpy(head + at, iov[i].iov_base, n);
 		at += n;
 	}
-	best = ask_drivers(&sample, &rival);
+	best = ask_drivers(&sample, &rival, &nearly);
 	known = find_signature(&sample);
-	if (best == img->driver && !rival && !known)
+	if (best == img->driver && !rival && !known && !nearly)
 		return 0;
 	return img_fail(err, -EPERM,
 			"%s: this write to the first sector would make the disk look "
@@ -178,6 +189,7 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 			best && best != img->driver ? best->name
 			: rival			    ? rival->name
 			: known			    ? known->name
+			: nearly		    ? nearly->name
 						    : "unknown",
 			img->driver->name, img->driver->name);
 }
