@@ -277,6 +277,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 			.length = len,
 			.storage = f->storage,
 			.file_off = x->file_off + off,
+			.open_end = true, /* open() saw that only a part of a sector can lie there */
 		};
 		return 0;
 	case VMDK_EXTENT_SPARSE:

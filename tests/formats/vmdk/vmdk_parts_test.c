@@ -233,6 +233,25 @@ Test(vmdk_parts, text_that_is_nearly_a_descriptor)
 	img_error_free(err);
 }
 
+/* A file that ends inside a sector: the rest of it reads as zeroes. */
+Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
+{
+	struct bench b;
+	uint8_t *bytes;
+
+	start(&b);
+	write_file(&b, "image.vmdk", "# Disk DescriptorFile\nversion=1\n" REST,
+		   strlen("# Disk DescriptorFile\nversion=1\n" REST), 0);
+	write_file(&b, "image-flat.vmdk", "flat", 4, 4000);
+	write_at(in(&b, "image-flat.vmdk"), 3996, "last", 4);
+	bytes = read_all(b.image, 4096);
+	cr_assert(!memcmp(bytes + 3996, "last", 4));
+	for (size_t i = 4000; i < 4096; i++)
+		cr_assert_eq(bytes[i], 0);
+	free(bytes);
+	finish(&b);
+}
+
 /* Haiku's vmdkimage: a header of no capacity, a descriptor, and behind them the disk. */
 static void write_haiku(const struct bench *b, const char *name, unsigned off, bool header)
 {
