@@ -229,6 +229,7 @@ static void memory_close(struct img_storage *s)
 		free(m->chunks[i]);
 	free(m->chunks);
 	pthread_mutex_destroy(&m->lock);
+	free(s->identity);
 	free(s->name);
 	free(m);
 }

@@ -46,5 +46,6 @@ const struct img_module *img_module_of_name(const char *name, size_t len);
 /* The table's rows. */
 extern const struct img_module img_module_file, img_module_host_device; /* module_file.c */
 extern const struct img_module img_module_null_co, img_module_null_aio; /* null.c */
+extern const struct img_module img_module_nbd;
 
 #endif

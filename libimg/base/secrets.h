@@ -1,0 +1,34 @@
+/*
+ * Objects that descriptions speak of by an id: passphrases, certificates for TLS. As QEMU's --object
+ * has them: "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]",
+ * "tls-creds-x509,id=ID,dir=PATH[,verify-peer=off]", "tls-creds-psk,id=ID,dir=PATH[,username=NAME]".
+ */
+#ifndef LIBIMG_BASE_SECRETS_H
+#define LIBIMG_BASE_SECRETS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct img_error;
+
+/* Not thread-safe while objects are added. What is in it is cleared when it is freed. */
+struct img_secrets;
+
+struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
+void img_secrets_free(struct img_secrets *s); /* NULL is fine */
+
+/*
+ * Add an object. A secret's file is read here. -EINVAL: no such type, a key that it does not have or
+ * lacks, an id that is taken; -EFBIG: a file above 64 KiB; errors of the file; -ENOMEM.
+ */
+int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
+
+/* The type of the object with that id; NULL: there is none (also if s is NULL). */
+const char *img_secrets_type(const struct img_secrets *s, const char *id);
+/* A property as it was given; NULL: it was not. */
+const char *img_secrets_property(const struct img_secrets *s, const char *id, const char *key);
+/* The bytes of a secret, decoded; borrowed from s. -ENOENT: no secret has that id. */
+int img_secrets_bytes(const struct img_secrets *s, const char *id, const uint8_t **bytes,
+		      size_t *len, struct img_error *err);
+
+#endif

@@ -1,0 +1,538 @@
+/*
+ * The module "nbd": a disk that an NBD server exports, by libnbd. Requests go to one connection, or
+ * in turn to several where the server says that they may; holes are asked for and never read.
+ */
+#include "libimg/storage/nbd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/secrets.h"
+#include "libimg/storage/cursor.h"
+#include "libimg/storage/ioq_private.h"
+
+enum {
+	MAX_CONNECTIONS = 4,
+	EXTENTS_AT_ONCE = 1 << 30, /* bytes that the server is asked about */
+	CHANGE_BYTES = 1 << 20,	   /* read, changed and written back at a time */
+};
+
+struct nbd {
+	struct img_storage base;
+	struct img_nbd_export export;
+	char *texts[8]; /* what export points to */
+	size_t text_count;
+	struct img_nbd_connection *connections[MAX_CONNECTIONS];
+	unsigned connection_count;
+	_Atomic uint64_t changes; /* grows with each request that changes something */
+
+	pthread_mutex_t change_lock; /* one at a time: blocks that are read, changed and written back */
+
+	pthread_mutex_t lock;				    /* guards the rest */
+	struct img_nbd_extent extents[IMG_NBD_MAX_EXTENTS]; /* what the server last said */
+	size_t extent_count;
+	uint64_t extent_changes; /* of changes, when it was asked */
+};
+
+static struct nbd *nbd_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(s, struct nbd, base);
+}
+
+/* The connection with the least to do. */
+static struct img_nbd_connection *choose(struct nbd *n)
+{
+	struct img_nbd_connection *best = n->connections[0];
+	unsigned least = n->connection_count > 1 ? img_nbd_load(best) : 0;
+
+	for (unsigned i = 1; i < n->connection_count && least; i++) {
+		unsigned load = img_nbd_load(n->connections[i]);
+
+		if (load < least) {
+			best = n->connections[i];
+			least = load;
+		}
+	}
+	return best;
+}
+
+/* ---- Requests ---- */
+
+static bool is_change(enum img_io_op op)
+{
+	return op == IMG_IO_WRITE || op == IMG_IO_ZERO || op == IMG_IO_PUNCH;
+}
+
+/* What of a request lies behind the end of the disk: zeroes to read, no room to write. */
+static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
+{
+	uint64_t size = n->export.size;
+	uint64_t in = io->off < size ? min_u64(io->len, size - io->off) : 0;
+	struct img_cursor c = { .iov = io->iov, .iovcnt = io->iovcnt };
+
+	*len = io->op == IMG_IO_SYNC ? 0 : io->len;
+	if (io->op == IMG_IO_SYNC || in == io->len)
+		return 0;
+	if (io->op == IMG_IO_WRITE || io->op == IMG_IO_ZERO)
+		return -ENOSPC;
+	if (io->op == IMG_IO_READ) {
+		img_cursor_advance(&c, in);
+		img_cursor_zero(&c, io->len - in);
+	}
+	*len = in;
+	return 0;
+}
+
+static bool is_aligned(const struct nbd *n, uint64_t off, uint64_t len)
+{
+	return is_aligned_u64(off | len, n->export.block_bytes);
+}
+
+static void submitted_done(struct img_nbd_request *r, int rc)
+{
+	struct img_io *io = r->io;
+
+	if (!rc && io->op == IMG_IO_SYNC)
+		atomic_store(&io->storage->unsynced, false);
+	io->rc = rc;
+	free(r);
+	img_ioq_finish(io->ioq, io);
+}
+
+static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	struct nbd *n = nbd_of(s);
+	struct img_nbd_request *r;
+	uint64_t len;
+
+	io->rc = clip(n, io, &len);
+	if (io->rc || (!len && io->op != IMG_IO_SYNC)) {
+		img_ioq_complete(q, io);
+		return;
+	}
+	if (!is_aligned(n, io->off, len)) {
+		img_ioq_offload(q, io);
+		return;
+	}
+	if (is_change(io->op)) {
+		atomic_store(&s->unsynced, true);
+		atomic_fetch_add(&n->changes, 1);
+	}
+	r = calloc(1, sizeof(*r));
+	if (r) {
+		r->io = io;
+		r->off = io->op == IMG_IO_SYNC ? 0 : io->off;
+		r->len = len;
+		r->finished = submitted_done;
+	}
+	io->rc = r ? img_nbd_request(choose(n), r) : -ENOMEM;
+	if (io->rc) {
+		free(r);
+		img_ioq_complete(q, io);
+	}
+}
+
+/* ---- Blocking ---- */
+
+struct waiter {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool done;
+	int rc;
+};
+
+static void waiter_done(struct img_nbd_request *r, int rc)
+{
+	struct waiter *w = r->user;
+
+	pthread_mutex_lock(&w->lock);
+	w->rc = rc;
+	w->done = true;
+	pthread_cond_signal(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static int ask_and_wait(struct nbd *n, struct img_nbd_request *r)
+{
+	struct waiter w = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	int rc;
+
+	r->finished = waiter_done;
+	r->user = &w;
+	rc = img_nbd_request(choose(n), r);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&w.lock);
+	while (!w.done)
+		pthread_cond_wait(&w.changed, &w.lock);
+	pthread_mutex_unlock(&w.lock);
+	return w.rc;
+}
+
+static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t len)
+{
+	struct img_nbd_request r = { .io = io, .off = off, .len = len };
+
+	if (is_change(io->op)) {
+		atomic_store(&n->base.unsynced, true);
+		atomic_fetch_add(&n->changes, 1);
+	}
+	return ask_and_wait(n, &r);
+}
+
+static int aligned_buffer(struct nbd *n, enum img_io_op op, uint8_t *buf, uint64_t off, size_t len)
+{
+	struct img_io io = { .storage = &n->base, .op = op, .off = off, .len = len, .iovcnt = 1 };
+
+	io.one = (struct iovec){ buf, len };
+	io.iov = &io.one;
+	return aligned_io(n, &io, off, len);
+}
+
+/* Through whole blocks: what the server does not take as it is. c: the caller's bytes (not ZERO). */
+static int through_blocks(struct nbd *n, enum img_io_op op, struct img_cursor *c, uint64_t off,
+			  uint64_t len)
+{
+	uint32_t block = n->export.block_bytes;
+	uint8_t *buf = malloc(CHANGE_BYTES);
+	int rc = buf ? 0 : -ENOMEM;
+
+	while (len && !rc) {
+		uint64_t from = align_down_u64(off, block);
+		uint64_t end = min_u64(off + len, from + CHANGE_BYTES);
+		size_t whole = (size_t)(round_up_u64(end, block) - from), part = (size_t)(end - off);
+		uint8_t *at = buf + (off - from);
+
+		if (op != IMG_IO_READ)
+			pthread_mutex_lock(&n->change_lock);
+		rc = aligned_buffer(n, IMG_IO_READ, buf, from, whole);
+		if (!rc && op == IMG_IO_READ)
+			img_cursor_scatter(c, at, part);
+		else if (!rc && op == IMG_IO_WRITE)
+			img_cursor_gather(c, at, part);
+		else if (!rc)
+			memset(at, 0, part);
+		if (!rc && op != IMG_IO_READ)
+			rc = aligned_buffer(n, IMG_IO_WRITE, buf, from, whole);
+		if (op != IMG_IO_READ)
+			pthread_mutex_unlock(&n->change_lock);
+		off = end;
+		len -= part;
+	}
+	free(buf);
+	return rc;
+}
+
+/* Zeroes whose ends lie inside blocks: what is whole goes to the server as such. */
+static int zero_unaligned(struct nbd *n, struct img_io *io, uint64_t len)
+{
+	uint32_t block = n->export.block_bytes;
+	uint64_t end = io->off + len, first = round_up_u64(io->off, block);
+	uint64_t last = align_down_u64(end, block);
+	int rc;
+
+	if (first >= last)
+		return through_blocks(n, IMG_IO_ZERO, NULL, io->off, len);
+	rc = through_blocks(n, IMG_IO_ZERO, NULL, io->off, first - io->off);
+	if (!rc)
+		rc = aligned_io(n, io, first, last - first);
+	return rc ? rc : through_blocks(n, IMG_IO_ZERO, NULL, last, end - last);
+}
+
+static int disk_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		   uint64_t off, uint64_t len)
+{
+	struct nbd *n = nbd_of(s);
+	struct img_io io = { .storage = s,
+			     .op = op,
+			     .iov = (struct iovec *)(uintptr_t)iov,
+			     .iovcnt = iovcnt,
+			     .off = off,
+			     .len = len };
+	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
+	int rc = clip(n, &io, &len);
+
+	if (rc || (!len && op != IMG_IO_SYNC))
+		return rc;
+	if (op == IMG_IO_SYNC || is_aligned(n, off, len)) {
+		rc = aligned_io(n, &io, op == IMG_IO_SYNC ? 0 : off, len);
+		if (!rc && op == IMG_IO_SYNC)
+			atomic_store(&s->unsynced, false);
+		return rc;
+	}
+	return op == IMG_IO_ZERO || op == IMG_IO_PUNCH ? zero_unaligned(n, &io, len)
+						       : through_blocks(n, op, &c, off, len);
+}
+
+/* ---- Where there are holes ---- */
+
+/* In what the server last said; false: off is not in there. */
+static bool find_extent(const struct nbd *n, uint64_t off, uint64_t len,
+			enum img_storage_extent *kind, uint64_t *run)
+{
+	for (size_t i = 0; i < n->extent_count; i++) {
+		const struct img_nbd_extent *x = &n->extents[i];
+
+		if (off < x->off || off >= x->off + x->len)
+			continue;
+		*kind = x->hole ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
+		*run = min_u64(len, x->off + x->len - off);
+		return true;
+	}
+	return false;
+}
+
+static int disk_extent(struct img_storage *s, uint64_t off, uint64_t len,
+		       enum img_storage_extent *kind, uint64_t *run)
+{
+	struct nbd *n = nbd_of(s);
+	uint64_t from = align_down_u64(off, n->export.block_bytes), changes;
+	int rc = 0;
+
+	*kind = IMG_STORAGE_DATA;
+	*run = min_u64(len, n->export.size - off);
+	if (!n->export.can_extents)
+		return 0;
+	pthread_mutex_lock(&n->lock);
+	changes = atomic_load(&n->changes);
+	if (n->extent_changes != changes || !find_extent(n, off, len, kind, run)) {
+		struct img_nbd_request r = {
+			.off = from,
+			.len = min_u64(n->export.size - from, EXTENTS_AT_ONCE),
+			.extents = n->extents,
+		};
+
+		rc = ask_and_wait(n, &r);
+		n->extent_count = rc ? 0 : r.extent_count;
+		n->extent_changes = changes;
+		if (!rc)
+			find_extent(n, off, len, kind, run); /* it need not say: data then */
+	}
+	pthread_mutex_unlock(&n->lock);
+	return rc;
+}
+
+static int disk_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	(void)how;
+	return size <= nbd_of(s)->export.size ? 0 : -ENOTSUP;
+}
+
+static uint64_t disk_allocated(struct img_storage *s)
+{
+	return nbd_of(s)->export.size;
+}
+
+static void disk_close(struct img_storage *s)
+{
+	struct nbd *n = nbd_of(s);
+
+	for (unsigned i = 0; i < n->connection_count; i++)
+		img_nbd_connection_free(n->connections[i]);
+	for (size_t i = 0; i < n->text_count; i++)
+		free(n->texts[i]);
+	pthread_mutex_destroy(&n->change_lock);
+	pthread_mutex_destroy(&n->lock);
+	free(s->identity);
+	free(s->name);
+	free(n);
+}
+
+static const struct img_storage_ops disk_ops = {
+	.submit = disk_submit,
+	.io = disk_io,
+	.resize = disk_resize,
+	.extent = disk_extent,
+	.allocated = disk_allocated,
+	.close = disk_close,
+};
+
+/* ---- Opening ---- */
+
+/* A copy of an option's value that lives as long as n; NULL: not given. */
+static const char *keep(struct nbd *n, const char *value, bool *ok)
+{
+	if (!value)
+		return NULL;
+	n->texts[n->text_count] = strdup(value);
+	*ok = *ok && n->texts[n->text_count];
+	return n->texts[n->text_count++];
+}
+
+static const char *either(const struct img_options *o, const char *key, const char *old_key)
+{
+	const char *value = img_options_string(o, key);
+
+	return value ? value : img_options_string(o, old_key);
+}
+
+/* Certificates or keys by the id of an object, or straight from the name. */
+static int take_tls(struct nbd *n, const struct img_module_opening *o, bool *ok,
+		    struct img_error *err)
+{
+	const char *id = img_options_string(o->options, "tls-creds");
+	const char *user = img_options_string(o->options, "tls-username");
+	const char *psk = img_options_string(o->options, "tls-psk-file");
+	const char *dir = img_options_string(o->options, "tls-certificates"), *type = NULL;
+	char *file = NULL;
+
+	n->export.tls = img_options_bool(o->options, "tls") || id;
+	n->export.tls_verify = true;
+	if (id) {
+		type = img_secrets_type(o->secrets, id);
+		if (!type)
+			return img_fail(err, -EINVAL, "No TLS credentials with id '%s'", id);
+		if (strcmp(type, "tls-creds-x509") && strcmp(type, "tls-creds-psk"))
+			return img_fail(err, -EINVAL, "tls-creds '%s': found an object of type %s, "
+						      "expected tls-creds-x509 or tls-creds-psk",
+					id, type);
+		dir = img_secrets_property(o->secrets, id, "dir");
+		user = img_secrets_property(o->secrets, id, "username");
+		if (!strcmp(type, "tls-creds-psk")) {
+			if (dir && asprintf(&file, "%s/keys.psk", dir) < 0)
+				*ok = false;
+			psk = file;
+			dir = NULL;
+			user = user ? user : "qemu";
+		} else {
+			const char *verify = img_secrets_property(o->secrets, id, "verify-peer");
+
+			n->export.tls_verify = !verify || strcmp(verify, "off") != 0;
+		}
+	}
+	n->export.tls_username = keep(n, user, ok);
+	n->export.tls_psk_file = keep(n, psk, ok);
+	n->export.tls_certificates = keep(n, dir, ok);
+	free(file);
+	return 0;
+}
+
+static int take_options(struct nbd *n, const struct img_module_opening *o, struct img_error *err)
+{
+	const char *type = img_options_string(o->options, "server.type");
+	const char *path = either(o->options, "server.path", "path");
+	const char *host = either(o->options, "server.host", "host");
+	const char *port = either(o->options, "server.port", "port");
+	bool unix_socket = type ? !strcmp(type, "unix") : path != NULL, ok = true;
+	struct img_nbd_export *e = &n->export;
+	int rc;
+
+	if (unix_socket && !path)
+		return img_fail(err, -EINVAL, "nbd: a Unix socket needs its path (server.path)");
+	if (!unix_socket && !host)
+		return img_fail(err, -EINVAL, "nbd: one of path and host must be specified");
+	if (unix_socket ? host || port : path != NULL)
+		return img_fail(err, -EINVAL,
+				"nbd: path and host may not be used at the same time");
+	e->path = keep(n, path, &ok);
+	e->host = keep(n, host, &ok);
+	e->port = unix_socket ? NULL : keep(n, port ? port : "10809", &ok);
+	e->export_name = keep(n, img_options_string(o->options, "export"), &ok);
+	e->connect_seconds = (unsigned)img_options_number(o->options, "open-timeout");
+	e->reconnect_seconds = (unsigned)img_options_number(o->options, "reconnect-delay");
+	e->request_seconds = (unsigned)img_options_number(o->options, "timeout");
+	if (!e->connect_seconds || !e->request_seconds ||
+	    img_options_number(o->options, "open-timeout") > 86400 ||
+	    img_options_number(o->options, "reconnect-delay") > 86400 ||
+	    img_options_number(o->options, "timeout") > 86400)
+		return img_fail(err, -EINVAL, "nbd: open-timeout and timeout are 1 to 86400 seconds, "
+					      "reconnect-delay 0 to 86400");
+	rc = take_tls(n, o, &ok, err);
+	if (rc)
+		return rc;
+	if (unix_socket
+		    ? asprintf(&n->base.name, "nbd%s+unix:///%s?socket=%s", e->tls ? "s" : "",
+			       e->export_name ? e->export_name : "", e->path) < 0
+		    : asprintf(&n->base.name, strchr(e->host, ':') ? "nbd%s://[%s]:%s%s%s" : "nbd%s://%s:%s%s%s",
+			       e->tls ? "s" : "", e->host, e->port, e->export_name ? "/" : "",
+			       e->export_name ? e->export_name : "") < 0)
+		n->base.name = NULL;
+	if (!n->base.name ||
+	    asprintf(&n->base.identity, "nbd %s:%s/%s", unix_socket ? "unix" : e->host,
+		     unix_socket ? e->path : e->port, e->export_name ? e->export_name : "") < 0) {
+		n->base.identity = NULL;
+		ok = false;
+	}
+	e->name = n->base.name;
+	return ok ? 0 : img_fail(err, -ENOMEM, "out of memory");
+}
+
+/* As many more as the server likes; they connect when there is work for them. */
+static void add_connections(struct nbd *n)
+{
+	while (n->export.can_multi_conn && n->connection_count < MAX_CONNECTIONS &&
+	       !img_nbd_connection_new(&n->export, &n->connections[n->connection_count]))
+		n->connection_count++;
+}
+
+static int disk_open(const struct img_module_opening *o, struct img_storage **out,
+		     struct img_error *err)
+{
+	struct nbd *n = calloc(1, sizeof(*n));
+	int rc;
+
+	if (!n)
+		return img_fail(err, -ENOMEM, "out of memory");
+	n->base.ops = &disk_ops;
+	pthread_mutex_init(&n->change_lock, NULL);
+	pthread_mutex_init(&n->lock, NULL);
+	rc = img_nbd_library(&n->export.lib, err);
+	if (!rc)
+		rc = take_options(n, o, err);
+	if (!rc)
+		rc = img_nbd_connect(&n->export, &n->connections[0], err);
+	if (!rc) {
+		n->connection_count = 1;
+		if ((o->flags & IMG_STORAGE_WRITE) && n->export.read_only)
+			rc = img_fail(err, -EROFS, "Could not open '%s': the server exports it "
+						   "read-only",
+				      n->base.name);
+	}
+	if (rc) {
+		disk_close(&n->base);
+		return rc;
+	}
+	add_connections(n);
+	n->base.writable = o->flags & IMG_STORAGE_WRITE;
+	n->base.device = true;
+	n->base.io_align = n->export.block_bytes;
+	n->base.mem_align = 1;
+	atomic_init(&n->base.size, n->export.size);
+	*out = &n->base;
+	return 0;
+}
+
+static const struct img_option options[] = {
+	{ "server.type", IMG_OPTION_STRING, "Kind of socket", NULL, "inet,unix" },
+	{ "server.host", IMG_OPTION_STRING, "Host of the server", NULL, NULL },
+	{ "server.port", IMG_OPTION_STRING, "Its port (10809)", NULL, NULL },
+	{ "server.path", IMG_OPTION_STRING, "Path of its Unix socket", NULL, NULL },
+	{ "host", IMG_OPTION_STRING, "Same as server.host", NULL, NULL },
+	{ "port", IMG_OPTION_STRING, "Same as server.port", NULL, NULL },
+	{ "path", IMG_OPTION_STRING, "Same as server.path", NULL, NULL },
+	{ "export", IMG_OPTION_STRING, "Name of the export (the server's default)", NULL, NULL },
+	{ "tls", IMG_OPTION_BOOL, "Insist on TLS", "off", NULL },
+	{ "tls-creds", IMG_OPTION_STRING, "Object with certificates or keys", NULL, NULL },
+	{ "tls-username", IMG_OPTION_STRING, "Whose pre-shared key", NULL, NULL },
+	{ "tls-psk-file", IMG_OPTION_STRING, "File of pre-shared keys", NULL, NULL },
+	{ "tls-certificates", IMG_OPTION_STRING, "Folder of certificates", NULL, NULL },
+	{ "open-timeout", IMG_OPTION_NUMBER, "Seconds for connecting", "30", NULL },
+	{ "reconnect-delay", IMG_OPTION_NUMBER, "Seconds to wait for a server that went away", "5",
+	  NULL },
+	{ "timeout", IMG_OPTION_NUMBER, "Seconds that a server may keep silent", "60", NULL },
+	{ 0 },
+};
+static const char *const schemes[] = { "nbd", "nbd+tcp", "nbd+unix", "nbds",
+				       "nbds+tcp", "nbds+unix", NULL };
+
+const struct img_module img_module_nbd = {
+	.name = "nbd",
+	.schemes = schemes,
+	.options = options,
+	.parse_name = img_nbd_parse_name,
+	.open = disk_open,
+};

@@ -1,0 +1,136 @@
+/*
+ * Inside the module "nbd": names (nbd_name.c), libnbd (nbd_library.c), one connection and its thread
+ * (nbd_connection.c), and the storage made of them (nbd.c).
+ */
+#ifndef LIBIMG_STORAGE_NBD_H
+#define LIBIMG_STORAGE_NBD_H
+
+#include <libnbd.h>
+#include <pthread.h>
+
+#include "libimg/storage/module.h"
+
+/* ---- nbd_name.c ---- */
+
+int img_nbd_parse_name(const char *name, img_module_set_fn *set, void *user,
+		       struct img_error *err);
+
+/* ---- nbd_library.c ---- */
+
+/* The functions of libnbd that are used, each under its name without "nbd_". */
+#define IMG_NBD_FUNCTIONS(X) \
+	X(create) \
+	X(close) \
+	X(get_error) \
+	X(set_export_name) \
+	X(set_tls) \
+	X(set_tls_certificates) \
+	X(set_tls_verify_peer) \
+	X(set_tls_username) \
+	X(set_tls_psk_file) \
+	X(add_meta_context) \
+	X(get_size) \
+	X(get_block_size) \
+	X(is_read_only) \
+	X(can_flush) \
+	X(can_zero) \
+	X(can_multi_conn) \
+	X(can_meta_context) \
+	X(aio_connect_tcp) \
+	X(aio_connect_unix) \
+	X(aio_disconnect) \
+	X(aio_get_fd) \
+	X(aio_get_direction) \
+	X(aio_notify_read) \
+	X(aio_notify_write) \
+	X(aio_is_ready) \
+	X(aio_is_processing) \
+	X(aio_is_dead) \
+	X(aio_is_closed) \
+	X(aio_pread) \
+	X(aio_pwrite) \
+	X(aio_zero) \
+	X(aio_flush) \
+	X(aio_block_status)
+
+#define IMG_NBD_MEMBER(name) __typeof__(&nbd_##name) name;
+struct img_nbd_library {
+	IMG_NBD_FUNCTIONS(IMG_NBD_MEMBER)
+};
+#undef IMG_NBD_MEMBER
+
+/* Loaded at the first call, for good. Thread-safe. -ENOPKG: not installed, or too old. */
+int img_nbd_library(const struct img_nbd_library **out, struct img_error *err);
+
+/* ---- nbd_connection.c ---- */
+
+/* What an export is and where, the same for all its connections. */
+struct img_nbd_export {
+	const struct img_nbd_library *lib;
+	const char *name; /* for messages */
+	const char *host, *port, *path, *export_name;
+	bool tls, tls_verify;
+	const char *tls_username, *tls_psk_file, *tls_certificates;
+	unsigned connect_seconds;   /* how long one attempt may take */
+	unsigned reconnect_seconds; /* how long attempts go on when the server went away */
+	unsigned request_seconds;   /* how long the server may keep silent with requests in flight */
+
+	/* What the first connection learnt. */
+	uint64_t size;
+	uint64_t max_bytes; /* of one request */
+	uint32_t block_bytes;
+	bool read_only, can_flush, can_zero, can_multi_conn, can_extents;
+
+	/* Set when the server went away with writes that nobody had flushed: no later flush is true. */
+	_Atomic bool lost_writes;
+	_Atomic uint64_t written, flushed; /* changes that were answered; those of them before a flush */
+};
+
+/* A run of bytes of one kind. */
+struct img_nbd_extent {
+	uint64_t off, len;
+	bool hole; /* reads as zeroes */
+};
+
+enum {
+	IMG_NBD_MAX_EXTENTS = 512, /* kept of one answer; what follows is asked for again */
+};
+
+/* One request, which goes to the server in parts. Its maker owns it until finished() runs. */
+struct img_nbd_request {
+	struct img_list link;
+	struct img_io *io;		/* what to do, with whose buffers; NULL: say where there are holes */
+	uint64_t off, len;		/* multiples of the export's block */
+	struct img_nbd_extent *extents; /* IMG_NBD_MAX_EXTENTS of them, from off on */
+	size_t extent_count;
+	/* On the connection's thread. May free the request. */
+	void (*finished)(struct img_nbd_request *r, int rc);
+	void *user;
+
+	/* The connection's own. */
+	struct img_nbd_connection *connection;
+	bool begun;
+	uint64_t issued;  /* bytes of it that went to the server */
+	uint64_t written; /* SYNC: of the export, when it was sent */
+	unsigned parts;	  /* unanswered */
+	int rc;
+};
+
+struct img_nbd_connection;
+
+/*
+ * Connect, and fill what export learns by that. The thread starts with the first request. export is
+ * borrowed. Errors: of connecting; -EPROTO: the server says what cannot be; -ETIMEDOUT.
+ */
+int img_nbd_connect(struct img_nbd_export *export, struct img_nbd_connection **out,
+		    struct img_error *err);
+/* A further connection, which is made when the first request needs it. -ENOMEM, -EMFILE. */
+int img_nbd_connection_new(struct img_nbd_export *export, struct img_nbd_connection **out);
+/* Nothing may be in flight. NULL is fine. */
+void img_nbd_connection_free(struct img_nbd_connection *c);
+/* Thread-safe; never calls finished() itself. -EAGAIN: no thread could be started. */
+int img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r);
+/* How many requests it has. */
+unsigned img_nbd_load(struct img_nbd_connection *c);
+
+#endif

@@ -1,0 +1,453 @@
+/*
+ * NBD exports, against nbdkit: what is written is read, holes are told, servers that go away, hang,
+ * fail or want whole blocks. Skipped where nbdkit is not installed.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/secrets.h"
+#include "libimg/storage/module.h"
+
+enum { SIZE = 4 << 20 };
+
+static char folder[64], path[96];
+
+static void make_folder(void)
+{
+	snprintf(folder, sizeof(folder), "/tmp/nbd_test.XXXXXX");
+	cr_assert_not_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/s", folder);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static void remove_folder(void)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	cr_assert_eq(system(command), 0);
+}
+
+TestSuite(nbd, .init = make_folder, .fini = remove_folder, .timeout = 60);
+
+/* nbdkit with these arguments behind the socket `path`; its process. */
+static pid_t serve(const char *arguments)
+{
+	char command[512];
+	struct stat st;
+	pid_t pid;
+
+	if (system("command -v nbdkit >/dev/null 2>&1") != 0)
+		cr_skip_test("no nbdkit");
+	unlink(path);
+	snprintf(command, sizeof(command), "exec nbdkit -f -U %s %s 2>/dev/null", path, arguments);
+	pid = fork();
+	cr_assert_geq(pid, 0);
+	if (!pid) {
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	for (int i = 0; i < 1000 && stat(path, &st); i++)
+		usleep(10000);
+	return pid;
+}
+
+static void end(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static int open_with(const char *more, unsigned flags, struct img_storage **out,
+		     struct img_error *err)
+{
+	const struct img_module *m = img_module_named("nbd");
+	struct img_options *o = img_options_new(m->options);
+	struct img_module_opening opening = { .options = o, .flags = flags };
+	int rc;
+
+	cr_assert_eq(img_options_set(o, "server.path", path, NULL), 0);
+	cr_assert_eq(img_options_parse(o, more, NULL), 0, "%s", more);
+	rc = m->open(&opening, out, err);
+	img_options_free(o);
+	return rc;
+}
+
+static struct img_storage *opened(const char *more)
+{
+	struct img_storage *s = NULL;
+	struct img_error err = { 0 };
+
+	cr_assert_eq(open_with(more, IMG_STORAGE_WRITE, &s, &err), 0, "%s", img_error_text(&err));
+	return s;
+}
+
+static uint64_t random_state;
+
+static uint64_t random_below(uint64_t limit)
+{
+	random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+	return (random_state >> 20) % limit;
+}
+
+struct slot {
+	struct img_io io;
+	struct iovec iov[3];
+	uint8_t *buf;
+	bool busy;
+};
+
+static void slot_done(struct img_io *io)
+{
+	cr_assert_eq(io->rc, 0, "%d at %lu: %s", (int)io->op, io->off, strerrorname_np(-io->rc));
+	IMG_CONTAINER(io, struct slot, io)->busy = false;
+}
+
+/* The buffers of a request: one, or three of odd lengths. */
+static void give_buffers(struct slot *slot, size_t len)
+{
+	size_t first = len > 1000 ? len / 3 + 1 : len, second = len > 1000 ? 7 : 0;
+
+	slot->iov[0] = (struct iovec){ slot->buf, first };
+	slot->iov[1] = (struct iovec){ slot->buf + first, second };
+	slot->iov[2] = (struct iovec){ slot->buf + first + second, len - first - second };
+	slot->io.iov = slot->iov;
+	slot->io.iovcnt = 3;
+}
+
+/* Requests on areas of their own, several in flight, against a flat copy; then all of it is read. */
+static void random_requests(struct img_storage *s, uint8_t *model, enum img_ioq_kind kind,
+			    uint64_t granule, unsigned rounds)
+{
+	enum { SLOTS = 8,
+	       AREA = SIZE / SLOTS };
+	struct slot slots[SLOTS] = { 0 };
+	struct img_ioq *q = NULL;
+
+	cr_assert_eq(img_ioq_new(kind, &q, NULL), 0);
+	for (unsigned i = 0; i < SLOTS; i++)
+		cr_assert((slots[i].buf = malloc(AREA)));
+	for (unsigned round = 0; round < rounds; round++) {
+		for (unsigned i = 0; i < SLOTS; i++) {
+			struct slot *slot = &slots[i];
+			uint64_t within = random_below(AREA / granule) * granule;
+			uint64_t most = random_below(4) ? 16384 : AREA;
+			uint64_t len = (1 + random_below(min_u64(most, AREA - within) / granule)) *
+				       granule;
+			uint8_t *there = model + i * AREA + within;
+
+			len = min_u64(len, AREA - within);
+			slot->io = (struct img_io){ .storage = s,
+						    .op = (enum img_io_op)random_below(4),
+						    .off = i * AREA + within,
+						    .len = len,
+						    .done = slot_done };
+			slot->busy = true;
+			give_buffers(slot, len);
+			if (slot->io.op == IMG_IO_WRITE) {
+				for (size_t at = 0; at < len; at++)
+					slot->buf[at] = (uint8_t)random_below(256);
+				memcpy(there, slot->buf, len);
+			} else if (slot->io.op != IMG_IO_READ) {
+				memset(there, 0, len);
+			}
+			img_ioq_submit(q, &slot->io);
+		}
+		for (unsigned i = 0; i < SLOTS; i++) {
+			while (slots[i].busy)
+				img_ioq_run(q, true);
+			if (slots[i].io.op == IMG_IO_READ)
+				cr_assert_arr_eq(slots[i].buf, model + slots[i].io.off,
+						 slots[i].io.len);
+		}
+	}
+	for (unsigned i = 0; i < SLOTS; i++) {
+		cr_assert_eq(img_storage_read(s, i * AREA, slots[i].buf, AREA, NULL), 0);
+		cr_assert_arr_eq(slots[i].buf, model + i * AREA, AREA);
+		free(slots[i].buf);
+	}
+	img_ioq_free(q);
+}
+
+/* What is said to be a hole is one, and the answers cover all of it. */
+static void holes_are_holes(struct img_storage *s, const uint8_t *model)
+{
+	uint64_t off = 0, run = 0;
+	enum img_storage_extent kind;
+
+	for (; off < SIZE; off += run) {
+		cr_assert_eq(img_storage_extent(s, off, SIZE - off, &kind, &run), 0);
+		cr_assert(run && run <= SIZE - off);
+		for (uint64_t i = 0; kind == IMG_STORAGE_HOLE && i < run; i++)
+			cr_assert_eq(model[off + i], 0, "%lu", off + i);
+	}
+}
+
+Test(nbd, random_requests_on_servers_of_all_kinds, .timeout = 120)
+{
+	static const struct {
+		const char *server;
+		uint64_t granule;
+	} rows[] = {
+		{ "memory 4M", 512 },
+		{ "memory 4M", 1 },
+		{ "--filter=nozero memory 4M", 512 },
+		{ "--filter=noextents --filter=multi-conn memory 4M multi-conn-mode=disable", 512 },
+		{ "--no-sr --filter=nozero --filter=noextents memory 4M", 512 },
+		{ "--filter=blocksize-policy memory 4M blocksize-minimum=4096 blocksize-preferred=64k "
+		  "blocksize-maximum=128k blocksize-error-policy=error",
+		  512 },
+		{ "--filter=delay memory 4M rdelay=1ms wdelay=1ms", 512 },
+	};
+	uint8_t *model = malloc(SIZE);
+
+	cr_assert(model);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		pid_t server = serve(rows[i].server);
+		struct img_storage *s = opened("");
+
+		random_state = i + 1;
+		memset(model, 0, SIZE);
+		cr_assert_eq(atomic_load(&s->size), SIZE, "%s", rows[i].server);
+		random_requests(s, model, IMG_IOQ_AUTO, rows[i].granule, 12);
+		random_requests(s, model, IMG_IOQ_THREADS, rows[i].granule, 12);
+		holes_are_holes(s, model);
+		cr_assert_eq(img_storage_sync(s, NULL), 0);
+		img_storage_close(s);
+		end(server);
+	}
+	free(model);
+}
+
+Test(nbd, holes_are_known_without_reading)
+{
+	pid_t server = serve("--filter=error memory 1G error-pread=EIO error-pread-rate=100%");
+	struct img_storage *s = opened("");
+	enum img_storage_extent kind;
+	uint64_t run;
+
+	cr_assert_eq(img_storage_extent(s, 0, 1 << 30, &kind, &run), 0);
+	cr_assert(kind == IMG_STORAGE_HOLE && run == 1 << 30);
+	cr_assert_eq(img_storage_write(s, 1 << 20, "x", 1, NULL), 0);
+	cr_assert_eq(img_storage_extent(s, 0, 1 << 30, &kind, &run), 0);
+	cr_assert(kind == IMG_STORAGE_HOLE && run <= 1 << 20, "%lu", run);
+	cr_assert_eq(img_storage_extent(s, 1 << 20, 1 << 20, &kind, &run), 0);
+	cr_assert_eq(kind, IMG_STORAGE_DATA);
+	cr_assert_eq(img_storage_read(s, 0, &run, 8, NULL), -EIO);
+	img_storage_close(s);
+	end(server);
+}
+
+Test(nbd, ends_of_the_disk)
+{
+	pid_t server = serve("memory 4M");
+	struct img_storage *s = opened(""), *again = NULL;
+	uint8_t bytes[1024];
+
+	memset(bytes, 0xee, sizeof(bytes));
+	cr_assert_eq(img_storage_write(s, SIZE - 512, bytes, 512, NULL), 0);
+	cr_assert_eq(img_storage_write(s, SIZE - 512, bytes, 513, NULL), -ENOSPC);
+	cr_assert_eq(img_storage_read(s, SIZE - 512, bytes, 1024, NULL), 0);
+	cr_assert(bytes[511] == 0xee && bytes[512] == 0 && bytes[1023] == 0);
+	cr_assert_eq(img_storage_read(s, (uint64_t)SIZE * 2, bytes, 512, NULL), 0);
+	cr_assert_eq(bytes[0], 0);
+	cr_assert_eq(open_with("", IMG_STORAGE_WRITE, &again, NULL), 0);
+	cr_assert(img_storage_overlap(s, again));
+	img_storage_close(again);
+	img_storage_close(s);
+	end(server);
+}
+
+Test(nbd, a_server_that_is_not_there)
+{
+	struct img_storage *s = NULL;
+	struct img_error err = { 0 };
+	int rc = open_with("", 0, &s, &err);
+
+	if (rc == -ENOPKG)
+		cr_skip_test("no libnbd");
+	cr_assert_eq(rc, -ECONNREFUSED);
+	cr_assert(strstr(img_error_text(&err), path), "%s", img_error_text(&err));
+	img_error_clear(&err);
+}
+
+Test(nbd, an_export_for_reading_is_not_opened_for_writing)
+{
+	pid_t server = serve("-r memory 4M");
+	struct img_storage *s = NULL;
+	struct img_error err = { 0 };
+
+	cr_assert_eq(open_with("", IMG_STORAGE_WRITE, &s, &err), -EROFS);
+	cr_assert(strstr(img_error_text(&err), "read-only"));
+	cr_assert_eq(open_with("", 0, &s, NULL), 0);
+	img_storage_close(s);
+	img_error_clear(&err);
+	end(server);
+}
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+Test(nbd, a_server_that_hangs_is_waited_for_only_so_long)
+{
+	pid_t server = serve("--filter=delay memory 4M rdelay=40");
+	struct img_storage *s = opened("timeout=1,reconnect-delay=0");
+	double begun = seconds();
+	uint8_t bytes[512];
+
+	cr_assert_eq(img_storage_read(s, 0, bytes, 512, NULL), -ETIMEDOUT);
+	cr_assert_lt(seconds() - begun, 10);
+	img_storage_close(s);
+	end(server);
+}
+
+Test(nbd, a_server_that_goes_away_is_an_error)
+{
+	pid_t server = serve("memory 4M");
+	struct img_storage *s = opened("reconnect-delay=1");
+	double begun;
+	uint8_t bytes[512] = { 1 };
+
+	cr_assert_eq(img_storage_write(s, 0, bytes, 512, NULL), 0);
+	end(server);
+	begun = seconds();
+	cr_assert_eq(img_storage_read(s, 0, bytes, 512, NULL), -ENOTCONN);
+	cr_assert_lt(seconds() - begun, 10);
+	img_storage_close(s);
+}
+
+/* Killed while requests are in flight, and back a little later with the same file. */
+Test(nbd, a_server_that_comes_back)
+{
+	char command[256];
+	struct img_storage *s;
+	struct slot slots[4] = { 0 };
+	struct img_ioq *q = NULL;
+	uint8_t bytes[512] = { 0 };
+	pid_t server, helper;
+
+	snprintf(command, sizeof(command), "truncate -s 4M %s/disk", folder);
+	cr_assert_eq(system(command), 0);
+	snprintf(command, sizeof(command), "--filter=delay file %s/disk rdelay=500ms wdelay=500ms",
+		 folder);
+	server = serve(command);
+	s = opened("reconnect-delay=20");
+	cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		cr_assert((slots[i].buf = malloc(65536)));
+		memset(slots[i].buf, 0x10 + (int)i, 65536);
+		slots[i].io = (struct img_io){ .storage = s,
+					       .op = IMG_IO_WRITE,
+					       .off = i * 65536,
+					       .len = 65536,
+					       .done = slot_done };
+		slots[i].busy = true;
+		give_buffers(&slots[i], 65536);
+		img_ioq_submit(q, &slots[i].io);
+	}
+	img_ioq_run(q, false);
+	usleep(100000);
+	end(server);
+	helper = fork(); /* a socket that exists again only after a while */
+	if (!helper) {
+		usleep(700000);
+		unlink(path);
+		char run[512];
+
+		snprintf(run, sizeof(run), "exec nbdkit -f -U %s file %s/disk 2>/dev/null", path,
+			 folder);
+		execl("/bin/sh", "sh", "-c", run, (char *)NULL);
+		_exit(127);
+	}
+	for (unsigned i = 0; i < 4; i++) {
+		while (slots[i].busy)
+			img_ioq_run(q, true);
+		cr_assert_eq(img_storage_read(s, i * 65536 + 65535 - 511, bytes, 512, NULL), 0);
+		cr_assert_eq(bytes[511], 0x10 + (int)i);
+		free(slots[i].buf);
+	}
+	/* nothing had been answered that could have been lost */
+	cr_assert_eq(img_storage_sync(s, NULL), 0);
+	/* now there is: written, not flushed, and the server dies and comes back */
+	cr_assert_eq(img_storage_write(s, 0, bytes, 512, NULL), 0);
+	end(helper);
+	snprintf(command, sizeof(command), "file %s/disk", folder);
+	server = serve(command);
+	cr_assert_eq(img_storage_read(s, 0, bytes, 512, NULL), 0);
+	cr_assert_eq(img_storage_sync(s, NULL), -EIO);
+	img_storage_close(s);
+	img_ioq_free(q);
+	end(server);
+}
+
+Test(nbd, names)
+{
+	static const struct {
+		const char *name, *type, *host, *port, *path, *export_name;
+	} rows[] = {
+		{ "nbd://h", "inet", "h", NULL, NULL, NULL },
+		{ "nbd://h:1/", "inet", "h", "1", NULL, NULL },
+		{ "nbd+tcp://[::1]:99/a%2Fb/c", "inet", "::1", "99", NULL, "a/b/c" },
+		{ "nbds://u@h/x", "inet", "h", NULL, NULL, "x" },
+		{ "nbd+unix:///x?socket=/tmp/a%20b", "unix", NULL, NULL, "/tmp/a b", "x" },
+		{ "nbd+unix:///?socket=s", "unix", NULL, NULL, "s", NULL },
+		{ "nbd:h:1", "inet", "h", "1", NULL, NULL },
+		{ "nbd:[::1]:1:exportname=e:f", "inet", "::1", "1", NULL, "e:f" },
+		{ "nbd:unix:/a/b:exportname=e", "unix", NULL, NULL, "/a/b", "e" },
+	};
+	static const char *const bad[] = {
+		"nbd://",
+		"nbd:h",
+		"nbd:",
+		"nbds:h:1",
+		"nbd://h?x=1",
+		"nbd://u@h",
+		"nbd://h/%0",
+		"nbd://[::1",
+		"nbd+unix:x",
+		"nbd+unix://h/?socket=s",
+		"nbd://h?socket=s",
+		"nbd://h/%00",
+	};
+	const struct img_module *m = img_module_named("nbd");
+	struct img_options *o;
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		const char *want[] = { rows[i].type, rows[i].host, rows[i].port, rows[i].path,
+				       rows[i].export_name };
+		static const char *const keys[] = { "server.type", "server.host", "server.port",
+						    "server.path", "export" };
+		struct img_error err = { 0 };
+
+		o = img_options_new(m->options);
+		cr_assert_eq(m->parse_name(rows[i].name, (img_module_set_fn *)img_options_set, o, &err),
+			     0, "%s: %s", rows[i].name, img_error_text(&err));
+		for (size_t k = 0; k < IMG_ARRAY_LEN(keys); k++) {
+			const char *got = img_options_string(o, keys[k]);
+
+			cr_assert_str_eq(got ? got : "-", want[k] ? want[k] : "-", "%s %s",
+					 rows[i].name, keys[k]);
+		}
+		img_options_free(o);
+	}
+	for (size_t i = 0; i < IMG_ARRAY_LEN(bad); i++) {
+		o = img_options_new(m->options);
+		cr_assert_eq(m->parse_name(bad[i], (img_module_set_fn *)img_options_set, o, NULL),
+			     -EINVAL, "%s", bad[i]);
+		img_options_free(o);
+	}
+}
