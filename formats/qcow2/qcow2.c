@@ -146,12 +146,7 @@ static int open_data_file(struct img *img, struct img_opening *o, struct img_err
 	q->data = img->file;
 	if (!q->geometry.data_file || o->self_only)
 		return 0;
-	if (!q->data_file_name || !*q->data_file_name)
-		return img_fail(err, -EUCLEAN,
-				"%s: the image keeps its data in another file, but does not "
-				"name it",
-				img->name);
-	rc = o->reference(o, q->data_file_name, "data file", &q->data_file, err);
+	rc = o->data_file(o, q->data_file_name, &q->data_file, err);
 	if (!rc)
 		q->data = q->data_file;
 	return rc;
@@ -211,6 +206,11 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 					     "cannot read",
 			      img->name,
 			      q->header.crypt_method == QCOW2_CRYPT_AES ? "AES" : "LUKS");
+	if (!rc && img->keep_room && q->header.version < 3)
+		rc = img_fail(err, -ENOTSUP,
+			      "%s: the room of what is discarded can be kept since version 3, this "
+			      "image has version %" PRIu32,
+			      img->name, q->header.version);
 	if (!rc)
 		rc = open_data_file(img, o, err);
 	if (!rc && img->writable && !o->for_check && !o->self_only)
@@ -233,7 +233,7 @@ static void qcow2_close(struct img *img)
 
 const struct img_driver qcow2_driver = {
 	.name = "qcow2",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ROOM,
 	.probe = qcow2_probe,
 	.open = qcow2_open,
 	.close = qcow2_close,

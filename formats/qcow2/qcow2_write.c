@@ -332,7 +332,8 @@ static struct qcow2_entry cleared(const struct img *img, bool discard,
 	if (q->header.version < 3)
 		return (struct qcow2_entry){ .kind = QCOW2_UNALLOCATED };
 	/* Room that is there stays for the next write, and data of a data file is in its place. */
-	if (qcow2_has_host(old) && (q->geometry.data_file || (!discard && !img->unmap))) {
+	if (qcow2_has_host(old) &&
+	    (q->geometry.data_file || img->keep_room || (!discard && !img->unmap))) {
 		e.kind = QCOW2_ZERO_ALLOC;
 		e.host_off = old->host_off;
 		e.copied = old->copied;

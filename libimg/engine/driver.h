@@ -41,10 +41,11 @@ struct img {
 	char *name;		  /* as the user named it; for messages */
 	struct img_storage *file; /* the file that was opened; the engine's to close */
 	bool writable;
-	bool unmap;  /* opened so that discarded and freed space is punched */
-	bool unsafe; /* opened so that nothing needs to be durable: never sync */
-	bool probed; /* the format was not given but guessed */
-	bool made;   /* by create(), just now: open() lets be what is written only once */
+	bool unmap;	/* opened so that discarded and freed space is punched */
+	bool keep_room; /* opened so that what is discarded or zeroed stays allocated */
+	bool unsafe;	/* opened so that nothing needs to be durable: never sync */
+	bool probed;	/* the format was not given but guessed */
+	bool made;	/* by create(), just now: open() lets be what is written only once */
 
 	/* Set by open(). */
 	void *state;	       /* the driver's; freed by its close() */
@@ -224,6 +225,12 @@ struct img_opening {
 	 */
 	int (*reference)(struct img_opening *o, const char *name, const char *what,
 			 struct img_storage **out, struct img_error *err);
+	/*
+	 * The same for the one file that holds an image's data, which the user may have named: then
+	 * that file is opened, whatever stored, the image's own name for it, says (NULL: nothing).
+	 */
+	int (*data_file)(struct img_opening *o, const char *stored, struct img_storage **out,
+			 struct img_error *err);
 };
 
 /* ---- Creating ---- */
@@ -345,6 +352,7 @@ enum {
 	IMG_DRIVER_IDENTITY = 1 << 4,  /* create() gives images identifiers */
 	/* Some are compressed by sink(); create_check() refuses `compress` for the others. */
 	IMG_DRIVER_COMPRESS_STREAM = 1 << 5,
+	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
 };
 
 struct img_driver {

@@ -29,6 +29,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/storage/storage.h"
 
 enum {
 	MAX_LINKS = 40,	    /* symbolic links on one path; as the kernel has it */
@@ -452,9 +453,13 @@ static int ask_policy(const struct img_gate *gate, const char *image, const char
 			image, what, name);
 }
 
-/* Why a file of this kind is not opened; NULL: it is. */
-static const char *refused_kind(mode_t mode)
+/* Why a file of this kind is not opened; NULL: it is. Of /dev/null an empty disk can be read. */
+static const char *refused_kind(const struct stat *st, bool writable)
 {
+	mode_t mode = st->st_mode;
+
+	if (!writable && img_storage_is_null(st))
+		return NULL;
 	return S_ISREG(mode) || S_ISBLK(mode) ? NULL
 	       : S_ISDIR(mode)		      ? "a folder"
 	       : S_ISCHR(mode)		      ? "a character device"
@@ -506,7 +511,7 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 		rc = -errno;
 		goto out;
 	}
-	*kind = refused_kind(before.st_mode);
+	*kind = refused_kind(&before, writable);
 	if (*kind) {
 		rc = -EPERM;
 		goto out;
@@ -519,7 +524,7 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 		rc = -errno;
 		goto out;
 	}
-	*kind = refused_kind(after.st_mode);
+	*kind = refused_kind(&after, writable);
 	if (!*kind && is_pseudo_fs(&fs))
 		*kind = "in /proc or another file system of the kernel's own";
 	if (!*kind && (before.st_dev != after.st_dev || before.st_ino != after.st_ino))
@@ -528,8 +533,7 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 		rc = -EPERM;
 		goto out;
 	}
-	if (S_ISREG(after.st_mode) || S_ISBLK(after.st_mode))
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 	out->dev = after.st_dev;
 	out->ino = after.st_ino;
 	out->fd = fd;

@@ -109,6 +109,8 @@ enum {
 	IMG_OPEN_NO_READ_AHEAD = 1 << 12, /* read what is asked for and no more: the kernel's own
 					     read-ahead is off, and of compressed units nothing is
 					     kept for who reads on */
+	IMG_OPEN_KEEP_ROOM = 1 << 13,	  /* units that are discarded or zeroed stay allocated, so that
+					 the file does not grow by later writes; qcow2 version 3 */
 };
 
 enum img_io_kind {
@@ -127,11 +129,22 @@ struct img_open_options {
 	 * variable LIBIMG_REFERENCES, else "folder".
 	 */
 	const char *references;
-	const char *backing_name; /* use this backing file instead of the stored one; NULL: stored */
+	/*
+	 * Use these instead of what the image says; NULL: as it says. They are names that the user
+	 * gives, like path: relative to the working directory, and no matter for references.
+	 */
+	const char *backing_name;
 	const char *backing_format;
-	enum img_io_kind io;  /* how the blocking calls do I/O */
-	uint64_t cache_bytes; /* metadata cache; 0: 4 MiB */
-	uint64_t reserved[8];
+	enum img_io_kind io;   /* how the blocking calls do I/O */
+	uint64_t cache_bytes;  /* metadata cache; 0: 4 MiB */
+	const char *data_file; /* like backing_name: the external data file of a qcow2 image that has one */
+	/*
+	 * How to open the backing file: its flags (SHARE, DIRECT, TRY_DIRECT, UNSAFE, NO_LOCK,
+	 * NO_READ_AHEAD, NO_BACKING), backing_name, backing_format, data_file and backing count. NULL:
+	 * with these flags, and as it says.
+	 */
+	const struct img_open_options *backing;
+	uint64_t reserved[6];
 };
 
 /*

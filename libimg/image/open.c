@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
@@ -14,11 +15,6 @@
 enum {
 	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
 			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD,
-};
-
-/* Lines of "Could not open backing file" before they tell nothing more. */
-enum {
-	MAX_PREFIXES = 3,
 };
 
 const char *img_version(void)
@@ -63,6 +59,7 @@ int img_place_new(struct img_storage *file, const char *name, const char *path,
 	img->file = file;
 	img->writable = flags & IMG_OPEN_WRITE;
 	img->unmap = flags & IMG_OPEN_UNMAP;
+	img->keep_room = flags & IMG_OPEN_KEEP_ROOM;
 	img->unsafe = flags & IMG_OPEN_UNSAFE;
 	*out = img;
 	return 0;
@@ -106,7 +103,46 @@ bool img_is_made_of(const struct img *img, const char *path)
 struct opening {
 	struct img_opening base;
 	struct img *img;
+	const char *data_file; /* named by the user; NULL: he did not */
+	bool took_data_file;
 };
+
+/* "file:" says nothing that a path does not. */
+static const char *plain_path(const char *name)
+{
+	return strncmp(name, "file:", 5) ? name : name + 5;
+}
+
+/* A file that the user names. *id: what it is. */
+static int open_given(const char *name, unsigned flags, struct stat *id, struct img_storage **out,
+		      struct img_error *err)
+{
+	const char *path = plain_path(name);
+	struct img_storage *storage;
+	int rc = img_storage_open_file(path, flags, &storage, err);
+
+	if (rc)
+		return rc;
+	if (stat(path, id)) {
+		rc = img_fail(err, -errno, "Could not open '%s': %s", path, strerrordesc_np(errno));
+		img_storage_close(storage);
+		return rc;
+	}
+	*out = storage;
+	return 0;
+}
+
+static unsigned reference_flags(const struct img *img)
+{
+	return img_storage_flags(img->place->flags) | (img->writable ? IMG_STORAGE_WRITE : 0u);
+}
+
+static int fail_own_file(const struct img *img, const char *what, const char *name,
+			 struct img_error *err)
+{
+	return img_fail(err, -ELOOP, "%s: %s '%s' is the image itself, or one that is built on it",
+			img->name, what, name);
+}
 
 /* A file that was created together with the image; it has no name to open it by yet. */
 static struct img_created *find_created(struct img_place *place, const char *path)
@@ -125,7 +161,6 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	struct img_gate_file file;
 	struct img_created *created = NULL;
 	char *path = img_gate_join(place->path, name);
-	unsigned flags = img_storage_flags(place->flags) | (img->writable ? IMG_STORAGE_WRITE : 0u);
 	int rc;
 
 	if (!path)
@@ -147,16 +182,40 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 		*out = img->file;
 	} else if (img_place_in_chain(img, file.dev, file.ino)) {
 		close(file.fd);
-		rc = img_fail(err, -ELOOP,
-			      "%s: %s '%s' is the image itself, or one that is "
-			      "built on it",
-			      img->name, what, name);
+		rc = fail_own_file(img, what, name, err);
 	} else {
-		rc = img_storage_open_fd(file.fd, file.path, flags, out, err);
+		rc = img_storage_open_fd(file.fd, file.path, reference_flags(img), out, err);
 	}
 	free(file.path);
 	free(file.format);
 	return rc;
+}
+
+static int open_data_file(struct img_opening *base, const char *stored, struct img_storage **out,
+			  struct img_error *err)
+{
+	struct opening *o = (struct opening *)base;
+	struct img *img = o->img;
+	struct img_storage *storage;
+	struct stat id;
+	int rc;
+
+	o->took_data_file = true;
+	if (!o->data_file && (!stored || !*stored))
+		return img_fail(err, -EUCLEAN,
+				"%s: the image keeps its data in another file, but does not name it",
+				img->name);
+	if (!o->data_file)
+		return open_reference(base, stored, "data file", out, err);
+	rc = open_given(o->data_file, reference_flags(img), &id, &storage, err);
+	if (rc)
+		return rc;
+	if (img_place_in_chain(img, id.st_dev, id.st_ino)) {
+		img_storage_close(storage);
+		return fail_own_file(img, "data file", o->data_file, err);
+	}
+	*out = storage;
+	return 0;
 }
 
 int img_place_open(struct img *img, const struct img_driver *driver,
@@ -174,8 +233,10 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 			.self_only = img->place->flags & IMG_OPEN_SELF_ONLY,
 			.for_check = img->place->flags & IMG_OPEN_CHECK,
 			.reference = open_reference,
+			.data_file = open_data_file,
 		},
 		.img = img,
+		.data_file = options->data_file,
 	};
 	int rc;
 
@@ -188,6 +249,10 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 	if (img->writable && ((driver->features & IMG_DRIVER_READ_ONLY) || !driver->plan_write))
 		return img_fail(err, -ENOTSUP, "%s: images of format %s can only be read",
 				img->name, driver->name);
+	if (img->keep_room && !(driver->features & IMG_DRIVER_KEEP_ROOM))
+		return img_fail(err, -ENOTSUP,
+				"%s: images of format %s cannot keep the room of what is discarded",
+				img->name, driver->name);
 	img->driver = driver;
 	rc = driver->open(img, &o.base, err);
 	if (rc == -EMEDIUMTYPE)
@@ -195,31 +260,77 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 	if (rc)
 		return rc;
 	img->place->opened = true;
+	if (o.data_file && !o.took_data_file && !o.base.self_only)
+		return img_fail(err, -EINVAL,
+				"%s: a data file is given, but the image keeps its data in its own",
+				img->name);
 	return img_engine_new(img, &config, err);
 }
 
 /* ---- The chain ---- */
 
-int img_open_named(const char *image, const char *name, const char *format,
-		   const struct img_gate *gate, struct img_gate *inner,
-		   const struct img_open_options *options, struct img *above, struct img **out,
-		   struct img_error *err)
+/* A backing file that the image names. file->format: also what the name itself says. */
+static int open_by_gate(const char *image, const char *name, const struct img_gate *gate,
+			const struct img *above, unsigned flags, struct img_gate_file *file,
+			struct img_storage **out, struct img_error *err)
 {
-	unsigned flags = options->flags & (unsigned)INHERITED_FLAGS;
+	int rc = img_gate_open(gate, image, name, "backing file", false, file, err);
+
+	if (rc)
+		return rc;
+	if (above && img_place_in_chain(above, file->dev, file->ino)) {
+		close(file->fd);
+		return img_fail(err, -ELOOP,
+				"%s: backing file '%s' is already part of the chain, "
+				"which would never end",
+				image, name);
+	}
+	return img_storage_open_fd(file->fd, file->path, flags, out, err);
+}
+
+/* The same that the user names. */
+static int open_by_user(const char *name, const struct img *above, unsigned flags,
+			struct img_gate_file *file, struct img_storage **out, struct img_error *err)
+{
+	struct stat id;
+	int rc = open_given(name, flags, &id, out, err);
+
+	if (rc)
+		return rc;
+	file->path = strdup(plain_path(name));
+	file->dev = id.st_dev;
+	file->ino = id.st_ino;
+	if (!file->path)
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	else if (above && img_place_in_chain(above, id.st_dev, id.st_ino))
+		rc = img_fail(err, -ELOOP,
+			      "backing file '%s' is already part of the chain, which would never end",
+			      name);
+	if (rc)
+		img_storage_close(*out);
+	return rc;
+}
+
+int img_open_named(const char *image, const char *name, const struct img_gate *gate,
+		   struct img_gate *inner, const struct img_open_options *options,
+		   struct img *above, struct img **out, struct img_error *err)
+{
+	const char *format = options->format;
 	const struct img_driver *driver = NULL;
-	struct img_open_options lower = { .flags = flags,
-					  .io = options->io,
-					  .cache_bytes = options->cache_bytes };
-	struct img_gate_file file;
+	struct img_gate_file file = { 0 };
 	struct img_storage *storage;
 	struct img *img = NULL;
+	unsigned flags = img_storage_flags(options->flags);
 	int rc;
 
 	if (format && !img_driver_named(format))
 		return img_fail(err, -ENOTSUP, "Unknown driver '%s'", format);
-	rc = img_gate_open(gate, image, name, "backing file", false, &file, err);
+	if (image)
+		rc = open_by_gate(image, name, gate, above, flags, &file, &storage, err);
+	else
+		rc = open_by_user(name, above, flags, &file, &storage, err);
 	if (rc)
-		return rc;
+		goto out;
 	if (file.format && format && strcmp(file.format, format) != 0)
 		rc = img_fail(err, -EPERM,
 			      "%s: backing file '%s' is said to be of format %s and "
@@ -232,26 +343,18 @@ int img_open_named(const char *image, const char *name, const char *format,
 		if (!driver)
 			rc = img_fail(err, -ENOTSUP, "Unknown driver '%s'", format);
 	}
-	if (!rc && above && img_place_in_chain(above, file.dev, file.ino))
-		rc = img_fail(err, -ELOOP,
-			      "%s: backing file '%s' is already part of the chain, "
-			      "which would never end",
-			      image, name);
 	if (rc) {
-		close(file.fd);
+		img_storage_close(storage);
 		goto out;
 	}
-	rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(flags), &storage, err);
-	if (rc)
-		goto out;
-	rc = img_place_new(storage, file.path, file.path, inner, flags, &img, err);
+	rc = img_place_new(storage, file.path, file.path, inner, options->flags, &img, err);
 	if (rc)
 		goto out;
 	img->place->known = true;
 	img->place->dev = file.dev;
 	img->place->ino = file.ino;
 	img->place->above = above;
-	rc = img_place_open(img, driver, &lower, err);
+	rc = img_place_open(img, driver, options, err);
 	if (rc)
 		goto out;
 	*out = img;
@@ -263,17 +366,43 @@ out:
 	return rc;
 }
 
-/* The backing file of img alone; *done: it names none. depth: images from the top to img. */
+/* How to open the backing file of an image that is opened with options. */
+static struct img_open_options options_below(const struct img_open_options *options)
+{
+	struct img_open_options below = { .flags = options->flags & (unsigned)INHERITED_FLAGS };
+
+	if (options->backing) {
+		below = *options->backing;
+		below.flags &= (unsigned)(INHERITED_FLAGS | IMG_OPEN_NO_BACKING);
+	}
+	below.format = options->backing_format;
+	below.io = options->io;
+	below.cache_bytes = options->cache_bytes;
+	return below;
+}
+
+/*
+ * The backing file of img alone, which was opened with options; *done: it names none. *below: how
+ * it was opened. depth: images from the top to img.
+ */
 static int open_parent(struct img *img, const struct img_open_options *options, size_t depth,
-		       bool *done, struct img_error *err)
+		       struct img_open_options *below, bool *done, struct img_error *err)
 {
 	struct img_place *place = img->place;
-	bool given = !place->above && options->backing_name; /* by the user */
-	const char *name = given ? options->backing_name : img->backing_name;
-	const char *format = given ? options->backing_format : img->backing_format;
+	const bool described = options->backing || options->backing_format;
+	const char *given = options->backing_name;
+	const char *name = given ? given : img->backing_name;
 	int rc;
 
+	if (given && !(img->driver->features & IMG_DRIVER_BACKING))
+		return img_fail(err, -ENOTSUP,
+				"%s: images of format %s have no backing file, one is given",
+				img->name, img->driver->name);
 	*done = !name || !*name;
+	if (*done && described)
+		return img_fail(err, -EINVAL,
+				"%s: it has no backing file to be opened in a certain way; give one",
+				img->name);
 	if (*done && img->backing_required)
 		return img_fail(err, -EUCLEAN,
 				"%s: it holds only differences to another image, but does not name "
@@ -286,8 +415,11 @@ static int open_parent(struct img *img, const struct img_open_options *options, 
 				"%s: the chain of backing files is longer than the "
 				"allowed %d images",
 				img->name, IMG_CHAIN_MAX);
-	rc = img_open_named(place->path, name, format, given ? NULL : place->gate, place->gate,
-			    options, img, &img->parent, err);
+	*below = options_below(options);
+	if (!below->format)
+		below->format = img->backing_format;
+	rc = img_open_named(given ? NULL : place->path, name, place->gate, place->gate, below, img,
+			    &img->parent, err);
 	if (!rc && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
 	return rc;
@@ -295,18 +427,29 @@ static int open_parent(struct img *img, const struct img_open_options *options, 
 
 int img_open_chain(struct img *img, const struct img_open_options *options, struct img_error *err)
 {
+	/* For each image on the way; more than three tell nothing more. */
+	static const char *const where[] = {
+		"Could not open backing file",
+		"Could not open backing file: Could not open backing file",
+		"Could not open backing file: Could not open backing file: Could not open backing file",
+	};
+	const unsigned alone = IMG_OPEN_NO_BACKING | IMG_OPEN_SELF_ONLY;
+	struct img_open_options level_options = *options;
 	size_t depth = 1;
-	bool done = img->place->flags & (IMG_OPEN_NO_BACKING | IMG_OPEN_SELF_ONLY);
+	bool done = img->place->flags & alone;
 	int rc = 0;
 
 	for (struct img *i = img->place->above; i; i = i->place->above)
 		depth++;
 	for (size_t level = 0; !done; level++, img = img->parent) {
-		rc = open_parent(img, options, depth + level, &done, err);
+		struct img_open_options below = { 0 };
+
+		rc = open_parent(img, &level_options, depth + level, &below, &done, err);
+		level_options = below;
+		done = done || (below.flags & alone);
 		if (rc) {
-			for (size_t i = 0; i <= level && i < MAX_PREFIXES; i++)
-				img_error_prefix(err, rc, "Could not open backing file");
-			return rc;
+			return img_error_prefix(err, rc, "%s",
+						where[min_size(level, IMG_ARRAY_LEN(where) - 1)]);
 		}
 	}
 	return 0;
@@ -366,7 +509,7 @@ out:
 int img_open(const char *path, const struct img_open_options *options, struct img **out,
 	     struct img_error *err)
 {
-	const char *plain = strncmp(path, "file:", 5) ? path : path + 5;
+	const char *plain = plain_path(path);
 	const struct img_driver *driver;
 	struct img_storage *storage;
 	int rc;
@@ -492,7 +635,5 @@ const struct img *img_backing(const struct img *img)
 
 char *img_resolve_name(const char *image_path, const char *backing_name)
 {
-	if (!strncmp(image_path, "file:", 5))
-		image_path += 5;
-	return img_gate_join(image_path, backing_name);
+	return img_gate_join(plain_path(image_path), backing_name);
 }

@@ -89,13 +89,13 @@ void img_place_identify(struct img *img);
 
 /*
  * Open, read-only, what the image at path `image` calls name: one image without its backing
- * chain. gate: judges name (NULL: the user gave it); inner: judges what that image names.
- * above: the image that names it, or NULL.
+ * chain. image NULL: the user calls it so. gate: judges name (NULL: any folder will do); inner:
+ * judges what that image names. options: of the image to be opened. above: the image that names it,
+ * or NULL.
  */
-int img_open_named(const char *image, const char *name, const char *format,
-		   const struct img_gate *gate, struct img_gate *inner,
-		   const struct img_open_options *options, struct img *above, struct img **out,
-		   struct img_error *err);
+int img_open_named(const char *image, const char *name, const struct img_gate *gate,
+		   struct img_gate *inner, const struct img_open_options *options,
+		   struct img *above, struct img **out, struct img_error *err);
 
 /*
  * img_open() for a storage that is open already, which belongs to the image from now on, also on

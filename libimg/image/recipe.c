@@ -133,6 +133,7 @@ static int open_backing(struct img_recipe *r, const char *path,
 {
 	const char *name = r->creating.backing_name, *format = r->creating.backing_format;
 	struct img_open_options how = {
+		.format = format,
 		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
 						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
 		.io = options->io,
@@ -140,7 +141,7 @@ static int open_backing(struct img_recipe *r, const char *path,
 	char line[64];
 	int rc;
 
-	rc = img_open_named(path, name, format, NULL, r->gate, &how, NULL, &r->backing, err);
+	rc = img_open_named(path, name, NULL, r->gate, &how, NULL, &r->backing, err);
 	if (!rc)
 		rc = img_open_chain(r->backing, &how, err);
 	if (rc)

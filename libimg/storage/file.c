@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -175,13 +176,20 @@ static int fail_open(struct img_error *err, const char *path, int rc)
 	return img_fail(err, rc, "Could not open '%s': %s", path, strerrordesc_np(-rc));
 }
 
+bool img_storage_is_null(const struct stat *st)
+{
+	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(1, 3); /* Linux: devices.txt */
+}
+
 /* Only what has a size and can be read at any place. */
-static int check_type(int fd, const char *path, struct stat *st, struct img_error *err)
+static int check_type(int fd, const char *path, bool write, struct stat *st, struct img_error *err)
 {
 	const char *what;
 
 	if (fstat(fd, st))
 		return fail_open(err, path, -errno);
+	if (!write && img_storage_is_null(st))
+		return 0;
 	switch (st->st_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFBLK:
@@ -269,7 +277,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	struct stat st;
 	int rc;
 
-	rc = check_type(fd, path, &st, err);
+	rc = check_type(fd, path, write, &st, err);
 	if (!rc)
 		rc = check_access(fd, path, flags, err);
 	if (rc)
@@ -287,7 +295,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	}
 	f->base.ops = &file_ops;
 	f->base.writable = write;
-	f->base.device = S_ISBLK(st.st_mode);
+	f->base.device = !S_ISREG(st.st_mode);
 	f->base.zero_fill = !f->base.device;
 	f->base.io_align = f->base.mem_align = 1;
 	atomic_init(&f->base.size, size);

@@ -15,6 +15,8 @@
 
 #include "libimg/storage/ioq.h"
 
+struct stat;
+
 enum img_storage_extent { IMG_STORAGE_DATA,
 			  IMG_STORAGE_HOLE };
 
@@ -61,7 +63,7 @@ struct img_storage {
 	uint64_t identity_off;
 	_Atomic uint64_t size; /* bytes; grows with writes past the end */
 	bool writable;
-	bool device;	       /* a block device: fixed size */
+	bool device;	       /* a block device, or /dev/null: fixed size */
 	bool spare;	       /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
 	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
@@ -83,8 +85,8 @@ enum {
 };
 
 /*
- * Open a regular file or block device; anything else (directory, pipe, character device) is
- * refused. Takes QEMU-compatible OFD locks for its role (lock.c): -EAGAIN 'Failed to get "write"
+ * Open a regular file or block device, or for reading /dev/null, which is an empty file; anything
+ * else (directory, pipe, character device) is refused. Takes QEMU-compatible OFD locks for its role (lock.c): -EAGAIN 'Failed to get "write"
  * lock' when another process is in the way. Errors carry the path.
  */
 int img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
@@ -92,6 +94,9 @@ int img_storage_open_file(const char *path, unsigned flags, struct img_storage *
 /* The same for a descriptor that is already open (a gate opened it); owns fd, also on failure. */
 int img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
 			struct img_error *err);
+
+/* Is this /dev/null, under whatever name? */
+bool img_storage_is_null(const struct stat *st);
 
 /*
  * Start a new file that will be called path: nameless (O_TMPFILE) or under a temporary name in

@@ -232,6 +232,7 @@ Test(gate, other_kinds_of_file_are_refused_without_waiting)
 	refused("any", "sub", -EPERM);
 	refused("any", "/", -EISDIR);
 	refused("any", "/dev/zero", -EPERM);
+	refused("folder", "/dev/null", -EPERM); /* elsewhere it is an empty file */
 	refused("any", "/dev/tty", -EPERM);
 }
 

@@ -212,6 +212,136 @@ Test(open, references_follow_the_policy)
 	must_close(img);
 }
 
+/* Fill an image's first bytes with one letter. */
+static void mark(const char *name, const char *format, char letter)
+{
+	struct img *img = must_open(name, format, IMG_OPEN_WRITE);
+	char text[512];
+
+	memset(text, letter, sizeof(text));
+	cr_assert_eq(img_write(img, 0, text, sizeof(text), NULL), 0);
+	must_close(img);
+}
+
+/* The first byte that options give. */
+static char first_byte(const char *name, const struct img_open_options *o)
+{
+	struct img_error *err = img_error_new();
+	struct img *img;
+	char byte = 0;
+
+	cr_assert_eq(img_open(name, o, &img, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_read(img, 0, &byte, 1, err), 0, "%s", img_error_text(err));
+	must_close(img);
+	img_error_free(err);
+	return byte;
+}
+
+/* Names that the user gives: from the working directory, on each level, and never refused. */
+Test(open, given_names)
+{
+	const struct img_open_options lowest = { .backing_name = "given/base.raw",
+						 .backing_format = "raw" };
+	const struct img_open_options alone = { .flags = IMG_OPEN_NO_BACKING };
+	struct img_open_options o = { .references = "none" };
+	const char *text;
+
+	run("mkdir sub given sub/given");
+	make_image("sub/base.raw", "raw", 1 << 20, NULL, NULL);
+	make_image("given/base.raw", "raw", 1 << 20, NULL, NULL);
+	make_image("sub/given/base.raw", "raw", 1 << 20, NULL, NULL);
+	mark("sub/base.raw", "raw", 's');
+	mark("given/base.raw", "raw", 'g');
+	mark("sub/given/base.raw", "raw", 'w'); /* where it is not to be looked for */
+	make_image("sub/mid.qcow2", "qcow2", 0, "base.raw", "raw");
+	make_image("sub/top.qcow2", "qcow2", 0, "mid.qcow2", "qcow2");
+	cr_assert_eq(must_fail("sub/mid.qcow2", &o, NULL), -EPERM);
+	o.backing_name = "given/base.raw";
+	cr_assert_eq(first_byte("sub/mid.qcow2", &o), 'g');
+	o.backing_name = "file:given/base.raw";
+	cr_assert_eq(first_byte("sub/mid.qcow2", &o), 'g');
+	o.backing_name = "sub/mid.qcow2";
+	o.backing = &lowest;
+	cr_assert_eq(first_byte("sub/top.qcow2", &o), 'g');
+	o.backing = &alone;
+	cr_assert_eq(first_byte("sub/top.qcow2", &o), 0);
+	o.backing = NULL;
+	cr_assert_eq(must_fail("sub/top.qcow2", &o, NULL), -EPERM); /* what mid.qcow2 says is not given */
+	o.references = NULL;
+	cr_assert_eq(first_byte("sub/top.qcow2", &o), 's');
+	/* the stored name, read otherwise */
+	o.backing_name = NULL;
+	o.backing_format = "raw";
+	cr_assert_eq(first_byte("sub/top.qcow2", &o), 'Q');
+
+	o.backing_format = NULL;
+	o.backing_name = "sub/top.qcow2";
+	cr_assert_eq(must_fail("sub/top.qcow2", &o, &text), -ELOOP);
+	o.backing_name = "given/none";
+	cr_assert_eq(must_fail("sub/top.qcow2", &o, &text), -ENOENT);
+	o.backing_name = "given/base.raw";
+	cr_assert_eq(must_fail("sub/base.raw", &o, &text), -ENOTSUP);
+	o.backing_name = NULL;
+	o.backing = &lowest;
+	make_image("plain.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	cr_assert_eq(must_fail("plain.qcow2", &o, &text), -EINVAL);
+}
+
+Test(open, given_data_file)
+{
+	static const char *const split[] = { "data_file=stored.raw,data_file_raw=on", NULL };
+	const struct img_create_options c = {
+		.format = "qcow2", .size = 1 << 20, .have_size = true, .options = split
+	};
+	struct img_open_options o = { .format = "qcow2", .data_file = "given.raw" };
+	const char *text;
+	struct img *img;
+
+	run("mkdir sub");
+	cr_assert_eq(img_create("sub/a.qcow2", &c, NULL), 0);
+	mark("sub/a.qcow2", "qcow2", 's');
+	make_image("given.raw", "raw", 1 << 20, NULL, NULL);
+	mark("given.raw", "raw", 'g');
+	cr_assert_eq(first_byte("sub/a.qcow2", &o), 'g');
+	o.flags = IMG_OPEN_WRITE;
+	cr_assert_eq(img_open("sub/a.qcow2", &o, &img, NULL), 0);
+	cr_assert_eq(img_write(img, 0, "new", 3, NULL), 0);
+	must_close(img);
+	run("grep -q ^new given.raw && grep -q ^sss sub/stored.raw");
+	o.references = "none";
+	o.flags = 0;
+	cr_assert_eq(first_byte("sub/a.qcow2", &o), 'n');
+	o.data_file = "none.raw";
+	cr_assert_eq(must_fail("sub/a.qcow2", &o, &text), -ENOENT);
+	o.data_file = "sub/a.qcow2";
+	cr_assert_eq(must_fail("sub/a.qcow2", &o, &text), -ELOOP);
+	make_image("plain.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	o.data_file = "given.raw";
+	cr_assert_eq(must_fail("plain.qcow2", &o, &text), -EINVAL);
+	o.format = "raw";
+	cr_assert_eq(must_fail("given.raw", &o, &text), -EINVAL);
+}
+
+Test(open, null_device)
+{
+	struct img_open_options o = { .references = "any" };
+	struct img *img = must_open("/dev/null", NULL, 0);
+	const char *text;
+
+	cr_assert_eq(img_size(img), 0);
+	must_close(img);
+	make_image("a.qcow2", "qcow2", 1 << 20, "/dev/null", "raw");
+	cr_assert_eq(first_byte("a.qcow2", &o), 0);
+	o.references = "/dev";
+	cr_assert_eq(first_byte("a.qcow2", &o), 0);
+	o.references = NULL;
+	cr_assert_eq(must_fail("a.qcow2", &o, &text), -EPERM);
+	o = (struct img_open_options){ .format = "raw", .flags = IMG_OPEN_WRITE };
+	cr_assert_eq(must_fail("/dev/null", &o, &text), -EINVAL);
+	o.flags = 0;
+	cr_assert_eq(must_fail("/dev/zero", &o, &text), -EINVAL);
+}
+
 Test(open, resolved_names)
 {
 	char *path = img_resolve_name("file:dir/a.qcow2", "b.qcow2");
