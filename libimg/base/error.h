@@ -30,7 +30,10 @@ int img_error_code(const struct img_error *err);
 int img_fail(struct img_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* Put "fmt: " before the sentence that err holds; keeps and returns code. */
+/*
+ * Put "fmt: " before the sentence that err holds, unless it begins so already (with the image's
+ * name, say); keeps and returns code.
+ */
 int img_error_prefix(struct img_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 

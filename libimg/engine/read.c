@@ -234,14 +234,15 @@ static void decode(struct img_piece *p)
 	const struct img_extent *x = &p->extent;
 	const uint8_t *stored = p->stored.at + (x->file_off - stored_from(x));
 	uint8_t *out = p->unit.at ? p->unit.at : p->iov[0].iov_base;
+	bool own = x->storage == p->level->file; /* of the name that is said already */
 
 	p->rc = x->codec->decode(stored + x->header_bytes, x->stored_bytes - x->header_bytes, out,
 				 x->unit_bytes, &p->err);
 	if (p->rc)
 		img_error_prefix(&p->err, p->rc,
-				 "%s: compressed data of guest offset %" PRIu64 " at %" PRIu64
-				 " of %s",
-				 p->level->name, p->off - x->within, x->file_off, x->storage->name);
+				 "%s: compressed data of guest offset %" PRIu64 " at %" PRIu64 "%s%s",
+				 p->level->name, p->off - x->within, x->file_off, own ? "" : " of ",
+				 own ? "" : x->storage->name);
 }
 
 static void stored_read(struct img_io *io)

@@ -39,6 +39,13 @@ void img_error_free(struct img_error *err);
 const char *img_error_text(const struct img_error *err); /* one printable sentence, never NULL */
 int img_error_code(const struct img_error *err);	 /* negative errno; 0: none */
 
+/*
+ * A copy of text, malloc'd, as a terminal may have it: control characters (line breaks too),
+ * characters that hide or reorder others, and bytes that are not UTF-8 are \xNN. For names and
+ * texts from images; error texts are so already. NULL: out of memory.
+ */
+char *img_printable(const char *text);
+
 /* ---- Reports: trees of named values ---- */
 
 #ifndef LIBIMG_BASE_VALUE_H

@@ -78,6 +78,11 @@ Test(error, prefix)
 	img_fail(&err, -EIO, "broken");
 	cr_assert_eq(img_error_prefix(&err, -EIO, "file '%s'", "\033x"), -EIO);
 	cr_assert_str_eq(img_error_text(&err), "file '\\x1bx': broken");
+	/* who names the file twice says it once */
+	cr_assert_eq(img_error_prefix(&err, -EIO, "file '%s'", "\033x"), -EIO);
+	cr_assert_str_eq(img_error_text(&err), "file '\\x1bx': broken");
+	cr_assert_eq(img_error_prefix(&err, -EIO, "file"), -EIO);
+	cr_assert_str_eq(img_error_text(&err), "file: file '\\x1bx': broken");
 	img_error_clear(&err);
 	cr_assert_eq(img_error_prefix(&err, -ENOENT, "file"), -ENOENT);
 	cr_assert_str_eq(img_error_text(&err), "file: No such file or directory");
