@@ -68,6 +68,17 @@ bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, u
 	return true;
 }
 
+void args_say_bad_size(const char *parameter, const char *text, int rc)
+{
+	if (rc == -ERANGE) {
+		say_error("Value '%s' is out of range for parameter '%s'", text, parameter);
+		return;
+	}
+	say_error("Parameter '%s' expects a non-negative number below 2^64", parameter);
+	say_more("Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-");
+	say_more("and exabytes, respectively.");
+}
+
 bool args_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
 	const char *digits = text + strspn(text, " \t\n\v\f\r");

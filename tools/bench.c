@@ -537,7 +537,7 @@ int bench_run(int argc, char **argv)
 	rc = measure(&b, img);
 	err = img_error_new();
 	if (img_close(img, err)) {
-		say_error("Could not write '%s': %s", b.request.name, img_error_text(err));
+		say_failure(err, "Could not write '%s'", b.request.name);
 		rc = 1;
 	}
 	img_error_free(err);

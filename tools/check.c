@@ -129,7 +129,7 @@ static int parse(struct check *check, int argc, char **argv)
 static void say_defect(void *user, const char *line)
 {
 	(void)user;
-	fprintf(stderr, "%s\n", line);
+	say_more("%s", line);
 }
 
 static void json_count(struct json *json, const char *key, uint64_t n)
@@ -224,7 +224,7 @@ static int check_image(const struct check *check, struct img *img, struct img_er
 	if (!rc && (result.corruptions_fixed || result.leaks_fixed))
 		rc = check_again(check, img, &result, err);
 	if (rc) {
-		say_error("Check failed: %s", img_error_text(err));
+		say_failure(err, "Check failed");
 		return EXIT_FAILED;
 	}
 	if (!check->quiet && check->json)
@@ -255,7 +255,7 @@ int check_run(int argc, char **argv)
 	err = args_memory(img_error_new());
 	rc = check_image(&check, img, err);
 	if (img_close(img, err)) {
-		say_error("Could not write '%s': %s", check.request.name, img_error_text(err));
+		say_failure(err, "Could not write '%s'", check.request.name);
 		rc = EXIT_FAILED;
 	}
 	img_error_free(err);

@@ -478,13 +478,7 @@ static int settle_creation(struct convert *c)
 /* "TARGET: error while converting FORMAT: what is wrong". */
 static void say_creation_failure(const struct convert *c, const struct img_error *err)
 {
-	char *subject;
-
-	if (asprintf(&subject, "%s: error while converting %s", c->target_name, c->target_format) <
-	    0)
-		return;
-	open_say_error(subject, err);
-	free(subject);
+	say_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
 }
 
 /*
@@ -565,7 +559,7 @@ static int settle_identity(struct convert *c)
 	else if (c->salvage) /* then they are random */
 		rc = 0;
 	else
-		say_error("error while reading '%s': %s", c->names[0], img_error_text(err));
+		say_failure(err, "error while reading '%s'", c->names[0]);
 	img_error_free(err);
 	return rc ? 1 : GO_ON;
 }
@@ -643,8 +637,7 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 static void say_copy_failure(const struct convert *c, const char *name, const struct img_error *err)
 {
 	if (img_error_code(err) != -ECANCELED || !signals_stop())
-		say_error("error while copying '%s' to '%s': %s", name, c->target_name,
-			  img_error_text(err));
+		say_failure(err, "error while copying '%s' to '%s'", name, c->target_name);
 }
 
 static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
@@ -686,7 +679,7 @@ static int finish_target(struct convert *c, struct img_error *err)
 		rc = 1;
 	}
 	if (img_close(c->target, err) && !rc) {
-		say_error("error while writing '%s': %s", c->target_name, img_error_text(err));
+		say_failure(err, "error while writing '%s'", c->target_name);
 		rc = 1;
 	}
 	c->target = NULL;

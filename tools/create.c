@@ -2,6 +2,7 @@
 #include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "libimg/image/img.h"
@@ -104,15 +105,18 @@ static int parse(struct create *c, int argc, char **argv)
 static void print_setting(const char *key, const struct img_value *value)
 {
 	const char *at;
+	char *text;
 
 	printf(" %s=", key);
 	switch (img_value_kind(value)) {
 	case IMG_VALUE_STRING:
-		for (at = img_value_string(value); *at; at++) {
+		text = args_memory(img_printable(img_value_string(value)));
+		for (at = text; *at; at++) {
 			if (*at == ',')
 				putchar(',');
 			putchar(*at);
 		}
+		free(text);
 		break;
 	case IMG_VALUE_BOOL:
 		fputs(img_value_bool(value) ? "on" : "off", stdout);
@@ -126,7 +130,9 @@ static void print_formatting(const char *file, const struct img_value *settings)
 {
 	size_t i;
 
-	printf("Formatting '%s', fmt=%s", file, img_value_string(img_value_get(settings, "fmt")));
+	fputs("Formatting '", stdout);
+	say_text(file);
+	printf("', fmt=%s", img_value_string(img_value_get(settings, "fmt")));
 	for (i = 0; i < img_value_count(settings); i++)
 		if (strcmp(img_value_key_at(settings, i), "fmt"))
 			print_setting(img_value_key_at(settings, i), img_value_at(settings, i));
@@ -145,7 +151,7 @@ static int create_image(struct create *c, const struct img_create_options *optio
 		rc = img_create(c->path, options, err);
 	}
 	if (rc)
-		open_say_error(c->file, err);
+		say_failure(err, "%s", c->file);
 	img_value_free(settings);
 	img_error_free(err);
 	return rc ? 1 : 0;

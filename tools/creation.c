@@ -140,12 +140,8 @@ static bool size_is_sound(const char *text)
 	uint64_t size;
 	int rc = size_parse(text, &size);
 
-	if (rc == -ERANGE)
-		say_error("Value '%s' is out of range for parameter 'size'", text);
-	else if (rc)
-		say_error("Parameter 'size' expects a non-negative number below 2^64\n"
-			  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-			  "and exabytes, respectively.");
+	if (rc)
+		args_say_bad_size("size", text, rc);
 	return !rc;
 }
 

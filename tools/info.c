@@ -2,6 +2,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -109,8 +110,11 @@ static void print_text(const struct img_value *report, const char *key, const ch
 {
 	const char *text = img_value_string(img_value_get(report, key));
 
-	if (text)
-		printf("%*s%s: %s\n", (int)(4 * indent), "", label, text);
+	if (!text)
+		return;
+	printf("%*s%s: ", (int)(4 * indent), "", label);
+	say_text(text);
+	putchar('\n');
 }
 
 static void print_backing(const struct img_value *report, unsigned indent)
@@ -120,11 +124,15 @@ static void print_backing(const struct img_value *report, unsigned indent)
 
 	if (!name)
 		return;
-	printf("%*sbacking file: %s", (int)(4 * indent), "", name);
-	if (!full)
+	printf("%*sbacking file: ", (int)(4 * indent), "");
+	say_text(name);
+	if (!full) {
 		fputs(" (cannot determine actual path)", stdout);
-	else if (strcmp(name, full))
-		printf(" (actual path: %s)", full);
+	} else if (strcmp(name, full)) {
+		fputs(" (actual path: ", stdout);
+		say_text(full);
+		putchar(')');
+	}
 	putchar('\n');
 	print_text(report, "backing-filename-format", "backing file format", indent);
 }
@@ -135,6 +143,8 @@ static void print_snapshot(const struct img_value *snapshot)
 	uint64_t seconds = img_value_uint(img_value_get(snapshot, "vm-clock-sec"));
 	time_t taken = (time_t)img_value_int(img_value_get(snapshot, "date-sec"));
 	const struct img_value *count = img_value_get(snapshot, "icount");
+	char *id = args_memory(img_printable(img_value_string(img_value_get(snapshot, "id"))));
+	char *name = args_memory(img_printable(img_value_string(img_value_get(snapshot, "name"))));
 	struct tm when;
 
 	if (localtime_r(&taken, &when))
@@ -144,10 +154,11 @@ static void print_snapshot(const struct img_value *snapshot)
 		 (unsigned)(img_value_uint(img_value_get(snapshot, "vm-clock-nsec")) / 1000000));
 	if (count)
 		snprintf(icount, sizeof(icount), "%" PRIu64, img_value_uint(count));
-	printf("%-7s %-16s %8s %19s %15s %10s\n", img_value_string(img_value_get(snapshot, "id")),
-	       img_value_string(img_value_get(snapshot, "name")),
+	printf("%-7s %-16s %8s %19s %15s %10s\n", id, name,
 	       size_format(img_value_uint(img_value_get(snapshot, "vm-state-size")), size), date,
 	       clock, icount);
+	free(id);
+	free(name);
 }
 
 static void print_snapshots(const struct img_value *snapshots, unsigned indent)
@@ -193,7 +204,7 @@ static void print_node(const struct img_value *report, unsigned indent)
 	print_snapshots(img_value_get(report, "snapshots"), indent);
 	if (data && img_value_count(data)) {
 		printf("%*sFormat specific information:\n", pad, "");
-		json_value_human(stdout, data, indent + 1);
+		json_value_human(data, indent + 1);
 	}
 }
 
@@ -210,7 +221,9 @@ static void print_report(const struct img_value *report, const char *path, unsig
 
 		snprintf(deeper, sizeof(deeper), "%s/%s", path,
 			 img_value_string(img_value_get(child, "name")));
-		printf("%*sChild node '%s':\n", (int)(4 * indent), "", deeper);
+		printf("%*sChild node '", (int)(4 * indent), "");
+		say_text(deeper);
+		puts("':");
 		print_report(img_value_get(child, "info"), deeper, indent + 1);
 	}
 }
@@ -269,8 +282,7 @@ int info_run(int argc, char **argv)
 	else
 		rc = print_image(img, info.json ? &json : NULL, err);
 	if (rc)
-		say_error("Could not get information about '%s': %s", info.request.name,
-			  img_error_text(err));
+		say_failure(err, "Could not get information about '%s'", info.request.name);
 	img_close(img, NULL);
 	img_error_free(err);
 	return rc;

@@ -44,7 +44,7 @@ struct img_input *input_open(const char *format, const uint64_t *size)
 	if (isatty(STDIN_FILENO))
 		say_error("Could not open '-': Standard input is a terminal, allowed a pipe or a file");
 	else if (img_input_open(STDIN_FILENO, "standard input", format, size, &in, err))
-		open_say_error("Could not open '-'", err);
+		say_failure(err, "Could not open '-'");
 	img_error_free(err);
 	return in;
 }

@@ -218,7 +218,7 @@ int io_run_info(struct io_session *s, const struct io_command *c, int argc, char
 		       io_size_text(unit ? (double)img_value_uint(unit) : 0, text));
 		if (specific && img_value_count(specific)) {
 			puts("Format specific information:");
-			json_value_human(stdout, specific, 1);
+			json_value_human(specific, 1);
 		}
 	}
 	img_value_free(report);

@@ -54,7 +54,7 @@ int io_session_open(struct io_session *s, const struct io_open *how)
 	if (!img)
 		goto out;
 	if (img_queue_new(io, &queue, err)) {
-		say_error("%s: %s", subject, img_error_text(err));
+		say_failure(err, "%s", subject);
 		img_close(img, NULL);
 		goto out;
 	}

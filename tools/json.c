@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "libimg/image/img.h"
+#include "tools/say.h"
 
 /*
  * The code point at *text, which is moved past it; -1: what is there is not UTF-8 (too long a form,
@@ -147,24 +148,24 @@ void json_value(struct json *j, const char *key, const struct img_value *v)
 	}
 }
 
-static void human_scalar(FILE *out, const struct img_value *v)
+static void human_scalar(const struct img_value *v)
 {
 	switch (img_value_kind(v)) {
 	case IMG_VALUE_STRING:
-		fputs(img_value_string(v), out);
+		say_text(img_value_string(v));
 		break;
 	case IMG_VALUE_INT:
-		fprintf(out, "%" PRId64, img_value_int(v));
+		printf("%" PRId64, img_value_int(v));
 		break;
 	case IMG_VALUE_UINT:
-		fprintf(out, "%" PRIu64, img_value_uint(v));
+		printf("%" PRIu64, img_value_uint(v));
 		break;
 	default:
-		fputs(img_value_bool(v) ? "true" : "false", out);
+		fputs(img_value_bool(v) ? "true" : "false", stdout);
 	}
 }
 
-void json_value_human(FILE *out, const struct img_value *v, unsigned indent)
+void json_value_human(const struct img_value *v, unsigned indent)
 {
 	bool object = img_value_kind(v) == IMG_VALUE_OBJECT;
 	size_t i;
@@ -173,21 +174,21 @@ void json_value_human(FILE *out, const struct img_value *v, unsigned indent)
 		const struct img_value *member = img_value_at(v, i);
 		const char *key;
 
-		fprintf(out, "%*s", (int)(4 * indent), "");
+		printf("%*s", (int)(4 * indent), "");
 		if (!object)
-			fprintf(out, "[%zu]", i);
+			printf("[%zu]", i);
 		else
 			for (key = img_value_key_at(v, i); *key; key++)
-				fputc(*key == '-' ? ' ' : *key, out);
-		fputc(':', out);
+				putchar(*key == '-' ? ' ' : *key);
+		putchar(':');
 		if (img_value_kind(member) == IMG_VALUE_OBJECT ||
 		    img_value_kind(member) == IMG_VALUE_ARRAY) {
-			fputc('\n', out);
-			json_value_human(out, member, indent + 1);
+			putchar('\n');
+			json_value_human(member, indent + 1);
 		} else {
-			fputc(' ', out);
-			human_scalar(out, member);
-			fputc('\n', out);
+			putchar(' ');
+			human_scalar(member);
+			putchar('\n');
 		}
 	}
 }

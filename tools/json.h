@@ -37,6 +37,6 @@ void json_quote(FILE *out, const char *text);
  * A tree for people: "key: value" lines, indent times four spaces in front, dashes in keys as
  * spaces, elements of arrays as "[N]:".
  */
-void json_value_human(FILE *out, const struct img_value *v, unsigned indent);
+void json_value_human(const struct img_value *v, unsigned indent);
 
 #endif

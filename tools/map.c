@@ -123,9 +123,11 @@ static bool print_human(const struct img_map_entry *e)
 		say_error("File contains external, encrypted or compressed clusters.");
 		return false;
 	}
-	if (e->data && !e->zero)
-		printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->start, e->length,
-		       e->offset, e->file ? e->file : "");
+	if (e->data && !e->zero) {
+		printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64, e->start, e->length, e->offset);
+		say_text(e->file ? e->file : "");
+		putchar('\n');
+	}
 	return true;
 }
 

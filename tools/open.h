@@ -35,7 +35,4 @@ const char *open_references(const char *given);
  */
 const char *open_new_path(const char *name, const char *subject);
 
-/* "PROGRAM: SUBJECT: the error", with the hint about a lock on a line of its own. */
-void open_say_error(const char *subject, const struct img_error *err);
-
 #endif

@@ -91,18 +91,9 @@ static int parse_size(struct resize *resize)
 	if (*text == '+' || *text == '-')
 		resize->sign = *text++;
 	rc = size_parse(text, &resize->bytes);
-	if (rc == -ERANGE) {
-		say_error("Value '%s' is out of range for parameter 'size'", text);
-		return 1;
-	}
-	if (rc) {
-		say_error(
-			"Parameter 'size' expects a non-negative number below 2^64\n"
-			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-			"and exabytes, respectively.");
-		return 1;
-	}
-	return GO_ON;
+	if (rc)
+		args_say_bad_size("size", text, rc);
+	return rc ? 1 : GO_ON;
 }
 
 static int parse(struct resize *resize, int argc, char **argv)
@@ -231,7 +222,7 @@ int resize_run(int argc, char **argv)
 	err = args_memory(img_error_new());
 	rc = resize_image(&resize, img);
 	if (img_close(img, err)) {
-		say_error("Could not write '%s': %s", resize.request.name, img_error_text(err));
+		say_failure(err, "Could not write '%s'", resize.request.name);
 		rc = 1;
 	}
 	if (!rc && !resize.quiet)

@@ -1,13 +1,18 @@
 /* Messages on standard error; and the version. */
 #include "tools/say.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "libimg/image/img.h"
 
 static const char *program = "imgtool";
+
+/* Callers of qemu-img know this in front of an image's name, and once more in front of the reason. */
+static const char twice[] = "Could not open '";
 
 void say_set_program(const char *name)
 {
@@ -19,11 +24,39 @@ const char *say_program(void)
 	return program;
 }
 
+bool say_as_itself(void)
+{
+	return !strcmp(program, "imgtool");
+}
+
+/* What stands in the arguments came from the command line, or from an image. */
+static void say_printable(const char *fmt, va_list args)
+{
+	char *text, *shown = NULL;
+
+	if (vasprintf(&text, fmt, args) < 0)
+		text = NULL;
+	else
+		shown = img_printable(text);
+	fputs(shown ? shown : "out of memory", stderr);
+	fputc('\n', stderr);
+	free(text);
+	free(shown);
+}
+
 static void say_line(const char *kind, const char *fmt, va_list args)
 {
 	fprintf(stderr, "%s: %s", program, kind);
-	vfprintf(stderr, fmt, args);
-	fputc('\n', stderr);
+	say_printable(fmt, args);
+}
+
+void say_more(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say_printable(fmt, args);
+	va_end(args);
 }
 
 void say_error(const char *fmt, ...)
@@ -42,6 +75,83 @@ void say_warning(const char *fmt, ...)
 	va_start(args, fmt);
 	say_line("warning: ", fmt, args);
 	va_end(args);
+}
+
+/* What is new in text to who has read subject: not the image's name once more. */
+static const char *skip_repeated(const char *subject, const char *text)
+{
+	size_t len = strlen(subject);
+	const char *end = strstr(text, ": ");
+	char *name;
+
+	if (!strncmp(text, subject, len) && !strncmp(text + len, ": ", 2))
+		return say_as_itself() || strncmp(text, twice, strlen(twice)) ? text + len + 2 : text;
+	if (!end || asprintf(&name, "'%.*s'", (int)(end - text), text) < 0)
+		return text;
+	if (strstr(subject, name) || !strncmp(subject, text, (size_t)(end - text) + 2))
+		text = end + 2;
+	free(name);
+	return text;
+}
+
+/*
+ * What callers know about a lock that somebody else holds: no file's name before it, and the hint on
+ * a line of its own.
+ */
+static bool say_lock(const char *subject, const char *text)
+{
+	const char *file = strstr(text, twice), *lock = strstr(text, "Failed to get");
+	const char *hint = strstr(text, ". Is another process using");
+
+	if (!lock || !hint || lock > hint)
+		return false;
+	if (!file || file > lock)
+		file = lock;
+	say_error("%s: %.*s%.*s", subject, (int)(file - text), text, (int)(hint - lock), lock);
+	say_more("%s", hint + 2);
+	return true;
+}
+
+static void say_about(const char *subject, const struct img_error *err)
+{
+	const char *text = skip_repeated(subject, img_error_text(err));
+	size_t len = strcspn(text, "\n");
+
+	if (img_error_code(err) == -EAGAIN && say_lock(subject, text))
+		return;
+	say_error("%s: %.*s", subject, (int)len, text);
+	for (text += len; *text; text += len) {
+		text++;
+		len = strcspn(text, "\n");
+		say_more("%.*s", (int)len, text);
+	}
+}
+
+void say_failure(const struct img_error *err, const char *subject, ...)
+{
+	char *text, *shown = NULL;
+	va_list args;
+
+	va_start(args, subject);
+	if (vasprintf(&text, subject, args) < 0)
+		text = NULL;
+	else
+		shown = img_printable(text);
+	va_end(args);
+	if (shown)
+		say_about(shown, err);
+	else
+		say_error("%s", img_error_text(err));
+	free(text);
+	free(shown);
+}
+
+void say_text(const char *text)
+{
+	char *shown = img_printable(text);
+
+	fputs(shown ? shown : "(out of memory)", stdout);
+	free(shown);
 }
 
 int say_try_help(const char *command)
@@ -72,7 +182,7 @@ int say_version(void)
 	/* the release whose command line this one follows; callers look at it to know what they may use */
 	static const char follows[] = "11.1.3";
 
-	if (strcmp(say_program(), "imgtool"))
+	if (!say_as_itself())
 		printf("%s version %s (libimg %s)\n", say_program(), follows, img_version());
 	else
 		printf("imgtool version %s\n", img_version());

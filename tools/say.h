@@ -5,15 +5,31 @@
 #ifndef TOOLS_SAY_H
 #define TOOLS_SAY_H
 
+#include <stdbool.h>
+
+struct img_error;
+
 /* The name that messages begin with; borrowed for good. */
 void say_set_program(const char *name);
 const char *say_program(void);
 
-/* "PROGRAM: sentence\n" on standard error. */
+bool say_as_itself(void); /* not under another program's name */
+
+/* "PROGRAM: sentence\n" on standard error, made printable: it stays one line. */
 void say_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* "PROGRAM: warning: sentence\n" on standard error. */
 void say_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * "PROGRAM: subject: the error", further lines below it. What the subject says already, the image's
+ * name above all, is not said again.
+ */
+void say_failure(const struct img_error *err, const char *subject, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* A further line below such a sentence. */
+void say_more(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /*
  * The same for a command line that makes no sense, followed by a pointer to --help. command NULL:
@@ -23,6 +39,9 @@ int say_usage(const char *command, const char *fmt, ...) __attribute__((format(p
 
 /* "PROGRAM COMMAND: option 'option' is not supported". Returns 1. */
 int say_refusal(const char *command, const char *option);
+
+/* A name or a text from an image, made printable, on standard output. */
+void say_text(const char *text);
 
 /* After getopt_long() complained by itself. Returns 1. */
 int say_try_help(const char *command);
