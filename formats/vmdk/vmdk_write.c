@@ -15,7 +15,9 @@
 
 /* plan->slot[] */
 enum {
-	SLOT_WHAT,   /* pack_what() */
+	SLOT_KIND,   /* COMMIT_* */
+	SLOT_FILE,   /* its number */
+	SLOT_COUNT,  /* grains */
 	SLOT_TABLE,  /* file offset of the first grain's entry */
 	SLOT_COPY,   /* ... and of its copy; 0: there is none */
 	SLOT_TARGET, /* NEW: file offset of the first grain. CLEAR: what the entries become */
@@ -26,26 +28,11 @@ enum {
 	COMMIT_CLEAR,
 };
 
-static uint64_t pack_what(unsigned kind, uint32_t file, uint64_t count)
-{
-	return kind | count << 8 | (uint64_t)file << 32;
-}
-
-static unsigned what_kind(const struct img_plan *plan)
-{
-	return plan->slot[SLOT_WHAT] & 0xff;
-}
-
-static uint64_t what_count(const struct img_plan *plan)
-{
-	return plan->slot[SLOT_WHAT] >> 8 & 0xffffff;
-}
-
-static struct vmdk_file *what_file(const struct img *img, const struct img_plan *plan)
+static struct vmdk_file *plan_file(const struct img *img, const struct img_plan *plan)
 {
 	const struct vmdk *vmdk = img->state;
 
-	return &vmdk->files[plan->slot[SLOT_WHAT] >> 32];
+	return &vmdk->files[plan->slot[SLOT_FILE]];
 }
 
 static bool has_backing(const struct img *img)
@@ -223,7 +210,9 @@ static int plan_new(struct img *img, struct img_req *req, const struct look *l, 
 	plan->storage = l->f->storage;
 	plan->file_off = target;
 	plan->commit = true;
-	plan->slot[SLOT_WHAT] = pack_what(COMMIT_NEW, (uint32_t)(l->f - vmdk->files), count);
+	plan->slot[SLOT_KIND] = COMMIT_NEW;
+	plan->slot[SLOT_FILE] = (uint64_t)(l->f - vmdk->files);
+	plan->slot[SLOT_COUNT] = count;
 	plan->slot[SLOT_TABLE] = l->table_at;
 	plan->slot[SLOT_COPY] = l->copy_at;
 	plan->slot[SLOT_TARGET] = target;
@@ -325,7 +314,9 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	plan->kind = IMG_PLAN_META;
 	plan->storage = l.f->storage;
 	plan->commit = true;
-	plan->slot[SLOT_WHAT] = pack_what(COMMIT_CLEAR, (uint32_t)(l.f - vmdk->files), n);
+	plan->slot[SLOT_KIND] = COMMIT_CLEAR;
+	plan->slot[SLOT_FILE] = (uint64_t)(l.f - vmdk->files);
+	plan->slot[SLOT_COUNT] = n;
 	plan->slot[SLOT_TABLE] = l.table_at;
 	plan->slot[SLOT_COPY] = l.copy_at;
 	plan->slot[SLOT_TARGET] = has_backing(img) ? 1 : 0;
@@ -360,10 +351,10 @@ int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 
 void vmdk_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
-	struct vmdk_file *f = what_file(img, plan);
+	struct vmdk_file *f = plan_file(img, plan);
 	struct vmdk_sparse *s = &f->sparse;
-	uint64_t n = what_count(plan), target = plan->slot[SLOT_TARGET];
-	bool clear = what_kind(plan) == COMMIT_CLEAR;
+	uint64_t n = plan->slot[SLOT_COUNT], target = plan->slot[SLOT_TARGET];
+	bool clear = plan->slot[SLOT_KIND] == COMMIT_CLEAR;
 	size_t bytes = (size_t)n * s->entry_bytes;
 	uint8_t *slots = img_meta_edit(req, f->storage, plan->slot[SLOT_TABLE], bytes,
 				       IMG_RANK_MAPPING);
@@ -399,12 +390,12 @@ void vmdk_commit(struct img *img, struct img_req *req, const struct img_plan *pl
 
 void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
-	struct vmdk_file *f = what_file(img, plan);
+	struct vmdk_file *f = plan_file(img, plan);
 
 	(void)req;
-	if (what_kind(plan) == COMMIT_NEW)
+	if (plan->slot[SLOT_KIND] == COMMIT_NEW)
 		vmdk_give_back(f, plan->slot[SLOT_TARGET],
-			       what_count(plan) * f->sparse.grain_bytes);
+			       plan->slot[SLOT_COUNT] * f->sparse.grain_bytes);
 }
 
 /* ---- Freed space ---- */

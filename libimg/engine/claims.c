@@ -9,29 +9,54 @@ enum {
 	MERGED_MAX = MERGED_BYTES / (int)sizeof(struct iovec),
 };
 
-void img_claim(struct img_piece *p)
+bool img_claim(struct img_piece *p)
 {
 	const struct img_plan *plan = &p->plan;
 	struct img_engine *e = p->task->img->engine;
-	uint64_t unit = e->img->unit_bytes, from = p->off, to = p->off + plan->length;
+	uint64_t unit = e->img->unit_bytes, from = p->off, to = p->off + plan->length, len;
+	bool wider = false;
 
 	if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
+		wider = !plan->commit && (plan->fill_start < from || plan->fill_end > to);
 		from = min_u64(from, plan->fill_start);
 		to = max_u64(to, plan->fill_end);
 	}
-	p->claim_start = align_down_u64(from, unit);
-	p->claim_end = round_up_u64(to, unit);
+	if (plan->claim_end) {
+		from = min_u64(from, plan->claim_start);
+		to = max_u64(to, plan->claim_end);
+	} else if (plan->commit) {
+		from -= from % unit;
+		to = div_round_up_u64(to, unit) * unit;
+	}
+	/* Where some write back what they have read, everybody has to claim what he writes. */
+	e->rewrites |= wider;
+	if (!plan->commit && !plan->claim_end && !e->rewrites) {
+		e->unclaimed++;
+		return true;
+	}
+	len = to - from;
+	if ((wider && e->unclaimed) || img_claim_of(e, from, &len) || len < to - from)
+		return false;
+	p->claim_start = from;
+	p->claim_end = to;
 	img_list_add_tail(&e->claims, &p->claim_link);
+	return true;
+}
+
+void img_unclaim(struct img_piece *p)
+{
+	if (img_list_empty(&p->claim_link))
+		p->task->img->engine->unclaimed--;
+	else
+		img_list_del(&p->claim_link);
 }
 
 struct img_piece *img_claim_of(const struct img_engine *e, uint64_t off, uint64_t *len)
 {
-	uint64_t start = align_down_u64(off, e->img->unit_bytes);
-
 	for (struct img_list *node = e->claims.next; node != &e->claims; node = node->next) {
 		struct img_piece *c = IMG_CONTAINER(node, struct img_piece, claim_link);
 
-		if (c->claim_end <= start || c->claim_start >= off + *len)
+		if (c->claim_end <= off || c->claim_start >= off + *len)
 			continue;
 		if (c->claim_start <= off)
 			return c;
@@ -46,7 +71,7 @@ bool img_claim_join(struct img_piece *p, struct img_piece *c, uint64_t len)
 
 	/* of one queue, so that one thread sees to both; joinable is that thread's */
 	if (c->queue != p->queue || !c->joinable || p->off < plan->fill_start ||
-	    p->off >= plan->fill_end)
+	    p->off >= plan->fill_end || (plan->cipher && !c->kept_back))
 		return false;
 	len = min_u64(len, plan->fill_end - p->off);
 	p->plan = (struct img_plan){ .kind = IMG_PLAN_DATA,
@@ -58,6 +83,25 @@ bool img_claim_join(struct img_piece *p, struct img_piece *c, uint64_t len)
 	p->host = c;
 	c->joined++;
 	return true;
+}
+
+/* p's bytes are in its host's write: it waits for that, and for the commit. */
+static void merged(struct img_piece *p, struct img_piece *host)
+{
+	host->joined--;
+	img_list_add_tail(&host->joiners, &p->claim_link);
+}
+
+/* Put p's bytes into what its host is going to encrypt and write. */
+static void merge_clear_text(struct img_piece *p, struct img_piece *host)
+{
+	uint64_t at = p->off - host->plan.fill_start;
+
+	for (int i = 0; i < p->io.iovcnt; i++) {
+		memcpy(host->clear.at + at, p->io.iov[i].iov_base, p->io.iov[i].iov_len);
+		at += p->io.iov[i].iov_len;
+	}
+	merged(p, host);
 }
 
 /* Have p written together with its host, right behind what is there. False: not possible. */
@@ -77,8 +121,7 @@ static bool merge(struct img_piece *p, struct img_piece *host)
 	memcpy(io->iov + io->iovcnt, p->io.iov, (size_t)p->io.iovcnt * sizeof(*io->iov));
 	io->iovcnt += p->io.iovcnt;
 	io->len += p->io.len;
-	host->joined--;
-	img_list_add_tail(&host->joiners, &p->claim_link);
+	merged(p, host);
 	return true;
 }
 
@@ -87,13 +130,18 @@ void img_claim_write(struct img_piece *p)
 	struct img_queue *q = p->queue;
 	const struct img_plan *plan = &p->plan;
 
+	if (p->host && p->host->plan.cipher) {
+		merge_clear_text(p, p->host);
+		return;
+	}
 	if (p->host && merge(p, p->host))
 		return;
 	if (p->joinable && !q->keep_nothing && p->len < plan->fill_end - plan->fill_start) {
 		p->kept_back = true;
 		img_list_add_tail(&q->kept_back, &p->batch_link);
 	} else {
-		img_ioq_submit(q->ioq, &p->io);
+		p->joinable &= !plan->cipher;
+		p->send(p);
 	}
 }
 
@@ -105,6 +153,7 @@ void img_claims_flush(struct img_queue *q)
 		struct img_piece *p = IMG_CONTAINER(node, struct img_piece, batch_link);
 
 		p->kept_back = false;
-		img_ioq_submit(q->ioq, &p->io);
+		p->joinable &= !p->plan.cipher; /* what is encrypted cannot be added to */
+		p->send(p);
 	}
 }

@@ -1,6 +1,6 @@
 /*
- * Claims: units that a plan is about to map anew. No two plans share one; a request that meets a
- * claim waits for its end. But where the claimed room is new and reads as zeroes, so that the plan
+ * Claims: what a plan reads in order to write it back, or is about to map anew. No two plans share a
+ * byte of them; a request that meets a claim waits for its end. But where the claimed room is new and reads as zeroes, so that the plan
  * writes its own bytes only, requests of the same queue join: they write their part of it meanwhile,
  * and the plan's commit waits for them. Those that follow on the plan's own bytes before these were
  * handed to the kernel are written together with them: a guest's small writes, one after the other,
@@ -11,10 +11,14 @@
 
 #include "libimg/engine/task.h"
 
-/* p has a plan that will be committed or dropped. Under the lock. */
-void img_claim(struct img_piece *p);
-/* Who has claimed the unit of off? NULL: nobody; *len is shortened to what is not claimed. Under
-   the lock. */
+/*
+ * p has a plan: claim what it needs for itself. False: another plan is in the way, or was made
+ * without a claim; p's is to be dropped. Under the lock.
+ */
+bool img_claim(struct img_piece *p);
+/* p's plan is over. Under the lock. */
+void img_unclaim(struct img_piece *p);
+/* Who has claimed off? NULL: nobody; *len is shortened to what is not claimed. Under the lock. */
 struct img_piece *img_claim_of(const struct img_engine *e, uint64_t off, uint64_t *len);
 /*
  * May p, which is to write plain bytes, join c? Then p's plan is made, for up to len bytes. Under

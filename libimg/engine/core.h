@@ -53,7 +53,9 @@ struct img_engine {
 	_Atomic uint64_t mapped[IMG_STRIPES], reused;
 	struct img_readership readership;
 
-	struct img_list claims;	 /* plans that will be committed or dropped (write.c) */
+	struct img_list claims;	 /* plans that others must keep clear of (claims.c) */
+	bool rewrites;		 /* some plans read and write back what the guest did not name */
+	unsigned unclaimed;	 /* plans without a claim */
 	struct img_list ordered; /* requests that allocate in turn (task.c) */
 	struct img_list waiting; /* img_waiter: to be woken when something changed */
 	unsigned plans;		 /* plans between plan_write and the end of their I/O */

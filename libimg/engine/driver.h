@@ -75,10 +75,13 @@ enum img_extent_kind {
 	IMG_COMPRESSED, /* one unit, packed by codec: stored_bytes at file_off */
 };
 
-/* Turns a 512-byte-grained range of bytes into clear text and back; owned by the driver. */
+/* Turns whole sectors of bytes into clear text and back; owned by the driver. */
 struct img_cipher {
-	/* In place; tweak: byte position that the sector numbers are counted from; len % 512 == 0.
-	   Thread-safe. */
+	uint32_t sector_bytes; /* 512, 1024, 2048 or 4096 */
+	/*
+	 * In place; tweak: byte position that the sector numbers are counted from; both it and len
+	 * are multiples of sector_bytes. Thread-safe: called on pool threads, several at a time.
+	 */
 	int (*decrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
 	int (*encrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
 };
@@ -131,12 +134,20 @@ struct img_plan {
 	 */
 	uint64_t fill_start, fill_end;
 	struct img_storage *storage;
-	uint64_t file_off;	   /* of fill_start */
+	uint64_t file_off;	   /* of fill_start; ZERO, PUNCH: of off */
 	bool fresh;		   /* the target reads as zeroes: zero fill need not be written */
 	bool commit;		   /* false: in place; commit() and drop() are not called */
-	struct img_cipher *cipher; /* NULL: clear text */
+	struct img_cipher *cipher; /* NULL: clear text; else the fill range is whole sectors of it */
 	uint64_t tweak;		   /* of fill_start */
-	uint64_t slot[4];	   /* the driver's notes for commit() and drop() */
+	/*
+	 * The guest range that no other plan may touch meanwhile: all that this one reads (to fill,
+	 * or the bits of a bitmap that it will change) or makes reachable. 0, 0: the units that it
+	 * touches if commit is set, else its fill range. What is less than a unit lets writes to the
+	 * rest of the unit go side by side: commit() must then find what it changes by itself,
+	 * since others commit in between.
+	 */
+	uint64_t claim_start, claim_end;
+	uint64_t slot[12]; /* the driver's notes for commit() and drop() */
 };
 
 /* ---- What the engine offers map, plan_write, commit, drop and release ---- */
@@ -391,7 +402,8 @@ struct img_driver {
 	 * it. WRITE: any range. ZERO, DISCARD: whole units (the last may be cut by the end of the
 	 * image). WRITE_COMPRESSED: one unit, len is its stored length: the driver finds room for
 	 * exactly that many bytes (plan->file_off) and sets fill_start = off, length = the unit.
-	 * The engine sees to it that no two plans with commit set share a unit. IMG_NEED_*; -ENOSPC.
+	 * The engine sees to it that no two plans share what they claim (see there): one that was
+	 * made but meets another's claim is dropped, and made again later. IMG_NEED_*; -ENOSPC.
 	 */
 	int (*plan_write)(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
 			  uint64_t len, struct img_plan *plan);

@@ -94,7 +94,7 @@ static void piece_free(struct img_piece *p)
 	img_buffer_put(b, &p->tail);
 	img_buffer_put(b, &p->packed);
 	img_buffer_put(b, &p->merged);
-	img_buffer_put(b, &p->cipher_copy);
+	img_buffer_put(b, &p->clear);
 	img_error_clear(&p->err);
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);
 }

@@ -92,15 +92,15 @@ struct img_piece {
 
 	/* Writing. */
 	struct img_plan plan;
-	uint64_t claim_start, claim_end;
-	struct img_piece *host;	  /* whose claim this piece has joined; NULL: none */
-	bool joinable;		  /* others may write to what this plan fills */
-	bool landed;		  /* written, but for those who have joined */
-	bool kept_back;		  /* its write is not submitted yet: in queue->kept_back */
-	struct img_buffer merged; /* struct iovec[]: its bytes and those that follow on them */
-	unsigned joined;	  /* of them, still being written */
-	struct img_list joiners;  /* img_piece.claim_link: written, waiting for the commit */
-	bool zeroes;		  /* the data is zeroes, not the task's buffers */
+	uint64_t claim_start, claim_end; /* guest bytes; claimed while claim_link is in a list */
+	struct img_piece *host;		 /* whose claim this piece has joined; NULL: none */
+	bool joinable;			 /* others may write to what this plan fills */
+	bool landed;			 /* written, but for those who have joined */
+	bool kept_back;			 /* its write is not submitted yet: in queue->kept_back */
+	struct img_buffer merged;	 /* struct iovec[]: its bytes and those that follow on them */
+	unsigned joined;		 /* of them, still being written */
+	struct img_list joiners;	 /* img_piece.claim_link: written, waiting for the commit */
+	bool zeroes;			 /* the data is zeroes, not the task's buffers */
 	/* Fill: what the image reads as around the piece; none: zeroes. head may hold both. */
 	struct img_buffer head, tail;
 	const uint8_t *tail_bytes;
@@ -111,8 +111,9 @@ struct img_piece {
 	bool packing_tried;
 	struct img_buffer packed; /* WRITE_COMPRESSED: what to store; none: does not shrink */
 	size_t packed_len;
-	struct img_buffer cipher_copy;
-	uint64_t io_skip; /* bytes of the plan's range before the first written one */
+	struct img_buffer clear;	   /* with a cipher: all that is to be written, and encrypted in place */
+	void (*send)(struct img_piece *p); /* do the write, when nobody can join it any more */
+	uint64_t io_skip;		   /* bytes of the plan's range before the first written one */
 };
 
 /* q's readers of img; NULL: out of memory. */

@@ -2,8 +2,8 @@
  * Writing: plan, data, commit. A piece asks the driver for a plan, fills what the plan must write
  * beyond the caller's bytes, writes, and commits. Nothing is reachable before its data is there.
  *
- * Two plans that will be committed never share a unit: a piece that meets a claim waits and then
- * asks anew, or joins it (claims.h). Growth of rare structures stops planning, waits for the plans
+ * Two plans never share what they read to write it back, or map anew: a piece that meets a claim
+ * waits and then asks anew, or joins it (claims.h). Growth of rare structures stops planning, waits for the plans
  * in flight, and runs the driver's blocking grow() on a pool thread.
  */
 #include "libimg/engine/write.h"
@@ -23,6 +23,7 @@ enum {
 	ZEROES = 64 << 10,
 	MAX_FILL = 2 << 20,	  /* read in one go */
 	MAX_ZERO_WRITE = 1 << 20, /* zeroes written at once where metadata cannot say zero */
+	ENCRYPT_TOGETHER = 16,	  /* writes; a sector takes less than a microsecond */
 };
 
 static const uint8_t zeroes[ZEROES];
@@ -66,8 +67,8 @@ static void settle(struct img_piece *p, int rc)
 			note_due(img, &p->plan);
 			img->driver->commit(img, &p->req, &p->plan);
 		}
-		img_list_del(&p->claim_link);
 	}
+	img_unclaim(p);
 	plan_over(p, e);
 	for (struct img_list *l = p->joiners.next; l != &p->joiners; l = l->next)
 		plan_over(IMG_CONTAINER(l, struct img_piece, claim_link), e);
@@ -157,24 +158,47 @@ static int fill_entries(struct iovec *out, const uint8_t *bytes, uint64_t len)
 	return 1;
 }
 
-/* Replace p->iov by one encrypted copy. */
-static int encrypt(struct img_piece *p, uint64_t len)
+static void send(struct img_piece *p)
 {
-	const struct img_plan *plan = &p->plan;
-	uint64_t at = 0;
-	int rc;
+	img_ioq_submit(p->queue->ioq, &p->io);
+}
 
-	if (!img_buffer_get(&p->queue->buffers, (size_t)len, &p->cipher_copy))
+/* Replace p->iov by one copy that can be encrypted. */
+static int gather(struct img_piece *p, uint64_t len)
+{
+	uint64_t at = 0;
+
+	if (!img_buffer_get(&p->queue->buffers, (size_t)len, &p->clear))
 		return -ENOMEM;
 	for (int i = 0; i < p->iovcnt; i++) {
-		memcpy(p->cipher_copy.at + at, p->iov[i].iov_base, p->iov[i].iov_len);
+		memcpy(p->clear.at + at, p->iov[i].iov_base, p->iov[i].iov_len);
 		at += p->iov[i].iov_len;
 	}
-	rc = plan->cipher->encrypt(plan->cipher, plan->tweak + p->io_skip, p->cipher_copy.at,
-				   (size_t)len);
-	p->iov[0] = (struct iovec){ p->cipher_copy.at, (size_t)len };
+	p->iov[0] = (struct iovec){ p->clear.at, (size_t)len };
 	p->iovcnt = 1;
-	return rc;
+	return 0;
+}
+
+/* On a pool thread. */
+static void encrypt(struct img_piece *p)
+{
+	struct img_cipher *c = p->plan.cipher;
+
+	p->rc = c->encrypt(c, p->plan.tweak + p->io_skip, p->clear.at, (size_t)p->io.len);
+}
+
+static void encrypted(struct img_piece *p)
+{
+	if (p->rc)
+		finish(p, img_fail(&p->err, p->rc, "%s: encryption failed at guest offset %" PRIu64,
+				   p->task->img->name, p->off));
+	else
+		send(p);
+}
+
+static void encrypt_and_send(struct img_piece *p)
+{
+	img_batch_add(p, ENCRYPT_TOGETHER, encrypt, encrypted);
 }
 
 static void write_data(struct img_piece *p)
@@ -210,7 +234,7 @@ static void write_data(struct img_piece *p)
 		p->iovcnt = n;
 	}
 	if (plan->cipher)
-		rc = encrypt(p, len);
+		rc = gather(p, len);
 	if (rc) {
 		finish(p, rc);
 		return;
@@ -222,6 +246,7 @@ static void write_data(struct img_piece *p)
 				 .off = plan->file_off + p->io_skip,
 				 .len = len,
 				 .done = io_done };
+	p->send = plan->cipher ? encrypt_and_send : send;
 	img_claim_write(p);
 }
 
@@ -333,12 +358,13 @@ static void write_filled(struct img_piece *p)
 	p->tail_len = plan->fill_end > end ? plan->fill_end - end : 0;
 	head = p->head_len && !zero_by_metadata(p, plan->fill_start, p->head_len);
 	tail = p->tail_len && !zero_by_metadata(p, end, p->tail_len);
-	if (plan->fresh && !head)
-		p->head_len = 0; /* the target has zeroes there */
-	if (plan->fresh && !tail)
+	/* the target has zeroes there; but they are not what a cipher makes zeroes of */
+	if (plan->fresh && !head && !plan->cipher)
+		p->head_len = 0;
+	if (plan->fresh && !tail && !plan->cipher)
 		p->tail_len = 0;
 	p->io_skip = p->off - plan->fill_start - p->head_len;
-	p->joinable = plan->commit && !plan->cipher && !p->head_len && !p->tail_len;
+	p->joinable = plan->commit && (plan->cipher || (!p->head_len && !p->tail_len));
 	p->rc = 0;
 	p->fills = 1; /* ours: fills may be over before this returns */
 	rc = read_fills(p, head, tail);
@@ -540,12 +566,17 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (rc)
 		return rc;
 	plan->length = min_u64(plan->length, p->len);
+	if (!img_claim(p)) {
+		if (plan->commit)
+			img->driver->drop(img, &p->req, plan);
+		img_req_unpin(&p->req, e);
+		img_piece_wait(p, &e->waiting);
+		return -EINPROGRESS;
+	}
 	e->plans++;
 	e->changed_image = true;
 	if (plan->storage)
 		img_engine_touch(e, plan->storage);
-	if (plan->commit)
-		img_claim(p);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
+#include "libimg/engine/core.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
 
@@ -23,7 +24,11 @@ enum {
 
 struct toy {
 	struct img_cipher cipher;
-	bool encrypt, fresh;	      /* fresh: new units read as zeroes */
+	bool encrypt, fresh;	  /* fresh: new units read as zeroes */
+	bool bits;		  /* writes in place commit: claims of sectors */
+	unsigned open, most_open; /* plans */
+	pthread_t ciphered_by;
+	size_t ciphered;	      /* calls */
 	uint64_t free_off[4 * UNITS]; /* a stack of free units */
 	size_t nfree;
 	unsigned first_writes, grows, need_grow, releases, journals;
@@ -31,8 +36,11 @@ struct toy {
 
 static int toy_xor(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len)
 {
-	(void)c;
-	cr_assert(tweak % 512 == 0 && len % 512 == 0);
+	struct toy *toy = (struct toy *)c;
+
+	cr_assert(tweak % c->sector_bytes == 0 && len % c->sector_bytes == 0);
+	toy->ciphered_by = pthread_self();
+	__atomic_add_fetch(&toy->ciphered, 1, __ATOMIC_RELAXED);
 	for (size_t i = 0; i < len; i++)
 		data[i] ^= (uint8_t)(0x5a + (tweak + i) / 512);
 	return 0;
@@ -86,10 +94,19 @@ static int toy_plan(struct img *img, struct img_req *req, enum img_op op, uint64
 	plan->cipher = toy->encrypt ? &toy->cipher : NULL;
 	if (entry > 1) {
 		plan->commit = false;
-		plan->fill_start = toy->encrypt ? align_down_u64(off, 512) : off;
-		plan->fill_end = off + plan->length;
-		if (toy->encrypt)
-			plan->fill_end = round_up_u64(plan->fill_end, 512);
+		uint64_t sector = toy->encrypt ? toy->cipher.sector_bytes : toy->bits ? 512
+										      : 1;
+
+		plan->commit = toy->bits;
+		plan->fill_start = align_down_u64(off, sector);
+		plan->fill_end = round_up_u64(off + plan->length, sector);
+		if (toy->bits) {
+			plan->claim_start = plan->fill_start;
+			plan->claim_end = plan->fill_end;
+			plan->slot[2] = plan->slot[1];
+			if (++toy->open > toy->most_open)
+				toy->most_open = toy->open;
+		}
 		plan->file_off = entry + plan->fill_start % UNIT;
 		plan->tweak = plan->fill_start;
 		return 0;
@@ -112,9 +129,12 @@ static void toy_commit(struct img *img, struct img_req *req, const struct img_pl
 {
 	uint8_t *slot = img_meta_edit(req, img->file, TABLE + plan->slot[0] / UNIT * 8, 8,
 				      IMG_RANK_MAPPING);
+	struct toy *toy = img->state;
 
+	if (plan->claim_end)
+		toy->open--;
 	le64_store(slot, plan->slot[2]);
-	if (plan->slot[1] > 1)
+	if (plan->slot[1] > 1 && plan->slot[1] != plan->slot[2])
 		img_free_later(req, img->file, plan->slot[1], UNIT);
 }
 
@@ -123,7 +143,9 @@ static void toy_drop(struct img *img, struct img_req *req, const struct img_plan
 	struct toy *toy = img->state;
 
 	(void)req;
-	if (plan->kind == IMG_PLAN_DATA)
+	if (plan->claim_end)
+		toy->open--;
+	else if (plan->kind == IMG_PLAN_DATA)
 		toy->free_off[toy->nfree++] = plan->slot[2];
 }
 
@@ -191,7 +213,7 @@ static void toy_open(struct img *img, struct toy *toy, struct img_storage *file,
 {
 	struct img_engine_config config = { .io = io };
 
-	*toy = (struct toy){ .cipher = { toy_xor, toy_xor } };
+	*toy = (struct toy){ .cipher = { 512, toy_xor, toy_xor } };
 	for (size_t i = 0; i < 2 * UNITS; i++)
 		toy->free_off[toy->nfree++] = DATA + (2 * UNITS - 1 - i) * UNIT;
 	*img = (struct img){ .driver = &toy_driver,
@@ -303,7 +325,7 @@ Test(engine, encrypts_what_it_writes_and_decrypts_what_it_reads)
 	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(img_storage_read(img.file, entry_on_disk(&img, 2), raw, UNIT, NULL), 0);
 	cr_assert_neq(memcmp(raw, expect, UNIT), 0);
-	toy_xor(NULL, 2 * UNIT, raw, UNIT);
+	toy_xor(&toy.cipher, 2 * UNIT, raw, UNIT);
 	cr_assert_eq(memcmp(raw, expect, UNIT), 0);
 	toy_close(&img);
 }
@@ -594,6 +616,136 @@ Test(engine, freed_space_waits_for_readers_of_its_own_image_only)
 	cr_assert_eq(released_beside_a_read(false, false), 1);
 }
 
+/* ---- What is read in order to be written back ---- */
+
+/* Write [off, off + len) of unit 0 for each, all in flight together. */
+static void write_together(struct img *img, size_t n, const struct iovec *part, const uint64_t *off)
+{
+	struct answer got = { 0 };
+	struct iovec iov[8];
+	struct img_queue *q;
+
+	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	for (size_t i = 0; i < n; i++) {
+		iov[i] = part[i];
+		submit(q, img, IMG_REQUEST_WRITE, off[i], &iov[i], &got);
+	}
+	finish_all(q);
+	cr_assert_eq(got.n, n);
+	cr_assert_eq(got.rc, 0);
+	img_engine_queue_free(q);
+}
+
+/* Bytes of one sector of a cipher, changed by writes in flight together, in any order. */
+static void change_one_sector(uint32_t sector_bytes, bool swap)
+{
+	uint8_t one[UNIT], a[100], b[300], whole[UNIT], buf[UNIT], expect[UNIT];
+	struct iovec part[3] = { { a, 100 }, { b, 300 }, { whole, sector_bytes } };
+	uint64_t off[3] = { 0, 200, 0 };
+	struct img img;
+	struct toy toy;
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy.encrypt = true;
+	toy.cipher.sector_bytes = sector_bytes;
+	memset(one, 'o', sizeof(one));
+	memset(a, 'a', sizeof(a));
+	memset(b, 'b', sizeof(b));
+	memset(whole, 'w', sizeof(whole));
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, one, sizeof(one)), 0);
+	memcpy(expect, one, UNIT);
+	memcpy(expect, a, 100);
+	memcpy(expect + 200, b, 300);
+	if (swap)
+		write_together(&img, 2, (struct iovec[]){ part[1], part[0] },
+			       (uint64_t[]){ 200, 0 });
+	else
+		write_together(&img, 2, part, off);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, UNIT), 0);
+	cr_assert_eq(memcmp(buf, expect, UNIT), 0);
+	/* a write that reads nothing must not be written over by what another had read */
+	if (swap)
+		write_together(&img, 2, (struct iovec[]){ part[2], part[0] }, (uint64_t[]){ 0, 0 });
+	else
+		write_together(&img, 2, (struct iovec[]){ part[0], part[2] }, (uint64_t[]){ 0, 0 });
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 100, buf, sector_bytes - 100), 0);
+	cr_assert_eq(memcmp(buf, whole, sector_bytes - 100), 0);
+	toy_close(&img);
+}
+
+Test(engine, writes_to_one_sector_of_a_cipher_do_not_lose_each_other)
+{
+	for (uint32_t sector = 512; sector <= 4096; sector *= 2) {
+		change_one_sector(sector, false);
+		change_one_sector(sector, true);
+	}
+}
+
+Test(engine, the_first_that_reads_to_write_back_waits_for_those_in_place)
+{
+	uint8_t one[UNIT], two[1024], a[100], buf[UNIT];
+	struct img img;
+	struct toy toy;
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	memset(one, 'o', sizeof(one));
+	memset(two, 't', sizeof(two));
+	memset(a, 'a', sizeof(a));
+	toy.encrypt = true;
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, one, sizeof(one)), 0);
+	cr_assert(!img.engine->rewrites, "a whole unit");
+	write_together(&img, 2, (struct iovec[]){ { two, 1024 }, { a, 100 } }, (uint64_t[]){ 0, 0 });
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 100, buf, 924), 0);
+	cr_assert_eq(memcmp(buf, two, 924), 0);
+	toy_close(&img);
+}
+
+Test(engine, a_cipher_is_worked_on_by_other_threads)
+{
+	uint8_t buf[UNIT] = { 1 };
+	struct img img;
+	struct toy toy;
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy.encrypt = true;
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
+	cr_assert_neq(toy.ciphered_by, pthread_self());
+	toy.ciphered_by = pthread_self();
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 512, buf, 512), 0);
+	cr_assert_neq(toy.ciphered_by, pthread_self());
+	toy_close(&img);
+}
+
+Test(engine, claims_of_less_than_a_unit_let_the_rest_of_it_be_written)
+{
+	uint8_t a[512], b[512], c[100], buf[UNIT], one[UNIT];
+	struct iovec part[3] = { { a, 512 }, { b, 512 }, { c, 100 } };
+	uint64_t off[3] = { 0, 1024, 1100 };
+	struct img img;
+	struct toy toy;
+
+	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	memset(one, 'o', sizeof(one));
+	memset(a, 'a', sizeof(a));
+	memset(b, 'b', sizeof(b));
+	memset(c, 'c', sizeof(c));
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, one, sizeof(one)), 0);
+	toy.bits = true;
+	write_together(&img, 2, part, off);
+	cr_assert_eq(toy.most_open, 2, "side by side");
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, UNIT), 0);
+	memcpy(one, a, 512);
+	memcpy(one + 1024, b, 512);
+	cr_assert_eq(memcmp(buf, one, UNIT), 0);
+	toy.most_open = 0;
+	write_together(&img, 2, part + 1, off + 1);
+	cr_assert_eq(toy.most_open, 1, "the same sector");
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 1024, buf, 512), 0);
+	cr_assert_eq(buf[0], 'b');
+	cr_assert_eq(buf[511], 'b');
+	toy_close(&img);
+}
+
 /* ---- Small writes into a new unit ---- */
 
 enum {
@@ -651,7 +803,7 @@ static size_t writes_behind(const struct img_record *r, uint64_t off)
 }
 
 /* Each in an order of its own: as one write, one for each, and with a gap in the middle. */
-static void small_writes(const unsigned *order, unsigned n, size_t writes)
+static void small_writes_of(bool encrypt, const unsigned *order, unsigned n, size_t writes)
 {
 	struct img_record *record = img_record_new();
 	uint8_t buf[UNIT], expect[UNIT] = { 0 };
@@ -663,6 +815,7 @@ static void small_writes(const unsigned *order, unsigned n, size_t writes)
 	cr_assert_eq(img_storage_record(memory(), record, &s), 0);
 	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
 	toy.fresh = true;
+	toy.encrypt = encrypt;
 	toy.nfree = 1;
 	/* the first write of all is alone: first_write() stops the others */
 	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, UNIT, NULL, UNIT), 0);
@@ -677,6 +830,18 @@ static void small_writes(const unsigned *order, unsigned n, size_t writes)
 	cr_assert_eq(writes_behind(record, DATA), writes);
 	toy_close(&img);
 	img_record_free(record);
+}
+
+static void small_writes(const unsigned *order, unsigned n, size_t writes)
+{
+	small_writes_of(false, order, n, writes);
+}
+
+Test(engine, small_writes_into_a_new_encrypted_unit_are_one)
+{
+	small_writes_of(true, (unsigned[]){ 5, 3, 0, 7, 1, 6, 2, 4 }, 8, 1);
+	small_writes_of(true, (unsigned[]){ 1, 2, 5 }, 3, 1);
+	small_writes_of(true, (unsigned[]){ 4 }, 1, 1);
 }
 
 Test(engine, neighbours_are_written_as_one)
