@@ -68,11 +68,14 @@ static inline int watched_io(struct img_storage *s, enum img_io_op op, const str
 	int rc = watch_note(d, op, off, len);
 
 	if (rc && op == IMG_IO_WRITE && d->watch->torn)
-		inner->ops->io(inner, op, iov, iovcnt, off, len / 2);
+		img_storage_io(inner, op, iov, iovcnt, off, len / 2);
 	if (rc)
 		return rc;
-	rc = inner->ops->io(inner, op, iov, iovcnt, off, len);
-	img_wrap_refresh(&d->wrap);
+	rc = img_storage_io(inner, op, iov, iovcnt, off, len);
+	/* as a file does: it does not know of bytes that a failed write has left */
+	if (!rc && (op == IMG_IO_WRITE || op == IMG_IO_ZERO) && off + len > atomic_load(&s->size))
+		atomic_store(&s->size, off + len);
+	atomic_store(&s->unsynced, atomic_load(&inner->unsynced));
 	return rc;
 }
 

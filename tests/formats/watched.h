@@ -1,0 +1,113 @@
+/*
+ * Images whose files are watched: made in a folder, loaded into memory, opened from there. See
+ * tests/storage/watch.h.
+ */
+#ifndef TESTS_FORMATS_WATCHED_H
+#define TESTS_FORMATS_WATCHED_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "libimg/image/place.h"
+#include "tests/storage/watch.h"
+
+/* An image in a folder of its own. Zero-initialise. */
+struct folder {
+	char dir[64], path[128];
+	struct watch watch;
+};
+
+static inline void folder_make(struct folder *f, const char *format, const char *options,
+			       uint64_t size)
+{
+	const char *list[] = { options, NULL };
+	struct img_create_options how = { .format = format, .have_size = true, .size = size };
+	struct img_error *err = img_error_new();
+
+	strcpy(f->dir, "/tmp/watched-XXXXXX");
+	cr_assert_not_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/image.%s", f->dir, format);
+	how.options = options ? list : NULL;
+	cr_assert_eq(img_create(f->path, &how, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+}
+
+static inline void folder_remove(struct folder *f)
+{
+	char command[100];
+
+	snprintf(command, sizeof(command), "rm -rf %s", f->dir);
+	cr_assert_eq(system(command), 0);
+	free(f);
+}
+
+/* The image's file in memory, file 0 of f->watch. */
+static inline struct img_storage *folder_load(struct folder *f)
+{
+	struct img_storage *s = watched_memory(&f->watch, 0, 0);
+	FILE *in = fopen(f->path, "r");
+	uint8_t bytes[65536];
+	uint64_t at = 0;
+	size_t n;
+
+	cr_assert_not_null(in);
+	while ((n = fread(bytes, 1, sizeof(bytes), in)) > 0) {
+		cr_assert_eq(img_storage_write(s, at, bytes, n, NULL), 0);
+		at += n;
+	}
+	fclose(in);
+	cr_assert_eq(img_storage_sync(s, NULL), 0);
+	f->watch.n = 0;
+	return s;
+}
+
+/* Takes s over. What the image names is opened as it is on disk. */
+static inline struct img *folder_open(struct folder *f, struct img_storage *s, const char *format,
+				      unsigned flags)
+{
+	struct img_open_options how = { .format = format,
+					.flags = flags,
+					.io = IMG_IO_THREADS_KIND };
+	struct img_error *err = img_error_new();
+	struct img *img = NULL;
+
+	cr_assert_eq(img_open_storage(s, f->path, &how, &img, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+	return img;
+}
+
+static inline void write_bytes(struct img *img, uint64_t off, uint8_t byte, size_t len, int answer)
+{
+	struct img_error *err = img_error_new();
+	uint8_t *bytes = malloc(len);
+
+	memset(bytes, byte, len);
+	cr_assert_eq(img_write(img, off, bytes, len, err), answer, "%s", img_error_text(err));
+	img_error_free(err);
+	free(bytes);
+}
+
+/* Is every guest byte of [off, off + len) that? */
+static inline bool reads_as(struct img *img, uint64_t off, uint8_t byte, size_t len)
+{
+	uint8_t *bytes = malloc(len);
+	bool same = true;
+
+	cr_assert_eq(img_read(img, off, bytes, len, NULL), 0);
+	for (size_t i = 0; i < len; i++)
+		same &= bytes[i] == byte;
+	free(bytes);
+	return same;
+}
+
+static inline void close_sound(struct img *img)
+{
+	struct img_error *err = img_error_new();
+
+	cr_assert_eq(img_close(img, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+}
+
+#endif
