@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -117,7 +118,7 @@ void img_pool_free(struct img_pool *pool)
 	free(pool);
 }
 
-unsigned img_cpu_count(void)
+static unsigned count_cpus(void)
 {
 	cpu_set_t set;
 	long online;
@@ -127,6 +128,18 @@ unsigned img_cpu_count(void)
 		return (unsigned)CPU_COUNT(&set);
 	online = sysconf(_SC_NPROCESSORS_ONLN);
 	return online > 0 ? (unsigned)online : 1;
+}
+
+unsigned img_cpu_count(void)
+{
+	static _Atomic unsigned known; /* it is asked for with every batch of requests */
+	unsigned count = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (!count) {
+		count = count_cpus();
+		atomic_store_explicit(&known, count, memory_order_relaxed);
+	}
+	return count;
 }
 
 /* Takes the place of the pool where there is no memory for it: its work is run by the submitter. */
