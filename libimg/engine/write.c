@@ -518,6 +518,27 @@ static bool must_wait(struct img_piece *p, struct img_engine *e)
 }
 
 /*
+ * Zeroes that may give room back do: a hole takes less than what was allocated to be zero. Not past
+ * the end of the file, which only zeroing makes longer.
+ */
+static void zero_by_punching(const struct img *img, struct img_plan *plan)
+{
+	uint64_t size;
+
+	if (plan->kind != IMG_PLAN_ZERO || !img->unmap)
+		return;
+	size = atomic_load(&plan->storage->size);
+	if (plan->file_off >= size)
+		return;
+	if (!range_in(plan->file_off, plan->length, size)) {
+		if (plan->commit)
+			return;
+		plan->length = size - plan->file_off;
+	}
+	plan->kind = IMG_PLAN_PUNCH;
+}
+
+/*
  * Under the lock: plan p's next part. 0: planned; IMG_NEED_METADATA; -EINPROGRESS: p waits and
  * must not be touched; else an error.
  */
@@ -566,6 +587,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (rc)
 		return rc;
 	plan->length = min_u64(plan->length, p->len);
+	zero_by_punching(img, plan);
 	if (!img_claim(p)) {
 		if (plan->commit)
 			img->driver->drop(img, &p->req, plan);
