@@ -102,6 +102,9 @@ struct convert {
 	uint64_t sparse_bytes, parallel, rate;
 };
 
+static const char zero_and_backed[] =
+	"Cannot use --target-is-zero when the destination image has a backing file";
+
 static bool parse_sparse(struct convert *c, const char *text)
 {
 	c->sparse_given = true;
@@ -285,6 +288,10 @@ static int check_options(struct convert *c)
 	}
 	if (c->target_is_zero && !c->no_create) {
 		say_error("--target-is-zero requires use of -n flag");
+		return 1;
+	}
+	if (c->target_is_zero && c->backing_name) {
+		say_error(zero_and_backed);
 		return 1;
 	}
 	return GO_ON;
@@ -481,27 +488,6 @@ static void say_creation_failure(const struct convert *c, const struct img_error
 	say_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
 }
 
-/*
- * Does a new target read as zeroes? A new file does. A device has what was there before, unless the
- * format's own tables say otherwise. Asked before anything is written; any doubt means no.
- */
-static bool is_new_and_zero(const struct convert *c, const char *path)
-{
-	struct img_map_entry entry;
-	struct stat st;
-	uint64_t at;
-
-	if (c->backing_name)
-		return false;
-	if (stat(path, &st) || !S_ISBLK(st.st_mode))
-		return true;
-	for (at = 0; at < img_size(c->target); at += entry.length)
-		if (img_map(c->target, at, img_size(c->target) - at, false, &entry, NULL) ||
-		    (entry.present && !entry.zero))
-			return false;
-	return true;
-}
-
 static struct img_create_options creation_options(const struct convert *c)
 {
 	return (struct img_create_options){
@@ -575,8 +561,6 @@ static int create_target(struct convert *c)
 	err = args_memory(img_error_new());
 	if (img_create_begin(path, &create, &c->target, err))
 		say_creation_failure(c, err);
-	else
-		c->target_is_zero = is_new_and_zero(c, path);
 	img_error_free(err);
 	return c->target ? GO_ON : 1;
 }
@@ -589,8 +573,9 @@ static int open_target(struct convert *c)
 		.name = c->target_name,
 		.format = c->target_image_opts ? NULL : c->target_format,
 		.image_opts = c->target_image_opts,
+		/* What is zeroes already keeps the room that was allocated for it. */
 		.flags = c->target_flags | IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE |
-			 (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
+			 (c->sparse_bytes && !c->target_is_zero ? IMG_OPEN_UNMAP : 0),
 		.references = c->references,
 		.warn_if_probed = true,
 	};
@@ -598,6 +583,10 @@ static int open_target(struct convert *c)
 	c->target = open_image(&r);
 	if (!c->target || is_source(c, img_name(c->target)))
 		return 1;
+	if (c->target_is_zero && img_backing(c->target)) {
+		say_error(zero_and_backed);
+		return 1;
+	}
 	if (c->compress && !(img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS)) {
 		say_error("Compression not supported for this file format");
 		return 1;
@@ -634,16 +623,18 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 	};
 }
 
-static void say_copy_failure(const struct convert *c, const char *name, const struct img_error *err)
+static void say_copy_failure(const struct convert *c, const struct img_error *err)
 {
+	const char *more = c->count > 1 ? ", ..." : "";
+
 	if (img_error_code(err) != -ECANCELED || !signals_stop())
-		say_failure(err, "error while copying '%s' to '%s'", name, c->target_name);
+		say_failure(err, "error while copying '%s'%s to '%s'", c->names[0], more,
+			    c->target_name);
 }
 
 static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
 {
 	struct img_copy_options how = copy_options(c, progress);
-	size_t i;
 
 	how.target_is_zero = c->target_is_zero;
 	how.compress = c->compress;
@@ -651,21 +642,11 @@ static int copy_sources(struct convert *c, struct progress *progress, struct img
 	how.sparse_bytes = c->sparse_bytes;
 	how.no_sparse = !c->sparse_bytes;
 	how.resize_target = !c->no_create;
-	if (c->input && img_copy_input(c->input, c->target, &how, err)) {
-		say_copy_failure(c, c->names[0], err);
+	how.share_backing = c->backing_name;
+	if (c->input ? img_copy_input(c->input, c->target, &how, err)
+		     : img_copy(c->sources, c->count, c->target, &how, err)) {
+		say_copy_failure(c, err);
 		return 1;
-	}
-	for (i = 0; i < c->count; i++) {
-		struct img *source = c->sources[i];
-
-		/* What a source has from its backing image, the target has from its own. */
-		how.skip_backing_below = c->backing_name && img_backing(source) ? 1 : 0;
-		if (img_copy(source, c->target, &how, err)) {
-			say_copy_failure(c, c->names[i], err);
-			return 1;
-		}
-		progress_part(progress, img_size(source));
-		how.target_off += img_size(source);
 	}
 	return 0;
 }

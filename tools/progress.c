@@ -71,24 +71,19 @@ void progress_begin(struct progress *p, bool shown, uint64_t total)
 bool progress_step(void *user, uint64_t done, uint64_t total)
 {
 	struct progress *p = user;
-	uint64_t all = p->before + done, now;
+	uint64_t now;
 
 	(void)total;
 	if (p->total)
-		p->percent = 100.0 * (double)all / (double)p->total;
+		p->percent = 100.0 * (double)done / (double)p->total;
 	if (signals_report_wanted() && !p->shown)
 		fprintf(stderr, "    (%.2f/100%%)\n", p->percent);
 	if (p->shown) {
 		now = now_ns();
 		if (print_due(p, now))
-			print_percent(p, all, now);
+			print_percent(p, done, now);
 	}
 	return signals_stop();
-}
-
-void progress_part(struct progress *p, uint64_t bytes)
-{
-	p->before += bytes;
 }
 
 void progress_complete(struct progress *p)

@@ -11,8 +11,7 @@
 
 struct progress {
 	bool shown, terminal;
-	uint64_t total;	 /* bytes of all parts of the job */
-	uint64_t before; /* of the parts that are complete */
+	uint64_t total; /* bytes of the job */
 	uint64_t started_ns, printed_ns;
 	double percent, printed; /* now; when last printed */
 };
@@ -21,8 +20,6 @@ struct progress {
 void progress_begin(struct progress *p, bool shown, uint64_t total);
 /* An img_progress_fn; user is the struct progress. True: a signal asked to stop. */
 bool progress_step(void *user, uint64_t done, uint64_t total);
-/* A part of bytes is complete. */
-void progress_part(struct progress *p, uint64_t bytes);
 /* The last percent, if the job succeeded. */
 void progress_complete(struct progress *p);
 /* The last line's end. */

@@ -142,3 +142,14 @@ void img_engine_resume(struct img *img)
 	img_unsettle(img->engine);
 	let_go(img->engine);
 }
+
+bool img_engine_is_changed(struct img *img)
+{
+	struct img_engine *e = img->engine;
+	bool changed;
+
+	pthread_mutex_lock(&e->lock);
+	changed = e->changed_image;
+	pthread_mutex_unlock(&e->lock);
+	return changed;
+}

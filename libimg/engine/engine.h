@@ -43,6 +43,9 @@ enum img_quiet {
 int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err);
 void img_engine_resume(struct img *img);
 
+/* Was anything written to the image since it was opened? Thread-safe. */
+bool img_engine_is_changed(struct img *img);
+
 /* driver->map() for blocking callers: one level, metadata fetched as needed. Thread-safe. */
 int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_extent *out,
 		   struct img_error *err);

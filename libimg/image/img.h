@@ -110,7 +110,8 @@ enum {
 	IMG_OPEN_DIRECT = 1 << 6,	 /* O_DIRECT */
 	IMG_OPEN_TRY_DIRECT = 1 << 7,	 /* O_DIRECT where possible */
 	IMG_OPEN_UNSAFE = 1 << 8,	 /* never sync: a crash may lose or damage the image */
-	IMG_OPEN_UNMAP = 1 << 9,	 /* discards and freed space are given back to the file system */
+	IMG_OPEN_UNMAP = 1 << 9,	 /* what is discarded, freed or zeroed is given back to the file
+					    system */
 	IMG_OPEN_WRITETHROUGH = 1 << 10, /* each write is durable when it completes */
 	IMG_OPEN_NO_LOCK = 1 << 11,
 	IMG_OPEN_NO_READ_AHEAD = 1 << 12, /* read what is asked for and no more: the kernel's own
@@ -371,15 +372,16 @@ typedef void img_unreadable_fn(void *user, struct img *source, uint64_t off, uin
 
 /* Zero-initialise. */
 struct img_copy_options {
-	bool target_is_zero; /* the target reads as zeroes: zeroes need not be written */
+	bool target_is_zero; /* an existing target reads as zeroes, which need not be written.
+					  Believed of a device; of a file as far as its map says so */
 	bool compress;
 	bool out_of_order;	       /* writes may be issued in any order */
 	uint64_t sparse_bytes;	       /* shortest run of zeroes to skip; 0: 4096 */
 	bool no_sparse;		       /* write everything, zeroes too */
 	unsigned parallel;	       /* chunks in flight; 0: as many as keep all cores busy */
-	uint64_t skip_backing_below;   /* 0, or: the target shares the source's backing chain from this
-					   depth on: leave what lives there (depth >= this) alone */
-	uint64_t target_off;	       /* where in the target the source begins */
+	bool share_backing;	       /* what the source has from its backing images and the target
+					  reads alike from its own is not copied; of images that are
+					  not the same the content is compared */
 	uint64_t rate;		       /* bytes to be read a second, holes not counted; 0: no limit */
 	bool resize_target;	       /* img_copy_input() */
 	bool salvage;		       /* what cannot be read is zeroes in the target */
@@ -389,16 +391,20 @@ struct img_copy_options {
 	enum img_io_kind io;
 	uint64_t reserved[8];
 };
-/* Copy all of source to target, which must be large enough. Does not flush. */
-int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
-	     struct img_error *err);
+/*
+ * Copy all of the sources, one after the other, to target, which must be large enough; what it has
+ * behind them stays. Into a new image (img_create_begin(), nothing written yet) zeroes need not be
+ * written. Does not flush. -ENOSPC: target is too small; -EINVAL: share_backing with several.
+ */
+int img_copy(struct img *const *sources, size_t count, struct img *target,
+	     const struct img_copy_options *options, struct img_error *err);
 
 /*
  * Copy the sources, one after the other, into a new image that is written once from front to end,
  * packed on all cores (options->parallel threads; 0: one a core). The same bytes whatever their
  * number. path: the new file; it has its name only when it is complete. NULL: the pipe or file fd,
  * which stays the caller's. create->size: at least the sources' sum; target_is_zero, compress,
- * out_of_order, skip_backing_below and target_off say nothing here; -EINVAL: sparse_bytes that the
+ * out_of_order and share_backing say nothing here; -EINVAL: sparse_bytes that the
  * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of
  * those (streamOptimized VMDK; raw, into a pipe); nothing was written then.
  */
@@ -429,7 +435,7 @@ bool img_input_size(const struct img_input *in, uint64_t *size);
 void img_input_identity(const struct img_input *in, uint64_t identity[2]);
 /*
  * Copy it to target. Of options, all but out_of_order (units are written as they come),
- * skip_backing_below, target_off and salvage count. An input whose size is not known: target is
+ * share_backing and salvage count. An input whose size is not known: target is
  * resized as data comes, if options->resize_target, and has the disk's size in the end. -EUCLEAN,
  * also: the input ends too early; the target is incomplete then.
  */

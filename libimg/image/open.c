@@ -92,6 +92,24 @@ bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino)
 	return false;
 }
 
+static bool is_same_image(const struct img *a, const struct img *b)
+{
+	const struct img_storage *f = a->file, *g = b->file;
+
+	return f->identity && g->identity && !strcmp(f->identity, g->identity) &&
+	       f->identity_off == g->identity_off && f->size == g->size && a->driver == b->driver &&
+	       a->size == b->size && !a->place->given_part && !b->place->given_part;
+}
+
+bool img_place_is_same(const struct img *a, const struct img *b)
+{
+	while (a && b && is_same_image(a, b)) {
+		a = a->parent;
+		b = b->parent;
+	}
+	return !a && !b;
+}
+
 bool img_is_made_of(const struct img *img, const char *path)
 {
 	struct stat st;
@@ -201,6 +219,7 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 	int rc;
 
 	o->took_data_file = true;
+	img->place->given_part = o->data_file;
 	if (!o->data_file && (!stored || !*stored))
 		return img_fail(err, -EUCLEAN,
 				"%s: the image keeps its data in another file, but does not name it",

@@ -31,6 +31,7 @@ struct img_place {
 	unsigned flags;		     /* IMG_OPEN_* */
 	bool opened;		     /* driver->open() succeeded: close() is due */
 	struct img *above;	     /* the image that names it; NULL: top */
+	bool given_part;	     /* the user named a further file of it: not the image's own word */
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */
 	struct img_created *created; /* further files */
 	size_t created_count;
@@ -83,6 +84,12 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 
 /* Is this file the main file of img or of an image above or below it? */
 bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino);
+
+/*
+ * Are a and b the same disk: the same bytes, read as one format, and so on down the chain? False also
+ * where that is not known.
+ */
+bool img_place_is_same(const struct img *a, const struct img *b);
 
 /* Note the identity of the file at place->path, which is now this image. */
 void img_place_identify(struct img *img);

@@ -1,7 +1,7 @@
 /*
- * Copying an image: a pipeline with a bounded window of chunks. Holes are never read; what is read
- * is searched for zeroes; chunks are written in guest order (unless any order will do), so that
- * the same input gives the same file whatever the number of chunks in flight.
+ * Copying images, one behind the other: a pipeline with a bounded window of chunks. Holes are never
+ * read; what is read is searched for zeroes; chunks are written in guest order (unless any order
+ * will do), so that the same input gives the same file whatever the number of chunks in flight.
  *
  * Source extents -> read -> search for zeroes -> write or zero, all asynchronous on one queue; the
  * engine decodes and encodes compressed units in the worker pool. Memory is the window, whatever
@@ -13,11 +13,12 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
-#include "libimg/engine/driver.h"
 #include "libimg/base/pool.h"
-#include "libimg/image/img.h"
+#include "libimg/image/place.h"
 #include "libimg/jobs/pace.h"
 #include "libimg/jobs/salvage.h"
+#include "libimg/jobs/sources.h"
+#include "libimg/jobs/target.h"
 #include "libimg/jobs/zero.h"
 
 enum {
@@ -41,17 +42,30 @@ struct copy;
 struct chunk {
 	struct copy *c;
 	enum chunk_state state;
-	uint64_t off; /* in the source */
+	uint64_t off;
 	size_t len;
 	uint8_t *data; /* NULL: a range of zeroes, len in zero_len */
+	uint8_t *old;  /* what the target has, if compare */
+	bool compare;  /* write only what differs */
+	bool unread;   /* reading failed in a way that can be salvaged */
 	uint64_t zero_len;
+	unsigned reads;	 /* requests in flight on the sources and, for `old`, the target; and 1 while
+			    submitting */
 	unsigned writes; /* requests in flight on the target, and 1 while submitting */
-	struct iovec read_iov;
+	struct iovec *read_iov, old_iov;
 	struct iovec *iov; /* one for each write of a run */
+	size_t iov_used;
+};
+
+/* A range of a disk whose mapping is known. */
+struct known {
+	struct img_map_entry extent;
+	bool valid;
 };
 
 struct copy {
-	struct img *source, *target;
+	struct img_sources sources;
+	struct img *target;
 	const struct img_copy_options *o;
 	struct img_queue *q;
 	struct chunk *chunks;	      /* a ring in guest order */
@@ -59,8 +73,10 @@ struct copy {
 	unsigned written;	      /* of these, the first `written` have their writes submitted */
 	size_t chunk_bytes, grain;
 	uint64_t pos, size, retired;
-	struct img_map_entry extent; /* what is known around pos */
-	bool have_extent;
+	enum img_target_state state;	   /* of the target at the beginning */
+	struct known source_at, target_at; /* around pos */
+	bool shares;			   /* the depths below are there */
+	uint32_t source_depth, target_depth;
 	struct img_salvage salvage;
 	unsigned unread; /* chunks that are */
 	struct img_pace pace;
@@ -77,6 +93,40 @@ static void fail(struct copy *c, int rc, const struct img_error *err)
 {
 	if (!c->rc)
 		c->rc = img_fail(c->err, rc, "%s", img_error_text(err));
+}
+
+/* ---- Where things are ---- */
+
+static bool covers(const struct known *k, uint64_t off)
+{
+	return k->valid && off >= k->extent.start && off - k->extent.start < k->extent.length;
+}
+
+static int map_target(struct copy *c, uint64_t off, struct known *k, struct img_error *err)
+{
+	int rc = covers(k, off) ? 0
+				: img_map(c->target, off, img_size(c->target) - off, true,
+					  &k->extent, err);
+
+	k->valid = !rc;
+	return rc;
+}
+
+static int map_source(struct copy *c, uint64_t off, struct known *k, struct img_error *err)
+{
+	int rc = covers(k, off) ? 0 : img_sources_map(&c->sources, off, &k->extent, err);
+
+	if (rc && c->o->salvage && img_salvage_may(rc)) {
+		/* Reading it will fail as well: there it is dealt with. */
+		k->extent = (struct img_map_entry){ .start = off,
+						    .length = img_salvage_step(&c->sources, off),
+						    .present = true,
+						    .data = true };
+		img_error_clear(err);
+		rc = 0;
+	}
+	k->valid = !rc;
+	return rc;
 }
 
 /* ---- Writing ---- */
@@ -96,84 +146,142 @@ static void write_done(void *user, int rc, const struct img_error *err)
 	write_over(k);
 }
 
-static void submit_zero(struct chunk *k, uint64_t off, uint64_t len)
+/* The request that submitting gave rc for: if it was refused it is over. */
+static void check_submit(struct chunk *k, int rc)
+{
+	struct img_error e = { 0 };
+
+	if (!rc)
+		return;
+	img_fail(&e, rc, "%s: a request could not be submitted: %s", img_name(k->c->target),
+		 strerrordesc_np(-rc));
+	write_done(k, rc, &e);
+	img_error_clear(&e);
+}
+
+static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
 {
 	struct copy *c = k->c;
 	unsigned flags = c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED;
-	int rc;
 
-	if (c->o->target_is_zero)
-		return;
 	k->writes++;
-	rc = img_submit_zero(c->q, c->target, c->o->target_off + off, len, flags, write_done, k);
-	if (rc) {
-		struct img_error e = { 0 };
-
-		img_fail(&e, rc, "%s: zeroes could not be submitted: %s", img_name(c->target),
-			 strerror(-rc));
-		write_done(k, rc, &e);
-		img_error_clear(&e);
-	}
+	check_submit(k, img_submit_zero(c->q, c->target, off, len, flags, write_done, k));
 }
 
-/* Is [off, off + len) of the target packed? Not where it ends inside of a unit that goes on. */
-static bool packs(const struct copy *c, uint64_t off, size_t len)
-{
-	return c->o->compress &&
-	       (len == img_unit_bytes(c->target) || off + len == img_size(c->target));
-}
-
-static void submit_write(struct chunk *k, struct iovec *iov, size_t at, size_t len)
+/* Zero what is not known to be. */
+static void submit_zero(struct chunk *k, uint64_t off, uint64_t len)
 {
 	struct copy *c = k->c;
-	uint64_t off = c->o->target_off + k->off + at;
+	struct known at = { 0 };
+	struct img_error e = { 0 };
+
+	if (c->state == IMG_TARGET_USED)
+		zero_range(k, off, len);
+	for (uint64_t n; c->state == IMG_TARGET_MAPPED && len; off += n, len -= n) {
+		int rc = map_target(c, off, &at, &e);
+
+		if (rc) {
+			fail(c, rc, &e);
+			break;
+		}
+		n = min_u64(len, at.extent.length);
+		if (!at.extent.zero)
+			zero_range(k, off, n);
+	}
+	img_error_clear(&e);
+}
+
+/* Is [off, off + len) of the target packed? Not a part of a unit, unless the disk ends with it. */
+static bool packs(const struct copy *c, uint64_t off, size_t len)
+{
+	uint64_t unit = img_unit_bytes(c->target);
+
+	return c->o->compress && is_aligned_u64(off, unit) &&
+	       (len == unit || off + len == img_size(c->target));
+}
+
+static void submit_write(struct chunk *k, size_t at, size_t len)
+{
+	struct copy *c = k->c;
+	struct iovec *iov = &k->iov[k->iov_used++];
+	uint64_t off = k->off + at;
 	unsigned flags = (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED) |
 			 (packs(c, off, len) ? IMG_SUBMIT_COMPRESS : 0);
-	int rc;
 
 	*iov = (struct iovec){ k->data + at, len };
 	k->writes++;
-	rc = img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k);
-	if (rc) {
-		struct img_error e = { 0 };
+	check_submit(k, img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k));
+}
 
-		img_fail(&e, rc, "%s: a write could not be submitted: %s", img_name(c->target),
-			 strerror(-rc));
-		write_done(k, rc, &e);
-		img_error_clear(&e);
+/* How long is the first piece of what is left at `at`? Pieces end at multiples of the grain. */
+static size_t to_grain(const struct chunk *k, size_t at)
+{
+	return k->c->grain - (size_t)((k->off + at) % k->c->grain);
+}
+
+/* What [at, at + len) of the chunk holds is to be in the target. */
+static void write_run(struct chunk *k, size_t at, size_t len)
+{
+	struct copy *c = k->c;
+	size_t end = at + len, run;
+	bool zero;
+
+	for (; at < end; at += run) {
+		run = end - at;
+		if (c->o->no_sparse)
+			zero = false;
+		else if (c->o->compress)
+			zero = img_is_zero(k->data + at, run);
+		else
+			zero = img_zero_run(k->data + at, end - at, c->grain, to_grain(k, at), &run);
+		if (zero)
+			submit_zero(k, k->off + at, run);
+		else
+			submit_write(k, at, run);
+	}
+}
+
+static bool differs(const struct chunk *k, size_t at, size_t len)
+{
+	return memcmp(k->data + at, k->old + at, len) != 0;
+}
+
+/* The runs in which the target has something else. Of compressed units, all or nothing. */
+static void write_differences(struct chunk *k)
+{
+	size_t at = 0, end;
+
+	if (k->c->o->compress) {
+		if (differs(k, 0, k->len))
+			write_run(k, 0, k->len);
+		return;
+	}
+	for (; at < k->len; at = end) {
+		bool differ = differs(k, at, min_size(to_grain(k, at), k->len - at));
+
+		end = at;
+		do {
+			end += min_size(to_grain(k, end), k->len - end);
+		} while (end < k->len &&
+			 differs(k, end, min_size(to_grain(k, end), k->len - end)) == differ);
+		if (differ)
+			write_run(k, at, end - at);
 	}
 }
 
 static void write_chunk(struct chunk *k)
 {
-	struct copy *c = k->c;
-	size_t at = 0, n = 0;
-
 	k->state = CHUNK_WRITING;
 	k->writes = 1;
-	if (c->rc) {
-		/* Failed elsewhere: just retire. */
-	} else if (k->zero_len) {
+	k->iov_used = 0;
+	if (k->c->rc)
+		; /* failed elsewhere: just retire */
+	else if (k->zero_len)
 		submit_zero(k, k->off, k->zero_len);
-	} else if (c->o->no_sparse) {
-		submit_write(k, k->iov, 0, k->len);
-	} else if (c->o->compress) {
-		if (!img_is_zero(k->data, k->len))
-			submit_write(k, k->iov, 0, k->len);
-		else
-			submit_zero(k, k->off, k->len);
-	} else {
-		while (at < k->len) {
-			uint64_t place = c->o->target_off + k->off + at;
-			size_t run, first = c->grain - (size_t)(place % c->grain);
-
-			if (img_zero_run(k->data + at, k->len - at, c->grain, first, &run))
-				submit_zero(k, k->off + at, run);
-			else
-				submit_write(k, &k->iov[n++], at, run);
-			at += run;
-		}
-	}
+	else if (k->compare)
+		write_differences(k);
+	else
+		write_run(k, 0, k->len);
 	write_over(k);
 }
 
@@ -206,18 +314,32 @@ static void retire(struct copy *c)
 
 /* ---- Reading ---- */
 
+static void read_over(struct chunk *k)
+{
+	if (--k->reads)
+		return;
+	k->state = k->unread ? CHUNK_UNREAD : CHUNK_READY;
+	k->c->unread += k->unread;
+}
+
 static void read_done(void *user, int rc, const struct img_error *err)
 {
 	struct chunk *k = user;
 
-	if (rc && k->c->o->salvage && img_salvage_may(rc)) {
-		k->state = CHUNK_UNREAD;
-		k->c->unread++;
-		return;
-	}
+	if (rc && k->c->o->salvage && img_salvage_may(rc))
+		k->unread = true;
+	else if (rc)
+		fail(k->c, rc, err);
+	read_over(k);
+}
+
+static void old_done(void *user, int rc, const struct img_error *err)
+{
+	struct chunk *k = user;
+
 	if (rc)
 		fail(k->c, rc, err);
-	k->state = CHUNK_READY;
+	read_over(k);
 }
 
 /*
@@ -234,7 +356,7 @@ static void salvage_unread(struct copy *c)
 
 		if (k->state != CHUNK_UNREAD)
 			continue;
-		rc = c->rc ? 0 : img_salvage_read(&c->salvage, k->off, k->data, k->len, c->err);
+		rc = c->rc ? 0 : img_salvage_read(&c->salvage, c->q, k->off, k->data, k->len, c->err);
 		if (rc)
 			c->rc = rc;
 		k->state = CHUNK_READY;
@@ -248,34 +370,57 @@ static struct chunk *next_chunk(struct copy *c)
 
 	k->off = c->pos;
 	k->zero_len = 0;
+	k->compare = k->unread = false;
 	return k;
 }
 
-static int read_chunk(struct copy *c, size_t len)
+static bool make_room(struct chunk *k)
+{
+	const struct copy *c = k->c;
+	size_t bytes = (size_t)round_up_u64(c->chunk_bytes, 4096);
+
+	if (!k->data)
+		k->data = aligned_alloc(4096, bytes);
+	if (!k->old && k->compare)
+		k->old = aligned_alloc(4096, bytes);
+	if (!k->iov)
+		k->iov = calloc(c->chunk_bytes / c->grain + 2, sizeof(*k->iov));
+	if (!k->read_iov)
+		k->read_iov = calloc(img_sources_most(&c->sources, c->chunk_bytes),
+				     sizeof(*k->read_iov));
+	return k->data && (k->old || !k->compare) && k->iov && k->read_iov;
+}
+
+static int read_chunk(struct copy *c, size_t len, bool compare)
 {
 	struct chunk *k = next_chunk(c);
+	unsigned submitted;
 	int rc;
 
-	if (!k->data) {
-		k->data = aligned_alloc(4096, round_up_u64(c->chunk_bytes, 4096));
-		k->iov = calloc(c->chunk_bytes / c->grain + 2, sizeof(*k->iov));
-		if (!k->data || !k->iov) {
-			k->state = CHUNK_FREE;
-			return img_fail(c->err, -ENOMEM, "out of memory for copying");
-		}
+	k->compare = compare;
+	if (!make_room(k)) {
+		k->state = CHUNK_FREE;
+		return img_fail(c->err, -ENOMEM, "out of memory for copying");
 	}
 	k->len = len;
-	k->read_iov = (struct iovec){ k->data, len };
 	k->state = CHUNK_READING;
+	k->reads = 1;
 	c->pos += len;
 	c->pace.moved += len;
-	rc = img_submit_readv(c->q, c->source, k->off, &k->read_iov, 1, 0, read_done, k);
-	if (rc) {
-		k->state = CHUNK_FREE;
-		return img_fail(c->err, rc, "%s: a read could not be submitted: %s",
-				img_name(c->source), strerror(-rc));
+	rc = img_sources_read(&c->sources, c->q, k->off, k->data, len, k->read_iov, &submitted,
+			      read_done, k, c->err);
+	k->reads += submitted;
+	if (!rc && compare) {
+		k->old_iov = (struct iovec){ k->old, len };
+		rc = img_submit_readv(c->q, c->target, k->off, &k->old_iov, 1, 0, old_done, k);
+		if (!rc)
+			k->reads++;
+		else
+			img_fail(c->err, rc, "%s: a read could not be submitted: %s",
+				 img_name(c->target), strerrordesc_np(-rc));
 	}
-	return 0;
+	read_over(k);
+	return rc;
 }
 
 /* ---- Extents ---- */
@@ -284,50 +429,60 @@ enum need {
 	NEED_NOTHING,
 	NEED_ZERO,
 	NEED_DATA,
+	NEED_COMPARE,
 };
 
-/* What must be done for the source at off, and for how long (to the end of the extent). */
+static bool needs_reading(enum need need)
+{
+	return need == NEED_DATA || need == NEED_COMPARE;
+}
+
+/*
+ * What must be done for the disk at off, and for how long (to the end of the extent). What the
+ * source has from its backing images the target may have from its own: that is so where both lead to
+ * the same image, and else is found out by looking at both. Only the map of the whole target tells
+ * where it leads: a part of an image that exists already may hold something else.
+ */
 static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 {
-	struct img_map_entry *x = &c->extent;
-	uint64_t below = c->o->skip_backing_below;
+	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
+	bool zero, below, alike = false;
+	int rc = map_source(c, off, &c->source_at, c->err);
 
-	if (!c->have_extent || off < x->start || off - x->start >= x->length) {
-		int rc = img_map(c->source, off, c->size - off, true, x, c->err);
-
-		if (rc && (!c->o->salvage || !img_salvage_may(rc)))
-			return rc;
-		if (rc) { /* reading it will fail as well: there it is dealt with */
-			*x = (struct img_map_entry){ .start = off,
-						     .length = img_salvage_step(c->source, off),
-						     .present = true,
-						     .data = true };
-			img_error_clear(c->err);
-		}
-		c->have_extent = true;
-	}
+	if (rc)
+		return rc;
 	*len = x->start + x->length - off;
-	if (below && (x->depth >= below || !x->present))
+	zero = x->zero && !c->o->no_sparse;
+	below = c->o->share_backing && (x->depth || !x->present);
+	if (below || (zero && c->state == IMG_TARGET_MAPPED)) {
+		rc = map_target(c, off, &c->target_at, c->err);
+		if (rc)
+			return rc;
+		*len = min_u64(*len, y->start + y->length - off);
+		alike = zero && y->zero;
+	}
+	if (below && c->shares && x->depth >= c->source_depth && y->depth >= c->target_depth)
+		alike = true;
+	if (alike || (zero && c->state == IMG_TARGET_ZERO))
 		*need = NEED_NOTHING;
-	else if (x->zero && !c->o->no_sparse)
-		*need = NEED_ZERO;
+	else if (below && !c->shares)
+		*need = NEED_COMPARE;
 	else
-		*need = NEED_DATA;
+		*need = zero ? NEED_ZERO : NEED_DATA;
 	return 0;
 }
 
-/* From pos on: how far does the same need go (at most max for data)? */
+/* From pos on: how far does the same need go (at most max for what is read)? */
 static int gather(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 {
 	uint64_t end = c->pos;
-	int rc = 0;
 
 	*need = NEED_NOTHING;
-	while (end < c->size && (end == c->pos || *need != NEED_DATA || end - c->pos < max)) {
+	while (end < c->size && (end == c->pos || !needs_reading(*need) || end - c->pos < max)) {
 		enum need n;
 		uint64_t run;
+		int rc = look(c, end, &n, &run);
 
-		rc = look(c, end, &n, &run);
 		if (rc)
 			return rc;
 		if (end == c->pos)
@@ -337,36 +492,41 @@ static int gather(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 		end += run;
 	}
 	*len = end - c->pos;
-	if (*need == NEED_DATA)
+	if (needs_reading(*need))
 		*len = min_u64(*len, max);
 	return 0;
 }
 
-/* Compressed targets take whole units: is any of the unit's data needed? */
-static int gather_unit(struct copy *c, enum need *need, uint64_t *len)
+/*
+ * The same for compressed targets, which take whole units, of which max bytes are left: if not all
+ * of the unit needs the same, all of its data is needed.
+ */
+static int gather_unit(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 {
-	uint64_t unit = c->chunk_bytes, end = c->pos;
+	uint64_t unit = c->chunk_bytes, run;
+	int rc = look(c, c->pos, need, &run);
 
-	*need = NEED_NOTHING;
-	*len = 0;
-	do {
+	if (rc)
+		return rc;
+	max = min_u64(max, c->size - c->pos);
+	if (run >= max && !needs_reading(*need)) { /* whole units at once */
+		uint64_t end = c->pos + run;
+
+		*len = end == c->size ? run : align_down_u64(end, unit) - c->pos;
+		return 0;
+	}
+	*len = max;
+	while (run < max) {
 		enum need n;
-		uint64_t run;
-		int rc = look(c, end, &n, &run);
+		uint64_t more;
 
+		rc = look(c, c->pos + run, &n, &more);
 		if (rc)
 			return rc;
-		if (n > *need)
-			*need = n;
-		end += run;
-		/* A long run of what needs little is answered at once, in whole units. */
-		if (*need != NEED_DATA && end == c->size)
-			break;
-	} while (end < c->size && end - c->pos < unit);
-	if (*need == NEED_DATA || end - c->pos < unit)
-		*len = min_u64(unit, c->size - c->pos);
-	else
-		*len = end == c->size ? end - c->pos : align_down_u64(end - c->pos, unit);
+		if (n != *need)
+			*need = NEED_DATA;
+		run += more;
+	}
 	return 0;
 }
 
@@ -376,12 +536,12 @@ static int fill_window(struct copy *c)
 	while (c->pos < c->size && c->used < c->window) {
 		uint64_t boundary = c->chunk_bytes - c->pos % c->chunk_bytes, len;
 		enum need need;
-		int rc = c->o->compress ? gather_unit(c, &need, &len)
+		int rc = c->o->compress ? gather_unit(c, boundary, &need, &len)
 					: gather(c, boundary, &need, &len);
 
 		if (rc)
 			return rc;
-		if (need == NEED_NOTHING || (need == NEED_ZERO && c->o->target_is_zero)) {
+		if (need == NEED_NOTHING) {
 			c->pos += len;
 			if (!c->used)
 				c->retired = c->pos;
@@ -394,7 +554,7 @@ static int fill_window(struct copy *c)
 		} else if (img_pace_wait(&c->pace)) {
 			return 0;
 		} else {
-			rc = read_chunk(c, (size_t)len);
+			rc = read_chunk(c, (size_t)len, need == NEED_COMPARE);
 			if (rc)
 				return rc;
 		}
@@ -451,47 +611,78 @@ static void size_window(struct copy *c)
 		c->window = MAX_WINDOW;
 }
 
-int img_copy(struct img *source, struct img *target, const struct img_copy_options *options,
-	     struct img_error *err)
+/*
+ * The first image that the source's chain and the one below the target have in common, if there is
+ * one.
+ */
+static void find_shared(struct copy *c)
 {
-	static const struct img_copy_options defaults;
-	struct copy c = { .source = source,
-			  .target = target,
-			  .o = options ? options : &defaults,
-			  .size = img_size(source),
-			  .salvage.source = source,
-			  .err = err };
+	c->source_depth = 0;
+	for (const struct img *a = c->sources.images[0]; a; a = a->parent, c->source_depth++) {
+		c->target_depth = 1;
+		for (const struct img *b = c->target->parent; b; b = b->parent, c->target_depth++) {
+			c->shares = img_place_is_same(a, b);
+			if (c->shares)
+				return;
+		}
+	}
+}
+
+static int check(const struct copy *c)
+{
+	if (c->size > img_size(c->target))
+		return img_fail(c->err, -ENOSPC, "%s: %llu bytes do not fit in %llu",
+				img_name(c->target), (unsigned long long)c->size,
+				(unsigned long long)img_size(c->target));
+	if (c->o->share_backing && c->sources.count != 1)
+		return img_fail(c->err, -EINVAL,
+				"%s: several images have no backing image in common with it",
+				img_name(c->target));
+	return 0;
+}
+
+static int copy(struct copy *c)
+{
 	int rc;
 
-	c.salvage.unreadable = c.o->unreadable;
-	c.salvage.user = c.o->user;
-	if (!range_in(c.o->target_off, c.size, img_size(target)))
-		return img_fail(err, -ENOSPC, "%s: %llu bytes at %llu do not fit in %llu",
-				img_name(target), (unsigned long long)c.size,
-				(unsigned long long)c.o->target_off,
-				(unsigned long long)img_size(target));
-	if (c.o->compress && !is_aligned_u64(c.o->target_off, img_unit_bytes(target)))
-		return img_fail(err, -EINVAL,
-				"%s: a compressed copy to %llu does not begin at a "
-				"cluster of %llu",
-				img_name(target), (unsigned long long)c.o->target_off,
-				(unsigned long long)img_unit_bytes(target));
-	size_window(&c);
-	c.grain = img_zero_grain(target, c.o->sparse_bytes, c.chunk_bytes);
-	img_pace_begin(&c.pace, c.o->rate);
-	c.chunks = calloc(c.window, sizeof(*c.chunks));
-	if (!c.chunks)
-		return img_fail(err, -ENOMEM, "out of memory for copying");
-	for (unsigned i = 0; i < c.window; i++)
-		c.chunks[i].c = &c;
-	rc = img_queue_new(c.o->io, &c.q, err);
+	c->state = img_target_state(c->target, c->o->target_is_zero);
+	if (c->o->share_backing)
+		find_shared(c);
+	size_window(c);
+	c->grain = img_zero_grain(c->target, c->o->sparse_bytes, c->chunk_bytes);
+	img_pace_begin(&c->pace, c->o->rate);
+	c->chunks = calloc(c->window, sizeof(*c->chunks));
+	if (!c->chunks)
+		return img_fail(c->err, -ENOMEM, "out of memory for copying");
+	for (unsigned i = 0; i < c->window; i++)
+		c->chunks[i].c = c;
+	rc = img_queue_new(c->o->io, &c->q, c->err);
 	if (!rc)
-		rc = run(&c);
-	img_queue_free(c.q);
-	for (unsigned i = 0; i < c.window; i++) {
-		free(c.chunks[i].data);
-		free(c.chunks[i].iov);
+		rc = run(c);
+	img_queue_free(c->q);
+	for (unsigned i = 0; i < c->window; i++) {
+		free(c->chunks[i].data);
+		free(c->chunks[i].old);
+		free(c->chunks[i].iov);
+		free(c->chunks[i].read_iov);
 	}
-	free(c.chunks);
+	free(c->chunks);
 	return rc;
+}
+
+int img_copy(struct img *const *sources, size_t count, struct img *target,
+	     const struct img_copy_options *options, struct img_error *err)
+{
+	static const struct img_copy_options defaults;
+	const struct img_copy_options *o = options ? options : &defaults;
+	struct copy c = { .target = target, .o = o, .err = err };
+	int rc = img_sources_init(&c.sources, sources, count, err);
+
+	c.size = c.sources.size;
+	c.salvage = (struct img_salvage){ .sources = &c.sources,
+					  .unreadable = o->unreadable,
+					  .user = o->user };
+	if (!rc)
+		rc = check(&c);
+	return rc ? rc : copy(&c);
 }

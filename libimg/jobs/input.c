@@ -14,6 +14,7 @@
 #include "libimg/jobs/pace.h"
 #include "libimg/jobs/packed.h"
 #include "libimg/jobs/seen.h"
+#include "libimg/jobs/target.h"
 #include "libimg/jobs/turns.h"
 #include "libimg/jobs/zero.h"
 
@@ -28,6 +29,7 @@ struct job {
 	struct img_sink *sink; /* NULL: to the target */
 	size_t unit, window;   /* of the source; a multiple of every unit there is */
 	size_t grain;	       /* target: the shortest run of zeroes to leave out */
+	bool target_is_zero;
 
 	/* take()'s. */
 	struct img_seen seen; /* unless the source is plain */
@@ -217,7 +219,7 @@ static void submit_write(struct worker *w, size_t at, size_t len, unsigned flags
 
 static void submit_zero(struct worker *w, size_t at, size_t len)
 {
-	if (!w->job->o->target_is_zero)
+	if (!w->job->target_is_zero)
 		check_submit(w, img_submit_zero(w->q, w->job->target, w->off + at, len,
 						IMG_SUBMIT_ORDERED, written, w));
 }
@@ -435,7 +437,7 @@ static int fill_gaps(struct job *j, struct img_error *err)
 	uint64_t size = j->source->size, run;
 	int rc = 0;
 
-	if (j->source->plain || (j->o->target_is_zero && !j->o->no_sparse))
+	if (j->source->plain || (j->target_is_zero && !j->o->no_sparse))
 		return 0;
 	for (uint64_t unit = 0; unit < j->seen.units && !rc; unit += run) {
 		uint64_t off = unit * j->unit;
@@ -465,6 +467,7 @@ int img_copy_input(struct img_input *in, struct img *target, const struct img_co
 				(unsigned long long)j.source->size,
 				(unsigned long long)img_size(target));
 	j.grain = img_zero_grain(target, o->sparse_bytes, WINDOW);
+	j.target_is_zero = img_target_state(target, o->target_is_zero) == IMG_TARGET_ZERO;
 	rc = run(&j, img_unit_bytes(target), err);
 	if (!rc)
 		rc = fill_gaps(&j, err);

@@ -4,17 +4,17 @@
 #ifndef LIBIMG_JOBS_SALVAGE_H
 #define LIBIMG_JOBS_SALVAGE_H
 
-#include "libimg/base/error.h"
-#include "libimg/image/img.h"
+#include "libimg/jobs/sources.h"
 
 /* Zero-initialise, but for the first members. */
 struct img_salvage {
-	struct img *source;
+	const struct img_sources *sources;
 	img_unreadable_fn *unreadable; /* may be NULL */
 	void *user;
 
 	/* What is known to be unreadable and not yet told: it may go on. */
-	uint64_t off, len;
+	struct img *source;
+	uint64_t off, len; /* in it */
 	struct img_error why;
 };
 
@@ -22,14 +22,15 @@ struct img_salvage {
 bool img_salvage_may(int rc);
 
 /* From off on, the bytes that at least go with it when its place cannot be looked up. */
-uint64_t img_salvage_step(const struct img *source, uint64_t off);
+uint64_t img_salvage_step(const struct img_sources *sources, uint64_t off);
 
 /*
- * Read [off, off + len) of the source, in pieces where that fails; what remains unreadable is
- * zeroes in data. Blocking. -ENOMEM and the like only: see img_salvage_may().
+ * Read [off, off + len) of the sources, in pieces where that fails; what remains unreadable is
+ * zeroes in data. Blocking; nothing is in flight on q. -ENOMEM and the like only: see
+ * img_salvage_may().
  */
-int img_salvage_read(struct img_salvage *s, uint64_t off, uint8_t *data, size_t len,
-		     struct img_error *err);
+int img_salvage_read(struct img_salvage *s, struct img_queue *q, uint64_t off, uint8_t *data,
+		     size_t len, struct img_error *err);
 
 /* Tell what has not been told. */
 void img_salvage_end(struct img_salvage *s);

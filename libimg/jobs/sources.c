@@ -1,8 +1,11 @@
 #include "libimg/jobs/sources.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "libimg/base/arith.h"
+
+enum { SECTOR = 512 };
 
 int img_sources_init(struct img_sources *s, struct img *const *images, size_t count,
 		     struct img_error *err)
@@ -22,4 +25,43 @@ struct img *img_sources_at(const struct img_sources *s, uint64_t off, uint64_t *
 		off -= img_size(s->images[i++]);
 	*within = off;
 	return s->images[i];
+}
+
+int img_sources_map(const struct img_sources *s, uint64_t off, struct img_map_entry *entry,
+		    struct img_error *err)
+{
+	uint64_t within;
+	struct img *source = img_sources_at(s, off, &within);
+	int rc = img_map(source, within, img_size(source) - within, true, entry, err);
+
+	if (!rc)
+		entry->start = off;
+	return rc;
+}
+
+int img_sources_read(const struct img_sources *s, struct img_queue *q, uint64_t off, uint8_t *data,
+		     size_t len, struct iovec *iov, unsigned *submitted, img_done_fn *done,
+		     void *user, struct img_error *err)
+{
+	*submitted = 0;
+	for (size_t at = 0; at < len; iov++) {
+		uint64_t within;
+		struct img *source = img_sources_at(s, off + at, &within);
+		size_t n = (size_t)min_u64(len - at, img_size(source) - within);
+		int rc;
+
+		*iov = (struct iovec){ data + at, n };
+		rc = img_submit_readv(q, source, within, iov, 1, 0, done, user);
+		if (rc)
+			return img_fail(err, rc, "%s: a read could not be submitted: %s",
+					img_name(source), strerrordesc_np(-rc));
+		++*submitted;
+		at += n;
+	}
+	return 0;
+}
+
+size_t img_sources_most(const struct img_sources *s, size_t len)
+{
+	return min_size(s->count, len / SECTOR + 2);
 }

@@ -18,5 +18,17 @@ int img_sources_init(struct img_sources *s, struct img *const *images, size_t co
 		     struct img_error *err);
 /* The image that holds byte off of the disk, and where in it that is. */
 struct img *img_sources_at(const struct img_sources *s, uint64_t off, uint64_t *within);
+/* img_map(), deep, of what the image that holds byte off has from there; entry->start is off. */
+int img_sources_map(const struct img_sources *s, uint64_t off, struct img_map_entry *entry,
+		    struct img_error *err);
+/*
+ * Submit reads of [off, off + len) of the disk into data: one for each image that holds a part of
+ * it, *submitted of them, also on failure. iov: room for as many; borrowed like data.
+ */
+int img_sources_read(const struct img_sources *s, struct img_queue *q, uint64_t off, uint8_t *data,
+		     size_t len, struct iovec *iov, unsigned *submitted, img_done_fn *done,
+		     void *user, struct img_error *err);
+/* The most images that len bytes can be spread over: at least 1. */
+size_t img_sources_most(const struct img_sources *s, size_t len);
 
 #endif

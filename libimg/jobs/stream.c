@@ -37,6 +37,7 @@ struct worker {
 	struct img_queue *q;
 	uint8_t *data; /* the chunk at hand */
 	struct img_packed packed;
+	struct iovec *iov; /* of its reads */
 	uint64_t off;
 	size_t len;
 	int read_rc;
@@ -47,9 +48,8 @@ static int skip_zeroes(struct job *j, struct img_error *err)
 {
 	while (!j->sink->wants_all && j->next < j->sources.size) {
 		struct img_map_entry x;
-		uint64_t within, after;
-		struct img *source = img_sources_at(&j->sources, j->next, &within);
-		int rc = img_map(source, within, img_size(source) - within, true, &x, err);
+		uint64_t after;
+		int rc = img_sources_map(&j->sources, j->next, &x, err);
 
 		if (rc && j->o->salvage && img_salvage_may(rc)) {
 			img_error_clear(err); /* reading it will fail as well */
@@ -97,47 +97,15 @@ static void read_done(void *user, int rc, const struct img_error *err)
 
 static int read_chunk(struct worker *w)
 {
-	size_t at = 0;
+	unsigned submitted;
+	int rc;
 
 	w->read_rc = 0;
-	while (at < w->len && !w->read_rc) {
-		uint64_t within;
-		struct img *source = img_sources_at(&w->job->sources, w->off + at, &within);
-		size_t n = (size_t)min_u64(w->len - at, img_size(source) - within);
-		struct iovec iov = { w->data + at, n };
-		int rc = img_submit_readv(w->q, source, within, &iov, 1, 0, read_done, w);
-
-		if (rc)
-			return img_fail(&w->turn.err, rc, "%s: a read could not be submitted: %s",
-					img_name(source), strerrordesc_np(-rc));
-		while (img_queue_in_flight(w->q))
-			img_queue_run(w->q, true);
-		at += n;
-	}
-	return w->read_rc;
-}
-
-/*
- * Read once more, piece by piece, a chunk that could not be read. In turn: so what is lost is told
- * in order.
- */
-static int salvage_chunk(struct worker *w)
-{
-	struct img_salvage *s = &w->job->salvage;
-	int rc = 0;
-
-	img_error_clear(&w->turn.err);
-	for (size_t at = 0, n; !rc && at < w->len; at += n) {
-		uint64_t within;
-		struct img *source = img_sources_at(&w->job->sources, w->off + at, &within);
-
-		n = (size_t)min_u64(w->len - at, img_size(source) - within);
-		if (source != s->source)
-			img_salvage_end(s);
-		s->source = source;
-		rc = img_salvage_read(s, within, w->data + at, n, &w->turn.err);
-	}
-	return rc;
+	rc = img_sources_read(&w->job->sources, w->q, w->off, w->data, w->len, w->iov, &submitted,
+			      read_done, w, &w->turn.err);
+	while (img_queue_in_flight(w->q))
+		img_queue_run(w->q, true);
+	return rc ? rc : w->read_rc;
 }
 
 static int prepare(struct img_turn *turn)
@@ -146,8 +114,10 @@ static int prepare(struct img_turn *turn)
 	int rc = read_chunk(w);
 
 	if (rc && w->job->o->salvage && img_salvage_may(rc)) {
+		/* In turn: so what is lost is told in order. */
 		img_turn_wait(turn);
-		rc = salvage_chunk(w);
+		img_error_clear(&turn->err);
+		rc = img_salvage_read(&w->job->salvage, w->q, w->off, w->data, w->len, &turn->err);
 	}
 	return rc ? rc : img_packed_fill(&w->packed, w->data, w->len, &turn->err);
 }
@@ -166,6 +136,7 @@ static void worker_free(struct img_turn *turn)
 	img_queue_free(w->q);
 	img_packed_free(&w->packed);
 	free(w->data);
+	free(w->iov);
 	free(w);
 }
 
@@ -180,8 +151,9 @@ static int worker_new(struct img_turns *turns, struct img_turn **out, struct img
 	*out = &w->turn;
 	w->job = j;
 	w->data = aligned_alloc(4096, j->chunk);
+	w->iov = calloc(img_sources_most(&j->sources, j->chunk), sizeof(*w->iov));
 	rc = img_packed_new(&w->packed, j->sink, j->chunk, err);
-	if (!w->data)
+	if (!w->data || !w->iov)
 		rc = img_fail(err, -ENOMEM, "out of memory for copying");
 	return rc ? rc : img_queue_new(j->o->io, &w->q, err);
 }
@@ -217,8 +189,9 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 	if (!rc)
 		rc = img_sink_settle_zeroes(j.sink, o, err);
 	img_pace_begin(&j.pace, o->rate);
-	j.salvage.unreadable = o->unreadable;
-	j.salvage.user = o->user;
+	j.salvage = (struct img_salvage){ .sources = &j.sources,
+					  .unreadable = o->unreadable,
+					  .user = o->user };
 	if (!rc)
 		rc = img_turns_run(&j.turns, err);
 	img_salvage_end(&j.salvage);

@@ -179,7 +179,7 @@ static int run_copy(struct img_error *err)
 	}
 	rc = img_open_storage(s, "new", &options, &target, err);
 	if (!rc)
-		rc = img_copy(source, target, &copy, err);
+		rc = img_copy(&source, 1, target, &copy, err);
 	if (!rc)
 		rc = img_flush(target, err);
 out:

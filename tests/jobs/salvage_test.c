@@ -26,15 +26,19 @@ struct spotty {
 	struct img_wrap wrap;
 	const struct spot *spots; /* end with one of no length */
 	int rc;
+	_Atomic unsigned failed; /* reads */
 };
 
 static int check(struct img_storage *s, enum img_io_op op, uint64_t off, uint64_t len)
 {
-	const struct spotty *y = IMG_CONTAINER(img_wrap_of(s), struct spotty, wrap);
+	struct spotty *y = IMG_CONTAINER(img_wrap_of(s), struct spotty, wrap);
 
-	for (const struct spot *p = y->spots; op == IMG_IO_READ && p->len; p++)
-		if (ranges_overlap(off, len, p->off, p->len))
-			return y->rc;
+	for (const struct spot *p = y->spots; op == IMG_IO_READ && p->len; p++) {
+		if (!ranges_overlap(off, len, p->off, p->len))
+			continue;
+		y->failed++;
+		return y->rc;
+	}
 	return 0;
 }
 
@@ -186,7 +190,7 @@ static void copy(unsigned parallel, bool out_of_order)
 	memset(data, 0xee, DISK);
 	cr_assert_eq(img_storage_write(memory, 0, data, DISK, NULL), 0);
 	target = open_raw(memory, IMG_OPEN_WRITE);
-	cr_assert_eq(img_copy(source, target, &how, NULL), 0);
+	cr_assert_eq(img_copy(&source, 1, target, &how, NULL), 0);
 	cr_assert_eq(img_read(target, 0, data, DISK, NULL), 0);
 	assert_content(data, sectors);
 	assert_told(&told, sectors);
@@ -221,6 +225,59 @@ Test(salvage, streams)
 	free(data);
 }
 
+/* What is lost of one image is no part of the next one's, even where they meet. */
+Test(salvage, several_sources)
+{
+	static const struct spot first[] = { { 0, 512 }, { DISK - 700, 700 }, { 0 } };
+	static const struct spot second[] = { { 100, 5000 }, { 0 } };
+	static const struct spot lost[] = {
+		{ 0, 512 }, { DISK - 1024, 1024 }, { 0, 5120 }, { 0 }
+	};
+	struct told told = { 0 };
+	struct img_copy_options how = { .salvage = true, .unreadable = tell, .user = &told };
+	struct img *sources[] = { damaged(first, -EIO), damaged(second, -EIO) }, *target;
+	struct img_storage *memory;
+	uint8_t *data = malloc(DISK);
+
+	cr_assert_not_null(data);
+	cr_assert_eq(img_storage_memory("target", 2 * DISK, 2 * DISK, &memory), 0);
+	target = open_raw(memory, IMG_OPEN_WRITE);
+	cr_assert_eq(img_copy(sources, 2, target, &how, NULL), 0);
+	assert_told(&told, lost);
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(img_read(target, (uint64_t)i * DISK, data, DISK, NULL), 0);
+		assert_content(data, i ? lost + 2 : (struct spot[]){ lost[0], lost[1], { 0 } });
+		cr_assert_eq(img_close(sources[i], NULL), 0);
+	}
+	cr_assert_eq(img_close(target, NULL), 0);
+	free(data);
+}
+
+/* A disk takes long for each read that fails: hardly more than one for each sector. */
+Test(salvage, bad_stretches_are_read_once)
+{
+	static const struct spot stretch[] = { { (1 << 20) + 512, 3 << 20 }, { 0 } };
+	const unsigned lost = (3 << 20) / 512;
+	struct told told = { 0 };
+	struct img_copy_options how = { .salvage = true, .unreadable = tell, .user = &told };
+	struct img *source = damaged(stretch, -EIO), *target;
+	const struct spotty *y = IMG_CONTAINER(img_wrap_of(source->file), struct spotty, wrap);
+	struct img_storage *memory;
+	uint8_t *data = malloc(DISK);
+
+	cr_assert_not_null(data);
+	cr_assert_eq(img_storage_memory("target", DISK, DISK, &memory), 0);
+	target = open_raw(memory, IMG_OPEN_WRITE);
+	cr_assert_eq(img_copy(&source, 1, target, &how, NULL), 0);
+	assert_told(&told, stretch);
+	cr_assert_eq(img_read(target, 0, data, DISK, NULL), 0);
+	assert_content(data, stretch);
+	cr_assert_lt(y->failed, lost + lost / 8 + 100, "%u reads for %u sectors", y->failed, lost);
+	cr_assert_eq(img_close(source, NULL), 0);
+	cr_assert_eq(img_close(target, NULL), 0);
+	free(data);
+}
+
 static int copy_rc(bool salvage, int rc)
 {
 	struct img_copy_options how = { .salvage = salvage };
@@ -230,7 +287,7 @@ static int copy_rc(bool salvage, int rc)
 
 	cr_assert_eq(img_storage_memory("target", DISK, DISK, &memory), 0);
 	target = open_raw(memory, IMG_OPEN_WRITE);
-	got = img_copy(source, target, &how, NULL);
+	got = img_copy(&source, 1, target, &how, NULL);
 	cr_assert_eq(img_close(source, NULL), 0);
 	cr_assert_eq(img_close(target, NULL), 0);
 	return got;
