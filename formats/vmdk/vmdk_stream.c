@@ -44,10 +44,14 @@ enum {
 	BUF_BYTES = 2 * VMDK_GRAIN_BYTES + VMDK_SECTOR,
 };
 
+/*
+ * The header's capacity is one of whole grains, as VirtualBox has it: open-vmdk's tool never ends on
+ * another. The exact size is in the descriptor.
+ */
 static struct vmdk_header header_of(const struct stream *s)
 {
 	return (struct vmdk_header){
-		.capacity = s->capacity / VMDK_SECTOR,
+		.capacity = round_up_u64(s->capacity, VMDK_GRAIN_BYTES) / VMDK_SECTOR,
 		.descriptor = 1,
 		.descriptor_sectors = DESCRIPTOR_SECTORS,
 		.directory = VMDK_DIRECTORY_AT_END,

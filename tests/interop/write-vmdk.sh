@@ -13,7 +13,14 @@ while read -r options; do
 	is_content "$name" vmdk o.vmdk
 	qemu-img convert -f raw -O vmdk -o "$options" content.raw t.vmdk
 	same_info "$name" vmdk o.vmdk t.vmdk
-	seven "$name" o.vmdk
+	case $options in
+	*streamOptimized*)	# of these 7-Zip goes by the header, which counts whole grains
+		cp --sparse=always content.raw whole.raw
+		truncate -s %65536 whole.raw
+		seven "$name" o.vmdk whole.raw
+		rm -f whole.raw ;;
+	*) seven "$name" o.vmdk ;;
+	esac
 	! have vmdkinfo || try "$name: vmdkinfo" vmdkinfo o.vmdk
 	try "$name: compare" "$imgtool" compare -f vmdk -F vmdk o.vmdk t.vmdk
 	case $options in
@@ -73,7 +80,8 @@ for subformat in monolithicSparse twoGbMaxExtentSparse monolithicFlat twoGbMaxEx
 		name="our vmdk over a $subformat of $(basename "$maker")"
 		try "$name: create" "$imgtool" create -q -f vmdk -b base.vmdk -F vmdk o.vmdk || continue
 		qemu-img create -q -f vmdk -b base.vmdk -F vmdk t.vmdk
-		same_info "$name" vmdk o.vmdk t.vmdk
+		# qemu-img takes the size of ours from the header, which counts whole grains.
+		case $subformat$maker in streamOptimized*imgtool) ;; *) same_info "$name" vmdk o.vmdk t.vmdk ;; esac
 		is_content "$name" vmdk o.vmdk
 		for child in o.vmdk t.vmdk; do
 			what="$name, ${child%.vmdk} changed by qemu-io"
