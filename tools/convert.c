@@ -587,7 +587,8 @@ static int open_target(struct convert *c)
 		say_error(zero_and_backed);
 		return 1;
 	}
-	if (c->compress && !(img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS)) {
+	if (c->compress && !(img_format_features(img_format(c->target)) &
+			     (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM))) {
 		say_error("Compression not supported for this file format");
 		return 1;
 	}
@@ -637,7 +638,9 @@ static int copy_sources(struct convert *c, struct progress *progress, struct img
 	struct img_copy_options how = copy_options(c, progress);
 
 	how.target_is_zero = c->target_is_zero;
-	how.compress = c->compress;
+	/* A kind that is not compressed, of a format some of whose kinds are, is written as it is. */
+	how.compress = c->compress &&
+		       (img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS);
 	how.out_of_order = c->out_of_order;
 	how.sparse_bytes = c->sparse_bytes;
 	how.no_sparse = !c->sparse_bytes;

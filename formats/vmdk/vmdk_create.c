@@ -108,7 +108,8 @@ static int check_stream(struct img_creating *c, const struct vmdk_wish *w, struc
 	uint64_t level = img_options_number(c->options, "compression_level");
 	bool levelled = img_options_has(c->options, "compression_level");
 
-	if (c->compress && !w->stream)
+	/* Sparse kinds are taken, and not compressed, as by qemu-img: there are programs that ask for it. */
+	if (c->compress && w->flat)
 		return img_fail(err, -ENOTSUP,
 				"%s: Compression not supported with subformat=%s: of VMDKs only "
 				"subformat=streamOptimized is compressed",
