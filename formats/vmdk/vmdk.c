@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -311,6 +312,11 @@ static char *extent_path(const char *image, const char *name)
 	return path;
 }
 
+static bool has_other_file(const struct vmdk *vmdk, const struct vmdk_extent *x)
+{
+	return x->file != VMDK_NO_FILE && vmdk->files[x->file].name;
+}
+
 static int info_extent(const struct img *img, const struct vmdk_extent *x, struct img_value *list,
 		       struct img_error *err)
 {
@@ -335,6 +341,33 @@ static int info_extent(const struct img *img, const struct vmdk_extent *x, struc
 	if (f && f->sparse.kind != VMDK_NOT_SPARSE && x->kind == VMDK_EXTENT_SPARSE)
 		img_value_add_uint(item, "cluster-size", f->sparse.grain_bytes);
 	img_value_add_string(item, "format", type);
+	return 0;
+}
+
+/* In qemu-img's order: the last one first. It counts the extents that have a file. */
+static int vmdk_other_files(struct img *img, struct img_value *children, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	size_t number = 0;
+
+	for (size_t i = 0; i < vmdk->extent_count; i++)
+		number += has_other_file(vmdk, &vmdk->extents[i]);
+	for (size_t i = vmdk->extent_count; i-- > 0;) {
+		const struct vmdk_extent *x = &vmdk->extents[i];
+		const struct vmdk_file *f;
+		char name[40], *path;
+
+		if (!has_other_file(vmdk, x))
+			continue;
+		f = &vmdk->files[x->file];
+		path = extent_path(img->name, f->name);
+		if (!path)
+			return img_fail(err, -ENOMEM, "out of memory");
+		snprintf(name, sizeof(name), "extents.%zu", --number);
+		/* Of a file that is not opened the descriptor tells how long it has to be. */
+		img_report_file(children, name, path, x->file_off + x->bytes, f->storage);
+		free(path);
+	}
 	return 0;
 }
 
@@ -383,4 +416,5 @@ const struct img_driver vmdk_driver = {
 	.source = vmdk_source,
 	.check = vmdk_check,
 	.info = vmdk_info,
+	.other_files = vmdk_other_files,
 };

@@ -351,6 +351,15 @@ struct img_check {
 };
 void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- Reports ---- */
+
+/*
+ * Add a node of a file to an image's children: name is what it is to the image ("extents.0"), size
+ * counts where s, the open file, is NULL.
+ */
+void img_report_file(struct img_value *children, const char *name, const char *path, uint64_t size,
+		     struct img_storage *s);
+
 /* ---- The driver ---- */
 
 enum { IMG_PROBE_NEARLY = -1 };
@@ -361,7 +370,8 @@ enum {
 	IMG_DRIVER_READ_ONLY = 1 << 2, /* cannot be opened for writing */
 	IMG_DRIVER_PLAIN = 1 << 3,     /* the file is the guest's bytes: its holes are the guest's */
 	IMG_DRIVER_IDENTITY = 1 << 4,  /* create() gives images identifiers */
-	/* Some are compressed by sink(); create_check() refuses `compress` for the others. */
+	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
+	   are written as they are. */
 	IMG_DRIVER_COMPRESS_STREAM = 1 << 5,
 	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
 };
@@ -466,6 +476,11 @@ struct img_driver {
 	 */
 	int (*info)(struct img *img, struct img_value *top, struct img_value *specific,
 		    struct img_error *err);
+	/*
+	 * Optional. Add the files that hold parts of the image besides its own (not the backing file),
+	 * by img_report_file(), opened or not: who is asked to take an untrusted image looks for them.
+	 */
+	int (*other_files)(struct img *img, struct img_value *children, struct img_error *err);
 };
 
 /* formats/registry.c: all drivers, in probe order, raw last, NULL at the end. */

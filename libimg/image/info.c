@@ -8,33 +8,19 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
-/* The file that the image lies in, as the only one of its children that is open for sure. */
-static void add_file(struct img_value *children, const struct img *img)
-{
-	struct img_value *child = img_value_add_object(children, NULL);
-	struct img_value *info, *specific;
-
-	img_value_add_string(child, "name", "file");
-	info = img_value_add_object(child, "info");
-	img_value_add_array(info, "children");
-	img_value_add_uint(info, "virtual-size", round_up_u64(img->file->size, 512));
-	img_value_add_string(info, "filename", img->place->path);
-	img_value_add_string(info, "format", img->file->device ? "host_device" : "file");
-	img_value_add_uint(info, "actual-size", img_storage_allocated(img->file));
-	specific = img_value_add_object(info, "format-specific");
-	img_value_add_string(specific, "type", "file"); /* for devices too */
-	img_value_add_object(specific, "data");
-	img_value_add_bool(info, "dirty-flag", false);
-}
-
 /* top, and the driver's own data; both stay the caller's. */
 static int fill(struct img *img, struct img_value *top, struct img_value *data,
 		struct img_error *err)
 {
 	const char *backing = img->backing_name && *img->backing_name ? img->backing_name : NULL;
+	struct img_value *children;
 	int rc;
 
-	add_file(img_value_add_array(top, "children"), img);
+	children = img_value_add_array(top, "children");
+	rc = img->driver->other_files ? img->driver->other_files(img, children, err) : 0;
+	if (rc)
+		return rc;
+	img_report_file(children, "file", img->place->path, 0, img->file);
 	if (backing && img->backing_format)
 		img_value_add_string(top, "backing-filename-format", img->backing_format);
 	img_value_add_uint(top, "virtual-size", img->size);

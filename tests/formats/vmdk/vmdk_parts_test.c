@@ -252,6 +252,53 @@ Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
 	finish(&b);
 }
 
+/* Who takes untrusted disks counts what a report says that they are made of. */
+Test(vmdk_parts, a_report_names_all_files)
+{
+	static const char text[] = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"
+				   "createType=\"custom\"\nRW 8 FLAT \"../host-secret.img\" 3\n"
+				   "RW 8 ZERO\nRW 0 SPARSE \"none\"\nRW 9 SPARSE \"b:c.vmdk\"\n";
+	static const struct {
+		const char *name, *file;
+		uint64_t size;
+	} want[] = {
+		{ "extents.1", "./b:c.vmdk", 9 * 512 },
+		{ "extents.0", "../host-secret.img", 11 * 512 },
+		{ "file", "image.vmdk", 512 },
+	};
+	struct img_error *err = img_error_new();
+	const struct img_value *children;
+	struct img_value *report;
+	struct bench b;
+	struct img *img;
+
+	start(&b);
+	write_file(&b, "image.vmdk", text, strlen(text), 0);
+	img = open_image(b.image, IMG_OPEN_SELF_ONLY);
+	cr_assert_eq(img_info(img, &report, err), 0, "%s", img_error_text(err));
+	children = img_value_get(report, "children");
+	cr_assert_eq(img_value_count(children), 3);
+	for (size_t i = 0; i < 3; i++) {
+		const struct img_value *child = img_value_at(children, i);
+		const struct img_value *info = img_value_get(child, "info");
+
+		cr_expect_str_eq(img_value_string(img_value_get(child, "name")), want[i].name);
+		cr_expect_str_eq(img_value_string(img_value_get(info, "filename")),
+				 in(&b, want[i].file));
+		cr_expect_eq(img_value_uint(img_value_get(info, "virtual-size")), want[i].size);
+	}
+	img_value_free(report);
+	close_image(img);
+	must_make(b.image, MIB, NULL, NULL);
+	img = open_image(b.image, IMG_OPEN_SELF_ONLY);
+	cr_assert_eq(img_info(img, &report, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_value_count(img_value_get(report, "children")), 1);
+	img_value_free(report);
+	close_image(img);
+	finish(&b);
+	img_error_free(err);
+}
+
 /* Haiku's vmdkimage: a header of no capacity, a descriptor, and behind them the disk. */
 static void write_haiku(const struct bench *b, const char *name, unsigned off, bool header)
 {
