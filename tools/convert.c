@@ -1,6 +1,6 @@
 /*
- * convert: copy images to a new one. The target gets its name when it is complete; until then a
- * failure or a signal leaves nothing behind.
+ * convert: copy images to a new one. The target gets its name when it is complete, or what makes a
+ * file that was there an image again; until then a failure or a signal leaves none behind.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -26,7 +26,7 @@ static const char help[] =
 	"Usage:\n"
 	"  %s convert [OPTIONS] SOURCE... TARGET\n\n"
 	"Copy an image to a new one. Several sources are put one behind the other. The target\n"
-	"replaces a file of that name when it is complete. '-' is standard input or output: a\n"
+	"takes the place of what a file of that name holds. '-' is standard input or output: a\n"
 	"pipe can carry a raw disk or a streamOptimized VMDK.\n\n"
 	"Sources:\n"
 	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"

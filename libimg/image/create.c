@@ -1,7 +1,8 @@
 /*
  * Creating images. Everything that can be refused is refused before a file is made (the recipe);
- * then the file is made without a name, the driver writes an empty image into it, and it is opened
- * like any other. It gets its name when it is published, so that nobody ever sees half an image.
+ * then the file is made, the driver writes an empty image into it, and it is opened like any other.
+ * It gets its name, or what makes a file that was there an image again, when it is published, so that
+ * nobody ever takes half an image for a whole one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -233,6 +234,14 @@ out:
 	return rc;
 }
 
+/* Publish s, and have what that wrote on disk before anything that leads to it. */
+static int publish_file(struct img *img, struct img_storage *s, struct img_error *err)
+{
+	int rc = img_storage_publish(s, err);
+
+	return rc || img->unsafe || !atomic_load(&s->unsynced) ? rc : img_storage_sync(s, err);
+}
+
 /* The further files get their names, then the main one, which leads to them: all or none new. */
 static int publish_files(struct img *img, struct img_error *err)
 {
@@ -245,12 +254,12 @@ static int publish_files(struct img *img, struct img_error *err)
 		struct stat st;
 
 		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
-		rc = img_storage_publish(c->storage, err);
+		rc = publish_file(img, c->storage, err);
 		if (!rc)
 			done++;
 	}
 	if (!rc)
-		rc = img_storage_publish(img->file, err);
+		rc = publish_file(img, img->file, err);
 	while (rc && done--)
 		if (!place->created[done].replaces)
 			unlink(place->created[done].path);

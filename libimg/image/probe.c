@@ -84,6 +84,12 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 	const struct img_driver *best, *rival, *nearly;
 	const struct img_signature *known;
 
+	if (s->len > strlen(IMG_UNFINISHED_MARK) &&
+	    !memcmp(s->head, IMG_UNFINISHED_MARK, strlen(IMG_UNFINISHED_MARK)))
+		return img_fail(err, -EUCLEAN,
+				"'%s' is not complete: whoever wrote it was interrupted; it has to be "
+				"made again",
+				name);
 	best = ask_drivers(s, &rival, &nearly);
 	if (rival)
 		return img_fail(err, -EINVAL,

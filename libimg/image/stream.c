@@ -160,6 +160,8 @@ int img_stream_publish(struct img_stream *s, struct img_error *err)
 		rc = img_storage_sync(s->file, err);
 	if (!rc && s->file)
 		rc = img_storage_publish(s->file, err);
+	if (!rc && s->file && !s->unsafe && atomic_load(&s->file->unsynced))
+		rc = img_storage_sync(s->file, err); /* the first bytes came last */
 	return rc;
 }
 

@@ -35,21 +35,25 @@ static int reserve(struct img_file *f, uint64_t from, uint64_t to)
 static int file_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
 {
 	struct img_file *f = img_file_of(s);
-	uint64_t now = atomic_load(&s->size);
+	uint64_t now = atomic_load(&s->size), from = now, to = size;
 	int rc = 0;
 
 	img_file_trim(f);
+	if (f->unfinished)
+		rc = img_file_unfinished_resize(f, size, how, &from, &to);
+	if (rc || s->device)
+		return rc;
 	if (size < now) /* before the cut: a reader must not take it for damage */
 		atomic_store(&s->size, size);
-	if (size > now && how == IMG_PREALLOCATE_FALLOC)
-		rc = reserve(f, now, size);
-	else if (size > now && how == IMG_PREALLOCATE_FULL)
-		rc = img_file_write_zeroes(f, now, size - now);
-	else if (ftruncate(f->fd, (off_t)size))
+	if (to > from && how == IMG_PREALLOCATE_FALLOC)
+		rc = reserve(f, from, to);
+	else if (to > from && how == IMG_PREALLOCATE_FULL)
+		rc = img_file_write_zeroes(f, from, to - from);
+	else if (ftruncate(f->fd, (off_t)to))
 		rc = -errno;
 	if (rc) {
 		/* what was reserved for nothing is given back; if not, it is only space */
-		if (size > now && ftruncate(f->fd, (off_t)now))
+		if (to > from && ftruncate(f->fd, (off_t)from))
 			img_file_changed(f, 0);
 		atomic_store(&s->size, now);
 		return rc;
@@ -131,13 +135,51 @@ static uint64_t file_modified(struct img_storage *s)
 	return (uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec;
 }
 
+/* ---- All files that are open ---- */
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct img_list all = { &all, &all };
+
+static void list(struct img_file *f)
+{
+	pthread_mutex_lock(&all_lock);
+	img_list_add_tail(&all, &f->all);
+	pthread_mutex_unlock(&all_lock);
+}
+
+static void unlist(struct img_file *f)
+{
+	pthread_mutex_lock(&all_lock);
+	img_list_del(&f->all);
+	pthread_mutex_unlock(&all_lock);
+}
+
+bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&all_lock);
+	for (struct img_list *l = all.next; l != &all && !found; l = l->next) {
+		const struct img_file *o = IMG_CONTAINER(l, struct img_file, all);
+
+		found = o != f && !strcmp(o->base.identity, f->base.identity);
+		if (found)
+			snprintf(name, size, "%s", o->base.name);
+	}
+	pthread_mutex_unlock(&all_lock);
+	return found;
+}
+
 static void file_close(struct img_storage *s)
 {
 	struct img_file *f = img_file_of(s);
 
 	img_file_trim(f);
+	if (f->unfinished)
+		img_file_abandon(f);
 	if (f->unpublished)
 		f->unpublished->forget(f->unpublished);
+	unlist(f);
 	if (f->buffered_fd >= 0)
 		close(f->buffered_fd);
 	img_fixed_forget(f->fd);
@@ -159,6 +201,16 @@ static int file_publish(struct img_storage *s, struct img_error *err)
 	return f->unpublished ? f->unpublished->publish(f, err) : 0;
 }
 
+static void file_set_attributes(struct img_storage *s, const struct img_file_attributes *a)
+{
+	struct img_file *f = img_file_of(s);
+
+	if (f->unfinished)
+		img_file_unfinished_attributes(f, a);
+	else if (!s->device)
+		img_file_set_attributes(f->fd, a);
+}
+
 static const struct img_storage_ops file_ops = {
 	.submit = img_file_submit,
 	.landed = img_file_landed,
@@ -168,6 +220,7 @@ static const struct img_storage_ops file_ops = {
 	.allocated = file_allocated,
 	.modified = file_modified,
 	.publish = file_publish,
+	.set_attributes = file_set_attributes,
 	.close = file_close,
 };
 
@@ -303,9 +356,11 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->buffered_fd = f->lock_fd = -1;
 	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
 	f->reserve = write && !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
+	img_list_init(&f->all);
 	img_list_init(&f->ranges);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->range_freed, NULL);
+	list(f);
 	if (!(flags & IMG_STORAGE_NO_LOCK))
 		rc = take_locks(f, flags, err);
 	if (flags & IMG_STORAGE_RANDOM) /* advice: that it is not taken is no error */

@@ -1,10 +1,11 @@
 /*
- * New files appear at their final name complete or not at all. Until published a file has no name
- * (O_TMPFILE) or, where the file system cannot do that, a hidden one beside the final name. A file
- * that is being replaced stays open and locked, so that nobody who uses it is surprised and nobody
- * starts to. Where a file cannot be replaced (its folder is not ours to change, or the name is a
- * mount point), it is emptied and written in place.
+ * Where new files go. What is there already is written in place, so that it stays what it is to the
+ * system: its inode, names, owner and attributes. New names appear when they are published, complete:
+ * until then a file has no name (O_TMPFILE) or, where the file system cannot do that, one beside the
+ * final one. Where neither may be made (a security policy allows the final name alone) it has its
+ * final name at once. All but nameless files are marked as unfinished: file_unfinished.c.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,14 +25,23 @@ enum {
 	MAX_LINKS = 40,	 /* symbolic links to follow, as the kernel does */
 	MAX_TRIES = 100, /* at a temporary name that nobody has */
 	TEMP_NAME_ROOM = NAME_MAX + 1,
+	NEW_MODE = 0644, /* less what the umask takes away: an image is its owner's to change */
+	RANDOM_LETTERS = 6,
 };
+
+static const char temp_infix[] = ".unfinished-";
 
 struct unpublished {
 	struct img_unpublished base;
 	int dir_fd;
-	int old_fd;		   /* the file to replace, locked; -1: none */
-	char *name;		   /* final, in dir_fd */
-	char temp[TEMP_NAME_ROOM]; /* in dir_fd; "": the file has no name */
+	char *name; /* final, in dir_fd */
+	enum {
+		NAMELESS,
+		TEMPORARY, /* its name is temp */
+		FINAL,	   /* its name is final, made by us: it goes if it is not published */
+		OLD,	   /* it was there before */
+	} kind;
+	char temp[TEMP_NAME_ROOM]; /* in dir_fd; "": none */
 };
 
 /*
@@ -88,22 +98,65 @@ static int open_folder(const char *path, const char **name)
 	return fd;
 }
 
-/* ".NAME.XXXXXX": hidden, in the same folder, recognisable. A long NAME is cut. */
+/* What temporary names for `name` begin with. A long name is cut. Returns the length. */
+static size_t temp_prefix(char *temp, const char *name)
+{
+	int room = NAME_MAX - (int)sizeof(temp_infix) + 1 - RANDOM_LETTERS;
+
+	return (size_t)snprintf(temp, TEMP_NAME_ROOM, "%.*s%s", room, name, temp_infix);
+}
+
 static void make_temp_name(char *temp, const char *name)
 {
 	static const char letters[] =
 		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-	uint8_t random[6];
-	char suffix[sizeof(random) + 1];
+	size_t at = temp_prefix(temp, name);
+	uint8_t random[RANDOM_LETTERS];
 
 	if (getrandom(random, sizeof(random), GRND_NONBLOCK) != sizeof(random)) {
 		for (size_t i = 0; i < sizeof(random); i++) /* early boot: unique will do */
 			random[i] = (uint8_t)(getpid() >> (i * 5));
 	}
 	for (size_t i = 0; i < sizeof(random); i++)
-		suffix[i] = letters[random[i] % (sizeof(letters) - 1)];
-	suffix[sizeof(random)] = '\0';
-	snprintf(temp, TEMP_NAME_ROOM, ".%.*s.%s", NAME_MAX - 2 - (int)sizeof(random), name, suffix);
+		temp[at++] = letters[random[i] % (sizeof(letters) - 1)];
+	temp[at] = '\0';
+}
+
+/* Is the file of this temporary name ours, and its writer gone? */
+static bool is_left_over(int dir_fd, const char *temp)
+{
+	int fd = openat(dir_fd, temp, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	char head[sizeof(IMG_UNFINISHED_MARK) - 1];
+	struct stat st;
+	bool ours = false;
+
+	if (fd < 0)
+		return false;
+	if (!fstat(fd, &st) && S_ISREG(st.st_mode) && !img_file_lock(fd, temp, true, false, NULL))
+		ours = !st.st_size || (pread(fd, head, sizeof(head), 0) == sizeof(head) &&
+				       !memcmp(head, IMG_UNFINISHED_MARK, sizeof(head)));
+	close(fd);
+	return ours;
+}
+
+/* Remove what killed runs left of files that were to have u's name. */
+static void remove_left_over(const struct unpublished *u)
+{
+	int fd = openat(u->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	char prefix[TEMP_NAME_ROOM];
+	size_t len = temp_prefix(prefix, u->name);
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	for (struct dirent *d; (d = readdir(dir));)
+		if (!strncmp(d->d_name, prefix, len) && strlen(d->d_name) == len + RANDOM_LETTERS &&
+		    is_left_over(u->dir_fd, d->d_name))
+			unlinkat(u->dir_fd, d->d_name, 0);
+	closedir(dir);
 }
 
 /* Can the descriptor of a nameless file be given a name later? */
@@ -112,26 +165,38 @@ static bool can_link_descriptors(void)
 	return !access("/proc/self/fd", X_OK);
 }
 
-/* A new empty file in u's folder. mode: subject to the umask. A fd or -errno. */
-static int open_temp(struct unpublished *u, mode_t mode)
+static bool is_not_allowed(int rc)
 {
+	return rc == -EACCES || rc == -EPERM || rc == -EROFS;
+}
+
+/* A new empty file for u->name. A fd or -errno. */
+static int open_new(struct unpublished *u)
+{
+	const int flags = O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC;
 	int fd = -1;
 
-	u->temp[0] = '\0';
+	u->kind = NAMELESS;
 	if (can_link_descriptors())
-		fd = openat(u->dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+		fd = openat(u->dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, NEW_MODE);
 	if (fd >= 0)
 		return fd;
+	remove_left_over(u);
+	u->kind = TEMPORARY;
 	for (int i = 0; i < MAX_TRIES; i++) {
 		make_temp_name(u->temp, u->name);
-		fd = openat(u->dir_fd, u->temp, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode);
+		fd = openat(u->dir_fd, u->temp, flags, NEW_MODE);
 		if (fd >= 0)
 			return fd;
 		if (errno != EEXIST)
 			break;
 	}
 	u->temp[0] = '\0';
-	return -errno;
+	if (!is_not_allowed(-errno))
+		return -errno;
+	u->kind = FINAL;
+	fd = openat(u->dir_fd, u->name, flags, NEW_MODE);
+	return fd < 0 ? -errno : fd;
 }
 
 static int link_descriptor(int fd, int dir_fd, const char *name)
@@ -160,8 +225,8 @@ static void forget(struct unpublished *u)
 {
 	if (u->temp[0])
 		unlinkat(u->dir_fd, u->temp, 0);
-	if (u->old_fd >= 0)
-		close(u->old_fd);
+	if (u->kind == FINAL)
+		unlinkat(u->dir_fd, u->name, 0);
 	if (u->dir_fd >= 0)
 		close(u->dir_fd);
 	free(u->name);
@@ -173,62 +238,37 @@ static void forget_base(struct img_unpublished *base)
 	forget(IMG_CONTAINER(base, struct unpublished, base));
 }
 
-static int publish(struct img_file *f, struct img_error *err)
+static int give_name(struct unpublished *u, struct img_file *f)
 {
-	struct unpublished *u = IMG_CONTAINER(f->unpublished, struct unpublished, base);
 	int rc = -EEXIST;
 
-	if (!u->temp[0] && u->old_fd < 0)
+	if (u->kind == FINAL || u->kind == OLD)
+		return 0;
+	if (u->kind == NAMELESS)
 		rc = link_descriptor(f->fd, u->dir_fd, u->name);
 	if (rc == -EEXIST) { /* rename() replaces, link() does not */
 		rc = u->temp[0] ? 0 : link_temp(u, f->fd);
 		if (!rc && renameat(u->dir_fd, u->temp, u->dir_fd, u->name))
 			rc = -errno;
 	}
+	return rc;
+}
+
+static int publish(struct img_file *f, struct img_error *err)
+{
+	struct unpublished *u = IMG_CONTAINER(f->unpublished, struct unpublished, base);
+	int rc = f->unfinished ? img_file_finish(f) : 0;
+
+	if (!rc)
+		rc = give_name(u, f);
 	if (rc)
 		return img_fail(err, rc, "Could not create '%s': %s", f->base.name,
 				strerrordesc_np(-rc));
 	u->temp[0] = '\0'; /* it is the final one now */
+	u->kind = OLD;
 	f->unpublished = NULL;
 	forget(u);
 	return 0;
-}
-
-/* The mount that fd is on; 0: the kernel does not say. */
-static uint64_t mount_of(int fd)
-{
-	struct statx st;
-
-	memset(&st, 0, sizeof(st));
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &st) || !(st.stx_mask & STATX_MNT_ID))
-		return 0;
-	return st.stx_mnt_id;
-}
-
-/* Would rename() over the open file old_fd in folder dir_fd be refused? */
-static bool must_stay(int dir_fd, int old_fd, const struct stat *old)
-{
-	uid_t me = geteuid();
-	struct stat dir;
-
-	if (mount_of(dir_fd) != mount_of(old_fd)) /* a file bound into a container */
-		return true;
-	return !fstat(dir_fd, &dir) && (dir.st_mode & S_ISVTX) && me && old->st_uid != me &&
-	       dir.st_uid != me;
-}
-
-/* The new file fd takes over what the old one was to the system. */
-static int inherit(int fd, const struct stat *old)
-{
-	struct stat now;
-
-	if (fstat(fd, &now))
-		return -errno;
-	/* giving files away takes privileges: without them the new file is ours */
-	if ((now.st_uid != old->st_uid || now.st_gid != old->st_gid) &&
-	    fchown(fd, old->st_uid, old->st_gid) && fchown(fd, (uid_t)-1, old->st_gid))
-		errno = 0;
-	return fchmod(fd, old->st_mode & 0777) ? -errno : 0;
 }
 
 static int fail_create(struct img_error *err, const char *path, int rc)
@@ -254,9 +294,10 @@ static int look_at_old(struct unpublished *u, const char *path, int *fd, struct 
 		*fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 		if (*fd < 0)
 			return fail_create(err, path, -errno);
-		if (fstat(*fd, st) || !S_ISREG(st->st_mode)) /* exchanged meanwhile */
-			return fail_create(err, path, -EBUSY);
-		return 1;
+		if (!fstat(*fd, st) && S_ISREG(st->st_mode))
+			return 1;
+		close(*fd); /* exchanged meanwhile */
+		return fail_create(err, path, -EBUSY);
 	case S_IFDIR:
 		return fail_create(err, path, -EISDIR);
 	case S_IFIFO:
@@ -277,70 +318,52 @@ static int look_at_old(struct unpublished *u, const char *path, int *fd, struct 
 			path, what);
 }
 
-/* Empty the old file and write there. Takes u->old_fd. */
-static int create_in_place(struct unpublished *u, const char *path, unsigned flags,
-			   struct img_file **out, struct img_error *err)
+/* The old file is about to be lost: nobody may be using it. */
+static int check_users(const struct img_file *f, struct img_error *err)
+{
+	char name[PATH_MAX];
+
+	if (!img_file_is_open_twice(f, name, sizeof(name)))
+		return 0;
+	return img_fail(err, -EBUSY,
+			"Could not create '%s': it is open already, as '%s', which would be lost",
+			f->base.name, name);
+}
+
+/* u: its folder and name are known. On success the storage owns u. */
+static int create(struct unpublished *u, const char *path, unsigned flags, struct img_file **out,
+		  struct img_error *err)
 {
 	struct img_file *f;
-	int rc, fd = u->old_fd;
+	struct stat old;
+	int fd = -1, found, rc;
 
-	u->old_fd = -1;
-	/* after the old file's own lock: nobody is using it */
+	found = look_at_old(u, path, &fd, &old, err);
+	if (found < 0)
+		return found;
+	if (!found)
+		fd = open_new(u);
+	else if (found == 2)
+		fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0) {
+		rc = found ? -errno : fd;
+		u->kind = OLD; /* nothing was made */
+		return fail_create(err, path, rc);
+	}
 	rc = img_file_new(fd, path, flags, &f, err);
 	if (rc)
 		return rc;
-	if (ftruncate(f->fd, 0)) {
-		rc = fail_create(err, path, -errno);
+	if (found)
+		rc = check_users(f, err);
+	if (!rc && u->kind != NAMELESS && img_file_keep_unfinished(f))
+		rc = fail_create(err, path, -ENOMEM);
+	if (rc) {
 		img_storage_close(&f->base);
 		return rc;
 	}
-	atomic_store(&f->base.size, 0);
+	f->unpublished = &u->base;
 	*out = f;
 	return 0;
-}
-
-static bool is_not_allowed(int rc)
-{
-	return rc == -EACCES || rc == -EPERM || rc == -EROFS;
-}
-
-/* u: its folder and name are known. On success the storage owns u, or u is to be freed: *keep. */
-static int create(struct unpublished *u, const char *path, unsigned flags, struct img_file **out,
-		  bool *keep, struct img_error *err)
-{
-	struct stat old;
-	int found, fd, rc;
-
-	found = look_at_old(u, path, &u->old_fd, &old, err);
-	if (found < 0)
-		return found;
-	if (found == 2) {
-		fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-		if (fd < 0)
-			return fail_create(err, path, -errno);
-		return img_file_new(fd, path, flags, out, err);
-	}
-	if (found && must_stay(u->dir_fd, u->old_fd, &old))
-		return create_in_place(u, path, flags, out, err);
-	fd = open_temp(u, found ? 0600 : 0666);
-	if (found && is_not_allowed(fd))
-		return create_in_place(u, path, flags, out, err);
-	if (fd < 0)
-		return fail_create(err, path, fd);
-	rc = found ? inherit(fd, &old) : 0;
-	if (rc) {
-		close(fd);
-		return fail_create(err, path, rc);
-	}
-	if (found && !(flags & IMG_STORAGE_NO_LOCK))
-		rc = img_file_lock(u->old_fd, path, true, false, err);
-	if (rc) {
-		close(fd);
-		return rc;
-	}
-	rc = img_file_new(fd, path, flags, out, err);
-	*keep = !rc;
-	return rc;
 }
 
 int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
@@ -350,13 +373,13 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 	char *target = NULL;
 	const char *name;
 	struct img_file *f = NULL;
-	bool keep = false;
 	int rc;
 
 	if (!u)
 		return fail_create(err, path, -ENOMEM);
 	u->base = (struct img_unpublished){ publish, forget_base };
-	u->dir_fd = u->old_fd = -1;
+	u->dir_fd = -1;
+	u->kind = OLD; /* nothing was made yet */
 	rc = resolve_links(path, &target);
 	if (!rc) {
 		u->dir_fd = open_folder(target, &name);
@@ -369,13 +392,10 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 		goto out;
 	}
 	flags = (flags | IMG_STORAGE_WRITE) & ~(unsigned)IMG_STORAGE_SHARE;
-	rc = create(u, path, flags, &f, &keep, err);
+	rc = create(u, path, flags, &f, err);
 	if (rc)
 		goto out;
-	if (keep) {
-		f->unpublished = &u->base;
-		u = NULL;
-	}
+	u = NULL;
 	*out = &f->base;
 out:
 	if (u)

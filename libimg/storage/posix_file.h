@@ -1,6 +1,7 @@
 /*
  * Inside a storage that is a file or block device; the pieces are in file.c (open, size, holes),
- * file_io.c (requests), file_direct.c (O_DIRECT), file_create.c (publish), lock.c.
+ * file_io.c (requests), file_direct.c (O_DIRECT), file_create.c (where new files go),
+ * file_unfinished.c (what is there until they are complete), lock.c.
  */
 #ifndef LIBIMG_STORAGE_POSIX_FILE_H
 #define LIBIMG_STORAGE_POSIX_FILE_H
@@ -12,6 +13,7 @@
 #include "libimg/storage/storage.h"
 
 struct img_file;
+struct img_file_unfinished;
 
 /* Where a new file will go: file_create.c keeps more behind this. */
 struct img_unpublished {
@@ -33,6 +35,8 @@ struct img_file {
 	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
 	struct img_unpublished *unpublished;	   /* NULL: nothing to publish */
+	struct img_file_unfinished *unfinished;	   /* NULL: what was written is in the file */
+	struct img_list all;			   /* among all that are open in this process */
 
 	pthread_mutex_t lock; /* guards the rest */
 	struct {	      /* the last answer of the file system */
@@ -56,10 +60,16 @@ static inline struct img_file *img_file_of(struct img_storage *s)
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err);
 
+/* Is the same file open in this process, by another storage? Its name, which may go any time. */
+bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size);
+
 /* ---- file_io.c ---- */
 
 int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		uint64_t off, uint64_t len);
+/* The same past what is kept back of an unfinished file. */
+int img_file_io_on_disk(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
+			uint64_t off, uint64_t len);
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 void img_file_landed(struct img_storage *s, struct img_io *io, int res);
 /* Write zeroes over [off, off + len), for want of better. */
@@ -95,6 +105,30 @@ void img_file_range_unlock(struct img_file *f, struct img_file_range *r);
  */
 int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor *c, uint64_t off,
 			uint64_t len);
+
+/* ---- file_unfinished.c ---- */
+
+/* From now on, until img_file_finish(), f is one: empty, if it is no device. -ENOMEM. */
+int img_file_keep_unfinished(struct img_file *f);
+/* Must a request at off go through img_file_unfinished_io()? Others may go to the file at once. */
+bool img_file_unfinished_takes(const struct img_file *f, enum img_io_op op, uint64_t off);
+/* As img_file_io(); not for SYNC. */
+int img_file_unfinished_io(struct img_file *f, enum img_io_op op, const struct iovec *iov,
+			   int iovcnt, uint64_t off, uint64_t len);
+/*
+ * Before f (no device) is cut or lengthened from *from to size: *from and *to are what is to be done
+ * to the file instead.
+ */
+int img_file_unfinished_resize(struct img_file *f, uint64_t size, enum img_preallocate how,
+			       uint64_t *from, uint64_t *to);
+/* Write what was kept back: f is whole now. Nothing may be in flight. */
+int img_file_finish(struct img_file *f);
+/* It never will be. */
+void img_file_abandon(struct img_file *f);
+/* As below, once the old content is gone. */
+void img_file_unfinished_attributes(struct img_file *f, const struct img_file_attributes *a);
+/* Of an empty file. What its file system has no notion of is left out. */
+void img_file_set_attributes(int fd, const struct img_file_attributes *a);
 
 /* ---- lock.c ---- */
 

@@ -165,7 +165,7 @@ int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 					      "device of %" PRIu64,
 				s->name, size, now);
 	else
-		rc = s->device ? 0 : s->ops->resize(s, size, how);
+		rc = s->ops->resize(s, size, how);
 	if (!rc)
 		return 0;
 	return img_fail(err, rc, "Could not resize '%s' from %" PRIu64 " to %" PRIu64 " bytes: %s",
@@ -220,6 +220,12 @@ uint64_t img_storage_modified(struct img_storage *s)
 int img_storage_publish(struct img_storage *s, struct img_error *err)
 {
 	return s->ops->publish ? s->ops->publish(s, err) : 0;
+}
+
+void img_storage_set_attributes(struct img_storage *s, const struct img_file_attributes *a)
+{
+	if (s->ops->set_attributes)
+		s->ops->set_attributes(s, a);
 }
 
 void img_storage_close(struct img_storage *s)

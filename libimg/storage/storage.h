@@ -27,6 +27,13 @@ enum img_preallocate {
 	IMG_PREALLOCATE_FULL,	  /* write zeroes */
 };
 
+/* What a file system may be told of a new file. */
+struct img_file_attributes {
+	bool nocow;		   /* btrfs: write in place */
+	bool hint_given;	   /* by the user: it is set even where the file has another */
+	uint32_t extent_size_hint; /* XFS: bytes to allocate at once; 0: none */
+};
+
 /*
  * What a kind of storage does. All but close may fail. Blocking calls: thread-safe. One of submit
  * and io may be NULL: it is made of the other then (a worker thread of the queue; a queue of its own).
@@ -49,6 +56,8 @@ struct img_storage_ops {
 	uint64_t (*allocated)(struct img_storage *s);
 	uint64_t (*modified)(struct img_storage *s);		      /* NULL: not known */
 	int (*publish)(struct img_storage *s, struct img_error *err); /* NULL: nothing to do */
+	/* NULL: there are none. */
+	void (*set_attributes)(struct img_storage *s, const struct img_file_attributes *a);
 	void (*close)(struct img_storage *s);
 };
 
@@ -73,6 +82,11 @@ struct img_storage {
 	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
 };
+
+/* What a file begins with that was not complete when its writer ended. */
+#define IMG_UNFINISHED_MARK \
+	"Unfinished disk image: whoever wrote this file was interrupted. It is neither the image " \
+	"that was here before nor the new one.\n"
 
 enum {
 	IMG_STORAGE_WRITE = 1 << 0,	 /* open read-write */
@@ -99,16 +113,23 @@ int img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_sto
 bool img_storage_is_null(const struct stat *st);
 
 /*
- * Start a new file that will be called path: nameless (O_TMPFILE) or under a temporary name in
- * path's folder, empty, locked, writable. A path that exists must be a regular file (its mode and,
- * if possible, owner are taken over; it is locked against other users until published over) or a
- * block device (opened in place: publish does nothing). Symbolic links are followed.
+ * Start a new file that will be called path: empty, locked, writable. Symbolic links are followed.
+ * Where nothing is it has no name (O_TMPFILE) until it is published; where the file system has no
+ * such files it is called PATH.unfinished-XXXXXX, and what a killed run left under such a name is
+ * removed; where nothing else may be made in the folder it is called path at once.
+ * A regular file that is there is written in place: inode, hard links, owner, mode and all other
+ * attributes stay. So is a block device, whose size stays too. Nothing of the old content is lost
+ * before the first change; then all of it is, and until it is published the file begins with
+ * IMG_UNFINISHED_MARK, which probing knows. -EBUSY: this process has it open already.
  */
 int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
 			    struct img_error *err);
+/* Before the first change of a created file. Where the file system has no such thing: nothing. */
+void img_storage_set_attributes(struct img_storage *s, const struct img_file_attributes *a);
 /*
- * Give a created file its final name, replacing what was there, atomically. Until then closing it
- * leaves nothing behind. Data is not synced by this. No-op for other storages.
+ * The created file is complete: give it its name, atomically, or its first bytes. Until then closing
+ * it leaves nothing behind, or of what was there the mark. Data is not synced by this; afterwards
+ * s may be unsynced again. No-op for other storages.
  */
 int img_storage_publish(struct img_storage *s, struct img_error *err);
 

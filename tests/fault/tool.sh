@@ -1,5 +1,6 @@
 # imgtool when the disk is full, a file too large, a pipe closed, or it is killed: an error in words
-# or the end by the signal, nothing under the final name, and what was there before is as it was.
+# or the end by the signal, nothing under the final name; of what was there before nothing that could
+# be taken for the old image or for the new one.
 # Sourced by run.sh.
 
 mkdir tool && cd tool || exit 1
@@ -26,10 +27,21 @@ each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
 	END
 }
 
-# left NAME [FILE]: nothing is in this folder but perhaps FILE, as it was.
+# FILE is as it was, or empty, or says that it is not complete, and is no image.
+no_half() {
+	! cmp -s "$1" "$top_old" || return 0
+	[ -s "$1" ] || return 0
+	head -c 22 "$1" | grep -qx "Unfinished disk image:" || return 1
+	for as in "" "-f qcow2" "-f vmdk"; do
+		# shellcheck disable=SC2086 # words are wanted
+		! "$imgtool" info $as "$1" >/dev/null 2>&1 || return 1
+	done
+}
+
+# left NAME [FILE]: nothing is in this folder but perhaps FILE, which is no half image.
 left() {
 	if [ "$2" ]; then
-		try "$1: the old target is as it was" cmp "$2" "$top_old"
+		try "$1: the old target is as it was, or no image" no_half "$2"
 	fi
 	try "$1: nothing else is left" test "$(ls -A)" = "$2"
 }
@@ -185,13 +197,39 @@ if strace -qq -o /dev/null true 2>/dev/null; then
 		left "$name"
 		cp "$top_old" o.img
 		# shellcheck disable=SC2086
-		injected "cannot replace the old one: $kind" renameat error=EIO -O $kind
+		injected "cannot empty the old one: $kind" ftruncate error=EIO:when=1 -O $kind
+		refused "$name" "Input/output error" $code
+		try "$name: the old target is as it was" cmp o.img "$top_old"
+		# shellcheck disable=SC2086
+		injected "cannot sync that it is gone: $kind" fdatasync error=EIO:when=1 -O $kind
 		refused "$name" "Input/output error" $code
 		left "$name" o.img
-		# shellcheck disable=SC2086
-		injected "killed when it replaces: $kind" renameat signal=KILL -O $kind 2>/dev/null
-		try "$name: the old target is as it was" cmp o.img "$top_old"
 	done
+	# At each of the calls that change a file.
+	"$imgtool" create -q -f qcow2 ../src.qcow2 300k
+	"$imgtool" io -f qcow2 ../src.qcow2 -c 'write -P 7 64k 100k' >/dev/null
+	for kind in raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" "vmdk -o subformat=monolithicFlat"; do
+		rm -f ./* ./.o*
+		# shellcheck disable=SC2086
+		"$imgtool" convert -f qcow2 -O $kind ../src.qcow2 o.img
+		cp o.img ../whole
+		name="killed over an old one, at any call: $kind"
+		for call in ftruncate,fdatasync fallocate pwrite64,pwritev2; do
+			for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+				cat "$top_old" >o.img
+				# shellcheck disable=SC2086
+				strace -qq -f -o /dev/null -e trace="$call" \
+					-e inject="$call:signal=KILL:when=$n" \
+					"$imgtool" convert -f qcow2 -O $kind ../src.qcow2 o.img 2>/dev/null
+				code=$?
+				[ $code -ne 0 ] || break
+				no_half o.img || "$imgtool" compare ../src.qcow2 o.img >/dev/null 2>&1 ||
+					break
+			done
+			try "$name: $call" cmp o.img ../whole
+		done
+	done
+	rm -f ../src.qcow2 ../whole
 	# Of several files, those that have their names when the last one cannot get its own.
 	for kind in twoGbMaxExtentFlat twoGbMaxExtentSparse; do
 		rm -f ./* ./.o*
@@ -200,7 +238,7 @@ if strace -qq -o /dev/null true 2>/dev/null; then
 		left "$name"
 		cp "$top_old" o-s001.img
 		cp "$top_old" o-f001.img
-		injected "cannot get its last name: $kind" linkat error=ENOSPC:when=2 -O vmdk -o subformat=$kind
+		injected "cannot get its last name: $kind" linkat error=ENOSPC:when=1 -O vmdk -o subformat=$kind
 		refused "$name, with old extents" "No space left on device" $code
 		try "$name: no disk without its extents" test ! -e o.img -a "$(ls -A)" = "o-f001.img
 o-s001.img"

@@ -149,3 +149,41 @@ Test(device, created_in_place_and_locked)
 	img_storage_close(s);
 	close(holder);
 }
+
+/* What was on it is not found as an image any more, wherever images are recognised. */
+Test(device, created_over_old_images)
+{
+	static uint8_t buf[DEVICE_BYTES];
+	char head[sizeof(IMG_UNFINISHED_MARK)] = "";
+	struct img_storage *s = NULL;
+
+	make_device();
+	memset(buf, 7, sizeof(buf));
+	s = opened_device(0);
+	cr_assert_eq(img_storage_write(s, 0, buf, sizeof(buf), NULL), 0);
+	img_storage_close(s);
+	cr_assert_eq(img_storage_create_file(device, 0, &s, NULL), 0);
+	img_storage_close(s);
+	s = opened_device(0);
+	cr_assert_eq(img_storage_read(s, 0, buf, sizeof(buf), NULL), 0);
+	for (size_t i = 0; i < sizeof(buf); i++)
+		cr_assert_eq(buf[i], 7, "nothing was changed yet");
+	img_storage_close(s);
+
+	cr_assert_eq(img_storage_create_file(device, 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_resize(s, 100000, IMG_PREALLOCATE_OFF, NULL), 0);
+	img_storage_close(s);
+	s = opened_device(0);
+	cr_assert_eq(img_storage_read(s, 0, head, sizeof(head) - 1, NULL), 0);
+	cr_assert_str_eq(head, IMG_UNFINISHED_MARK);
+	img_storage_close(s);
+
+	cr_assert_eq(img_storage_create_file(device, 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_resize(s, 100000, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_publish(s, NULL), 0);
+	cr_assert_eq(img_storage_read(s, 0, buf, sizeof(buf), NULL), 0);
+	for (size_t i = 0; i < sizeof(buf); i++)
+		cr_assert_eq(buf[i], i < 65536 || i >= DEVICE_BYTES - 4096 ? 0 : 7, "%zu", i);
+	img_storage_close(s);
+	close(holder);
+}
