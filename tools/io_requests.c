@@ -215,6 +215,7 @@ static bool set_write(struct io_request *r, const struct io_options *o)
 	r->durable = given['f'];
 	r->compress = given['c'];
 	r->no_fallback = given['n'];
+	r->may_unmap = given['u'];
 	return suit_write(o) && take_content(o, given['s'], &r->content);
 }
 

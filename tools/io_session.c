@@ -259,7 +259,8 @@ static int submit_piece(struct io_request *r)
 	switch (r->kind) {
 	case IO_ZERO:
 		r->done = r->len;
-		return img_submit_zero(s->queue, s->img, off, left, 0, piece_done, r);
+		return img_submit_zero(s->queue, s->img, off, left,
+				       r->may_unmap ? IMG_SUBMIT_MAY_UNMAP : 0, piece_done, r);
 	case IO_DISCARD:
 		r->done = r->len;
 		return img_submit_discard(s->queue, s->img, off, left, 0, piece_done, r);

@@ -76,6 +76,7 @@ struct io_request {
 	bool durable;	  /* it is done when it would survive a power cut */
 	bool compress;	  /* writes: store compressed */
 	bool no_fallback; /* zeroes: it is a failure if they were stored as data */
+	bool may_unmap;	  /* zeroes: the room may be given back */
 
 	/* While it runs. */
 	bool alone; /* nobody waits: it reports and goes when it is done */

@@ -21,8 +21,8 @@ enum {
 	COMMIT_NEW,   /* to new clusters */
 	COMMIT_REUSE, /* to room that was there and not in use */
 	COMMIT_PACKED,
-	COMMIT_CLEAR,
-	COMMIT_DISCARD,
+	COMMIT_CLEAR,	/* room that is there stays */
+	COMMIT_DISCARD, /* it is given back */
 };
 
 /* plan->slot[] */
@@ -317,11 +317,10 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 /* ---- Zeroing and discarding ---- */
 
 /*
- * The entry after zeroing or discarding the cluster, by metadata alone. Version 2 has no zero flag:
+ * The entry after zeroing or discarding the cluster, by metadata alone. keep: its room. Version 2 has no zero flag:
  * there it is called only without a backing file.
  */
-static struct qcow2_entry cleared(const struct img *img, bool discard,
-				  const struct qcow2_entry *old)
+static struct qcow2_entry cleared(const struct img *img, bool keep, const struct qcow2_entry *old)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_ZERO_PLAIN };
@@ -332,8 +331,7 @@ static struct qcow2_entry cleared(const struct img *img, bool discard,
 	if (q->header.version < 3)
 		return (struct qcow2_entry){ .kind = QCOW2_UNALLOCATED };
 	/* Room that is there stays for the next write, and data of a data file is in its place. */
-	if (qcow2_has_host(old) &&
-	    (q->geometry.data_file || img->keep_room || (!discard && !img->unmap))) {
+	if (qcow2_has_host(old) && (q->geometry.data_file || img->keep_room || keep)) {
 		e.kind = QCOW2_ZERO_ALLOC;
 		e.host_off = old->host_off;
 		e.copied = old->copied;
@@ -369,7 +367,7 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 
 	if (rc)
 		return rc;
-	after = cleared(img, discard, &e);
+	after = cleared(img, !discard && !img_req_may_unmap(req), &e);
 	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file)) {
 		*way = discard ? WAY_PUNCH : WAY_ZERO;
 		return 0;
@@ -438,7 +436,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		plan->storage = q->data;
 		plan->file_off = off;
 	}
-	plan->slot[SLOT_KIND] = discard ? COMMIT_DISCARD : COMMIT_CLEAR;
+	plan->slot[SLOT_KIND] = discard || img_req_may_unmap(req) ? COMMIT_DISCARD : COMMIT_CLEAR;
 	plan->slot[SLOT_ENTRY] = l.entry_off;
 	plan->slot[SLOT_COUNT] = count;
 	return 0;
@@ -518,7 +516,7 @@ static struct qcow2_entry committed(const struct img *img, const struct img_plan
 	switch (plan->slot[SLOT_KIND]) {
 	case COMMIT_CLEAR:
 	case COMMIT_DISCARD:
-		return cleared(img, plan->slot[SLOT_KIND] == COMMIT_DISCARD, old);
+		return cleared(img, plan->slot[SLOT_KIND] == COMMIT_CLEAR, old);
 	case COMMIT_PACKED:
 		return (struct qcow2_entry){
 			.kind = QCOW2_COMPRESSED,

@@ -202,6 +202,9 @@ struct img_meta_write {
 	uint8_t *data;
 };
 
+/* plan_write of ZERO: may the room be given back? Else what is allocated stays so. */
+bool img_req_may_unmap(const struct img_req *req);
+
 /* Where a sentence goes. */
 struct img_error *img_req_error(struct img_req *req);
 

@@ -223,6 +223,11 @@ void img_req_release(struct img_req *req)
 	}
 }
 
+bool img_req_may_unmap(const struct img_req *req)
+{
+	return req->may_unmap;
+}
+
 struct img_error *img_req_error(struct img_req *req)
 {
 	return req->err;

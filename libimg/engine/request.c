@@ -142,6 +142,7 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 						 : IMG_OP_WRITE;
 	t->ordered = r->ordered;
 	t->compress = r->compress;
+	t->may_unmap = r->may_unmap && img->unmap;
 	t->iov = r->iov;
 	t->iovcnt = r->iovcnt;
 	t->done = r->done;

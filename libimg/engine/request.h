@@ -23,6 +23,7 @@ struct img_request {
 	enum img_request_kind kind;
 	bool ordered;	   /* changes: allocate in the order of submission among such */
 	bool compress;	   /* WRITE: one unit, stored compressed */
+	bool may_unmap;	   /* ZERO: the room may be given back, if the image is open for that */
 	uint64_t off, len; /* guest bytes; inside the image */
 	struct iovec *iov; /* READ, WRITE: borrowed until done; may be changed meanwhile */
 	int iovcnt;

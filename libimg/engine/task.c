@@ -79,6 +79,7 @@ static struct img_piece *piece_new(struct img_task *t)
 	p->len = t->end - t->next;
 	p->iov = p->small_iov;
 	img_req_init(&p->req, &p->err);
+	p->req.may_unmap = t->may_unmap;
 	return p;
 }
 

@@ -40,7 +40,7 @@ struct img_task {
 	void (*look)(struct img_piece *p);
 	bool changes; /* it writes: */
 	enum img_op op;
-	bool ordered, compress;
+	bool ordered, compress, may_unmap;
 	bool inner;	   /* made by a piece: done() may run inside img_task_start() */
 	uint64_t off, end; /* guest bytes */
 	uint64_t next;	   /* the first byte not dealt out yet */

@@ -521,11 +521,11 @@ static bool must_wait(struct img_piece *p, struct img_engine *e)
  * Zeroes that may give room back do: a hole takes less than what was allocated to be zero. Not past
  * the end of the file, which only zeroing makes longer.
  */
-static void zero_by_punching(const struct img *img, struct img_plan *plan)
+static void zero_by_punching(const struct img_req *req, struct img_plan *plan)
 {
 	uint64_t size;
 
-	if (plan->kind != IMG_PLAN_ZERO || !img->unmap)
+	if (plan->kind != IMG_PLAN_ZERO || !req->may_unmap)
 		return;
 	size = atomic_load(&plan->storage->size);
 	if (plan->file_off >= size)
@@ -587,7 +587,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (rc)
 		return rc;
 	plan->length = min_u64(plan->length, p->len);
-	zero_by_punching(img, plan);
+	zero_by_punching(&p->req, plan);
 	if (!img_claim(p)) {
 		if (plan->commit)
 			img->driver->drop(img, &p->req, plan);

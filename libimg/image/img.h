@@ -294,6 +294,11 @@ typedef void img_done_fn(void *user, int rc, const struct img_error *err);
 enum {
 	IMG_SUBMIT_ORDERED = 1 << 0,  /* writes: allocate in the order of submission among such */
 	IMG_SUBMIT_COMPRESS = 1 << 1, /* writev: store compressed; off a unit's start, len a unit */
+	/*
+	 * zero: what is allocated there may be given back, if the image was opened with IMG_OPEN_UNMAP
+	 * (img_zero() always may). Else it stays allocated.
+	 */
+	IMG_SUBMIT_MAY_UNMAP = 1 << 2,
 };
 
 /*

@@ -46,7 +46,12 @@ static int run(struct img *img, enum img_request_kind kind, uint64_t off, uint64
 	       struct iovec *iov, int iovcnt, struct img_error *err)
 {
 	struct img_request r = {
-		.kind = kind, .off = off, .len = len, .iov = iov, .iovcnt = iovcnt
+		.kind = kind,
+		.off = off,
+		.len = len,
+		.iov = iov,
+		.iovcnt = iovcnt,
+		.may_unmap = true,
 	};
 
 	return img_request_run(img, &r, err);
@@ -158,6 +163,7 @@ static int start(struct img_queue *q, struct img *img, enum img_request_kind kin
 				 .iovcnt = iovcnt,
 				 .ordered = flags & IMG_SUBMIT_ORDERED,
 				 .compress = flags & IMG_SUBMIT_COMPRESS,
+				 .may_unmap = flags & IMG_SUBMIT_MAY_UNMAP,
 				 .done = done,
 				 .user = user };
 
@@ -206,7 +212,8 @@ int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct
 int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
 		    unsigned flags, img_done_fn *done, void *user)
 {
-	if ((flags & ~(unsigned)IMG_SUBMIT_ORDERED) || check_change(img, off, len, NULL))
+	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP)) ||
+	    check_change(img, off, len, NULL))
 		return -EINVAL;
 	if (img_guard_zero(img, off, len, NULL))
 		return -EPERM;

@@ -162,7 +162,7 @@ static void check_submit(struct chunk *k, int rc)
 static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
 {
 	struct copy *c = k->c;
-	unsigned flags = c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED;
+	unsigned flags = IMG_SUBMIT_MAY_UNMAP | (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED);
 
 	k->writes++;
 	check_submit(k, img_submit_zero(c->q, c->target, off, len, flags, write_done, k));

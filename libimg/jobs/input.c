@@ -221,7 +221,7 @@ static void submit_zero(struct worker *w, size_t at, size_t len)
 {
 	if (!w->job->target_is_zero)
 		check_submit(w, img_submit_zero(w->q, w->job->target, w->off + at, len,
-						IMG_SUBMIT_ORDERED, written, w));
+						IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP, written, w));
 }
 
 /* Data of the input, with or without runs of zeroes. */

@@ -328,7 +328,7 @@ static int submit(struct request *r)
 		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
 					 IMG_SUBMIT_COMPRESS, finished, r);
 	case ZERO:
-		return img_submit_zero(w->queue, run.img, r->off, r->len, 0, finished, r);
+		return img_submit_zero(w->queue, run.img, r->off, r->len, r->off & 1024 ? IMG_SUBMIT_MAY_UNMAP : 0, finished, r);
 	case DISCARD:
 		return img_submit_discard(w->queue, run.img, r->off, r->len, 0, finished, r);
 	default:

@@ -242,7 +242,7 @@ static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64
 	}
 	if (!f->discard) {
 		note(f->w, f->off, f->len, 0, f->mark);
-		return img_submit_zero(q, img, f->off, f->len, 0, landed, f);
+		return img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, landed, f);
 	}
 	note(f->w, f->off, f->len, 0, f->mark);
 	return img_submit_discard(q, img, f->off, f->len, 0, landed, f);

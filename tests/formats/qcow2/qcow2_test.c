@@ -79,7 +79,7 @@ static void submit(struct img_queue *q, struct img *img, struct flight *f)
 		break;
 	case OP_ZERO:
 		memset(b->model + f->off, 0, f->len);
-		rc = img_submit_zero(q, img, f->off, f->len, 0, flown, f);
+		rc = img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, flown, f);
 		break;
 	case OP_DISCARD:
 		rc = img_submit_discard(q, img, f->off, f->len, 0, flown, f);
