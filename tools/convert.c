@@ -417,7 +417,8 @@ static int open_sources(struct convert *c)
 			.name = c->names[i],
 			.format = c->source_format,
 			.image_opts = c->image_opts,
-			.flags = c->source_flags | (c->share ? IMG_OPEN_SHARE : 0),
+			.flags = c->source_flags | (c->share ? IMG_OPEN_SHARE : 0) |
+				 (c->salvage ? IMG_OPEN_SALVAGE : 0),
 			.references = c->references,
 		};
 

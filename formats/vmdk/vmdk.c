@@ -74,6 +74,7 @@ struct look {
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
 	uint64_t bytes; /* of the extent: grains are needed up to here */
+	bool salvage;	/* of a grain that the end of the file cuts, what is there will do */
 };
 
 /* Entries that a look from file_off on can see without crossing a block. */
@@ -84,7 +85,7 @@ static uint64_t entries_in_block(const struct vmdk_sparse *s, uint64_t file_off)
 
 static uint64_t bytes_needed(const struct look *l, uint64_t grain_off)
 {
-	return vmdk_bytes_needed(l->s, l->bytes, grain_off);
+	return l->salvage ? 1 : vmdk_bytes_needed(l->s, l->bytes, grain_off);
 }
 
 /* An entry of the redundant tables, which stands in for a damaged one. IMG_NEED_METADATA or 0. */
@@ -257,22 +258,66 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 	return map_entry(l, &first, off, run, out);
 }
 
+/* The same of a stream without tables. */
+static int map_rebuilt(const struct look *l, const struct vmdk_rebuilt *r, uint64_t off, uint64_t len,
+		       struct img_extent *out)
+{
+	uint64_t grain_bytes = l->s->grain_bytes, grain = off / grain_bytes, run;
+	struct vmdk_entry e = { .kind = VMDK_ABSENT };
+	size_t low = 0, high = r->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (r->grains[middle].grain < grain)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == r->count && !r->complete)
+		return img_fail(img_req_error(l->req), -EUCLEAN,
+				"%s: the stream was cut short: its last whole grain ends at %" PRIu64
+				" of the file, and what the disk has from sector %" PRIu64 " on is not "
+				"in it",
+				l->storage->name, r->ends_off, off / VMDK_SECTOR);
+	if (low == r->count) {
+		run = len;
+	} else if (r->grains[low].grain > grain) {
+		run = r->grains[low].grain * grain_bytes - off;
+	} else {
+		e = (struct vmdk_entry){ .kind = VMDK_STORED, .file_off = r->grains[low].file_off };
+		run = grain_bytes - off % grain_bytes;
+	}
+	return map_entry(l, &e, off, min_u64(len, run), out);
+}
+
 static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		    struct img_extent *out)
 {
 	const struct vmdk *vmdk = img->state;
 	const struct vmdk_extent *x = vmdk_find_extent(vmdk, off);
-	const struct vmdk_file *f;
+	const struct vmdk_file *f = x->file == VMDK_NO_FILE ? NULL : &vmdk->files[x->file];
+	uint64_t has = x->bytes; /* what of the extent is in its file */
 	struct look look;
 
 	off -= x->guest_off;
-	len = min_u64(len, x->bytes - off);
+	if (vmdk->salvage && x->kind == VMDK_EXTENT_FLAT) {
+		has = round_up_u64(f->storage->size, VMDK_SECTOR);
+		has = min_u64(x->bytes, has - min_u64(has, x->file_off));
+	} else if (vmdk->salvage && x->kind == VMDK_EXTENT_SPARSE) {
+		has = min_u64(x->bytes, f->sparse.capacity_bytes);
+	}
+	if (off >= has)
+		return img_fail(img_req_error(req), -EUCLEAN,
+				"%s: found %" PRIu64 " bytes of an extent of %" PRIu64 ": the rest of it "
+				"is missing",
+				f->storage->name, has, x->bytes);
+	len = min_u64(len, has - off);
 	switch (x->kind) {
 	case VMDK_EXTENT_ZERO:
 		*out = (struct img_extent){ .kind = IMG_ZERO, .length = len };
 		return 0;
 	case VMDK_EXTENT_FLAT:
-		f = &vmdk->files[x->file];
 		*out = (struct img_extent){
 			.kind = IMG_DATA,
 			.length = len,
@@ -282,9 +327,12 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 		};
 		return 0;
 	case VMDK_EXTENT_SPARSE:
-		f = &vmdk->files[x->file];
-		look = (struct look){ req, f->storage, &f->sparse, x->bytes };
+		look = (struct look){ req, f->storage, &f->sparse, has, vmdk->salvage };
+		if (f->rebuilt)
+			return map_rebuilt(&look, f->rebuilt, off, len, out);
 		return map_sparse(&look, off, len, out);
+	case VMDK_EXTENT_LOST:
+		return img_fail(img_req_error(req), -EUCLEAN, "%s", f->lost);
 	case VMDK_EXTENT_NOACCESS:
 		break;
 	}

@@ -168,6 +168,68 @@ static int find_footer(struct img_storage *s, const struct vmdk_sparse *sparse, 
 	return rc;
 }
 
+/* ---- Without a footer ---- */
+
+static int compare_found(const void *a, const void *b)
+{
+	const struct vmdk_found *x = a, *y = b;
+
+	if (x->grain != y->grain)
+		return x->grain < y->grain ? -1 : 1;
+	return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
+}
+
+static int add_found(struct vmdk_rebuilt *r, size_t *room, uint64_t grain, uint64_t off)
+{
+	if (r->count == *room) {
+		size_t more = *room ? 2 * *room : 1024;
+		struct vmdk_found *grown = reallocarray(r->grains, more, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		r->grains = grown;
+		*room = more;
+	}
+	r->grains[r->count++] = (struct vmdk_found){ grain, off };
+	return 0;
+}
+
+void vmdk_free_rebuilt(struct vmdk_rebuilt *rebuilt)
+{
+	if (rebuilt)
+		free(rebuilt->grains);
+	free(rebuilt);
+}
+
+int vmdk_rebuild(struct img_storage *s, const struct vmdk_sparse *sparse, struct vmdk_rebuilt **out,
+		 struct img_error *err)
+{
+	struct vmdk_rebuilt *r = calloc(1, sizeof(*r));
+	struct walk *w = walk_begin(s, sparse);
+	uint64_t off = 0, grain_sectors = sparse->grain_bytes / VMDK_SECTOR;
+	struct vmdk_marker m = { 0 };
+	size_t room = 0;
+	int rc = r && w ? 0 : -ENOMEM;
+
+	while (!rc && (rc = walk_next(w, &m, &off, err)) == 1) {
+		rc = m.bytes ? add_found(r, &room, m.value / grain_sectors, off) : 0;
+		r->ends_off = w->at;
+	}
+	if (rc == -ENOMEM) {
+		img_fail(err, rc, "out of memory");
+	} else if (!rc && !r->count) {
+		rc = img_fail(err, -EUCLEAN, "found no whole grain in the stream");
+	} else if (!rc) {
+		r->complete = w->padding;
+		qsort(r->grains, r->count, sizeof(*r->grains), compare_found);
+		*out = r;
+		r = NULL;
+	}
+	free(w);
+	vmdk_free_rebuilt(r);
+	return rc;
+}
+
 int vmdk_read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err)
 {
 	uint64_t at = 0, last = 0;

@@ -16,8 +16,30 @@
 
 /* ---- Opening: sparse extents ---- */
 
-/* Read and parse all that tells where grains are. Adds the file's name to the sentence. */
-static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct img_error *err)
+/*
+ * A stream that was cut short has lost its directory, wherever the header puts it: its grains are
+ * found by their markers. rc: why it cannot be read otherwise; *err says it.
+ */
+static int salvage_sparse(struct img_storage *s, const uint8_t *head, size_t len, int rc,
+			  struct vmdk_file *f, struct img_error *err)
+{
+	struct vmdk_sparse sparse;
+
+	if (rc != -EUCLEAN || vmdk_parse_sparse(head, len, VMDK_BYTES_MAX, &sparse, NULL) ||
+	    !sparse.markers || !sparse.capacity_bytes || vmdk_rebuild(s, &sparse, &f->rebuilt, NULL))
+		return rc;
+	img_error_clear(err);
+	sparse.file_bytes = s->size;
+	f->sparse = sparse;
+	return 0;
+}
+
+/*
+ * Read and parse all that tells where grains are into f->sparse (and f->rebuilt). Adds the file's
+ * name to the sentence.
+ */
+static int open_sparse(struct img_storage *s, bool salvage, struct vmdk_file *f,
+		       struct img_error *err)
 {
 	uint8_t head[VMDK_HEADER_BYTES_MAX];
 	size_t len = (size_t)min_u64(s->size, sizeof(head));
@@ -29,7 +51,7 @@ static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct im
 		return rc;
 	rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
 	/* The words are parsed by programs that call qemu-img. */
-	if (!rc && sparse.capacity_bytes && sparse.overhead_sectors > s->size / VMDK_SECTOR)
+	if (!rc && !salvage && sparse.capacity_bytes && sparse.overhead_sectors > s->size / VMDK_SECTOR)
 		rc = img_fail(err, -EUCLEAN,
 			      "File truncated, expecting at least %" PRIu64 " bytes, found %" PRIu64,
 			      sparse.overhead_sectors <= VMDK_BYTES_MAX / VMDK_SECTOR
@@ -43,10 +65,11 @@ static int open_sparse(struct img_storage *s, struct vmdk_sparse *out, struct im
 		if (!rc)
 			rc = vmdk_parse_se_volatile(head, VMDK_SE_HEADER_BYTES, err);
 	}
-	if (rc)
-		return img_error_prefix(err, rc, "%s", s->name);
-	*out = sparse;
-	return 0;
+	if (!rc)
+		f->sparse = sparse;
+	else if (salvage)
+		rc = salvage_sparse(s, head, len, rc, f, err);
+	return rc ? img_error_prefix(err, rc, "%s", s->name) : 0;
 }
 
 /* ---- Opening: the descriptor ---- */
@@ -305,7 +328,8 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 	}
 	if (x->kind == VMDK_EXTENT_FLAT) {
 		/* A file that ends inside a sector reads as zeroes up to the sector's end. */
-		if (!range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
+		if (!vmdk->salvage &&
+		    !range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
 			return img_fail(err, -EUCLEAN,
 					"%s: %s: found %" PRIu64 " bytes at %" PRIu64 " of %s, "
 					"allowed inside its %" PRIu64,
@@ -314,7 +338,7 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 		return 0;
 	}
 	if (f->sparse.kind == VMDK_NOT_SPARSE) {
-		rc = open_sparse(f->storage, &f->sparse, err);
+		rc = open_sparse(f->storage, vmdk->salvage, f, err);
 		if (rc == -EMEDIUMTYPE)
 			return img_fail(err, -EUCLEAN,
 					"%s: %s: found no sparse extent in %s, allowed one as "
@@ -324,13 +348,67 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 			return img_error_prefix(err, rc, "%s: %s", img->name, what);
 		img->dirty |= f->sparse.unclean;
 	}
-	if (x->bytes > f->sparse.capacity_bytes)
+	if (x->bytes > f->sparse.capacity_bytes && !vmdk->salvage)
 		return img_fail(err, -EUCLEAN,
 				"%s: %s: found %" PRIu64 " sectors in the descriptor, allowed "
 				"up to %" PRIu64 ", the capacity of %s",
 				img->name, what, x->bytes / VMDK_SECTOR,
 				f->sparse.capacity_bytes / VMDK_SECTOR, f->storage->name);
 	return 0;
+}
+
+/* For salvage: an extent that is not there, or damaged, is told about by who reads it. */
+static int open_or_lose_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk,
+			       size_t number, struct img_error *err)
+{
+	struct vmdk_extent *x = &vmdk->extents[number];
+	struct img_error why = { 0 };
+	int rc = open_extent(img, o, vmdk, number, &why);
+
+	if (!rc)
+		return 0;
+	if (!vmdk->salvage || (rc != -ENOENT && rc != -EUCLEAN && rc != -EIO)) {
+		img_error_move(err, &why);
+		return rc;
+	}
+	if (!vmdk->files[x->file].lost)
+		vmdk->files[x->file].lost = strdup(img_error_text(&why));
+	img_error_clear(&why);
+	if (!vmdk->files[x->file].lost)
+		return img_fail(err, -ENOMEM, "out of memory");
+	x->kind = VMDK_EXTENT_LOST;
+	return 0;
+}
+
+/* Of nothing at all, nothing can be saved. */
+static int check_lost(const struct vmdk *vmdk, struct img_error *err)
+{
+	size_t lost = 0;
+
+	for (size_t i = 0; i < vmdk->extent_count; i++)
+		lost += vmdk->extents[i].kind == VMDK_EXTENT_LOST;
+	if (!lost || lost < vmdk->extent_count)
+		return 0;
+	return img_fail(err, -EUCLEAN, "%s", vmdk->files[vmdk->extents[0].file].lost);
+}
+
+/*
+ * What is passed over where a disk of different extents cannot be read: whatever lies in one such
+ * unit is of one extent.
+ */
+static uint64_t salvage_unit(const struct vmdk *vmdk)
+{
+	uint64_t unit = UINT64_C(1) << 20;
+
+	for (size_t i = 0; i < vmdk->extent_count; i++) {
+		const struct vmdk_extent *x = &vmdk->extents[i];
+
+		while (x->guest_off % unit)
+			unit /= 2;
+		if (x->kind == VMDK_EXTENT_SPARSE)
+			unit = min_u64(unit, vmdk->files[x->file].sparse.grain_bytes);
+	}
+	return unit;
 }
 
 /* Bytes of a file that an extent takes. */
@@ -418,6 +496,8 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 		if (vmdk->files[i].storage != img->file)
 			img_storage_close(vmdk->files[i].storage);
 		free(vmdk->files[i].name);
+		free(vmdk->files[i].lost);
+		vmdk_free_rebuilt(vmdk->files[i].rebuilt);
 		vmdk_free_space(vmdk->files[i].space);
 	}
 	free(vmdk->files);
@@ -484,19 +564,20 @@ static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 /* A file that begins with a sparse header, most often with a descriptor in it. */
 static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error *err)
 {
-	struct vmdk_sparse s = { 0 };
+	struct vmdk_sparse s;
 	char *text = NULL;
 	size_t lines;
 	int rc;
 
-	rc = open_sparse(img->file, &s, err);
-	if (rc)
-		return rc;
 	vmdk->files = calloc(1, sizeof(*vmdk->files));
 	if (!vmdk->files)
 		return img_fail(err, -ENOMEM, "out of memory");
-	vmdk->files[0] = (struct vmdk_file){ .storage = img->file, .sparse = s };
+	vmdk->files[0].storage = img->file;
 	vmdk->file_count = 1;
+	rc = open_sparse(img->file, vmdk->salvage, &vmdk->files[0], err);
+	if (rc)
+		return rc;
+	s = vmdk->files[0].sparse;
 	img->dirty = s.unclean;
 	if (!s.descriptor_off || !s.descriptor_bytes) {
 		vmdk->parent_cid = VMDK_NO_PARENT;
@@ -567,6 +648,7 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 	if (!vmdk)
 		return img_fail(err, -ENOMEM, "out of memory");
 	vmdk->for_check = o->for_check;
+	vmdk->salvage = o->salvage;
 	rc = img_storage_read(s, 0, head, len, err);
 	if (rc)
 		goto out;
@@ -587,11 +669,13 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 		goto out;
 	if (!o->self_only) {
 		for (size_t i = 0; i < vmdk->extent_count; i++) {
-			rc = open_extent(img, o, vmdk, i, err);
+			rc = open_or_lose_extent(img, o, vmdk, i, err);
 			if (rc)
 				goto out;
 		}
-		rc = check_shared(img, vmdk, err);
+		rc = check_lost(vmdk, err);
+		if (!rc)
+			rc = check_shared(img, vmdk, err);
 		if (!rc && img->writable && !o->for_check)
 			rc = vmdk_prepare_writing(img, vmdk, err);
 		if (rc)
@@ -599,7 +683,7 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 	}
 	img->unit_bytes = vmdk_common_grain(vmdk);
 	if (!img->unit_bytes)
-		img->unit_bytes = VMDK_SECTOR;
+		img->unit_bytes = vmdk->salvage ? salvage_unit(vmdk) : VMDK_SECTOR;
 	img->state = vmdk;
 	vmdk = NULL;
 out:

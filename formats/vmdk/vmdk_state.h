@@ -31,12 +31,29 @@ struct vmdk_space {
 	bool was_unclean; /* already when it was opened */
 };
 
+/* A grain of a stream that has lost its tables. */
+struct vmdk_found {
+	uint64_t grain; /* its number */
+	uint64_t file_off;
+};
+
+/* What stands in for the tables: the grains of a stream as their markers tell, ascending. */
+struct vmdk_rebuilt {
+	struct vmdk_found *grains;
+	size_t count;
+	bool complete;	   /* the stream has its end: no grain is missing */
+	uint64_t ends_off; /* where in the file its last whole grain ends */
+};
+
 /* A file that extents lie in; shared by all extents that name it. */
 struct vmdk_file {
 	char *name;		     /* as the descriptor has it; NULL: the image's own file */
 	struct img_storage *storage; /* NULL: not opened (self_only, NOACCESS) */
 	struct vmdk_sparse sparse;   /* kind VMDK_NOT_SPARSE: flat, or not parsed */
 	struct vmdk_space *space;    /* NULL: not writable, or not sparse */
+	/* Opened for salvage: */
+	char *lost;		      /* why nothing of it can be read; NULL: it can */
+	struct vmdk_rebuilt *rebuilt; /* NULL: it has its tables */
 };
 
 enum vmdk_extent_kind {
@@ -44,6 +61,7 @@ enum vmdk_extent_kind {
 	VMDK_EXTENT_SPARSE,
 	VMDK_EXTENT_ZERO,
 	VMDK_EXTENT_NOACCESS,
+	VMDK_EXTENT_LOST, /* opened for salvage: its file says why */
 };
 
 struct vmdk_extent {
@@ -68,6 +86,7 @@ struct vmdk {
 	size_t extent_count;
 	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
 	bool alone;		       /* an extent of snapshots (COWD, SESparse) without its descriptor */
+	bool salvage;		       /* opened for reading what there is */
 	bool for_check;		       /* opened for a check or a repair: the guest's bytes stay as they are */
 };
 
@@ -80,6 +99,10 @@ uint64_t vmdk_common_grain(const struct vmdk *vmdk);
 
 /* vmdk_footer.c. Find and parse the footer of an extent whose header says at_end. -EUCLEAN: none. */
 int vmdk_read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct img_error *err);
+/* For a stream without tables: find its grains. -EUCLEAN: there are none. */
+int vmdk_rebuild(struct img_storage *s, const struct vmdk_sparse *sparse, struct vmdk_rebuilt **out,
+		 struct img_error *err);
+void vmdk_free_rebuilt(struct vmdk_rebuilt *rebuilt); /* NULL is fine */
 
 /* The extent that guest byte off is in; there is one. */
 static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)

@@ -230,6 +230,7 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 struct img_opening {
 	bool self_only; /* open no other file; give what info() needs from this one */
 	bool for_check; /* tolerate what check() can mend */
+	bool salvage;	/* what is missing is an error where it is read, not here */
 	bool own_file;	/* set by the driver: reference() may lead to the image's own file, img->file */
 	/*
 	 * Open a file that the image names (relative names: from the image's own folder), read-write

@@ -119,6 +119,8 @@ enum {
 					     kept for who reads on */
 	IMG_OPEN_KEEP_ROOM = 1 << 13,	  /* units that are discarded or zeroed stay allocated, so that
 					 the file does not grow by later writes; qcow2 version 3 */
+	IMG_OPEN_SALVAGE = 1 << 14,	  /* for reading what is there of a damaged image: a part that is
+					     missing fails to be read, not to be opened; not with WRITE */
 };
 
 enum img_io_kind {

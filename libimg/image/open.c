@@ -14,7 +14,7 @@
 /* What a backing file inherits of how the image above it was opened. */
 enum {
 	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
-			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD,
+			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD | IMG_OPEN_SALVAGE,
 };
 
 const char *img_version(void)
@@ -251,6 +251,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 		.base = {
 			.self_only = img->place->flags & IMG_OPEN_SELF_ONLY,
 			.for_check = img->place->flags & IMG_OPEN_CHECK,
+			.salvage = (img->place->flags & IMG_OPEN_SALVAGE) && !img->writable,
 			.reference = open_reference,
 			.data_file = open_data_file,
 		},
