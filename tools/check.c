@@ -23,6 +23,8 @@ static const char help[] =
 	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
 	"  -T, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
 	"  -r, --repair leaks|all   give back wasted space; or repair everything that can be\n"
+	"      --accept-loss        with -r all: what the file does not hold any more (it was cut\n"
+	"                           short) becomes zeroes; without this it is left as it is\n"
 	"  -U, --force-share        also if another program has the image open for writing\n"
 	"      --output human|json  for people (default) or for programs\n"
 	"  -q, --quiet              print nothing but errors\n"
@@ -39,6 +41,9 @@ enum {
 enum {
 	GO_ON = -1,
 };
+enum {
+	OPT_ACCEPT_LOSS = 0x1000,
+};
 
 struct check {
 	struct open_request request;
@@ -54,6 +59,7 @@ static int parse(struct check *check, int argc, char **argv)
 		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
 		{ "cache", required_argument, NULL, 'T' },
 		{ "repair", required_argument, NULL, 'r' },
+		{ "accept-loss", no_argument, NULL, OPT_ACCEPT_LOSS },
 		{ "force-share", no_argument, NULL, 'U' },
 		{ "output", required_argument, NULL, ARG_OUTPUT },
 		{ "quiet", no_argument, NULL, 'q' },
@@ -64,7 +70,7 @@ static int parse(struct check *check, int argc, char **argv)
 	static const char bad_repair[] = "--repair (-r) expects 'leaks' or 'all', not '%s'";
 	struct open_request *r = &check->request;
 	const char *cache = "writeback";
-	bool share = false;
+	bool share = false, loss = false;
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "hf:T:r:Uq", options, NULL)) != -1) {
@@ -88,6 +94,9 @@ static int parse(struct check *check, int argc, char **argv)
 			else
 				return say_usage("check", bad_repair, optarg);
 			break;
+		case OPT_ACCEPT_LOSS:
+			loss = true;
+			break;
 		case 'U':
 			share = true;
 			break;
@@ -109,6 +118,10 @@ static int parse(struct check *check, int argc, char **argv)
 	}
 	if (optind != argc - 1)
 		return say_usage("check", "Expecting one image file name");
+	if (loss && check->repair != IMG_CHECK_REPAIR_ALL)
+		return say_usage("check", "--accept-loss goes with '-r all' only");
+	if (loss)
+		check->repair |= IMG_CHECK_ACCEPT_LOSS;
 	r->name = argv[optind];
 	if (!args_cache("source cache", cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))

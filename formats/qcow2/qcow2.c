@@ -177,6 +177,22 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 	return 0;
 }
 
+/*
+ * A file that was cut short must not grow again: what is missing would be zeroes then. Only refcounts
+ * and a last cluster that is not whole tell that something may be; a crash leaves such counts too.
+ */
+static int check_not_cut(struct img *img, struct img_error *err)
+{
+	struct img_check quiet = { 0 };
+	bool suspect;
+	int rc = qcow2_counted_past_end(img, &suspect, err);
+
+	if (rc || !suspect)
+		return rc;
+	rc = qcow2_check_cut(img, &quiet, err);
+	return rc ? img_error_prefix(err, rc, "%s", img->name) : 0;
+}
+
 /* What an image that will be written to must be. */
 static int prepare_writing(struct img *img, const struct img_opening *o, struct img_error *err)
 {
@@ -190,7 +206,9 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 	img->file->spare = true; /* only refcounts say what is used */
 	if (img->dirty)
 		rc = repair(img, o, err);
-	return rc ? rc : qcow2_load_tables(img, err);
+	if (!rc)
+		rc = qcow2_load_tables(img, err);
+	return rc || img->made ? rc : check_not_cut(img, err);
 }
 
 static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *err)

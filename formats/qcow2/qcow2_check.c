@@ -1,19 +1,24 @@
 /*
  * Checking a qcow2 image: spec/qcow2.md, "Checking": scan, compare, and repair in rounds.
  */
+#include <errno.h>
+#include <inttypes.h>
 
 #include "formats/qcow2/qcow2_scan.h"
 #include "libimg/base/arith.h"
 
 enum { MAX_ROUNDS = 4 }; /* of repairs, each of which may show more */
 
-/* Scan and compare. */
+/* Scan and compare; with copied flags, unless they are seen to later. */
 static int look(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
-		struct img_error *err)
+		bool copied, struct img_error *err)
 {
 	int rc = qcow2_scan(s, img, check, flags, err);
 
-	return rc ? rc : qcow2_compare(s, err);
+	if (rc)
+		return rc;
+	qcow2_compare(s);
+	return copied ? qcow2_check_copied(s, false, err) : 0;
 }
 
 /* What the caller is told. */
@@ -45,31 +50,60 @@ static int refresh(struct img *img, const struct qcow2_scan *s, struct img_error
 	return q->reftable ? qcow2_load_tables(img, err) : 0;
 }
 
+/* Is there something left that another round of this repair may mend? */
+static bool may_go_on(const struct qcow2_scan *s, unsigned repair)
+{
+	if (s->errors || s->mixed)
+		return false;
+	if (s->leaks && !s->lost && !s->rebuild)
+		return true;
+	return (repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL &&
+	       (s->bad_header || s->long_l1 || s->in_tables || s->bad_snapshots || s->bad_entries ||
+		s->rebuild || s->refcount_corruptions || s->copied_wrong);
+}
+
+/*
+ * Repair in rounds: what was mended may show more (a table that can be read now). Each defect is said
+ * before it is repaired. s: the scan, without copied flags; at the end, of what is left.
+ */
 static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s,
 		  struct img_error *err)
 {
-	uint64_t corruptions = s->corruptions, leaks = s->leaks, left;
+	uint64_t corruptions = 0, leaks = 0, found, left;
 	int rc = 0, last;
 
-	/*
-	 * A file that has grown may hold what lay past its end before: look again. Once in any
-	 * case: counts past the end of the file are no defect, but clusters lost to its growth.
-	 */
-	for (unsigned round = 0;
-	     round < MAX_ROUNDS && !rc && (!round || s->corruptions || s->leaks); round++) {
-		left = s->corruptions + s->leaks;
+	for (unsigned round = 0;; round++) {
+		corruptions += s->corruptions;
+		leaks += s->leaks;
+		found = s->corruptions;
 		rc = qcow2_repair(s, check->repair, err);
+		/* Copied flags that were found wrong; a scan after a repair starts anew. */
+		corruptions += s->copied_wrong;
+		found += s->copied_wrong + s->leaks;
 		qcow2_scan_free(s);
-		last = look(s, img, check, QCOW2_SCAN_QUIET, rc ? NULL : err);
+		last = look(s, img, check, QCOW2_SCAN_QUIET, true, rc ? NULL : err);
 		if (last)
 			return rc ? rc : last;
-		if (s->errors || s->corruptions + s->leaks == left)
+		left = s->corruptions + s->leaks;
+		if (rc || left >= found || round + 1 == MAX_ROUNDS ||
+		    !may_go_on(s, check->repair))
 			break;
+		/* What is left was counted already, or will be when it is said. */
+		corruptions -= min_u64(corruptions, s->corruptions);
+		leaks -= min_u64(leaks, s->leaks);
+		qcow2_scan_free(s);
+		rc = look(s, img, check, 0, false, err);
+		if (rc)
+			return rc;
 	}
 	report(s, check);
 	check->corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions
 								: 0;
 	check->leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
+	if (s->lost_data && !rc)
+		img_check_say(check,
+			      "Not repaired: data that the file does not hold (any more); it becomes "
+			      "zeroes only where that loss is accepted");
 	if (!rc && !s->errors && !s->corruptions)
 		rc = qcow2_clear_marks(s, err);
 	last = refresh(img, s, rc ? NULL : err);
@@ -79,13 +113,31 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 int qcow2_check(struct img *img, struct img_check *check, struct img_error *err)
 {
 	struct qcow2_scan s;
-	int rc = look(&s, img, check, 0, err);
+	int rc = look(&s, img, check, 0, !check->repair, err);
 
-	if (!rc)
-		report(&s, check);
 	/* What could not be read may hold the only use of a cluster: change nothing. */
-	if (!rc && check->repair && !s.errors)
+	if (!rc && check->repair && !s.errors) {
 		rc = repair(img, check, &s, err);
+	} else if (!rc) {
+		if (check->repair)
+			rc = qcow2_check_copied(&s, false, err);
+		report(&s, check);
+	}
+	qcow2_scan_free(&s);
+	return rc;
+}
+
+int qcow2_check_cut(struct img *img, struct img_check *check, struct img_error *err)
+{
+	struct qcow2_scan s;
+	int rc = qcow2_scan(&s, img, check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS, err);
+
+	if (!rc && s.lost_data)
+		rc = img_fail(err, -EUCLEAN,
+			      "the file was cut short: it ends at %" PRIu64 ", and %" PRIu64
+			      " tables or clusters are not in it; it can be read as far as it goes, "
+			      "but not be written to",
+			      s.file_bytes, s.lost_data);
 	qcow2_scan_free(&s);
 	return rc;
 }

@@ -1,6 +1,6 @@
 /*
- * The second half of a check: what was counted against the refcounts in the file, and the copied
- * flags against both. Spec: spec/qcow2.md, "Checking".
+ * The second part of a check: what was counted against the refcounts in the file. Spec:
+ * spec/qcow2.md, "Checking".
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -13,8 +13,6 @@
 static void mismatch(struct qcow2_scan *s, uint64_t cluster, uint64_t refcount, uint64_t uses)
 {
 	bool leak = refcount > uses;
-	bool mending = leak ? qcow2_scan_mends(s, IMG_REPAIR_LEAKS)
-			    : qcow2_scan_mends(s, IMG_REPAIR_ALL);
 
 	if (leak) {
 		s->leaks++;
@@ -23,10 +21,7 @@ static void mismatch(struct qcow2_scan *s, uint64_t cluster, uint64_t refcount, 
 		s->refcount_corruptions++;
 	}
 	qcow2_scan_say(s, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-		       mending ? "Repairing"
-		       : leak  ? "Leaked"
-			       : "ERROR",
-		       cluster, refcount, uses);
+		       leak ? "Leaked" : "ERROR", cluster, refcount, uses);
 }
 
 /* Compare clusters [at, end), all counted by the block in s->block (have) or by none. */
@@ -49,8 +44,7 @@ static void compare_block(struct qcow2_scan *s, uint64_t at, uint64_t end, bool 
 			s->image_end = (at + 1) << g->cluster_bits;
 		if (refcount != uses)
 			mismatch(s, at, refcount, uses);
-		if (refcount == 1)
-			qcow2_counts_mark(&s->refs, at);
+		qcow2_counts_mark(&s->refs, at, QCOW2_MARK_ONCE, refcount == 1);
 		/* A count that has no place to be. */
 		if (!have && uses)
 			s->rebuild = true;
@@ -90,8 +84,7 @@ static void compare_refcounts(struct qcow2_scan *s)
 	}
 }
 
-/* The refcount in the file, for one cluster. */
-static uint64_t refcount_of(struct qcow2_scan *s, uint64_t cluster)
+uint64_t qcow2_scan_refcount(struct qcow2_scan *s, uint64_t cluster)
 {
 	const struct qcow2_geometry *g = &s->geometry;
 	uint64_t b = cluster / g->block_entries,
@@ -105,78 +98,25 @@ static uint64_t refcount_of(struct qcow2_scan *s, uint64_t cluster)
 	return qcow2_refcount_get(bytes, g->refcount_order, bit % 8 >> g->refcount_order);
 }
 
-/* ---- Copied flags ---- */
-
-/* Is the refcount of a cluster exactly 1? */
-static bool used_once(struct qcow2_scan *s, uint64_t off)
+/*
+ * Tables in tables, of which the refcounts know: otherwise that was found already, and counted.
+ */
+static void compare_overlaps(struct qcow2_scan *s)
 {
-	uint64_t cluster = off >> s->geometry.cluster_bits;
+	for (size_t i = 0; i < s->noverlaps; i++) {
+		uint64_t cluster = s->overlaps[i].cluster;
 
-	return cluster < s->refs.clusters ? qcow2_counts_marked(&s->refs, cluster)
-					  : refcount_of(s, cluster) == 1;
-}
-
-static int visit_copied_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			   struct img_error *err)
-{
-	uint64_t off = word & QCOW2_OFFSET_MASK;
-
-	(void)arg;
-	(void)err;
-	if (!off || used_once(s, off) == !!(word & QCOW2_COPIED))
-		return 0;
-	s->corruptions++;
-	qcow2_scan_say(s,
-		       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
-		       " refcount=%" PRIu64,
-		       qcow2_scan_verb(s), i, word,
-		       refcount_of(s, off >> s->geometry.cluster_bits));
-	return 0;
-}
-
-static void check_copied_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-
-	if (!qcow2_scan_read(s, l2->off, s->table, g->cluster_bytes, "L2 table"))
-		return;
-	for (uint64_t i = 0; i < g->l2_entries; i++) {
-		uint64_t word = be64_load(s->table + i * g->l2_entry_bytes);
-		struct qcow2_entry e;
-
-		if (!word)
+		if (qcow2_scan_refcount(s, cluster) != qcow2_scan_uses(s, cluster) ||
+		    (i && s->overlaps[i - 1].cluster == cluster))
 			continue;
-		qcow2_decode_entry(g, word, 0, &e);
-		if (e.kind != QCOW2_NORMAL && e.kind != QCOW2_ZERO_ALLOC)
-			continue;
-		/* Clusters in a data file are never shared. */
-		if ((g->data_file || used_once(s, e.host_off)) == e.copied)
-			continue;
-		s->corruptions += l2->active;
-		qcow2_scan_say(s,
-			       "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
-			       " refcount=%" PRIu64,
-			       qcow2_scan_verb(s), word,
-			       g->data_file ? 1 : refcount_of(s, e.host_off >> g->cluster_bits));
+		s->corruptions++;
+		qcow2_scan_say(s, "ERROR cluster %" PRIu64 " is a table and %s, too", cluster,
+			       s->overlaps[i].what);
 	}
 }
 
-static int check_copied(struct qcow2_scan *s, struct img_error *err)
-{
-	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table",
-				  visit_copied_l1, NULL, err);
-
-	for (size_t i = 0; !rc && i < s->nl2; i++) {
-		if (s->l2[i].active)
-			check_copied_l2(s, &s->l2[i]);
-	}
-	return rc;
-}
-
-/* ---- The whole ---- */
-
-int qcow2_compare(struct qcow2_scan *s, struct img_error *err)
+void qcow2_compare(struct qcow2_scan *s)
 {
 	compare_refcounts(s);
-	return check_copied(s, err);
+	compare_overlaps(s);
 }

@@ -136,21 +136,24 @@ int qcow2_counts_set(struct qcow2_counts *c, uint64_t cluster, uint64_t count)
 	return 0;
 }
 
-void qcow2_counts_mark(struct qcow2_counts *c, uint64_t cluster)
+void qcow2_counts_mark(struct qcow2_counts *c, uint64_t cluster, enum qcow2_mark mark, bool on)
 {
 	struct qcow2_page *page = page_of(c, cluster);
-	uint64_t i = cluster % QCOW2_PAGE_CLUSTERS;
+	uint64_t i = cluster % QCOW2_PAGE_CLUSTERS, bit = UINT64_C(1) << i % 64;
 
-	if (page)
-		page->mark[i / 64] |= UINT64_C(1) << i % 64;
+	if (!page)
+		return;
+	page->mark[mark][i / 64] &= ~bit;
+	if (on)
+		page->mark[mark][i / 64] |= bit;
 }
 
-bool qcow2_counts_marked(const struct qcow2_counts *c, uint64_t cluster)
+bool qcow2_counts_marked(const struct qcow2_counts *c, uint64_t cluster, enum qcow2_mark mark)
 {
 	const struct qcow2_page *page = page_of(c, cluster);
 	uint64_t i = cluster % QCOW2_PAGE_CLUSTERS;
 
-	return page && page->mark[i / 64] >> i % 64 & 1;
+	return page && page->mark[mark][i / 64] >> i % 64 & 1;
 }
 
 uint64_t qcow2_counts_next_page(const struct qcow2_counts *c, uint64_t cluster, uint64_t end)

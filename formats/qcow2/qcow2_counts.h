@@ -26,9 +26,17 @@ void qcow2_map_free(struct qcow2_map *m);
 enum { QCOW2_PAGE_BITS = 12,
        QCOW2_PAGE_CLUSTERS = 1 << QCOW2_PAGE_BITS };
 
+/* What is known of a cluster besides how often it is used. */
+enum qcow2_mark {
+	QCOW2_MARK_ONCE,  /* its refcount in the file is 1 */
+	QCOW2_MARK_FIXED, /* holds what has one place: the header, an L1 table, ... */
+	QCOW2_MARK_L2,	  /* is an L2 table, or a part of one */
+	QCOW2_MARKS,
+};
+
 struct qcow2_page {
-	uint8_t count[QCOW2_PAGE_CLUSTERS];	 /* 255: in the map */
-	uint64_t mark[QCOW2_PAGE_CLUSTERS / 64]; /* one bit each, for the caller */
+	uint8_t count[QCOW2_PAGE_CLUSTERS]; /* 255: in the map */
+	uint64_t mark[QCOW2_MARKS][QCOW2_PAGE_CLUSTERS / 64];
 };
 
 struct qcow2_counts {
@@ -44,9 +52,9 @@ void qcow2_counts_free(struct qcow2_counts *c);
 uint64_t qcow2_counts_get(const struct qcow2_counts *c, uint64_t cluster);
 /* cluster < clusters. -ENOMEM. */
 int qcow2_counts_set(struct qcow2_counts *c, uint64_t cluster, uint64_t count);
-/* A bit for each cluster; marking one that is not counted is forgotten. */
-void qcow2_counts_mark(struct qcow2_counts *c, uint64_t cluster);
-bool qcow2_counts_marked(const struct qcow2_counts *c, uint64_t cluster);
+/* Marking a cluster that is not counted is forgotten. */
+void qcow2_counts_mark(struct qcow2_counts *c, uint64_t cluster, enum qcow2_mark mark, bool on);
+bool qcow2_counts_marked(const struct qcow2_counts *c, uint64_t cluster, enum qcow2_mark mark);
 /* From cluster on, the first of [cluster, end) that has a page; end: none. */
 uint64_t qcow2_counts_next_page(const struct qcow2_counts *c, uint64_t cluster, uint64_t end);
 /* The first of n clusters in a row that are not counted; they may lie past the end. */

@@ -14,25 +14,36 @@
 
 /* ---- Room ---- */
 
+uint64_t qcow2_room_at_end(const struct qcow2_scan *s)
+{
+	/* What is referred to past the end must not suddenly be there. */
+	return max_u64(s->clusters, div_round_up_u64(s->beyond_end, s->geometry.cluster_bytes));
+}
+
+int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err)
+{
+	struct img_storage *file = s->img->file;
+	uint64_t end;
+
+	if (add_u64(first, n, &end) && end <= (UINT64_C(1) << 56) >> s->geometry.cluster_bits &&
+	    !(file->device && end > file->size >> s->geometry.cluster_bits))
+		return 0;
+	return img_fail(err, -ENOSPC,
+			"%s: no room for %" PRIu64 " clusters in a row, which the repair needs",
+			file->name, n);
+}
+
 /* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
 static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first,
 		     struct img_error *err)
 {
-	uint64_t at = qcow2_counts_free_run(&s->refs, n), end;
-	struct img_storage *file = s->img->file;
+	uint64_t at = qcow2_counts_free_run(&s->refs, n);
 
-	/* What is referred to past the end must not suddenly be there. */
-	if (at + n > s->clusters)
-		at = max_u64(at, div_round_up_u64(s->beyond_end, s->geometry.cluster_bytes));
-
-	if (!add_u64(at, n, &end) || end > (UINT64_C(1) << 56) >> s->geometry.cluster_bits ||
-	    (file->device && end > file->size >> s->geometry.cluster_bits))
-		return img_fail(err, -ENOSPC,
-				"%s: no room for %" PRIu64 " clusters in a row, which the "
-				"repair needs",
-				file->name, n);
+	/* What seems free may be what is lost. */
+	if (at + n > s->clusters || s->lost)
+		at = max_u64(at, qcow2_room_at_end(s));
 	*first = at;
-	return 0;
+	return qcow2_check_room(s, at, n, err);
 }
 
 /* Write a piece of the header that must change at once, and what it refers to before. */
@@ -119,24 +130,22 @@ static int mend_snapshots(struct qcow2_scan *s, struct img_error *err)
 
 /* ---- L1 and L2 entries ---- */
 
-static int write_word(struct qcow2_scan *s, uint64_t off, uint64_t word, struct img_error *err)
-{
-	uint8_t bytes[8];
-
-	be64_store(bytes, word);
-	return img_storage_write(s->img->file, off, bytes, sizeof(bytes), err);
-}
-
 static int mend_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 			struct img_error *err)
 {
 	uint64_t mended = word & ~QCOW2_L1_RESERVED;
+	uint8_t bytes[8];
 
 	(void)arg;
-	/* The table reads as zeroes, which say the same as none. */
-	if (qcow2_beyond_end(s, word & QCOW2_OFFSET_MASK, s->geometry.cluster_bytes))
+	if (qcow2_scan_mends(s, IMG_REPAIR_LOSS) &&
+	    qcow2_beyond_end(s, word & QCOW2_OFFSET_MASK, s->geometry.cluster_bytes))
 		mended = 0;
-	return mended == word ? 0 : write_word(s, s->header.l1_off + i * 8, mended, err);
+	if (!(mended & QCOW2_OFFSET_MASK))
+		mended = 0;
+	if (mended == word)
+		return 0;
+	be64_store(bytes, mended);
+	return img_storage_write(s->img->file, s->header.l1_off + i * 8, bytes, sizeof(bytes), err);
 }
 
 /* Change entries of one L2 table and write it if any was. */
@@ -170,22 +179,15 @@ static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
 	return qcow2_mended_entry(s, word, bitmap);
 }
 
-/* Is this L2 table nothing but that? What else lies there must not be written over. */
-static bool is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2)
-{
-	return is_aligned_u64(l2->off, s->geometry.cluster_bytes) &&
-	       range_in(l2->off, s->geometry.cluster_bytes,
-			s->clusters << s->geometry.cluster_bits) &&
-	       qcow2_counts_get(&s->refs, l2->off >> s->geometry.cluster_bits) == l2->uses;
-}
-
 static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 {
-	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table",
-				  mend_l1_word, NULL, err);
+	int rc = 0;
 
+	if (qcow2_l1_is_alone(s))
+		rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", mend_l1_word,
+				      NULL, err);
 	for (size_t i = 0; !rc && i < s->nl2; i++) {
-		if (is_alone(s, &s->l2[i]))
+		if (qcow2_is_alone(s, &s->l2[i]))
 			rc = change_l2(s, s->l2[i].off, mend_entry, err);
 	}
 	return rc ? rc : qcow2_sync(s->img, err);
@@ -194,12 +196,13 @@ static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 /* ---- Refcounts in place ---- */
 
 /*
- * Bring the counts of all blocks to the uses: those that are too low (raise), or too high. Blocks
- * that hold something else too are left alone. A block may count past the end of the file, where a
- * crash left counts of what was never written: a check does not count those as leaks, but they
- * would become leaks when the file grows.
+ * Bring the counts of all blocks to the uses: those that are too low (raise), those that are too high
+ * (lower). Blocks that hold something else too are left alone. A block may count past the end of the
+ * file, where a crash left counts of what was never written: a check does not count those as leaks,
+ * but they would become leaks when the file grows.
  */
-static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img_error *err)
+static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, bool lower,
+			struct img_error *err)
 {
 	const struct qcow2_geometry *g = &s->geometry;
 	uint64_t off = s->reftable[b], first = b * g->block_entries;
@@ -215,21 +218,27 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, struct img
 		uint64_t refcount = qcow2_refcount_get(s->block, g->refcount_order, i);
 		uint64_t uses = first + i < s->refs.clusters ? qcow2_scan_uses(s, first + i) : 0;
 
-		if (raise ? refcount >= uses : refcount <= uses)
+		if (refcount == uses || (refcount < uses ? !raise : !lower))
 			continue;
+		if (first + i < s->clusters || uses)
+			qcow2_scan_say(s,
+				       "Repairing cluster %" PRIu64 " refcount=%" PRIu64
+				       " reference=%" PRIu64,
+				       first + i, refcount, uses);
 		qcow2_refcount_set(s->block, g->refcount_order, i, uses);
+		qcow2_counts_mark(&s->refs, first + i, QCOW2_MARK_ONCE, uses == 1);
 		changed = true;
 	}
 	return changed ? img_storage_write(s->img->file, off, s->block, g->cluster_bytes, err)
 		       : 0;
 }
 
-static int adjust_counts(struct qcow2_scan *s, bool raise, struct img_error *err)
+static int adjust_counts(struct qcow2_scan *s, bool raise, bool lower, struct img_error *err)
 {
 	int rc = 0;
 
 	for (uint64_t b = 0; !rc && b < s->reftable_entries; b++)
-		rc = adjust_block(s, b, raise, err);
+		rc = adjust_block(s, b, raise, lower, err);
 	return rc ? rc : qcow2_sync(s->img, err);
 }
 
@@ -261,6 +270,16 @@ static int need_block(struct rebuilt *r, uint64_t b, struct img_error *err)
 	return 0;
 }
 
+/* What a cluster's count will be: while something is lost nothing becomes free. */
+static uint64_t new_count(struct qcow2_scan *s, const struct rebuilt *r, uint64_t cluster)
+{
+	uint64_t uses = qcow2_scan_uses(&r->pure, cluster), b = cluster / s->geometry.block_entries;
+
+	if (uses || !r->pure.lost || cluster >= s->clusters)
+		return uses;
+	return b < s->reftable_entries && s->reftable[b] ? qcow2_scan_refcount(s, cluster) : 1;
+}
+
 /* List the blocks for what is used, and for n clusters from first on. */
 static int list_blocks(struct rebuilt *r, uint64_t first, uint64_t n, struct img_error *err)
 {
@@ -268,6 +287,13 @@ static int list_blocks(struct rebuilt *r, uint64_t first, uint64_t n, struct img
 	uint64_t per = r->pure.geometry.block_entries, at = 0;
 
 	r->nblocks = 0;
+	/* What is lost may be anywhere: all of the file stays counted. */
+	for (; r->pure.lost && at < r->pure.clusters; at += per) {
+		int rc = need_block(r, at / per, err);
+
+		if (rc)
+			return rc;
+	}
 	for (;;) {
 		uint64_t used = qcow2_counts_next_page(refs, at, refs->clusters);
 		int rc;
@@ -331,7 +357,7 @@ static int write_rebuilt(struct qcow2_scan *s, struct rebuilt *r, struct img_err
 
 			qcow2_refcount_set(
 				s->block, g->refcount_order, i,
-				c >= r->first && c < end ? 1 : qcow2_scan_uses(&r->pure, c));
+				c >= r->first && c < end ? 1 : new_count(s, r, c));
 		}
 		rc = img_storage_write(s->img->file, (r->first + k) << g->cluster_bits, s->block,
 				       g->cluster_bytes, err);
@@ -379,62 +405,48 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 	return rc;
 }
 
-/* ---- Copied flags ---- */
+/* ---- The header ---- */
 
-/* Once counts are mended, uses are what they say, unless leaks are kept: then both must be 1. */
-static bool used_once(const struct qcow2_scan *s, uint64_t off)
+static int mend_l1_entries(struct qcow2_scan *s, struct img_error *err)
 {
-	uint64_t cluster = off >> s->geometry.cluster_bits;
+	uint8_t bytes[4];
 
-	return qcow2_scan_uses(s, cluster) == 1 &&
-	       (!s->lost || qcow2_counts_marked(&s->refs, cluster));
+	be32_store(bytes, (uint32_t)s->first_entries);
+	return switch_header(s, QCOW2_OFF_L1_ENTRIES, bytes, sizeof(bytes), err);
 }
 
-static bool clear_copied(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
+static int mend_header(struct qcow2_scan *s, struct img_error *err)
 {
-	struct qcow2_entry e;
+	const struct qcow2_header *h = &s->header;
+	uint8_t bytes[8];
+	int rc = 0;
 
-	qcow2_decode_entry(&s->geometry, *word, *bitmap, &e);
-	if ((e.kind != QCOW2_NORMAL && e.kind != QCOW2_ZERO_ALLOC) || !e.copied ||
-	    s->geometry.data_file || used_once(s, e.host_off))
-		return false;
-	*word &= ~QCOW2_COPIED;
-	return true;
-}
-
-static bool set_copied(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
-{
-	struct qcow2_entry e;
-
-	qcow2_decode_entry(&s->geometry, *word, *bitmap, &e);
-	if ((e.kind != QCOW2_NORMAL && e.kind != QCOW2_ZERO_ALLOC) || e.copied ||
-	    (!s->geometry.data_file && !used_once(s, e.host_off)))
-		return false;
-	*word |= QCOW2_COPIED;
-	return true;
-}
-
-/* arg: bool, set them or clear them. */
-static int copied_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			  struct img_error *err)
-{
-	const bool *set = arg;
-	uint64_t off = word & QCOW2_OFFSET_MASK;
-
-	if (!off || !!(word & QCOW2_COPIED) == *set || used_once(s, off) != *set)
-		return 0;
-	return write_word(s, s->header.l1_off + i * 8, word ^ QCOW2_COPIED, err);
-}
-
-static int mend_copied(struct qcow2_scan *s, bool set, struct img_error *err)
-{
-	int rc = qcow2_scan_words(s, s->header.l1_off, s->header.l1_entries, "L1 table",
-				  copied_l1_word, &set, err);
-
-	for (size_t i = 0; !rc && i < s->nl2; i++) {
-		if (s->l2[i].active && is_alone(s, &s->l2[i]))
-			rc = change_l2(s, s->l2[i].off, set ? set_copied : clear_copied, err);
+	if (!s->geometry.data_file && h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) {
+		be64_store(bytes, h->autoclear & ~(uint64_t)QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+		rc = switch_header(s, QCOW2_OFF_AUTOCLEAR, bytes, sizeof(bytes), err);
 	}
+	if (!rc && !h->snapshots && h->snapshots_off) {
+		be64_store(bytes, 0);
+		rc = switch_header(s, QCOW2_OFF_SNAPSHOTS_OFF, bytes, sizeof(bytes), err);
+	}
+	return rc;
+}
+
+/* ---- What is lost ---- */
+
+/* A file that ends inside a cluster gets the rest of it, as zeroes; what lies further out is not followed. */
+static int fill_up(struct qcow2_scan *s, struct img_error *err)
+{
+	struct qcow2 *q = s->img->state;
+	uint64_t whole = round_up_u64(s->file_bytes, s->geometry.cluster_bytes);
+	int rc = 0;
+
+	if (!s->img->file->device)
+		rc = img_storage_zero(s->img->file, whole, 0, err);
+	if (!rc && s->data_end)
+		rc = img_storage_zero(q->data_file, s->data_end, 0, err);
+	if (!rc && s->data_end)
+		rc = img_storage_sync(q->data_file, err);
 	return rc ? rc : qcow2_sync(s->img, err);
 }
 
@@ -443,50 +455,79 @@ static int mend_copied(struct qcow2_scan *s, bool set, struct img_error *err)
 static int rescan(struct qcow2_scan *s, struct img_error *err)
 {
 	struct img_check *check = s->check;
+	uint64_t lines = s->lines;
 	struct img *img = s->img;
 	int rc;
 
 	qcow2_scan_free(s);
 	rc = qcow2_scan(s, img, check, QCOW2_SCAN_QUIET, err);
-	if (!rc)
-		rc = qcow2_compare(s, err);
-	if (!rc && s->errors)
+	if (rc)
+		return rc;
+	qcow2_compare(s);
+	s->flags = 0;
+	s->lines = lines;
+	if (s->errors)
 		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: the repair stops",
 			      img->name);
 	return rc;
 }
 
-int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
+/* What must be right before anything is counted: entries, and where tables are. */
+static int mend_tables(struct qcow2_scan *s, struct img_error *err)
 {
-	bool all = (repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL, anew = all && s->rebuild;
+	bool changed = s->bad_header || s->long_l1 || s->in_tables || s->bad_snapshots || s->bad_entries;
 	int rc = 0;
 
-	if (all && s->bad_snapshots)
-		rc = mend_snapshots(s, err);
-	if (!rc && all && s->bad_entries)
-		rc = mend_entries(s, err);
-	if (!rc && all && (s->bad_snapshots || s->bad_entries)) {
-		rc = rescan(s, err);
-		anew = anew || s->rebuild;
+	if (qcow2_scan_mends(s, IMG_REPAIR_LOSS) && s->lost_data) {
+		rc = fill_up(s, err);
+		if (!rc)
+			rc = rescan(s, err);
+		changed = true;
 	}
-	if (!rc && anew)
+	if (!rc && s->bad_header)
+		rc = mend_header(s, err);
+	if (!rc && s->long_l1)
+		rc = mend_l1_entries(s, err);
+	if (!rc && s->in_tables)
+		rc = qcow2_move_data(s, err);
+	if (!rc && s->bad_snapshots && (s->long_l1 || s->in_tables))
+		rc = rescan(s, err);
+	if (!rc && s->bad_snapshots)
+		rc = mend_snapshots(s, err);
+	if (!rc && (s->bad_entries || s->lost_data) && (s->long_l1 || s->in_tables))
+		rc = rescan(s, err);
+	if (!rc && (s->bad_entries || s->lost_data))
+		rc = mend_entries(s, err);
+	return rc || !changed ? rc : rescan(s, err);
+}
+
+int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
+{
+	bool all = (repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
+	int rc = 0;
+
+	if (s->mixed) {
+		img_check_say(s->check, "Beyond repair: tables lie in each other, or are cut off; "
+					"nothing is changed");
+		return 0;
+	}
+	if (all)
+		rc = mend_tables(s, err);
+	if (!rc && all && s->rebuild) {
 		rc = rebuild(s, err);
-	if (!rc && anew)
-		rc = rescan(s, err);
-	if (!rc && all && !anew)
-		rc = adjust_counts(s, true, err);
-	if (!rc && all && !anew && s->lost)
-		rc = rescan(s, err);
-	if (!rc && all)
-		rc = mend_copied(s, false, err);
-	/* Blocks that hold something else cannot be counted in; what is lost may be found again. */
-	if (!rc && !anew && s->leaks && s->lost)
+		if (!rc)
+			rc = rescan(s, err);
+	}
+	if (rc || s->mixed)
+		return rc;
+	if (s->leaks && s->lost)
 		img_check_say(s->check, "Leaks are kept: what is damaged may still use them");
-	else if (!rc && !anew && !s->rebuild)
-		rc = adjust_counts(s, false, err);
+	/* Blocks that hold something else cannot be counted in. */
+	if (!s->rebuild)
+		rc = adjust_counts(s, all, !s->lost, err);
 	/* With counts that are right as they are, flags can be set without mending more. */
-	if (!rc && (all || !s->refcount_corruptions))
-		rc = mend_copied(s, true, err);
+	if (!rc)
+		rc = qcow2_check_copied(s, all || (!s->corruptions && !(s->leaks && s->lost)), err);
 	return rc;
 }
 

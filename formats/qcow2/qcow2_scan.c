@@ -102,6 +102,12 @@ bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len)
 	       off + len - s->file_bytes >= s->geometry.cluster_bytes;
 }
 
+bool qcow2_in_table(const struct qcow2_scan *s, uint64_t cluster)
+{
+	return qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_FIXED) ||
+	       qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_L2);
+}
+
 uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster)
 {
 	return min_u64(qcow2_counts_get(&s->refs, cluster), s->geometry.refcount_max);
@@ -151,6 +157,76 @@ static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses
 }
 
 /*
+ * len bytes at off, of what all in all were counted, have to be in the file. What lies far outside
+ * count() has said already.
+ */
+static void need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t all, const char *what)
+{
+	if (!len || range_in(off, len, s->file_bytes))
+		return;
+	s->lost_data++;
+	if (qcow2_beyond_end(s, off, all))
+		return;
+	s->corruptions++;
+	qcow2_scan_say(s,
+		       "ERROR the %s at offset 0x%" PRIx64 " size 0x%" PRIx64
+		       " is cut off by the end of the file at 0x%" PRIx64,
+		       what, off, len, s->file_bytes);
+}
+
+/* A table's cluster that is something else, too; whether that shows elsewhere is seen later. */
+static void note_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what)
+{
+	if (s->noverlaps < IMG_ARRAY_LEN(s->overlaps))
+		s->overlaps[s->noverlaps++] = (struct qcow2_overlap){ cluster, what };
+}
+
+/* [off, off + len), counted before, holds what has no other place. */
+static void mark_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what)
+{
+	unsigned bits = s->geometry.cluster_bits;
+
+	if (!len || !range_in(off, len, s->refs.clusters << bits))
+		return;
+	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++) {
+		if (qcow2_in_table(s, c)) {
+			s->mixed = true;
+			note_overlap(s, c, what);
+		}
+		qcow2_counts_mark(&s->refs, c, QCOW2_MARK_FIXED, true);
+	}
+}
+
+/* Does guest data lie where a table is? */
+static void check_apart(struct qcow2_scan *s, uint64_t off, uint64_t len)
+{
+	unsigned bits = s->geometry.cluster_bits;
+
+	if (!len || !range_in(off, len, s->refs.clusters << bits))
+		return;
+	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++)
+		if (qcow2_in_table(s, c)) {
+			s->in_tables++;
+			note_overlap(s, c, "guest data");
+			return;
+		}
+}
+
+/* Count what has no other place. */
+static int count_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what,
+		       struct img_error *err)
+{
+	int rc = count(s, off, len, 1, NULL, err);
+
+	if (rc || !len)
+		return rc;
+	need(s, off, len, len, what);
+	s->lost |= !range_in(off, len, s->file_bytes);
+	mark_fixed(s, off, len, what);
+	return 0;
+}
+
+/*
  * Count a table, and say whether to walk it: tables that lie inside other things are walked too,
  * but not without end.
  */
@@ -160,6 +236,11 @@ static int count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const c
 	bool inside = false;
 	int rc = count(s, off, len, 1, &inside, err);
 
+	if (!rc && len) {
+		need(s, off, len, len, what);
+		s->lost |= !range_in(off, len, s->file_bytes);
+		mark_fixed(s, off, len, what);
+	}
 	*walk = !rc;
 	if (rc || !inside)
 		return rc;
@@ -180,7 +261,8 @@ static int count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const c
 /* ---- L1 and L2 tables ---- */
 
 /* Remember an L2 table to be walked. */
-static int note_l2(struct qcow2_scan *s, uint64_t off, bool active, struct img_error *err)
+static int note_l2(struct qcow2_scan *s, uint64_t off, bool active, uint64_t guest, uint64_t bytes,
+		   struct img_error *err)
 {
 	uint64_t *index = qcow2_map_add(&s->l2_index, off);
 
@@ -201,56 +283,131 @@ static int note_l2(struct qcow2_scan *s, uint64_t off, bool active, struct img_e
 			s->l2 = more;
 			s->max_l2 = max;
 		}
-		s->l2[s->nl2++] = (struct qcow2_scan_l2){ .off = off };
+		s->l2[s->nl2++] = (struct qcow2_scan_l2){ .off = off, .guest = guest };
 		*index = s->nl2; /* one more than the index: 0 is new */
 	}
 	s->l2[*index - 1].uses++;
 	s->l2[*index - 1].active += active;
+	s->l2[*index - 1].bytes = max_u64(s->l2[*index - 1].bytes, bytes);
 	return 0;
 }
+
+/* A walk through an L1 table. */
+struct l1_walk {
+	bool active;
+	uint64_t size;	/* of the disk, as it was when the table was the active one */
+	uint64_t first; /* the entry that the walk begins with */
+};
 
 static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 		    struct img_error *err)
 {
-	const bool *active = arg;
-	uint64_t off = word & QCOW2_OFFSET_MASK;
+	const struct l1_walk *walk = arg;
+	const struct qcow2_geometry *g = &s->geometry;
+	uint64_t off = word & QCOW2_OFFSET_MASK, guest = (walk->first + i) * g->l2_span;
+	uint64_t cluster = off >> g->cluster_bits, bytes;
 	int rc;
 
 	if (word & QCOW2_L1_RESERVED) {
 		s->corruptions++;
-		s->bad_entries |= *active;
-		qcow2_scan_say(s, "%s found L1 entry with reserved bits set: %" PRIx64,
-			       *active ? qcow2_scan_verb(s) : "ERROR", word);
+		s->bad_entries |= walk->active;
+		qcow2_scan_say(s, "ERROR found L1 entry with reserved bits set: %" PRIx64, word);
 	}
-	s->bad_entries |= *active && qcow2_beyond_end(s, off, s->geometry.cluster_bytes);
-	rc = count(s, off, s->geometry.cluster_bytes, 1, NULL, err);
+	if (!off) {
+		s->bad_entries |= walk->active;
+		s->corruptions += !(word & QCOW2_L1_RESERVED);
+		if (!(word & QCOW2_L1_RESERVED))
+			qcow2_scan_say(s,
+				       "%s L1 entry %" PRIu64 " has flags but no table: %" PRIx64,
+				       walk->active ? qcow2_scan_verb(s) : "ERROR",
+				       walk->first + i, word);
+		return 0;
+	}
+	rc = count(s, off, g->cluster_bytes, 1, NULL, err);
 	if (rc)
 		return rc;
+	need(s, off, g->cluster_bytes, g->cluster_bytes, "L2 table");
+	s->lost |= !range_in(off, g->cluster_bytes, s->file_bytes);
+	if (qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_FIXED)) {
+		s->mixed = true;
+		note_overlap(s, cluster, "L2 table");
+	}
+	qcow2_counts_mark(&s->refs, cluster, QCOW2_MARK_L2, true);
 	if (!is_aligned_u64(off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
 		s->lost = true;
 		qcow2_scan_say(s,
 			       "ERROR l2_offset=%" PRIx64
 			       ": Table is not cluster aligned; L1 entry %" PRIu64 " corrupted",
-			       off, i);
+			       off, walk->first + i);
 	}
-	/* Past the end there is nothing but zeroes. */
-	return off < s->file_bytes ? note_l2(s, off, *active, err) : 0;
+	/* VM state, which lies behind the disk, fills its clusters. */
+	bytes = guest < walk->size ? walk->size - guest : UINT64_MAX;
+	return off < s->file_bytes ? note_l2(s, off, walk->active, guest, bytes, err) : 0;
 }
 
-static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, bool active,
+/* Entries [walk->first, walk->first + entries) of the L1 table, the first of which is at off. */
+static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, struct l1_walk *walk,
 		   struct img_error *err)
 {
-	bool walk;
+	bool go;
 	int rc;
 
 	/* A snapshot that cannot be found is not to be lost by freeing all it has. */
-	if (!active && qcow2_beyond_end(s, off, entries * 8))
+	if (!walk->active && qcow2_beyond_end(s, off, entries * 8))
 		s->errors++;
-	rc = count_table(s, off, entries * 8, "L1 table", &walk, err);
-	return rc || !walk
-		       ? rc
-		       : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, &active, err);
+	rc = count_table(s, off, entries * 8, walk->active ? "L1 table" : "L1 table of a snapshot",
+			 &go, err);
+	return rc || !go ? rc
+			 : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, walk, err);
+}
+
+/*
+ * The active table, as far as the disk needs it, to the end of that cluster. More entries than that may
+ * be there (of a disk that was larger, of VM state), but what other things lie in is none.
+ */
+static int scan_active_l1(struct qcow2_scan *s, struct img_error *err)
+{
+	const struct qcow2_header *h = &s->header;
+	uint64_t size = align_down_u64(h->size, 512), cluster = s->geometry.cluster_bytes;
+	uint64_t needed = qcow2_l1_needed(&s->geometry, h->size);
+	struct l1_walk walk = { true, size, 0 };
+
+	s->first_entries = round_up_u64(max_u64(needed, 1) * 8, cluster) / 8;
+	if (s->first_entries < h->l1_entries && qcow2_beyond_end(s, h->l1_off, s->first_entries * 8))
+		s->first_entries = needed;
+	s->first_entries = min_u64(s->first_entries, h->l1_entries);
+	s->l1_entries = s->first_entries;
+	s->mixed |= !range_in(h->l1_off, s->first_entries * 8, s->file_bytes);
+	return scan_l1(s, h->l1_off, s->first_entries, &walk, err);
+}
+
+/* The rest of it, when all other things are known. */
+static int scan_rest_of_l1(struct qcow2_scan *s, struct img_error *err)
+{
+	const struct qcow2_header *h = &s->header;
+	uint64_t off = h->l1_off + s->first_entries * 8, rest = h->l1_entries - s->first_entries;
+	struct l1_walk walk = { true, 0, s->first_entries };
+	unsigned bits = s->geometry.cluster_bits;
+	bool fits = range_in(off, rest * 8, s->file_bytes);
+
+	if (!rest)
+		return 0;
+	for (uint64_t c = div_round_up_u64(off, s->geometry.cluster_bytes);
+	     fits && c <= (off + rest * 8 - 1) >> bits; c++)
+		fits = !qcow2_counts_get(&s->refs, c);
+	if (fits) {
+		s->l1_entries = h->l1_entries;
+		return scan_l1(s, off, rest, &walk, err);
+	}
+	s->corruptions++;
+	s->long_l1 = true;
+	qcow2_scan_say(s,
+		       "%s L1 table at offset 0x%" PRIx64 ": of its %" PRIu32
+		       " entries only %" PRIu64
+		       " can be, as other things lie behind them, or the file ends there",
+		       qcow2_scan_verb(s), h->l1_off, h->l1_entries, s->first_entries);
+	return 0;
 }
 
 bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
@@ -273,10 +430,12 @@ bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bi
 	    (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc)))
 		*word = g->extended ? 0 : QCOW2_L2_ZERO;
 	/*
-	 * The guest sees zeroes past the end of the file, until the file grows and something else
-	 * comes to lie there. Version 2 has no zeroes that would hide a backing file.
+	 * Past the end of the file room without data can be forgotten, too. Data is lost there; to make
+	 * zeroes of it is for the user to say. Version 2 has no zeroes that would hide a backing file.
 	 */
-	if (!bad && !g->data_file && qcow2_beyond_end(s, e.host_off, g->cluster_bytes)) {
+	if (!bad && !g->data_file && qcow2_beyond_end(s, e.host_off, g->cluster_bytes) &&
+	    (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc) ||
+	     qcow2_scan_mends(s, IMG_REPAIR_LOSS))) {
 		if (g->extended) {
 			*word = 0;
 			*bitmap = (uint64_t)(e.sub_zero | e.sub_alloc) << 32;
@@ -287,6 +446,27 @@ bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bi
 		}
 	}
 	return *word != old_word || *bitmap != old_bitmap;
+}
+
+/* Is a stream incomplete? In its last sector it may end anywhere, and the file with it. */
+static bool is_cut(const struct qcow2_scan *s, const struct qcow2_entry *e)
+{
+	const struct qcow2 *q = s->img->state;
+	uint64_t end = e->host_off + e->stored_bytes, left;
+	uint8_t *stored, *out;
+	bool cut;
+
+	if (end <= s->file_bytes)
+		return false;
+	if (s->file_bytes <= end - 512 || e->host_off >= s->file_bytes)
+		return true;
+	left = s->file_bytes - e->host_off;
+	stored = malloc(left);
+	out = malloc(s->geometry.cluster_bytes);
+	cut = stored && out && (img_storage_read(s->img->file, e->host_off, stored, left, NULL) || q->codec->decode(stored, left, out, s->geometry.cluster_bytes, NULL));
+	free(stored);
+	free(out);
+	return cut;
 }
 
 static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
@@ -321,11 +501,54 @@ static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2
 	s->allocated += l2->active;
 	s->compressed += l2->active;
 	s->fragmented += l2->active; /* by nature */
+	check_apart(s, e->host_off, e->stored_bytes);
+	if (is_cut(s, e))
+		need(s, e->host_off, e->stored_bytes, e->stored_bytes, "compressed data");
 	return count(s, e->host_off, e->stored_bytes, l2->uses, NULL, err);
 }
 
+/* The bytes of cluster i of a table that have to be there. */
+static uint64_t data_bytes(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
+			   const struct qcow2_entry *e)
+{
+	const struct qcow2_geometry *g = &s->geometry;
+	uint64_t before = i * g->cluster_bytes;
+	uint64_t len = g->cluster_bytes;
+
+	if (e->kind == QCOW2_ZERO_ALLOC || (g->extended && !e->sub_alloc) || before >= l2->bytes)
+		return 0;
+	if (g->extended)
+		len = (uint64_t)(32 - __builtin_clz(e->sub_alloc)) * g->subcluster_bytes;
+	return min_u64(len, l2->bytes - before);
+}
+
+static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e, uint64_t guest,
+			      uint64_t len)
+{
+	const struct qcow2 *q = s->img->state;
+
+	if (e->host_off != guest) {
+		s->corruptions++;
+		qcow2_scan_say(s,
+			       "ERROR data of guest offset 0x%" PRIx64
+			       " is said to lie at 0x%" PRIx64
+			       " of the data file, which has it at the guest's",
+			       guest, e->host_off);
+		return;
+	}
+	if (!len || !q->data_file || range_in(e->host_off, len, q->data_file->size))
+		return;
+	s->lost_data++;
+	s->corruptions++;
+	s->data_end = max_u64(s->data_end, e->host_off + len);
+	qcow2_scan_say(s,
+		       "ERROR data at offset 0x%" PRIx64 " size 0x%" PRIx64
+		       " lies past the end of the data file at 0x%" PRIx64,
+		       e->host_off, len, (uint64_t)q->data_file->size);
+}
+
 /* *next: where the next cluster would lie if it followed the last; 0: none yet. */
-static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2,
+static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
 			   const struct qcow2_entry *e, unsigned bad, bool mended, uint64_t *next,
 			   struct img_error *err)
 {
@@ -352,8 +575,13 @@ static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2,
 	if (*next && e->host_off != *next)
 		s->fragmented += l2->active;
 	*next = e->host_off + s->geometry.cluster_bytes;
-	if (s->geometry.data_file)
+	if (s->geometry.data_file) {
+		need_in_data_file(s, e, l2->guest + i * s->geometry.cluster_bytes,
+				  data_bytes(s, l2, i, e));
 		return 0;
+	}
+	check_apart(s, e->host_off, s->geometry.cluster_bytes);
+	need(s, e->host_off, data_bytes(s, l2, i, e), s->geometry.cluster_bytes, "data cluster");
 	return count(s, e->host_off, s->geometry.cluster_bytes, l2->uses, NULL, err);
 }
 
@@ -368,8 +596,7 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 	s->bad_entries |= mended;
 	if (bad & QCOW2_ODD_RESERVED) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s, "%s found l2 entry with reserved bits set: %" PRIx64,
-			       qcow2_scan_verb(s), word);
+		qcow2_scan_say(s, "ERROR found l2 entry with reserved bits set: %" PRIx64, word);
 	}
 	if (bad & QCOW2_BAD_V2_ZERO) {
 		s->corruptions += l2->uses;
@@ -383,7 +610,7 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 		return visit_compressed(s, l2, i, word, &e, bad, err);
 	case QCOW2_ZERO_ALLOC:
 	case QCOW2_NORMAL:
-		return visit_allocated(s, l2, &e, bad, mended, next, err);
+		return visit_allocated(s, l2, i, &e, bad, mended, next, err);
 	case QCOW2_ZERO_PLAIN:
 		return 0;
 	case QCOW2_UNALLOCATED:
@@ -451,7 +678,8 @@ static int scan_snapshot(struct qcow2_scan *s, uint32_t i, const uint8_t *bytes,
 			       (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_entries);
 		return 0;
 	}
-	return scan_l1(s, sn.l1_off, sn.l1_entries, false, err);
+	return scan_l1(s, sn.l1_off, sn.l1_entries,
+		       &(struct l1_walk){ false, sn.has_size ? sn.size : s->header.size, 0 }, err);
 }
 
 /* The entry at *off, which is moved to the next one. */
@@ -500,6 +728,7 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 {
 	const struct qcow2_header *h = &s->header;
 	uint64_t off = h->snapshots_off, end = off;
+	int rc;
 
 	if (!h->snapshots)
 		return 0;
@@ -519,7 +748,7 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 			       h->snapshots);
 	}
 	for (uint32_t i = 0; i < h->snapshots && !s->tangled; i++) {
-		int rc = scan_snapshot_at(s, i, &off, err);
+		rc = scan_snapshot_at(s, i, &off, err);
 
 		if (rc == -EIO || rc == -EUCLEAN) /* said already; the next cannot be found */
 			break;
@@ -528,7 +757,11 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 		end = off;
 	}
 	s->snapshots_bytes = end - h->snapshots_off;
-	return count(s, h->snapshots_off, s->snapshots_bytes, 1, NULL, err);
+	/* The entries are there; the padding of the last one need not be. */
+	rc = count(s, h->snapshots_off, s->snapshots_bytes, 1, NULL, err);
+	if (!rc)
+		mark_fixed(s, h->snapshots_off, s->snapshots_bytes, "snapshot table");
+	return rc;
 }
 
 /* ---- Bitmaps, encryption header ---- */
@@ -548,7 +781,7 @@ static int visit_bitmap_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64
 			       (const char *)arg, i, word);
 		return 0;
 	}
-	return off ? count(s, off, s->geometry.cluster_bytes, 1, NULL, err) : 0;
+	return off ? count_fixed(s, off, s->geometry.cluster_bytes, "data of a bitmap", err) : 0;
 }
 
 /* The directory entry at *off, which is moved to the next one. -EUCLEAN: it cannot be found. */
@@ -591,7 +824,7 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 
 	if (!x->bitmaps)
 		return 0;
-	rc = count(s, off, x->bitmap_directory_bytes, 1, NULL, err);
+	rc = count_fixed(s, off, x->bitmap_directory_bytes, "bitmap directory", err);
 	for (uint32_t i = 0; !rc && i < x->bitmaps && !s->tangled; i++) {
 		if (off >= end) {
 			s->corruptions++;
@@ -618,6 +851,14 @@ static int load_reftable(struct qcow2_scan *s, struct img_error *err)
 		s->rebuild = true;
 		return 0;
 	}
+	if (!range_in(h->reftable_off, bytes, s->file_bytes)) {
+		s->corruptions++;
+		s->rebuild = true;
+		qcow2_scan_say(s,
+			       "%s the refcount table at offset 0x%" PRIx64 " size 0x%" PRIx64
+			       " is cut off by the end of the file at 0x%" PRIx64,
+			       qcow2_scan_verb(s), h->reftable_off, bytes, s->file_bytes);
+	}
 	s->reftable = malloc(bytes);
 	if (!s->reftable)
 		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table",
@@ -627,22 +868,27 @@ static int load_reftable(struct qcow2_scan *s, struct img_error *err)
 	s->reftable_entries = bytes / 8;
 	for (uint64_t i = 0; i < s->reftable_entries; i++) {
 		uint64_t word = be64toh(s->reftable[i]), off = word & QCOW2_REFTABLE_MASK;
-		const char *defect = !is_aligned_u64(off, s->geometry.cluster_bytes)
-					     ? "is not cluster aligned"
-				     : off >= s->file_bytes ? "is outside image"
-							    : NULL;
+		bool aligned = is_aligned_u64(off, s->geometry.cluster_bytes);
+		bool inside = !off || range_in(off, s->geometry.cluster_bytes, s->file_bytes);
 
-		s->reftable[i] = defect ? 0 : off;
-		if (!defect && word & QCOW2_REFTABLE_RESERVED)
-			defect = "has reserved bits set";
-		if (!defect)
+		s->reftable[i] = aligned && inside ? off : 0;
+		if (aligned && inside && !(word & QCOW2_REFTABLE_RESERVED))
 			continue;
 		s->corruptions++;
 		s->rebuild = true;
-		qcow2_scan_say(s,
-			       "%s refcount table entry %" PRIu64 ": refcount block 0x%" PRIx64
-			       " %s",
-			       qcow2_scan_verb(s), i, word, defect);
+		if (word & QCOW2_REFTABLE_RESERVED)
+			qcow2_scan_say(s,
+				       "ERROR refcount table entry %" PRIu64
+				       " has reserved bits set",
+				       i);
+		else if (!aligned)
+			qcow2_scan_say(s,
+				       "ERROR refcount block %" PRIu64
+				       " is not cluster aligned; refcount table entry corrupted",
+				       i);
+		else
+			qcow2_scan_say(s, "%s refcount block %" PRIu64 " is outside image",
+				       qcow2_scan_verb(s), i);
 	}
 	return 0;
 }
@@ -669,6 +915,29 @@ static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
 	/* To count in such blocks would overwrite what else lies there. */
 	s->rebuild |= inside;
 	return rc;
+}
+
+/* ---- The header ---- */
+
+/* What readers refuse though nothing depends on it. */
+static void scan_header(struct qcow2_scan *s)
+{
+	const struct qcow2_header *h = &s->header;
+
+	if (h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW && !s->geometry.data_file) {
+		s->corruptions++;
+		s->bad_header = true;
+		qcow2_scan_say(s, "%s header: a raw data file, but no data file",
+			       qcow2_scan_verb(s));
+	}
+	if (!h->snapshots && !is_aligned_u64(h->snapshots_off, s->geometry.cluster_bytes)) {
+		s->corruptions++;
+		s->bad_header = true;
+		qcow2_scan_say(s,
+			       "%s header: snapshot table at offset 0x%" PRIx64
+			       ", which is not cluster aligned, and no snapshots",
+			       qcow2_scan_verb(s), h->snapshots_off);
+	}
 }
 
 /* ---- The whole ---- */
@@ -717,27 +986,36 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
 int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
 	       struct img_error *err)
 {
+	size_t done = 0;
 	int rc;
 
 	*s = (struct qcow2_scan){ .img = img, .check = check, .flags = flags };
 	rc = start_scan(s, err);
 	if (!rc)
-		rc = count(s, 0, s->geometry.cluster_bytes, 1, NULL, err);
+		rc = count_fixed(s, 0, s->geometry.cluster_bytes, "header", err);
 	if (!rc)
-		rc = scan_l1(s, s->header.l1_off, s->header.l1_entries, true, err);
+		scan_header(s);
+	if (!rc)
+		rc = scan_active_l1(s, err);
 	if (!rc)
 		rc = scan_snapshots(s, err);
-	for (size_t i = 0; !rc && i < s->nl2; i++)
-		rc = scan_l2(s, &s->l2[i], err);
-	if (!rc && s->extensions.crypto_bytes)
-		rc = count(s, s->extensions.crypto_off, s->extensions.crypto_bytes, 1, NULL, err);
+	if (!rc)
+		rc = count_fixed(s, s->extensions.crypto_off, s->extensions.crypto_bytes,
+				 "encryption header", err);
 	if (!rc)
 		rc = scan_bitmaps(s, err);
+	/* Where tables are is known: what is data cannot be there. */
+	for (; !rc && done < s->nl2; done++)
+		rc = scan_l2(s, &s->l2[done], err);
 	if (!rc)
 		rc = load_reftable(s, err);
-	if (rc || flags & QCOW2_SCAN_NO_REFCOUNTS)
-		return rc;
-	return count_refcounts(s, err);
+	if (!rc && !(flags & QCOW2_SCAN_NO_REFCOUNTS))
+		rc = count_refcounts(s, err);
+	if (!rc)
+		rc = scan_rest_of_l1(s, err);
+	for (; !rc && done < s->nl2; done++)
+		rc = scan_l2(s, &s->l2[done], err);
+	return rc;
 }
 
 void qcow2_scan_free(struct qcow2_scan *s)

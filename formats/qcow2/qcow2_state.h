@@ -10,7 +10,8 @@
  *	qcow2_write	plan, commit, drop, release
  *	qcow2_refs	refcounts and tables by blocking I/O
  *	qcow2_grow	what needs the image quiet: grow and resize
- *	qcow2_create, qcow2_check
+ *	qcow2_create
+ *	qcow2_check	checks and repairs, with qcow2_scan, _counts, _compare, _copied, _repair, _move
  */
 #ifndef FORMATS_QCOW2_QCOW2_STATE_H
 #define FORMATS_QCOW2_QCOW2_STATE_H
@@ -69,6 +70,10 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
  * written. Blocking. -EUCLEAN.
  */
 int qcow2_load_tables(struct img *img, struct img_error *err);
+/*
+ * Is anything counted that does not lie in the file wholly? The tables are loaded. Blocking.
+ */
+int qcow2_counted_past_end(struct img *img, bool *any, struct img_error *err);
 /* List the L2 tables that the L1 table in the file names. Blocking. */
 int qcow2_list_tables(struct img *img, struct img_error *err);
 
@@ -224,6 +229,8 @@ extern const struct img_option qcow2_create_options[];
 int qcow2_create_check(struct img_creating *c, struct img_error *err);
 int qcow2_create(struct img_creating *c, struct img_error *err);
 int qcow2_check(struct img *img, struct img_check *check, struct img_error *err);
+/* -EUCLEAN: tables or guest data are not in the file (any more). Changes nothing. check: zeroes. */
+int qcow2_check_cut(struct img *img, struct img_check *check, struct img_error *err);
 
 extern const struct img_driver qcow2_driver;
 

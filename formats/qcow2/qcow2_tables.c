@@ -75,7 +75,7 @@ static int load_reftable(struct img *img, struct img_error *err)
 		entries[i] = be64_load(table + i * 8);
 		/* A block past the end of the file would call everything free that it counts. */
 		if (!is_aligned_u64(entries[i], g->cluster_bytes) ||
-		    (entries[i] && entries[i] >= img->file->size))
+		    (entries[i] && !range_in(entries[i], g->cluster_bytes, img->file->size)))
 			rc = img_fail(err, -EUCLEAN,
 				      "%s: refcount table at offset %" PRIu64 ", "
 				      "entry %" PRIu64 ": "
@@ -210,4 +210,28 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 					img->name, a->what, a->off, b->what, b->off);
 	}
 	return qcow2_list_tables(img, err);
+}
+
+int qcow2_counted_past_end(struct img *img, bool *any, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t first = img->file->size >> g->cluster_bits; /* not wholly in the file */
+	uint8_t *block = malloc(g->cluster_bytes);
+	int rc = 0;
+
+	*any = false;
+	if (!block)
+		return qcow2_no_memory(img, err);
+	for (uint64_t b = first / g->block_entries; !rc && !*any && b < q->reftable_entries; b++) {
+		uint64_t from = b == first / g->block_entries ? first % g->block_entries : 0;
+
+		if (!q->reftable[b])
+			continue;
+		rc = img_storage_read(img->file, q->reftable[b], block, g->cluster_bytes, err);
+		for (uint64_t i = from; !rc && !*any && i < g->block_entries; i++)
+			*any = qcow2_refcount_get(block, g->refcount_order, i);
+	}
+	free(block);
+	return rc;
 }

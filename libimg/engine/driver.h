@@ -342,6 +342,7 @@ struct img_source {
 enum {
 	IMG_REPAIR_LEAKS = 1,
 	IMG_REPAIR_ALL = 3,
+	IMG_REPAIR_LOSS = 4, /* with ALL: make zeroes of what is lost for good */
 };
 
 struct img_check {

@@ -357,6 +357,8 @@ struct img_check_result {
 enum {
 	IMG_CHECK_REPAIR_LEAKS = 1,
 	IMG_CHECK_REPAIR_ALL = 3,
+	/* With REPAIR_ALL: what the file does not hold any more becomes zeroes. Ask the user first. */
+	IMG_CHECK_ACCEPT_LOSS = 4,
 };
 /*
  * Check the image's own structures. say: gets a line for each defect; may be NULL.

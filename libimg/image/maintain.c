@@ -93,9 +93,11 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 
 	if (!img->driver->check)
 		return img_fail(err, -ENOTSUP, "This image format does not support checks");
-	if (repair & ~(unsigned)IMG_CHECK_REPAIR_ALL)
-		return img_fail(err, -EINVAL, "%s: repair: found %u, allowed 0 to %d", img->name,
-				repair, IMG_CHECK_REPAIR_ALL);
+	if (repair & ~(unsigned)(IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS) ||
+	    (repair & IMG_CHECK_ACCEPT_LOSS && ~repair & IMG_CHECK_REPAIR_ALL))
+		return img_fail(err, -EINVAL,
+				"%s: repair: found %u, allowed 0 to %d, and %d only with all of these",
+				img->name, repair, IMG_CHECK_REPAIR_ALL, IMG_CHECK_ACCEPT_LOSS);
 	if (repair && !img->writable)
 		return img_fail(err, -EROFS,
 				"%s: opened for reading only, so nothing can be "

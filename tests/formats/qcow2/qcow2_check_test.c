@@ -260,6 +260,107 @@ Test(qcow2_check, marks_alone_are_taken_back)
 	finish(&b);
 }
 
+/* ---- Tables in the wrong place ---- */
+
+static uint8_t *content_of(const struct file *file)
+{
+	struct img *img = open_memory(in_memory(file), IMG_OPEN_CHECK);
+	uint8_t *content = malloc(SIZE);
+
+	cr_assert_eq(img_read(img, 0, content, SIZE, NULL), 0);
+	img_close(img, NULL);
+	return content;
+}
+
+/* An entry that points at a table: what the guest reads there stays, and one repair is enough. */
+Test(qcow2_check, data_in_a_table)
+{
+	static const char *const all[] = { "cluster_size=64k", "cluster_size=512", "cluster_size=4k",
+					   "compat=0.10", "refcount_bits=64" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(all) * 2; i++) {
+		struct bench b;
+		struct file f = make_image(&b, all[i / 2]);
+		uint64_t table = i % 2 ? l1_at(&f) : l2_at(&f);
+		uint8_t *before, *after;
+		struct img_check_result r;
+
+		set_word(&f, l2_at(&f) + 8, table | QCOW2_COPIED);
+		before = content_of(&f);
+		cr_assert_gt(check_file(&f).corruptions, 0);
+		r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		cr_assert(!r.corruptions && !r.leaks && r.corruptions_fixed, "%s", all[i / 2]);
+		cr_assert(is_sound(&f), "%s", all[i / 2]);
+		after = content_of(&f);
+		cr_assert(!memcmp(before, after, SIZE), "%s", all[i / 2]);
+		if (have_qemu()) {
+			write_file(b.image, f.bytes, f.len);
+			run(&b, "qemu-img check -q image.qcow2");
+		}
+		free(before);
+		free(after);
+		free(f.bytes);
+		finish(&b);
+	}
+}
+
+/* The refcounts know that two things lie there: damage all the same. */
+Test(qcow2_check, overlap_that_is_counted)
+{
+	struct bench b;
+	struct file f = make_image(&b, "cluster_size=4k");
+	uint64_t l2 = l2_at(&f), cluster = l2 / 4096;
+	uint64_t old = word(&f, l2 + 8) & QCOW2_OFFSET_MASK;
+
+	set_word(&f, l2 + 8, l2);
+	set_word(&f, l1_at(&f), l2);
+	be16_store(f.bytes + block_at(&f) + cluster * 2, 2);
+	be16_store(f.bytes + block_at(&f) + old / 4096 * 2, 0);
+	cr_assert_eq(check_file(&f).corruptions, 1);
+	repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	cr_assert(is_sound(&f));
+	free(f.bytes);
+	finish(&b);
+}
+
+/* One bit of the header: all that follows the L1 table is taken for entries of it. */
+Test(qcow2_check, too_many_l1_entries)
+{
+	static const char *const all[] = { "cluster_size=4k", "cluster_size=4k,compat=0.10",
+					   "cluster_size=512", "cluster_size=64k" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(all); i++) {
+		struct bench b;
+		struct file f = make_image(&b, all[i]);
+
+		f.bytes[QCOW2_OFF_L1_ENTRIES + 2] ^= 0x80;
+		cr_assert(content_same(&b, &f));
+		cr_assert_gt(check_file(&f).corruptions, 0);
+		repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		cr_assert(content_same(&b, &f), "%s", all[i]);
+		cr_assert(is_sound(&f), "%s", all[i]);
+		free(f.bytes);
+		finish(&b);
+	}
+}
+
+/* Two tables in one place: nothing is changed. */
+Test(qcow2_check, beyond_repair)
+{
+	struct bench b;
+	struct file f = make_image(&b, "cluster_size=4k"), before;
+	struct img_check_result r;
+
+	set_word(&f, l1_at(&f), l1_at(&f) | QCOW2_COPIED);
+	before = copy_file(&f);
+	r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	cr_assert(r.corruptions && !r.corruptions_fixed && !r.leaks_fixed);
+	cr_assert(f.len == before.len && !memcmp(f.bytes, before.bytes, f.len));
+	free(before.bytes);
+	free(f.bytes);
+	finish(&b);
+}
+
 /* ---- Repairing leaks only ---- */
 
 Test(qcow2_check, leaks_only)

@@ -154,3 +154,112 @@ Test(qcow2_cut, what_is_left_is_read)
 	free(f.bytes);
 	finish(&b);
 }
+
+/* Written to, the file would grow, and what is missing would be zeroes. */
+Test(qcow2_cut, is_not_written_to)
+{
+	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds) * 2; i++) {
+		struct img_open_options options = { .format = "qcow2", .flags = IMG_OPEN_WRITE };
+		struct bench b;
+		struct file f = make_image(&b, kinds[i / 2], i % 2, true);
+		uint64_t whole = f.len;
+
+		for (uint64_t cut = 1; cut < whole; cut += 1777) {
+			struct img *img = NULL;
+
+			f.len = whole - cut;
+			if (!read_all(&b, &f))
+				continue;
+			cr_assert_eq(img_open_storage(in_memory(&f), "memory.qcow2", &options, &img,
+						      NULL),
+				     -EUCLEAN, "%s, %" PRIu64 " bytes cut off", kinds[i / 2], cut);
+		}
+		free(f.bytes);
+		finish(&b);
+	}
+}
+
+/* A check finds it, and says nothing of a file that is whole. */
+Test(qcow2_cut, is_found_by_a_check)
+{
+	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds) * 2; i++) {
+		struct bench b;
+		struct file f = make_image(&b, kinds[i / 2], i % 2, true);
+		uint64_t whole = f.len;
+
+		for (uint64_t cut = 0; cut < whole; cut += 733) {
+			struct img_open_options options = { .format = "qcow2",
+							    .flags = IMG_OPEN_CHECK };
+			struct img_check_result r = { 0 };
+			struct img *img = NULL;
+			bool sound, there;
+			int rc;
+
+			f.len = whole - cut;
+			rc = img_open_storage(in_memory(&f), "memory.qcow2", &options, &img, NULL);
+			if (!rc)
+				rc = img_check(img, 0, NULL, NULL, &r, NULL);
+			if (img)
+				img_close(img, NULL);
+			sound = !rc && !r.corruptions && !r.check_errors;
+			there = !read_all(&b, &f);
+			cr_assert(there || !sound, "%s, %" PRIu64 " bytes cut off", kinds[i / 2],
+				  cut);
+			cr_assert(cut || sound, "%s", kinds[i / 2]);
+		}
+		free(f.bytes);
+		finish(&b);
+	}
+}
+
+static void repair(struct file *f, unsigned how, struct img_check_result *r)
+{
+	struct img_open_options options = { .format = "qcow2",
+					    .flags = IMG_OPEN_CHECK | IMG_OPEN_WRITE };
+	struct img_storage *s = in_memory(f);
+	struct img *img = NULL;
+
+	cr_assert_eq(img_open_storage(s, "memory.qcow2", &options, &img, NULL), 0);
+	cr_assert_eq(img_check(img, how, NULL, NULL, r, NULL), 0);
+	free(f->bytes);
+	f->len = s->size;
+	f->bytes = malloc(f->len);
+	cr_assert_eq(img_storage_read(s, 0, f->bytes, f->len, NULL), 0);
+	img_close(img, NULL);
+}
+
+/* What is lost stays an error, unless the loss is accepted. */
+Test(qcow2_cut, repair_asks_twice)
+{
+	struct img_check_result r;
+	struct bench b;
+	struct file f = make_image(&b, "cluster_size=4k", false, true);
+	uint8_t *content = calloc(1, SIZE);
+	uint64_t same = 0;
+	struct img *img;
+
+	f.len -= 6000;
+	repair(&f, IMG_CHECK_REPAIR_ALL, &r);
+	cr_assert_gt(r.corruptions, 0);
+	cr_assert_eq(read_all(&b, &f), -EUCLEAN);
+	repair(&f, IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS, &r);
+	cr_assert(!r.corruptions && !r.leaks && !r.check_errors);
+	img = open_memory(in_memory(&f), IMG_OPEN_WRITE);
+	cr_assert_eq(img_read(img, 0, content, SIZE, NULL), 0);
+	for (uint64_t at = 0; at < SIZE; at += 512) {
+		if (!memcmp(content + at, b.model + at, 512))
+			same++;
+		else
+			for (uint64_t i = at; i < at + 512; i++)
+				cr_assert_eq(content[i], 0);
+	}
+	cr_assert(same >= SIZE / 512 - 8192 / 512 && same < SIZE / 512);
+	img_close(img, NULL);
+	if (have_qemu()) {
+		write_file(b.image, f.bytes, f.len);
+		run(&b, "qemu-img check -q image.qcow2");
+	}
+	free(content);
+	free(f.bytes);
+	finish(&b);
+}

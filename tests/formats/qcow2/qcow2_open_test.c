@@ -268,6 +268,7 @@ Test(qcow2_open, tables_are_not_written_over_metadata)
 	img = open_image(&b, IMG_OPEN_WRITE);
 	write_refused(img, 0, "refcount block");
 	close_image(img);
+	cr_assert_eq(truncate(b.image, L1_AT + 2 * CLUSTER), 0);
 	poke(&b, L1_AT, COPIED | (L1_AT + 512));
 	img = open_image(&b, IMG_OPEN_WRITE);
 	write_refused(img, 0, "L1 table");
@@ -324,7 +325,9 @@ Test(qcow2_open, refcount_blocks_are_where_they_can_be)
 	refused(&b, IMG_OPEN_WRITE, -EUCLEAN, "refcount table");
 	poke(&b, CLUSTER + 8, BLOCK_AT);
 	refused(&b, IMG_OPEN_WRITE, -EUCLEAN, "refcount block");
-	poke(&b, CLUSTER + 8, L1_AT);
+	poke(&b, CLUSTER + 8, L1_AT); /* where the file ends */
+	refused(&b, IMG_OPEN_WRITE, -EUCLEAN, "refcount table");
+	cr_assert_eq(truncate(b.image, L1_AT + CLUSTER), 0);
 	refused(&b, IMG_OPEN_WRITE, -EUCLEAN, "L1 table");
 	close_image(open_image(&b, 0));
 	finish(&b);
