@@ -1,0 +1,495 @@
+/*
+ * Damage to the tables of a sound qcow2 image, and what a check and a repair make of it:
+ *
+ *	repair IMAGE bits STEP FIRST QEMU [QEMU-IMG...]
+ *	repair IMAGE bytes COUNT SEED QEMU [QEMU-IMG...]
+ *
+ * bits: each STEP'th bit of the header, the L1, L2 and refcount tables and blocks, snapshot table and
+ * L1 tables of snapshots, beginning with bit FIRST. bytes: COUNT times a few random bytes of the same.
+ * Of each:
+ * - what could be read before a repair of all (of the disk, and of each snapshot) reads the same after;
+ * - after a repair that leaves nothing the image is sound, and another repair changes nothing;
+ * - a repair of what is left by a repair changes nothing.
+ * Every QEMU'th is also given to qemu-img (each that is named): it has to call the damaged image sound or
+ * not as we do, the repaired one sound if we do, and to read the same content from that.
+ * The last line counts: N tried, N failed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "formats/qcow2/qcow2_layout.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "libimg/image/place.h"
+#include "libimg/storage/storage.h"
+
+#include "libimg/image/img.h"
+
+enum {
+	FILE_LIMIT = 64 << 20,
+	MAX_DISK = 4 << 20, /* of a disk whose size was damaged, that much is looked at */
+	MAX_VIEWS = 8,	    /* the disk and its snapshots */
+	MAX_RANGES = 4096,
+};
+
+struct file {
+	uint8_t *bytes;
+	uint64_t len;
+};
+
+/* What a disk reads as, by pieces: whether each can be read, and what it is. */
+struct content {
+	uint64_t size, piece;
+	uint8_t *bytes;
+	bool *readable;
+};
+
+static const char *path; /* of the image, for what it names */
+static uint64_t tried, failed;
+static char label[200];
+static char **qemu;
+static int nqemu;
+
+static void die(const char *what)
+{
+	fprintf(stderr, "%s: %s: %s\n", path, what, strerror(errno));
+	exit(2);
+}
+
+static void bad(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void bad(const char *fmt, ...)
+{
+	char line[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	failed++;
+	printf("%s: %s: %s\n", path, label, line);
+}
+
+static struct file load(const char *name)
+{
+	struct file f = { 0 };
+	struct stat st;
+	int fd = open(name, O_RDONLY);
+
+	if (fd < 0 || fstat(fd, &st))
+		die("open");
+	f.len = (uint64_t)st.st_size;
+	f.bytes = malloc(f.len);
+	if (!f.bytes || read(fd, f.bytes, f.len) != (ssize_t)f.len)
+		die("read");
+	close(fd);
+	return f;
+}
+
+static struct file copy_of(const struct file *f)
+{
+	struct file c = { malloc(f->len), f->len };
+
+	if (!c.bytes)
+		die("memory");
+	memcpy(c.bytes, f->bytes, f->len);
+	return c;
+}
+
+static void save(const char *name, const uint8_t *bytes, uint64_t len)
+{
+	FILE *f = fopen(name, "w");
+
+	if (!f || fwrite(bytes, 1, len, f) != len || fclose(f))
+		die("write");
+}
+
+/* NULL: it cannot be opened so. */
+static struct img *open_file(const struct file *f, unsigned flags, struct img_storage **storage)
+{
+	struct img_open_options options = { .format = "qcow2", .flags = flags };
+	struct img_storage *s;
+	struct img *img;
+
+	if (img_storage_memory(path, 0, FILE_LIMIT, &s) ||
+	    img_storage_write(s, 0, f->bytes, f->len, NULL))
+		die("memory");
+	if (storage)
+		*storage = s;
+	return img_open_storage(s, path, &options, &img, NULL) ? NULL : img;
+}
+
+/* ---- Content ---- */
+
+static struct content read_disk(const struct file *f)
+{
+	struct img *img = open_file(f, IMG_OPEN_CHECK, NULL);
+	struct content c = { 0 };
+
+	if (!img)
+		return c;
+	c.size = min_u64(img_size(img), MAX_DISK);
+	c.piece = min_u64(img_unit_bytes(img), 4096);
+	c.bytes = calloc(1, c.size + 1);
+	c.readable = calloc(c.size / c.piece + 1, 1);
+	if (!c.bytes || !c.readable)
+		die("memory");
+	/* all of it at once, as a rule */
+	if (!img_read(img, 0, c.bytes, c.size, NULL)) {
+		memset(c.readable, 1, c.size / c.piece + 1);
+	} else {
+		for (uint64_t at = 0; at < c.size; at += c.piece)
+			c.readable[at / c.piece] = !img_read(img, at, c.bytes + at,
+							     min_u64(c.piece, c.size - at), NULL);
+	}
+	img_close(img, NULL);
+	return c;
+}
+
+/* The disk and its snapshots, each looked at as if it were the active one. */
+static void read_views(const struct file *f, struct content views[MAX_VIEWS])
+{
+	uint64_t at = be64_load(f->bytes + QCOW2_OFF_SNAPSHOTS_OFF);
+	uint32_t n = be32_load(f->bytes + QCOW2_OFF_SNAPSHOTS);
+
+	memset(views, 0, MAX_VIEWS * sizeof(*views));
+	views[0] = read_disk(f);
+	for (uint32_t i = 0; i < n && i + 1 < MAX_VIEWS; i++) {
+		struct qcow2_snapshot s;
+		struct file view;
+
+		if (!range_in(at, QCOW2_SNAPSHOT_FIXED_BYTES, f->len) ||
+		    !range_in(at, qcow2_snapshot_bytes(f->bytes + at), f->len) ||
+		    qcow2_parse_snapshot(f->bytes + at, f->len - at, &s, NULL))
+			return;
+		view = copy_of(f);
+		be32_store(view.bytes + QCOW2_OFF_L1_ENTRIES, s.l1_entries);
+		be64_store(view.bytes + QCOW2_OFF_L1_OFF, s.l1_off);
+		if (s.has_size)
+			be64_store(view.bytes + QCOW2_OFF_SIZE, s.size);
+		views[i + 1] = read_disk(&view);
+		free(view.bytes);
+		at += round_up_u64(qcow2_snapshot_bytes(f->bytes + at), 8);
+	}
+}
+
+static void free_views(struct content views[MAX_VIEWS])
+{
+	for (int i = 0; i < MAX_VIEWS; i++) {
+		free(views[i].bytes);
+		free(views[i].readable);
+	}
+}
+
+static bool kept(const struct content *before, const struct content *after, uint64_t *where)
+{
+	*where = 0;
+	if (!before->bytes)
+		return true;
+	if (!after->bytes || after->size != before->size || after->piece != before->piece)
+		return false;
+	for (uint64_t at = 0; at < before->size; at += before->piece) {
+		uint64_t i = at / before->piece, len = min_u64(before->piece, before->size - at);
+
+		*where = at;
+		if (before->readable[i] && (!after->readable[i] || memcmp(before->bytes + at,
+									  after->bytes + at, len)))
+			return false;
+	}
+	return true;
+}
+
+static bool all_readable(const struct content *c)
+{
+	for (uint64_t at = 0; at < c->size; at += c->piece)
+		if (!c->readable[at / c->piece])
+			return false;
+	return c->bytes;
+}
+
+/* ---- Check and repair ---- */
+
+/* 0, or what opening or checking fails with. */
+static int check(struct file *f, unsigned repair, struct img_check_result *r)
+{
+	struct img_storage *s;
+	struct img *img = open_file(f,
+				    IMG_OPEN_CHECK | IMG_OPEN_NO_BACKING |
+					    (repair ? IMG_OPEN_WRITE : 0),
+				    &s);
+	int rc;
+
+	memset(r, 0, sizeof(*r));
+	if (!img)
+		return -EINVAL;
+	rc = img_check(img, repair, NULL, NULL, r, NULL);
+	if (repair) {
+		free(f->bytes);
+		f->len = s->size;
+		f->bytes = malloc(f->len);
+		if (!f->bytes || img_storage_read(s, 0, f->bytes, f->len, NULL))
+			die("memory");
+	}
+	img_close(img, NULL);
+	return rc;
+}
+
+static bool is_sound(const struct img_check_result *r)
+{
+	return !r->corruptions && !r->leaks && !r->check_errors;
+}
+
+static int run(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static int run(const char *fmt, ...)
+{
+	char command[1000];
+	va_list ap;
+	int status;
+
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof(command), fmt, ap);
+	va_end(ap);
+	status = system(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+/* qemu-img is asked about both files; name: of a scratch file beside the image. */
+static void ask_qemu(const struct file *damaged, const struct img_check_result *found, int found_rc,
+		     const struct file *repaired, bool sound, const struct content *before)
+{
+	char name[300], raw[300];
+
+	snprintf(name, sizeof(name), "%s.damaged", path);
+	snprintf(raw, sizeof(raw), "%s.content", path);
+	for (int i = 0; i < nqemu; i++) {
+		bool ours = !found_rc && is_sound(found), theirs;
+		int code;
+
+		save(name, damaged->bytes, damaged->len);
+		code = run("%s check -f qcow2 %s >/dev/null 2>&1", qemu[i], name);
+		theirs = code == 0;
+		/*
+		 * 1: it does not open the image, for what its backing file is called for instance. What
+		 * cannot be read (here) may be damage of which its check knows nothing.
+		 */
+		if (code != 1 && ours != theirs && (ours || all_readable(before)))
+			bad("%s says %s, we say %s (%" PRIu64 " corruptions, %" PRIu64 " leaks)", qemu[i],
+			    theirs ? "sound" : "damaged", ours ? "sound" : "damaged",
+			    found->corruptions, found->leaks);
+		if (!sound)
+			continue;
+		save(name, repaired->bytes, repaired->len);
+		if (run("%s check -f qcow2 %s >/dev/null 2>&1", qemu[i], name))
+			bad("%s finds damage after the repair", qemu[i]);
+		if (!all_readable(before))
+			continue;
+		save(raw, before->bytes, before->size);
+		if (run("%s compare -f qcow2 -F raw %s %s >/dev/null 2>&1", qemu[i], name, raw))
+			bad("%s reads other content after the repair", qemu[i]);
+	}
+	unlink(name);
+	unlink(raw);
+}
+
+static void try_damage(const struct file *damaged, bool with_qemu)
+{
+	struct content before[MAX_VIEWS], after[MAX_VIEWS];
+	struct file f = copy_of(damaged), again;
+	struct img_check_result found, left, now;
+	struct img *img;
+	uint64_t where;
+	int rc, repair_rc;
+
+	tried++;
+	read_views(damaged, before);
+	rc = check(&f, 0, &found);
+	repair_rc = check(&f, IMG_CHECK_REPAIR_ALL, &left);
+	read_views(&f, after);
+	for (int i = 0; i < MAX_VIEWS; i++)
+		if (!kept(&before[i], &after[i], &where))
+			bad("%s %d: other content at %" PRIu64, i ? "snapshot" : "disk", i, where);
+	again = copy_of(&f);
+	if (!repair_rc && is_sound(&left)) {
+		if (check(&again, 0, &now) || !is_sound(&now))
+			bad("%" PRIu64 " corruptions, %" PRIu64 " leaks after a repair of all",
+			    now.corruptions, now.leaks);
+		img = open_file(&f, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, NULL);
+		if (!img)
+			bad("cannot be opened for writing after a repair of all");
+		else
+			img_close(img, NULL);
+	}
+	if (!repair_rc) {
+		if (check(&again, IMG_CHECK_REPAIR_ALL, &now))
+			bad("a second repair fails");
+		if (again.len != f.len || memcmp(again.bytes, f.bytes, f.len))
+			bad("a second repair changes something");
+	}
+	if (with_qemu)
+		ask_qemu(damaged, &found, rc, &f, !repair_rc && is_sound(&left), &before[0]);
+	free(again.bytes);
+	free(f.bytes);
+	free_views(before);
+	free_views(after);
+}
+
+/* ---- Where tables are ---- */
+
+struct range {
+	uint64_t off, len;
+	const char *what;
+};
+static struct range ranges[MAX_RANGES];
+static size_t nranges;
+
+static void add(const struct file *f, uint64_t off, uint64_t len, const char *what)
+{
+	if (off >= f->len || !len || nranges == MAX_RANGES)
+		return;
+	for (size_t i = 0; i < nranges; i++)
+		if (ranges[i].off == off)
+			return;
+	ranges[nranges++] = (struct range){ off, min_u64(len, f->len - off), what };
+}
+
+/* The part of a table that is in use, and a little more. */
+static uint64_t used(const struct file *f, uint64_t off, uint64_t len)
+{
+	while (len && (off + len > f->len || !f->bytes[off + len - 1]))
+		len--;
+	return len + 16;
+}
+
+static void add_l1(const struct file *f, const struct qcow2_geometry *g, uint64_t off, uint64_t n,
+		   const char *what)
+{
+	add(f, off, n * 8, what);
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t l2 = be64_load(f->bytes + off + i * 8) & QCOW2_OFFSET_MASK;
+
+		if (l2)
+			add(f, l2, min_u64(used(f, l2, g->cluster_bytes), g->cluster_bytes), "L2");
+	}
+}
+
+static void find_tables(const struct file *f)
+{
+	struct qcow2_geometry g;
+	struct qcow2_header h;
+	uint64_t at, table;
+
+	if (qcow2_parse_header(f->bytes, f->len, 0, &h, NULL))
+		die("no image");
+	qcow2_geometry(&h, &g);
+	add(f, 0, h.header_bytes, "header");
+	add_l1(f, &g, h.l1_off, h.l1_entries, "L1");
+	table = h.reftable_off;
+	add(f, table, min_u64(used(f, table, (uint64_t)h.reftable_clusters << h.cluster_bits), 512),
+	    "refcount table");
+	for (uint64_t i = 0; i < ((uint64_t)h.reftable_clusters << h.cluster_bits) / 8; i++) {
+		uint64_t block = be64_load(f->bytes + table + i * 8);
+
+		if (block)
+			add(f, block, min_u64(used(f, block, g.cluster_bytes), g.cluster_bytes),
+			    "refcounts");
+	}
+	at = h.snapshots_off;
+	for (uint32_t i = 0; i < h.snapshots; i++) {
+		struct qcow2_snapshot s;
+
+		if (qcow2_parse_snapshot(f->bytes + at, f->len - at, &s, NULL))
+			die("snapshot");
+		add(f, at, qcow2_snapshot_bytes(f->bytes + at), "snapshot table");
+		add_l1(f, &g, s.l1_off, s.l1_entries, "snapshot's L1");
+		at += round_up_u64(qcow2_snapshot_bytes(f->bytes + at), 8);
+	}
+}
+
+static void each_bit(const struct file *sound, uint64_t step, uint64_t first, uint64_t ask)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < nranges; i++)
+		for (uint64_t bit = 0; bit < ranges[i].len * 8; bit++, n++) {
+			struct file f;
+			uint64_t at = ranges[i].off + bit / 8;
+
+			if (n % step != first % step)
+				continue;
+			f = copy_of(sound);
+			f.bytes[at] ^= (uint8_t)(0x80 >> bit % 8);
+			snprintf(label, sizeof(label),
+				 "%s: byte 0x%" PRIx64 " (0x%" PRIx64 " of it) 0x%02x -> 0x%02x",
+				 ranges[i].what, at, bit / 8, sound->bytes[at], f.bytes[at]);
+			try_damage(&f, ask && n / step % ask == 0);
+			free(f.bytes);
+		}
+}
+
+static uint64_t seed;
+
+static uint64_t below(uint64_t n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed % n;
+}
+
+static void random_bytes(const struct file *sound, uint64_t count, uint64_t ask)
+{
+	for (uint64_t i = 0; i < count; i++) {
+		struct file f = copy_of(sound);
+		uint64_t n = 1 + below(4);
+		int len = 0;
+
+		for (uint64_t k = 0; k < n; k++) {
+			const struct range *r = &ranges[below(nranges)];
+			uint64_t at = r->off + below(r->len);
+
+			/* a byte of elsewhere is likelier to mean something than any */
+			f.bytes[at] = below(2) ? (uint8_t)below(256)
+					       : sound->bytes[r->off + below(r->len)];
+			len += snprintf(label + len, sizeof(label) - (size_t)len,
+					"%s 0x%" PRIx64 " = 0x%02x ", r->what, at, f.bytes[at]);
+			len = (int)min_u64((uint64_t)len, sizeof(label) - 60);
+		}
+		try_damage(&f, ask && i % ask == 0);
+		free(f.bytes);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct file f;
+	uint64_t a, b, ask;
+
+	if (argc < 6) {
+		fprintf(stderr, "see the head of %s\n", __FILE__);
+		return 2;
+	}
+	path = argv[1];
+	a = strtoull(argv[3], NULL, 10);
+	b = strtoull(argv[4], NULL, 10);
+	ask = strtoull(argv[5], NULL, 10);
+	qemu = argv + 6;
+	nqemu = argc - 6;
+	f = load(path);
+	find_tables(&f);
+	label[0] = 0;
+	try_damage(&f, true);
+	if (!strcmp(argv[2], "bits"))
+		each_bit(&f, max_u64(a, 1), b, ask);
+	seed = b * UINT64_C(0x9e3779b97f4a7c15) + 1;
+	if (!strcmp(argv[2], "bytes"))
+		random_bytes(&f, a, ask);
+	free(f.bytes);
+	printf("%" PRIu64 " tried, %" PRIu64 " failed\n", tried, failed);
+	return failed != 0;
+}

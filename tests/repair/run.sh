@@ -1,0 +1,90 @@
+#!/bin/sh
+# Damage to every table of small qcow2 images, bit by bit and at random: see repair.c.
+#
+#   FULL=1	every bit, and more of it shown to qemu-img (make repair-full; half an hour)
+#   SEED=N	of what is tried of it (default: today's)
+#   QEMU="qemu-img ..."	the programs that have to agree
+#   tests/repair/run.sh [WORD]	only images with WORD in their name
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
+only=$1
+seed=${SEED:-$(date +%Y%m%d)}
+qemu=${QEMU:-qemu-img}
+cd "$work" || exit 1
+yes 'some content' | head -c 60000 >c.raw
+truncate -s 70144 c.raw # no multiple of most clusters
+cp c.raw base.raw
+
+# damage NAME STEP: the image NAME.qcow2, each STEP'th bit and random bytes.
+damage() {
+	name=$1 step=$2 ask=60 count=60
+	[ -z "$FULL" ] || { step=1 ask=25 count=2000; }
+	# shellcheck disable=SC2086 # several programs
+	try "$name: bits" "$build/tests/repair/repair" "$name.qcow2" bits "$step" "$seed" $ask $qemu
+	# shellcheck disable=SC2086
+	try "$name: bytes" "$build/tests/repair/repair" "$name.qcow2" bytes $count "$seed" $ask $qemu
+}
+
+# image NAME STEP OPTIONS...: convert's, made by this tool.
+image() {
+	name=$1 step=$2
+	case $name in *"$only"*) ;; *) return ;; esac
+	shift 2
+	try "$name: made" "$imgtool" convert -f raw -O qcow2 "$@" c.raw "$name.qcow2" && damage "$name" "$step"
+}
+
+# edited NAME STEP OPTIONS...: create's, made by qemu-img and written to by the commands on standard input.
+edited() {
+	name=$1 step=$2
+	case $name in *"$only"*) ;; *) return ;; esac
+	shift 2
+	try "$name: made" qemu-img create -q -f qcow2 "$@" || return
+	grep . >commands
+	try "$name: written" sh -c "qemu-io -f qcow2 $name.qcow2 <commands"
+	case $name in *snapshots*)
+		qemu-img snapshot -c one "$name.qcow2"
+		qemu-io -f qcow2 -c 'write -P 5 0 10k' -c 'write -z 20k 8k' "$name.qcow2" >/dev/null
+		qemu-img snapshot -c two "$name.qcow2"
+		qemu-io -f qcow2 -c 'write -P 6 4k 4k' "$name.qcow2" >/dev/null ;;
+	*bitmaps*)
+		qemu-img bitmap --add -g 4k "$name.qcow2" b
+		qemu-io -f qcow2 -c 'write -P 5 0 10k' "$name.qcow2" >/dev/null ;;
+	esac
+	damage "$name" "$step"
+}
+
+image small-clusters 61 -o cluster_size=512
+image small-packed 61 -c -o cluster_size=512
+image narrow-counts 61 -o cluster_size=512,refcount_bits=1
+image wide-counts 97 -o cluster_size=512,refcount_bits=64
+image version-2 23 -c -o cluster_size=4k,compat=0.10
+image default 13
+image zstd 13 -c -o compression_type=zstd
+image extended 17 -o extended_l2=on,cluster_size=16k
+edited subclusters 17 -o extended_l2=on,cluster_size=16k subclusters.qcow2 70144 <<'END'
+write -P 4 3k 2k
+write -P 5 20k 30k
+write -z 24k 2k
+END
+edited zeroes 17 -o cluster_size=4k,preallocation=metadata zeroes.qcow2 70144 <<'END'
+write -P 6 4k 4k
+write -z 8k 12k
+END
+edited overlay 17 -o cluster_size=4k -b base.raw -F raw overlay.qcow2 <<'END'
+write -P 6 4k 4k
+write -z 20k 4k
+write -P 7 30k 3k
+END
+edited data-file 17 -o cluster_size=4k,data_file=data-file.raw data-file.qcow2 70144 <<'END'
+write -P 6 4k 4k
+write -z 20k 4k
+write -P 3 64k 4k
+END
+edited snapshots 41 -o cluster_size=4k snapshots.qcow2 70144 <<'END'
+write -P 1 0 60k
+END
+edited bitmaps 17 -o cluster_size=4k bitmaps.qcow2 70144 <<'END'
+write -P 1 0 60k
+END
+finish
