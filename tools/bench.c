@@ -299,7 +299,9 @@ static int parse(struct bench *b, int argc, char **argv)
 				return 1;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("bench", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			r->references = optarg;
 			break;

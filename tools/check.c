@@ -108,7 +108,9 @@ static int parse(struct check *check, int argc, char **argv)
 			check->quiet = true;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("check", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			r->references = optarg;
 			break;

@@ -92,7 +92,9 @@ static int parse(struct compare *compare, int argc, char **argv)
 			compare->quiet = true;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("compare", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			a->references = b->references = optarg;
 			break;

@@ -265,7 +265,9 @@ static int copy_option(struct convert *c, int opt)
 	case ARG_SKIP_BROKEN_BITMAPS:
 		return say_refusal("convert", "--skip-broken-bitmaps");
 	case ARG_OBJECT:
-		return say_refusal("convert", "--object");
+		if (!open_add_object(optarg))
+			return 1;
+		break;
 	default:
 		return say_try_help("convert");
 	}

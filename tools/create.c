@@ -84,7 +84,9 @@ static int parse(struct create *c, int argc, char **argv)
 			c->quiet = true;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("create", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			c->references = optarg;
 			break;

@@ -84,7 +84,9 @@ static int parse(struct info *info, int argc, char **argv)
 				return 1;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("info", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			r->references = optarg;
 			break;

@@ -14,6 +14,7 @@
 #include "tools/command.h"
 #include "tools/io_commands.h"
 #include "tools/io_session.h"
+#include "tools/open.h"
 #include "tools/say.h"
 
 static const char help[] =
@@ -199,10 +200,8 @@ static int refuse(int opt)
 		return io_refuse("-C", "reading never writes");
 	case 'k':
 		return io_refuse("-k", "there are -i io_uring and -i threads");
-	case 'T':
-		return io_refuse("-T", "there are no trace events");
 	default:
-		return io_refuse("--object", "nothing here takes one");
+		return io_refuse("-T", "there are no trace events");
 	}
 }
 
@@ -271,6 +270,10 @@ static int parse(struct io *io, int argc, char **argv)
 			break;
 		case ARG_REFERENCES:
 			how->references = optarg;
+			break;
+		case ARG_OBJECT:
+			if (!open_add_object(optarg))
+				return 1;
 			break;
 		case '?':
 			return try_help();

@@ -77,7 +77,9 @@ static int parse(struct map *map, int argc, char **argv)
 			r->flags |= IMG_OPEN_SHARE;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("map", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			r->references = optarg;
 			break;

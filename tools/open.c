@@ -5,14 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "libimg/image/img.h"
 #include "tools/args.h"
-#include "tools/description.h"
 #include "tools/say.h"
 
 static const char *default_references;
+static struct img_secrets *objects; /* of the command line; NULL: none */
 
 void open_set_default_references(const char *policy)
 {
@@ -24,101 +23,53 @@ const char *open_references(const char *given)
 	return given ? given : default_references;
 }
 
+bool open_add_object(const char *text)
+{
+	struct img_error *err = img_error_new();
+	bool ok;
+
+	if (!objects)
+		objects = args_memory(img_secrets_new());
+	ok = !img_secrets_add(objects, text, err);
+	if (!ok)
+		say_failure(err, "--object");
+	img_error_free(err);
+	return ok;
+}
+
+/* A name with a colon may be that of a file. */
+static void say_hint(const struct img_error *err, const char *name)
+{
+	if (img_error_code(err) == -EPROTONOSUPPORT)
+		say_more("If it is the name of a file, give it as './%s'.", name);
+}
+
 const char *open_new_path(const char *name, const char *subject)
 {
-	return description_path(name, subject);
-}
+	static const char *const plain[] = { "file:", "host_device:" };
+	struct img_error *err = img_error_new();
+	struct img_node *node = NULL;
+	const char *path = NULL;
+	size_t len = strcspn(name, ":/");
 
-/* ---- What was asked for ---- */
-
-static bool is_device(const char *path)
-{
-	struct stat st;
-
-	/* what cannot be looked at is opened, which says why not */
-	return !path || stat(path, &st) || S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode);
-}
-
-/* As said by the image's own description; r->format goes before it. */
-static bool settle_format(struct description *d, const char *subject)
-{
-	bool device = d->file_driver && !strcmp(d->file_driver, "host_device");
-
-	/* The bare file: its bytes are the disk, which is what raw means. */
-	if (d->format && (!strcmp(d->format, "file") || !strcmp(d->format, "host_device"))) {
-		device = device || !strcmp(d->format, "host_device");
-		free(d->format);
-		d->format = args_memory(strdup("raw"));
+	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]) && !path; i++)
+		if (!strncmp(name, plain[i], strlen(plain[i])))
+			path = name + strlen(plain[i]);
+	if (!path && name[len] != ':')
+		path = name;
+	if (!path && img_node_parse_name(name, &node, err)) {
+		if (subject)
+			say_failure(err, "%s", subject);
+		else
+			say_error("%s", img_error_text(err));
+		say_hint(err, name);
+	} else if (!path) {
+		say_error("%s%sProtocol '%.*s' cannot be created on", subject ? subject : "",
+			  subject ? ": " : "", (int)len, name);
 	}
-	if (d->format && img_format_features(d->format) < 0) {
-		say_error("%s: Unknown driver '%s'", subject, d->format);
-		return false;
-	}
-	if (device && !is_device(d->path)) {
-		say_error("%s: 'host_device' driver requires '%s' to be either a character or "
-			  "block device",
-			  subject, d->path);
-		return false;
-	}
-	return true;
-}
-
-static bool settle(const struct open_request *r, struct description *d, const char *subject)
-{
-	if (!d->path) {
-		say_error("%s: A block device must be specified for \"file\"", subject);
-		return false;
-	}
-	if (!*d->path) {
-		say_error("%s: The 'file' block driver requires a file name", subject);
-		return false;
-	}
-	if (r->format) {
-		free(d->format);
-		d->format = args_memory(strdup(r->format));
-	}
-	for (struct description *i = d; i; i = i->below)
-		if (!settle_format(i, subject))
-			return false;
-	if (d->read_only && (r->flags & IMG_OPEN_WRITE)) {
-		say_error("%s: Block node is read-only", subject);
-		return false;
-	}
-	if ((d->flags & IMG_OPEN_SHARE) && (r->flags & IMG_OPEN_WRITE)) {
-		say_error("%s: force-share=on can only be used with read-only images", subject);
-		return false;
-	}
-	return true;
-}
-
-/*
- * The library's options for an image and those below it, as many as d has levels, each pointing to
- * the next. malloc'd. flags: as the command line has them.
- */
-static struct img_open_options *options_of(const struct description *d, unsigned flags)
-{
-	struct img_open_options *all, *o;
-	size_t levels = 0;
-
-	for (const struct description *i = d; i; i = i->below)
-		levels++;
-	o = all = args_memory(calloc(levels, sizeof(*all)));
-	for (; d; d = d->below, o++) {
-		flags = (flags & ~d->cleared) | d->flags;
-		o->format = d->format;
-		o->flags = flags;
-		o->data_file = d->data_file;
-		o->io = d->io;
-		o->cache_bytes = d->cache_bytes;
-		if (d->below) { /* it was described to be opened */
-			o->flags &= ~(unsigned)IMG_OPEN_NO_BACKING;
-			o->backing_name = d->below->path;
-			o->backing_format = d->below->format;
-			o->backing = o + 1;
-		}
-		flags &= ~(unsigned)IMG_OPEN_NO_BACKING; /* is said of one image */
-	}
-	return all;
+	img_node_free(node);
+	img_error_free(err);
+	return path;
 }
 
 static void warn_if_guessed_raw(const struct img *img)
@@ -137,36 +88,57 @@ static void warn_if_guessed_raw(const struct img *img)
 	free(name);
 }
 
+/* What the name says of how to do I/O. */
+static void note_io(const struct img_node *node, enum img_io_kind *io)
+{
+	const char *aio = img_node_get(node, "aio");
+
+	aio = aio ? aio : img_node_get(node, "file.aio");
+	if (aio && !strcmp(aio, "threads"))
+		*io = IMG_IO_THREADS_KIND;
+	else if (aio && !strcmp(aio, "io_uring"))
+		*io = IMG_IO_URING_KIND;
+}
+
 struct img *open_image(const struct open_request *r)
 {
-	struct img_open_options *options = NULL;
+	struct img_open_options options = { .format = r->format,
+					    .flags = r->flags,
+					    .references = open_references(r->references),
+					    .secrets = objects };
 	struct img_error *err = img_error_new();
-	struct description *d;
+	struct img_node *node = NULL;
 	struct img *img = NULL;
 	char *subject;
+	int rc;
 
 	if (r->subject)
 		subject = args_memory(strdup(r->subject));
 	else if (asprintf(&subject, "Could not open '%s'", r->name) < 0)
 		args_memory(NULL);
-	d = description_read(r->name, r->image_opts, subject);
-	if (!d || !settle(r, d, subject))
-		goto out;
-	options = options_of(d, r->flags);
-	options->references = open_references(r->references);
-	if (r->io && d->io != IMG_IO_AUTO_KIND)
-		*r->io = d->io;
-	if (img_open(d->path, options, &img, err))
+	rc = r->image_opts ? img_node_parse_options(r->name, &node, err)
+			   : img_node_parse_name(r->name, &node, err);
+	/* the bare file or device: its bytes are the disk */
+	if (!rc && r->format && (!strcmp(r->format, "file") || !strcmp(r->format, "host_device"))) {
+		options.format = "raw";
+		if (!img_node_get(node, "file.driver"))
+			rc = img_node_set(node, "file.driver", r->format, err);
+	}
+	if (!rc)
+		rc = img_open_node(node, &options, &img, err);
+	if (rc) {
 		say_failure(err, "%s", subject);
-	else if (r->warn_if_probed)
+		say_hint(err, r->name);
+	}
+	if (!rc && r->io)
+		note_io(node, r->io);
+	if (!rc && r->warn_if_probed)
 		warn_if_guessed_raw(img);
 	for (const struct img *i = img; i; i = img_backing(i))
 		if (img_warning(i))
 			say_warning("%s", img_warning(i));
-out:
-	free(options);
+	img_node_free(node);
 	img_error_free(err);
-	description_free(d);
 	free(subject);
 	return img;
 }

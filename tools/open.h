@@ -29,6 +29,9 @@ void open_set_default_references(const char *policy);
 /* given, or else the default. */
 const char *open_references(const char *given);
 
+/* --object: what descriptions speak of by id. False: it makes no sense; said. */
+bool open_add_object(const char *text);
+
 /*
  * The path that a name for a new file means. NULL: it names no file; said, beginning with subject
  * if that is not NULL.

@@ -134,7 +134,9 @@ static int parse(struct resize *resize, int argc, char **argv)
 			resize->quiet = true;
 			break;
 		case ARG_OBJECT:
-			return say_refusal("resize", "--object");
+			if (!open_add_object(optarg))
+				return 1;
+			break;
 		case ARG_REFERENCES:
 			r->references = optarg;
 			break;

@@ -224,14 +224,20 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 
 /* ---- Opening ---- */
 
+/* A state of the disk that an image keeps besides the present one. Both NULL: the present one. */
+struct img_view {
+	const char *id, *name; /* of a snapshot inside the image; both given: both must fit */
+};
+
 /*
  * Handed to open(). Everything an image names goes through reference(), which asks the gate.
  */
 struct img_opening {
-	bool self_only; /* open no other file; give what info() needs from this one */
-	bool for_check; /* tolerate what check() can mend */
-	bool salvage;	/* what is missing is an error where it is read, not here */
-	bool own_file;	/* set by the driver: reference() may lead to the image's own file, img->file */
+	bool self_only;	      /* open no other file; give what info() needs from this one */
+	bool for_check;	      /* tolerate what check() can mend */
+	bool salvage;	      /* what is missing is an error where it is read, not here */
+	bool own_file;	      /* set by the driver: reference() may lead to the image's own file, img->file */
+	struct img_view view; /* with IMG_DRIVER_VIEWS: which state to show, read-only */
 	/*
 	 * Open a file that the image names (relative names: from the image's own folder), read-write
 	 * if the image is writable. The driver closes the storage in close(). what: "data file",
@@ -378,6 +384,7 @@ enum {
 	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
 	   are written as they are. */
 	IMG_DRIVER_COMPRESS_STREAM = 1 << 5,
+	IMG_DRIVER_VIEWS = 1 << 7,     /* open() heeds its view */
 	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
 };
 

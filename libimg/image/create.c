@@ -152,8 +152,9 @@ static int create_another(struct img_creating *c, const char *name, struct img_s
 	struct img_place *place = img->place;
 	struct img_created *grown;
 	char *path = img_gate_join(place->path, name);
-	bool taken;
 	struct stat st;
+	char *identity = NULL;
+	bool taken;
 	int rc;
 
 	if (!path)
@@ -161,8 +162,12 @@ static int create_another(struct img_creating *c, const char *name, struct img_s
 	taken = !strcmp(path, place->path);
 	for (size_t i = 0; i < place->created_count; i++)
 		taken |= !strcmp(path, place->created[i].path);
+	if (!stat(path, &st))
+		identity = img_storage_identify(&st);
+	taken = taken || img_place_has(img, identity, true);
+	free(identity);
 	rc = -EINVAL;
-	if (taken || (!stat(path, &st) && img_place_in_chain(img, st.st_dev, st.st_ino))) {
+	if (taken) {
 		img_fail(err, rc, "%s: further file '%s' is already part of the image", img->name,
 			 name);
 		goto out;
@@ -192,7 +197,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 {
 	const char *plain = plain_path(path);
 	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
-	struct img_open_options how = { .io = options->io };
+	struct img_place_opening how = { .io = options->io };
 	struct img_storage *file;
 	struct making making;
 	struct img_recipe r;
@@ -289,7 +294,6 @@ int img_publish(struct img *img, struct img_error *err)
 	if (rc)
 		return rc;
 	place->unpublished = false;
-	img_place_identify(img);
 	return 0;
 }
 

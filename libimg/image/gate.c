@@ -29,12 +29,12 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/image/node.h"
 #include "libimg/storage/storage.h"
 
 enum {
-	MAX_LINKS = 40,	    /* symbolic links on one path; as the kernel has it */
-	MAX_JSON = 4096,    /* bytes of a json: name; longer ones do not reduce to a path */
-	MAX_JSON_DEPTH = 4, /* {"file": {"file": ...}} */
+	MAX_LINKS = 40,	 /* symbolic links on one path; as the kernel has it */
+	MAX_JSON = 4096, /* bytes of a json: name; longer ones do not reduce to a path */
 };
 
 enum policy {
@@ -130,125 +130,56 @@ char *img_gate_join(const char *image, const char *name)
 	return path;
 }
 
+/* Text known to be shorter than PATH_MAX, to a buffer of PATH_MAX. */
+static void copy_text(char *to, const char *from)
+{
+	size_t len = strlen(from);
+
+	assert(len < PATH_MAX);
+	memcpy(to, from, len + 1);
+}
+
 /* ---- json: names ---- */
 
 /*
- * Such a name is taken only if it is an object of strings and of objects under "file", and says
- * nothing but drivers and one file name. All else is refused: what cannot be understood here must
- * not be understood elsewhere either.
+ * Such a name is taken only if all that it says is drivers and one file name. All else is refused:
+ * what cannot be heeded here must not be heeded elsewhere either. path: PATH_MAX bytes.
  */
-struct json {
-	const char *p;
-	char file_driver[32], format[32];
-	char *filename; /* PATH_MAX bytes */
-	bool have_filename;
-};
-
-static void json_space(struct json *j)
-{
-	while (*j->p == ' ' || *j->p == '\t' || *j->p == '\n' || *j->p == '\r')
-		j->p++;
-}
-
-static bool json_take(struct json *j, char c)
-{
-	json_space(j);
-	if (*j->p != c)
-		return false;
-	j->p++;
-	return true;
-}
-
-/* A string without \u escapes: those who write file names need none. */
-static bool json_string(struct json *j, char *out, size_t size)
-{
-	size_t n = 0;
-
-	if (!json_take(j, '"'))
-		return false;
-	for (; *j->p && *j->p != '"'; j->p++) {
-		if (*j->p == '\\') {
-			j->p++;
-			if (*j->p != '"' && *j->p != '\\' && *j->p != '/')
-				return false;
-		}
-		if (n + 1 >= size)
-			return false;
-		out[n++] = *j->p;
-	}
-	out[n] = '\0';
-	return json_take(j, '"');
-}
-
-/* True recursion, at most MAX_JSON_DEPTH. level: how many "file" led here. */
-static bool json_object(struct json *j, unsigned level)
-{
-	char key[32], driver[32] = "";
-	bool leaf = false, inner = false;
-
-	if (level > MAX_JSON_DEPTH || !json_take(j, '{'))
-		return false;
-	do {
-		if (!json_string(j, key, sizeof(key)) || !json_take(j, ':'))
-			return false;
-		if (!strcmp(key, "driver")) {
-			if (*driver || !json_string(j, driver, sizeof(driver)) || !*driver)
-				return false;
-		} else if (!strcmp(key, "file.driver")) {
-			if (*j->file_driver || inner ||
-			    !json_string(j, j->file_driver, sizeof(j->file_driver)))
-				return false;
-		} else if (!strcmp(key, "filename") || !strcmp(key, "file.filename")) {
-			if (j->have_filename || inner || !json_string(j, j->filename, PATH_MAX))
-				return false;
-			j->have_filename = true;
-			leaf = !strcmp(key, "filename");
-		} else if (!strcmp(key, "file")) {
-			if (inner || j->have_filename || *j->file_driver ||
-			    !json_object(j, level + 1))
-				return false;
-			inner = true;
-		} else {
-			return false;
-		}
-	} while (json_take(j, ','));
-	if (!json_take(j, '}'))
-		return false;
-	if (leaf) {
-		if (*j->file_driver)
-			return false;
-		memcpy(j->file_driver, driver, sizeof(driver));
-	} else if (*driver) {
-		if (*j->format) /* a format within a format */
-			return false;
-		memcpy(j->format, driver, sizeof(driver));
-	}
-	return true;
-}
-
-/* json:{...} -> path and, if it says one, format. */
 static bool json_reduce(const char *name, char *path, char **format)
 {
-	struct json j = { .p = name + strlen("json:"), .filename = path };
+	struct img_node *root = NULL;
+	const char *said = NULL, *filename = NULL, *leaf = NULL;
+	bool ok = strlen(name) <= MAX_JSON && !img_node_parse_name(name, &root, NULL);
 
-	if (strlen(name) > MAX_JSON || !json_object(&j, 0))
-		return false;
-	json_space(&j);
-	if (*j.p || !j.have_filename || !*path || img_gate_is_protocol(path))
-		return false;
-	if (*j.file_driver && strcmp(j.file_driver, "file") != 0 &&
-	    strcmp(j.file_driver, "host_device") != 0)
-		return false;
-	/* The file itself, under no format: its bytes as they are. */
-	if (!*j.format && *j.file_driver)
-		memcpy(j.format, "raw", sizeof("raw"));
-	*format = NULL;
-	if (*j.format) {
-		*format = strdup(j.format);
-		if (!*format)
-			return false;
+	for (const struct img_node *n = root; ok && n; n = n->child[IMG_NODE_FILE]) {
+		const char *driver = img_node_get(n, "driver");
+		bool last = !n->child[IMG_NODE_FILE];
+
+		filename = img_node_get(n, "filename");
+		ok = (last ? n != root || driver : n == root) && last == (filename != NULL) && n->count == (driver != NULL) + (size_t)last &&
+		     !n->no_backing && !n->child[IMG_NODE_BACKING] &&
+		     !n->child[IMG_NODE_DATA_FILE] && !n->child[IMG_NODE_IMAGE];
+		if (driver && last)
+			leaf = driver;
+		else if (driver && said)
+			ok = false; /* a format within a format */
+		else if (driver)
+			said = driver;
 	}
-	return true;
+	ok = ok && filename && *filename && strlen(filename) < PATH_MAX &&
+	     !img_gate_is_protocol(filename);
+	if (ok && leaf && strcmp(leaf, "file") != 0 && strcmp(leaf, "host_device") != 0)
+		ok = false;
+	/* The file itself, under no format: its bytes as they are. */
+	if (ok && !said && leaf)
+		said = "raw";
+	if (ok) {
+		copy_text(path, filename);
+		*format = said ? strdup(said) : NULL;
+		ok = !said || *format;
+	}
+	img_node_free(root);
+	return ok;
 }
 
 /* ---- Paths ---- */
@@ -275,15 +206,6 @@ static bool is_pseudo_fs(const struct statfs *fs)
 		if ((unsigned long)fs->f_type == kinds[i])
 			return true;
 	return false;
-}
-
-/* Text known to be shorter than PATH_MAX, to a buffer of PATH_MAX. */
-static void copy_text(char *to, const char *from)
-{
-	size_t len = strlen(from);
-
-	assert(len < PATH_MAX);
-	memcpy(to, from, len + 1);
 }
 
 /* A path being resolved: done is absolute and has no links; todo is what remains. */
@@ -471,7 +393,7 @@ static const char *refused_kind(const struct stat *st, bool writable)
 
 /*
  * Open path, which resolve() made, following no link. *kind: set, with -EPERM, to what the file is
- * if such are not opened. out->fd, dev and ino are set.
+ * if such are not opened. out->fd and identity are set.
  */
 static int open_resolved(const char *path, bool writable, struct img_gate_file *out,
 			 const char **kind)
@@ -534,8 +456,10 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 		goto out;
 	}
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-	out->dev = after.st_dev;
-	out->ino = after.st_ino;
+	out->identity = img_storage_identify(&after);
+	rc = out->identity ? 0 : -ENOMEM;
+	if (rc)
+		goto out;
 	out->fd = fd;
 	fd = -1;
 out:
@@ -543,6 +467,13 @@ out:
 		close(fd);
 	close(dir);
 	return rc;
+}
+
+void img_gate_file_free(struct img_gate_file *file)
+{
+	free(file->path);
+	free(file->format);
+	free(file->identity);
 }
 
 int img_gate_open(const struct img_gate *gate, const char *image, const char *name,
@@ -609,7 +540,6 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 	*out = file;
 	return 0;
 out:
-	free(file.path);
-	free(file.format);
+	img_gate_file_free(&file);
 	return rc;
 }

@@ -27,12 +27,12 @@ void img_gate_release(struct img_gate *gate);		/* NULL is fine */
 
 /* What a name came to. */
 struct img_gate_file {
-	int fd;	      /* the caller's to close */
-	char *path;   /* malloc'd: the name, relative to the naming image's folder */
-	char *format; /* malloc'd: said by a json: name; NULL: not said */
-	dev_t dev;
-	ino_t ino;
+	int fd;		/* the caller's to close */
+	char *path;	/* malloc'd: the name, relative to the naming image's folder */
+	char *format;	/* malloc'd: said by a json: name; NULL: not said */
+	char *identity; /* malloc'd: see struct img_storage */
 };
+void img_gate_file_free(struct img_gate_file *file); /* not fd */
 
 /*
  * Open what the image at path image names. gate NULL: the user gave the name, so any folder will

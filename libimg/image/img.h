@@ -23,6 +23,7 @@ struct img;
 struct img_error;
 struct img_input;
 struct img_queue;
+struct img_secrets;
 struct img_value;
 
 /* ---- Version ---- */
@@ -139,32 +140,63 @@ struct img_open_options {
 	 * variable LIBIMG_REFERENCES, else "folder".
 	 */
 	const char *references;
-	/*
-	 * Use these instead of what the image says; NULL: as it says. They are names that the user
-	 * gives, like path: relative to the working directory, and no matter for references.
-	 */
-	const char *backing_name;
-	const char *backing_format;
-	enum img_io_kind io;   /* how the blocking calls do I/O */
-	uint64_t cache_bytes;  /* metadata cache; 0: 4 MiB */
-	const char *data_file; /* like backing_name: the external data file of a qcow2 image that has one */
-	/*
-	 * How to open the backing file: its flags (SHARE, DIRECT, TRY_DIRECT, UNSAFE, NO_LOCK,
-	 * NO_READ_AHEAD, NO_BACKING), backing_name, backing_format, data_file and backing count. NULL:
-	 * with these flags, and as it says.
-	 */
-	const struct img_open_options *backing;
-	uint64_t reserved[6];
+	enum img_io_kind io;		   /* how the blocking calls do I/O */
+	uint64_t cache_bytes;		   /* metadata cache; 0: 4 MiB */
+	const struct img_secrets *secrets; /* what the description speaks of by id; NULL: nothing */
+	uint64_t reserved[7];
 };
 
 /*
- * Open an image and its backing chain. options may be NULL. Errors: -ENOENT, -EACCES, ... of the
- * file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature that this library
- * does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that loops or is
- * deeper than 256; -EAGAIN: locked by another process.
+ * Open an image and its backing chain. name: a path; a URL of a protocol that there is (file:, nbd://
+ * ...); or json:{...}. A path with a colon is given as ./a:b. options may be NULL. Errors: -ENOENT,
+ * -EACCES, ... of the file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature
+ * that this library does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that
+ * loops or is deeper than 256; -EAGAIN: locked by another process; -EINVAL: a name that makes no sense;
+ * -EPROTONOSUPPORT: a protocol that there is not.
  */
-int img_open(const char *path, const struct img_open_options *options, struct img **out,
+int img_open(const char *name, const struct img_open_options *options, struct img **out,
 	     struct img_error *err);
+
+/*
+ * ---- Descriptions ----
+ *
+ * A tree of what to open, node by node: an image, and under it what holds its bytes ("file"), the
+ * image below ("backing"), an external data file ("data-file"). Settings have dotted keys, as those of
+ * QEMU's --image-opts: "driver", "file.filename", "backing.driver", "cache.direct", of the driver raw
+ * "offset" and "size", of images with snapshots inside "snapshot.name" and "snapshot.id". What a
+ * description names is the user's: relative to the working directory, and no matter for references.
+ */
+struct img_node;
+
+/* Any name that img_open() takes, as a description, which the caller frees. -EINVAL,
+   -EPROTONOSUPPORT, -ENOMEM. */
+int img_node_parse_name(const char *name, struct img_node **out, struct img_error *err);
+/* "key=value,key=value": a comma in a value is doubled, a key alone is "on". */
+int img_node_parse_options(const char *text, struct img_node **out, struct img_error *err);
+/*
+ * Set one key, in place of what it had; value NULL: nothing (of "backing" alone: none is opened).
+ * Whether a format or protocol has such a key is said when it is opened. -EINVAL, -ENOMEM.
+ */
+int img_node_set(struct img_node *node, const char *key, const char *value,
+		 struct img_error *err);
+/* The value of a key; NULL: not given. */
+const char *img_node_get(const struct img_node *node, const char *key);
+void img_node_free(struct img_node *node); /* NULL is fine */
+/* img_open() of a description, which may be used again. options->format goes before its driver. */
+int img_open_node(const struct img_node *node, const struct img_open_options *options,
+		  struct img **out, struct img_error *err);
+
+/* ---- Secrets: what descriptions speak of by id ---- */
+
+struct img_secrets;
+struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
+void img_secrets_free(struct img_secrets *s); /* NULL is fine */
+/*
+ * "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]", "tls-creds-x509,id=ID,dir=PATH",
+ * "tls-creds-psk,id=ID,dir=PATH[,username=NAME]". -EINVAL: not understood, or an id that is taken;
+ * errors of the file.
+ */
+int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
 
 /*
  * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. The handle is gone also on
@@ -192,10 +224,10 @@ uint64_t img_modified(const struct img *img);
 const struct img *img_backing(const struct img *img); /* NULL: none; lives as long as img */
 
 /*
- * Is the file at path img's own, or that of an image in its backing chain, under whatever name?
- * Further files (extents, data files) are not looked at.
+ * Is what name leads to (a path, a URL) a file or export that img or an image of its backing chain is
+ * made of, under whatever name?
  */
-bool img_is_made_of(const struct img *img, const char *path);
+bool img_is_made_of(const struct img *img, const char *name);
 
 /*
  * The image's report: an object with the keys of `qemu-img info --output=json`, in its order.

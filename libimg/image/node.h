@@ -51,7 +51,7 @@ const char *img_node_get(const struct img_node *node, const char *key);
 /*
  * What a user wrote: a path, "file:PATH", a URL of a protocol that there is, or "json:{...}", as
  * lenient as QEMU's (strings in single quotes; nested and dotted keys). -EINVAL: not to be
- * understood, or a protocol that there is not; -ENOMEM.
+ * understood; -EPROTONOSUPPORT: a protocol that there is not; -ENOMEM.
  */
 int img_node_parse_name(const char *name, struct img_node **out, struct img_error *err);
 /* "driver=qcow2,file.filename=x": a comma in a value is doubled, a key alone is "on". */

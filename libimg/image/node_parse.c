@@ -209,9 +209,7 @@ static int parse_name(struct img_node *node, const char *name, struct img_error 
 		return parse_json(node, name + 5, err);
 	module = img_module_of_name(name, len);
 	if (!module)
-		return img_fail(err, -EINVAL,
-				"Unknown protocol '%.*s' (a file whose name has a colon is given as "
-				"./NAME)",
+		return img_fail(err, -EPROTONOSUPPORT, "Unknown protocol '%.*s'",
 				(int)(len < 64 ? len : 64), name);
 	rc = img_node_set(node, "file.driver", module->name, err);
 	return rc ? rc : module->parse_name(name, set_under_file, node, err);

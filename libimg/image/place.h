@@ -4,8 +4,6 @@
 #ifndef LIBIMG_IMAGE_PLACE_H
 #define LIBIMG_IMAGE_PLACE_H
 
-#include <sys/stat.h>
-
 #include "libimg/engine/driver.h" /* before img.h, which repeats some of it for programs */
 #include "libimg/image/gate.h"
 #include "libimg/image/img.h"
@@ -23,15 +21,14 @@ struct img_created {
 };
 
 struct img_place {
-	char *path; /* of the file; names in the image are relative to its folder */
-	bool known; /* dev and ino are known */
-	dev_t dev;
-	ino_t ino;
+	char *path;		    /* of the file; names in the image are relative to its folder */
+	struct img_storage **parts; /* further storages that the driver has; borrowed from it */
+	size_t part_count;
 	struct img_gate *gate;	     /* a counted reference */
 	unsigned flags;		     /* IMG_OPEN_* */
 	bool opened;		     /* driver->open() succeeded: close() is due */
 	struct img *above;	     /* the image that names it; NULL: top */
-	bool given_part;	     /* the user named a further file of it: not the image's own word */
+	bool special;		     /* not what the file alone says: the user named a further file, or a view */
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */
 	struct img_created *created; /* further files */
 	size_t created_count;
@@ -74,35 +71,42 @@ unsigned img_storage_flags(unsigned open_flags);
  */
 int img_place_new(struct img_storage *file, const char *name, const char *path,
 		  struct img_gate *gate, unsigned flags, struct img **out, struct img_error *err);
+/* How img_place_open() is to open. Zero-initialise. */
+struct img_place_opening {
+	enum img_io_kind io;
+	uint64_t cache_bytes;
+	struct img_view view;
+	const struct img_node *data_file; /* described by the user; NULL: not */
+	const struct img_secrets *secrets;
+};
+
 /*
  * Let driver open it and give it an engine. driver NULL: by the file's content. On failure img is
  * to be closed all the same. -EINVAL (see img_probe_storage()), -EMEDIUMTYPE, and whatever the
  * driver says.
  */
 int img_place_open(struct img *img, const struct img_driver *driver,
-		   const struct img_open_options *options, struct img_error *err);
+		   const struct img_place_opening *how, struct img_error *err);
 
-/* Is this file the main file of img or of an image above or below it? */
-bool img_place_in_chain(const struct img *img, dev_t dev, ino_t ino);
-
+/* s, which the driver has, is a part of img. -ENOMEM. */
+int img_place_add_part(struct img *img, struct img_storage *s, struct img_error *err);
+/* Does s share bytes with img or an image above or below it? */
+bool img_place_shares(const struct img *img, const struct img_storage *s);
+/* The same by identity alone. own: img's further storages count too. identity NULL: false. */
+bool img_place_has(const struct img *img, const char *identity, bool own);
 /*
  * Are a and b the same disk: the same bytes, read as one format, and so on down the chain? False also
  * where that is not known.
  */
 bool img_place_is_same(const struct img *a, const struct img *b);
 
-/* Note the identity of the file at place->path, which is now this image. */
-void img_place_identify(struct img *img);
-
 /*
- * Open, read-only, what the image at path `image` calls name: one image without its backing
- * chain. image NULL: the user calls it so. gate: judges name (NULL: any folder will do); inner:
- * judges what that image names. options: of the image to be opened. above: the image that names it,
- * or NULL.
+ * Open, read-only, what the user calls name, seen from the image at path `image`: one image without
+ * its backing chain. inner: judges what that image names. format NULL: by its content.
  */
-int img_open_named(const char *image, const char *name, const struct img_gate *gate,
-		   struct img_gate *inner, const struct img_open_options *options,
-		   struct img *above, struct img **out, struct img_error *err);
+int img_open_stored(const char *image, const char *name, const char *format,
+		    struct img_gate *inner, const struct img_open_options *options,
+		    struct img **out, struct img_error *err);
 
 /*
  * img_open() for a storage that is open already, which belongs to the image from now on, also on

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "libimg/base/arith.h"
 
@@ -133,7 +134,6 @@ static int open_backing(struct img_recipe *r, const char *path,
 {
 	const char *name = r->creating.backing_name, *format = r->creating.backing_format;
 	struct img_open_options how = {
-		.format = format,
 		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
 						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
 		.io = options->io,
@@ -141,7 +141,7 @@ static int open_backing(struct img_recipe *r, const char *path,
 	char line[64];
 	int rc;
 
-	rc = img_open_named(path, name, NULL, r->gate, &how, NULL, &r->backing, err);
+	rc = img_open_stored(path, name, format, r->gate, &how, &r->backing, err);
 	if (!rc)
 		rc = img_open_chain(r->backing, &how, err);
 	if (rc)
@@ -186,7 +186,13 @@ static int settle_backing(struct img_recipe *r, const char *path,
 		return format_exists(c->backing_format) ? 0 : img_fail(err, -EINVAL, "Unknown driver '%s'", c->backing_format);
 	int rc = open_backing(r, path, options, err);
 
-	if (!rc && !stat(path, &st) && img_place_in_chain(r->backing, st.st_dev, st.st_ino))
+	if (!rc && !stat(path, &st)) {
+		char *identity = img_storage_identify(&st);
+
+		same = img_place_has(r->backing, identity, true);
+		free(identity);
+	}
+	if (!rc && same)
 		rc = img_fail(err, -EINVAL, "Error: Trying to create an image in a file of its own "
 					    "backing chain");
 	return rc;

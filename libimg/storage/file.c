@@ -307,8 +307,7 @@ static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
 			     f->base.writable, flags & IMG_STORAGE_SHARE, err);
 }
 
-/* malloc'd; NULL: out of memory. */
-static char *identify(const struct stat *st)
+char *img_storage_identify(const struct stat *st)
 {
 	bool device = S_ISBLK(st->st_mode);
 	char *text;
@@ -342,7 +341,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 		goto out;
 	}
 	f = calloc(1, sizeof(*f));
-	if (!f || !(f->base.name = strdup(path)) || !(f->base.identity = identify(&st))) {
+	if (!f || !(f->base.name = strdup(path)) || !(f->base.identity = img_storage_identify(&st))) {
 		rc = img_fail(err, -ENOMEM, "out of memory");
 		goto out;
 	}

@@ -31,6 +31,11 @@ struct img_module {
 	int (*parse_name)(const char *name, img_module_set_fn *set, void *user,
 			  struct img_error *err);
 	/*
+	 * Whose bytes these options mean (struct img_storage's identity), without opening anything.
+	 * malloc'd; NULL: not known. Optional.
+	 */
+	char *(*identify)(const struct img_options *options);
+	/*
 	 * Open. A filter owns inner from then on, unless this fails. Errors as img_storage_open_file();
 	 * -EINVAL: options that do not go together; -ENOPKG: what it links to is not installed.
 	 */

@@ -1,13 +1,14 @@
 /*
- * The modules "file" and "host_device": local files and block devices by path. QEMU tells the two
- * apart; here each opens both, since what a path leads to is seen when it is opened.
+ * The modules "file" and "host_device": local files and block devices by path. A path opens either;
+ * "host_device" insists on a device.
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "libimg/storage/module.h"
 
-static const struct img_option options[] = {
+static const struct img_option table[] = {
 	{ "filename", IMG_OPTION_STRING, "Path of the file or block device", NULL, NULL },
 	{ "locking", IMG_OPTION_STRING, "Lock the file against other programs", "auto",
 	  "auto,on,off" },
@@ -32,21 +33,52 @@ static int open_path(const struct img_module_opening *o, struct img_storage **ou
 	return img_storage_open_file(path, flags, out, err);
 }
 
+/* QEMU's callers rely on this one being refused. */
+static int open_device(const struct img_module_opening *o, struct img_storage **out,
+		       struct img_error *err)
+{
+	struct img_storage *s;
+	int rc = open_path(o, &s, err);
+
+	if (rc)
+		return rc;
+	if (!s->device) {
+		rc = img_fail(err, -EINVAL,
+			      "'host_device' driver requires '%s' to be either a character or block "
+			      "device",
+			      s->name);
+		img_storage_close(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+static char *identify_path(const struct img_options *options)
+{
+	const char *path = img_options_string(options, "filename");
+	struct stat st;
+
+	return path && !stat(path, &st) ? img_storage_identify(&st) : NULL;
+}
+
 static const char *const file_schemes[] = { "file", NULL };
 static const char *const device_schemes[] = { "host_device", NULL };
 
 const struct img_module img_module_file = {
 	.name = "file",
 	.schemes = file_schemes,
-	.options = options,
+	.options = table,
 	.parse_name = parse_name,
+	.identify = identify_path,
 	.open = open_path,
 };
 
 const struct img_module img_module_host_device = {
 	.name = "host_device",
 	.schemes = device_schemes,
-	.options = options,
+	.options = table,
 	.parse_name = parse_name,
-	.open = open_path,
+	.identify = identify_path,
+	.open = open_device,
 };

@@ -21,6 +21,8 @@ enum {
 	CHANGE_BYTES = 1 << 20,	   /* read, changed and written back at a time */
 };
 
+#define DEFAULT_PORT "10809"
+
 struct nbd {
 	struct img_storage base;
 	struct img_nbd_export export;
@@ -370,6 +372,22 @@ static const char *either(const struct img_options *o, const char *key, const ch
 	return value ? value : img_options_string(o, old_key);
 }
 
+static char *identify(const struct img_options *o)
+{
+	const char *path = either(o, "server.path", "path"), *host = either(o, "server.host", "host");
+	const char *port = either(o, "server.port", "port"), *name = img_options_string(o, "export");
+	char *text;
+
+	if (asprintf(&text, "nbd %s:%s/%s", path ? "unix" : host ? host
+								 : "",
+		     path   ? path
+		     : port ? port
+			    : DEFAULT_PORT,
+		     name ? name : "") < 0)
+		return NULL;
+	return text;
+}
+
 /* Certificates or keys by the id of an object, or straight from the name. */
 static int take_tls(struct nbd *n, const struct img_module_opening *o, bool *ok,
 		    struct img_error *err)
@@ -430,7 +448,7 @@ static int take_options(struct nbd *n, const struct img_module_opening *o, struc
 				"nbd: path and host may not be used at the same time");
 	e->path = keep(n, path, &ok);
 	e->host = keep(n, host, &ok);
-	e->port = unix_socket ? NULL : keep(n, port ? port : "10809", &ok);
+	e->port = unix_socket ? NULL : keep(n, port ? port : DEFAULT_PORT, &ok);
 	e->export_name = keep(n, img_options_string(o->options, "export"), &ok);
 	e->connect_seconds = (unsigned)img_options_number(o->options, "open-timeout");
 	e->reconnect_seconds = (unsigned)img_options_number(o->options, "reconnect-delay");
@@ -451,12 +469,8 @@ static int take_options(struct nbd *n, const struct img_module_opening *o, struc
 			       e->tls ? "s" : "", e->host, e->port, e->export_name ? "/" : "",
 			       e->export_name ? e->export_name : "") < 0)
 		n->base.name = NULL;
-	if (!n->base.name ||
-	    asprintf(&n->base.identity, "nbd %s:%s/%s", unix_socket ? "unix" : e->host,
-		     unix_socket ? e->path : e->port, e->export_name ? e->export_name : "") < 0) {
-		n->base.identity = NULL;
-		ok = false;
-	}
+	n->base.identity = identify(o->options);
+	ok = ok && n->base.name && n->base.identity;
 	e->name = n->base.name;
 	return ok ? 0 : img_fail(err, -ENOMEM, "out of memory");
 }
@@ -534,5 +548,6 @@ const struct img_module img_module_nbd = {
 	.schemes = schemes,
 	.options = options,
 	.parse_name = img_nbd_parse_name,
+	.identify = identify,
 	.open = disk_open,
 };

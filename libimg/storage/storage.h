@@ -133,6 +133,9 @@ void img_storage_set_attributes(struct img_storage *s, const struct img_file_att
  */
 int img_storage_publish(struct img_storage *s, struct img_error *err);
 
+/* The identity of the file or device that st is of. malloc'd; NULL: out of memory. */
+char *img_storage_identify(const struct stat *st);
+
 /* Memory, for tests and small images. size bytes of zeroes; grows on writes up to limit. */
 int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct img_storage **out);
 

@@ -108,8 +108,7 @@ static int ask(const char *policy, const char *name, char *content)
 		cr_assert_geq(n, 0);
 		content[n] = '\0';
 		close(file.fd);
-		free(file.path);
-		free(file.format);
+		img_gate_file_free(&file);
 	}
 	img_gate_release(gate);
 	img_error_clear(&err);

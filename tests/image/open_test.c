@@ -32,7 +32,7 @@ Test(open, getters)
 
 	make_image("a.qcow2", "qcow2", 10 << 20, NULL, NULL);
 	img = must_open("file:a.qcow2", NULL, 0);
-	cr_assert_str_eq(img_name(img), "file:a.qcow2");
+	cr_assert_str_eq(img_name(img), "a.qcow2");
 	cr_assert_str_eq(img_format(img), "qcow2");
 	cr_assert_eq(img_size(img), 10 << 20);
 	cr_assert_eq(img_unit_bytes(img), 65536);
@@ -128,22 +128,6 @@ Test(open, missing_backing_file)
 	must_close(must_open("two.qcow2", NULL, IMG_OPEN_NO_BACKING));
 }
 
-Test(open, another_backing_file_than_the_stored_one)
-{
-	struct img_open_options o = { .format = "qcow2",
-				      .backing_name = "other",
-				      .backing_format = "raw" };
-	struct img *img = NULL;
-	char buf[8] = { 0 };
-
-	make_file("other", "other!", 6, 1 << 20);
-	make_image("one.qcow2", "qcow2", 1 << 20, "missing.qcow2", "qcow2");
-	cr_assert_eq(img_open("one.qcow2", &o, &img, NULL), 0);
-	cr_assert_eq(img_read(img, 0, buf, 6, NULL), 0);
-	cr_assert_str_eq(buf, "other!");
-	must_close(img);
-}
-
 Test(open, loops_end)
 {
 	const char *text;
@@ -223,28 +207,48 @@ static void mark(const char *name, const char *format, char letter)
 	must_close(img);
 }
 
-/* The first byte that options give. */
-static char first_byte(const char *name, const struct img_open_options *o)
+/* The first byte of what a description says, with options. */
+static char first_byte(const char *text, const struct img_open_options *o)
 {
 	struct img_error *err = img_error_new();
+	struct img_node *node;
 	struct img *img;
 	char byte = 0;
 
-	cr_assert_eq(img_open(name, o, &img, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_node_parse_options(text, &node, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_open_node(node, o, &img, err), 0, "%s: %s", text, img_error_text(err));
+	img_node_free(node);
 	cr_assert_eq(img_read(img, 0, &byte, 1, err), 0, "%s", img_error_text(err));
 	must_close(img);
 	img_error_free(err);
 	return byte;
 }
 
+/* What opening a description fails with. */
+static int refused(const char *text, const struct img_open_options *o, const char *why)
+{
+	struct img_error *err = img_error_new();
+	struct img_node *node;
+	struct img *img = NULL;
+	int rc;
+
+	cr_assert_eq(img_node_parse_options(text, &node, err), 0, "%s", img_error_text(err));
+	rc = img_open_node(node, o, &img, err);
+	cr_assert_null(img);
+	cr_assert(strstr(img_error_text(err), why), "%s: %s", text, img_error_text(err));
+	img_node_free(node);
+	img_error_free(err);
+	return rc;
+}
+
+#define MID "driver=qcow2,file.filename=sub/mid.qcow2"
+#define TOP "driver=qcow2,file.filename=sub/top.qcow2"
+#define BASE "backing.driver=raw,backing.file.filename=given/base.raw"
+
 /* Names that the user gives: from the working directory, on each level, and never refused. */
 Test(open, given_names)
 {
-	const struct img_open_options lowest = { .backing_name = "given/base.raw",
-						 .backing_format = "raw" };
-	const struct img_open_options alone = { .flags = IMG_OPEN_NO_BACKING };
 	struct img_open_options o = { .references = "none" };
-	const char *text;
 
 	run("mkdir sub given sub/given");
 	make_image("sub/base.raw", "raw", 1 << 20, NULL, NULL);
@@ -255,36 +259,29 @@ Test(open, given_names)
 	mark("sub/given/base.raw", "raw", 'w'); /* where it is not to be looked for */
 	make_image("sub/mid.qcow2", "qcow2", 0, "base.raw", "raw");
 	make_image("sub/top.qcow2", "qcow2", 0, "mid.qcow2", "qcow2");
-	cr_assert_eq(must_fail("sub/mid.qcow2", &o, NULL), -EPERM);
-	o.backing_name = "given/base.raw";
-	cr_assert_eq(first_byte("sub/mid.qcow2", &o), 'g');
-	o.backing_name = "file:given/base.raw";
-	cr_assert_eq(first_byte("sub/mid.qcow2", &o), 'g');
-	o.backing_name = "sub/mid.qcow2";
-	o.backing = &lowest;
-	cr_assert_eq(first_byte("sub/top.qcow2", &o), 'g');
-	o.backing = &alone;
-	cr_assert_eq(first_byte("sub/top.qcow2", &o), 0);
-	o.backing = NULL;
-	cr_assert_eq(must_fail("sub/top.qcow2", &o, NULL), -EPERM); /* what mid.qcow2 says is not given */
-	o.references = NULL;
-	cr_assert_eq(first_byte("sub/top.qcow2", &o), 's');
-	/* the stored name, read otherwise */
-	o.backing_name = NULL;
-	o.backing_format = "raw";
-	cr_assert_eq(first_byte("sub/top.qcow2", &o), 'Q');
-
-	o.backing_format = NULL;
-	o.backing_name = "sub/top.qcow2";
-	cr_assert_eq(must_fail("sub/top.qcow2", &o, &text), -ELOOP);
-	o.backing_name = "given/none";
-	cr_assert_eq(must_fail("sub/top.qcow2", &o, &text), -ENOENT);
-	o.backing_name = "given/base.raw";
-	cr_assert_eq(must_fail("sub/base.raw", &o, &text), -ENOTSUP);
-	o.backing_name = NULL;
-	o.backing = &lowest;
 	make_image("plain.qcow2", "qcow2", 1 << 20, NULL, NULL);
-	cr_assert_eq(must_fail("plain.qcow2", &o, &text), -EINVAL);
+	cr_assert_eq(refused(MID, &o, "none"), -EPERM);
+	cr_assert_eq(first_byte(MID "," BASE, &o), 'g');
+	cr_assert_eq(first_byte(TOP ",backing.file.filename=sub/mid.qcow2,backing.backing.driver=raw,"
+				    "backing.backing.file.filename=given/base.raw",
+				&o),
+		     'g');
+	cr_assert_eq(first_byte(TOP ",backing.file.filename=sub/mid.qcow2,backing.backing=", &o), 0);
+	cr_assert_eq(first_byte(TOP ",backing=", &o), 0);
+	/* what mid.qcow2 says is not given */
+	cr_assert_eq(refused(TOP ",backing.file.filename=sub/mid.qcow2", &o, "none"), -EPERM);
+	o.references = NULL;
+	cr_assert_eq(first_byte(TOP ",backing.file.filename=sub/mid.qcow2", &o), 's');
+	/* the stored name, read otherwise */
+	cr_assert_eq(first_byte(TOP ",backing.driver=raw", &o), 'Q');
+
+	cr_assert_eq(refused(TOP ",backing.file.filename=sub/top.qcow2", &o, "never end"), -ELOOP);
+	cr_assert_eq(refused(TOP ",backing.file.filename=given/none", &o, "given/none"), -ENOENT);
+	cr_assert_eq(refused("driver=raw,file.filename=sub/base.raw," BASE, &o, "no backing file"),
+		     -ENOTSUP);
+	cr_assert_eq(refused("driver=qcow2,file.filename=plain.qcow2,backing.driver=raw", &o,
+			     "no backing file"),
+		     -EINVAL);
 }
 
 Test(open, given_data_file)
@@ -293,8 +290,9 @@ Test(open, given_data_file)
 	const struct img_create_options c = {
 		.format = "qcow2", .size = 1 << 20, .have_size = true, .options = split
 	};
-	struct img_open_options o = { .format = "qcow2", .data_file = "given.raw" };
-	const char *text;
+	static const char a[] = "driver=qcow2,file.filename=sub/a.qcow2,data-file.filename=given.raw";
+	struct img_open_options o = { .flags = IMG_OPEN_WRITE };
+	struct img_node *node;
 	struct img *img;
 
 	run("mkdir sub");
@@ -302,24 +300,30 @@ Test(open, given_data_file)
 	mark("sub/a.qcow2", "qcow2", 's');
 	make_image("given.raw", "raw", 1 << 20, NULL, NULL);
 	mark("given.raw", "raw", 'g');
-	cr_assert_eq(first_byte("sub/a.qcow2", &o), 'g');
-	o.flags = IMG_OPEN_WRITE;
-	cr_assert_eq(img_open("sub/a.qcow2", &o, &img, NULL), 0);
+	cr_assert_eq(first_byte(a, NULL), 'g');
+	cr_assert_eq(img_node_parse_options(a, &node, NULL), 0);
+	cr_assert_eq(img_open_node(node, &o, &img, NULL), 0);
+	cr_assert(img_is_made_of(img, "given.raw"));
+	cr_assert_not(img_is_made_of(img, "sub/stored.raw"));
 	cr_assert_eq(img_write(img, 0, "new", 3, NULL), 0);
 	must_close(img);
 	run("grep -q ^new given.raw && grep -q ^sss sub/stored.raw");
 	o.references = "none";
 	o.flags = 0;
-	cr_assert_eq(first_byte("sub/a.qcow2", &o), 'n');
-	o.data_file = "none.raw";
-	cr_assert_eq(must_fail("sub/a.qcow2", &o, &text), -ENOENT);
-	o.data_file = "sub/a.qcow2";
-	cr_assert_eq(must_fail("sub/a.qcow2", &o, &text), -ELOOP);
+	cr_assert_eq(first_byte(a, &o), 'n');
+	cr_assert_eq(img_node_set(node, "data-file.filename", "none.raw", NULL), 0);
+	cr_assert_eq(img_open_node(node, &o, &img, NULL), -ENOENT);
+	img_node_free(node);
+	cr_assert_eq(refused("driver=qcow2,file.filename=sub/a.qcow2,data-file.filename=sub/a.qcow2", &o,
+			     "the image itself"),
+		     -ELOOP);
 	make_image("plain.qcow2", "qcow2", 1 << 20, NULL, NULL);
-	o.data_file = "given.raw";
-	cr_assert_eq(must_fail("plain.qcow2", &o, &text), -EINVAL);
-	o.format = "raw";
-	cr_assert_eq(must_fail("given.raw", &o, &text), -EINVAL);
+	cr_assert_eq(refused("driver=qcow2,file.filename=plain.qcow2,data-file.filename=given.raw", &o,
+			     "a data file is given"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=raw,file.filename=given.raw,data-file.filename=given.raw", &o,
+			     "a data file is given"),
+		     -EINVAL);
 }
 
 Test(open, null_device)
@@ -331,9 +335,9 @@ Test(open, null_device)
 	cr_assert_eq(img_size(img), 0);
 	must_close(img);
 	make_image("a.qcow2", "qcow2", 1 << 20, "/dev/null", "raw");
-	cr_assert_eq(first_byte("a.qcow2", &o), 0);
+	cr_assert_eq(first_byte("file.filename=a.qcow2", &o), 0);
 	o.references = "/dev";
-	cr_assert_eq(first_byte("a.qcow2", &o), 0);
+	cr_assert_eq(first_byte("file.filename=a.qcow2", &o), 0);
 	o.references = NULL;
 	cr_assert_eq(must_fail("a.qcow2", &o, &text), -EPERM);
 	o = (struct img_open_options){ .format = "raw", .flags = IMG_OPEN_WRITE };
@@ -382,4 +386,109 @@ Test(open, hostile_references)
 		must_close(must_open(name, NULL, IMG_OPEN_SELF_ONLY));
 		run("rm -rf *");
 	}
+}
+
+/* The bytes of a file become the first ones of an image's disk. */
+static void copy_into(const char *file, const char *image)
+{
+	struct img *from = must_open(file, "raw", 0), *to = must_open(image, "qcow2", IMG_OPEN_WRITE);
+
+	cr_assert_eq(img_copy(&from, 1, to, NULL, NULL), 0);
+	must_close(from);
+	must_close(to);
+}
+
+/* Windows of files, images inside images, disks that are nowhere. */
+Test(open, what_lies_under_an_image)
+{
+	struct img_open_options o = { 0 };
+
+	run("truncate -s 4M disk.raw && printf A | dd of=disk.raw conv=notrunc status=none && "
+	    "printf B | dd of=disk.raw conv=notrunc bs=1 seek=1048576 status=none");
+	cr_assert_eq(first_byte("driver=raw,file.filename=disk.raw", NULL), 'A');
+	cr_assert_eq(first_byte("driver=raw,offset=1M,file.filename=disk.raw", NULL), 'B');
+	cr_assert_eq(first_byte("driver=raw,offset=512k,size=1M,file.driver=raw,file.offset=512k,"
+				"file.file.filename=disk.raw",
+				NULL),
+		     'B');
+	cr_assert_eq(first_byte("driver=null-co,size=1M", NULL), 0);
+	cr_assert_eq(first_byte("driver=raw,size=512,file.driver=null-aio", NULL), 0);
+
+	/* a qcow2 image in a window of a raw disk, and one in the disk of another */
+	make_image("inner.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	mark("inner.qcow2", "qcow2", 'i');
+	run("dd if=inner.qcow2 of=disk.raw bs=1M seek=2 conv=notrunc status=none");
+	cr_assert_eq(first_byte("driver=qcow2,file.driver=raw,file.offset=2M,"
+				"file.file.filename=disk.raw",
+				NULL),
+		     'i');
+	make_image("outer.qcow2", "qcow2", 4 << 20, NULL, NULL);
+	copy_into("inner.qcow2", "outer.qcow2");
+	cr_assert_eq(first_byte("driver=qcow2,file.driver=qcow2,file.file.filename=outer.qcow2", NULL),
+		     'i');
+
+	cr_assert_eq(refused("driver=raw,offset=5M,file.filename=disk.raw", NULL, "4194304"), -EINVAL);
+	cr_assert_eq(refused("driver=raw,size=5M,file.filename=disk.raw", NULL, "5242880"), -EINVAL);
+	cr_assert_eq(refused("driver=raw,size=100,file.filename=disk.raw", NULL, "multiple of 512"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=raw,size=x,file.filename=disk.raw", NULL, "'size' expects a size"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=raw,offset=0,frob=1,file.filename=disk.raw", NULL,
+			     "'raw' does not support the option 'frob'"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=qcow2,offset=1M,file.filename=inner.qcow2", NULL,
+			     "'qcow2' does not support the option 'offset'"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=raw,file.filename=disk.raw,file.frob=1", NULL,
+			     "protocol 'file' does not support the option 'frob'"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=qcow2", NULL, "must be specified for \"file\""), -EINVAL);
+	cr_assert_eq(refused("filename=disk.raw", NULL, "Must specify"), -EINVAL);
+	cr_assert_eq(refused("driver=nosuch,file.filename=disk.raw", NULL, "Unknown driver 'nosuch'"),
+		     -ENOTSUP);
+	cr_assert_eq(refused("driver=raw,file.driver=nosuch,file.filename=disk.raw", NULL,
+			     "Unknown driver 'nosuch'"),
+		     -ENOTSUP);
+	cr_assert_eq(refused("driver=raw,file.driver=file,file.file.filename=x", NULL,
+			     "protocol 'file' does not support the option 'file'"),
+		     -EINVAL);
+	cr_assert_eq(refused("driver=raw,file.filename=disk.raw,snapshot.name=x", NULL,
+			     "no snapshots inside"),
+		     -ENOTSUP);
+	cr_assert_eq(refused("driver=raw,file.driver=host_device,file.filename=disk.raw", NULL,
+			     "block device"),
+		     -EINVAL);
+	o.flags = IMG_OPEN_WRITE;
+	cr_assert_eq(refused("driver=raw,read-only=on,file.filename=disk.raw", &o, "read-only"),
+		     -EACCES);
+	cr_assert_eq(refused("driver=raw,force-share=on,file.filename=disk.raw", &o, "force-share"),
+		     -EINVAL);
+}
+
+/* Two ways to one file are one file, also through a window; two parts of a disk are two. */
+Test(open, the_same_bytes_by_other_names)
+{
+	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	run("ln a.qcow2 b.qcow2 && ln -s a.qcow2 c.qcow2 && truncate -s 4M disk.raw");
+	for (const char *const *other = (const char *const[]){ "b.qcow2", "c.qcow2", "./a.qcow2", NULL };
+	     *other; other++) {
+		char text[128];
+
+		snprintf(text, sizeof(text), "driver=qcow2,file.filename=a.qcow2,backing.file.filename=%s",
+			 *other);
+		cr_assert_eq(refused(text, NULL, "never end"), -ELOOP, "%s", *other);
+	}
+	cr_assert_eq(refused("driver=qcow2,file.filename=a.qcow2,backing.driver=raw,backing.offset=0,"
+			     "backing.file.filename=b.qcow2",
+			     NULL, "never end"),
+		     -ELOOP);
+	run("dd if=a.qcow2 of=disk.raw conv=notrunc status=none");
+	cr_assert_eq(first_byte("driver=qcow2,file.driver=raw,file.size=1M,file.file.filename=disk.raw,"
+				"backing.driver=raw,backing.offset=1M,backing.file.filename=disk.raw",
+				NULL),
+		     0);
+	cr_assert_eq(refused("driver=qcow2,file.driver=raw,file.size=1M,file.file.filename=disk.raw,"
+			     "backing.driver=raw,backing.offset=512k,backing.file.filename=disk.raw",
+			     NULL, "never end"),
+		     -ELOOP);
 }

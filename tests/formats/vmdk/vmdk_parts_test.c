@@ -38,14 +38,19 @@ static struct img *open_with(const char *path, const char *format, const char *b
 	struct img_open_options o = {
 		.format = format,
 		.flags = flags,
-		.backing_name = backing,
-		.backing_format = backing_format,
 	};
+	struct img_node *node = NULL;
 	struct img *img = NULL;
+	int rc = img_node_parse_name(path, &node, err);
 
-	if (img_open(path, &o, &img, err))
-		return NULL;
-	return img;
+	if (!rc && backing)
+		rc = img_node_set(node, "backing.file.filename", backing, err);
+	if (!rc && backing_format)
+		rc = img_node_set(node, "backing.driver", backing_format, err);
+	if (!rc)
+		rc = img_open_node(node, &o, &img, err);
+	img_node_free(node);
+	return rc ? NULL : img;
 }
 
 /* 64 KiB of disk, sector 7 of which is here. */

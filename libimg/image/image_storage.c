@@ -1,0 +1,146 @@
+#include "libimg/image/image_storage.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/image/place.h"
+#include "libimg/storage/cursor.h"
+
+struct image_storage {
+	struct img_storage base;
+	struct img *img;
+};
+
+static struct img *img_of(struct img_storage *s)
+{
+	return IMG_CONTAINER(s, struct image_storage, base)->img;
+}
+
+/* One buffer after the other; blocking, on a worker of the queue that it was asked on. */
+static int transfer(struct img *img, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len)
+{
+	int rc = 0;
+
+	for (int i = 0; i < iovcnt && len && !rc; i++) {
+		size_t n = min_size(iov[i].iov_len, len);
+
+		rc = op == IMG_IO_READ ? img_read(img, off, iov[i].iov_base, n, NULL)
+				       : img_write(img, off, iov[i].iov_base, n, NULL);
+		off += n;
+		len -= n;
+	}
+	return rc;
+}
+
+static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len)
+{
+	struct img *img = img_of(s);
+	uint64_t in = off < img->size ? min_u64(len, img->size - off) : 0;
+	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
+	int rc;
+
+	if (op == IMG_IO_SYNC) {
+		rc = img_flush(img, NULL);
+		if (!rc)
+			atomic_store(&s->unsynced, false);
+		return rc;
+	}
+	if (op != IMG_IO_READ)
+		atomic_store(&s->unsynced, true);
+	if ((op == IMG_IO_WRITE || op == IMG_IO_ZERO) && in < len)
+		return -ENOSPC;
+	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
+		return in ? img_zero(img, off, in, NULL) : 0;
+	if (in < len) {
+		img_cursor_advance(&c, in);
+		img_cursor_zero(&c, len - in);
+	}
+	return transfer(img, op, iov, iovcnt, off, in);
+}
+
+static int image_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
+{
+	(void)how;
+	return size <= img_of(s)->size ? 0 : -ENOSPC;
+}
+
+static int image_extent(struct img_storage *s, uint64_t off, uint64_t len,
+			enum img_storage_extent *kind, uint64_t *run)
+{
+	struct img_map_entry e = { 0 };
+	int rc = img_map(img_of(s), off, min_u64(len, img_of(s)->size - off), true, &e, NULL);
+
+	if (rc)
+		return rc;
+	*kind = e.zero || !e.present ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
+	*run = e.length;
+	return 0;
+}
+
+static uint64_t image_allocated(struct img_storage *s)
+{
+	return img_storage_allocated(img_of(s)->file);
+}
+
+static uint64_t image_modified(struct img_storage *s)
+{
+	return img_modified(img_of(s));
+}
+
+static void image_close(struct img_storage *s)
+{
+	img_close(img_of(s), NULL);
+	free(s->identity);
+	free(s->name);
+	free(IMG_CONTAINER(s, struct image_storage, base));
+}
+
+static const struct img_storage_ops image_ops = {
+	.io = image_io,
+	.resize = image_resize,
+	.extent = image_extent,
+	.allocated = image_allocated,
+	.modified = image_modified,
+	.close = image_close,
+};
+
+int img_image_storage(const struct img_node *node, unsigned flags,
+		      const struct img_secrets *secrets, struct img_storage **out,
+		      struct img_error *err)
+{
+	struct img_open_options options = {
+		.secrets = secrets,
+		.flags = (flags & IMG_STORAGE_WRITE ? IMG_OPEN_WRITE : 0u) |
+			 (flags & IMG_STORAGE_SHARE ? IMG_OPEN_SHARE : 0u) |
+			 (flags & IMG_STORAGE_DIRECT ? IMG_OPEN_DIRECT : 0u) |
+			 (flags & IMG_STORAGE_TRY_DIRECT ? IMG_OPEN_TRY_DIRECT : 0u) |
+			 (flags & IMG_STORAGE_NO_LOCK ? IMG_OPEN_NO_LOCK : 0u),
+	};
+	struct image_storage *s = calloc(1, sizeof(*s));
+	int rc = s ? img_open_node(node, &options, &s->img, err)
+		   : img_fail(err, -ENOMEM, "out of memory");
+
+	if (rc) {
+		free(s);
+		return rc;
+	}
+	s->base.ops = &image_ops;
+	s->base.name = strdup(s->img->name);
+	if (s->img->file->identity)
+		s->base.identity = strdup(s->img->file->identity);
+	if (!s->base.name || (s->img->file->identity && !s->base.identity)) {
+		image_close(&s->base);
+		return img_fail(err, -ENOMEM, "out of memory");
+	}
+	s->base.writable = s->img->writable;
+	s->base.device = true;
+	s->base.io_align = 1;
+	s->base.mem_align = 1;
+	atomic_init(&s->base.size, s->img->size);
+	*out = &s->base;
+	return 0;
+}

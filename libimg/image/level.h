@@ -1,0 +1,43 @@
+/*
+ * What a node says of one image: which format, how to open it, what lies under it. Reading it opens
+ * nothing, and refuses what nobody would heed.
+ */
+#ifndef LIBIMG_IMAGE_LEVEL_H
+#define LIBIMG_IMAGE_LEVEL_H
+
+#include "libimg/image/node.h"
+#include "libimg/image/place.h"
+
+struct img_secrets;
+
+/* Everything is borrowed from the node. */
+struct img_level {
+	const struct img_driver *driver; /* NULL: not said */
+	unsigned on, off;		 /* IMG_OPEN_* that are set and cleared, whatever else says */
+	bool read_only;
+	enum img_io_kind io;			    /* AUTO: not said */
+	uint64_t cache_bytes;			    /* 0: not said */
+	struct img_view view;			    /* which state of the image; all NULL: the present one */
+	const struct img_node *file;		    /* where its bytes are; NULL: not said */
+	const struct img_node *backing, *data_file; /* NULL: not said */
+	bool no_backing;
+};
+
+/* -EINVAL: keys that do not belong there, values that are none of theirs; the sentence names them. */
+int img_level_read(const struct img_node *node, struct img_level *out, struct img_error *err);
+
+/*
+ * Open what a level's file (or data_file) says: a module's storage, a filter or a window over
+ * another, or an image whose guest bytes are taken for a file. flags: IMG_STORAGE_*.
+ */
+int img_node_open_storage(const struct img_node *node, unsigned flags,
+			  const struct img_secrets *secrets, struct img_storage **out,
+			  struct img_error *err);
+
+/*
+ * Whose bytes that would be, before it is opened: struct img_storage's identity, without windows.
+ * malloc'd; NULL: not to be known.
+ */
+char *img_node_identify(const struct img_node *node);
+
+#endif
