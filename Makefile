@@ -123,7 +123,7 @@ run: deps
 
 # ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
 
-SUITES := unit asan install corpus interop tools random crash repair fault fuzz
+SUITES := unit asan install corpus interop tools callers cases random crash repair fault fuzz
 
 ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
@@ -149,7 +149,7 @@ check-unit: build-all
 	@BUILD=$(BUILD) tests/run unit
 check-asan asan: build-asan
 	@BUILD=$(BUILD) tests/run asan
-check-install tools interop corpus random crash repair: build-all
+check-install tools callers cases interop corpus random crash repair: build-all
 	@BUILD=$(BUILD) tests/run $(@:check-%=%)
 crash-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run crash
@@ -193,8 +193,8 @@ clean:
 	rm -rf build build-*
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
-	build-fuzz build-tsan check check-unit check-asan asan check-install tools interop corpus random \
-	crash crash-full repair repair-full mutants fault race fuzz fuzz-long bench lint format clean
+	build-fuzz build-tsan check check-unit check-asan asan check-install tools callers cases interop \
+	corpus random crash crash-full repair repair-full mutants fault race fuzz fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.
 .SECONDARY:
