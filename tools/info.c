@@ -24,6 +24,7 @@ static const char help[] =
 	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
 	"      --backing-chain      also tell about the image's backing images\n"
 	"  -t, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
+	"      --limits             also tell how requests are best aligned\n"
 	"  -U, --force-share        also if another program has the image open for writing\n"
 	"      --output human|json  for people (default) or for programs\n"
 	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
@@ -31,7 +32,7 @@ static const char help[] =
 
 struct info {
 	struct open_request request;
-	bool chain, json;
+	bool chain, json, limits;
 };
 
 enum {
@@ -78,7 +79,8 @@ static int parse(struct info *info, int argc, char **argv)
 			share = true;
 			break;
 		case ARG_LIMITS:
-			return say_refusal("info", "--limits");
+			info->limits = true;
+			break;
 		case ARG_OUTPUT:
 			if (!args_output("info", optarg, &info->json))
 				return 1;
@@ -178,8 +180,14 @@ static void print_snapshots(const struct img_value *snapshots, unsigned indent)
 	}
 }
 
+static void print_limits(const struct img_value *limits, unsigned indent)
+{
+	printf("%*sBlock limits:\n", (int)(4 * indent), "");
+	json_value_human(limits, indent + 1);
+}
+
 /* What every node has. A node without children is a plain file: it has other labels. */
-static void print_node(const struct img_value *report, unsigned indent)
+static void print_node(const struct img_value *report, bool limits, unsigned indent)
 {
 	bool file = !img_value_count(img_value_get(report, "children"));
 	uint64_t size = img_value_uint(img_value_get(report, "virtual-size"));
@@ -203,6 +211,8 @@ static void print_node(const struct img_value *report, unsigned indent)
 	if (img_value_bool(img_value_get(report, "dirty-flag")))
 		printf("%*scleanly shut down: no\n", pad, "");
 	print_backing(report, indent);
+	if (limits && img_value_get(report, "limits"))
+		print_limits(img_value_get(report, "limits"), indent);
 	print_snapshots(img_value_get(report, "snapshots"), indent);
 	if (data && img_value_count(data)) {
 		printf("%*sFormat specific information:\n", pad, "");
@@ -211,12 +221,13 @@ static void print_node(const struct img_value *report, unsigned indent)
 }
 
 /* path: of the node's parents, "/" between. The library's tree is two or three levels deep. */
-static void print_report(const struct img_value *report, const char *path, unsigned indent)
+static void print_report(const struct img_value *report, bool limits, const char *path,
+			 unsigned indent)
 {
 	const struct img_value *children = img_value_get(report, "children");
 	size_t i, count = children ? img_value_count(children) : 0;
 
-	print_node(report, indent);
+	print_node(report, limits, indent);
 	for (i = 0; i < count; i++) {
 		const struct img_value *child = img_value_at(children, i);
 		char deeper[256];
@@ -226,41 +237,42 @@ static void print_report(const struct img_value *report, const char *path, unsig
 		printf("%*sChild node '", (int)(4 * indent), "");
 		say_text(deeper);
 		puts("':");
-		print_report(img_value_get(child, "info"), deeper, indent + 1);
+		print_report(img_value_get(child, "info"), limits, deeper, indent + 1);
 	}
 }
 
 /* ---- All of it ---- */
 
-static int print_image(struct img *img, struct json *json, struct img_error *err)
+static int print_image(struct img *img, const struct info *info, struct json *json,
+		       struct img_error *err)
 {
 	struct img_value *report;
 
 	if (img_info(img, &report, err))
 		return 1;
-	if (json)
+	if (info->json)
 		json_value(json, NULL, report);
 	else
-		print_report(report, "", 0);
+		print_report(report, info->limits, "", 0);
 	img_value_free(report);
 	return 0;
 }
 
-static int print_chain(struct img *top, bool as_json, struct img_error *err)
+static int print_chain(struct img *top, const struct info *info, struct json *json,
+		       struct img_error *err)
 {
-	struct json writer = { .out = stdout }, *json = as_json ? &writer : NULL;
 	struct img *img;
 	int rc = 0;
 
-	if (json)
+	if (info->json)
 		json_open(json, NULL, '[');
 	/* Asking an image about itself changes nothing in it: the cast gives no way to write. */
 	for (img = top; img && !rc; img = (struct img *)img_backing(img)) {
-		if (!json && img != top)
+		if (!info->json && img != top)
 			putchar('\n');
-		rc = print_image(img, json, err);
+		rc = print_image(img, info, json, err);
 	}
-	if (json)
+	if (info->json)
 		json_close(json, ']');
 	return rc;
 }
@@ -279,10 +291,8 @@ int info_run(int argc, char **argv)
 	if (!img)
 		return 1;
 	err = img_error_new();
-	if (info.chain)
-		rc = print_chain(img, info.json, err);
-	else
-		rc = print_image(img, info.json ? &json : NULL, err);
+	json.hidden = info.limits ? NULL : "limits";
+	rc = (info.chain ? print_chain : print_image)(img, &info, &json, err);
 	if (rc)
 		say_failure(err, "Could not get information about '%s'", info.request.name);
 	img_close(img, NULL);

@@ -128,8 +128,12 @@ void json_value(struct json *j, const char *key, const struct img_value *v)
 	case IMG_VALUE_OBJECT:
 	case IMG_VALUE_ARRAY:
 		json_open(j, key, object ? '{' : '[');
-		for (i = 0; i < img_value_count(v); i++)
-			json_value(j, object ? img_value_key_at(v, i) : NULL, img_value_at(v, i));
+		for (i = 0; i < img_value_count(v); i++) {
+			const char *member = object ? img_value_key_at(v, i) : NULL;
+
+			if (!member || !j->hidden || strcmp(member, j->hidden))
+				json_value(j, member, img_value_at(v, i));
+		}
 		json_close(j, object ? '}' : ']');
 		break;
 	case IMG_VALUE_STRING:

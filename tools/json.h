@@ -14,6 +14,7 @@ struct img_value;
 /* Zero-initialise, set out. Members are written as they are given. */
 struct json {
 	FILE *out;
+	const char *hidden; /* json_value() leaves members of this name out; NULL: none */
 	unsigned depth;
 	bool more; /* a comma is due before the next member */
 };

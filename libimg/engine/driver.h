@@ -365,6 +365,13 @@ void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((for
 /* ---- Reports ---- */
 
 /*
+ * Add what requests to an image or a file go best with: io_align as told, memory as s, the file, has
+ * it; zero_align, discard_align: what is zeroed or discarded without writing (0: nothing, or any).
+ */
+void img_report_limits(struct img_value *info, const struct img_storage *s, uint32_t io_align,
+		       uint64_t zero_align, uint64_t discard_align);
+
+/*
  * Add a node of a file to an image's children: name is what it is to the image ("extents.0"), size
  * counts where s, the open file, is NULL.
  */

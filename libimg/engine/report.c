@@ -1,8 +1,28 @@
 /* What drivers put into reports. */
 #include <inttypes.h>
+#include <limits.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/driver.h"
+
+enum {
+	BEST_MEM_ALIGN = 4096, /* whole pages */
+};
+
+void img_report_limits(struct img_value *info, const struct img_storage *s, uint32_t io_align,
+		       uint64_t zero_align, uint64_t discard_align)
+{
+	struct img_value *limits = img_value_add_object(info, "limits");
+
+	if (zero_align)
+		img_value_add_uint(limits, "write-zeroes-alignment", zero_align);
+	img_value_add_uint(limits, "request-alignment", io_align);
+	img_value_add_uint(limits, "min-mem-alignment", s->mem_align);
+	if (discard_align)
+		img_value_add_uint(limits, "discard-alignment", discard_align);
+	img_value_add_uint(limits, "opt-mem-alignment", max_u64(s->mem_align, BEST_MEM_ALIGN));
+	img_value_add_uint(limits, "max-iov", IOV_MAX);
+}
 
 void img_report_file(struct img_value *children, const char *name, const char *path, uint64_t size,
 		     struct img_storage *s)
@@ -11,6 +31,8 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 
 	img_value_add_string(child, "name", name);
 	info = img_value_add_object(child, "info");
+	if (s)
+		img_report_limits(info, s, s->io_align, 0, 0);
 	img_value_add_array(info, "children");
 	img_value_add_uint(info, "virtual-size", round_up_u64(s ? s->size : size, 512));
 	img_value_add_string(info, "filename", path);

@@ -230,7 +230,7 @@ const struct img *img_backing(const struct img *img); /* NULL: none; lives as lo
 bool img_is_made_of(const struct img *img, const char *name);
 
 /*
- * The image's report: an object with the keys of `qemu-img info --output=json`, in its order.
+ * The image's report: an object with the keys of `qemu-img info --limits --output=json`.
  * The caller frees it. For the backing chain call it on each img_backing().
  */
 int img_info(struct img *img, struct img_value **out, struct img_error *err);

@@ -8,6 +8,22 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
+enum {
+	SECTOR_BYTES = 512, /* in which raw disks are measured */
+};
+
+/* Requests of any alignment work; these need nothing to be read, written or fetched besides. */
+static void add_limits(struct img *img, struct img_value *top)
+{
+	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
+	bool units = !plain && img->unit_bytes > SECTOR_BYTES;
+	uint64_t zero = img->grain_bytes ? img->grain_bytes : img->unit_bytes;
+
+	img_report_limits(top, img->file,
+			  plain ? (uint32_t)max_u64(img->file->io_align, SECTOR_BYTES) : 1,
+			  units ? zero : 0, units && img->driver->release ? img->unit_bytes : 0);
+}
+
 /* top, and the driver's own data; both stay the caller's. */
 static int fill(struct img *img, struct img_value *top, struct img_value *data,
 		struct img_error *err)
@@ -16,6 +32,7 @@ static int fill(struct img *img, struct img_value *top, struct img_value *data,
 	struct img_value *children;
 	int rc;
 
+	add_limits(img, top);
 	children = img_value_add_array(top, "children");
 	rc = img->driver->other_files ? img->driver->other_files(img, children, err) : 0;
 	if (rc)
