@@ -154,6 +154,20 @@ static int open_backing(struct img_recipe *r, const char *path,
 	return 0;
 }
 
+/* What is made must be such that it can be opened: it is one more image of the chain. */
+static int check_depth(const struct img *backing, struct img_error *err)
+{
+	size_t count = 1;
+
+	for (const struct img *i = backing; i; i = i->parent)
+		count++;
+	if (count <= IMG_CHAIN_MAX)
+		return 0;
+	return img_fail(err, -ELOOP,
+			"The chain of backing files would have %zu images, allowed at most %d", count,
+			IMG_CHAIN_MAX);
+}
+
 static int settle_backing(struct img_recipe *r, const char *path,
 			  const struct img_create_options *options, struct img_error *err)
 {
@@ -186,6 +200,8 @@ static int settle_backing(struct img_recipe *r, const char *path,
 		return format_exists(c->backing_format) ? 0 : img_fail(err, -EINVAL, "Unknown driver '%s'", c->backing_format);
 	int rc = open_backing(r, path, options, err);
 
+	if (!rc)
+		rc = check_depth(r->backing, err);
 	if (!rc && !stat(path, &st)) {
 		char *identity = img_storage_identify(&st);
 

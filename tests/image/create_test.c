@@ -290,3 +290,27 @@ Test(create, formats_tell_what_they_can)
 	cr_assert_eq(n, 3);
 	img_value_free(v);
 }
+
+/* What is made can be opened: an image more on a chain of as many as are allowed is refused. */
+Test(create, chain_of_all_that_is_allowed)
+{
+	struct img_create_options o = { .format = "qcow2", .backing_format = "qcow2" };
+	struct img_error *err = img_error_new();
+	char name[16], below[16];
+
+	make_image("1", "qcow2", 1 << 20, NULL, NULL);
+	for (int i = 2; i < 256; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		snprintf(below, sizeof(below), "%d", i - 1);
+		make_image(name, "qcow2", 1 << 20, below, "qcow2");
+	}
+	o.backing_name = "255";
+	cr_assert_eq(img_create("256", &o, err), 0, "%s", img_error_text(err));
+	must_close(must_open("256", "qcow2", 0));
+	o.backing_name = "256";
+	cr_assert_eq(img_create("257", &o, err), -ELOOP);
+	cr_assert_str_eq(img_error_text(err),
+			 "The chain of backing files would have 257 images, allowed at most 256");
+	cr_assert_eq(access("257", F_OK), -1);
+	img_error_free(err);
+}
