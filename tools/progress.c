@@ -64,8 +64,15 @@ void progress_begin(struct progress *p, bool shown, uint64_t total)
 		.started_ns = now_ns(),
 	};
 	signals_install();
-	if (shown)
+}
+
+/* The first line, once the work has begun: until then another way of doing it may be taken. */
+static void begin_line(struct progress *p)
+{
+	if (p->shown && !p->begun) {
+		p->begun = true;
 		print_percent(p, 0, p->started_ns);
+	}
 }
 
 bool progress_step(void *user, uint64_t done, uint64_t total)
@@ -74,6 +81,7 @@ bool progress_step(void *user, uint64_t done, uint64_t total)
 	uint64_t now;
 
 	(void)total;
+	begin_line(p);
 	if (p->total)
 		p->percent = 100.0 * (double)done / (double)p->total;
 	if (signals_report_wanted() && !p->shown)
@@ -88,6 +96,7 @@ bool progress_step(void *user, uint64_t done, uint64_t total)
 
 void progress_complete(struct progress *p)
 {
+	begin_line(p);
 	p->percent = 100;
 	if (p->shown)
 		print_percent(p, p->total, now_ns());
@@ -95,7 +104,7 @@ void progress_complete(struct progress *p)
 
 void progress_end(struct progress *p)
 {
-	if (!p->shown)
+	if (!p->begun)
 		return;
 	fputc('\n', stdout);
 	fflush(stdout);

@@ -11,12 +11,13 @@
 
 struct progress {
 	bool shown, terminal;
+	bool begun;	/* something was printed */
 	uint64_t total; /* bytes of the job */
 	uint64_t started_ns, printed_ns;
 	double percent, printed; /* now; when last printed */
 };
 
-/* shown: -p without -q. Installs the handlers of signals.h. */
+/* shown: -p without -q. Installs the handlers of signals.h; the first step prints the first line. */
 void progress_begin(struct progress *p, bool shown, uint64_t total);
 /* An img_progress_fn; user is the struct progress. True: a signal asked to stop. */
 bool progress_step(void *user, uint64_t done, uint64_t total);
