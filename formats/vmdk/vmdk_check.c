@@ -4,8 +4,10 @@
  * its grain's. Flat extents have nothing to check.
  *
  * Copies that differ in an extent that was not closed cleanly are what a power cut leaves between
- * two writes: a leak, for nobody reads the copy as long as the table itself is whole. A repair
- * makes copies anew, and takes the mark of an unclean shutdown away.
+ * two writes: a leak, for nobody reads the copy as long as the table itself is whole.
+ *
+ * A repair never changes what can be read: tables and copies become what readers see in them, entries
+ * that lead out of the file lead to what stood in for them. Nothing is written where two things lie.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -14,6 +16,7 @@
 
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
 
 /*
  * Which parts of a file are taken: a bit for each granule (a sector; SESparse: a grain), in chunks
@@ -27,6 +30,7 @@ struct used {
 	uint64_t granule_bytes;
 	size_t chunk_count;
 	uint8_t **chunks;
+	uint8_t **twice; /* taken more than once */
 };
 
 static int used_init(struct used *u, const struct vmdk_sparse *s)
@@ -34,14 +38,34 @@ static int used_init(struct used *u, const struct vmdk_sparse *s)
 	u->granule_bytes = s->kind == VMDK_SE ? s->grain_bytes : VMDK_SECTOR;
 	u->chunk_count = (size_t)(s->file_bytes / u->granule_bytes / CHUNK_GRANULES + 1);
 	u->chunks = calloc(u->chunk_count, sizeof(*u->chunks));
-	return u->chunks ? 0 : -ENOMEM;
+	u->twice = calloc(u->chunk_count, sizeof(*u->twice));
+	return u->chunks && u->twice ? 0 : -ENOMEM;
 }
 
 static void used_free(struct used *u)
 {
-	for (size_t i = 0; u->chunks && i < u->chunk_count; i++)
+	for (size_t i = 0; u->chunks && u->twice && i < u->chunk_count; i++) {
 		free(u->chunks[i]);
+		free(u->twice[i]);
+	}
 	free(u->chunks);
+	free(u->twice);
+}
+
+/* Set a granule's bit: was it set? -ENOMEM. */
+static int set_bit(uint8_t **chunks, uint64_t g)
+{
+	uint8_t **chunk = &chunks[g / CHUNK_GRANULES];
+	unsigned bit = (unsigned)(g % CHUNK_GRANULES);
+	int was;
+
+	if (!*chunk)
+		*chunk = calloc(CHUNK_GRANULES / 8, 1);
+	if (!*chunk)
+		return -ENOMEM;
+	was = (*chunk)[bit / 8] >> bit % 8 & 1;
+	(*chunk)[bit / 8] |= (uint8_t)(1u << (bit % 8));
+	return was;
 }
 
 /* Mark bytes [off, off + len), which are in the file. 0; 1: some were taken already; -ENOMEM. */
@@ -51,18 +75,31 @@ static int used_mark(struct used *u, uint64_t off, uint64_t len)
 	int taken = 0;
 
 	for (uint64_t g = first; g <= last; g++) {
-		uint8_t **chunk = &u->chunks[g / CHUNK_GRANULES];
-		unsigned bit = (unsigned)(g % CHUNK_GRANULES);
+		int rc = set_bit(u->chunks, g);
 
-		if (!*chunk)
-			*chunk = calloc(CHUNK_GRANULES / 8, 1);
-		if (!*chunk)
-			return -ENOMEM;
-		if ((*chunk)[bit / 8] & (1u << (bit % 8)))
+		if (rc == 1) {
 			taken = 1;
-		(*chunk)[bit / 8] |= (uint8_t)(1u << (bit % 8));
+			rc = set_bit(u->twice, g);
+		}
+		if (rc < 0)
+			return rc;
 	}
 	return taken;
+}
+
+/* Is any of [off, off + len), which is in the file, taken more than once? */
+static bool used_twice(const struct used *u, uint64_t off, uint64_t len)
+{
+	uint64_t first = off / u->granule_bytes, last = (off + len - 1) / u->granule_bytes;
+
+	for (uint64_t g = first; g <= last; g++) {
+		const uint8_t *chunk = u->twice[g / CHUNK_GRANULES];
+		unsigned bit = (unsigned)(g % CHUNK_GRANULES);
+
+		if (chunk && (chunk[bit / 8] >> bit % 8 & 1))
+			return true;
+	}
+	return false;
 }
 
 /* One extent file being checked. */
@@ -74,6 +111,7 @@ struct walk {
 	struct used used;
 	struct used walked;	    /* tables whose grains were looked at */
 	uint8_t *table, *redundant; /* one table, and its copy */
+	uint64_t repairs;	    /* made in this round */
 };
 
 /* Defects beyond these are counted, but not told one by one. */
@@ -103,33 +141,12 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 	return rc < 0 ? rc : 0;
 }
 
-/*
- * A copy that differs from what it is a copy of: [off, off + len) should be `right`. Told, and
- * mended if that is asked for.
- */
-static int mend_copy(struct walk *w, uint64_t off, const uint8_t *right, uint64_t len,
-		     const char *what, uint64_t number, struct img_error *err)
+/* A copy at off that differs from what it is a copy of; what is left by a power cut is a leak. */
+static void tell_copy(struct walk *w, uint64_t off, const char *what, uint64_t number)
 {
-	struct img_check *c = w->c;
-	bool leak = w->s->unclean;
-	bool mend = (c->repair & (leak ? IMG_REPAIR_LEAKS : IMG_REPAIR_ALL & ~IMG_REPAIR_LEAKS)) &&
-		    w->s->kind == VMDK_HOSTED;
-	int rc;
-
-	if (mend) {
-		uint64_t from = align_down_u64(off, IMG_META_SECTOR);
-
-		rc = img_storage_write(w->storage, off, right, (size_t)len, err);
-		img_meta_forget(w->img, w->storage, from,
-				round_up_u64(off + len - from, IMG_META_SECTOR));
-		if (rc)
-			return rc;
-		img_check_say(c, "Repairing %s: %s %" PRIu64 " and its copy differ",
-			      w->storage->name, what, number);
-		*(leak ? &c->leaks_fixed : &c->corruptions_fixed) += 1;
-	} else if (leak) {
-		c->leaks++;
-		img_check_say(c,
+	if (w->s->unclean) {
+		w->c->leaks++;
+		img_check_say(w->c,
 			      "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64
 			      " differ",
 			      w->storage->name, what, number, off);
@@ -137,7 +154,25 @@ static int mend_copy(struct walk *w, uint64_t off, const uint8_t *right, uint64_
 		DEFECT(w, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
 		       w->storage->name, what, number, off);
 	}
-	return 0;
+}
+
+/* The entries that readers go by: a copy's stands in for one that leads out of the file. */
+static void merge(const struct vmdk_sparse *s, uint64_t guest_off, uint8_t *table,
+		  const uint8_t *copy)
+{
+	for (uint32_t i = 0; i < s->table_entries; i++) {
+		uint64_t at = guest_off + i * s->grain_bytes;
+		uint8_t *slot = table + (size_t)i * s->entry_bytes;
+		const uint8_t *other = copy + (size_t)i * s->entry_bytes;
+		uint64_t need;
+
+		if (at >= s->capacity_bytes)
+			break;
+		need = vmdk_bytes_needed(s, s->capacity_bytes, at);
+		if (vmdk_table_entry(s, slot, need).kind == VMDK_DAMAGED &&
+		    vmdk_table_entry(s, other, need).kind != VMDK_DAMAGED)
+			memcpy(slot, other, s->entry_bytes);
+	}
 }
 
 /* The bytes that a stored grain takes; 0: its marker is bad, which was said. */
@@ -215,20 +250,20 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		       w->storage->name, number, e.value);
 	if (copy) {
 		other = vmdk_directory_entry(s, copy);
-		if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean) {
-			uint64_t at = s->redundant_off + number * s->entry_bytes;
-
+		if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean)
 			/* A table that was about to be added. */
-			rc = mend_copy(w, at, slot, s->entry_bytes, "grain directory entry", number,
-				       err);
-			if (rc)
-				return rc;
-		} else if (other.kind == VMDK_DAMAGED ||
-			   (other.kind != e.kind && e.kind != VMDK_DAMAGED))
+			tell_copy(w, s->redundant_off + number * s->entry_bytes,
+				  "grain directory entry", number);
+		else if (other.kind == VMDK_DAMAGED ||
+			 (other.kind != e.kind && e.kind != VMDK_DAMAGED))
 			DEFECT(w,
 			       "ERROR %s: the copy of grain table %" PRIu64 " is said to be at "
 			       "%#" PRIx64 ", which does not go with the table itself",
 			       w->storage->name, number, other.value);
+	}
+	if (e.kind == VMDK_DAMAGED && other.kind == VMDK_STORED) { /* it stands in */
+		rc = mark_metadata(w, "a copy of a grain table", other.file_off, bytes);
+		return rc ? img_fail(err, rc, "out of memory") : 0;
 	}
 	if (e.kind != VMDK_STORED)
 		return 0;
@@ -246,17 +281,239 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		if (rc)
 			return rc;
 		if (memcmp(w->table, w->redundant, grains * s->entry_bytes) != 0)
-			return mend_copy(w, other.file_off, w->table, bytes, "grain table", number,
-					 err);
+			tell_copy(w, other.file_off, "grain table", number);
 	}
 	return 0;
 }
 
+/* The grains of a table, as readers see them. copy: as above. */
+static int check_grains(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
+			struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+	struct vmdk_entry e = vmdk_directory_entry(s, slot), other = { .kind = VMDK_ABSENT };
+	uint64_t at = number * vmdk_table_covers(s), bytes = vmdk_table_bytes(s);
+	int rc;
+
+	if (copy)
+		other = vmdk_directory_entry(s, copy);
+	if (e.kind == VMDK_DAMAGED)
+		e = other;
+	if (e.kind != VMDK_STORED)
+		return 0;
+	rc = used_mark(&w->walked, e.file_off, 1);
+	if (rc < 0)
+		return img_fail(err, rc, "out of memory");
+	if (rc == 1) /* several entries name it: told in the first round */
+		return 0;
+	rc = img_storage_read(w->storage, e.file_off, w->table, bytes, err);
+	if (!rc && other.kind == VMDK_STORED && other.file_off != e.file_off) {
+		rc = img_storage_read(w->storage, other.file_off, w->redundant, bytes, err);
+		merge(s, at, w->table, w->redundant);
+	}
+	for (uint32_t k = 0; k < s->table_entries && at < s->capacity_bytes && !rc; k++) {
+		rc = check_grain(w, at, w->table + (size_t)k * s->entry_bytes, err);
+		at += s->grain_bytes;
+	}
+	return rc;
+}
+
+/* ---- Repair ---- */
+
+static int write_metadata(struct walk *w, uint64_t off, const uint8_t *bytes, uint64_t len,
+			  struct img_error *err)
+{
+	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
+	int rc = img_storage_write(w->storage, off, bytes, (size_t)len, err);
+
+	img_meta_forget(w->img, w->storage, from,
+			round_up_u64(off + len - from, IMG_META_SECTOR));
+	return rc;
+}
+
+/* May what [off, off + len) is said to be be believed, so that it can be written to? */
+static bool is_its_own(const struct walk *w, uint64_t off, uint64_t len)
+{
+	return range_in(off, len, w->s->file_bytes) && !used_twice(&w->used, off, len);
+}
+
+/* Let a directory's entry lead to a table that is sound. */
+static int redirect(struct walk *w, uint64_t directory_off, uint64_t number, const uint8_t *right,
+		    const char *what, struct img_error *err)
+{
+	uint64_t at = directory_off + number * w->s->entry_bytes;
+	int rc;
+
+	if (!is_its_own(w, directory_off, w->s->directory_entries * w->s->entry_bytes))
+		return 0;
+	rc = write_metadata(w, at, right, w->s->entry_bytes, err);
+	if (rc)
+		return rc;
+	img_check_say(w->c, "Repairing %s: %s entry %" PRIu64, w->storage->name, what, number);
+	w->repairs++;
+	return 0;
+}
+
 /*
- * Two rounds over all tables, so that a grain that lies over metadata is told as the grain's defect
- * whatever their order: first the tables' places, then the grains.
+ * A table and its copy that differ become what readers see in them; nothing is lost by that. An entry
+ * whose grain shares sectors may be the wrong one of the two: such a pair is left alone.
  */
-static int check_tables(struct walk *w, bool grains, struct img_error *err)
+static int unite(struct walk *w, uint64_t number, uint64_t table_off, uint64_t copy_off,
+		 struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+	uint64_t bytes = vmdk_table_bytes(s), guest_off = number * vmdk_table_covers(s);
+	uint64_t grains = min_u64(s->table_entries,
+				  div_round_up_u64(s->capacity_bytes - guest_off, s->grain_bytes));
+	int rc = img_storage_read(w->storage, table_off, w->table, bytes, err);
+
+	if (!rc)
+		rc = img_storage_read(w->storage, copy_off, w->redundant, bytes, err);
+	if (rc || !memcmp(w->table, w->redundant, grains * s->entry_bytes))
+		return rc;
+	merge(s, guest_off, w->table, w->redundant);
+	for (uint64_t i = 0; i < grains; i++) {
+		const uint8_t *slot = w->table + i * s->entry_bytes;
+		struct vmdk_entry e = vmdk_table_entry(s, slot, 1);
+
+		if (memcmp(slot, w->redundant + i * s->entry_bytes, s->entry_bytes) != 0 &&
+		    e.kind == VMDK_STORED &&
+		    used_twice(&w->used, e.file_off,
+			       min_u64(s->grain_bytes, s->file_bytes - e.file_off)))
+			return 0;
+	}
+	rc = write_metadata(w, table_off, w->table, bytes, err);
+	if (!rc)
+		rc = write_metadata(w, copy_off, w->table, bytes, err);
+	if (rc)
+		return rc;
+	img_check_say(w->c, "Repairing %s: grain table %" PRIu64 " and its copy differ",
+		      w->storage->name, number);
+	w->repairs++;
+	return 0;
+}
+
+/*
+ * Of a table and its copy one lies over something else: does every entry of that one lead out of the
+ * file where they differ, so that readers see the other one's?
+ */
+static int stands_in(struct walk *w, uint64_t number, uint64_t wrong_off, uint64_t right_off,
+		     bool wrong_is_copy, bool *out, struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+	uint64_t bytes = vmdk_table_bytes(s), guest_off = number * vmdk_table_covers(s);
+	uint64_t grains = min_u64(s->table_entries,
+				  div_round_up_u64(s->capacity_bytes - guest_off, s->grain_bytes));
+	int rc = img_storage_read(w->storage, wrong_off, w->table, bytes, err);
+
+	if (!rc)
+		rc = img_storage_read(w->storage, right_off, w->redundant, bytes, err);
+	if (rc)
+		return rc;
+	if (wrong_is_copy) { /* readers look at it only where an entry of the table leads nowhere */
+		*out = true;
+		for (uint64_t i = 0; i < grains && *out; i++) {
+			uint64_t need = vmdk_bytes_needed(s, s->capacity_bytes,
+							  guest_off + i * s->grain_bytes);
+
+			*out = vmdk_table_entry(s, w->redundant + i * s->entry_bytes, need).kind !=
+			       VMDK_DAMAGED;
+		}
+		return 0;
+	}
+	merge(s, guest_off, w->table, w->redundant);
+	*out = !memcmp(w->table, w->redundant, grains * s->entry_bytes);
+	return 0;
+}
+
+/* Entries of a table that lead to a grain; *damaged: that lead nowhere. */
+static uint64_t count_stored(const struct vmdk_sparse *s, uint64_t guest_off, const uint8_t *table,
+			     uint64_t *damaged)
+{
+	uint64_t stored = 0, at = guest_off;
+
+	*damaged = 0;
+	for (uint32_t i = 0; i < s->table_entries && at < s->capacity_bytes; i++) {
+		struct vmdk_entry e = vmdk_table_entry(s, table + (size_t)i * s->entry_bytes,
+						       vmdk_bytes_needed(s, s->capacity_bytes, at));
+
+		stored += e.kind == VMDK_STORED;
+		*damaged += e.kind == VMDK_DAMAGED;
+		at += s->grain_bytes;
+	}
+	return stored;
+}
+
+/*
+ * A table and its copy that both lie over something, perhaps each other: may the copy be given up? If
+ * readers do not look at it, and it has no more to say.
+ */
+static int is_better(struct walk *w, uint64_t number, uint64_t table_off, uint64_t copy_off, bool *out,
+		     struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+	uint64_t bytes = vmdk_table_bytes(s), guest_off = number * vmdk_table_covers(s);
+	uint64_t damaged, damaged_copy, stored;
+	int rc = img_storage_read(w->storage, table_off, w->table, bytes, err);
+
+	if (!rc)
+		rc = img_storage_read(w->storage, copy_off, w->redundant, bytes, err);
+	if (rc)
+		return rc;
+	stored = count_stored(s, guest_off, w->table, &damaged);
+	*out = !damaged && stored &&
+	       stored >= count_stored(s, guest_off, w->redundant, &damaged_copy);
+	return 0;
+}
+
+/* One table of the directory and its copy, after all places are known. */
+static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
+			struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+	struct vmdk_entry e = vmdk_directory_entry(s, slot), other;
+	uint64_t bytes = vmdk_table_bytes(s);
+	bool all = w->c->repair == IMG_REPAIR_ALL, sound = true, own, own_copy;
+	int rc = 0;
+
+	if (!copy)
+		return 0;
+	other = vmdk_directory_entry(s, copy);
+	own = e.kind == VMDK_STORED && is_its_own(w, e.file_off, bytes);
+	own_copy = other.kind == VMDK_STORED && is_its_own(w, other.file_off, bytes);
+	if (e.kind == VMDK_STORED && e.file_off == other.file_off)
+		return 0;
+	if (own && own_copy)
+		return all || s->unclean ? unite(w, number, e.file_off, other.file_off, err) : 0;
+	if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean)
+		all = true; /* a table that was about to be added */
+	if (!all)
+		return 0;
+	if (own_copy && e.kind == VMDK_STORED)
+		rc = stands_in(w, number, e.file_off, other.file_off, false, &sound, err);
+	else if (own && other.kind == VMDK_STORED)
+		rc = stands_in(w, number, other.file_off, e.file_off, true, &sound, err);
+	else if (e.kind == VMDK_STORED && other.kind == VMDK_STORED)
+		rc = is_better(w, number, e.file_off, other.file_off, &own, err);
+	if (rc || !sound)
+		return rc;
+	if (own_copy && e.kind != VMDK_ABSENT)
+		return redirect(w, s->directory_off, number, copy, "grain directory", err);
+	if (own || (e.kind == VMDK_ABSENT && other.kind != VMDK_ABSENT))
+		return redirect(w, s->redundant_off, number, slot, "grain directory's copy", err);
+	return 0;
+}
+
+/* ---- All of it ---- */
+
+/*
+ * Rounds over all tables, so that a grain that lies over metadata is told as the grain's defect
+ * whatever their order, and nothing is written before all places are known.
+ */
+typedef int round_fn(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
+		     struct img_error *err);
+
+static int go_round(struct walk *w, round_fn *each, struct img_error *err)
 {
 	const struct vmdk_sparse *s = w->s;
 	uint8_t directory[4096], copy[4096];
@@ -268,46 +525,107 @@ static int check_tables(struct walk *w, bool grains, struct img_error *err)
 		int rc = img_storage_read(w->storage, s->directory_off + first, directory, len,
 					  err);
 
-		if (!rc && s->redundant_off && !grains)
+		if (!rc && s->redundant_off)
 			rc = img_storage_read(w->storage, s->redundant_off + first, copy, len, err);
-		if (rc)
-			return rc;
-		for (uint64_t i = 0; i < n && !rc; i++) {
-			const uint8_t *slot = directory + i * s->entry_bytes;
-			struct vmdk_entry e = vmdk_directory_entry(s, slot);
-			uint64_t at = (from + i) * vmdk_table_covers(s);
-
-			if (!grains) {
-				const uint8_t *other = copy + i * s->entry_bytes;
-
-				rc = check_table(w, from + i, slot, s->redundant_off ? other : NULL,
-						 err);
-				continue;
-			}
-			if (e.kind != VMDK_STORED)
-				continue;
-			rc = used_mark(&w->walked, e.file_off, 1);
-			if (rc < 0)
-				return img_fail(err, rc, "out of memory");
-			if (rc == 1) { /* several entries name it: told in the first round */
-				rc = 0;
-				continue;
-			}
-			rc = img_storage_read(w->storage, e.file_off, w->table, vmdk_table_bytes(s),
-					      err);
-			slot = w->table;
-			for (uint32_t k = 0; k < s->table_entries && !rc; k++) {
-				if (at >= s->capacity_bytes)
-					break;
-				rc = check_grain(w, at, slot, err);
-				at += s->grain_bytes;
-				slot += s->entry_bytes;
-			}
-		}
+		for (uint64_t i = 0; i < n && !rc; i++)
+			rc = each(w, from + i, directory + i * s->entry_bytes,
+				  s->redundant_off ? copy + i * s->entry_bytes : NULL, err);
 		if (rc)
 			return rc;
 	}
 	return 0;
+}
+
+/* Set right a number of the header: a place or a length. */
+static int mend_header(struct walk *w, uint64_t off, uint64_t right, const char *what,
+		       struct img_error *err)
+{
+	uint8_t bytes[8];
+	int rc;
+
+	le64_store(bytes, right / VMDK_SECTOR);
+	rc = write_metadata(w, off, bytes, sizeof(bytes), err);
+	if (rc)
+		return rc;
+	img_check_say(w->c, "Repairing %s: the header's %s", w->storage->name, what);
+	w->repairs++;
+	return 0;
+}
+
+static const char directory_place[] = "place of the grain directory";
+static const char copy_place[] = "place of the grain directory's copy";
+static const char capacity[] = "capacity";
+
+/* Is the header's capacity another one than that of the descriptor inside (0: there is none)? */
+static bool is_other_capacity(const struct vmdk_sparse *s, uint64_t line_bytes)
+{
+	return line_bytes && div_round_up_u64(line_bytes, s->grain_bytes) !=
+				     div_round_up_u64(s->header_bytes, s->grain_bytes);
+}
+
+/* What readers get over, each in its way. */
+static void check_header(struct walk *w, uint64_t line_bytes)
+{
+	static const char fmt[] = "ERROR %s: the header tells a wrong %s";
+	const struct vmdk_sparse *s = w->s;
+
+	if (s->kind != VMDK_HOSTED || s->at_end)
+		return;
+	if (s->directory_lost)
+		DEFECT(w, fmt, w->storage->name, directory_place);
+	if (s->redundant_lost)
+		DEFECT(w, fmt, w->storage->name, copy_place);
+	if (is_other_capacity(s, line_bytes))
+		DEFECT(w, fmt, w->storage->name, capacity);
+}
+
+/* Is every entry of the directory one for which its copy's stands in? */
+static int is_all_damaged(struct walk *w, bool *out, struct img_error *err)
+{
+	const struct vmdk_sparse *s = w->s;
+
+	*out = true;
+	for (uint64_t i = 0; i < s->directory_entries && *out; i++) {
+		uint8_t slot[8];
+		int rc = img_storage_read(w->storage, s->directory_off + i * s->entry_bytes, slot,
+					  s->entry_bytes, err);
+
+		if (rc)
+			return rc;
+		*out = vmdk_directory_entry(s, slot).kind == VMDK_DAMAGED;
+	}
+	return 0;
+}
+
+static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_bytes,
+			 struct img_error *err)
+{
+	uint64_t bytes = s->directory_entries * s->entry_bytes;
+	bool own = is_its_own(w, s->directory_off, bytes), damaged = false;
+	bool own_copy = s->redundant_off && is_its_own(w, s->redundant_off, bytes);
+	int rc = 0;
+
+	if (is_other_capacity(s, line_bytes)) {
+		rc = mend_header(w, VMDK_OFF_CAPACITY, line_bytes, capacity, err);
+		s->header_bytes = line_bytes;
+	}
+	if (!rc && !own && own_copy)
+		rc = is_all_damaged(w, &damaged, err);
+	if (rc)
+		return rc;
+	if (s->directory_lost || damaged) {
+		uint64_t place = damaged ? s->redundant_off : s->directory_off;
+
+		rc = mend_header(w, VMDK_OFF_DIRECTORY, place, directory_place, err);
+		s->directory_off = place;
+		s->directory_lost = false;
+		s->redundant_off = 0;
+	} else if (s->redundant_lost || (s->redundant_off && own && !own_copy)) {
+		rc = mend_header(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_place, err);
+		s->redundant_lost = false;
+		s->redundant_off = 0;
+	}
+	return rc;
 }
 
 /* The extent is sound now, and says so. */
@@ -323,46 +641,131 @@ static int clear_unclean(const struct img *img, struct vmdk_file *f, struct img_
 	return rc;
 }
 
-static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
-		      struct img_error *err)
+/* What an extent's file has besides its tables, as far as it is not the same for all. */
+struct inside {
+	uint64_t line_bytes;	       /* the length in the descriptor inside; 0: there is none */
+	uint64_t text_off, text_bytes; /* that descriptor */
+};
+
+/* Look at all of a file. */
+static int look_through(struct walk *w, const struct inside *in, struct img_error *err)
 {
-	const struct vmdk_sparse *s = &f->sparse;
-	struct walk w = { .img = img, .c = c, .storage = f->storage, .s = s };
+	const struct vmdk_sparse *s = w->s;
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
-	uint64_t header_bytes = VMDK_HOSTED_HEADER_BYTES;
+	uint64_t header_bytes = s->kind == VMDK_COWD ? VMDK_COWD_HEADER_BYTES : VMDK_HOSTED_HEADER_BYTES;
+	int rc;
+
+	used_free(&w->used);
+	used_free(&w->walked);
+	w->used = w->walked = (struct used){ 0 };
+	if (used_init(&w->used, s) < 0 || used_init(&w->walked, s) < 0)
+		return -ENOMEM;
+	check_header(w, in->line_bytes);
+	rc = mark_metadata(w, "the header", 0, header_bytes);
+	if (!rc && range_in(in->text_off, in->text_bytes, s->file_bytes))
+		rc = mark_metadata(w, "the descriptor", in->text_off, in->text_bytes);
+	if (!rc)
+		rc = mark_metadata(w, "the grain directory", s->directory_off, directory_bytes);
+	if (!rc && s->redundant_off)
+		rc = mark_metadata(w, "the grain directory's copy", s->redundant_off,
+				   directory_bytes);
+	if (!rc)
+		rc = go_round(w, check_table, err);
+	return rc ? rc : go_round(w, check_grains, err);
+}
+
+/* Some of what was counted is no more: look again, and count what is left. */
+static int count_again(struct walk *w, const struct inside *in, struct img_error *err)
+{
+	struct img_check *c = w->c, quiet = { 0 };
+	int rc;
+
+	w->c = &quiet;
+	rc = look_through(w, in, err);
+	w->c = c;
+	if (rc)
+		return rc;
+	c->corruptions_fixed += c->corruptions - min_u64(c->corruptions, quiet.corruptions);
+	c->leaks_fixed += c->leaks - min_u64(c->leaks, quiet.leaks);
+	c->corruptions = quiet.corruptions;
+	c->leaks = quiet.leaks;
+	return 0;
+}
+
+enum { ROUNDS_MAX = 4 }; /* of repairs: one makes another possible */
+
+static int repair_file(struct walk *w, struct vmdk_sparse *s, const struct inside *in,
+		       struct img_error *err)
+{
+	for (int round = 0; round < ROUNDS_MAX && (w->c->corruptions || w->c->leaks); round++) {
+		int rc = 0;
+
+		w->repairs = 0;
+		if (w->c->repair == IMG_REPAIR_ALL && !s->at_end)
+			rc = repair_header(w, s, in->line_bytes, err);
+		if (!rc && !w->repairs && s->redundant_off)
+			rc = go_round(w, repair_table, err);
+		if (rc || !w->repairs)
+			return rc;
+		rc = count_again(w, in, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
+		      const struct inside *in, struct img_error *err)
+{
+	struct vmdk_sparse *s = &f->sparse;
+	struct img_check here = { .repair = c->repair, .say = c->say, .user = c->user };
+	struct walk w = { .img = img, .c = &here, .storage = f->storage, .s = s };
 	int rc = -ENOMEM;
 
-	if (s->kind == VMDK_COWD)
-		header_bytes = VMDK_COWD_HEADER_BYTES;
+	/* Of what is past the end of the disk nothing is looked at. */
+	s->header_bytes = s->capacity_bytes;
+	if (in->line_bytes && in->line_bytes < s->capacity_bytes) {
+		s->capacity_bytes = in->line_bytes;
+		s->directory_entries = div_round_up_u64(s->capacity_bytes, vmdk_table_covers(s));
+	}
 	w.table = malloc(vmdk_table_bytes(s));
 	w.redundant = malloc(vmdk_table_bytes(s));
-	if (!w.table || !w.redundant || used_init(&w.used, s) < 0 || used_init(&w.walked, s) < 0)
-		goto out;
-	rc = mark_metadata(&w, "the header", 0, header_bytes);
-	if (!rc && s->descriptor_off &&
-	    range_in(s->descriptor_off, s->descriptor_bytes, s->file_bytes))
-		rc = mark_metadata(&w, "the descriptor", s->descriptor_off, s->descriptor_bytes);
-	if (!rc)
-		rc = mark_metadata(&w, "the grain directory", s->directory_off, directory_bytes);
-	if (!rc && s->redundant_off && s->redundant_off != s->directory_off)
-		rc = mark_metadata(&w, "the grain directory's copy", s->redundant_off,
-				   directory_bytes);
-	if (rc)
-		goto out;
-	rc = check_tables(&w, false, err);
-	if (!rc)
-		rc = check_tables(&w, true, err);
-out:
+	if (w.table && w.redundant)
+		rc = look_through(&w, in, err);
+	if (!rc && c->repair && s->kind == VMDK_HOSTED)
+		rc = repair_file(&w, s, in, err);
 	used_free(&w.used);
 	used_free(&w.walked);
 	free(w.table);
 	free(w.redundant);
 	if (rc == -ENOMEM)
 		return img_fail(err, rc, "out of memory");
-	if (!rc && c->repair && s->unclean && s->kind == VMDK_HOSTED && !c->corruptions &&
-	    !c->leaks)
+	c->corruptions += here.corruptions;
+	c->leaks += here.leaks;
+	c->corruptions_fixed += here.corruptions_fixed;
+	c->leaks_fixed += here.leaks_fixed;
+	if (!rc && c->repair && s->unclean && s->kind == VMDK_HOSTED && !here.corruptions &&
+	    !here.leaks)
 		rc = clear_unclean(img, f, err);
 	return rc;
+}
+
+/* Of file i. */
+static struct inside look_inside(const struct img *img, size_t i)
+{
+	const struct vmdk *vmdk = img->state;
+	const struct vmdk_sparse *s = &vmdk->files[i].sparse;
+	bool embedded = vmdk->files[i].storage == img->file && vmdk->text_bytes;
+	struct inside in = {
+		.text_off = embedded ? vmdk->text_off : s->descriptor_off,
+		.text_bytes = embedded		  ? vmdk->text_bytes
+			      : s->descriptor_off ? s->descriptor_bytes
+						  : 0,
+	};
+
+	if (embedded && vmdk->extent_count == 1 && !vmdk->extents[0].file)
+		in.line_bytes = vmdk->extents[0].bytes;
+	return in;
 }
 
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err)
@@ -371,11 +774,12 @@ int vmdk_check(struct img *img, struct img_check *c, struct img_error *err)
 
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		struct vmdk_file *f = &vmdk->files[i];
+		struct inside in = look_inside(img, i);
 		int rc;
 
 		if (!f->storage || f->sparse.kind == VMDK_NOT_SPARSE)
 			continue;
-		rc = check_file(img, c, f, err);
+		rc = check_file(img, c, f, &in, err);
 		if (rc)
 			return rc;
 	}

@@ -14,13 +14,13 @@ enum {
 	HOSTED_MAGIC = 0x564d444b, /* "KDMV" in the file */
 	HOSTED_OFF_VERSION = 4,
 	HOSTED_OFF_FLAGS = 8,
-	HOSTED_OFF_CAPACITY = 12,
+	HOSTED_OFF_CAPACITY = VMDK_OFF_CAPACITY,
 	HOSTED_OFF_GRAIN = 20,
 	HOSTED_OFF_DESCRIPTOR = 28,
 	HOSTED_OFF_DESCRIPTOR_SECTORS = 36,
 	HOSTED_OFF_TABLE_ENTRIES = 44,
-	HOSTED_OFF_REDUNDANT = 48,
-	HOSTED_OFF_DIRECTORY = 56,
+	HOSTED_OFF_REDUNDANT = VMDK_OFF_REDUNDANT,
+	HOSTED_OFF_DIRECTORY = VMDK_OFF_DIRECTORY,
 	HOSTED_OFF_OVERHEAD = 64,
 	HOSTED_OFF_UNCLEAN = VMDK_OFF_UNCLEAN,
 	HOSTED_OFF_NEWLINES = 73,
@@ -245,6 +245,8 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 		s->at_end = true;
 		return 0;
 	}
+	s->redundant_lost = (flags & FLAG_REDUNDANT) && s->capacity_bytes &&
+			    !directory_fits(s, redundant);
 	/* Two directories at one place are one. */
 	if (!(flags & FLAG_REDUNDANT) || !directory_fits(s, redundant) || redundant == directory)
 		redundant = 0;
@@ -255,6 +257,7 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 					"sector %" PRIu64 " with %" PRIu64 " entries, allowed "
 					"inside the file's %" PRIu64 " bytes",
 					directory, s->directory_entries, s->file_bytes);
+		s->directory_lost = redundant;
 		directory = redundant;
 		redundant = 0;
 	}

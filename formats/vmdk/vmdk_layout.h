@@ -59,6 +59,9 @@ struct vmdk_sparse {
 	uint64_t descriptor_bytes;
 	uint64_t overhead_sectors; /* hosted: metadata in front of the grains; not checked */
 	bool at_end;		   /* hosted: the directory is named by the footer */
+	uint64_t header_bytes;	   /* a check's: the capacity that the header tells */
+	bool directory_lost;	   /* hosted: it is past the end; directory_off is the copy's */
+	bool redundant_lost;	   /* hosted: the copy is past the end */
 	bool zeroed_grains;	   /* hosted: table entry 1 is a grain of zeroes */
 	bool compressed;
 	bool markers; /* hosted: a marker precedes each compressed grain */
@@ -87,6 +90,12 @@ enum {
 	VMDK_TABLE_ENTRIES = 512,
 	VMDK_TABLE_SECTORS = VMDK_TABLE_ENTRIES * 4 / VMDK_SECTOR,
 	VMDK_OFF_UNCLEAN = 72, /* in the file: a byte, 1: not closed cleanly */
+};
+/* Where a header has its capacity, and the places of its directories: le64, in sectors. */
+enum {
+	VMDK_OFF_CAPACITY = 12,
+	VMDK_OFF_REDUNDANT = 48,
+	VMDK_OFF_DIRECTORY = 56,
 };
 /* The 512 bytes of a header or a footer. */
 void vmdk_encode_header(const struct vmdk_header *h, uint8_t *out);

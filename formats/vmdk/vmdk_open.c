@@ -593,7 +593,7 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 		return open_alone(img, vmdk, err);
 	}
 	vmdk->text_off = s.descriptor_off;
-	vmdk->text_bytes = s.descriptor_bytes;
+	vmdk->text_bytes = strnlen(text, s.descriptor_bytes);
 	/* A header of no capacity only carries the descriptor. */
 	rc = open_text(img, vmdk, text, s.descriptor_bytes, s.capacity_bytes, err);
 	free(text);
