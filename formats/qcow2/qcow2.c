@@ -211,6 +211,72 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 	return rc || img->made ? rc : check_not_cut(img, err);
 }
 
+/* ---- A snapshot as a disk ---- */
+
+struct sought {
+	const struct img_view *view;
+	struct qcow2_snapshot found;
+	bool is_found;
+};
+
+static bool is_text(const char *text, const uint8_t *bytes, size_t len)
+{
+	return strlen(text) == len && !memcmp(text, bytes, len);
+}
+
+static int compare_snapshot(void *user, const struct qcow2_snapshot *s)
+{
+	struct sought *w = user;
+
+	if (w->is_found || (w->view->id && !is_text(w->view->id, s->id, s->id_bytes)) ||
+	    (w->view->name && !is_text(w->view->name, s->name, s->name_bytes)))
+		return 0;
+	w->is_found = true;
+	w->found = *s; /* the numbers; what it borrows is gone afterwards */
+	return 0;
+}
+
+/*
+ * Show the state that a snapshot keeps: its L1 table and the size that the disk had then. Older
+ * entries do not say the size: the disk could not change it while it had snapshots.
+ */
+static int show_snapshot(struct img *img, const struct img_view *view, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+	struct sought w = { .view = view };
+	uint64_t size;
+	int rc = qcow2_each_snapshot(img, compare_snapshot, &w, NULL, err);
+
+	if (rc)
+		return rc;
+	if (!w.is_found)
+		return img_fail(err, -ENOENT, "Failed to load snapshot: Can't find snapshot '%s'",
+				view->id ? view->id : view->name);
+	rc = qcow2_check_snapshot_l1(&q->geometry, &w.found, err);
+	if (!rc && !range_in(w.found.l1_off, (uint64_t)w.found.l1_entries * 8, img->file->size))
+		rc = img_fail(err, -EUCLEAN,
+			      "L1 table of %" PRIu32 " entries at %" PRIu64
+			      " is cut off: the file ends at %" PRIu64,
+			      w.found.l1_entries, w.found.l1_off, (uint64_t)img->file->size);
+	if (!rc && w.found.has_size && w.found.size > INT64_MAX - 511)
+		rc = img_fail(err, -EUCLEAN, "size: found %" PRIu64 ", allowed at most %" PRId64,
+			      w.found.size, INT64_MAX - 511);
+	size = w.found.has_size ? w.found.size : q->header.size;
+	if (!rc && w.found.l1_entries < qcow2_l1_needed(&q->geometry, size))
+		rc = img_fail(err, -EUCLEAN,
+			      "L1 table: found %" PRIu32 " entries, the size of %" PRIu64
+			      " needs %" PRIu64,
+			      w.found.l1_entries, size, qcow2_l1_needed(&q->geometry, size));
+	if (rc)
+		return img_error_prefix(err, rc, "%s: snapshot '%s'", img->name,
+					view->id ? view->id : view->name);
+	q->header.l1_off = w.found.l1_off;
+	q->header.l1_entries = w.found.l1_entries;
+	q->header.size = size;
+	img->size = align_down_u64(size, 512);
+	return 0;
+}
+
 static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *err)
 {
 	struct qcow2 *q = NULL;
@@ -229,6 +295,8 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 			      "%s: the room of what is discarded can be kept since version 3, this "
 			      "image has version %" PRIu32,
 			      img->name, q->header.version);
+	if (!rc && (o->view.id || o->view.name))
+		rc = show_snapshot(img, &o->view, err);
 	if (!rc)
 		rc = open_data_file(img, o, err);
 	if (!rc && img->writable && !o->for_check && !o->self_only)
@@ -251,7 +319,8 @@ static void qcow2_close(struct img *img)
 
 const struct img_driver qcow2_driver = {
 	.name = "qcow2",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ROOM,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ROOM |
+		    IMG_DRIVER_VIEWS,
 	.probe = qcow2_probe,
 	.open = qcow2_open,
 	.close = qcow2_close,

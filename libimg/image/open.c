@@ -202,7 +202,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 	if ((how->view.id || how->view.name) && !(driver->features & IMG_DRIVER_VIEWS))
 		return img_fail(err, -ENOTSUP, "%s: images of format %s have no snapshots inside",
 				img->name, driver->name);
-	if ((how->view.id || how->view.name) && img->writable)
+	if (img->place->special && (img->writable || o.base.for_check))
 		return img_fail(err, -EINVAL, "%s: a snapshot inside an image can only be read",
 				img->name);
 	img->driver = driver;
