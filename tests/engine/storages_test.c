@@ -1,181 +1,6 @@
-/*
- * Images that keep their data in other files than their tables, and what is written around the
- * caller's bytes. The format: a table of 8-byte entries in the first file (0: backing, 1: zeroes,
- * else the number of a unit plus 2); units lie in two other files in turn.
- */
-#include <errno.h>
-#include <string.h>
-
-#include "libimg/base/endian.h"
-#include "libimg/engine/engine.h"
-#include "libimg/engine/request.h"
-#include "tests/storage/watch.h"
-
-enum {
-	UNIT = 4096,
-	UNITS = 64,
-};
-
-/* A disk with three files. */
-struct split {
-	struct img img;
-	struct watch watch;
-	struct img_storage *file[3];
-	uint64_t next;	/* unit to be given out */
-	bool fresh;	/* plans say that new units read as zeroes */
-	bool zero_here; /* zeroing is done in place */
-	unsigned drops;
-};
-
-static struct img_storage *unit_at(struct split *d, uint64_t n, uint64_t *off)
-{
-	*off = n / 2 * UNIT;
-	return d->file[1 + n % 2];
-}
-
-static int split_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		     struct img_extent *out)
-{
-	const uint8_t *slot = img_meta_get(req, img->file, off / UNIT * 8, 8);
-	uint64_t entry;
-
-	if (!slot)
-		return IMG_NEED_METADATA;
-	entry = le64_load(slot);
-	*out = (struct img_extent){ .kind = entry == 0 ? IMG_BACKING : entry == 1 ? IMG_ZERO
-										  : IMG_DATA,
-				    .length = min_u64(len, UNIT - off % UNIT) };
-	if (entry > 1) {
-		out->storage = unit_at(img->state, entry - 2, &out->file_off);
-		out->file_off += off % UNIT;
-	}
-	return 0;
-}
-
-static int split_plan(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
-		      uint64_t len, struct img_plan *plan)
-{
-	const uint8_t *slot = img_meta_get(req, img->file, off / UNIT * 8, 8);
-	struct split *d = img->state;
-	uint64_t entry;
-
-	if (!slot)
-		return IMG_NEED_METADATA;
-	entry = le64_load(slot);
-	*plan = (struct img_plan){ .kind = IMG_PLAN_DATA, .length = min_u64(len, UNIT - off % UNIT) };
-	plan->slot[0] = off / UNIT * 8;
-	if (op != IMG_OP_WRITE && d->zero_here && entry > 1) {
-		plan->kind = op == IMG_OP_ZERO ? IMG_PLAN_ZERO : IMG_PLAN_PUNCH;
-		plan->storage = unit_at(d, entry - 2, &plan->file_off);
-		return 0;
-	}
-	if (op != IMG_OP_WRITE) {
-		plan->kind = IMG_PLAN_META;
-		plan->commit = true;
-		plan->slot[1] = 1;
-		return 0;
-	}
-	if (entry > 1) {
-		plan->storage = unit_at(d, entry - 2, &plan->file_off);
-		plan->file_off += off % UNIT;
-		plan->fill_start = off;
-		plan->fill_end = off + plan->length;
-		return 0;
-	}
-	plan->commit = true;
-	plan->fresh = d->fresh;
-	plan->fill_start = align_down_u64(off, UNIT);
-	plan->fill_end = plan->fill_start + UNIT;
-	plan->slot[1] = d->next + 2;
-	plan->storage = unit_at(d, d->next++, &plan->file_off);
-	return 0;
-}
-
-static void split_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
-{
-	le64_store(img_meta_edit(req, img->file, plan->slot[0], 8, IMG_RANK_MAPPING), plan->slot[1]);
-}
-
-static void split_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
-{
-	(void)req;
-	(void)plan;
-	((struct split *)img->state)->drops++;
-}
-
-static const struct img_driver split_driver = {
-	.name = "split",
-	.map = split_map,
-	.plan_write = split_plan,
-	.commit = split_commit,
-	.drop = split_drop,
-};
-
-static struct split *split_new(uint64_t size)
-{
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
-	struct split *d = calloc(1, sizeof(*d));
-
-	cr_assert_not_null(d);
-	for (unsigned i = 0; i < 3; i++)
-		d->file[i] = watched_memory(&d->watch, i, i ? 0 : 16384);
-	d->img = (struct img){ .driver = &split_driver,
-			       .name = (char *)"split.img",
-			       .file = d->file[0],
-			       .writable = true,
-			       .state = d,
-			       .size = size,
-			       .unit_bytes = UNIT };
-	cr_assert_eq(img_engine_new(&d->img, &config, NULL), 0);
-	return d;
-}
-
-/* The same files under a new engine, which knows nothing yet. */
-static void reopen(struct split *d)
-{
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
-
-	cr_assert_eq(img_engine_finish(&d->img, NULL), 0);
-	img_engine_free(&d->img);
-	cr_assert_eq(img_engine_new(&d->img, &config, NULL), 0);
-}
-
-static void split_free(struct split *d)
-{
-	cr_assert_eq(img_engine_finish(&d->img, NULL), 0);
-	img_engine_free(&d->img);
-	for (unsigned i = 0; i < 3; i++)
-		img_storage_close(d->file[i]);
-	free(d);
-}
-
-static int io(struct split *d, enum img_request_kind kind, uint64_t off, void *buf, uint64_t len)
-{
-	struct iovec iov = { buf, (size_t)len };
-	struct img_request r = { .kind = kind,
-				 .off = off,
-				 .len = len,
-				 .iov = buf ? &iov : NULL,
-				 .iovcnt = buf ? 1 : 0 };
-
-	return img_request_run(&d->img, &r, NULL);
-}
-
-static void write_byte(struct split *d, uint64_t off, uint8_t byte, uint64_t len)
-{
-	uint8_t *buf = malloc(len);
-
-	memset(buf, byte, len);
-	cr_assert_eq(io(d, IMG_REQUEST_WRITE, off, buf, len), 0);
-	free(buf);
-}
-
-static void flush(struct split *d)
-{
-	cr_assert_eq(io(d, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
-	for (unsigned i = 0; i < 3; i++)
-		cr_assert(!watch_unsynced(&d->watch, d->watch.n, i), "file %u", i);
-}
+/* Requests to images that keep their data in other files than their tables. */
+#include "libimg/engine/units.h"
+#include "tests/engine/split.h"
 
 /* ---- Syncing all files ---- */
 
@@ -357,6 +182,9 @@ Test(fill, behind_the_end_of_the_backing_image_is_zeroes)
 
 	top->img.parent = &base->img;
 	write_byte(base, 0, 0xbb, UNIT + 1536);
+	/* what lies behind the end in its file is not the disk's */
+	memset(unit, 0xcc, UNIT);
+	cr_assert_eq(img_storage_write(base->file[2], 1536, unit, UNIT - 1536, NULL), 0);
 	write_byte(top, 5 * UNIT + 7, 1, 1);
 	for (unsigned i = 0; i < 3; i++) /* not where a unit of the base was, but what was in memory */
 		write_byte(top, 512, 1, 512);
@@ -372,6 +200,36 @@ Test(fill, behind_the_end_of_the_backing_image_is_zeroes)
 	cr_assert_eq(memcmp(unit, expect, UNIT), 0);
 	split_free(top);
 	split_free(base);
+}
+
+/* No byte is like its neighbours. */
+Test(fill, gets_each_byte_from_its_place)
+{
+	static const struct {
+		uint64_t at, len;
+	} piece[] = { { 512, 512 }, { 0, 512 }, { UNIT - 512, 512 }, { 100, 3 }, { 1, UNIT - 2 } };
+
+	for (unsigned i = 0; i < 4 * IMG_ARRAY_LEN(piece); i++) {
+		struct split *base = split_new(UNIT * UNITS), *top = split_new(UNIT * UNITS);
+		uint64_t at = piece[i / 4].at, len = piece[i / 4].len;
+		uint8_t unit[UNIT], expect[UNIT] = { 0 };
+
+		top->img.parent = &base->img;
+		top->fresh = i % 2;
+		write_byte(base, 9 * UNIT, 1, 512); /* its table is in memory: zeroes are known */
+		if (i % 4 < 2) {
+			for (unsigned k = 0; k < UNIT; k++)
+				expect[k] = (uint8_t)(k * 7 + k / 256);
+			cr_assert_eq(io(base, IMG_REQUEST_WRITE, 0, expect, UNIT), 0);
+		}
+		for (unsigned k = 0; k < len; k++)
+			expect[at + k] = (uint8_t)(k * 3 + 1);
+		cr_assert_eq(io(top, IMG_REQUEST_WRITE, at, expect + at, len), 0);
+		cr_assert_eq(io(top, IMG_REQUEST_READ, 0, unit, UNIT), 0);
+		cr_assert_eq(memcmp(unit, expect, UNIT), 0);
+		split_free(top);
+		split_free(base);
+	}
 }
 
 static int fail_reads_of_data(struct watch *w, const struct watch_entry *e)
@@ -396,4 +254,355 @@ Test(fill, that_cannot_be_read_fails_the_write_and_leaves_the_unit)
 	cr_assert_eq(buf[0], 0xbb);
 	split_free(top);
 	split_free(base);
+}
+
+/* ---- Zeroing and discarding ---- */
+
+static void compare(struct split *d, const uint8_t *model)
+{
+	uint8_t *now = malloc(d->img.size);
+
+	cr_assert_eq(io(d, IMG_REQUEST_READ, 0, now, d->img.size), 0);
+	for (uint64_t i = 0; i < d->img.size; i++)
+		cr_assert_eq(now[i], model[i], "offset %lu", (unsigned long)i);
+	free(now);
+}
+
+Test(zeroes, are_made_where_they_were_asked_for)
+{
+	enum { SIZE = 4 * UNIT + 1024 };
+	static const struct {
+		uint64_t off, len;
+	} piece[] = { { 0, UNIT }, { 0, 512 }, { 512, UNIT }, { UNIT, 2 * UNIT }, { UNIT - 1, 2 }, { UNIT, UNIT + 512 }, { 4 * UNIT, 1024 }, { 4 * UNIT, 512 }, { 4 * UNIT + 512, 512 }, { 3 * UNIT, SIZE - 3 * UNIT }, { 100, SIZE - 100 }, { 0, SIZE }, { UNIT + 5, UNIT - 10 } };
+
+	for (unsigned i = 0; i < 2 * IMG_ARRAY_LEN(piece); i++) {
+		struct split *base = split_new(SIZE), *d = split_new(SIZE);
+		uint64_t off = piece[i / 2].off, len = piece[i / 2].len;
+		uint8_t model[SIZE];
+
+		d->img.parent = &base->img;
+		memset(model, 0xbb, SIZE);
+		write_byte(base, 0, 0xbb, SIZE);
+		if (i % 2) { /* else all of it is the backing image's */
+			write_byte(d, 0, 0xdd, SIZE - UNIT);
+			memset(model, 0xdd, SIZE - UNIT);
+		}
+		cr_assert_eq(io(d, IMG_REQUEST_ZERO, off, NULL, len), 0);
+		memset(model + off, 0, len);
+		compare(d, model);
+		split_free(d);
+		split_free(base);
+	}
+}
+
+Test(zeroes, discarding_less_than_a_unit_does_nothing)
+{
+	struct split *d = split_new(UNIT * UNITS);
+	uint8_t model[UNIT * UNITS] = { 0 };
+	size_t n;
+
+	write_byte(d, 0, 0xdd, 4 * UNIT);
+	memset(model, 0xdd, 4 * UNIT);
+	flush(d);
+	n = d->watch.n;
+	cr_assert_eq(io(d, IMG_REQUEST_DISCARD, 512, NULL, UNIT), 0);
+	cr_assert_eq(io(d, IMG_REQUEST_DISCARD, 2 * UNIT, NULL, UNIT - 1), 0);
+	flush(d);
+	cr_assert_eq(d->watch.n, n);
+	compare(d, model);
+	cr_assert_eq(io(d, IMG_REQUEST_DISCARD, 512, NULL, 3 * UNIT), 0);
+	memset(model + UNIT, 0, 2 * UNIT);
+	compare(d, model);
+	split_free(d);
+}
+
+/* ---- What was looked up ---- */
+
+static void answer(void *user, int rc, const struct img_error *err)
+{
+	(void)err;
+	*(int *)user = rc;
+}
+
+/* On a queue of its own, to be run by the caller. */
+static void begin(struct img_queue *q, struct split *d, enum img_request_kind kind, uint64_t off,
+		  struct iovec *iov, bool ordered, int *rc)
+{
+	struct img_request r = { .kind = kind,
+				 .off = off,
+				 .len = iov->iov_len,
+				 .iov = iov,
+				 .iovcnt = 1,
+				 .ordered = ordered,
+				 .done = answer,
+				 .user = rc };
+
+	*rc = 1;
+	cr_assert_eq(img_request_submit(q, &d->img, &r), 0);
+}
+
+static void run_all(struct img_queue *q)
+{
+	while (img_engine_queue_in_flight(q))
+		img_engine_queue_run(q, true);
+}
+
+static uint8_t first_byte(struct img_queue *q, struct split *d, uint64_t off)
+{
+	uint8_t bytes[512];
+	struct iovec iov = { bytes, sizeof(bytes) };
+	int rc;
+
+	begin(q, d, IMG_REQUEST_READ, off, &iov, false, &rc);
+	run_all(q);
+	cr_assert_eq(rc, 0);
+	return bytes[0];
+}
+
+Test(look_ups, are_not_believed_after_a_change)
+{
+	struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
+	struct img_queue *q;
+
+	d->img.parent = &base->img;
+	cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &q, NULL), 0);
+	cr_assert_eq(first_byte(q, d, UNIT), 0);
+	write_byte(base, UNIT, 1, UNIT);
+	cr_assert_eq(first_byte(q, d, UNIT), 1, "changed below");
+	write_byte(d, UNIT, 2, UNIT);
+	cr_assert_eq(first_byte(q, d, UNIT), 2);
+	cr_assert_eq(io(d, IMG_REQUEST_ZERO, UNIT, NULL, UNIT), 0);
+	cr_assert_eq(first_byte(q, d, UNIT), 0);
+	write_byte(d, UNIT, 3, UNIT);
+	cr_assert_eq(first_byte(q, d, UNIT), 3);
+	img_engine_queue_free(q);
+	split_free(d);
+	split_free(base);
+}
+
+Test(look_ups, end_where_the_extent_does)
+{
+	struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
+	uint8_t model[UNIT * UNITS];
+
+	d->img.parent = &base->img;
+	for (unsigned i = 0; i < UNITS; i++) {
+		write_byte(base, i * UNIT, (uint8_t)(100 + i), UNIT);
+		memset(model + i * UNIT, (int)(100 + i), UNIT);
+	}
+	for (unsigned i = 0; i < UNITS; i += 3) {
+		write_byte(d, i * UNIT, (uint8_t)(i + 1), UNIT);
+		memset(model + i * UNIT, (int)(i + 1), UNIT);
+	}
+	compare(d, model);
+	split_free(d);
+	split_free(base);
+}
+
+Test(look_ups, into_a_file_that_was_cut_are_errors)
+{
+	struct split *d = split_new(UNIT * UNITS);
+	uint8_t bytes[UNIT];
+
+	write_byte(d, 0, 7, 2 * UNIT);
+	flush(d);
+	cr_assert_eq(img_storage_resize(d->file[2], 512, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(io(d, IMG_REQUEST_READ, 0, bytes, UNIT), 0);
+	cr_assert_eq(io(d, IMG_REQUEST_READ, UNIT, bytes, 512), 0);
+	cr_assert_eq(io(d, IMG_REQUEST_READ, UNIT, bytes, UNIT), -EUCLEAN);
+	cr_assert_eq(io(d, IMG_REQUEST_READ, UNIT + 512, bytes, 512), -EUCLEAN);
+	split_free(d);
+}
+
+/* Decoded units are known by their file and place. */
+Test(look_ups, of_units_tell_files_apart)
+{
+	struct split *d = split_new(UNIT * UNITS);
+	struct img_extent one = { .kind = IMG_COMPRESSED, .storage = d->file[1], .unit_bytes = 4096 };
+	struct img_extent two = one;
+	struct img_buffers buffers = { 0 };
+	struct img_buffer bytes;
+	struct img_units units = { 0 };
+	struct img_list waiting;
+	struct img_unit *unit;
+
+	two.storage = d->file[2];
+	unit = img_units_begin(&units, &buffers, 1, &one);
+	img_list_init(&waiting);
+	cr_assert(unit && img_buffer_get(&buffers, 4096, &bytes));
+	img_units_end(unit, &bytes, &waiting);
+	cr_assert_eq(img_units_find(&units, 1, &one), unit);
+	cr_assert_null(img_units_find(&units, 1, &two));
+	img_units_clear(&units, &buffers);
+	img_buffers_clear(&buffers);
+	split_free(d);
+}
+
+/* ---- Requests ---- */
+
+Test(tasks, buffers_in_pieces_of_any_length)
+{
+	enum { LEN = 9 * UNIT + 700,
+	       AT = 1300 };
+	static const size_t piece[] = { 1, 511, 4096, 3, 5000, 8192, 100, 9000, 7 };
+	struct split *d = split_new(UNIT * UNITS);
+	uint8_t *out = malloc(LEN), *in = calloc(1, LEN);
+	struct iovec iov[2][64];
+	struct img_request r = { .off = AT, .len = LEN };
+	size_t at = 0;
+	int n = 0;
+
+	for (size_t i = 0; i < LEN; i++)
+		out[i] = (uint8_t)(i * 7 + i / 256);
+	for (; at < LEN; n++) {
+		size_t len = min_size(piece[(unsigned)n % IMG_ARRAY_LEN(piece)], LEN - at);
+
+		iov[0][n] = (struct iovec){ out + at, len };
+		iov[1][n] = (struct iovec){ in + at, len };
+		at += len;
+	}
+	r.iovcnt = n;
+	r.kind = IMG_REQUEST_WRITE;
+	r.iov = iov[0];
+	cr_assert_eq(img_request_run(&d->img, &r, NULL), 0);
+	r.kind = IMG_REQUEST_READ;
+	r.iov = iov[1];
+	cr_assert_eq(img_request_run(&d->img, &r, NULL), 0);
+	cr_assert_eq(memcmp(in, out, LEN), 0);
+	memset(in, 0, LEN);
+	cr_assert_eq(io(d, IMG_REQUEST_READ, AT, in, LEN), 0);
+	cr_assert_eq(memcmp(in, out, LEN), 0, "in one piece");
+	free(in);
+	free(out);
+	split_free(d);
+}
+
+/* Two queues on one unit: the second waits for the first one's end. */
+Test(tasks, wait_for_a_claim_of_another_queue)
+{
+	static const uint64_t offs[][2] = { { 0, 1024 }, { 1024, 0 }, { 512, 512 }, { 0, 0 } };
+
+	for (unsigned i = 0; i < 2 * IMG_ARRAY_LEN(offs); i++) {
+		struct split *d = split_new(UNIT * UNITS);
+		const uint64_t *off = offs[i / 2];
+		uint8_t one[512], two[512], unit[UNIT], expect[UNIT] = { 0 };
+		struct iovec iov[2] = { { one, 512 }, { two, 512 } };
+		struct img_queue *a, *b;
+		int rc[2];
+
+		d->fresh = i % 2;
+		memset(one, 1, 512);
+		memset(two, 2, 512);
+		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &a, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &b, NULL), 0);
+		write_byte(d, 8 * UNIT, 9, 512); /* the table is in memory */
+		begin(a, d, IMG_REQUEST_WRITE, off[0], &iov[0], false, &rc[0]);
+		begin(b, d, IMG_REQUEST_WRITE, off[1], &iov[1], false, &rc[1]);
+		for (unsigned k = 0; k < 20; k++)
+			img_engine_queue_run(b, false);
+		cr_assert_eq(rc[1], 1, "it waits");
+		cr_assert_eq(d->next, 2, "with no room of its own");
+		run_all(a);
+		run_all(b);
+		cr_assert(!rc[0] && !rc[1]);
+		cr_assert_eq(d->next, 2);
+		memset(expect + off[0], 1, 512);
+		memset(expect + off[1], 2, 512);
+		cr_assert_eq(io(d, IMG_REQUEST_READ, 0, unit, UNIT), 0);
+		cr_assert_eq(memcmp(unit, expect, UNIT), 0);
+		img_engine_queue_free(a);
+		img_engine_queue_free(b);
+		split_free(d);
+	}
+}
+
+/* Two on one queue: the second may write its part of the room at once, or has to wait. */
+Test(tasks, join_or_wait_but_lose_nothing)
+{
+	static const struct {
+		uint64_t one, one_len, two, two_len;
+	} pair[] = { { 0, 512, 1024, 512 }, { 1024, 512, 0, 512 }, { 0, 512, 512, 512 }, { 512, 512, 0, 512 }, { 0, 512, 1024, UNIT }, { 512, 512, 1024, 2 * UNIT }, { 0, UNIT, UNIT, 512 }, { UNIT + 512, 512, 0, UNIT } };
+
+	for (unsigned i = 0; i < 4 * IMG_ARRAY_LEN(pair); i++) {
+		struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
+		uint8_t one[UNIT], two[2 * UNIT], model[UNIT * UNITS] = { 0 };
+		struct iovec iov[2] = { { one, pair[i / 4].one_len }, { two, pair[i / 4].two_len } };
+		struct img_queue *q;
+		int rc[2];
+
+		d->fresh = i % 2;
+		d->img.parent = &base->img;
+		memset(one, 1, sizeof(one));
+		memset(two, 2, sizeof(two));
+		write_byte(base, 8 * UNIT, 1, 512); /* its table is in memory: zeroes are known */
+		if (i % 4 < 2) {
+			write_byte(base, 0, 0xbb, 4 * UNIT);
+			memset(model, 0xbb, 4 * UNIT);
+		}
+		write_byte(d, 8 * UNIT, 9, UNIT);
+		memset(model + 8 * UNIT, 9, UNIT);
+		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &q, NULL), 0);
+		begin(q, d, IMG_REQUEST_WRITE, pair[i / 4].one, &iov[0], false, &rc[0]);
+		begin(q, d, IMG_REQUEST_WRITE, pair[i / 4].two, &iov[1], false, &rc[1]);
+		run_all(q);
+		cr_assert(!rc[0] && !rc[1]);
+		memset(model + pair[i / 4].one, 1, pair[i / 4].one_len);
+		memset(model + pair[i / 4].two, 2, pair[i / 4].two_len);
+		compare(d, model);
+		/* and it is there, not in memory only */
+		reopen(d);
+		compare(d, model);
+		img_engine_queue_free(q);
+		split_free(d);
+		split_free(base);
+	}
+}
+
+/* The first of those that allocate in turn waits for another queue: so do those behind it. */
+Test(tasks, that_allocate_in_order_wait_for_each_other)
+{
+	for (unsigned ordered = 0; ordered < 2; ordered++) {
+		struct split *d = split_new(UNIT * UNITS);
+		uint8_t bytes[UNIT] = { 1 };
+		struct iovec iov[3] = { { bytes, 512 }, { bytes, UNIT }, { bytes, UNIT } };
+		struct img_queue *a, *b;
+		int rc[3];
+
+		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &a, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &b, NULL), 0);
+		write_byte(d, 8 * UNIT, 9, 512);
+		begin(a, d, IMG_REQUEST_WRITE, 0, &iov[0], false, &rc[0]);
+		begin(b, d, IMG_REQUEST_WRITE, 0, &iov[1], ordered, &rc[1]);
+		begin(b, d, IMG_REQUEST_WRITE, UNIT, &iov[2], ordered, &rc[2]);
+		for (unsigned k = 0; k < 20; k++)
+			img_engine_queue_run(b, false);
+		cr_assert_eq(rc[1], 1);
+		cr_assert_eq(rc[2], ordered ? 1 : 0);
+		cr_assert_eq(d->next, ordered ? 2 : 3);
+		run_all(a);
+		run_all(b);
+		cr_assert(!rc[0] && !rc[1] && !rc[2]);
+		img_engine_queue_free(a);
+		img_engine_queue_free(b);
+		split_free(d);
+	}
+}
+
+Test(tasks, with_writethrough_are_durable_when_done)
+{
+	struct img_engine_config config = { .io = IMG_IOQ_THREADS, .writethrough = true };
+	struct split *d = split_new(UNIT * UNITS);
+
+	img_engine_free(&d->img);
+	cr_assert_eq(img_engine_new(&d->img, &config, NULL), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		write_byte(d, i * UNIT + 512, 1, 2 * UNIT);
+		for (unsigned f = 0; f < 3; f++)
+			cr_assert(!watch_unsynced(&d->watch, d->watch.n, f));
+		cr_assert_neq(watch_find(&d->watch, 0, 0, 0, 512), d->watch.n);
+	}
+	cr_assert_eq(io(d, IMG_REQUEST_ZERO, 0, NULL, UNIT), 0);
+	for (unsigned f = 0; f < 3; f++)
+		cr_assert(!watch_unsynced(&d->watch, d->watch.n, f));
+	split_free(d);
 }

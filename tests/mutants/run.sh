@@ -2,7 +2,7 @@
 # Would the suites notice? Small faults are put into the product, one at a time, and what is named
 # beside each must fail with it. (Long; not part of `make test`: `make mutants`.)
 #
-#   tests/mutants/run.sh [WORD]	only faults with WORD in their name
+#   tests/mutants/run.sh [WORD]	only faults with WORD in LIST/NAME
 #
 # Each *.faults here is a list. All that is named with a fault must fail:
 #
@@ -53,7 +53,7 @@ check() {
 sound() {
 	for list in "$here"/*.faults; do
 		for name in $(list_faults "$list"); do
-			case $name in *"$only"*) checks "$list" "$name" ;; esac
+			case ${list##*/}/$name in *"$only"*) checks "$list" "$name" ;; esac
 		done
 	done | sort -u >"$work/all"
 	while read -r kind what pattern; do
@@ -87,7 +87,7 @@ noticed() {
 sound
 for list in "$here"/*.faults; do
 	for name in $(list_faults "$list"); do
-		case $name in *"$only"*) ;; *) continue ;; esac
+		case ${list##*/}/$name in *"$only"*) ;; *) continue ;; esac
 		if noticed "$list" "$name"; then
 			pass "$name"
 		else
