@@ -47,15 +47,14 @@ struct copied {
 	bool l1_alone;
 };
 
-static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-		    struct img_error *err)
+static int check_l1_entry(struct qcow2_scan *s, const struct copied *c, uint64_t i, uint64_t word,
+			  struct img_error *err)
 {
-	struct copied *c = arg;
 	uint64_t off = word & QCOW2_OFFSET_MASK;
 	uint8_t bytes[8];
 	bool sure;
 
-	if (!off || used_once(s, off, &sure) == !!(word & QCOW2_COPIED))
+	if (used_once(s, off, &sure) == !!(word & QCOW2_COPIED))
 		return 0;
 	s->corruptions++;
 	s->copied_wrong++;
@@ -110,15 +109,29 @@ static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool m
 	return img_storage_write(s->img->file, l2->off, s->table, g->cluster_bytes, err);
 }
 
+/* An L1 entry, and its table, once. */
+static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
+		    struct img_error *err)
+{
+	const struct copied *c = arg;
+	uint64_t off = word & QCOW2_OFFSET_MASK, *index = qcow2_map_find(&s->l2_index, off);
+	int rc = off ? check_l1_entry(s, c, i, word, err) : 0;
+
+	if (rc || !off || !index || s->l2[*index - 1].seen)
+		return rc;
+	s->l2[*index - 1].seen = true;
+	return check_l2(s, &s->l2[*index - 1], c->mend, err);
+}
+
 int qcow2_check_copied(struct qcow2_scan *s, bool mend, struct img_error *err)
 {
 	struct copied c = { mend, qcow2_l1_is_alone(s) };
-	int rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", visit_l1, &c,
-				  err);
+	int rc;
 
-	for (size_t i = 0; !rc && i < s->nl2; i++) {
-		if (s->l2[i].active)
-			rc = check_l2(s, &s->l2[i], mend, err);
-	}
+	for (size_t i = 0; i < s->nl2; i++)
+		s->l2[i].seen = false;
+	rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", visit_l1, &c,
+			      err);
+
 	return rc || !mend ? rc : qcow2_sync(s->img, err);
 }

@@ -12,6 +12,10 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
+enum {
+	MAX_COPIED = 256 << 20, /* bytes of guest data that is copied out of tables */
+};
+
 /* ---- Room ---- */
 
 uint64_t qcow2_room_at_end(const struct qcow2_scan *s)
@@ -506,6 +510,8 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 	bool all = (repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
 	int rc = 0;
 
+	/* So much is no damage, but made. */
+	s->mixed |= s->in_tables > MAX_COPIED / s->geometry.cluster_bytes;
 	if (s->mixed) {
 		img_check_say(s->check, "Beyond repair: tables lie in each other, or are cut off; "
 					"nothing is changed");

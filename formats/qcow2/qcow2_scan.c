@@ -448,25 +448,38 @@ bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bi
 	return *word != old_word || *bitmap != old_bitmap;
 }
 
-/* Is a stream incomplete? In its last sector it may end anywhere, and the file with it. */
-static bool is_cut(const struct qcow2_scan *s, const struct qcow2_entry *e)
+/* Does what the file has of a stream give a whole cluster? */
+static bool is_whole(const struct qcow2_scan *s, uint64_t off)
 {
 	const struct qcow2 *q = s->img->state;
-	uint64_t end = e->host_off + e->stored_bytes, left;
-	uint8_t *stored, *out;
-	bool cut;
+	uint64_t len = s->file_bytes - off, cluster = s->geometry.cluster_bytes;
+	uint8_t *stored = malloc(len), *out = malloc(cluster);
+	bool whole = stored && out && !img_storage_read(s->img->file, off, stored, len, NULL) &&
+		     !q->codec->decode(stored, len, out, cluster, NULL);
+
+	free(stored);
+	free(out);
+	return whole;
+}
+
+/* Is a stream incomplete? In its last sector it may end anywhere, and the file with it. */
+static bool is_cut(struct qcow2_scan *s, const struct qcow2_entry *e)
+{
+	uint64_t end = e->host_off + e->stored_bytes;
+	struct qcow2_tail *t;
 
 	if (end <= s->file_bytes)
 		return false;
 	if (s->file_bytes <= end - 512 || e->host_off >= s->file_bytes)
 		return true;
-	left = s->file_bytes - e->host_off;
-	stored = malloc(left);
-	out = malloc(s->geometry.cluster_bytes);
-	cut = stored && out && (img_storage_read(s->img->file, e->host_off, stored, left, NULL) || q->codec->decode(stored, left, out, s->geometry.cluster_bytes, NULL));
-	free(stored);
-	free(out);
-	return cut;
+	for (size_t i = 0; i < s->ntails; i++)
+		if (s->tails[i].off == e->host_off)
+			return s->tails[i].cut;
+	if (s->ntails == IMG_ARRAY_LEN(s->tails))
+		return true;
+	t = &s->tails[s->ntails++];
+	*t = (struct qcow2_tail){ e->host_off, !is_whole(s, e->host_off) };
+	return t->cut;
 }
 
 static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,

@@ -14,8 +14,15 @@ struct qcow2_scan_l2 {
 	uint64_t off;
 	uint64_t uses;	 /* L1 entries, of all L1 tables */
 	uint64_t active; /* of them, in the active one */
+	bool seen;	 /* its copied flags were checked */
 	uint64_t guest;	 /* what it maps begins here, where it was met first */
 	uint64_t bytes;	 /* of the disk, at the most, that it maps: the last one may map less than others */
+};
+
+/* A compressed stream that ends in the file's last sector. More of them than below do not fit there. */
+struct qcow2_tail {
+	uint64_t off;
+	bool cut;
 };
 
 /* A cluster that is a table, and something else too. */
@@ -69,8 +76,10 @@ struct qcow2_scan {
 	uint64_t in_tables;	       /* entries whose data lies where a table is */
 	uint64_t allocated, fragmented, compressed;
 	uint64_t image_end;
-	bool rebuild;			    /* refcounts cannot be mended in place */
-	bool lost;			    /* clusters may be in use by what cannot be followed */
+	bool rebuild; /* refcounts cannot be mended in place */
+	bool lost;    /* clusters may be in use by what cannot be followed */
+	struct qcow2_tail tails[64];
+	size_t ntails;
 	struct qcow2_overlap overlaps[256]; /* that many are enough to tell */
 	size_t noverlaps;
 	bool mixed;	    /* tables lie in each other: which of them is right? */
