@@ -943,12 +943,13 @@ static void scan_header(struct qcow2_scan *s)
 		qcow2_scan_say(s, "%s header: a raw data file, but no data file",
 			       qcow2_scan_verb(s));
 	}
-	if (!h->snapshots && !is_aligned_u64(h->snapshots_off, s->geometry.cluster_bytes)) {
+	if (!h->snapshots && (!is_aligned_u64(h->snapshots_off, s->geometry.cluster_bytes) ||
+			      h->snapshots_off > INT64_MAX)) {
 		s->corruptions++;
 		s->bad_header = true;
 		qcow2_scan_say(s,
 			       "%s header: snapshot table at offset 0x%" PRIx64
-			       ", which is not cluster aligned, and no snapshots",
+			       ", where none can be, and no snapshots",
 			       qcow2_scan_verb(s), h->snapshots_off);
 	}
 }
