@@ -185,9 +185,10 @@ static int check_not_cut(struct img *img, struct img_error *err)
 {
 	struct img_check quiet = { 0 };
 	bool suspect;
+	const struct qcow2 *q = img->state;
 	int rc = qcow2_counted_past_end(img, &suspect, err);
 
-	if (rc || !suspect)
+	if (rc || (!suspect && (!q->data_file || q->data_file->size >= img->size)))
 		return rc;
 	rc = qcow2_check_cut(img, &quiet, err);
 	return rc ? img_error_prefix(err, rc, "%s", img->name) : 0;

@@ -320,9 +320,9 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 			bad("%" PRIu64 " corruptions, %" PRIu64 " leaks after a repair of all",
 			    now.corruptions, now.leaks);
 		img = open_file(&f, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, NULL);
-		if (!img)
+		if (!img && !be32_load(f.bytes + QCOW2_OFF_CRYPT_METHOD))
 			bad("cannot be opened for writing after a repair of all");
-		else
+		if (img)
 			img_close(img, NULL);
 	}
 	if (!repair_rc) {
