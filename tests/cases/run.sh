@@ -22,7 +22,7 @@ find "$cases/images" "$cases/vmdk" "$cases/crash" -name '*.sh' | sort |
 for result in "$work"/*.code; do
 	[ -f "$result" ] || continue
 	what=$(basename "$result" .code)
-	said=$(tail -n 1 "${result%.code}.out")
+	said=$(grep -v ': line [0-9]*: .*Killed' "${result%.code}.out" | tail -n 1)
 	case $(cat "$result") in
 	0) pass "$what" ;;
 	77) skip "$what: $said" ;;
