@@ -285,6 +285,14 @@ static const char *driver_of(const struct img_node *node, struct img_error *err)
 	return NULL;
 }
 
+static bool is_item(const struct img_module *m, const char *key)
+{
+	for (const char *const *list = m->lists; list && *list; list++)
+		if (!strncmp(key, *list, strlen(*list)))
+			return true;
+	return false;
+}
+
 /* A module's options of a node. *out is the caller's to free. */
 static int module_options(const struct img_module *m, const struct img_node *node,
 			  struct img_options **out, struct img_error *err)
@@ -296,7 +304,7 @@ static int module_options(const struct img_module *m, const struct img_node *nod
 		const struct img_node_setting *s = &node->settings[i];
 		const struct img_option *row = m->options;
 
-		if (!strcmp(s->key, "driver") || find_key(any_node, s->key))
+		if (!strcmp(s->key, "driver") || find_key(any_node, s->key) || is_item(m, s->key))
 			continue;
 		while (row->name && strcmp(row->name, s->key) != 0)
 			row++;
@@ -310,12 +318,30 @@ static int module_options(const struct img_module *m, const struct img_node *nod
 	return rc;
 }
 
+/* The settings that belong to a module's lists. malloc'd; NULL: none, or (count) out of memory. */
+static struct img_module_item *module_items(const struct img_module *m, const struct img_node *node,
+					    size_t *count)
+{
+	struct img_module_item *items;
+
+	*count = 0;
+	for (size_t i = 0; i < node->count; i++)
+		*count += is_item(m, node->settings[i].key);
+	items = *count ? calloc(*count, sizeof(*items)) : NULL;
+	for (size_t i = 0, n = 0; items && i < node->count; i++)
+		if (is_item(m, node->settings[i].key))
+			items[n++] = (struct img_module_item){ node->settings[i].key,
+							       node->settings[i].value };
+	return items;
+}
+
 static int open_module(const struct img_module *m, const struct img_node *node,
 		       const struct opening *o, struct img_storage **out, struct img_error *err)
 {
 	const struct img_node *inner = node->child[IMG_NODE_IMAGE] ? node->child[IMG_NODE_IMAGE]
 								   : node->child[IMG_NODE_FILE];
 	struct img_module_opening opening = { .flags = o->flags, .secrets = o->secrets };
+	struct img_module_item *items = NULL;
 	struct img_options *options = NULL;
 	int rc;
 
@@ -327,13 +353,18 @@ static int open_module(const struct img_module *m, const struct img_node *node,
 	rc = module_options(m, node, &options, err);
 	if (rc)
 		return rc;
+	items = module_items(m, node, &opening.item_count);
+	opening.items = items;
 	opening.options = options;
-	if (inner)
+	if (opening.item_count && !items)
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	if (!rc && inner)
 		rc = open_node(inner, o, &opening.inner, err);
 	if (!rc)
 		rc = m->open(&opening, out, err);
 	if (rc && opening.inner)
 		img_storage_close(opening.inner);
+	free(items);
 	img_options_free(options);
 	return rc;
 }
@@ -418,8 +449,10 @@ char *img_node_identify(const struct img_node *node)
 	struct img_options *options = NULL;
 	char *identity = NULL;
 
-	if (is_plain(driver) && node->child[IMG_NODE_FILE])
+	if ((is_plain(driver) || (module && module->filter)) && node->child[IMG_NODE_FILE])
 		return img_node_identify(node->child[IMG_NODE_FILE]);
+	if (module && module->filter && node->child[IMG_NODE_IMAGE])
+		return img_node_identify(node->child[IMG_NODE_IMAGE]);
 	if (!module || !module->identify || module_options(module, node, &options, NULL))
 		return NULL;
 	identity = module->identify(options);

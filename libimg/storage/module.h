@@ -11,8 +11,15 @@
 
 struct img_secrets;
 
+/* A key that begins as one of the module's lists ("inject-error.0.event"), and its value. */
+struct img_module_item {
+	const char *key, *value;
+};
+
 struct img_module_opening {
-	const struct img_options *options; /* against the module's table */
+	const struct img_options *options;   /* against the module's table */
+	const struct img_module_item *items; /* in the order given */
+	size_t item_count;
 	unsigned flags;			   /* IMG_STORAGE_* */
 	struct img_storage *inner;	   /* of a filter: what it lies over */
 	const struct img_secrets *secrets; /* borrowed; NULL: none */
@@ -26,7 +33,8 @@ struct img_module {
 	const char *name;	    /* the value of "driver" */
 	const char *const *schemes; /* names "SCHEME:..." are its; NULL at the end; NULL: none */
 	const struct img_option *options;
-	bool filter; /* lies over another storage */
+	const char *const *lists; /* beginnings of further keys, with the dot; NULL at the end; NULL: none */
+	bool filter;		  /* lies over another storage */
 	/* Take a name apart, schemes[i] and all. -EINVAL, -ENOMEM. Not for modules without schemes. */
 	int (*parse_name)(const char *name, img_module_set_fn *set, void *user,
 			  struct img_error *err);
@@ -52,5 +60,6 @@ const struct img_module *img_module_of_name(const char *name, size_t len);
 extern const struct img_module img_module_file, img_module_host_device; /* module_file.c */
 extern const struct img_module img_module_null_co, img_module_null_aio; /* null.c */
 extern const struct img_module img_module_nbd;
+extern const struct img_module img_module_blkdebug;
 
 #endif

@@ -10,6 +10,7 @@ static const struct img_module *const modules[] = {
 	&img_module_null_co,
 	&img_module_null_aio,
 	&img_module_nbd,
+	&img_module_blkdebug,
 };
 
 const struct img_module *img_module_named(const char *name)
