@@ -334,6 +334,7 @@ const struct img_driver qcow2_driver = {
 	.last_use = qcow2_last_use,
 	.release = qcow2_release,
 	.grow = qcow2_grow,
+	.extend = qcow2_extend,
 	.resize = qcow2_resize,
 	.create_options = qcow2_create_options,
 	.create_check = qcow2_create_check,

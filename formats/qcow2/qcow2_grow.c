@@ -1,7 +1,7 @@
 /*
  * What needs the image quiet: growing what a write lacks (refcount blocks, an L2 table of its own),
- * and changing the disk's size. Blocking I/O; each step leaves the file sound at every point: what
- * is new is on disk and counted before anything names it, and is freed after nothing does.
+ * and growing the disk. Blocking I/O; each step leaves the file sound at every point: what is new
+ * is on disk and counted before anything names it, and is freed after nothing does.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,9 +22,8 @@ static int barrier(struct qcow2_refs *r, struct img_error *err)
 	return rc ? rc : qcow2_sync(r->img, err);
 }
 
-/* Read L1 entries [first, first + n) to out, in host order. */
-static int read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
-		   struct img_error *err)
+int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
+		  struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 	int rc = img_storage_read(img->file, q->header.l1_off + first * 8, out, (size_t)n * 8, err);
@@ -72,8 +71,7 @@ static int write_l1(struct img *img, uint64_t first, uint64_t n, const uint64_t 
 	return rc;
 }
 
-/* Give L1 entries [first, first + n) L2 tables of their own where they share them. */
-static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err)
+int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err)
 {
 	struct img *img = r->img;
 	const struct qcow2 *q = img->state;
@@ -83,7 +81,7 @@ static int own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct i
 	int rc = old && now && table ? 0 : qcow2_no_memory(img, err);
 
 	if (!rc)
-		rc = read_l1(img, first, n, old, err);
+		rc = qcow2_read_l1(img, first, n, old, err);
 	for (uint64_t i = 0; !rc && i < n; i++) {
 		now[i] = old[i];
 		if (!old[i] || old[i] & QCOW2_COPIED)
@@ -125,7 +123,7 @@ int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *er
 	uint64_t span = q->geometry.l2_span, first = off / span;
 	uint64_t n = min_u64((off + len - 1) / span - first + 1, TABLES_AT_ONCE);
 	struct qcow2_refs refs = { .img = img };
-	int rc = own_tables(&refs, first, n, err);
+	int rc = qcow2_own_tables(&refs, first, n, err);
 
 	if (!rc)
 		rc = qcow2_refs_make_room(&refs, err);
@@ -218,32 +216,14 @@ static int grow_l1(struct qcow2_refs *r, uint64_t size, struct img_error *err)
 	return entries * 8 <= room ? extend_l1(r->img, entries, err) : move_l1(r, entries, err);
 }
 
-static int write_size(struct img *img, uint64_t size, struct img_error *err)
-{
-	struct qcow2 *q = img->state;
-	uint8_t field[8];
-	int rc;
-
-	be64_store(field, size);
-	rc = qcow2_write_meta(img, QCOW2_OFF_SIZE, field, sizeof(field), err);
-	if (!rc)
-		rc = qcow2_sync(img, err);
-	if (rc)
-		return rc;
-	q->header.size = size;
-	img->size = size;
-	return 0;
-}
-
 /* ---- Filling the new part of a grown disk ---- */
 
 /*
- * The new part gets L2 entries: with clusters (preallocation), or that say zeroes where a backing
- * file would show through. All room is taken in one run: first the L2 tables, then the data.
+ * Preallocation: the new part, which reads as zeroes, gets clusters. All room is taken in one run:
+ * first the L2 tables, then the data.
  */
 struct filling {
 	struct qcow2_refs *refs;
-	bool allocate;
 	uint64_t from, to; /* clusters of the guest */
 	uint64_t *l1;	   /* entries of the tables that cover it */
 	uint64_t l1_first, tables;
@@ -305,7 +285,7 @@ static int count_filling(struct filling *f, uint8_t *table, struct img_error *er
 			f->new_data += is_empty(g, table + k * g->l2_entry_bytes, &e);
 	}
 	/* Those of a data file lie where the guest has them. */
-	if (!f->allocate || g->data_file)
+	if (g->data_file)
 		f->new_data = 0;
 	return 0;
 }
@@ -329,13 +309,12 @@ static int fill_table(struct filling *f, uint64_t i, uint8_t *table, struct img_
 
 		if (!is_empty(g, at, &e))
 			continue;
-		e = (struct qcow2_entry){ .kind = QCOW2_ZERO_PLAIN };
-		if (f->allocate) {
-			e.kind = QCOW2_NORMAL;
-			e.copied = true;
-			e.sub_alloc = g->extended ? UINT32_MAX : 0;
-			e.host_off = (g->data_file ? base + k : f->next_data++) * g->cluster_bytes;
-		}
+		e = (struct qcow2_entry){
+			.kind = QCOW2_NORMAL,
+			.copied = true,
+			.sub_alloc = g->extended ? UINT32_MAX : 0,
+			.host_off = (g->data_file ? base + k : f->next_data++) * g->cluster_bytes,
+		};
 		qcow2_encode_entry(g, &e, &word, &bitmap);
 		be64_store(at, word);
 		if (g->extended)
@@ -385,7 +364,7 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 		    struct img_error *err)
 {
 	struct img *img = f->refs->img;
-	int rc = read_l1(img, f->l1_first, f->tables, f->l1, err);
+	int rc = qcow2_read_l1(img, f->l1_first, f->tables, f->l1, err);
 
 	if (!rc)
 		rc = count_filling(f, table, err);
@@ -404,7 +383,7 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 	return rc ? rc : qcow2_list_tables(img, err);
 }
 
-/* Fill whole clusters of [from, to). how OFF: with zeroes that need no room. */
+/* Allocate the clusters of [from, to), of which a first one that is cut is not new. */
 static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_preallocate how,
 		    struct img_error *err)
 {
@@ -412,7 +391,6 @@ static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_p
 	const struct qcow2_geometry *g = &q->geometry;
 	struct filling f = {
 		.refs = r,
-		.allocate = how != IMG_PREALLOCATE_OFF,
 		.from = div_round_up_u64(from, g->cluster_bytes),
 		.to = div_round_up_u64(to, g->cluster_bytes),
 	};
@@ -423,7 +401,7 @@ static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_p
 		return 0;
 	f.l1_first = f.from / g->l2_entries;
 	f.tables = (f.to - 1) / g->l2_entries - f.l1_first + 1;
-	rc = own_tables(r, f.l1_first, 1, err); /* the others are past the old end */
+	rc = qcow2_own_tables(r, f.l1_first, f.tables, err);
 	if (rc)
 		return rc;
 	f.l1 = calloc(f.tables, 8);
@@ -434,200 +412,50 @@ static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_p
 	return rc;
 }
 
-static int resize_data_file(struct img *img, uint64_t size, enum img_preallocate how,
-			    struct img_error *err)
+/*
+ * What a data file holds past the old end is not the disk's. It must not be seen where the new part
+ * gets clusters, or in the data file itself if that is a raw disk.
+ */
+static int grow_data_file(struct img *img, uint64_t old, uint64_t size, enum img_preallocate how,
+			  struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
+	struct img_storage *data = q->data_file;
+	int rc = 0;
 
-	if (!q->data_file || q->data_file->device)
+	if (!data || (!q->raw_data_file && how == IMG_PREALLOCATE_OFF))
 		return 0;
-	if (!q->raw_data_file && (how == IMG_PREALLOCATE_OFF || size < q->data_file->size))
-		return 0;
-	return img_storage_resize(q->data_file, size, for_storage(how), err);
+	if (data->size > old)
+		rc = img_storage_zero(data, old, min_u64(data->size, size) - old, err);
+	if (!rc && data->size < size)
+		rc = img_storage_resize(data, size, for_storage(how), err);
+	if (!rc && !img->unsafe)
+		rc = img_storage_sync(data, err);
+	return rc;
 }
 
-static int grow_size(struct qcow2_refs *r, uint64_t size, enum img_preallocate how,
-		     struct img_error *err)
+/* ---- Changing the size ---- */
+
+int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err)
 {
-	struct img *img = r->img;
-	const struct qcow2 *q = img->state;
-	uint64_t old = img->size;
-	/* An unknown backing file may be of any length. */
-	uint64_t seen = img->parent ? img->parent->size : img->backing_name ? UINT64_MAX
-									    : 0;
+	struct qcow2 *q = img->state;
+	uint8_t field[8];
 	int rc;
 
-	seen = min_u64(seen, size);
-	rc = grow_l1(r, size, err);
+	be64_store(field, size);
+	rc = qcow2_write_meta(img, QCOW2_OFF_SIZE, field, sizeof(field), err);
 	if (!rc)
-		rc = resize_data_file(img, size, how, err);
-	if (!rc && how != IMG_PREALLOCATE_OFF)
-		rc = fill_new(r, old, size, how, err);
-	else if (!rc && seen > old && q->header.version >= 3)
-		rc = fill_new(r, old, seen, how, err);
-	/* The rest of the old last cluster is cleared by who called for the resize. */
-	return rc ? rc : write_size(img, size, err);
-}
-
-/* ---- Shrinking ---- */
-
-/* A table named twice would be freed twice. */
-static int check_distinct(struct img *img, struct img_error *err)
-{
-	const struct qcow2 *q = img->state;
-
-	for (size_t i = 1; i < q->ntables; i++)
-		if (q->tables[i] == q->tables[i - 1])
-			return img_fail(err, -EUCLEAN,
-					"%s: two L1 entries name the L2 table at offset %" PRIu64,
-					img->name, q->tables[i]);
+		rc = qcow2_sync(img, err);
+	if (rc)
+		return rc;
+	q->header.size = size;
+	img->size = size;
 	return 0;
 }
 
-/* One use less of everything that entries [start, end) of an L2 table occupy. */
-static int free_entries(struct qcow2_refs *r, const uint8_t *table, uint64_t start,
-			struct img_error *err)
-{
-	const struct qcow2 *q = r->img->state;
-	const struct qcow2_geometry *g = &q->geometry;
-	int rc = 0;
-
-	for (uint64_t k = start; !rc && !g->data_file && k < g->l2_entries; k++) {
-		const uint8_t *at = table + k * g->l2_entry_bytes;
-		struct qcow2_entry e;
-		uint64_t bytes;
-
-		/* What is unsound, or would free metadata, is left to a check. */
-		if (qcow2_decode_entry(g, be64_load(at), g->extended ? be64_load(at + 8) : 0, &e) &
-			    QCOW2_BAD ||
-		    (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
-			continue;
-		bytes = e.kind == QCOW2_COMPRESSED ? e.stored_bytes : g->cluster_bytes;
-		if (!qcow2_metadata_at(q, e.host_off, bytes))
-			rc = qcow2_refs_unuse(r, e.host_off, bytes, err);
-	}
-	return rc;
-}
-
-/* Cut the file after its last cluster in use. */
-static int cut_file(struct qcow2_refs *r, struct img_error *err)
-{
-	struct img *img = r->img;
-	const struct qcow2 *q = img->state;
-	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t end = min_u64(div_round_up_u64(img->file->size, g->cluster_bytes),
-			       q->reftable_entries * g->block_entries);
-
-	while (end) {
-		uint64_t count;
-		int rc;
-
-		if (!q->reftable[(end - 1) / g->block_entries]) {
-			end = align_down_u64(end - 1, g->block_entries);
-			continue;
-		}
-		rc = qcow2_refs_get(r, end - 1, &count, err);
-		if (rc)
-			return rc;
-		if (count)
-			break;
-		end--;
-	}
-	if (!end || img->file->device || end * g->cluster_bytes >= img->file->size)
-		return 0;
-	return img_storage_resize(img->file, end * g->cluster_bytes, IMG_PREALLOCATE_OFF, err);
-}
-
-/* Take the entries past the new end out of the L2 table that is cut in two. */
-static int cut_table(struct img *img, uint64_t l1_entry, uint64_t start, uint8_t *table,
-		     struct img_error *err)
+static int may_resize(const struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t off = l1_entry & QCOW2_OFFSET_MASK, at = start * g->l2_entry_bytes;
-	uint8_t *zeroes = calloc(1, g->cluster_bytes);
-	int rc = zeroes ? 0 : qcow2_no_memory(img, err);
-
-	if (!rc)
-		rc = img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err);
-	if (!rc)
-		rc = qcow2_write_meta(img, off + at, zeroes, (size_t)(g->cluster_bytes - at), err);
-	free(zeroes);
-	return rc;
-}
-
-static int shrink_tables(struct qcow2_refs *r, uint64_t size, uint64_t *l1, uint8_t *table,
-			 uint8_t *cut, struct img_error *err)
-{
-	struct img *img = r->img;
-	const struct qcow2 *q = img->state;
-	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t dead = qcow2_l1_needed(g, size), n = q->header.l1_entries;
-	uint64_t start = div_round_up_u64(size % g->l2_span, g->cluster_bytes);
-	bool cuts = size % g->l2_span && start < g->l2_entries;
-	int rc = 0;
-
-	if (cuts)
-		rc = own_tables(r, dead - 1, 1, err);
-	if (!rc)
-		rc = read_l1(img, 0, n, l1, err);
-	if (!rc)
-		rc = check_distinct(img, err);
-	cuts = cuts && l1[dead - 1];
-	if (!rc && cuts)
-		rc = cut_table(img, l1[dead - 1], start, cut, err);
-	if (!rc && dead < n) {
-		uint64_t *zeroes = calloc(n - dead, 8);
-
-		rc = zeroes ? write_l1(img, dead, n - dead, zeroes, err)
-			    : qcow2_no_memory(img, err);
-		free(zeroes);
-	}
-	if (!rc)
-		rc = qcow2_sync(img, err);
-	if (!rc)
-		rc = write_size(img, size, err);
-	if (!rc)
-		rc = qcow2_list_tables(img, err);
-	if (!rc && cuts)
-		rc = free_entries(r, cut, start, err);
-	for (uint64_t i = dead; !rc && i < n; i++) {
-		uint64_t off = l1[i] & QCOW2_OFFSET_MASK;
-
-		if (!off)
-			continue;
-		rc = img_storage_read(img->file, off, table, (size_t)g->cluster_bytes, err);
-		if (!rc)
-			rc = free_entries(r, table, 0, err);
-		if (!rc)
-			rc = qcow2_refs_unuse(r, off, g->cluster_bytes, err);
-	}
-	return rc ? rc : qcow2_refs_flush(r, err);
-}
-
-static int shrink_size(struct qcow2_refs *r, uint64_t size, struct img_error *err)
-{
-	struct img *img = r->img;
-	const struct qcow2 *q = img->state;
-	uint64_t *l1 = calloc((size_t)q->header.l1_entries + 1, 8);
-	uint8_t *table = malloc(q->geometry.cluster_bytes);
-	uint8_t *cut = malloc(q->geometry.cluster_bytes);
-	int rc = l1 && table && cut ? shrink_tables(r, size, l1, table, cut, err)
-				    : qcow2_no_memory(img, err);
-
-	free(cut);
-	free(table);
-	free(l1);
-	if (!rc)
-		rc = resize_data_file(img, size, IMG_PREALLOCATE_OFF, err);
-	return rc ? rc : cut_file(r, err);
-}
-
-int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
-{
-	const struct qcow2 *q = img->state;
-	struct qcow2_refs refs = { .img = img };
-	int rc = 0;
 
 	if (!q->reftable)
 		return img_fail(err, -EINVAL,
@@ -637,14 +465,46 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 		return img_fail(err, -ENOTSUP,
 				"%s: Can't resize a version 2 image which has snapshots",
 				img->name);
-	if (size < img->size && how != IMG_PREALLOCATE_OFF)
+	return 0;
+}
+
+int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
+{
+	struct qcow2_refs refs = { .img = img };
+	int rc = may_resize(img, err);
+
+	if (!rc)
+		rc = grow_l1(&refs, size, err);
+	if (!rc)
+		rc = qcow2_refs_flush(&refs, err);
+	qcow2_refs_end(&refs);
+	if (!rc)
+		img->size = size;
+	return rc;
+}
+
+int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	struct qcow2_refs refs = { .img = img };
+	uint64_t old = align_down_u64(q->header.size, 512);
+	int rc = may_resize(img, err);
+
+	if (rc)
+		return rc;
+	if (size <= old && how != IMG_PREALLOCATE_OFF)
 		return img_fail(err, -EINVAL,
 				"%s: Preallocation can't be used for shrinking an image",
 				img->name);
-	if (size > img->size)
-		rc = grow_size(&refs, size, how, err);
-	else if (size < img->size)
-		rc = shrink_size(&refs, size, err);
+	if (size > old) {
+		rc = grow_data_file(img, old, size, how, err);
+		if (!rc && how != IMG_PREALLOCATE_OFF)
+			rc = fill_new(&refs, old, size, how, err);
+		if (!rc)
+			rc = qcow2_write_size(img, size, err);
+	} else if (size < img->size) {
+		rc = qcow2_shrink(&refs, size, err);
+	}
 	if (!rc)
 		rc = qcow2_refs_flush(&refs, err);
 	qcow2_refs_end(&refs);

@@ -221,7 +221,21 @@ int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t le
 /* ---- qcow2_grow.c ---- */
 
 int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
+int qcow2_extend(struct img *img, uint64_t size, struct img_error *err);
 int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
+
+/* Read L1 entries [first, first + n) to out, in host order. */
+int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
+		  struct img_error *err);
+/* Give L1 entries [first, first + n) L2 tables of their own where they share them. */
+int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err);
+/* Write the disk's size to the header, durably, and to img. */
+int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err);
+
+/* ---- qcow2_shrink.c ---- */
+
+/* Cut the disk to size; also what extend() made beyond it. */
+int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

@@ -459,7 +459,15 @@ struct img_driver {
 	int (*journal)(struct img *img, const struct img_meta_write *writes, size_t n,
 		       struct img_error *err);
 
-	/* Blocking, image quiet. Sets img->size. */
+	/*
+	 * Before a disk grows, in formats that could show something else than zeroes in its new part
+	 * (a backing file, what was there before the disk was made smaller). Blocking, image quiet.
+	 * Have tables that reach that far and set img->size, but not the size that the file tells.
+	 * The new part is then cleared by requests, and resize() called, or called with the old
+	 * size, which takes back what was made beyond it.
+	 */
+	int (*extend)(struct img *img, uint64_t size, struct img_error *err);
+	/* Blocking, image quiet. Sets img->size; the file's own as the last step of growing. */
 	int (*resize)(struct img *img, uint64_t size, enum img_preallocate how,
 		      struct img_error *err);
 

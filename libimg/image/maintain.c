@@ -11,31 +11,71 @@
 #include "libimg/image/place.h"
 
 /*
- * A disk that grew reads as zeroes in its new part. Two things could show there instead: what the
- * last unit still holds beyond the old end, from before the disk was made smaller; and the backing
- * file, if it reaches further than the old end.
+ * What a disk that grows would show in its new part is not always zeroes: the backing file, if it
+ * reaches further than the old end; what the last unit still holds beyond the old end, from before
+ * the disk was made smaller; what was cut off, if the power went before its tables did.
  */
 static int clear_new_part(struct img *img, uint64_t from, struct img_error *err)
 {
-	uint64_t unit_end = min_u64(round_up_u64(from, img->unit_bytes), img->size);
-	struct img_map_entry e = { 0 };
-	int rc;
+	uint64_t len;
+	int rc = 0;
 
-	if (img->parent && img->parent->size > from)
-		return img_zero(img, from, min_u64(img->size, img->parent->size) - from, err);
-	if (unit_end == from)
-		return 0;
-	rc = img_map(img, from, unit_end - from, false, &e, err);
-	if (rc || !e.present || e.zero)
+	for (uint64_t off = from; !rc && off < img->size; off += len) {
+		struct img_extent e;
+
+		rc = img_engine_map(img, off, img->size - off, &e, err);
+		if (rc)
+			return rc;
+		len = e.length;
+		if (e.kind == IMG_BACKING && img->parent && img->parent->size > off)
+			len = min_u64(len, img->parent->size - off);
+		else if (e.kind == IMG_BACKING || e.kind == IMG_ZERO)
+			continue;
+		rc = img_zero(img, off, len, err);
+	}
+	return rc;
+}
+
+static int extend_quiet(struct img *img, uint64_t size, struct img_error *err)
+{
+	int rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+
+	if (rc)
 		return rc;
-	return img_zero(img, from, unit_end - from, err);
+	rc = img->driver->extend(img, size, err);
+	img_engine_resume(img);
+	return rc;
+}
+
+static int resize_quiet(struct img *img, uint64_t size, enum img_preallocate how,
+			struct img_error *err)
+{
+	int rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+
+	if (rc)
+		return rc;
+	rc = img->driver->resize(img, size, how, err);
+	img_engine_resume(img);
+	return rc;
+}
+
+/* The file tells the new size only when the new part is durably zeroes. */
+static int grow(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
+{
+	uint64_t before = img->size;
+	int rc = extend_quiet(img, size, err);
+
+	if (!rc)
+		rc = clear_new_part(img, before, err);
+	if (!rc)
+		rc = resize_quiet(img, size, how, err);
+	if (rc && img->size != before && resize_quiet(img, before, IMG_PREALLOCATE_OFF, NULL))
+		img->size = before;
+	return rc;
 }
 
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
 {
-	uint64_t before = img->size;
-	int rc;
-
 	if (!img->driver->resize)
 		return img_fail(err, -ENOTSUP, "Image format driver does not support resize");
 	if (!img->writable)
@@ -52,19 +92,14 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
 	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
-	if (size > before && img->backing_name && *img->backing_name && !img->parent)
+	if (size > img->size && img->backing_name && *img->backing_name && !img->parent)
 		return img_fail(err, -EINVAL,
 				"%s: its backing file is not open, so the new part "
 				"cannot be kept clear of it",
 				img->name);
-	rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
-	if (rc)
-		return rc;
-	rc = img->driver->resize(img, size, (enum img_preallocate)preallocation, err);
-	img_engine_resume(img);
-	if (!rc && img->size > before && !(img->driver->features & IMG_DRIVER_PLAIN))
-		rc = clear_new_part(img, before, err);
-	return rc;
+	if (size > img->size && img->driver->extend)
+		return grow(img, size, (enum img_preallocate)preallocation, err);
+	return resize_quiet(img, size, (enum img_preallocate)preallocation, err);
 }
 
 /* The caller's say(), behind the driver's. */

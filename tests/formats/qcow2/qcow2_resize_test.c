@@ -1,9 +1,10 @@
 /*
  * Power cuts while a disk changes its size: every write, sync and change of the file's length is
  * recorded; then each state that a cut could have left (any subset of the writes since the last
- * sync) must have no corruption, one of the two sizes, and the data that both have.
+ * sync) must have no corruption, and be the old disk, or the new one: what both have, then zeroes.
  */
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
 #include "libimg/image/place.h"
 #include "tests/formats/qcow2/bench.h"
 
@@ -11,8 +12,8 @@ enum { SUBSETS = 6,
        MAX_FILE = 64 << 20 };
 
 struct bytes {
-	uint8_t *at;
-	uint64_t len;
+	uint8_t *at;	    /* MAX_FILE bytes, zeroes from len on */
+	uint64_t len, most; /* most: of len, ever */
 };
 
 static struct bytes load(const char *path)
@@ -22,7 +23,7 @@ static struct bytes load(const char *path)
 	int fd = open(path, O_RDONLY);
 
 	cr_assert(fd >= 0 && !fstat(fd, &st));
-	b.len = (uint64_t)st.st_size;
+	b.len = b.most = (uint64_t)st.st_size;
 	b.at = calloc(1, MAX_FILE);
 	cr_assert(b.at && pread(fd, b.at, b.len, 0) == (ssize_t)b.len);
 	close(fd);
@@ -36,6 +37,15 @@ static struct img_storage *storage_of(const struct bytes *b)
 	cr_assert_eq(img_storage_memory("image", b->len, MAX_FILE, &s), 0);
 	cr_assert_eq(img_storage_write(s, 0, b->at, b->len, NULL), 0);
 	return s;
+}
+
+static void copy(struct bytes *to, const struct bytes *from)
+{
+	memcpy(to->at, from->at, from->len);
+	if (to->most > from->len)
+		memset(to->at + from->len, 0, to->most - from->len);
+	to->len = from->len;
+	to->most = max_u64(to->most, from->len);
 }
 
 static void apply(struct bytes *b, const struct img_record_entry *e)
@@ -62,6 +72,7 @@ static void apply(struct bytes *b, const struct img_record_entry *e)
 	case IMG_RECORD_SYNC:
 		break;
 	}
+	b->most = max_u64(b->most, b->len);
 }
 
 static void say(void *user, const char *line)
@@ -70,7 +81,10 @@ static void say(void *user, const char *line)
 	fprintf(stderr, "      %s\n", line);
 }
 
-/* A state must be sound, of one of the sizes, with the model's data, and zeroes after it. */
+/*
+ * A state must be sound, of one of the sizes, with the model's data, and zeroes after it: also in
+ * the first of what a disk that became smaller shows when it grows again.
+ */
 static void examine(const struct bench *b, const struct bytes *state, uint64_t new_size)
 {
 	struct img_open_options options = { .format = "qcow2", .flags = IMG_OPEN_CHECK };
@@ -79,7 +93,7 @@ static void examine(const struct bench *b, const struct bytes *state, uint64_t n
 	struct img *img = NULL;
 	uint64_t size, kept;
 	uint8_t *bytes;
-	int rc = img_open_storage(storage_of(state), "image", &options, &img, err);
+	int rc = img_open_storage(storage_of(state), b->image, &options, &img, err);
 
 	cr_assert_eq(rc, 0, "%s", img_error_text(err));
 	rc = img_check(img, 0, NULL, NULL, &result, err);
@@ -92,7 +106,7 @@ static void examine(const struct bench *b, const struct bytes *state, uint64_t n
 	bytes = malloc(size);
 	rc = img_read(img, 0, bytes, size, err);
 	cr_assert_eq(rc, 0, "%s", img_error_text(err));
-	kept = min_u64(b->size, new_size);
+	kept = min_u64(b->size, size);
 	cr_assert(!memcmp(bytes, b->model, kept), "kept data differs");
 	for (uint64_t i = b->size; i < size; i++)
 		cr_assert_eq(bytes[i], 0, "the new part shows something at %" PRIu64, i);
@@ -105,10 +119,10 @@ static void examine(const struct bench *b, const struct bytes *state, uint64_t n
 static void examine_cuts(struct bench *b, const struct bytes *before, const struct img_record *r,
 			 uint64_t new_size)
 {
-	struct bytes durable = { malloc(MAX_FILE), before->len }, state = { malloc(MAX_FILE), 0 };
+	struct bytes durable = { .at = calloc(1, MAX_FILE) }, state = { .at = calloc(1, MAX_FILE) };
 	size_t n = img_record_count(r), sync = 0;
 
-	memcpy(durable.at, before->at, MAX_FILE);
+	copy(&durable, before);
 	for (size_t cut = 0; cut <= n; cut++) {
 		bool synced = cut == n || img_record_at(r, cut)->kind == IMG_RECORD_SYNC;
 
@@ -118,8 +132,7 @@ static void examine_cuts(struct bench *b, const struct bytes *before, const stru
 
 			if (k && !synced)
 				break;
-			memcpy(state.at, durable.at, MAX_FILE);
-			state.len = durable.len;
+			copy(&state, &durable);
 			for (size_t i = sync; i < cut; i++)
 				if (!k || mask >> (i - sync) % 64 & 1)
 					apply(&state, img_record_at(r, i));
@@ -134,8 +147,61 @@ static void examine_cuts(struct bench *b, const struct bytes *before, const stru
 	free(state.at);
 }
 
-static void cut_resize(const char *options, uint64_t size, uint64_t new_size, int how,
-		       bool snapshot)
+enum { FILL = 1,	    /* all of the disk has data */
+       COMPRESS = 2,	    /* compressed */
+       BACKING = 4,	    /* of 1 MiB */
+       SNAPSHOT = 8,	    /* which shares all clusters */
+       SNAPSHOT_FIRST = 16, /* before the disk is made smaller */
+       HEADER_ONLY = 32 };  /* the disk is made smaller in the header alone, as by a power cut */
+
+static void name_size(const char *path, uint64_t size)
+{
+	uint8_t field[8];
+	int fd = open(path, O_WRONLY);
+
+	be64_store(field, size);
+	cr_assert(fd >= 0 && pwrite(fd, field, 8, 24) == 8);
+	close(fd);
+}
+
+/* A disk of size bytes; before the resize that is tried it is cut to cut bytes. */
+static void prepare(struct bench *b, const char *options, uint64_t size, uint64_t cut, unsigned how)
+{
+	struct bytes model;
+
+	if (how & BACKING) {
+		run(b, "yes content-of-the-base | head -c 1M | dd of=base.raw");
+		run(b, "qemu-img create -f qcow2 -o %s -b base.raw -F raw image.qcow2 %" PRIu64,
+		    options, size);
+	} else {
+		run(b, "qemu-img create -f qcow2 -o %s image.qcow2 %" PRIu64, options, size);
+	}
+	if (how & COMPRESS) {
+		run(b, "yes compressed | head -c %" PRIu64 " | dd of=full.raw", size);
+		run(b, "qemu-img convert -n -c -O qcow2 -f raw full.raw image.qcow2");
+	} else if (how & FILL) {
+		run(b, "qemu-io -f qcow2 -c 'write -P 0x5e 0 %" PRIu64 "' image.qcow2", size);
+	}
+	if (!(how & COMPRESS) && size >= 256 << 10)
+		run(b, "qemu-io -f qcow2 -c 'write -P 7 0 100k' -c 'write -P 8 200k 56k' "
+		       "image.qcow2");
+	if (how & SNAPSHOT_FIRST)
+		run(b, "qemu-img snapshot -c one image.qcow2");
+	if (cut < size && how & HEADER_ONLY)
+		name_size(b->image, cut);
+	else if (cut < size)
+		run(b, "qemu-img resize --shrink -f qcow2 image.qcow2 %" PRIu64, cut);
+	if (how & SNAPSHOT)
+		run(b, "qemu-img snapshot -c one image.qcow2");
+	run(b, "qemu-img convert -f qcow2 -O raw image.qcow2 model.raw");
+	model = load(b->model_file);
+	cr_assert_eq(model.len, cut);
+	memcpy(b->model, model.at, cut);
+	free(model.at);
+}
+
+static void cut_resize(const char *options, uint64_t size, uint64_t cut, uint64_t new_size, int how,
+		       unsigned made)
 {
 	struct img_open_options writing = { .format = "qcow2", .flags = IMG_OPEN_WRITE };
 	struct img_error *err = img_error_new();
@@ -148,16 +214,11 @@ static void cut_resize(const char *options, uint64_t size, uint64_t new_size, in
 
 	if (!have_qemu())
 		return;
-	start(&b, size + new_size, size);
-	run(&b, "qemu-img create -f qcow2 -o %s image.qcow2 %" PRIu64, options, size);
-	run(&b, "qemu-io -f qcow2 -c 'write -P 7 0 100k' -c 'write -P 8 200k 56k' image.qcow2");
-	memset(b.model, 7, 100 << 10);
-	memset(b.model + (200 << 10), 8, 56 << 10);
-	if (snapshot)
-		run(&b, "qemu-img snapshot -c one image.qcow2");
+	start(&b, size + cut + new_size + made, cut);
+	prepare(&b, options, size, cut, made);
 	before = load(b.image);
 	cr_assert_eq(img_storage_record(storage_of(&before), record, &s), 0);
-	rc = img_open_storage(s, "image", &writing, &img, err);
+	rc = img_open_storage(s, b.image, &writing, &img, err);
 	cr_assert_eq(rc, 0, "%s", img_error_text(err));
 	rc = img_resize(img, new_size, how, err);
 	cr_assert_eq(rc, 0, "%s", img_error_text(err));
@@ -174,26 +235,86 @@ static void cut_resize(const char *options, uint64_t size, uint64_t new_size, in
 enum { KIB = 1024,
        MIB = 1 << 20 };
 
-#define CUT(name, ...) \
+#define CUT(name, options, size, new_size, how, made) \
 	Test(qcow2_resize, name) \
 	{ \
-		cut_resize(__VA_ARGS__); \
+		cut_resize(options, size, size, new_size, how, made); \
 	}
 
-CUT(grow, "cluster_size=4k", 256 * KIB, 2 * MIB, IMG_PREALLOC_OFF, false)
-CUT(grow_moves_l1, "cluster_size=512", 512 * KIB, 8 * MIB, IMG_PREALLOC_OFF, false)
+CUT(grow, "cluster_size=4k", 256 * KIB, 2 * MIB, IMG_PREALLOC_OFF, 0)
+CUT(grow_moves_l1, "cluster_size=512", 512 * KIB, 8 * MIB, IMG_PREALLOC_OFF, 0)
 CUT(grow_moves_l1_rc64, "cluster_size=512,refcount_bits=64", 512 * KIB, 8 * MIB, IMG_PREALLOC_OFF,
-    true)
-CUT(grow_metadata, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, false)
-CUT(grow_metadata_small, "cluster_size=512", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, true)
+    SNAPSHOT)
+CUT(grow_metadata, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, 0)
+CUT(grow_metadata_small, "cluster_size=512", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, SNAPSHOT)
 CUT(grow_metadata_rc64, "cluster_size=512,refcount_bits=64", 256 * KIB, 1 * MIB,
-    IMG_PREALLOC_METADATA, false)
-CUT(grow_falloc, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC, false)
-CUT(grow_full, "cluster_size=4k,extended_l2=off", 256 * KIB, 1 * MIB, IMG_PREALLOC_FULL, true)
-CUT(grow_extended, "cluster_size=16k,extended_l2=on", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC,
-    false)
-CUT(shrink, "cluster_size=4k", 1 * MIB, 64 * KIB, IMG_PREALLOC_OFF, false)
-CUT(shrink_small, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, false)
-CUT(shrink_shared, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, true)
-CUT(shrink_rc1, "cluster_size=512,refcount_bits=1", 1 * MIB, 33 * KIB, IMG_PREALLOC_OFF, false)
-CUT(shrink_version_2, "compat=0.10,cluster_size=4k", 1 * MIB, 32 * KIB, IMG_PREALLOC_OFF, false)
+    IMG_PREALLOC_METADATA, 0)
+CUT(grow_falloc, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC, 0)
+CUT(grow_full, "cluster_size=4k,extended_l2=off", 256 * KIB, 1 * MIB, IMG_PREALLOC_FULL, SNAPSHOT)
+CUT(grow_extended, "cluster_size=16k,extended_l2=on", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC, 0)
+CUT(shrink, "cluster_size=4k", 1 * MIB, 64 * KIB, IMG_PREALLOC_OFF, 0)
+CUT(shrink_small, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, 0)
+CUT(shrink_shared, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, SNAPSHOT)
+CUT(shrink_rc1, "cluster_size=512,refcount_bits=1", 1 * MIB, 33 * KIB, IMG_PREALLOC_OFF, 0)
+CUT(shrink_version_2, "compat=0.10,cluster_size=4k", 1 * MIB, 32 * KIB, IMG_PREALLOC_OFF, 0)
+CUT(shrink_filled, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, FILL)
+CUT(shrink_over_a_base, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, FILL | BACKING)
+CUT(shrink_compressed, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, COMPRESS)
+CUT(shrink_many_blocks, "cluster_size=512,refcount_bits=64", 512 * KIB, 4 * KIB, IMG_PREALLOC_OFF,
+    FILL)
+
+/* What was cut off before does not come back. */
+#define AGAIN(name, options, size, cut, new_size, how, made) \
+	Test(qcow2_resize, again_##name) \
+	{ \
+		cut_resize(options, size, cut, new_size, how, made); \
+	}
+
+AGAIN(plain, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF, FILL)
+AGAIN(within_a_cluster, "cluster_size=64k", 320 * KIB, 270 * KIB, 300 * KIB, IMG_PREALLOC_OFF, FILL)
+AGAIN(version_2, "compat=0.10,cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+      FILL)
+AGAIN(extended, "cluster_size=64k,extended_l2=on", 320 * KIB, 271 * KIB, 512 * KIB,
+      IMG_PREALLOC_OFF, FILL)
+AGAIN(compressed, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF, COMPRESS)
+AGAIN(compressed_zstd, "cluster_size=64k,compression_type=zstd", 320 * KIB, 270 * KIB, 512 * KIB,
+      IMG_PREALLOC_METADATA, COMPRESS)
+AGAIN(shared, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+      FILL | SNAPSHOT_FIRST)
+AGAIN(shared_cut, "cluster_size=4k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+      FILL | SNAPSHOT)
+AGAIN(metadata, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_METADATA, FILL)
+AGAIN(falloc, "cluster_size=16k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_FALLOC, FILL)
+AGAIN(full, "cluster_size=16k,extended_l2=on", 320 * KIB, 271 * KIB, 512 * KIB, IMG_PREALLOC_FULL,
+      FILL)
+AGAIN(big_clusters, "cluster_size=2M", 4 * MIB, 3 * MIB + 512, 9 * MIB, IMG_PREALLOC_OFF, FILL)
+AGAIN(tables_left, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOC_OFF,
+      FILL | HEADER_ONLY)
+AGAIN(tables_left_small, "cluster_size=512", 512 * KIB, 33 * KIB, 300 * KIB, IMG_PREALLOC_OFF,
+      FILL | HEADER_ONLY)
+AGAIN(tables_left_shared, "cluster_size=512", 512 * KIB, 33 * KIB, 600 * KIB, IMG_PREALLOC_METADATA,
+      FILL | HEADER_ONLY | SNAPSHOT_FIRST)
+AGAIN(tables_left_over_a_base, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOC_OFF,
+      FILL | HEADER_ONLY | BACKING)
+AGAIN(over_a_base, "cluster_size=64k", 320 * KIB, 270 * KIB, 2 * MIB, IMG_PREALLOC_OFF,
+      FILL | BACKING)
+
+/* What the backing file has beyond the old end does not show. */
+#define OVER(name, options, size, new_size, how) \
+	Test(qcow2_resize, over_##name) \
+	{ \
+		cut_resize(options, size, size, new_size, how, BACKING); \
+	}
+
+OVER(whole, "cluster_size=64k", 192 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
+OVER(odd, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
+OVER(odd_less_than_the_base, "cluster_size=64k", 193 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
+OVER(odd_within_a_cluster, "cluster_size=64k", 193 * KIB, 210 * KIB, IMG_PREALLOC_OFF)
+OVER(version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
+OVER(version_2_small, "compat=0.10,cluster_size=512", 193 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
+OVER(extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
+OVER(extended_used, "cluster_size=16k,extended_l2=on", 257 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
+OVER(small, "cluster_size=512", 193 * KIB + 512, 2 * MIB, IMG_PREALLOC_OFF)
+OVER(metadata, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_METADATA)
+OVER(metadata_version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_METADATA)
+OVER(falloc_extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOC_FALLOC)

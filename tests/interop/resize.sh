@@ -1,0 +1,66 @@
+# The room that a disk leaves when it is made smaller: as little as qemu-img's. Sourced by run.sh.
+
+# shrunk CLUSTER NEW-SIZE TOOL: shrink a copy of image.qcow2; prints the clusters of its length, the
+# 8 KiB that it occupies, and the same of a data file (bytes).
+shrunk() {
+	rm -f t.qcow2 data.raw
+	cp --sparse=always image.qcow2 t.qcow2
+	[ ! -f kept.raw ] || cp --sparse=always kept.raw data.raw
+	"$3" resize -q --shrink -f qcow2 t.qcow2 "$2" >/dev/null || return
+	echo $((($(stat -c %s t.qcow2) + $1 - 1) / $1)) $(($(stat -c %b t.qcow2) / 16))
+	[ ! -f data.raw ] || echo "$(stat -c %s data.raw) $(($(stat -c %b data.raw) / 16))"
+}
+
+# no_more THEIRS OURS: lists of numbers, of which none of ours is larger.
+no_more() {
+	echo "qemu-img: $1, here: $2"
+	for number in $2; do
+		[ "$number" -le "${1%% *}" ] || return
+		set -- "${1#* }"
+	done
+}
+
+# shrinks NAME CLUSTER SIZE NEW-SIZE OPTIONS [QEMU-IO-COMMAND...]
+shrinks() {
+	name="shrink $1" cluster=$2 size=$3 to=$4 options=$5
+	shift 5
+	rm -f image.qcow2 data.raw kept.raw
+	qemu-img create -q -f qcow2 -o "cluster_size=$cluster,$options" image.qcow2 "$size" || {
+		skip "$name: qemu-img does not make it"
+		return
+	}
+	for command; do
+		case $command in
+		snapshot) qemu-img snapshot -c one image.qcow2 ;;
+		*) qemu-io -f qcow2 -c "$command" image.qcow2 >/dev/null ;;
+		esac
+	done
+	[ ! -f data.raw ] || cp --sparse=always data.raw kept.raw
+	theirs=$(shrunk "$cluster" "$to" qemu-img)
+	qemu-img convert -f qcow2 -O raw t.qcow2 theirs.raw
+	ours=$(shrunk "$cluster" "$to" "$imgtool")
+	# shellcheck disable=SC2086 # one line of each is wanted
+	try "$name: no more room than qemu-img leaves" no_more "$(echo $theirs)" "$(echo $ours)"
+	try "$name: qemu-img compare" qemu-img compare -q -f qcow2 -F raw t.qcow2 theirs.raw
+	sound "$name" qcow2 t.qcow2
+}
+
+mib=1048576
+for cluster in 512 4096 65536 $mib 2097152; do
+	shrinks "$cluster" $cluster $((15 * mib)) $((5 * mib + 512)) compat=1.1 "write -P 1 0 15M"
+	shrinks "$cluster, version 2" $cluster $((15 * mib)) $((5 * mib)) compat=0.10 "write -P 1 0 15M"
+	shrinks "$cluster, to one sector" $cluster $((9 * mib)) 512 preallocation=falloc "write -P 1 4M 2M"
+	shrinks "$cluster, a snapshot" $cluster $((9 * mib)) $mib compat=1.1 "write -P 1 0 3M" snapshot \
+		"write -P 2 2M 5M"
+	shrinks "$cluster, refcounts of 64 bits" $cluster $((9 * mib)) $((mib + 4096)) refcount_bits=64 \
+		"write -P 1 0 9M"
+	shrinks "$cluster, refcounts of 1 bit" $cluster $((9 * mib)) $((mib + 4096)) refcount_bits=1 \
+		"write -P 1 8M 1M" "write -P 1 0 2M"
+	shrinks "$cluster, a data file" $cluster $((9 * mib)) $((2 * mib)) data_file=data.raw "write -P 1 0 9M"
+	shrinks "$cluster, a raw data file" $cluster $((9 * mib)) $((2 * mib)) \
+		data_file=data.raw,data_file_raw=on "write -P 1 0 9M"
+done
+shrinks "65536, extended L2" 65536 $((15 * mib)) $((5 * mib + 512)) extended_l2=on "write -P 1 0 15M"
+shrinks "65536, compressed" 65536 $mib 131072 compat=1.1 "write -c -P 1 0 64k" "write -c -P 2 64k 64k" \
+	"write -c -P 3 512k 64k" "write -c -P 4 640k 64k" "write -P 5 768k 64k"
+rm -f image.qcow2 t.qcow2 theirs.raw data.raw kept.raw
