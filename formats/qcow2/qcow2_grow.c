@@ -470,9 +470,15 @@ static int may_resize(const struct img *img, struct img_error *err)
 
 int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 {
+	const struct qcow2 *q = img->state;
 	struct qcow2_refs refs = { .img = img };
 	int rc = may_resize(img, err);
 
+	if (!rc && q->raw_data_file && q->data_file->size < img->size)
+		rc = img_fail(err, -EUCLEAN,
+			      "%s: the file was cut short: it ends at %" PRIu64 ", the raw disk "
+			      "that it holds at %" PRIu64,
+			      q->data_file->name, (uint64_t)q->data_file->size, img->size);
 	if (!rc)
 		rc = grow_l1(&refs, size, err);
 	if (!rc)

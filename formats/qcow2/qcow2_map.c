@@ -194,6 +194,8 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		break;
 	case QCOW2_DATA:
 		out->kind = IMG_DATA;
+		/* While the disk grows: no file has to hold what was past its end until now. */
+		out->open_end = off >= align_down_u64(q->header.size, 512);
 		break;
 	}
 	out->length = alike(img, &l, &e, off, len);
