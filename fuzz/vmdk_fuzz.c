@@ -3,9 +3,11 @@
  *
  * Even: a descriptor. Odd: a sparse extent (or a whole monolithic disk); its header, footer and
  * descriptor are parsed, the disk is opened over memory, every extent is looked up, and checked.
- * Then it is opened alone for writing: what is written is read back, and no header is overwritten.
+ * Then it is opened alone for writing: what is written is read back, and no header is overwritten. Last
+ * it is repaired: what could be read before is the same afterwards.
  */
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,13 +30,18 @@ static void fuzz_descriptor(const char *text, size_t len)
 	struct vmdk_line line;
 	uint64_t sectors = 0;
 	size_t n = 0;
+	bool utf16;
+	char *name;
 
 	vmdk_is_descriptor(text, len);
+	vmdk_is_nearly_descriptor(text, len, &utf16);
 	if (vmdk_parse_descriptor(text, len, &d, NULL))
 		return;
 	while (vmdk_next_extent(text, len, &c, &line, NULL) == 1) {
-		assert(!line.file.at || (line.file.at >= text && line.file.len &&
-					 line.file.at + line.file.len <= text + len));
+		assert(!line.file.at || (line.file.at >= text && line.file.at + line.file.len <= text + len));
+		name = line.file.at ? vmdk_plain_name(line.file.at, line.file.len) : NULL;
+		assert(!name || strlen(name) <= line.file.len + 2);
+		free(name);
 		sectors += line.sectors;
 		n++;
 	}
@@ -62,19 +69,27 @@ static void fuzz_sparse(const uint8_t *bytes, size_t len)
 	}
 }
 
-/* An extent's file, whatever its name, is 1 MiB of zeroes. */
+/* An extent's file is 1 MiB of zeroes, the image's own, or missing: its name tells. */
+struct fuzz_opening {
+	struct img_opening base;
+	struct img *img;
+};
+
 static int reference(struct img_opening *o, const char *name, const char *what,
 		     struct img_storage **out, struct img_error *err)
 {
-	(void)o;
-	(void)what;
-	(void)err;
+	if (*name == 'm')
+		return img_fail(err, -ENOENT, "%s is missing", what);
+	if (*name == 'o' && o->own_file) {
+		*out = ((struct fuzz_opening *)o)->img->file;
+		return 0;
+	}
 	return img_storage_memory(name, 1 << 20, 1 << 20, out);
 }
 
-static void fuzz_image(const uint8_t *bytes, size_t len)
+static void fuzz_image(const uint8_t *bytes, size_t len, bool salvage)
 {
-	struct img_opening o = { .reference = reference };
+	struct fuzz_opening o = { .base = { .reference = reference, .salvage = salvage } };
 	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
 	struct img_check check = { 0 };
 	struct img img = { .driver = &vmdk_driver, .name = strdup("fuzz") };
@@ -83,7 +98,8 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 	if (!img.name || img_storage_memory("fuzz", len, len, &img.file))
 		abort();
 	img_storage_write(img.file, 0, bytes, len, NULL);
-	if (!vmdk_driver.open(&img, &o, NULL)) {
+	o.img = &img;
+	if (!vmdk_driver.open(&img, &o.base, NULL)) {
 		uint64_t off = 0;
 
 		if (img_engine_new(&img, &config, NULL))
@@ -96,8 +112,8 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 			}
 			assert(x.length && x.length <= img.size - off);
 			if (x.kind == IMG_DATA)
-				assert(range_in(x.file_off, x.length,
-						round_up_u64(x.storage->size, 512)));
+				assert(salvage || range_in(x.file_off, x.length,
+							   round_up_u64(x.storage->size, 512)));
 			if (x.kind == IMG_COMPRESSED)
 				assert(range_in(x.file_off, x.stored_bytes, x.storage->size) &&
 				       x.within < x.unit_bytes);
@@ -110,6 +126,7 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 	img_storage_close(img.file);
 	free(img.backing_name);
 	free(img.backing_format);
+	free(img.warning);
 	free(img.name);
 }
 
@@ -162,6 +179,76 @@ static void fuzz_writing(const uint8_t *bytes, size_t len)
 	img_close(img, NULL);
 }
 
+static struct img *open_copy(const uint8_t *bytes, size_t len, unsigned flags)
+{
+	struct img_open_options options = {
+		.format = "vmdk",
+		.flags = flags | IMG_OPEN_NO_BACKING,
+		.references = "none",
+		.io = IMG_IO_THREADS_KIND,
+	};
+	struct img_storage *s;
+	struct img *img;
+
+	if (img_storage_memory("input", 0, UINT64_C(1) << 24, &s))
+		return NULL;
+	if (img_storage_write(s, 0, bytes, len, NULL)) {
+		img_storage_close(s);
+		return NULL;
+	}
+	return img_open_storage(s, "/nowhere/input", &options, &img, NULL) ? NULL : img;
+}
+
+enum { PLACES = 16,
+       PLACE_BYTES = 4096 };
+
+/* Which of some places can be read, and what is there. */
+static unsigned read_places(struct img *img, uint8_t *out)
+{
+	uint64_t size = img_size(img), step = size / PLACES / 512 * 512;
+	unsigned can = 0;
+
+	for (unsigned i = 0; i < PLACES; i++)
+		if (range_in(i * step, PLACE_BYTES, size) &&
+		    !img_read(img, i * step, out + (size_t)i * PLACE_BYTES, PLACE_BYTES, NULL))
+			can |= 1u << i;
+	return can;
+}
+
+static void fuzz_repair(const uint8_t *bytes, size_t len)
+{
+	static uint8_t before[PLACES * PLACE_BYTES], after[PLACES * PLACE_BYTES];
+	struct img *img = open_copy(bytes, len, 0);
+	struct img_check_result r;
+	unsigned could, can;
+	uint8_t *repaired;
+	uint64_t size;
+
+	if (!img)
+		return;
+	size = img_size(img);
+	could = read_places(img, before);
+	img_close(img, NULL);
+	img = open_copy(bytes, len, IMG_OPEN_WRITE | IMG_OPEN_CHECK);
+	if (!img)
+		return;
+	img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &r, NULL);
+	repaired = malloc(img->file->size + 1);
+	len = img->file->size;
+	if (!repaired || img_storage_read(img->file, 0, repaired, len, NULL))
+		abort();
+	img_close(img, NULL);
+	img = open_copy(repaired, len, 0);
+	assert(img && img_size(img) == size);
+	can = read_places(img, after);
+	for (unsigned i = 0; i < PLACES; i++)
+		assert(!(could & 1u << i) ||
+		       ((can & 1u << i) && !memcmp(before + (size_t)i * PLACE_BYTES,
+						   after + (size_t)i * PLACE_BYTES, PLACE_BYTES)));
+	img_close(img, NULL);
+	free(repaired);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
@@ -170,7 +257,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_sparse(data + 1, size - 1);
 	else
 		fuzz_descriptor((const char *)data + 1, size - 1);
-	fuzz_image(data + 1, size - 1);
+	fuzz_image(data + 1, size - 1, data[0] & 2);
+	fuzz_repair(data + 1, size - 1);
 	fuzz_writing(data + 1, size - 1);
 	return 0;
 }
