@@ -35,6 +35,26 @@ static int salvage_sparse(struct img_storage *s, const uint8_t *head, size_t len
 }
 
 /*
+ * A file that ends before its grains begin was cut short, whatever else is missing. The words are parsed
+ * by programs that call qemu-img.
+ */
+static int check_overhead(const struct img_storage *s, const uint8_t *head, size_t len,
+			  struct img_error *err)
+{
+	struct vmdk_sparse sparse;
+	uint64_t bytes;
+
+	if (vmdk_parse_sparse(head, len, VMDK_BYTES_MAX, &sparse, NULL) || !sparse.capacity_bytes ||
+	    sparse.overhead_sectors <= s->size / VMDK_SECTOR)
+		return 0;
+	if (!mul_u64(sparse.overhead_sectors, VMDK_SECTOR, &bytes))
+		bytes = VMDK_BYTES_MAX;
+	return img_fail(err, -EUCLEAN,
+			"File truncated, expecting at least %" PRIu64 " bytes, found %" PRIu64, bytes,
+			(uint64_t)s->size);
+}
+
+/*
  * Read and parse all that tells where grains are into f->sparse (and f->rebuilt). Adds the file's
  * name to the sentence.
  */
@@ -49,15 +69,9 @@ static int open_sparse(struct img_storage *s, bool salvage, struct vmdk_file *f,
 	rc = img_storage_read(s, 0, head, len, err);
 	if (rc)
 		return rc;
-	rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
-	/* The words are parsed by programs that call qemu-img. */
-	if (!rc && !salvage && sparse.capacity_bytes && sparse.overhead_sectors > s->size / VMDK_SECTOR)
-		rc = img_fail(err, -EUCLEAN,
-			      "File truncated, expecting at least %" PRIu64 " bytes, found %" PRIu64,
-			      sparse.overhead_sectors <= VMDK_BYTES_MAX / VMDK_SECTOR
-				      ? sparse.overhead_sectors * VMDK_SECTOR
-				      : VMDK_BYTES_MAX,
-			      (uint64_t)s->size);
+	rc = salvage ? 0 : check_overhead(s, head, len, err);
+	if (!rc)
+		rc = vmdk_parse_sparse(head, len, s->size, &sparse, err);
 	if (!rc && sparse.at_end)
 		rc = vmdk_read_footer(s, &sparse, err);
 	if (!rc && sparse.kind == VMDK_SE) {

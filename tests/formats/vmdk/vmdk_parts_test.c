@@ -162,6 +162,12 @@ Test(vmdk_parts, cut_before_its_grains)
 	refuse_open(b.image, 0, -EUCLEAN, words);
 	refuse_open(b.image, IMG_OPEN_SELF_ONLY, -EUCLEAN, words);
 	refuse_open(b.image, IMG_OPEN_CHECK, -EUCLEAN, words);
+	/* Also if tables, directories or the descriptor are gone with it. */
+	for (off_t len = 30000; len >= 512; len /= 2) {
+		cr_assert_eq(truncate(b.image, len), 0);
+		refuse_open(b.image, 0, -EUCLEAN, words);
+		refuse_open(b.image, IMG_OPEN_SELF_ONLY, -EUCLEAN, words);
+	}
 	must_make(b.image, MIB, "subformat=twoGbMaxExtentSparse", NULL);
 	cr_assert_eq(truncate(in(&b, "image-s001.vmdk"), 16384), 0);
 	refuse_open(b.image, 0, -EUCLEAN, "File truncated");
