@@ -188,6 +188,25 @@ Test(lock, qemu_writes)
 	img_error_clear(&err);
 }
 
+/* A program that locks in its own way, exclusively. */
+Test(lock, held_exclusively)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200 };
+	struct img_storage *s = NULL;
+	int fd;
+
+	make_file("f", "x", 1);
+	fd = open(in_folder("f"), O_RDWR | O_CLOEXEC);
+	cr_assert(fd >= 0 && !fcntl(fd, F_OFD_SETLK, &lock));
+	cr_assert_eq(try_open(W, &s, NULL), -EAGAIN);
+	cr_assert_eq(try_open(R, &s, NULL), -EAGAIN);
+	cr_assert_eq(try_open(NO, &s, NULL), 0);
+	img_storage_close(s);
+	close(fd);
+	cr_assert_eq(try_open(W, &s, NULL), 0);
+	img_storage_close(s);
+}
+
 Test(lock, qemu_reads)
 {
 	struct img_storage *s = NULL;

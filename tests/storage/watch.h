@@ -12,7 +12,8 @@
 #include "libimg/storage/wrap.h"
 
 enum {
-	WATCH_RESIZE = 100, /* an op beside IMG_IO_*; len: the new size */
+	WATCH_RESIZE = 100, /* ops beside IMG_IO_*; len: the new size */
+	WATCH_PUBLISH = 101,
 	WATCH_MAX = 4096,
 };
 
@@ -97,6 +98,14 @@ static inline int watched_resize(struct img_storage *s, uint64_t size, enum img_
 	return rc;
 }
 
+static inline int watched_publish(struct img_storage *s, struct img_error *err)
+{
+	struct watched *d = watched_of(s);
+	int rc = watch_note(d, WATCH_PUBLISH, 0, 0);
+
+	return rc ? img_fail(err, rc, "%s: not published", s->name) : img_wrap_publish(s, err);
+}
+
 static inline void watched_close(struct img_storage *s)
 {
 	struct watched *d = watched_of(s);
@@ -111,6 +120,7 @@ static const struct img_storage_ops watched_ops = {
 	.resize = watched_resize,
 	.extent = img_wrap_extent,
 	.allocated = img_wrap_allocated,
+	.publish = watched_publish,
 	.close = watched_close,
 };
 
@@ -138,7 +148,7 @@ static inline struct img_storage *watched_memory(struct watch *w, unsigned file,
 static inline bool watch_unsynced(const struct watch *w, size_t n, unsigned file)
 {
 	while (n-- > 0)
-		if (w->entry[n].file == file)
+		if (w->entry[n].file == file && w->entry[n].op != WATCH_PUBLISH)
 			return w->entry[n].op != IMG_IO_SYNC;
 	return false;
 }
@@ -150,7 +160,7 @@ static inline size_t watch_find(const struct watch *w, size_t from, unsigned fil
 	for (; from < w->n; from++) {
 		const struct watch_entry *e = &w->entry[from];
 
-		if (e->file == file && e->op != IMG_IO_SYNC && e->op != WATCH_RESIZE &&
+		if (e->file == file && e->op != IMG_IO_SYNC && e->op < WATCH_RESIZE &&
 		    e->off < off + len && e->off + e->len > off)
 			break;
 	}

@@ -675,6 +675,42 @@ Test(qcow2_packed, the_last_unit_is_packed_with_zeroes_behind_the_end)
 	folder_remove(f);
 }
 
+/* ---- Holes in the file ---- */
+
+/* A part of a cluster is a hole in the file: the cluster is data all the same. */
+Test(qcow2_holes, in_part_of_a_cluster_are_not_zeroes)
+{
+	enum { CLUSTER = 128 * KIB,
+	       N = 40 };
+	struct folder *f = calloc(1, sizeof(*f));
+	struct img_storage *s;
+	struct img_map_entry x;
+	struct img *img;
+	uint64_t host;
+
+	folder_make(f, "qcow2", "cluster_size=128k", 8 * MIB);
+	s = folder_load(f);
+	img = folder_open(f, s, "qcow2", IMG_OPEN_WRITE);
+	write_bytes(img, 0, 7, N * CLUSTER, 0);
+	cr_assert_eq(img_flush(img, NULL), 0);
+	cr_assert_eq(img_map(img, 0, CLUSTER, false, &x, NULL), 0);
+	host = x.offset;
+	/* all but two and a half: the file must be sparse for anybody to look */
+	cr_assert_eq(img_storage_punch(s, host, (N - 3) * CLUSTER, NULL), 0);
+	cr_assert_eq(img_storage_punch(s, host + (N - 2) * CLUSTER, CLUSTER / 2, NULL), 0);
+	for (uint64_t off = 0; off < N * CLUSTER; off += x.length) {
+		uint64_t i;
+
+		cr_assert_eq(img_map(img, off, N * CLUSTER - off, true, &x, NULL), 0);
+		i = off / CLUSTER;
+		cr_assert_eq(x.zero, i < N - 3, "cluster %" PRIu64, i);
+		if (x.zero)
+			cr_assert_leq(off + x.length, (N - 3) * CLUSTER);
+	}
+	close_sound(img);
+	folder_remove(f);
+}
+
 /* ---- Two queues ---- */
 
 /* One has begun with something within what the other writes over: no cluster gets two rooms. */
