@@ -3,6 +3,7 @@
  * file that was there an image again; until then a failure or a signal leaves none behind.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -27,7 +28,7 @@ static const char help[] =
 	"  %s convert [OPTIONS] SOURCE... TARGET\n\n"
 	"Copy an image to a new one. Several sources are put one behind the other. The target\n"
 	"takes the place of what a file of that name holds. '-' is standard input or output: a\n"
-	"pipe can carry a raw disk or a streamOptimized VMDK.\n\n"
+	"pipe, also one with a name, can carry a raw disk or a streamOptimized VMDK.\n\n"
 	"Sources:\n"
 	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"
 	"      --image-opts               each SOURCE is a list KEY=VALUE,... instead of a name\n"
@@ -92,6 +93,7 @@ struct convert {
 	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
 	bool target_image_opts, no_create, target_is_zero;
+	bool target_is_pipe; /* or standard output, whatever it is */
 	unsigned target_flags;
 	struct creation creation;
 	struct img *target;
@@ -310,6 +312,13 @@ static int check_caches(struct convert *c)
 		       : 1;
 }
 
+static bool is_pipe(const char *target)
+{
+	struct stat st;
+
+	return !strcmp(target, "-") || (!stat(target, &st) && S_ISFIFO(st.st_mode));
+}
+
 static int parse(struct convert *c, int argc, char **argv)
 {
 	const char *format;
@@ -341,6 +350,7 @@ static int parse(struct convert *c, int argc, char **argv)
 	c->names = argv + optind;
 	c->count = (size_t)(argc - 1 - optind);
 	c->target_name = argv[argc - 1];
+	c->target_is_pipe = !c->no_create && is_pipe(c->target_name);
 	return check_caches(c);
 }
 
@@ -361,11 +371,11 @@ static int check_input(const struct convert *c)
 	return 1;
 }
 
-static int open_input(struct convert *c)
+static int open_input(struct convert *c, const char *name)
 {
 	if (check_input(c) != GO_ON)
 		return 1;
-	c->input = input_open(c->source_format, c->source_size_given ? &c->source_size : NULL);
+	c->input = input_open(name, c->source_format, c->source_size_given ? &c->source_size : NULL);
 	if (!c->input)
 		return 1;
 	c->size_known = img_input_size(c->input, &c->total);
@@ -380,7 +390,7 @@ static int check_unknown_size(const struct convert *c)
 
 	if (c->size_known)
 		return GO_ON;
-	if (!strcmp(c->target_name, "-"))
+	if (c->target_is_pipe)
 		why = "output to a pipe begins with it";
 	else if (!c->no_create && !(img_format_features(c->target_format) & IMG_FORMAT_RESIZE))
 		why = "images of this format cannot be made larger";
@@ -403,11 +413,10 @@ static int open_sources(struct convert *c)
 
 	c->size_known = true;
 	for (i = 0; i < c->count && !c->image_opts; i++) {
-		if (!input_is_named(c->names[i]))
-			continue;
-		if (!input_path())
-			return open_input(c);
-		c->names[i] = (char *)(uintptr_t)input_path();
+		if (input_is_pipe(c->names[i]))
+			return open_input(c, c->names[i]);
+		if (input_is_standard(c->names[i]))
+			c->names[i] = (char *)(uintptr_t)input_path();
 	}
 	if (c->source_size_given) {
 		say_error("--source-size is for a source that is a pipe; files have their own size");
@@ -691,61 +700,103 @@ static int copy(struct convert *c)
 }
 
 /*
- * A target that is written once, from front to end: "-", and formats that are no other way. GO_ON:
- * it is not one.
+ * A pipe to write to: standard output, or one that has a name, opening which waits for who reads
+ * from it. *standard: it is what progress goes to. -1: it cannot be; said.
  */
-static int stream_target(struct convert *c)
+static int open_pipe(const struct convert *c, bool *standard)
 {
-	bool to_stdout = !strcmp(c->target_name, "-");
-	struct img_create_options create = creation_options(c);
-	const char *path = to_stdout ? NULL : open_new_path(c->target_name, NULL);
-	struct img_copy_options how;
-	struct progress progress;
-	struct img_error *err;
-	int rc;
+	struct stat mine, its;
+	int fd = STDOUT_FILENO;
 
-	if (!to_stdout && (!path || is_source(c, path)))
-		return 1;
-	if (to_stdout && c->progress && !c->quiet) {
+	*standard = true;
+	if (!strcmp(c->target_name, "-"))
+		return fd;
+	fd = open(c->target_name, O_WRONLY | O_CLOEXEC);
+	if (fd < 0) {
+		say_error("%s: Could not open the pipe: %s", c->target_name, strerrordesc_np(errno));
+		return fd;
+	}
+	*standard = !fstat(fd, &its) && !fstat(STDOUT_FILENO, &mine) &&
+		    its.st_dev == mine.st_dev && its.st_ino == mine.st_ino;
+	return fd;
+}
+
+/* What cannot be done with it. */
+static int check_pipe(const struct convert *c, bool standard)
+{
+	if (standard && c->progress && !c->quiet) {
 		say_error("-p cannot be used when the image goes to standard output");
 		return 1;
 	}
-	if (to_stdout && c->target_flags & ~(unsigned)IMG_OPEN_UNSAFE) {
-		say_error("-t %s cannot be used when the image goes to standard output, which is "
-			  "open already",
+	if (c->target_flags & ~(unsigned)IMG_OPEN_UNSAFE) {
+		say_error("-t %s cannot be used when the image goes to standard output or a pipe, "
+			  "which is open already",
 			  c->target_cache);
 		return 1;
 	}
-	if (to_stdout) {
-		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
-		signals_leave_stops();	  /* one that stands still is not waited for */
-	}
-	err = args_memory(img_error_new());
+	return GO_ON;
+}
+
+/* Copy from front to end, to path, or to fd if that is NULL. Returns as img_copy_stream(). */
+static int copy_stream(struct convert *c, const char *path, int fd)
+{
+	struct img_create_options create = creation_options(c);
+	struct img_error *err = args_memory(img_error_new());
+	struct img_copy_options how;
+	struct progress progress;
+	int rc;
+
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	how = copy_options(c, &progress);
 	how.sparse_bytes = c->sparse_given ? c->sparse_bytes : 0;
 	how.no_sparse = !c->sparse_bytes;
-	rc = c->input ? img_copy_input_stream(c->input, path, STDOUT_FILENO, &create, &how, err)
-		      : img_copy_stream(c->sources, c->count, path, STDOUT_FILENO, &create, &how,
-					err);
-	if (!rc) {
+	rc = c->input ? img_copy_input_stream(c->input, path, fd, &create, &how, err)
+		      : img_copy_stream(c->sources, c->count, path, fd, &create, &how, err);
+	if (!rc)
 		progress_complete(&progress);
-	} else if (rc == -ENOTSUP && !to_stdout) {
-		rc = GO_ON;
-	} else {
-		if (rc != -ECANCELED || !signals_stop())
-			say_creation_failure(c, err);
-		rc = 1;
-	}
+	else if ((rc != -ENOTSUP || !path) && (rc != -ECANCELED || !signals_stop()))
+		say_creation_failure(c, err);
 	progress_end(&progress);
 	img_error_free(err);
 	return rc;
 }
 
+static int write_pipe(struct convert *c)
+{
+	bool standard;
+	int fd = open_pipe(c, &standard), rc = fd < 0 ? 1 : check_pipe(c, standard);
+
+	if (rc == GO_ON) {
+		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
+		signals_leave_stops();	  /* one that stands still is not waited for */
+		rc = copy_stream(c, NULL, fd) ? 1 : 0;
+	}
+	if (fd >= 0 && fd != STDOUT_FILENO)
+		close(fd);
+	return rc;
+}
+
+/* A file of a format that is written from front to end. GO_ON: it is not one. */
+static int write_stream(struct convert *c)
+{
+	const char *path = open_new_path(c->target_name, NULL);
+	int rc;
+
+	if (!path || is_source(c, path))
+		return 1;
+	rc = copy_stream(c, path, -1);
+	return rc == -ENOTSUP ? GO_ON : rc ? 1
+					   : 0;
+}
+
 static int write_target(struct convert *c)
 {
-	int rc = c->no_create ? GO_ON : stream_target(c);
+	int rc = GO_ON;
 
+	if (c->target_is_pipe)
+		return write_pipe(c);
+	if (!c->no_create)
+		rc = write_stream(c);
 	if (rc == GO_ON)
 		rc = c->no_create ? open_target(c) : create_target(c);
 	return rc == GO_ON ? copy(c) : rc;
@@ -767,7 +818,7 @@ int convert_run(int argc, char **argv)
 		rc = settle_identity(&c);
 	if (rc == GO_ON)
 		rc = write_target(&c);
-	img_input_close(c.input);
+	input_close(c.input);
 	img_close(c.target, NULL); /* a new one that was not published disappears */
 	for (i = 0; c.sources && i < c.count; i++)
 		img_close(c.sources[i], NULL);

@@ -1,6 +1,8 @@
-/* Standard input as an image. */
+/* Standard input, or a pipe that has a name, as an image. */
 #include "tools/input.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,9 +15,21 @@
 
 #define OPEN_FILE "/proc/self/fd/0"
 
-bool input_is_named(const char *name)
+/* Of a pipe that was opened by its name; there is one at a time. */
+static int opened = -1;
+
+bool input_is_standard(const char *name)
 {
 	return !strcmp(name, "-");
+}
+
+bool input_is_pipe(const char *name)
+{
+	struct stat st;
+
+	if (input_is_standard(name))
+		return !input_path();
+	return !stat(name, &st) && S_ISFIFO(st.st_mode);
 }
 
 /* Its real name, unless it has none any more: what an image names is sought in its folder. */
@@ -36,15 +50,34 @@ const char *input_path(void)
 	return OPEN_FILE;
 }
 
-struct img_input *input_open(const char *format, const uint64_t *size)
+struct img_input *input_open(const char *name, const char *format, const uint64_t *size)
 {
-	struct img_error *err = args_memory(img_error_new());
+	bool standard = input_is_standard(name);
+	struct img_error *err;
 	struct img_input *in = NULL;
 
-	if (isatty(STDIN_FILENO))
+	if (standard && isatty(STDIN_FILENO)) {
 		say_error("Could not open '-': Standard input is a terminal, allowed a pipe or a file");
-	else if (img_input_open(STDIN_FILENO, "standard input", format, size, &in, err))
-		say_failure(err, "Could not open '-'");
+		return NULL;
+	}
+	if (!standard)
+		opened = open(name, O_RDONLY | O_CLOEXEC);
+	if (!standard && opened < 0) {
+		say_error("Could not open '%s': %s", name, strerrordesc_np(errno));
+		return NULL;
+	}
+	err = args_memory(img_error_new());
+	if (img_input_open(standard ? STDIN_FILENO : opened, standard ? "standard input" : name,
+			   format, size, &in, err))
+		say_failure(err, "Could not open '%s'", name);
 	img_error_free(err);
 	return in;
+}
+
+void input_close(struct img_input *in)
+{
+	img_input_close(in);
+	if (opened >= 0)
+		close(opened);
+	opened = -1;
 }

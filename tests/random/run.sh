@@ -181,6 +181,9 @@ variant "qcow2 4k packed, checked meanwhile, unmapping" "compress=1 check=1 flag
 variant "raw, resized meanwhile" "resize=1" plain
 variant "vmdk without grain tables" "" vmdk_bare subformat=monolithicSparse
 variant "vmdk, checked meanwhile" "check=1" vmdk_theirs subformat=monolithicSparse
+variant "raw, unmapping" "flags=512" plain
+variant "qcow2 raw data file, unmapping" "flags=512" data_file data_file_raw=on
+variant "vmdk split flat, unmapping" "flags=512" vmdk_theirs subformat=twoGbMaxExtentFlat
 variant "vmdk several extents" "" vmdk_several
 variant "vmdk several flat and sparse extents" "overlap=1" vmdk_mixed
 variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
