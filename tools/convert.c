@@ -49,15 +49,16 @@ static const char help[] =
 	"                                 options of the format; '-o help' lists them. The size\n"
 	"                                 is always that of the sources\n"
 	"  -t, --target-cache MODE        default: unsafe\n"
-	"  -b, --backing FILE             what the source reads from its own backing image, the\n"
-	"                                 target reads from FILE (older spelling: -B)\n"
+	"  -b, --backing FILE             the target's backing image: what the source has from its\n"
+	"                                 own is copied only where FILE differs (older: -B)\n"
 	"  -F, --backing-format FORMAT    of FILE\n"
 	"  -c, --compress                 store compressed; see also compression_level in\n"
 	"                                 '-O qcow2 -o help'\n"
 	"  -S, --sparse-size SIZE         leave out zeroes from so many in a row on (default: 4k);\n"
 	"                                 0: write them all\n"
 	"  -n, --no-create                write into a target that exists and is large enough\n"
-	"      --target-is-zero           with -n: the target reads as zeroes already\n\n"
+	"      --target-is-zero           with -n: the target reads as zeroes already; of a device\n"
+	"                                 this is believed, a file is looked at\n\n"
 	"Copying:\n"
 	"  -m, --parallel N               pieces in flight, 1 to 16 (default: as many as keep all\n"
 	"                                 cores busy)\n"
@@ -378,6 +379,8 @@ static int open_input(struct convert *c, const char *name)
 	c->input = input_open(name, c->source_format, c->source_size_given ? &c->source_size : NULL);
 	if (!c->input)
 		return 1;
+	if (!c->quiet)
+		open_warn_of_content(name, img_input_guessed_content(c->input));
 	c->size_known = img_input_size(c->input, &c->total);
 	c->count = 0;
 	return GO_ON;
@@ -436,6 +439,8 @@ static int open_sources(struct convert *c)
 		c->sources[i] = open_image(&r);
 		if (!c->sources[i])
 			return 1;
+		if (!c->quiet)
+			open_warn_of_content(c->names[i], img_guessed_content(c->sources[i]));
 		c->total += img_size(c->sources[i]);
 		if (c->total > INT64_MAX) {
 			say_error("The sources are larger together than an image can be");

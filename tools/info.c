@@ -290,6 +290,7 @@ int info_run(int argc, char **argv)
 	img = open_image(&info.request);
 	if (!img)
 		return 1;
+	open_warn_of_content(info.request.name, img_guessed_content(img));
 	err = img_error_new();
 	json.hidden = info.limits ? NULL : "limits";
 	rc = (info.chain ? print_chain : print_image)(img, &info, &json, err);

@@ -72,6 +72,14 @@ const char *open_new_path(const char *name, const char *subject)
 	return path;
 }
 
+void open_warn_of_content(const char *name, const char *content)
+{
+	if (content)
+		say_warning("'%s' is taken for a raw disk, but it looks like %s; -f raw says that it "
+			    "is a disk",
+			    name, content);
+}
+
 static void warn_if_guessed_raw(const struct img *img)
 {
 	char *name;

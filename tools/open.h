@@ -24,6 +24,9 @@ struct open_request {
 /* NULL: it cannot be opened; said. */
 struct img *open_image(const struct open_request *request);
 
+/* Say so if what was taken for a raw disk is something else by the look of it (img_guessed_content()). */
+void open_warn_of_content(const char *name, const char *content);
+
 /* The policy for files that images name, if the command line gives none; NULL: the library's. */
 void open_set_default_references(const char *policy);
 /* given, or else the default. */

@@ -524,7 +524,13 @@ struct img_signature {
 	bool from_end;
 	uint8_t len;
 	uint8_t bytes[47];
+	const char *suffix; /* a name that ends so says it already; NULL: none does */
 };
 extern const struct img_signature img_known_signatures[];
+/*
+ * The same for what a raw disk would hardly begin with: archives, compressed data. name is a phrase
+ * ("a tar archive"), to go on after "it looks like".
+ */
+extern const struct img_signature img_known_content[];
 
 #endif

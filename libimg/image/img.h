@@ -217,6 +217,11 @@ bool img_was_probed(const struct img *img);	/* the format was not given but gues
  */
 const char *img_warning(const struct img *img);
 /*
+ * What an image that was taken for a raw disk by guess looks like, if that is no disk: "xz-compressed
+ * data". A phrase to go on after "it looks like". NULL: nothing of the kind.
+ */
+const char *img_guessed_content(const struct img *img);
+/*
  * When the image's own file was last written to, in nanoseconds since 1970 (of split formats: the
  * file that was opened); 0: not known (a block device).
  */
@@ -470,6 +475,7 @@ int img_input_open(int fd, const char *name, const char *format, const uint64_t 
 		   struct img_input **out, struct img_error *err);
 void img_input_close(struct img_input *in); /* NULL is fine */
 const char *img_input_format(const struct img_input *in);
+const char *img_input_guessed_content(const struct img_input *in); /* see img_guessed_content() */
 /* The size in bytes. False: only its end will tell. */
 bool img_input_size(const struct img_input *in, uint64_t *size);
 /* An identity (see img_create_options) from its first bytes. */

@@ -27,6 +27,7 @@ struct img_input {
 	atomic_bool stop;
 	bool ended;
 	uint64_t identity[2];
+	const char *content; /* what it looks like */
 	char *name;
 	size_t len, used; /* of buf */
 	uint8_t buf[BUF_BYTES];
@@ -107,6 +108,8 @@ static int find_driver(struct img_input *in, const char *format, struct img_erro
 	else
 		rc = img_probe_head(in->buf, min_size(in->len, PROBE_BYTES),
 				    in->ended ? in->len : INT64_MAX, in->name, &in->driver, err);
+	if (!rc && !format && (in->driver->features & IMG_DRIVER_PLAIN))
+		in->content = img_probe_content(in->buf, in->len, in->name);
 	if (!rc && !in->driver)
 		rc = img_fail(err, -ENOENT, "Unknown driver '%s'", format);
 	if (!rc && !in->driver->source)
@@ -180,6 +183,11 @@ void img_input_close(struct img_input *in)
 const char *img_input_format(const struct img_input *in)
 {
 	return in->driver->name;
+}
+
+const char *img_input_guessed_content(const struct img_input *in)
+{
+	return in->content;
 }
 
 bool img_input_size(const struct img_input *in, uint64_t *size)

@@ -51,6 +51,9 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 int img_probe_head(const uint8_t *head, size_t len, uint64_t size, const char *name,
 		   const struct img_driver **out, struct img_error *err);
 
+/* What a file that begins so is, if hardly a disk: see img_known_content. NULL: nothing special. */
+const char *img_probe_content(const uint8_t *head, size_t len, const char *name);
+
 /*
  * Before a write of iov to [off, ...) is planned: may it be made? -EPERM: the image was taken for
  * a raw disk by guess, and after this write the next guess would be another format (whose names

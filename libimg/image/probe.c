@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/image/place.h"
@@ -111,6 +112,42 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 	}
 	*out = best;
 	return 0;
+}
+
+static bool ends_in(const char *name, const char *suffix)
+{
+	size_t len = strlen(name), end = suffix ? strlen(suffix) : len + 1;
+
+	return len >= end && !strcasecmp(name + len - end, suffix);
+}
+
+const char *img_probe_content(const uint8_t *head, size_t len, const char *name)
+{
+	static const uint8_t boot_mark[] = { 0x55, 0xaa };
+
+	/* A boot sector may hold anything, and is one of a disk. */
+	if (len >= 512 && !memcmp(head + 510, boot_mark, sizeof(boot_mark)))
+		return NULL;
+	for (const struct img_signature *k = img_known_content; k->name; k++)
+		if (range_in(k->off, k->len, len) && !memcmp(head + k->off, k->bytes, k->len) &&
+		    !ends_in(name, k->suffix))
+			return k->name;
+	return NULL;
+}
+
+const char *img_guessed_content(const struct img *img)
+{
+	size_t len = (size_t)min_u64(img->file->size, HEAD_BYTES);
+	const char *content = NULL;
+	uint8_t *head;
+
+	if (!img->probed || !(img->driver->features & IMG_DRIVER_PLAIN))
+		return NULL;
+	head = malloc(HEAD_BYTES);
+	if (head && !img_storage_read(img->file, 0, head, len, NULL))
+		content = img_probe_content(head, len, img->name);
+	free(head);
+	return content;
 }
 
 int img_probe_head(const uint8_t *head, size_t len, uint64_t size, const char *name,
