@@ -278,7 +278,7 @@ static unsigned count_of(const struct shared *h, uint64_t off)
 	uint8_t bytes[2];
 
 	cr_assert_eq(img_storage_read(h->s, place_of_count(h, off), bytes, 2, NULL), 0);
-	return bytes[0] << 8 | bytes[1];
+	return (unsigned)(bytes[0] << 8 | bytes[1]);
 }
 
 /* An image with data, of which the clusters have another user, and perhaps the table. */
@@ -632,6 +632,7 @@ Test(qcow2_packed, the_last_unit_is_packed_with_zeroes_behind_the_end)
 	{
 		uint8_t bytes[64 * KIB];
 		struct iovec iov[2] = { { bytes, 64 * KIB }, { bytes, 512 } };
+		struct iovec halves[2] = { { bytes, 32 * KIB }, { bytes, 32 * KIB } };
 		struct img_queue *q;
 		int rc[2] = { 1, 1 };
 
@@ -644,15 +645,11 @@ Test(qcow2_packed, the_last_unit_is_packed_with_zeroes_behind_the_end)
 				     0);
 			while (img_queue_in_flight(q))
 				img_queue_run(q, true);
-			iov[0] = (struct iovec){ bytes, 32 * KIB };
-			cr_assert_eq(img_submit_writev(q, img, i % 2 * 64 * KIB,
-						       (struct iovec[]){ { bytes, 32 * KIB },
-									 { bytes, 32 * KIB } },
-						       2, IMG_SUBMIT_COMPRESS, answered, &rc[0]),
+			cr_assert_eq(img_submit_writev(q, img, i % 2 * 64 * KIB, halves, 2,
+						       IMG_SUBMIT_COMPRESS, answered, &rc[0]),
 				     0);
 			while (img_queue_in_flight(q))
 				img_queue_run(q, true);
-			iov[0] = (struct iovec){ bytes, 64 * KIB };
 		}
 		cr_assert_eq(img_submit_writev(q, img, 128 * KIB, &iov[1], 1, IMG_SUBMIT_COMPRESS,
 					       answered, &rc[1]),
