@@ -68,6 +68,9 @@ $(TESTS): %: %.o $(BUILD)/libimg.a
 $(HELPERS): %: %.o $(SHARED) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# What an image names comes from memory there.
+$(BUILD)/tests/crash/crash: LDFLAGS += -Wl,--wrap=img_storage_open_fd
+
 $(FUZZERS): %: %.o $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 

@@ -1,7 +1,6 @@
 /*
  * A storage that remembers what was written, for replaying every prefix or subset of it later as
- * what a power cut could have left. Requests that fail are not recorded: tests that inject faults
- * put the faulty storage around this one.
+ * what a power cut could have left. Of requests that fail only syncs are recorded.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -21,6 +20,7 @@ struct img_record {
 struct recorder {
 	struct img_wrap wrap;
 	struct img_record *record; /* borrowed */
+	unsigned file;
 };
 
 struct img_record *img_record_new(void)
@@ -76,14 +76,16 @@ const struct img_record_entry *img_record_at(const struct img_record *r, size_t 
 }
 
 /* Owns entry, also on failure. */
-static int append(struct img_record *r, struct img_record_entry *entry)
+static int append(const struct recorder *rec, struct img_record_entry *entry)
 {
+	struct img_record *r = rec->record;
 	struct img_record_entry **entries;
 	size_t room;
 	int rc = 0;
 
 	if (!entry)
 		return -ENOMEM;
+	entry->file = rec->file;
 	pthread_mutex_lock(&r->lock);
 	if (r->count == r->room) {
 		room = r->room ? r->room * 2 : 64;
@@ -150,14 +152,14 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 	uint64_t size = atomic_load(&rec->wrap.base.size);
 
 	if (op == IMG_IO_WRITE)
-		return append(rec->record, make_write(iov, iovcnt, off, len));
+		return append(rec, make_write(iov, iovcnt, off, len));
 	if (op == IMG_IO_PUNCH) { /* as ZERO, but it never makes the file longer */
 		if (off >= size)
 			return 0;
 		len = min_u64(len, size - off);
 	}
 	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
-		return append(rec->record, make_entry(IMG_RECORD_ZERO, off, len));
+		return append(rec, make_entry(IMG_RECORD_ZERO, off, len));
 	return 0;
 }
 
@@ -165,17 +167,17 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
 {
 	struct img_record_entry *made = make_entry(IMG_RECORD_ZERO, 0, 0);
-	int rc = append(rec->record, made);
+	int rc = append(rec, made);
 
 	if (!rc)
 		*entry = made;
 	return rc;
 }
 
-static void end_sync(struct recorder *rec, struct img_record_entry *entry)
+static void end_sync(struct recorder *rec, struct img_record_entry *entry, int rc)
 {
 	pthread_mutex_lock(&rec->record->lock);
-	entry->kind = IMG_RECORD_SYNC;
+	entry->kind = rc ? IMG_RECORD_SYNC_FAILED : IMG_RECORD_SYNC;
 	pthread_mutex_unlock(&rec->record->lock);
 }
 
@@ -183,11 +185,9 @@ static int finished(struct img_wrap *w, struct img_io *io, int rc, void *token)
 {
 	struct recorder *rec = IMG_CONTAINER(w, struct recorder, wrap);
 
-	if (rc)
-		return rc;
 	if (token)
-		end_sync(rec, token);
-	return record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len);
+		end_sync(rec, token, rc);
+	return rc ? rc : record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len);
 }
 
 static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -213,11 +213,9 @@ static int record_io(struct img_storage *s, enum img_io_op op, const struct iove
 	if (!rc)
 		rc = img_storage_io(inner, op, iov, iovcnt, off, len);
 	img_wrap_refresh(&rec->wrap);
-	if (rc)
-		return rc;
 	if (sync)
-		end_sync(rec, sync);
-	return record_io_done(rec, op, iov, iovcnt, off, len);
+		end_sync(rec, sync, rc);
+	return rc ? rc : record_io_done(rec, op, iov, iovcnt, off, len);
 }
 
 static int record_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
@@ -227,7 +225,7 @@ static int record_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	int rc = inner->ops->resize(inner, size, how);
 
 	img_wrap_refresh(&rec->wrap);
-	return rc ? rc : append(rec->record, make_entry(IMG_RECORD_RESIZE, 0, size));
+	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size));
 }
 
 static void record_close(struct img_storage *s)
@@ -250,6 +248,12 @@ static const struct img_storage_ops record_ops = {
 
 int img_storage_record(struct img_storage *inner, struct img_record *r, struct img_storage **out)
 {
+	return img_storage_record_file(inner, r, 0, out);
+}
+
+int img_storage_record_file(struct img_storage *inner, struct img_record *r, unsigned file,
+			    struct img_storage **out)
+{
 	struct recorder *rec = calloc(1, sizeof(*rec));
 
 	if (!rec || img_wrap_init(&rec->wrap, &record_ops, inner)) {
@@ -257,6 +261,7 @@ int img_storage_record(struct img_storage *inner, struct img_record *r, struct i
 		return -ENOMEM;
 	}
 	rec->record = r;
+	rec->file = file;
 	*out = &rec->wrap.base;
 	return 0;
 }

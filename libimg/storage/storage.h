@@ -165,8 +165,10 @@ struct img_record_entry {
 		IMG_RECORD_WRITE,
 		IMG_RECORD_ZERO,
 		IMG_RECORD_RESIZE,
-		IMG_RECORD_SYNC
+		IMG_RECORD_SYNC,
+		IMG_RECORD_SYNC_FAILED /* what it was to cover may be lost, whatever comes later */
 	} kind;
+	unsigned file;	   /* of those that share a record */
 	uint64_t off, len; /* RESIZE: len is the new size */
 	uint8_t *data;	   /* WRITE */
 };
@@ -176,6 +178,9 @@ void img_record_free(struct img_record *r);
 size_t img_record_count(const struct img_record *r);
 const struct img_record_entry *img_record_at(const struct img_record *r, size_t i);
 int img_storage_record(struct img_storage *inner, struct img_record *r, struct img_storage **out);
+/* Several files in one record. */
+int img_storage_record_file(struct img_storage *inner, struct img_record *r, unsigned file,
+			    struct img_storage **out);
 
 /*
  * A window: bytes [start, start + room) of inner as a storage of its own; inner is the window's from

@@ -15,13 +15,25 @@
  *	full=1		all subsets where they are few, many where not, repairs everywhere
  *	lazy=1		refcounts may be stale: the check repairs first
  *	compress=1	a third of the requests are compressed writes
+ *	churn=1		few places, much that is freed and used again
+ *	cache=N		bytes of the metadata cache (by the seed: 4 MiB or 128 KiB)
+ *	fail=N		the Nth sync fails; later flushes that say that all is well must be right
+ *	with=FILE	a further file of the image (data file, extent), in the same folder; repeatable
+ *	resize=N	after the workload the disk is resized to N bytes; repeatable, done in turn
+ *	how=N		preallocation of what grows then (IMG_PREALLOC_*)
+ *	qemu=N		each Nth state is judged by qemu-img too
+ *	judge=DIR	where its files are put for that; what the image is based on is there
  *	save=FILE	where to put the first state that is wrong
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "tests/support/workload.h"
@@ -29,18 +41,115 @@
 enum {
 	ALL_SUBSETS_BITS = 8,
 	FULL_SAMPLES = 64,
+	MAX_FILES = 8, /* of an image; the first is the one that is opened */
+	MAX_RESIZES = 8,
+};
+
+/* All files of an image. */
+struct files {
+	struct flat file[MAX_FILES];
+};
+
+/* A disk that was resized, from when the resize began (entries in the record) and was done. */
+struct resized {
+	uint64_t size;
+	size_t begun, done;
+	uint8_t *content;
 };
 
 static struct {
-	const char *path, *format, *save;
+	const char *path, *format, *save, *judge;
+	const char *name[MAX_FILES]; /* in the folder */
+	unsigned nfiles;
 	struct workload work;
+	struct resized resized[MAX_RESIZES];
+	unsigned nresized;
+	int how;
 	struct img_record *record;
-	struct flat base;     /* the file up to the last sync before the cut */
-	struct flat state;    /* what is examined, then what the repair made of it */
-	struct flat examined; /* what the repair was given */
-	uint64_t random, states, repaired, failures;
-	bool full, lazy, compress, repairing;
+	struct files base;     /* what is durable of the first `based` entries, which is all of them */
+	struct files state;    /* what is examined, then what the repair made of it */
+	struct files examined; /* what the repair was given */
+	size_t based;
+	bool *sure, *lost;		 /* of each entry: durable; never will be by a sync, but may arrive */
+	struct files *opens;		 /* what references are opened from */
+	struct img_record *opens_record; /* NULL: not recorded */
+	struct img_fault *fault;	 /* NULL: none */
+	uint64_t cache, random, states, judged, repaired, failures, qemu;
+	bool full, lazy, compress, churn, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
+
+/* ---- The image's files ---- */
+
+static void files_copy(struct files *to, const struct files *from)
+{
+	for (unsigned i = 0; i < crash.nfiles; i++)
+		flat_copy(&to->file[i], &from->file[i]);
+}
+
+static void files_save(const struct files *files, const char *path)
+{
+	for (unsigned i = 0; i < crash.nfiles; i++) {
+		char name[4096];
+
+		snprintf(name, sizeof(name), i ? "%s-%s" : "%s", path, crash.name[i]);
+		flat_save(&files->file[i], name);
+	}
+}
+
+static void apply(struct files *files, const struct img_record_entry *e)
+{
+	flat_apply(&files->file[e->file], e);
+}
+
+/* File i of what crash.opens holds, in memory. */
+static struct img_storage *open_file(unsigned i, const char *name)
+{
+	struct img_storage *s = flat_storage(&crash.opens->file[i], name);
+
+	if (crash.fault && img_storage_fault(s, crash.fault, &s))
+		abort();
+	if (crash.opens_record && img_storage_record_file(s, crash.opens_record, i, &s))
+		abort();
+	return s;
+}
+
+int __wrap_img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
+			       struct img_error *err);
+int __real_img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
+			       struct img_error *err);
+
+/* What an image names is opened by this: its own files come from memory (linked by --wrap). */
+int __wrap_img_storage_open_fd(int fd, const char *path, unsigned flags, struct img_storage **out,
+			       struct img_error *err)
+{
+	const char *base = strrchr(path, '/');
+
+	base = base ? base + 1 : path;
+	for (unsigned i = 1; i < crash.nfiles; i++) {
+		if (strcmp(base, crash.name[i]) != 0)
+			continue;
+		close(fd);
+		*out = open_file(i, path);
+		return 0;
+	}
+	return __real_img_storage_open_fd(fd, path, flags, out, err);
+}
+
+/* Open the image that files are; record: of what is written, or NULL. */
+static int open_files(struct files *files, struct img_record *record, unsigned flags,
+		      uint64_t cache, struct img **img, struct img_error *err)
+{
+	struct img_open_options options = {
+		.format = crash.format,
+		.flags = flags,
+		.io = IMG_IO_THREADS_KIND,
+		.cache_bytes = cache,
+	};
+
+	crash.opens = files;
+	crash.opens_record = record;
+	return img_open_storage(open_file(0, crash.path), crash.path, &options, img, err);
+}
 
 static void fail(size_t cut, uint64_t subset, const char *what, const char *sentence)
 {
@@ -48,19 +157,7 @@ static void fail(size_t cut, uint64_t subset, const char *what, const char *sent
 		fprintf(stderr, "crash: cut at %zu of %zu, subset %" PRIx64 ": %s: %s\n", cut,
 			img_record_count(crash.record), subset, what, sentence);
 	if (crash.failures == 1 && crash.save)
-		flat_save(crash.repairing ? &crash.examined : &crash.state, crash.save);
-}
-
-static int open_state(unsigned flags, struct img **img, struct img_error *err)
-{
-	struct img_open_options options = {
-		.format = crash.format,
-		.flags = flags,
-		.io = IMG_IO_THREADS_KIND,
-	};
-
-	return img_open_storage(flat_storage(&crash.state, crash.path), crash.path, &options, img,
-				err);
+		files_save(crash.repairing ? &crash.examined : &crash.state, crash.save);
 }
 
 /* Check: no corruptions; after a repair no leaks either. */
@@ -91,7 +188,8 @@ static int go_on(struct img *img, struct img_error *err)
 
 	memset(data, 0x5a, sizeof(data));
 	for (int i = 0; i < 4 && !rc; i++) {
-		uint64_t off = next_random(&crash.random) % (crash.work.size - sizeof(data));
+		uint64_t off = next_random(&crash.random) %
+			       (min_u64(crash.work.size, img_size(img)) - sizeof(data));
 
 		if (crash.save)
 			printf("going on at %" PRIu64 "\n", off);
@@ -107,24 +205,96 @@ static int close_and_keep(struct img *img, const struct img_record *record, size
 	int closed = img_close(img, rc ? NULL : err);
 
 	for (; *kept < img_record_count(record); ++*kept)
-		flat_apply(&crash.state, img_record_at(record, *kept));
+		apply(&crash.state, img_record_at(record, *kept));
 	return rc ? rc : closed;
 }
 
-/* Open the state for writing; what is written goes to record. */
-static int open_recorded(struct img_record *record, unsigned flags, struct img **img,
-			 struct img_error *err)
-{
-	struct img_open_options options = {
-		.format = crash.format,
-		.flags = IMG_OPEN_WRITE | flags,
-		.io = IMG_IO_THREADS_KIND,
-	};
-	struct img_storage *s = flat_storage(&crash.state, crash.path);
+/* ---- Judging ---- */
 
-	if (img_storage_record(s, record, &s))
+/* After a resize: the disk before it, or the one after it. */
+static int judge_resized(struct img *img, size_t cut, struct img_error *err)
+{
+	uint64_t size = img_size(img);
+	const struct resized *r = NULL;
+	uint8_t *content;
+	int rc;
+
+	for (unsigned i = 0; i < crash.nresized; i++) {
+		const struct resized *c = &crash.resized[i];
+		bool over = i + 1 < crash.nresized && crash.resized[i + 1].done <= cut;
+
+		if (c->begun <= cut && !over && c->size == size)
+			r = c;
+	}
+	if (!r)
+		return img_fail(err, -EBADMSG, "the disk has %" PRIu64 " bytes", size);
+	content = malloc(size);
+	if (!content)
 		abort();
-	return img_open_storage(s, crash.path, &options, img, err);
+	rc = img_read(img, 0, content, size, err);
+	for (uint64_t at = 0; !rc && at < size; at += SECTOR)
+		if (memcmp(content + at, r->content + at, SECTOR) != 0)
+			rc = img_fail(err, -EBADMSG,
+				      "a disk of %" PRIu64 " bytes: sector at %" PRIu64 " begins "
+				      "with %02x %02x, expected %02x %02x",
+				      size, at, content[at], content[at + 1], r->content[at],
+				      r->content[at + 1]);
+	free(content);
+	return rc;
+}
+
+static int judge(struct img *img, size_t cut, struct img_error *err)
+{
+	if (crash.nresized && crash.resized[0].begun <= cut)
+		return judge_resized(img, cut, err);
+	return workload_judge(&crash.work, img, cut, err);
+}
+
+/* Run a command in crash.judge; its exit code. */
+__attribute__((format(printf, 1, 2))) static int run(const char *fmt, ...)
+{
+	char command[8192];
+	va_list args;
+	int status, n = snprintf(command, sizeof(command), "cd '%s' && ", crash.judge);
+
+	va_start(args, fmt);
+	vsnprintf(command + n, sizeof(command) - (size_t)n, fmt, args);
+	va_end(args);
+	status = system(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+/* What does qemu-img say of the state, and read from it? */
+static int judge_by_qemu(size_t cut, struct img_error *err)
+{
+	struct img_open_options raw = { .format = "raw", .io = IMG_IO_THREADS_KIND };
+	char path[4096];
+	struct img *img;
+	int rc;
+
+	crash.judged++;
+	for (unsigned i = 0; i < crash.nfiles; i++) {
+		snprintf(path, sizeof(path), "%s/%s", crash.judge, crash.name[i]);
+		flat_save(&crash.state.file[i], path);
+	}
+	/* 3: leaks; 63: no check of that format. */
+	rc = crash.lazy ? 0 : run("qemu-img check -f %s '%s' >said 2>&1", crash.format, crash.name[0]);
+	if (rc && rc != 3 && rc != 63) {
+		run("cat said");
+		return img_fail(err, -EBADMSG, "qemu-img check: exit code %d", rc);
+	}
+	if (run("qemu-img convert -f %s -O raw '%s' seen.raw >said 2>&1", crash.format,
+		crash.name[0])) {
+		run("cat said");
+		return img_fail(err, -EBADMSG, "qemu-img convert fails");
+	}
+	snprintf(path, sizeof(path), "%s/seen.raw", crash.judge);
+	rc = img_open(path, &raw, &img, err);
+	if (rc)
+		return rc;
+	rc = judge(img, cut, err);
+	img_close(img, NULL);
+	return rc ? img_error_prefix(err, rc, "as qemu-img reads it") : 0;
 }
 
 /* Repair the state, look again, go on writing, and look again. */
@@ -137,7 +307,7 @@ static int repair(size_t cut, struct img_error *err)
 	int rc;
 
 	crash.repaired++;
-	rc = open_recorded(record, IMG_OPEN_CHECK, &img, err);
+	rc = open_files(&crash.state, record, IMG_OPEN_WRITE | IMG_OPEN_CHECK, 0, &img, err);
 	if (!rc)
 		rc = check(img, how, true, err);
 	if (!rc)
@@ -148,16 +318,16 @@ static int repair(size_t cut, struct img_error *err)
 		goto out;
 	}
 	img = NULL;
-	rc = open_recorded(record, 0, &img, err);
+	rc = open_files(&crash.state, record, IMG_OPEN_WRITE, 0, &img, err);
 	if (!rc)
-		rc = workload_judge(&crash.work, img, cut, err);
+		rc = judge(img, cut, err);
 	if (!rc)
 		rc = go_on(img, err);
 	rc = close_and_keep(img, record, &kept, rc, err);
 	if (rc)
 		goto out;
 	img = NULL;
-	rc = open_state(0, &img, err);
+	rc = open_files(&crash.state, NULL, 0, 0, &img, err);
 	if (!rc)
 		rc = check(img, 0, false, err);
 	if (rc)
@@ -175,18 +345,20 @@ static void examine(size_t cut, uint64_t subset)
 	int rc;
 
 	crash.states++;
-	rc = open_state(0, &img, err);
+	rc = open_files(&crash.state, NULL, 0, 0, &img, err);
 	if (rc) {
 		fail(cut, subset, "cannot be opened", img_error_text(err));
 		goto out;
 	}
 	if (!crash.lazy && check(img, 0, true, err))
 		fail(cut, subset, "not sound", img_error_text(err));
-	else if (workload_judge(&crash.work, img, cut, err))
+	else if (judge(img, cut, err))
 		fail(cut, subset, "wrong content", img_error_text(err));
 	img_close(img, NULL);
+	if (crash.qemu && crash.states % crash.qemu == 0 && judge_by_qemu(cut, err))
+		fail(cut, subset, "qemu-img differs", img_error_text(err));
 	if (crash.full || crash.lazy || next_random(&crash.random) % 4 == 0) {
-		flat_copy(&crash.examined, &crash.state);
+		files_copy(&crash.examined, &crash.state);
 		crash.repairing = true;
 		if (repair(cut, err))
 			fail(cut, subset, "after repair", img_error_text(err));
@@ -208,93 +380,169 @@ static void apply_torn(const struct img_record_entry *e)
 		part.off = e->off + at;
 		part.len = min_u64(SECTOR - part.off % SECTOR, e->len - at);
 		part.data = e->data ? e->data + at : NULL;
-		flat_apply(&crash.state, &part);
+		apply(&crash.state, &part);
 	}
 }
 
 /*
- * Of the entries [sync, cut) those whose bit is in keep; tear: those that are not kept arrive in
- * part.
+ * Of the entries up to cut that are not durable those whose bit is in keep, counted from the first
+ * that is not based; tear: those that are not kept arrive in part.
  */
-static void build(size_t sync, size_t cut, uint64_t keep, bool tear)
+static void build(size_t cut, uint64_t keep, bool tear)
 {
-	flat_copy(&crash.state, &crash.base);
-	for (size_t i = sync; i < cut; i++) {
-		const struct img_record_entry *e = img_record_at(crash.record, i);
+	size_t n = 0;
 
-		if (i - sync >= 64 ? next_random(&crash.random) % 2 : (keep >> (i - sync)) & 1)
-			flat_apply(&crash.state, e);
+	files_copy(&crash.state, &crash.base);
+	for (size_t i = crash.based; i < cut; i++) {
+		const struct img_record_entry *e = img_record_at(crash.record, i);
+		bool kept = crash.sure[i];
+
+		if (!kept) {
+			kept = n >= 64 ? next_random(&crash.random) % 2 : (keep >> n) & 1;
+			n++;
+		}
+		if (kept)
+			apply(&crash.state, e);
 		else if (tear && e->kind == IMG_RECORD_WRITE)
 			apply_torn(e);
 	}
 }
 
-static void cut_at(size_t sync, size_t cut, unsigned samples)
+static void cut_at(size_t cut, unsigned samples)
 {
-	size_t n = cut - sync;
+	size_t n = 0; /* entries that may be there or not */
+	uint64_t last;
 
+	for (size_t i = crash.based; i < cut; i++)
+		n += !crash.sure[i];
 	/* Everything that was begun has arrived. */
-	flat_copy(&crash.state, &crash.base);
-	for (size_t i = sync; i < cut; i++)
-		flat_apply(&crash.state, img_record_at(crash.record, i));
+	files_copy(&crash.state, &crash.base);
+	for (size_t i = crash.based; i < cut; i++)
+		apply(&crash.state, img_record_at(crash.record, i));
 	examine(cut, UINT64_MAX);
 
 	/* Subsets in which the last entry arrived: those without it belong to an earlier cut. */
 	if (n < 2)
 		return;
+	last = crash.sure[cut - 1] || n > 64 ? 0 : UINT64_C(1) << (n - 1);
 	if (crash.full && n - 1 <= ALL_SUBSETS_BITS) {
 		for (uint64_t keep = 0; keep + 1 < 1u << (n - 1); keep++) {
-			build(sync, cut, keep | 1ull << (n - 1), false);
-			examine(cut, keep | 1ull << (n - 1));
+			build(cut, keep | last, false);
+			examine(cut, keep | last);
 		}
 	}
 	for (unsigned i = 0; i < samples; i++) {
 		uint64_t keep = next_random(&crash.random);
 
-		build(sync, cut, keep, i % 2);
+		build(cut, keep, i % 2);
 		examine(cut, keep);
 	}
 }
 
-static int record_workload(uint64_t seed, size_t count, struct img_error *err)
+/* Resize the disk, and note what it then should be. */
+static int resize(struct img *img, const uint64_t *sizes, unsigned n, struct img_error *err)
 {
-	struct img_open_options options = {
-		.format = crash.format,
-		.flags = IMG_OPEN_WRITE | IMG_OPEN_UNMAP,
-		.io = IMG_IO_THREADS_KIND,
-		.cache_bytes = seed % 2 ? 0 : 128 << 10,
-	};
-	struct img_storage *s = flat_storage(&crash.base, crash.path), *recorder;
-	struct img *img = NULL;
-	int rc = img_storage_record(s, crash.record, &recorder);
+	struct resized *before = &crash.resized[0];
+	int rc = img_flush(img, err);
 
 	if (rc)
-		return img_fail(err, rc, "no recorder");
-	rc = img_open_storage(recorder, crash.path, &options, &img, err);
+		return rc;
+	*before = (struct resized){ .size = img_size(img), .content = malloc(img_size(img)) };
+	before->begun = before->done = img_record_count(crash.record);
+	if (!before->content)
+		abort();
+	rc = img_read(img, 0, before->content, before->size, err);
+	crash.nresized = 1;
+	for (unsigned i = 0; !rc && i < n; i++, before++) {
+		struct resized *r = &crash.resized[crash.nresized++];
+		uint64_t both = min_u64(before->size, sizes[i]);
+
+		*r = (struct resized){ .size = sizes[i], .content = calloc(1, sizes[i]) };
+		if (!r->content)
+			abort();
+		memcpy(r->content, before->content, both);
+		r->begun = img_record_count(crash.record);
+		rc = img_resize(img, sizes[i], sizes[i] > before->size ? crash.how : 0, err);
+		r->done = img_record_count(crash.record);
+	}
+	return rc;
+}
+
+static int record_workload(uint64_t seed, size_t count, const uint64_t *sizes, unsigned nsizes,
+			   struct img_error *err)
+{
+	uint64_t cache = crash.cache ? crash.cache : seed % 2 ? 0
+							      : 128 << 10;
+	struct img *img = NULL;
+	int rc = open_files(&crash.base, crash.record, IMG_OPEN_WRITE | IMG_OPEN_UNMAP, cache, &img,
+			    err);
+
 	if (rc)
 		return rc;
 	workload_init(&crash.work, img);
 	crash.work.compress = crash.compress;
-	workload_run(&crash.work, img, crash.record, seed, count, true);
-	if (crash.work.rc)
+	crash.work.churn = crash.churn;
+	crash.work.trusting = crash.fault;
+	workload_run(&crash.work, img, crash.record, seed, count, !crash.fault);
+	if (crash.work.rc && !crash.fault)
 		rc = img_fail(err, crash.work.rc, "%s", crash.work.sentence);
+	if (!rc && nsizes)
+		rc = resize(img, sizes, nsizes, err);
 	int closed = img_close(img, rc ? NULL : err);
 
-	return rc ? rc : closed;
+	crash.fault = NULL;
+	return rc ? rc : crash.work.rc ? 0
+				       : closed;
+}
+
+/* Entry `at` is over: what is durable by it, or lost? */
+static void passed(size_t at)
+{
+	const struct img_record_entry *e = img_record_at(crash.record, at);
+
+	for (size_t i = crash.based; i < at; i++) {
+		if (img_record_at(crash.record, i)->file != e->file)
+			continue;
+		if (e->kind == IMG_RECORD_SYNC)
+			crash.sure[i] |= !crash.lost[i];
+		else if (e->kind == IMG_RECORD_SYNC_FAILED)
+			crash.lost[i] |= !crash.sure[i];
+	}
+	if (e->kind != IMG_RECORD_WRITE && !e->len)
+		crash.sure[at] = true; /* a sync, nothing else */
+	for (; crash.based <= at && crash.sure[crash.based]; crash.based++)
+		apply(&crash.base, img_record_at(crash.record, crash.based));
 }
 
 static void replay(unsigned samples, size_t every)
 {
-	size_t sync = 0, n = img_record_count(crash.record);
+	size_t n = img_record_count(crash.record);
 
+	crash.sure = calloc(n + 1, sizeof(*crash.sure));
+	crash.lost = calloc(n + 1, sizeof(*crash.lost));
+	if (!crash.sure || !crash.lost)
+		abort();
 	for (size_t cut = 0; cut <= n && crash.failures < 5; cut++) {
 		if (cut % every == 0 || cut == n)
-			cut_at(sync, cut, samples);
-		if (cut == n || img_record_at(crash.record, cut)->kind != IMG_RECORD_SYNC)
-			continue;
-		for (; sync < cut; sync++)
-			flat_apply(&crash.base, img_record_at(crash.record, sync));
-		sync++;
+			cut_at(cut, samples);
+		if (cut < n)
+			passed(cut);
+	}
+	free(crash.sure);
+	free(crash.lost);
+}
+
+static void load_files(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	int folder = slash ? (int)(slash - path) + 1 : 0;
+
+	crash.name[0] = path + folder;
+	for (unsigned i = 0; i < crash.nfiles; i++) {
+		char name[4096];
+
+		snprintf(name, sizeof(name), "%.*s%s", folder, path, crash.name[i]);
+		flat_load(&crash.base.file[i], name);
 	}
 }
 
@@ -302,7 +550,14 @@ int main(int argc, char **argv)
 {
 	uint64_t seed = 1, count = 60, samples = 3, every = 1;
 	struct img_error *err = img_error_new();
+	struct img_fault fault = {
+		.ops = 1u << IMG_IO_SYNC,
+		.rc = -EIO,
+	};
+	uint64_t sizes[MAX_RESIZES];
+	unsigned nsizes = 0;
 
+	crash.nfiles = 1;
 	if (argc < 3) {
 		fprintf(stderr, "usage: crash IMAGE FORMAT [KEY=VALUE...]\n");
 		return 2;
@@ -312,6 +567,14 @@ int main(int argc, char **argv)
 	for (int i = 3; i < argc; i++) {
 		if (!strncmp(argv[i], "save=", 5)) {
 			crash.save = argv[i] + 5;
+			continue;
+		}
+		if (!strncmp(argv[i], "judge=", 6)) {
+			crash.judge = argv[i] + 6;
+			continue;
+		}
+		if (!strncmp(argv[i], "with=", 5) && crash.nfiles < MAX_FILES) {
+			crash.name[crash.nfiles++] = argv[i] + 5;
 			continue;
 		}
 		char *equals = strchr(argv[i], '=');
@@ -331,25 +594,46 @@ int main(int argc, char **argv)
 			crash.lazy = value;
 		else if (!strncmp(argv[i], "compress=", 9))
 			crash.compress = value;
+		else if (!strncmp(argv[i], "churn=", 6))
+			crash.churn = value;
+		else if (!strncmp(argv[i], "cache=", 6))
+			crash.cache = value;
+		else if (!strncmp(argv[i], "how=", 4))
+			crash.how = (int)value;
+		else if (!strncmp(argv[i], "qemu=", 5))
+			crash.qemu = value;
+		else if (!strncmp(argv[i], "resize=", 7) && nsizes < MAX_RESIZES - 1)
+			sizes[nsizes++] = value;
+		else if (!strncmp(argv[i], "fail=", 5) && value) {
+			fault.at = value - 1;
+			crash.fault = &fault;
+		}
 	}
+	if (!crash.judge)
+		crash.qemu = 0;
 	if (crash.full)
 		samples = FULL_SAMPLES;
 	crash.random ^= seed;
 	crash.record = img_record_new();
-	flat_load(&crash.base, crash.path);
-	if (record_workload(seed, count, err)) {
+	load_files(crash.path);
+	if (record_workload(seed, count, sizes, nsizes, err)) {
 		fprintf(stderr, "crash: the workload itself: %s\n", img_error_text(err));
 		return 1;
 	}
 	replay((unsigned)samples, every);
-	printf("%zu entries recorded, %" PRIu64 " states, %" PRIu64 " repaired, %" PRIu64
-	       " failures, seed %" PRIu64 "\n",
-	       img_record_count(crash.record), crash.states, crash.repaired, crash.failures, seed);
+	printf("%zu entries recorded, %" PRIu64 " states, %" PRIu64 " by qemu-img, %" PRIu64
+	       " repaired, %" PRIu64 " failures, seed %" PRIu64 "\n",
+	       img_record_count(crash.record), crash.states, crash.judged, crash.repaired,
+	       crash.failures, seed);
 	img_record_free(crash.record);
 	workload_free(&crash.work);
-	free(crash.base.bytes);
-	free(crash.state.bytes);
-	free(crash.examined.bytes);
+	for (unsigned i = 0; i < MAX_FILES; i++) {
+		free(crash.base.file[i].bytes);
+		free(crash.state.file[i].bytes);
+		free(crash.examined.file[i].bytes);
+	}
+	for (unsigned i = 0; i < crash.nresized; i++)
+		free(crash.resized[i].content);
 	img_error_free(err);
 	return crash.failures ? 1 : 0;
 }

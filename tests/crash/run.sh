@@ -3,6 +3,7 @@
 #
 #   FULL=1	every subset of writes where they are few, many subsets where not (make crash-full)
 #   SEED=N, SEEDS=N	first seed and how many (default: today's, 1; FULL: 4)
+#   QEMU=N	each Nth state is judged by qemu-img too (default: 40; FULL: 1)
 #   tests/crash/run.sh [WORD]	only variants with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
@@ -10,6 +11,7 @@ have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images 
 only=$1
 seed=${SEED:-$(date +%Y%m%d)}
 seeds=${SEEDS:-${FULL:+4}}
+qemu=${QEMU:-${FULL:+1}}
 cd "$work" || exit 1
 
 # Each sector is one pattern of 8 bytes: crash.c tells sectors apart by that.
@@ -24,6 +26,9 @@ done >base.raw
 truncate -s 1114624 base.raw
 size=$(stat -c %s base.raw)
 
+# What images are based on, for states that qemu-img opens.
+mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk judge/
+
 variant() {
 	name=$1 keys=$2
 	shift 2
@@ -31,12 +36,17 @@ variant() {
 	n=${seeds:-1}
 	while [ "$n" -gt 0 ]; do
 		n=$((n - 1))
-		rm -f image.*
+		rm -f image.* image-* data.raw
 		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $(head -n 1 make.log)"; return; }
 		image=$(echo image.*)
+		with=
+		for file in data.raw image-*; do
+			[ ! -f "$file" ] || with="$with with=$file"
+		done
 		# shellcheck disable=SC2086 # words are wanted
 		try "$name, seed $((seed + n))" timeout 3600 "$build/tests/crash/crash" "$image" "${image##*.}" \
-			seed=$((seed + n)) ${FULL:+full=1 count=120} $keys || continue
+			seed=$((seed + n)) qemu=${qemu:-40} judge="$work/judge" $with \
+			${FULL:+full=1 count=120} $keys || continue
 		[ -z "$VERBOSE$FULL" ] || cat .out
 	done
 }
@@ -56,6 +66,15 @@ over_packed() {
 	qemu-img convert -c -f raw -O qcow2 base.raw lower.qcow2 &&
 		qemu-img create -q -f qcow2 -o "$1" -b lower.qcow2 -F qcow2 image.qcow2 $size
 }
+# A disk that had data to its end before it was made smaller.
+shrunk() {
+	qemu-img create -q -f qcow2 -o "$1" image.qcow2 2M &&
+		yes "early-1" | head -c 2097152 >before && qemu-io -f qcow2 -c "write -q -s before 0 2M" image.qcow2 &&
+		qemu-img resize -q -f qcow2 --shrink image.qcow2 "$2"
+}
+# An overlay that ends before its base does, inside a cluster.
+over_part() { qemu-img create -q -f qcow2 -o "$1" -b base.raw -F raw image.qcow2 "$2"; }
+vmdk_split() { "$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw image.vmdk; }
 plain() { cp base.raw image.raw; }
 vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
 vmdk_filled() { "$imgtool" convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
@@ -111,8 +130,56 @@ variant "qcow2 extended L2, packed writes" "compress=1" filled extended_l2=on,cl
 variant "qcow2 4k, packed writes with a snapshot" "compress=1" packed_snapshots cluster_size=4k
 variant "qcow2 4k, packed writes over a packed base" "compress=1" over_packed cluster_size=4k
 variant "qcow2 4k lazy refcounts, packed writes" "compress=1 lazy=1" filled lazy_refcounts=on,cluster_size=4k
-variant "vmdk extent of a split one" "" vmdk_extent twoGbMaxExtentSparse
+variant "vmdk extent of a split one" "qemu=0" vmdk_extent twoGbMaxExtentSparse
 variant "vmdk over vmdk" "" vmdk_over subformat=monolithicSparse
 variant "vmdk zeroed grains over vmdk" "" vmdk_over zeroed_grain=on
 variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
+
+# Images of several files.
+variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
+variant "qcow2 64k, data file" "churn=1" filled data_file=data.raw
+variant "qcow2 4k, raw data file" "churn=1" empty cluster_size=4k,data_file=data.raw,data_file_raw=on
+variant "qcow2 extended L2, data file" "" empty extended_l2=on,cluster_size=16k,data_file=data.raw
+variant "vmdk split" "" vmdk_split twoGbMaxExtentSparse
+variant "vmdk flat" "" vmdk_split monolithicFlat
+variant "vmdk flat, split" "" vmdk_split twoGbMaxExtentFlat
+
+# Much that is freed and used again; little memory for tables.
+variant "qcow2 4k, churn" "churn=1 compress=1 count=120" empty cluster_size=4k
+variant "qcow2 512, churn, tiny cache" "churn=1 compress=1 cache=16384 count=120" empty cluster_size=512
+variant "qcow2 v2 4k, churn" "churn=1 count=120" filled compat=0.10,cluster_size=4k
+variant "qcow2 extended L2, churn, tiny cache" "churn=1 cache=16384 count=120" filled extended_l2=on,cluster_size=16k
+variant "qcow2 4k, churn with a snapshot" "churn=1 compress=1 count=120" packed_snapshots cluster_size=4k
+variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
+variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
+
+# A sync fails; what is said to be durable after it must be.
+for sync in 1 2 3 5 8 13; do
+	variant "qcow2 4k, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k
+	variant "qcow2 4k, data file, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k,data_file=data.raw
+	variant "vmdk split, sync $sync fails" "fail=$sync count=30" vmdk_split twoGbMaxExtentSparse
+done
+
+# Changing the size: the old disk, or the new one with zeroes where it grew.
+variant "resize qcow2 4k" "resize=2097152 resize=524288 resize=1048576" filled cluster_size=4k
+variant "resize qcow2 512, odd" "resize=99840 resize=700416 resize=33280" filled cluster_size=512
+variant "resize qcow2 64k, odd" "resize=300032 resize=330240 resize=2097152" filled compat=1.1
+variant "resize qcow2 v2" "resize=300032 resize=2097152" filled compat=0.10
+variant "resize qcow2 extended L2" "resize=300032 resize=2097152" filled extended_l2=on,cluster_size=16k
+variant "resize qcow2 compressed" "resize=300032 resize=2097152" compressed compat=1.1
+variant "resize qcow2 with a snapshot" "resize=300032 resize=2097152" snapshots cluster_size=4k
+variant "resize qcow2 4k, preallocated" "resize=300032 resize=1048576 how=1" filled cluster_size=4k
+variant "resize qcow2 16k, reserved" "resize=300032 resize=1048576 how=2" filled cluster_size=16k,extended_l2=on
+variant "resize qcow2 that was larger" "resize=2097152" shrunk compat=1.1 300032
+variant "resize qcow2 4k that was larger, tiny cache" "resize=2097152 cache=16384" shrunk cluster_size=4k 1009664
+variant "resize an odd overlay" "resize=2097152" over_part compat=1.1 493k
+variant "resize an odd overlay within a cluster" "resize=510976" over_part compat=1.1 493k
+variant "resize an odd overlay, v2" "resize=2097152" over_part compat=0.10 493k
+variant "resize an odd overlay, extended L2" "resize=2097152" over_part extended_l2=on 493k
+variant "resize an odd overlay, preallocated" "resize=2097152 how=1" over_part compat=1.1 493k
+variant "resize an odd overlay, shrunk first" "resize=99840 resize=2097152" over_part cluster_size=4k 493k
+variant "resize data file" "resize=300032 resize=2097152" filled data_file=data.raw
+variant "resize data file, preallocated" "resize=300032 resize=2097152 how=1" filled data_file=data.raw
+variant "resize raw data file" "resize=300032 resize=2097152" empty cluster_size=4k,data_file=data.raw,data_file_raw=on
+variant "resize raw" "resize=300032 resize=2097152" plain
 finish

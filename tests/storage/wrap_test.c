@@ -226,6 +226,7 @@ static void replay(enum img_ioq_kind kind, bool file)
 				     0);
 			break;
 		case IMG_RECORD_SYNC:
+		case IMG_RECORD_SYNC_FAILED:
 			break;
 		}
 	}

@@ -14,6 +14,7 @@
 
 enum {
 	BATCH = 6,
+	CHURN_BYTES = 192 << 10,
 	RUN_SECTORS = 32, /* with one stamp, in a compressed write: at most */
 	MAX_DEED = 160 << 10,
 	READ_BYTES = 1 << 20,
@@ -102,6 +103,7 @@ void flat_apply(struct flat *f, const struct img_record_entry *entry)
 		flat_resize(f, (size_t)entry->len);
 		break;
 	case IMG_RECORD_SYNC:
+	case IMG_RECORD_SYNC_FAILED:
 		break;
 	}
 }
@@ -190,8 +192,10 @@ static void landed(void *user, int rc, const struct img_error *err)
 {
 	struct flight *f = user;
 
-	if (rc)
-		note_failure(f->w, rc, err);
+	if (!rc)
+		return;
+	f->w->trusting = false; /* it may have come or not */
+	note_failure(f->w, rc, err);
 }
 
 static bool overlaps(const struct flight *flight, int n, uint64_t off, uint64_t len)
@@ -230,12 +234,12 @@ static int submit_compressed(struct img_queue *q, struct img *img, struct flight
 
 static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64_t *random)
 {
-	uint64_t pick = next_random(random) % 100;
+	uint64_t pick = next_random(random) % 100, writes = f->w->churn ? 50 : 75;
 
-	f->discard = !f->compress && pick >= 90;
+	f->discard = !f->compress && pick >= (f->w->churn ? 70 : 90);
 	if (f->compress)
 		return submit_compressed(q, img, f, random);
-	if (pick < 75) {
+	if (pick < writes) {
 		stamp(f, 0, f->len);
 		f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
 		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, landed, f);
@@ -253,14 +257,16 @@ static bool choose(const struct workload *w, const struct img *img, uint64_t *ra
 		   uint64_t *len)
 {
 	uint64_t unit = img_unit_bytes(img), pick = next_random(random) % 10;
-	uint64_t most = MAX_DEED;
+	uint64_t most = MAX_DEED, size = w->size;
 
+	if (w->churn)
+		size = min_u64(size, CHURN_BYTES);
 	if (pick < 9)
 		most = min_u64(pick < 6 ? 4096 : unit * 3, MAX_DEED);
-	most = min_u64(most, w->size);
+	most = min_u64(most, size);
 	*len = (1 + next_random(random) % (most / SECTOR)) * SECTOR;
-	*off = next_random(random) % ((w->size - *len) / SECTOR + 1) * SECTOR;
-	if (pick == 9) { /* whole units */
+	*off = next_random(random) % ((size - *len) / SECTOR + 1) * SECTOR;
+	if (pick == 9 || (w->churn && pick > 4)) { /* whole units */
 		*off = align_down_u64(*off, unit);
 		*len = min_u64(round_up_u64(*len, unit), w->size - *off);
 		*len = min_u64(*len, MAX_DEED);
@@ -338,7 +344,8 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 				note_failure(w, rc, err);
 				continue;
 			}
-			if (w->rc) /* what failed may come or not: nothing is certain any more */
+			/* What failed may come or not: nothing is certain any more. */
+			if (w->rc && !w->trusting)
 				continue;
 			if (w->durables == w->durables_room) {
 				w->durables_room = w->durables_room ? w->durables_room * 2 : 64;

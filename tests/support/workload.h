@@ -55,7 +55,10 @@ struct workload {
 	uint64_t refused; /* requests that failed */
 	int rc;		  /* the first of the failures */
 	char *sentence;	  /* of that; malloc'd */
-	bool compress;	  /* the caller's: some writes are compressed; after init() */
+	/* The caller's, after init(). */
+	bool compress; /* some writes are compressed */
+	bool churn;    /* few places, much that is freed and used again */
+	bool trusting; /* a flush that succeeds counts, whatever flush failed before */
 };
 
 /* Learn what img holds. */

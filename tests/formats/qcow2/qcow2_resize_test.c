@@ -70,6 +70,7 @@ static void apply(struct bytes *b, const struct img_record_entry *e)
 		b->len = e->len;
 		break;
 	case IMG_RECORD_SYNC:
+	case IMG_RECORD_SYNC_FAILED:
 		break;
 	}
 	b->most = max_u64(b->most, b->len);
