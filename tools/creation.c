@@ -226,7 +226,8 @@ int creation_print_help(const char *format)
 	qsort(sorted, count, sizeof(*sorted), by_name);
 	printf("Supported %s options:\n", format);
 	for (i = 0; i < count; i++)
-		print_option(sorted[i]);
+		if (!img_value_bool(img_value_get(sorted[i], "file")))
+			print_option(sorted[i]);
 	free(sorted);
 	img_value_free(options);
 	return 0;

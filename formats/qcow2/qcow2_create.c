@@ -48,7 +48,7 @@ const struct img_option qcow2_create_options[] = {
 	  "0.10,1.1,v2,v3" },
 	{ "backing_file", IMG_OPTION_STRING, "File name of a base image", NULL, NULL },
 	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
-	{ "data_file", IMG_OPTION_STRING, "File name of an external data file", NULL, NULL },
+	{ "data_file", IMG_OPTION_PATH, "File name of an external data file", NULL, NULL },
 	{ "data_file_raw", IMG_OPTION_BOOL,
 	  "The external data file must stay valid as a raw image", NULL, NULL },
 	{ "lazy_refcounts", IMG_OPTION_BOOL, "Postpone refcount updates", "off", NULL },

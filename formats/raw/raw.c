@@ -98,6 +98,10 @@ static int raw_resize(struct img *img, uint64_t size, enum img_preallocate how,
 		return img_fail(err, -EFBIG,
 				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, img->name,
 				size, RAW_MAX_SIZE);
+	if (img->file->device && size != img->file->size)
+		return img_fail(err, -EINVAL,
+				"Cannot resize device files: %s has %" PRIu64 " bytes", img->name,
+				atomic_load(&img->file->size));
 	if (how != IMG_PREALLOCATE_OFF && size < img->file->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
 	rc = img_storage_resize(img->file, size, how, err);
@@ -122,14 +126,6 @@ static int raw_create_check(struct img_creating *c, struct img_error *err)
 {
 	if (c->preallocate == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -EINVAL, "Unsupported preallocation mode: metadata");
-	if (img_options_bool(c->options, "nocow"))
-		return img_fail(err, -ENOTSUP,
-				"nocow=on: this version cannot set that attribute; "
-				"set it on the folder (chattr +C) instead");
-	if (img_options_number(c->options, "extent_size_hint"))
-		return img_fail(err, -ENOTSUP,
-				"extent_size_hint: this version sets no such hint; "
-				"the only value is 0");
 	if (c->size > RAW_MAX_SIZE)
 		return img_fail(err, -EFBIG,
 				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, c->name,

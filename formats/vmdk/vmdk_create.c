@@ -35,6 +35,9 @@ const struct img_option vmdk_create_options[] = {
 	  "streamOptimized" },
 	{ "zeroed_grain", IMG_OPTION_BOOL,
 	  "Enable efficient zero writes using the zeroed-grain GTE feature", NULL, NULL },
+	{ "preallocation", IMG_OPTION_STRING,
+	  "Preallocation mode (allowed values: off, falloc, full); for flat extents", NULL,
+	  "off,falloc,full" },
 	{ "compression_level", IMG_OPTION_NUMBER,
 	  "How hard to compress: 1 to 12 (default: 6); for subformat=streamOptimized", NULL, NULL },
 	{ 0 },
@@ -245,7 +248,12 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 		rc = vmdk_wish_make(c, &w, err);
 	if (rc)
 		return rc;
-	if (w.flat && c->backing_name)
+	if (!w.flat && c->preallocate != IMG_PREALLOCATE_OFF)
+		rc = img_fail(err, -ENOTSUP,
+			      "%s: preallocation: found subformat=%s, whose extents grow as they are "
+			      "written; allowed with monolithicFlat and twoGbMaxExtentFlat",
+			      c->name, w.create_type);
+	else if (w.flat && c->backing_name)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't have backing file", c->name);
 	else if (w.flat && w.zeroed_grains)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't enable zeroed grain", c->name);
@@ -280,8 +288,7 @@ static int create_extents(struct img_creating *c, const struct vmdk_wish *w, str
 		if (rc)
 			return rc;
 		if (w->flat)
-			rc = img_storage_resize(s, vmdk_extent_bytes(c, w, n), IMG_PREALLOCATE_OFF,
-						err);
+			rc = img_storage_resize(s, vmdk_extent_bytes(c, w, n), c->preallocate, err);
 		else
 			rc = create_sparse(s, vmdk_extent_bytes(c, w, n), w->zeroed_grains, NULL, 0,
 					   err);

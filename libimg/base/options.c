@@ -225,6 +225,7 @@ static int check_value(const struct img_option *row, const char *value, struct i
 				value, row->choices);
 	switch (row->type) {
 	case IMG_OPTION_STRING:
+	case IMG_OPTION_PATH:
 		break;
 	case IMG_OPTION_BOOL:
 		if (img_parse_bool(value, &b))

@@ -13,6 +13,7 @@ struct img_error;
 
 enum img_option_type {
 	IMG_OPTION_STRING,
+	IMG_OPTION_PATH, /* a string: a further file of the image */
 	IMG_OPTION_BOOL,
 	IMG_OPTION_NUMBER,
 	IMG_OPTION_SIZE,

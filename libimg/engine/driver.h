@@ -266,6 +266,7 @@ struct img_creating {
 	const char *backing_format; /* NULL: not known */
 	const struct img *backing;  /* that image, open; NULL: none, or it was not to be looked at */
 	bool pipe;		    /* for sink(): what comes out cannot be gone back to */
+	bool device;		    /* file is, or will be, a block device */
 	bool compress;		    /* what is written to the new image will be compressed */
 	int compress_level;	    /* out, by create_check(): img->compress_level of the new image */
 	uint64_t identity[2];	    /* for img_identity_bytes(): 0, 0: random */

@@ -51,6 +51,7 @@ struct img_value *img_format_create_options(const char *format)
 {
 	static const char *const types[] = {
 		[IMG_OPTION_STRING] = "string",
+		[IMG_OPTION_PATH] = "string",
 		[IMG_OPTION_BOOL] = "bool",
 		[IMG_OPTION_NUMBER] = "number",
 		[IMG_OPTION_SIZE] = "size",
@@ -74,6 +75,8 @@ struct img_value *img_format_create_options(const char *format)
 		img_value_add_string(item, "name", row->name);
 		img_value_add_string(item, "type", types[row->type]);
 		img_value_add_string(item, "help", row->help ? row->help : "");
+		if (img_recipe_is_of_file(d, row))
+			img_value_add_bool(item, "file", true);
 		if (row->fallback)
 			img_value_add_string(item, "default", row->fallback);
 		if (row->choices)
@@ -105,7 +108,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 		return rc;
 	v = img_value_new(IMG_VALUE_OBJECT);
 	if (v)
-		img_value_add_string(v, "fmt", r.driver->name);
+		img_value_add_string(v, "fmt", options->format);
 	for (const struct img_option *row = r.table; v && row->name; row++) {
 		bool size = !strcmp(row->name, "size");
 
@@ -113,6 +116,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 			continue;
 		switch (row->type) {
 		case IMG_OPTION_STRING:
+		case IMG_OPTION_PATH:
 			img_value_add_string(v, row->name,
 					     img_options_string(r.options, row->name));
 			break;
@@ -142,6 +146,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 struct making {
 	struct img_creating base;
 	struct img *img;
+	const struct img_file_attributes *attributes;
 };
 
 /* A further file: the user named it, or the driver made its name from the user's. */
@@ -185,6 +190,7 @@ static int create_another(struct img_creating *c, const char *name, struct img_s
 	rc = img_storage_create_file(path, img_storage_flags(place->flags), out, err);
 	if (rc)
 		goto out;
+	img_storage_set_attributes(*out, ((struct making *)c)->attributes);
 	grown[place->created_count++] = (struct img_created){ .path = path, .storage = *out };
 	path = NULL;
 out:
@@ -209,6 +215,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	rc = img_storage_create_file(plain, img_storage_flags(flags), &file, err);
 	if (rc)
 		goto out;
+	img_storage_set_attributes(file, &r.attributes);
 	rc = img_place_new(file, path, plain, r.gate, flags, &img, err);
 	if (rc)
 		goto out;
@@ -218,7 +225,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 		r.backing->place->above = img;
 	r.backing = NULL; /* closed with img from here on */
 
-	making = (struct making){ .base = r.creating, .img = img };
+	making = (struct making){ .base = r.creating, .img = img, .attributes = &r.attributes };
 	making.base.file = file;
 	making.base.another = create_another;
 	making.base.backing = img->parent;

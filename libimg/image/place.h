@@ -34,7 +34,7 @@ struct img_place {
 	size_t created_count;
 };
 
-/* The driver of that name; NULL: none. */
+/* The driver of that name, or of bare bytes if that is a storage module's; NULL: none. */
 const struct img_driver *img_driver_named(const char *name);
 
 /*

@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/image/place.h"
+#include "libimg/storage/module.h"
 
 enum {
 	HEAD_BYTES = 65536,
@@ -27,8 +28,12 @@ struct sample {
 
 const struct img_driver *img_driver_named(const char *name)
 {
+	/* What holds the bytes is a format too, to programs: then they are the disk as they are. */
+	bool bare = img_module_named(name);
+
 	for (size_t i = 0; img_drivers[i]; i++)
-		if (!strcmp(img_drivers[i]->name, name))
+		if (!strcmp(img_drivers[i]->name, name) ||
+		    (bare && img_drivers[i]->features & IMG_DRIVER_PLAIN))
 			return img_drivers[i];
 	return NULL;
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/storage/module.h"
 
 static const struct img_option size_row = {
 	"size",
@@ -21,11 +22,28 @@ static const struct img_option backing_rows[] = {
 	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
 };
 
+/* Of the files, whatever is in them. */
+static const struct img_option file_rows[] = {
+	{ "nocow", IMG_OPTION_BOOL, "Turn off copy-on-write (valid only on btrfs)", NULL, NULL },
+	{ "extent_size_hint", IMG_OPTION_SIZE, "Extent size hint for the image file, 0 to disable",
+	  NULL, NULL },
+};
+
+enum { DEFAULT_EXTENT_HINT = 1 << 20 };
+
 static bool has_row(const struct img_option *table, const char *name)
 {
 	for (; table->name; table++)
 		if (!strcmp(table->name, name))
 			return true;
+	return false;
+}
+
+bool img_recipe_is_of_file(const struct img_driver *d, const struct img_option *row)
+{
+	for (size_t i = 0; i < IMG_ARRAY_LEN(file_rows); i++)
+		if (!strcmp(row->name, file_rows[i].name))
+			return !d->create_options || !has_row(d->create_options, row->name);
 	return false;
 }
 
@@ -39,7 +57,8 @@ struct img_option *img_recipe_table(const struct img_driver *d)
 
 	while (own[count].name)
 		count++;
-	table = calloc(count + 1 + 1 + IMG_ARRAY_LEN(backing_rows), sizeof(*table));
+	table = calloc(count + 1 + 1 + IMG_ARRAY_LEN(backing_rows) + IMG_ARRAY_LEN(file_rows),
+		       sizeof(*table));
 	if (!table)
 		return NULL;
 	if (!has_row(own, "size"))
@@ -53,6 +72,9 @@ struct img_option *img_recipe_table(const struct img_driver *d)
 		if (i < count)
 			table[n++] = own[i];
 	}
+	for (size_t i = 0; i < IMG_ARRAY_LEN(file_rows); i++)
+		if (!has_row(own, file_rows[i].name))
+			table[n++] = file_rows[i];
 	return table;
 }
 
@@ -120,6 +142,102 @@ static int parse_options(struct img_recipe *r, const struct img_create_options *
 	return rc;
 }
 
+/*
+ * A name with folders in it starts where the user is, if there is such a folder; images name their
+ * files from their own. *out: malloc'd; NULL: name stays as it is. -ENOMEM.
+ */
+static int name_from_image(const char *path, const char *name, char **out)
+{
+	const char *last = strrchr(name, '/'), *slash = strrchr(path, '/');
+	char *given = NULL, *own = NULL, *from = NULL, *folder = NULL;
+	size_t len;
+	int rc = 0;
+
+	*out = NULL;
+	if (!last || *name == '/')
+		return 0;
+	given = strndup(name, (size_t)(last - name));
+	own = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	if (!given || !own) {
+		rc = -ENOMEM;
+		goto out;
+	}
+	from = realpath(given, NULL);
+	folder = realpath(own, NULL);
+	if (!from || !folder)
+		goto out;
+	len = strcmp(folder, "/") ? strlen(folder) : 0;
+	if (!strcmp(from, folder))
+		rc = asprintf(out, "%s", last + 1);
+	else if (!strncmp(from, folder, len) && from[len] == '/')
+		rc = asprintf(out, "%s%s", from + len + 1, last);
+	else
+		rc = asprintf(out, "%s%s", from, last);
+	if (rc < 0)
+		*out = NULL;
+	rc = rc < 0 ? -ENOMEM : 0;
+out:
+	free(given);
+	free(own);
+	free(from);
+	free(folder);
+	return rc;
+}
+
+static int settle_paths(struct img_recipe *r, const char *path, struct img_error *err)
+{
+	int rc = 0;
+
+	for (const struct img_option *row = r->table; !rc && row->name; row++) {
+		char *name = NULL;
+
+		if (row->type != IMG_OPTION_PATH || !img_options_has(r->options, row->name))
+			continue;
+		rc = name_from_image(path, img_options_string(r->options, row->name), &name);
+		if (rc)
+			img_fail(err, rc, "out of memory");
+		else if (name)
+			rc = img_options_set(r->options, row->name, name, err);
+		free(name);
+	}
+	return rc;
+}
+
+static int settle_attributes(struct img_recipe *r, struct img_error *err)
+{
+	struct img_file_attributes *a = &r->attributes;
+	bool given = img_options_has(r->options, "extent_size_hint");
+	uint64_t hint = DEFAULT_EXTENT_HINT;
+
+	if (given)
+		hint = img_options_number(r->options, "extent_size_hint");
+	if (hint > UINT32_MAX)
+		return img_fail(err, -EINVAL,
+				"extent_size_hint: found %" PRIu64 ", allowed up to %" PRIu32, hint,
+				UINT32_MAX);
+	*a = (struct img_file_attributes){
+		.nocow = img_options_bool(r->options, "nocow"),
+		.hint_given = given,
+		.extent_size_hint = (uint32_t)hint,
+	};
+	return 0;
+}
+
+/* What is at path now, as far as it matters to what can be made there. */
+static int look_at_target(struct img_recipe *r, const char *path, const char *format,
+			  struct img_error *err)
+{
+	const struct img_module *m = img_module_named(format);
+	struct stat st;
+
+	r->creating.device = !stat(path, &st) && S_ISBLK(st.st_mode);
+	if (m && m->devices && !r->creating.device)
+		return img_fail(err, -EINVAL,
+				"'%s' driver requires '%s' to be either a character or block device",
+				format, path);
+	return 0;
+}
+
 /* A format that exists, though perhaps without a driver here. */
 static bool format_exists(const char *name)
 {
@@ -172,7 +290,7 @@ static int settle_backing(struct img_recipe *r, const char *path,
 			  const struct img_create_options *options, struct img_error *err)
 {
 	struct img_creating *c = &r->creating;
-	struct stat st;
+	struct stat st, a;
 	char *full;
 	bool same;
 
@@ -189,7 +307,8 @@ static int settle_backing(struct img_recipe *r, const char *path,
 	full = img_gate_join(path, c->backing_name);
 	if (!full)
 		return img_fail(err, -ENOMEM, "out of memory");
-	same = !strcmp(full, path);
+	same = !strcmp(full, path) || (!stat(full, &a) && !stat(path, &st) && a.st_dev == st.st_dev &&
+				       a.st_ino == st.st_ino);
 	free(full);
 	if (same)
 		return img_fail(err, -EINVAL, "Error: Trying to create an image with the same "
@@ -257,10 +376,15 @@ static int settle_preallocation(struct img_recipe *r, struct img_error *err)
 	if (!text)
 		return 0;
 	for (size_t i = 0; i < IMG_ARRAY_LEN(modes); i++) {
-		if (!strcmp(text, modes[i])) {
-			r->creating.preallocate = (enum img_preallocate)i;
-			return 0;
-		}
+		if (strcmp(text, modes[i]))
+			continue;
+		if (r->creating.device && i >= IMG_PREALLOCATE_FALLOC)
+			return img_fail(err, -ENOTSUP,
+					"Unsupported preallocation mode '%s': the target is a device, "
+					"whose room is its own to allocate",
+					text);
+		r->creating.preallocate = (enum img_preallocate)i;
+		return 0;
 	}
 	return img_fail(err, -EINVAL, "Parameter 'preallocation' does not accept value '%s'", text);
 }
@@ -282,12 +406,18 @@ int img_recipe_make(struct img_recipe *r, const char *path,
 	r->creating.name = path;
 	r->creating.compress = options->compress;
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
-	rc = img_gate_new(options->references, &r->gate, err);
+	rc = look_at_target(r, path, options->format, err);
+	if (!rc)
+		rc = img_gate_new(options->references, &r->gate, err);
 	if (!rc)
 		rc = parse_options(r, options, err);
 	r->creating.options = r->options;
 	if (!rc)
 		rc = settle_backing(r, path, options, err);
+	if (!rc)
+		rc = settle_paths(r, path, err);
+	if (!rc)
+		rc = settle_attributes(r, err);
 	if (!rc)
 		rc = settle_size(r, err);
 	if (!rc)

@@ -14,6 +14,7 @@ struct img_recipe {
 	struct img *backing; /* open with its chain; NULL: none, or unchecked */
 	uint64_t asked_size; /* as given, not rounded */
 	struct img_creating creating;
+	struct img_file_attributes attributes; /* of all its files */
 };
 
 /*
@@ -21,6 +22,9 @@ struct img_recipe {
  * first, the backing file behind it. malloc'd; NULL: out of memory.
  */
 struct img_option *img_recipe_table(const struct img_driver *d);
+
+/* Is it an option of the files, which all formats take? */
+bool img_recipe_is_of_file(const struct img_driver *d, const struct img_option *row);
 
 /* Settle everything. On failure r is clear. path: without "file:". */
 int img_recipe_make(struct img_recipe *r, const char *path, const struct img_create_options *options,

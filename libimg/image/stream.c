@@ -112,6 +112,8 @@ int img_stream_begin(const char *path, int fd, const struct img_create_options *
 	if (!rc && path)
 		rc = img_storage_create_file(path, img_storage_flags(options->flags), &s->file,
 					     err);
+	if (!rc && s->file)
+		img_storage_set_attributes(s->file, &r.attributes);
 	if (!rc) {
 		*out = s;
 		s = NULL;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/engine/driver.h" /* before img.h, which repeats some of it for programs */
 #include "libimg/image/input.h"
 #include "libimg/image/stream.h"
 #include "libimg/jobs/pace.h"
@@ -289,6 +290,12 @@ static void write_compressed(struct worker *w)
 	}
 }
 
+/* A bare device is as large as it is. */
+static bool has_fixed_size(const struct img *img)
+{
+	return (img->driver->features & IMG_DRIVER_PLAIN) && img->file->device;
+}
+
 /*
  * A disk whose size is not known grows by doubling, so that it is seldom done; it gets its size in
  * the end. Nothing else is in flight: it is this worker's turn.
@@ -300,7 +307,7 @@ static int make_room(struct worker *w)
 
 	if (end <= size)
 		return 0;
-	if (j->source->sized || !j->o->resize_target)
+	if (j->source->sized || !j->o->resize_target || has_fixed_size(j->target))
 		return img_fail(&w->turn.err, -ENOSPC,
 				"%s: the input goes on after byte %llu, where the target ends",
 				img_input_name(j->in), (unsigned long long)size);
@@ -471,7 +478,8 @@ int img_copy_input(struct img_input *in, struct img *target, const struct img_co
 	rc = run(&j, img_unit_bytes(target), err);
 	if (!rc)
 		rc = fill_gaps(&j, err);
-	if (!rc && !j.source->sized && o->resize_target && img_size(target) != j.end)
+	if (!rc && !j.source->sized && o->resize_target && !has_fixed_size(target) &&
+	    img_size(target) != j.end)
 		rc = img_resize(target, j.end, IMG_PREALLOC_OFF, err);
 	if (!rc && o->progress)
 		o->progress(o->user, j.end, j.end);

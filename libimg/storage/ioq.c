@@ -9,10 +9,14 @@
 
 #include "libimg/storage/ioq_private.h"
 
-/* What a refusal of io_uring looks like: not built in, disabled, filtered, short of locked memory. */
+/*
+ * What a refusal of io_uring looks like: not built in, disabled, filtered, short of locked memory or
+ * of descriptors.
+ */
 static bool is_refusal(int rc)
 {
-	return rc == -ENOSYS || rc == -EPERM || rc == -ENOMEM || rc == -EACCES || rc == -EINVAL;
+	return rc == -ENOSYS || rc == -EPERM || rc == -ENOMEM || rc == -EACCES || rc == -EINVAL ||
+	       rc == -EMFILE || rc == -ENFILE || rc == -EAGAIN;
 }
 
 int img_ioq_new(enum img_ioq_kind kind, struct img_ioq **out, struct img_error *err)

@@ -76,6 +76,7 @@ const struct img_module img_module_file = {
 
 const struct img_module img_module_host_device = {
 	.name = "host_device",
+	.devices = true,
 	.schemes = device_schemes,
 	.options = table,
 	.parse_name = parse_name,

@@ -161,9 +161,14 @@ int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 	else if (size > INT64_MAX)
 		rc = -EFBIG;
 	else if (s->device && size > now)
-		return img_fail(err, -EINVAL, "Could not resize '%s' to %" PRIu64 " bytes: it is a "
-					      "device of %" PRIu64,
+		return img_fail(err, -ENOSPC,
+				"Could not resize '%s' to %" PRIu64 " bytes: No space left on device: it "
+				"is a device of %" PRIu64,
 				s->name, size, now);
+	else if (s->device && how != IMG_PREALLOCATE_OFF)
+		return img_fail(err, -ENOTSUP, "Could not resize '%s': Unsupported preallocation mode: "
+					       "it is a device",
+				s->name);
 	else
 		rc = s->ops->resize(s, size, how);
 	if (!rc)

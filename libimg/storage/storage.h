@@ -209,7 +209,7 @@ int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct i
 int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
 /* Clears unsynced; on failure sets it again. After one failure all syncs of a file fail. */
 int img_storage_sync(struct img_storage *s, struct img_error *err);
-/* Cut or grow. A device: -EINVAL unless size is at most its own. -ENOSPC, -EFBIG, ... */
+/* Cut or grow. A device: stays as it is; -ENOSPC above its own size, -ENOTSUP. -EFBIG, ... */
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
 		       struct img_error *err);
 /* Any op on several buffers: 0 or a negative errno, without a sentence. len is their sum. */

@@ -95,7 +95,7 @@ Test(device, size_is_fixed)
 	cr_assert_eq(img_storage_zero(s, DEVICE_BYTES - 999, 1000, &err), -ENOSPC);
 	cr_assert_eq(img_storage_resize(s, 1000, IMG_PREALLOCATE_OFF, &err), 0);
 	cr_assert_eq(atomic_load(&s->size), DEVICE_BYTES);
-	cr_assert_eq(img_storage_resize(s, DEVICE_BYTES + 1, IMG_PREALLOCATE_OFF, &err), -EINVAL);
+	cr_assert_eq(img_storage_resize(s, DEVICE_BYTES + 1, IMG_PREALLOCATE_OFF, &err), -ENOSPC);
 	cr_assert(strstr(img_error_text(&err), "it is a device of 4194304"));
 	cr_assert_eq(img_storage_extent(s, 5, DEVICE_BYTES * 2, &kind, &run), 0);
 	cr_assert_eq(kind, IMG_STORAGE_DATA);

@@ -241,7 +241,7 @@ Test(module, null_takes_everything_and_holds_zeroes, .timeout = 30)
 		cr_assert_eq(bytes[0] | bytes[1] | bytes[2], 0);
 		cr_assert_eq(img_storage_extent(s, 0, 1 << 20, &kind, &run), 0);
 		cr_assert(kind == IMG_STORAGE_HOLE && run == 1 << 20);
-		cr_assert_eq(img_storage_resize(s, 2 << 20, IMG_PREALLOCATE_OFF, NULL), -EINVAL);
+		cr_assert_eq(img_storage_resize(s, 2 << 20, IMG_PREALLOCATE_OFF, NULL), -ENOSPC);
 		img_storage_close(s);
 		img_options_free((struct img_options *)(uintptr_t)o.options);
 	}

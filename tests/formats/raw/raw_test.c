@@ -205,8 +205,7 @@ Test(raw, what_create_cannot_honour_is_refused)
 	static const char *const bad[] = {
 		"preallocation=metadata",
 		"preallocation=some",
-		"nocow=on",
-		"extent_size_hint=1M",
+		"extent_size_hint=5G",
 		"cluster_size=64k",
 		"backing_file=x",
 		"size=5",
