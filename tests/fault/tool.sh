@@ -252,7 +252,10 @@ cd ..
 in_the_way=0
 "$imgtool" create -q -f qcow2 busy.qcow2 10M
 for attempt in $(seq 25); do
-	timeout -s KILL 0.05 "$imgtool" bench -q -w -f qcow2 -c 10000000 busy.qcow2 >/dev/null 2>&1
+	"$imgtool" bench -q -w -f qcow2 -c 10000000 busy.qcow2 >/dev/null 2>&1 &
+	sleep 0.05
+	kill -KILL $!
+	wait $! 2>/dev/null # it is gone for good: timeout would not wait for that
 	"$imgtool" info -f qcow2 busy.qcow2 >/dev/null 2>said || in_the_way=$((in_the_way + 1))
 	"$imgtool" io -f qcow2 -c 'read 0 512' busy.qcow2 >said 2>&1 || in_the_way=$((in_the_way + 1))
 done
