@@ -151,3 +151,21 @@ void args_list_free(struct args_list *list)
 	free(list->items);
 	*list = (struct args_list){ 0 };
 }
+
+char *args_take_element(const char **text)
+{
+	char *element = args_memory(malloc(strlen(*text) + 1)), *to = element;
+	const char *from = *text;
+
+	while (*from) {
+		if (*from == ',') {
+			if (from[1] != ',')
+				break;
+			from++;
+		}
+		*to++ = *from++;
+	}
+	*to = '\0';
+	*text = *from ? from + 1 : from;
+	return element;
+}

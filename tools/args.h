@@ -79,4 +79,10 @@ struct args_list {
 void args_list_add(struct args_list *list, const char *text);
 void args_list_free(struct args_list *list);
 
+/*
+ * Copy one element of a list KEY=VALUE,..., undoubling its commas; *text is moved past it. The caller
+ * frees it.
+ */
+char *args_take_element(const char **text);
+
 #endif

@@ -35,6 +35,8 @@ static const char help[] =
 	"  -T, --source-cache MODE        none, try-none, writeback (default), unsafe, directsync\n"
 	"                                 or writethrough. try-none: past the page cache as with\n"
 	"                                 none, where that is possible, else as writeback\n"
+	"  -l, --snapshot SNAPSHOT        what a snapshot inside the source holds: its ID, or else its\n"
+	"                                 name; or snapshot.id=ID,snapshot.name=NAME\n"
 	"      --salvage                  go on where a source cannot be read: warn, and put zeroes\n"
 	"                                 into the target\n"
 	"  -U, --force-share              also if another program has a source open for writing\n"
@@ -85,6 +87,8 @@ struct convert {
 	const char *source_format, *source_cache, *references;
 	bool image_opts, share, salvage, source_size_given, size_known;
 	unsigned source_flags;
+	bool one_snapshot;
+	struct open_snapshot snapshot;
 	struct img **sources;
 	struct img_input *input; /* a pipe: instead of all sources, and count is 0 */
 	uint64_t source_size;
@@ -184,6 +188,9 @@ static int source_option(struct convert *c, int opt)
 	case 'T':
 		c->source_cache = optarg;
 		break;
+	case 'l':
+		c->one_snapshot = true;
+		return open_parse_snapshot(optarg, &c->snapshot) ? GO_ON : 1;
 	case 'U':
 		c->share = true;
 		break;
@@ -261,8 +268,6 @@ static int copy_option(struct convert *c, int opt)
 		break;
 	case 'C':
 		return say_refusal("convert", "-C");
-	case 'l':
-		return say_refusal("convert", "-l");
 	case ARG_BITMAPS:
 		return say_refusal("convert", "--bitmaps");
 	case ARG_SKIP_BROKEN_BITMAPS:
@@ -364,6 +369,8 @@ static int check_input(const struct convert *c)
 		say_error("A pipe must be the only source");
 	else if (c->salvage)
 		say_error("--salvage cannot be used with a pipe: it cannot be read a second time");
+	else if (c->one_snapshot)
+		say_error("-l cannot be used with a pipe: a stream has no snapshots inside");
 	else if (c->source_flags)
 		say_error("-T %s cannot be used with a pipe, which is open already",
 			  c->source_cache);
@@ -425,6 +432,10 @@ static int open_sources(struct convert *c)
 		say_error("--source-size is for a source that is a pipe; files have their own size");
 		return 1;
 	}
+	if (c->one_snapshot && c->count > 1) {
+		say_error("No support for concatenating multiple snapshot");
+		return 1;
+	}
 	c->sources = args_memory(calloc(c->count, sizeof(*c->sources)));
 	for (i = 0; i < c->count; i++) {
 		struct open_request r = {
@@ -434,6 +445,7 @@ static int open_sources(struct convert *c)
 			.flags = c->source_flags | (c->share ? IMG_OPEN_SHARE : 0) |
 				 (c->salvage ? IMG_OPEN_SALVAGE : 0),
 			.references = c->references,
+			.snapshot = c->one_snapshot ? &c->snapshot : NULL,
 		};
 
 		c->sources[i] = open_image(&r);
@@ -828,6 +840,7 @@ int convert_run(int argc, char **argv)
 	for (i = 0; c.sources && i < c.count; i++)
 		img_close(c.sources[i], NULL);
 	free(c.sources);
+	open_snapshot_clear(&c.snapshot);
 	creation_free(&c.creation);
 	signals_finish();
 	return rc;

@@ -28,27 +28,6 @@ bool creation_add(struct creation *c, const char *text)
 	return true;
 }
 
-/*
- * Copy one element of a list, undoubling its commas; *text is moved past it. The caller frees it.
- */
-static char *take_element(const char **text)
-{
-	char *element = args_memory(malloc(strlen(*text) + 1)), *to = element;
-	const char *from = *text;
-
-	while (*from) {
-		if (*from == ',') {
-			if (from[1] != ',')
-				break;
-			from++;
-		}
-		*to++ = *from++;
-	}
-	*to = '\0';
-	*text = *from ? from + 1 : from;
-	return element;
-}
-
 static bool is_known(const struct img_value *options, const char *key)
 {
 	size_t i;
@@ -114,7 +93,7 @@ bool creation_asks_for_help(const struct creation *c)
 		const char *at = c->given.items[i];
 
 		while (*at && !help) {
-			char *element = take_element(&at);
+			char *element = args_take_element(&at);
 
 			help = !strcmp(element, "help") || !strcmp(element, "?");
 			free(element);
@@ -155,7 +134,7 @@ bool creation_settle(struct creation *c, const char *format)
 		const char *at = c->given.items[i];
 
 		while (*at && sound) {
-			char *element = take_element(&at);
+			char *element = args_take_element(&at);
 
 			sound = settle_element(c, element, options);
 			free(element);

@@ -108,6 +108,126 @@ static void note_io(const struct img_node *node, enum img_io_kind *io)
 		*io = IMG_IO_URING_KIND;
 }
 
+/* ---- Snapshots inside an image ---- */
+
+static bool add_part(struct open_snapshot *s, char *part)
+{
+	char *equals = strchr(part, '='), **to = NULL;
+
+	if (equals)
+		*equals = '\0';
+	if (!strcmp(part, "snapshot.id"))
+		to = &s->id;
+	else if (!strcmp(part, "snapshot.name"))
+		to = &s->name;
+	else
+		say_error("Invalid parameter '%s'", part);
+	if (to) {
+		free(*to);
+		*to = args_memory(strdup(equals ? equals + 1 : "on"));
+	}
+	return to;
+}
+
+bool open_parse_snapshot(const char *text, struct open_snapshot *out)
+{
+	const char *at = text;
+	bool ok = true;
+
+	open_snapshot_clear(out);
+	if (strncmp(text, "snapshot.", strlen("snapshot.")) != 0) {
+		out->any = text;
+		return true;
+	}
+	while (*at && ok) {
+		char *part = args_take_element(&at);
+
+		ok = add_part(out, part);
+		free(part);
+	}
+	if (!ok)
+		say_error("Failed in parsing snapshot param '%s'", text);
+	return ok;
+}
+
+void open_snapshot_clear(struct open_snapshot *s)
+{
+	free(s->id);
+	free(s->name);
+	*s = (struct open_snapshot){ 0 };
+}
+
+/* What was said of one image, as a description; options->format may become another. */
+static int parse_request(const struct open_request *r, struct img_open_options *options,
+			 struct img_node **out, struct img_error *err)
+{
+	int rc = r->image_opts ? img_node_parse_options(r->name, out, err)
+			       : img_node_parse_name(r->name, out, err);
+
+	/* the bare file or device: its bytes are the disk */
+	if (!rc && r->format && (!strcmp(r->format, "file") || !strcmp(r->format, "host_device"))) {
+		options->format = "raw";
+		if (!img_node_get(*out, "file.driver"))
+			rc = img_node_set(*out, "file.driver", r->format, err);
+	}
+	return rc;
+}
+
+static int open_view(const struct open_request *r, const struct img_open_options *options,
+		     const char *id, const char *name, struct img **out, struct img_error *err)
+{
+	struct img_open_options as = *options;
+	struct img_node *node = NULL;
+	int rc = parse_request(r, &as, &node, err);
+
+	if (!rc && (img_node_get(node, "snapshot.id") || img_node_get(node, "snapshot.name"))) {
+		say_error("Failed to load snapshot: '%s' is one already", r->name);
+		rc = -ECANCELED;
+	}
+	if (!rc && id)
+		rc = img_node_set(node, "snapshot.id", id, err);
+	if (!rc && name)
+		rc = img_node_set(node, "snapshot.name", name, err);
+	as.format = options->format;
+	if (!rc)
+		rc = img_open_node(node, &as, out, err);
+	img_node_free(node);
+	return rc;
+}
+
+/* In place of *img, which could be opened: so what is not there now is the snapshot. */
+static bool load_snapshot(const struct open_request *r, const struct img_open_options *options,
+			  struct img **img)
+{
+	const struct open_snapshot *s = r->snapshot;
+	struct img_open_options as = *options;
+	const char *id = s->any ? s->any : s->id;
+	struct img_error *err = args_memory(img_error_new());
+	struct img *view = NULL;
+	int rc = -ENOENT;
+
+	as.format = img_format(*img);
+	if ((!id || *id) && (!s->name || *s->name)) /* none is called "" */
+		rc = open_view(r, &as, id, s->name, &view, err);
+	if (rc == -ENOENT && s->any && *s->any)
+		rc = open_view(r, &as, NULL, s->any, &view, err);
+	/* Callers know these words. */
+	if (rc == -ENOENT)
+		say_error("Failed to load snapshot: Can't find snapshot");
+	else if (rc == -ENOTSUP)
+		say_error("Failed to load snapshot: Block format '%s' used by device '' does not "
+			  "support temporarily loading internal snapshots",
+			  as.format);
+	else if (rc && rc != -ECANCELED)
+		say_failure(err, "Failed to load snapshot");
+	img_error_free(err);
+	if (rc)
+		return false;
+	img_close(*img, NULL);
+	*img = view;
+	return true;
+}
+
 struct img *open_image(const struct open_request *r)
 {
 	struct img_open_options options = { .format = r->format,
@@ -124,14 +244,7 @@ struct img *open_image(const struct open_request *r)
 		subject = args_memory(strdup(r->subject));
 	else if (asprintf(&subject, "Could not open '%s'", r->name) < 0)
 		args_memory(NULL);
-	rc = r->image_opts ? img_node_parse_options(r->name, &node, err)
-			   : img_node_parse_name(r->name, &node, err);
-	/* the bare file or device: its bytes are the disk */
-	if (!rc && r->format && (!strcmp(r->format, "file") || !strcmp(r->format, "host_device"))) {
-		options.format = "raw";
-		if (!img_node_get(node, "file.driver"))
-			rc = img_node_set(node, "file.driver", r->format, err);
-	}
+	rc = parse_request(r, &options, &node, err);
 	if (!rc)
 		rc = img_open_node(node, &options, &img, err);
 	if (rc) {
@@ -145,6 +258,10 @@ struct img *open_image(const struct open_request *r)
 	for (const struct img *i = img; i; i = img_backing(i))
 		if (img_warning(i))
 			say_warning("%s", img_warning(i));
+	if (!rc && r->snapshot && !load_snapshot(r, &options, &img)) {
+		img_close(img, NULL);
+		img = NULL;
+	}
 	img_node_free(node);
 	img_error_free(err);
 	free(subject);

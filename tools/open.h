@@ -9,16 +9,27 @@
 
 #include "libimg/image/img.h"
 
+/* -l: which of the snapshots inside an image. Zero-initialise. */
+struct open_snapshot {
+	const char *any; /* an ID or, if none is called so, a name; borrowed; NULL: as the others say */
+	char *id, *name; /* both must fit, if both are given */
+};
+
+/* From "snapshot.id=ID,snapshot.name=NAME", or else an ID or a name. False: neither; said. */
+bool open_parse_snapshot(const char *text, struct open_snapshot *out);
+void open_snapshot_clear(struct open_snapshot *s);
+
 /* What was said about one image. Zero-initialise. Strings are borrowed. */
 struct open_request {
 	const char *name;    /* a name; with image_opts: key=value,... */
 	const char *format;  /* -f; NULL: not given */
 	const char *subject; /* what errors begin with; NULL: "Could not open 'NAME'" */
 	bool image_opts;
-	unsigned flags;		/* IMG_OPEN_* */
-	const char *references; /* --references; NULL: the program's default */
-	bool warn_if_probed;	/* say that raw was only guessed */
-	enum img_io_kind *io;	/* if not NULL: set to what aio= in the name asks for, if it does */
+	unsigned flags;			      /* IMG_OPEN_* */
+	const char *references;		      /* --references; NULL: the program's default */
+	bool warn_if_probed;		      /* say that raw was only guessed */
+	enum img_io_kind *io;		      /* if not NULL: set to what aio= in the name asks for, if it does */
+	const struct open_snapshot *snapshot; /* of those inside the image; NULL: its present state */
 };
 
 /* NULL: it cannot be opened; said. */

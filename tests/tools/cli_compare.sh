@@ -78,6 +78,12 @@ make_fixture() (
 	cp base.qcow2 snapshots.qcow2
 	"$theirs" snapshot -c first snapshots.qcow2
 	"$theirs" snapshot -c 'a long name for a snapshot' snapshots.qcow2
+	# Three states of a disk.
+	cp base.qcow2 states.qcow2
+	"$theirs" snapshot -c first states.qcow2
+	"$qemu_io" -c 'write -q -P 7 1M 1M' -c 'write -q -z 5M 64k' states.qcow2
+	"$theirs" snapshot -c again states.qcow2
+	"$qemu_io" -c 'write -q -P 8 1M 256k' states.qcow2
 	cp base.qcow2 $'odd "name"\t\xc3\xa9\xff.qcow2'
 	for name in "${odd_names[@]}"; do
 		cp tiny.raw "$name"
