@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { STACK_BYTES = 256 * 1024 };
+enum {
+	STACK_BYTES = 256 * 1024,
+	MAX_WAITING = 256, /* threads; each is started only when all others wait */
+};
 
 struct img_pool {
 	pthread_mutex_t lock;
@@ -142,25 +145,34 @@ unsigned img_cpu_count(void)
 	return count;
 }
 
-/* Takes the place of the pool where there is no memory for it: its work is run by the submitter. */
+/* Takes the place of a pool where there is no memory for it: its work is run by the submitter. */
 static struct img_pool no_pool = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.wake = PTHREAD_COND_INITIALIZER,
 	.waiting = { &no_pool.waiting, &no_pool.waiting },
 };
-static struct img_pool *cpu_pool;
+static struct img_pool *cpu_pool, *waiting_pool;
 
-static void make_cpu_pool(void)
+static void make_pools(void)
 {
 	cpu_pool = img_pool_new(img_cpu_count());
+	waiting_pool = img_pool_new(MAX_WAITING);
 	if (!cpu_pool)
 		cpu_pool = &no_pool;
+	if (!waiting_pool)
+		waiting_pool = &no_pool;
 }
+
+static pthread_once_t pools_once = PTHREAD_ONCE_INIT;
 
 struct img_pool *img_pool_cpu(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, make_cpu_pool);
+	pthread_once(&pools_once, make_pools);
 	return cpu_pool;
+}
+
+struct img_pool *img_pool_waiting(void)
+{
+	pthread_once(&pools_once, make_pools);
+	return waiting_pool;
 }

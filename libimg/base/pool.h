@@ -26,8 +26,13 @@ void img_pool_free(struct img_pool *pool);
  */
 void img_pool_submit(struct img_pool *pool, struct img_work *work);
 
-/* The process-wide pool for CPU work, one thread a core. Thread-safe. Never freed. */
+/*
+ * The process-wide pools. Thread-safe. Never freed. One for what needs a processor, with a thread a
+ * core; one for what waits, for disks above all: work there may take seconds without holding
+ * anything else up.
+ */
 struct img_pool *img_pool_cpu(void);
+struct img_pool *img_pool_waiting(void);
 /* Cores that this process may use (affinity respected), at least 1. */
 unsigned img_cpu_count(void);
 

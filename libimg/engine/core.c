@@ -75,5 +75,5 @@ void img_engine_unlock(struct img_engine *e)
 	e->kick = false;
 	pthread_mutex_unlock(&e->lock);
 	if (kick)
-		img_pool_submit(img_pool_cpu(), &e->service_work);
+		img_pool_submit(img_pool_waiting(), &e->service_work);
 }

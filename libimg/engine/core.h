@@ -108,7 +108,7 @@ void img_engine_reused(struct img_engine *e);
 /* Something changed: wake e->waiting and blocking waiters. Under the lock. */
 void img_engine_changed(struct img_engine *e);
 /*
- * Have a pool thread do what is wanted (write-out, flushes, growth: writeout.c). Under the lock,
+ * Have a thread of the waiting pool do what is wanted (write-out, flushes, growth: writeout.c). Under the lock,
  * which must then be left by img_engine_unlock(): that submits the work.
  */
 void img_service_kick(struct img_engine *e);

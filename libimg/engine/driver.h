@@ -414,7 +414,10 @@ struct img_driver {
 	/* Free state. Everything was written out before. */
 	void (*close)(struct img *img);
 
-	/* Optional. Once, before the first change to a writable image (autoclear bits, dirty marks). */
+	/*
+	 * Optional. Once, before the first change to a writable image (autoclear bits, dirty marks).
+	 * No plan is in flight, but others may be in map().
+	 */
 	int (*first_write)(struct img *img, struct img_error *err);
 	/* Optional. At close of an image that was changed, after the last write-out: clear marks. */
 	int (*finish)(struct img *img, struct img_error *err);

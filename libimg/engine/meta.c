@@ -31,10 +31,9 @@ struct img_block {
 	uint32_t made;		   /* of them, those that need not be in the file yet */
 	uint32_t dirty[IMG_RANKS]; /* sectors to be written, at most one rank each */
 	unsigned pins;
-	bool loading, writing;
+	bool writing;
 	unsigned forgets;      /* counts forgetting: what was being read then may be stale */
-	unsigned load_forgets; /* forgets when loading began */
-	uint8_t *load_buffer;  /* while loading */
+	struct img_list loads; /* img_load.link */
 	struct img_list waiters;
 	uint8_t data[];
 };
@@ -71,7 +70,6 @@ void img_meta_cache_free(struct img_meta *m)
 	while ((node = img_list_pop(&m->lru))) {
 		struct img_block *b = lru_block(node);
 
-		free(b->load_buffer);
 		free(b);
 	}
 	free(m);
@@ -124,7 +122,7 @@ static void trim(struct img_meta *m)
 		struct img_block *b = lru_block(node);
 
 		node = node->prev;
-		if (!b->pins && !b->loading && !b->writing && !dirty_mask(b))
+		if (!b->pins && img_list_empty(&b->loads) && !b->writing && !dirty_mask(b))
 			evict(m, b);
 	}
 }
@@ -141,6 +139,7 @@ static struct img_block *make(struct img_engine *e, struct img_storage *s, uint6
 	b->index = index;
 	b->engine = e;
 	img_list_init(&b->waiters);
+	img_list_init(&b->loads);
 	b->next = m->bucket[at];
 	m->bucket[at] = b;
 	img_list_add_head(&m->lru, &b->lru);
@@ -383,30 +382,39 @@ int img_meta_in_file(const struct img_req *req, struct img_error *err)
 			s->name, size, req->missing_off, req->missing_off + req->missing_len);
 }
 
-struct img_block *img_meta_want(struct img_req *req, bool *load)
+/* Does loader read b already? */
+static bool is_loading(const struct img_block *b, const void *loader)
+{
+	for (struct img_list *l = b->loads.next; l != &b->loads; l = l->next)
+		if (IMG_CONTAINER(l, struct img_load, link)->loader == loader)
+			return true;
+	return false;
+}
+
+struct img_block *img_meta_want(struct img_req *req, const void *loader, struct img_load *load,
+				bool *must)
 {
 	struct img_engine *e = req->engine;
 	struct img_block *b = find(e->meta, req->missing, req->missing_index);
 
-	*load = false;
+	*must = false;
 	if (!b)
 		b = make(e, req->missing, req->missing_index);
 	if (!b || !pin(req, b))
 		return NULL;
-	if (!b->loading) {
-		b->load_buffer = aligned_alloc(4096, IMG_META_BLOCK);
-		if (!b->load_buffer)
-			return NULL;
-		b->loading = true;
-		b->load_forgets = b->forgets;
-		*load = true;
-	}
+	if (is_loading(b, loader))
+		return b;
+	*load = (struct img_load){
+		.block = b,
+		.loader = loader,
+		.buffer = aligned_alloc(4096, IMG_META_BLOCK),
+		.forgets = b->forgets,
+	};
+	if (!load->buffer)
+		return NULL;
+	img_list_add_tail(&b->loads, &load->link);
+	*must = true;
 	return b;
-}
-
-uint8_t *img_meta_load_buffer(struct img_block *b)
-{
-	return b->load_buffer;
 }
 
 struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *file_off)
@@ -429,13 +437,14 @@ static void fill(struct img_block *b, const uint8_t *from)
 	b->valid = UINT32_MAX;
 }
 
-void img_meta_loaded(struct img_block *b, int rc)
+void img_meta_loaded(struct img_load *load, int rc)
 {
-	if (!rc && b->forgets == b->load_forgets)
-		fill(b, b->load_buffer);
-	free(b->load_buffer);
-	b->load_buffer = NULL;
-	b->loading = false;
+	struct img_block *b = load->block;
+
+	if (!rc && b->forgets == load->forgets)
+		fill(b, load->buffer);
+	free(load->buffer);
+	img_list_del(&load->link);
 	img_wake_all(&b->waiters, rc, NULL);
 }
 

@@ -31,6 +31,15 @@ struct img_req {
 	size_t reserved; /* img_free_reserve()d, given back by img_req_unpin() */
 };
 
+/* A block on its way into the cache. */
+struct img_load {
+	struct img_list link; /* in the block */
+	struct img_block *block;
+	const void *loader;
+	uint8_t *buffer;
+	unsigned forgets; /* the block's when it began */
+};
+
 /* A party that waits for something under the lock; wake is called with the lock held, once. */
 struct img_waiter {
 	struct img_list link;
@@ -59,15 +68,16 @@ void img_req_release(struct img_req *req);
 int img_meta_in_file(const struct img_req *req, struct img_error *err);
 /*
  * After IMG_NEED_METADATA: the block that is missing, pinned for req. NULL: out of memory.
- * *load: nobody reads it yet: the caller must, with img_meta_load_buffer() as the target and
- * img_meta_loaded() at the end.
+ * *must: none of loader's (a queue) reads it yet: the caller must, IMG_META_BLOCK bytes into
+ * load->buffer, and say img_meta_loaded() at the end; load is kept until then. A block is read by
+ * each who wants it, since the others may not get on.
  */
-struct img_block *img_meta_want(struct img_req *req, bool *load);
-uint8_t *img_meta_load_buffer(struct img_block *b);
+struct img_block *img_meta_want(struct img_req *req, const void *loader, struct img_load *load,
+				bool *must);
 struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *file_off);
 void img_meta_wait(struct img_block *b, struct img_waiter *w);
-/* The read is done (rc): runs the waiters. Only who got *load calls it. */
-void img_meta_loaded(struct img_block *b, int rc);
+/* The read is done (rc): runs the waiters, all loaders'. Only who got *must calls it. */
+void img_meta_loaded(struct img_load *load, int rc);
 /*
  * The blocking way: read what req is missing on this thread. No lock held. It never waits for
  * another's load (which might be on this very thread's queue) but reads for itself.

@@ -310,7 +310,7 @@ static void load_done(struct img_io *io)
 	if (io->rc)
 		img_io_fail(io, &p->err);
 	pthread_mutex_lock(&e->lock);
-	img_meta_loaded(p->loading, io->rc);
+	img_meta_loaded(&p->load, io->rc);
 	pthread_mutex_unlock(&e->lock);
 	p->rc = io->rc;
 	retry(&p->post);
@@ -319,6 +319,7 @@ static void load_done(struct img_io *io)
 void img_piece_fetch(struct img_piece *p)
 {
 	struct img_engine *e = p->req.engine;
+	struct img_block *block;
 	uint64_t file_off;
 	bool load;
 	int rc = p->req.out_of_memory ? 0 : img_meta_in_file(&p->req, &p->err);
@@ -328,26 +329,27 @@ void img_piece_fetch(struct img_piece *p)
 		return;
 	}
 	pthread_mutex_lock(&e->lock);
-	p->loading = p->req.out_of_memory ? NULL : img_meta_want(&p->req, &load);
-	if (p->loading && !load) {
+	block = p->req.out_of_memory ? NULL
+				     : img_meta_want(&p->req, p->queue, &p->load, &load);
+	if (block && !load) {
 		p->waiter.wake = woken;
-		img_meta_wait(p->loading, &p->waiter);
+		img_meta_wait(block, &p->waiter);
 		pthread_mutex_unlock(&e->lock);
 		return;
 	}
 	pthread_mutex_unlock(&e->lock);
-	if (!p->loading) {
+	if (!block) {
 		img_piece_done(p, img_fail(&p->err, -ENOMEM, "%s: out of memory for metadata",
 					   e->img->name));
 		return;
 	}
 	p->loading_engine = e;
-	p->io = (struct img_io){ .storage = img_meta_block_storage(p->loading, &file_off),
+	p->io = (struct img_io){ .storage = img_meta_block_storage(block, &file_off),
 				 .op = IMG_IO_READ,
 				 .len = IMG_META_BLOCK,
 				 .done = load_done };
 	p->io.off = file_off;
-	p->io.one = (struct iovec){ img_meta_load_buffer(p->loading), IMG_META_BLOCK };
+	p->io.one = (struct iovec){ p->load.buffer, IMG_META_BLOCK };
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);

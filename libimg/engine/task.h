@@ -73,7 +73,7 @@ struct img_piece {
 	struct img_io io;
 	struct iovec *iov, small_iov[8]; /* the piece's slice of the task's buffers */
 	int iovcnt;
-	struct img_block *loading; /* the block that this piece is loading */
+	struct img_load load; /* the block that this piece is loading */
 	struct img_engine *loading_engine;
 	struct img_post post;
 	struct img_work work;

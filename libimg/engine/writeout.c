@@ -4,7 +4,7 @@
  * too) is made durable. So a table on disk never points at something that is not there, whatever
  * subset of the unsynced writes a power cut leaves.
  *
- * A cycle blocks; it runs on the caller's thread (blocking calls) or on a pool thread (the
+ * A cycle blocks; it runs on the caller's thread (blocking calls) or on one of the waiting pool (the
  * service), never on a queue's.
  */
 #include <errno.h>
@@ -216,11 +216,12 @@ void img_unsettle(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
-/* The exclusive path: mark the image before its first change, or grow it. */
+/* The exclusive path: mark the image before its first change (which readers need not wait for), or
+   grow it. */
 static int run_grow(struct img_engine *e, struct img_error *err)
 {
 	struct img *img = e->img;
-	int rc = img_settle(e, true, err);
+	int rc = img_settle(e, e->first_write_done, err);
 
 	if (rc)
 		return rc;

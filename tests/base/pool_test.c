@@ -156,3 +156,27 @@ Test(pool, without_threads_the_caller_works)
 	cr_assert(pthread_equal(job.ran_on, pthread_self()));
 	img_pool_free(pool);
 }
+
+Test(pool, what_waits_keeps_nobody_waiting)
+{
+	enum { MANY = 40 };
+	static struct job waits[MANY], works;
+	pthread_barrier_t together;
+
+	cr_assert_neq(img_pool_waiting(), img_pool_cpu());
+	pthread_barrier_init(&together, NULL, MANY + 1);
+	for (int i = 0; i < MANY; i++) {
+		waits[i] = (struct job){ .work.run = run_job, .together = &together };
+		img_pool_submit(img_pool_waiting(), &waits[i].work);
+	}
+	works = (struct job){ .work.run = run_job };
+	img_pool_submit(img_pool_cpu(), &works.work);
+	while (!works.ran)
+		usleep(1000);
+	for (int i = 0; i < MANY; i++)
+		cr_assert(!waits[i].ran);
+	pthread_barrier_wait(&together); /* they all run at once, however many cores there are */
+	for (int i = 0; i < MANY; i++)
+		while (!waits[i].ran)
+			usleep(1000);
+}

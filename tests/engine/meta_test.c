@@ -26,33 +26,39 @@ static void no_groups(struct parts *p, struct img_meta_group groups[IMG_RANKS])
 
 /* ---- Reading ---- */
 
-/* Begin to read the block at off of file 0. */
-static struct img_block *begin_load(struct parts *p, struct img_req *req, uint64_t off)
+/* Begin to read the block at off of file 0, for one loader. */
+static struct img_block *begin_load_by(struct parts *p, struct img_req *req, uint64_t off,
+				       const void *loader, struct img_load *load)
 {
 	struct img_block *b;
-	bool load;
+	bool must;
 
 	cr_assert_null(img_meta_get(req, p->file[0], off, 1));
-	b = img_meta_want(req, &load);
-	cr_assert(b && load);
-	cr_assert_eq(img_storage_read(p->file[0], off / BLOCK * BLOCK, img_meta_load_buffer(b),
-				      BLOCK, NULL),
+	b = img_meta_want(req, loader, load, &must);
+	cr_assert(b && must);
+	cr_assert_eq(img_storage_read(p->file[0], off / BLOCK * BLOCK, load->buffer, BLOCK, NULL),
 		     0);
 	return b;
+}
+
+static struct img_block *begin_load(struct parts *p, struct img_req *req, uint64_t off,
+				    struct img_load *load)
+{
+	return begin_load_by(p, req, off, p, load);
 }
 
 Test(meta, what_is_forgotten_while_it_is_read_does_not_come_back)
 {
 	struct parts *p = parts_new(false);
-	struct img_block *b;
+	struct img_load load;
 	struct img_req req;
 
 	parts_req(p, &req);
-	b = begin_load(p, &req, 0);
+	begin_load(p, &req, 0, &load);
 	/* other code writes there, behind the cache's back */
 	cr_assert_eq(img_storage_write(p->file[0], 100, "new", 3, NULL), 0);
 	img_meta_forget(&p->img, p->file[0], 0, 512);
-	img_meta_loaded(b, 0);
+	img_meta_loaded(&load, 0);
 	cr_assert_null(img_meta_get(&req, p->file[0], 100, 3), "read before it was written");
 	cr_assert_eq(memcmp(parts_get(p, &req, 0, 100, 3), "new", 3), 0);
 	img_req_release(&req);
@@ -87,16 +93,16 @@ Test(meta, nor_when_it_is_read_by_a_blocking_call)
 Test(meta, what_is_read_does_not_replace_what_was_made_meanwhile)
 {
 	struct parts *p = parts_new(false);
-	struct img_block *b;
+	struct img_load load;
 	struct img_req req;
 
 	cr_assert_eq(img_storage_write(p->file[0], 0, "old", 3, NULL), 0);
 	cr_assert_eq(img_storage_write(p->file[0], 600, "old", 3, NULL), 0);
 	parts_req(p, &req);
-	b = begin_load(p, &req, 600);
+	begin_load(p, &req, 600, &load);
 	cr_assert_eq(img_meta_new(&req, p->file[0], 0, 512, IMG_RANK_MAPPING), 0);
 	img_meta_edit(&req, p->file[0], 0, 1, IMG_RANK_MAPPING)[0] = 'n';
-	img_meta_loaded(b, 0);
+	img_meta_loaded(&load, 0);
 	cr_assert_eq(memcmp(img_meta_get(&req, p->file[0], 0, 3), "n\0\0", 3), 0);
 	cr_assert_eq(memcmp(img_meta_get(&req, p->file[0], 600, 3), "old", 3), 0);
 	img_req_release(&req);
@@ -106,12 +112,12 @@ Test(meta, what_is_read_does_not_replace_what_was_made_meanwhile)
 Test(meta, a_failed_read_leaves_nothing)
 {
 	struct parts *p = parts_new(false);
-	struct img_block *b;
+	struct img_load load;
 	struct img_req req;
 
 	parts_req(p, &req);
-	b = begin_load(p, &req, 0);
-	img_meta_loaded(b, -EIO);
+	begin_load(p, &req, 0, &load);
+	img_meta_loaded(&load, -EIO);
 	cr_assert_null(img_meta_get(&req, p->file[0], 0, 1));
 	cr_assert_not_null(parts_get(p, &req, 0, 0, 1), "the next one reads again");
 	img_req_release(&req);
@@ -136,22 +142,48 @@ Test(meta, who_waits_for_a_block_is_told_once_and_reads_nothing)
 {
 	struct waiting me = { .waiter.wake = count_wake };
 	struct parts *p = parts_new(false);
+	struct img_load load, other;
 	struct img_req req, second;
 	struct img_block *b;
-	bool load;
+	bool must;
 
 	parts_req(p, &req);
 	parts_req(p, &second);
-	b = begin_load(p, &req, 0);
+	b = begin_load(p, &req, 0, &load);
 	cr_assert_null(img_meta_get(&second, p->file[0], 0, 1));
-	cr_assert_eq(img_meta_want(&second, &load), b);
-	cr_assert(!load, "it is being read");
+	cr_assert_eq(img_meta_want(&second, p, &other, &must), b);
+	cr_assert(!must, "it is being read");
 	img_meta_wait(b, &me.waiter);
-	img_meta_loaded(b, -EIO);
+	img_meta_loaded(&load, -EIO);
 	cr_assert_eq(me.wakes, 1);
 	cr_assert_eq(me.rc, -EIO);
 	img_req_release(&second);
 	img_req_release(&req);
+	parts_free(p);
+}
+
+Test(meta, another_queue_reads_a_block_itself_and_the_first_serves_all)
+{
+	struct waiting me = { .waiter.wake = count_wake };
+	struct parts *p = parts_new(false);
+	struct img_load slow, fast;
+	struct img_req one, two;
+	struct img_block *b;
+
+	parts_req(p, &one);
+	parts_req(p, &two);
+	b = begin_load_by(p, &one, 0, &one, &slow);
+	cr_assert_eq(begin_load_by(p, &two, 0, &two, &fast), b);
+	img_meta_wait(b, &me.waiter); /* with the slow one */
+	img_meta_loaded(&fast, 0);
+	cr_assert_eq(me.wakes, 1);
+	cr_assert_eq(me.rc, 0);
+	cr_assert_not_null(img_meta_get(&two, p->file[0], 0, 1));
+	img_meta_edit(&two, p->file[0], 0, 1, IMG_RANK_MAPPING)[0] = 'n';
+	img_meta_loaded(&slow, 0);
+	cr_assert_eq(img_meta_get(&one, p->file[0], 0, 1)[0], 'n', "what came late is old");
+	img_req_release(&two);
+	img_req_release(&one);
 	parts_free(p);
 }
 
@@ -233,14 +265,14 @@ Test(meta, blocks_on_their_way_to_disk_stay)
 Test(meta, blocks_being_read_stay)
 {
 	struct parts *p = parts_new(false);
-	struct img_block *b;
+	struct img_load load;
 	struct img_req req;
 
 	parts_req(p, &req);
-	b = begin_load(p, &req, 0);
+	begin_load(p, &req, 0, &load);
 	img_req_release(&req); /* who began it does not need it any more */
 	crowd(p);
-	img_meta_loaded(b, 0);
+	img_meta_loaded(&load, 0);
 	cr_assert_eq(parts_cached(p, 0, 0), 0);
 	parts_free(p);
 }
