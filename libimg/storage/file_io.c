@@ -519,7 +519,8 @@ void img_file_landed(struct img_storage *s, struct img_io *io, int res)
 {
 	struct img_file *f = img_file_of(s);
 
-	if (res == -EINTR || res == -EAGAIN) {
+	/* canceled: whose request it was has ended, or no kernel thread could be had for it */
+	if (res == -EINTR || res == -EAGAIN || res == -ECANCELED) {
 		offload(f, io);
 	} else if (io->op == IMG_IO_SYNC) {
 		finish(f, io, res);

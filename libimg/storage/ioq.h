@@ -1,7 +1,7 @@
 /*
- * An I/O queue: where storage requests are submitted and their completions run. One thread owns a
- * queue and alone calls img_ioq_submit() and img_ioq_run(); img_ioq_post() may be called from any
- * thread. A queue is one io_uring, or, where io_uring is refused or not wanted, worker threads
+ * An I/O queue: where storage requests are submitted and their completions run. One thread at a time
+ * calls img_ioq_submit() and img_ioq_run(), whichever made the queue; img_ioq_post() may be called
+ * from any thread. A queue is one io_uring, or, where io_uring is refused or not wanted, worker threads
  * with pread/pwrite.
  */
 #ifndef LIBIMG_STORAGE_IOQ_H
@@ -80,8 +80,11 @@ void img_ioq_post(struct img_ioq *q, struct img_post *post);
  */
 int img_ioq_run(struct img_ioq *q, bool wait);
 
-/* Readable (poll, epoll) when img_ioq_run() would find something. Owned by the queue. */
-int img_ioq_fd(const struct img_ioq *q);
+/*
+ * Readable (poll, epoll) when img_ioq_run() would find something. Owned by the queue. -EMFILE, ...:
+ * it could not be made, when first asked for.
+ */
+int img_ioq_fd(struct img_ioq *q);
 
 /*
  * Tell the kernel of memory that requests will use again and again, in place of what it was told

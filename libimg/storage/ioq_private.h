@@ -20,7 +20,7 @@ struct img_ioq_kernel {
 	 * until there is a completion or the event fires. Returns how many it took.
 	 */
 	int (*harvest)(struct img_ioq *q, bool block);
-	int (*fd)(const struct img_ioq *q);
+	int (*fd)(struct img_ioq *q);
 	/* See img_ioq_set_buffers(); NULL: has no use for it. */
 	int (*set_buffers)(struct img_ioq *q, const struct iovec *iov, unsigned count);
 	void (*free)(struct img_ioq *q);
@@ -35,7 +35,7 @@ struct img_ioq_worker {
 
 struct img_ioq {
 	const struct img_ioq_kernel *kernel;
-	enum img_ioq_kind kind;
+	enum img_ioq_kind kind;	   /* THREADS also once the kernel has refused the ring */
 	struct img_list completed; /* img_io.link: rc is set, done() is due; the owner's */
 	bool running;		   /* in img_ioq_run(); the owner's */
 	int event_fd;

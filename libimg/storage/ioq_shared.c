@@ -260,7 +260,7 @@ int img_ioq_run(struct img_ioq *q, bool wait)
 	return total;
 }
 
-int img_ioq_fd(const struct img_ioq *q)
+int img_ioq_fd(struct img_ioq *q)
 {
 	return q->kernel->fd(q);
 }

@@ -16,7 +16,7 @@ static int threads_harvest(struct img_ioq *q, bool block)
 	return block && poll(&event, 1, -1) > 0;
 }
 
-static int threads_fd(const struct img_ioq *q)
+static int threads_fd(struct img_ioq *q)
 {
 	return q->event_fd;
 }

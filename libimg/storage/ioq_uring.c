@@ -1,17 +1,26 @@
 /*
  * An I/O queue on io_uring. Requests gather in the submission queue until img_ioq_run(). The
  * queue's eventfd is watched by a poll request in the ring itself, so that a thread asleep in the
- * ring, or polling its descriptor, notices posts and finished worker threads too.
+ * ring notices posts and finished worker threads too. That request belongs to the thread that made
+ * it, which the kernel interrupts for it: so it is made by the one that sleeps, and made anew by
+ * another. Who polls instead gets a descriptor that watches both.
+ *
+ * The kernel may refuse to be entered later on (a sandbox was put on): what it has not taken goes to
+ * worker threads then, as does all that comes after.
  *
  * No setup flags that defer completion work to io_uring_enter(): completions must show in the ring
  * by themselves, for whoever polls its descriptor.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
 #include <limits.h>
 #include <linux/falloc.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/storage/ioq_fixed.h"
@@ -41,14 +50,42 @@ struct uring {
 	struct img_ioq base;
 	struct io_uring ring;
 	struct img_fixed fixed;
-	char nobody;   /* its address marks requests whose answer nobody wants */
-	bool armed;    /* a poll request for event_fd is in the ring */
-	bool one_shot; /* the kernel (before 5.13) cannot leave it there for good */
+	char nobody;	    /* its address marks requests whose answer nobody wants */
+	char event[2];	    /* their addresses mark poll requests for event_fd, by turns */
+	unsigned turn;	    /* which of them is in use */
+	bool armed;	    /* such a request is in the ring */
+	pthread_t armed_by; /* whose it is */
+	bool one_shot;	    /* the kernel (before 5.13) cannot leave it there for good */
+	int poll_fd;	    /* an epoll of the ring and event_fd; -1: nobody has asked for it */
 };
 
 static struct uring *uring_of(struct img_ioq *q)
 {
 	return IMG_CONTAINER(q, struct uring, base);
+}
+
+/* Is this a "not now" of the kernel's, rather than a refusal? */
+static bool is_passing(int rc)
+{
+	return rc == -EINTR || rc == -EAGAIN || rc == -EBUSY || rc == -ENOMEM;
+}
+
+/* What the kernel does not take now stays for later; what it refuses, for give_up_ring(). */
+static void note_answer(struct uring *u, int rc)
+{
+	if (rc < 0 && !is_passing(rc))
+		u->base.kind = IMG_IOQ_THREADS;
+}
+
+static bool is_refused(const struct uring *u)
+{
+	return u->base.kind == IMG_IOQ_THREADS;
+}
+
+static void submit(struct uring *u)
+{
+	if (!is_refused(u))
+		note_answer(u, io_uring_submit(&u->ring));
 }
 
 /* A free submission entry; NULL: the kernel takes none at the moment. */
@@ -57,10 +94,33 @@ static struct io_uring_sqe *get_entry(struct uring *u)
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 
 	if (!sqe) {
-		io_uring_submit(&u->ring);
+		submit(u);
 		sqe = io_uring_get_sqe(&u->ring);
 	}
 	return sqe;
+}
+
+/* The kernel refuses: what was gathered is for the storages, which have worker threads do it. */
+static int give_up_ring(struct uring *u)
+{
+	struct io_uring_sq *sq = &u->ring.sq;
+	unsigned from = *sq->khead, to = sq->sqe_tail;
+	int taken = 0;
+
+	*sq->ktail = sq->sqe_head = sq->sqe_tail = from;
+	for (unsigned i = from; i != to; i++) {
+		const struct io_uring_sqe *sqe = &sq->sqes[i & *sq->kring_mask];
+		void *data = (void *)(uintptr_t)sqe->user_data;
+		struct img_io *io = data;
+
+		if (data == &u->event[0] || data == &u->event[1]) {
+			u->armed = false;
+		} else if (data != &u->nobody) {
+			io->storage->ops->landed(io->storage, io, -EAGAIN);
+			taken++;
+		}
+	}
+	return taken;
 }
 
 /* Fill an entry with what is left of a transfer. */
@@ -108,7 +168,7 @@ static void prepare(struct uring *u, struct io_uring_sqe *sqe, struct img_io *io
 static void hand_over(struct uring *u, bool cached)
 {
 	if (io_uring_sq_ready(&u->ring) >= (cached ? CACHED_BATCH : DIRECT_BATCH))
-		io_uring_submit(&u->ring);
+		submit(u);
 }
 
 bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached)
@@ -129,7 +189,7 @@ bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_fla
 	struct io_uring_sqe *sqe;
 
 	if (reserve && io_uring_sq_space_left(&u->ring) < 2) /* a chain is submitted whole */
-		io_uring_submit(&u->ring);
+		submit(u);
 	if (reserve && io_uring_sq_space_left(&u->ring) >= 2) {
 		sqe = get_entry(u);
 		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, fd, NULL, (unsigned)reserve->mode,
@@ -171,18 +231,30 @@ bool img_ioq_ring_sync(struct img_ioq *q, struct img_io *io, int fd)
 	return true;
 }
 
-/* Watch the eventfd. The request without data is this one. */
+/* Watch the eventfd, by a request of this thread. */
 static void arm(struct uring *u)
 {
-	struct io_uring_sqe *sqe = u->armed ? NULL : get_entry(u);
+	struct io_uring_sqe *sqe;
 
+	if (u->armed && u->armed_by == pthread_self())
+		return;
+	sqe = get_entry(u);
+	if (sqe && u->armed) { /* another thread's */
+		io_uring_prep_rw(IORING_OP_POLL_REMOVE, sqe, -1, NULL, 0, 0);
+		sqe->addr = (uintptr_t)&u->event[u->turn];
+		io_uring_sqe_set_data(sqe, &u->nobody);
+		u->turn ^= 1;
+		u->armed = false;
+		sqe = get_entry(u);
+	}
 	if (!sqe)
 		return;
 	io_uring_prep_poll_add(sqe, u->base.event_fd, POLLIN);
 	if (!u->one_shot)
 		sqe->len = IORING_POLL_ADD_MULTI;
-	io_uring_sqe_set_data(sqe, NULL);
+	io_uring_sqe_set_data(sqe, &u->event[u->turn]);
 	u->armed = true;
+	u->armed_by = pthread_self();
 }
 
 static void enter_kernel(struct uring *u, bool block)
@@ -197,20 +269,26 @@ static void enter_kernel(struct uring *u, bool block)
 		block = false;
 	if (!block) {
 		if (io_uring_sq_ready(&u->ring))
-			io_uring_submit(&u->ring); /* what it does not take stays for later */
+			submit(u);
 		return;
 	}
+	if (is_refused(u)) {
+		poll(fds, IMG_ARRAY_LEN(fds), -1);
+		return;
+	}
+	arm(u);
 	rc = u->armed ? io_uring_submit_and_wait(&u->ring, 1) : -EAGAIN;
-	if (rc < 0 && rc != -EINTR) /* the kernel is short of memory: wait by other means */
+	note_answer(u, rc);
+	if (rc < 0 && rc != -EINTR && !is_refused(u)) /* it is short of memory: wait by other means */
 		poll(fds, IMG_ARRAY_LEN(fds), u->armed ? 1 : 10);
 }
 
-/* The poll request for event_fd was answered. */
-static void take_event(struct uring *u, int res, unsigned flags)
+/* A poll request for event_fd was answered. */
+static void take_event(struct uring *u, const char *which, int res, unsigned flags)
 {
 	if (res == -EINVAL)
 		u->one_shot = true;
-	if (!(flags & IORING_CQE_F_MORE))
+	if (!(flags & IORING_CQE_F_MORE) && which == &u->event[u->turn])
 		u->armed = false;
 	img_ioq_quiet(&u->base);
 }
@@ -219,10 +297,11 @@ static int uring_harvest(struct img_ioq *q, bool block)
 {
 	struct uring *u = uring_of(q);
 	struct io_uring_cqe *cqe;
-	int taken;
+	int taken, given_up = 0;
 
-	arm(u);
 	enter_kernel(u, block);
+	if (is_refused(u))
+		given_up = give_up_ring(u);
 	for (taken = 0; taken < COMPLETION_ENTRIES; taken++) {
 		struct img_io *io;
 		unsigned flags;
@@ -236,21 +315,33 @@ static int uring_harvest(struct img_ioq *q, bool block)
 		io_uring_cqe_seen(&u->ring, cqe);
 		if ((void *)io == &u->nobody)
 			continue;
-		if (io)
-			io->storage->ops->landed(io->storage, io, res);
+		if ((void *)io == &u->event[0] || (void *)io == &u->event[1])
+			take_event(u, (void *)io, res, flags);
 		else
-			take_event(u, res, flags);
+			io->storage->ops->landed(io->storage, io, res);
 	}
-	if (!u->armed) { /* nobody who polls may miss the next event */
-		arm(u);
-		io_uring_submit(&u->ring);
-	}
-	return taken;
+	return taken + given_up;
 }
 
-static int uring_fd(const struct img_ioq *q)
+static int uring_fd(struct img_ioq *q)
 {
-	return IMG_CONTAINER(q, struct uring, base)->ring.ring_fd;
+	struct uring *u = uring_of(q);
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd;
+
+	if (u->poll_fd >= 0)
+		return u->poll_fd;
+	fd = epoll_create1(EPOLL_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (epoll_ctl(fd, EPOLL_CTL_ADD, u->ring.ring_fd, &event) ||
+	    epoll_ctl(fd, EPOLL_CTL_ADD, q->event_fd, &event)) {
+		int rc = -errno;
+
+		close(fd);
+		return rc;
+	}
+	return u->poll_fd = fd;
 }
 
 static int uring_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count)
@@ -262,6 +353,8 @@ static void uring_free(struct img_ioq *q)
 {
 	struct uring *u = uring_of(q);
 
+	if (u->poll_fd >= 0)
+		close(u->poll_fd);
 	img_fixed_destroy(&u->fixed);
 	io_uring_queue_exit(&u->ring);
 	img_ioq_destroy(q);
@@ -286,10 +379,14 @@ static int check_kernel(struct uring *u, const struct io_uring_params *params)
 		IORING_OP_FALLOCATE,
 		IORING_OP_FSYNC,
 		IORING_OP_POLL_ADD,
+		IORING_OP_POLL_REMOVE,
 	};
 	struct io_uring_probe *probe;
 	int rc = 0;
 
+	/* setting up may be allowed and this not */
+	if (syscall(__NR_io_uring_enter, u->ring.ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+		return -errno;
 	if (!(params->features & IORING_FEAT_NODROP))
 		return -ENOSYS;
 	probe = io_uring_get_probe_ring(&u->ring);
@@ -314,6 +411,7 @@ int img_ioq_uring_new(struct img_ioq **out)
 
 	if (!u)
 		return -ENOMEM;
+	u->poll_fd = -1;
 	rc = io_uring_queue_init_params(SUBMISSION_ENTRIES, &u->ring, &params);
 	if (rc)
 		goto free_queue;
@@ -323,9 +421,6 @@ int img_ioq_uring_new(struct img_ioq **out)
 	if (rc)
 		goto exit_ring;
 	img_fixed_init(&u->fixed, &u->ring);
-	/* from now on, so that a post is seen by a poller even before the first img_ioq_run() */
-	arm(u);
-	io_uring_submit(&u->ring);
 	*out = &u->base;
 	return 0;
 

@@ -480,6 +480,165 @@ Test(ioq, forbidden_enosys)
 	forbidden(ENOSYS);
 }
 
+Test(ioq, what_may_be_set_up_but_not_entered)
+{
+	struct img_storage *s = new_file("f", 0);
+	struct img_ioq *q = NULL;
+
+	forbid(SYS_io_uring_enter, EPERM);
+	cr_assert_eq(img_ioq_new(IMG_IOQ_URING, &q, NULL), -EPERM);
+	random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
+	img_storage_close(s);
+}
+
+/* A sandbox is put on while requests are gathered and in flight. */
+static void forbidden_later(bool ran_before, unsigned rc)
+{
+	enum { N = 300,
+	       BYTES = 4096 };
+	static uint8_t buf[N][BYTES];
+	static struct simple r[N];
+	struct img_storage *s = new_file("f", 0);
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct poster p = { .q = q, .owner = pthread_self() };
+	uint8_t back[BYTES];
+
+	for (int i = 0; i < N; i++) {
+		memset(buf[i], i, BYTES);
+		submit(q, &r[i], s, IMG_IO_WRITE, buf[i], (uint64_t)i * BYTES, BYTES);
+		if (ran_before && i == N / 2)
+			img_ioq_run(q, true);
+		if (i == N * 3 / 4)
+			forbid(SYS_io_uring_enter, rc);
+	}
+	for (int i = 0; i < N; i++)
+		cr_assert_eq(wait_for(q, &r[i]), 0);
+	submit(q, &r[0], s, IMG_IO_SYNC, NULL, 0, 0);
+	cr_assert_eq(wait_for(q, &r[0]), 0);
+	for (int i = 0; i < N; i++) {
+		submit(q, &r[i], s, IMG_IO_READ, back, (uint64_t)i * BYTES, BYTES);
+		cr_assert_eq(wait_for(q, &r[i]), 0);
+		cr_assert_eq(memcmp(back, buf[i], BYTES), 0);
+	}
+	/* posts wake it still, asleep or polled for */
+	post_all(&p);
+	cr_assert(is_readable(q, 5000));
+	while (p.ran < 1000)
+		img_ioq_run(q, true);
+	img_ioq_free(q);
+	img_storage_close(s);
+}
+
+Test(ioq, forbidden_later_with_requests_in_flight)
+{
+	forbidden_later(true, EPERM);
+}
+
+Test(ioq, forbidden_later_before_the_first_run)
+{
+	forbidden_later(false, ENOSYS);
+}
+
+/* The kernel cancels what it has no thread for, and what belonged to a thread that has ended. */
+Test(ioq, what_the_kernel_cancels_is_done_all_the_same)
+{
+	static const enum img_io_op ops[] = { IMG_IO_WRITE, IMG_IO_ZERO, IMG_IO_PUNCH, IMG_IO_READ,
+					      IMG_IO_SYNC };
+	struct img_storage *s = new_file("f", 0);
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	uint8_t buf[512] = { 1 };
+	struct simple r;
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(ops); i++) {
+		r = (struct simple){ .io = { .storage = s,
+					     .op = ops[i],
+					     .len = ops[i] == IMG_IO_SYNC ? 0 : 512,
+					     .done = note,
+					     .iovcnt = 1,
+					     .ioq = q,
+					     .one = { buf, 512 } } };
+		r.io.iov = &r.io.one;
+		img_list_init(&r.io.link);
+		s->ops->landed(s, &r.io, -ECANCELED);
+		cr_assert_eq(wait_for(q, &r), 0);
+	}
+	cr_assert_eq(buf[0], 0, "it was zeroed before it was read");
+	img_ioq_free(q);
+	img_storage_close(s);
+}
+
+/* ---- A thread makes a queue, another one uses it ---- */
+
+struct maker {
+	_Atomic(struct img_ioq *) q;
+	_Atomic bool stop;
+	unsigned sleeps, interrupted;
+};
+
+static void *make_and_sleep(void *arg)
+{
+	struct maker *m = arg;
+	struct timespec t = { .tv_nsec = 20 * 1000 * 1000 };
+
+	m->q = new_queue(IMG_IOQ_URING);
+	while (!m->stop) {
+		m->sleeps++;
+		m->interrupted += nanosleep(&t, NULL) != 0;
+	}
+	return NULL;
+}
+
+Test(ioq, who_made_a_queue_is_left_alone)
+{
+	static struct poster p;
+	struct maker m = { 0 };
+	pthread_t maker, poster;
+
+	pthread_create(&maker, NULL, make_and_sleep, &m);
+	while (!m.q)
+		usleep(1000);
+	p = (struct poster){ .q = m.q, .owner = pthread_self(), .pause = 20000 };
+	pthread_create(&poster, NULL, post_all, &p);
+	while (p.ran < 1000)
+		img_ioq_run(m.q, true);
+	m.stop = true;
+	pthread_join(poster, NULL);
+	pthread_join(maker, NULL);
+	cr_assert_gt(m.sleeps, 2);
+	cr_assert_eq(m.interrupted, 0);
+	img_ioq_free(m.q);
+}
+
+static void *run_some(void *arg)
+{
+	struct poster *p = arg;
+
+	p->owner = pthread_self();
+	post_all(p);
+	while (p->ran < 1000)
+		img_ioq_run(p->q, true);
+	return NULL;
+}
+
+Test(ioq, threads_may_take_turns_at_a_queue)
+{
+	static struct poster p;
+	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+
+	for (int i = 0; i < 10; i++) {
+		pthread_t thread;
+
+		p = (struct poster){ .q = q };
+		if (i % 2) {
+			pthread_create(&thread, NULL, run_some, &p);
+			pthread_join(thread, NULL); /* what it had in the ring is cancelled */
+		} else {
+			run_some(&p);
+		}
+	}
+	img_ioq_free(q);
+}
+
 /* After a failed sync something is lost, so none may succeed. The ring is not filtered. */
 Test(ioq, a_failed_sync_is_not_forgotten)
 {
