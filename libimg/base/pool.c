@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "libimg/base/fork.h"
+
 enum {
 	STACK_BYTES = 256 * 1024,
 	MAX_WAITING = 256, /* threads; each is started only when all others wait */
@@ -152,9 +154,26 @@ static struct img_pool no_pool = {
 	.waiting = { &no_pool.waiting, &no_pool.waiting },
 };
 static struct img_pool *cpu_pool, *waiting_pool;
+static pthread_once_t pools_once = PTHREAD_ONCE_INIT;
+
+/* The threads are the parent's: whoever needs a pool makes new ones. */
+static void forget_pools(void)
+{
+	static const pthread_once_t again = PTHREAD_ONCE_INIT;
+
+	pools_once = again;
+}
+
+static void watch_forks(void)
+{
+	img_watch_forks(&no_pool.lock, forget_pools);
+}
 
 static void make_pools(void)
 {
+	static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&watch_once, watch_forks);
 	cpu_pool = img_pool_new(img_cpu_count());
 	waiting_pool = img_pool_new(MAX_WAITING);
 	if (!cpu_pool)
@@ -162,8 +181,6 @@ static void make_pools(void)
 	if (!waiting_pool)
 		waiting_pool = &no_pool;
 }
-
-static pthread_once_t pools_once = PTHREAD_ONCE_INIT;
 
 struct img_pool *img_pool_cpu(void)
 {

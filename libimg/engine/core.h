@@ -41,6 +41,7 @@ struct img_freed_list {
 struct img_engine {
 	struct img *img;
 	struct img_engine_config config;
+	unsigned process; /* img_process_number() */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* something a blocking waiter looks at has changed */
 	struct img_meta *meta;
@@ -83,8 +84,11 @@ struct img_engine {
 	struct img_freed_list freed, freed_written, freed_durable;
 	size_t freed_reserved;
 
+	/* Queues for blocking calls, each with one at a time (request.c). */
 	pthread_mutex_t blocking_lock;
-	struct img_queue *blocking_queue;
+	pthread_cond_t blocking_freed;
+	struct img_list blocking_idle; /* img_queue.idle_link; the one used last first */
+	unsigned blocking_queues;
 };
 
 /* ---- core.c ---- */

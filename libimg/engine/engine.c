@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "libimg/base/fork.h"
 #include "libimg/engine/core.h"
 #include "libimg/engine/request.h"
 
@@ -26,9 +27,12 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	}
 	e->img = img;
 	e->config = *config;
+	e->process = img_process_number();
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_mutex_init(&e->blocking_lock, NULL);
 	pthread_cond_init(&e->changed, NULL);
+	pthread_cond_init(&e->blocking_freed, NULL);
+	img_list_init(&e->blocking_idle);
 	img_engine_remapped(e, 0, UINT64_MAX);
 	img_engine_reused(e);
 	img_readership_init(&e->readership);
@@ -60,16 +64,27 @@ void img_engine_free(struct img *img)
 	if (!e)
 		return;
 	wait_for_service(e);
-	img_engine_queue_free(e->blocking_queue);
+	img_blocking_queues_free(e);
 	img_readership_destroy(&e->readership);
 	img_meta_cache_free(e->meta);
 	img_quarantine_free(e);
 	free(e->touched);
 	pthread_cond_destroy(&e->changed);
+	pthread_cond_destroy(&e->blocking_freed);
 	pthread_mutex_destroy(&e->blocking_lock);
 	pthread_mutex_destroy(&e->lock);
 	free(e);
 	img->engine = NULL;
+}
+
+bool img_engine_is_ours(const struct img *img)
+{
+	return !img->engine || img->engine->process == img_process_number();
+}
+
+size_t img_engine_in_flight(struct img *img)
+{
+	return img->engine ? img_readership_in_flight(&img->engine->readership, false, false) : 0;
 }
 
 int img_engine_finish(struct img *img, struct img_error *err)

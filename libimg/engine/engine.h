@@ -12,16 +12,20 @@ struct img_engine_config {
 	bool unsafe;	      /* never sync */
 	bool writethrough;    /* sync at the end of each write */
 	bool no_read_ahead;   /* keep nothing of a unit beyond what was asked for */
-	enum img_ioq_kind io; /* of the queue behind the blocking calls */
+	enum img_ioq_kind io; /* of the queues behind the blocking calls */
 };
 
 /*
- * Give an image whose driver->open() has succeeded its engine. The blocking queue is made when it
- * is first used. -ENOMEM.
+ * Give an image whose driver->open() has succeeded its engine. Queues for blocking calls are made as
+ * they are needed. -ENOMEM.
  */
 int img_engine_new(struct img *img, const struct img_engine_config *config, struct img_error *err);
 /* Nothing may be in flight. Writes nothing. An image without an engine is fine. */
 void img_engine_free(struct img *img);
+/* False: it was opened by this process's parent, before fork(), and must not be touched. */
+bool img_engine_is_ours(const struct img *img);
+/* Requests in flight on img and those that read it through a child. Thread-safe. */
+size_t img_engine_in_flight(struct img *img);
 
 /*
  * The last write-out of an image about to be closed: all metadata in place, freed space released,

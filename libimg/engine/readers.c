@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/fork.h"
 
 /* Grows each time that something is unlinked; all images count together. */
 static _Atomic uint64_t clock_now = 1;
@@ -11,8 +12,16 @@ static _Atomic uint64_t last_id;
 /* Guards which queue reads which image. */
 static pthread_mutex_t common_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static void watch_forks(void)
+{
+	img_watch_forks(&common_lock, NULL);
+}
+
 void img_readership_init(struct img_readership *s)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, watch_forks);
 	s->id = atomic_fetch_add(&last_id, 1) + 1;
 	img_list_init(&s->levels);
 	atomic_init(&s->closed, false);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "libimg/base/fork.h"
 #include "libimg/engine/batch.h"
 #include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
@@ -160,7 +161,16 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 
 enum {
 	MAX_ROUNDS = 8,
+	MAX_BLOCKING = 64, /* queues of one image, each for one call at a time */
 };
+
+/* How many queues with callbacks of the program's this thread is running, one inside the other. */
+static _Thread_local unsigned callbacks;
+
+bool img_request_in_callback(void)
+{
+	return callbacks > 0;
+}
 
 int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err)
 {
@@ -174,6 +184,7 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	img_list_init(&q->gathered);
 	img_list_init(&q->kept_back);
 	img_queue_readers_init(&q->readers);
+	q->process = img_process_number();
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
 		img_queue_readers_destroy(&q->readers);
@@ -184,12 +195,21 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	return 0;
 }
 
-void img_engine_queue_free(struct img_queue *q)
+bool img_engine_queue_is_ours(const struct img_queue *q)
+{
+	return q->process == img_process_number();
+}
+
+int img_engine_queue_free(struct img_queue *q)
 {
 	struct img_list *node;
 
 	if (!q)
-		return;
+		return 0;
+	if (q->running)
+		return -EDEADLK;
+	if (q->in_flight)
+		return -EBUSY;
 	while ((node = img_list_pop(&q->free_tasks)))
 		free(IMG_CONTAINER(node, struct img_task, free_link));
 	while ((node = img_list_pop(&q->free_pieces)))
@@ -199,6 +219,7 @@ void img_engine_queue_free(struct img_queue *q)
 	img_queue_readers_destroy(&q->readers);
 	img_ioq_free(q->ioq);
 	free(q);
+	return 0;
 }
 
 int img_engine_queue_fd(const struct img_queue *q)
@@ -208,6 +229,10 @@ int img_engine_queue_fd(const struct img_queue *q)
 
 int img_engine_queue_run(struct img_queue *q, bool wait)
 {
+	if (q->running)
+		return -EDEADLK;
+	q->running = true;
+	callbacks += !q->blocking;
 	own(q);
 	q->completed = 0;
 	for (int round = 0;; round++) {
@@ -221,6 +246,8 @@ int img_engine_queue_run(struct img_queue *q, bool wait)
 			break;
 	}
 	q->keep_nothing = false;
+	q->running = false;
+	callbacks -= !q->blocking;
 	return (int)q->completed;
 }
 
@@ -248,30 +275,81 @@ static void blocking_done(void *user, int rc, const struct img_error *err)
 	b->rc = rc ? img_fail(b->err, rc, "%s", img_error_text(err)) : 0;
 }
 
+/* A queue that nobody else uses, until it is given back. */
+static int take_queue(struct img_engine *e, struct img_queue **out, struct img_error *err)
+{
+	struct img_list *node;
+	int rc = 0;
+
+	pthread_mutex_lock(&e->blocking_lock);
+	for (;;) {
+		node = img_list_pop(&e->blocking_idle);
+		if (node || e->blocking_queues < MAX_BLOCKING)
+			break;
+		pthread_cond_wait(&e->blocking_freed, &e->blocking_lock);
+	}
+	e->blocking_queues += !node;
+	pthread_mutex_unlock(&e->blocking_lock);
+	if (!node) {
+		rc = img_engine_queue_new(e->config.io, out, err);
+		if (!rc) {
+			(*out)->blocking = true;
+			return 0;
+		}
+	}
+	if (rc) { /* it is one of the others, then, or no call can be made at all */
+		pthread_mutex_lock(&e->blocking_lock);
+		e->blocking_queues--;
+		while (!(node = img_list_pop(&e->blocking_idle)) && e->blocking_queues)
+			pthread_cond_wait(&e->blocking_freed, &e->blocking_lock);
+		pthread_mutex_unlock(&e->blocking_lock);
+		if (!node)
+			return rc;
+		img_error_clear(err);
+	}
+	*out = IMG_CONTAINER(node, struct img_queue, idle_link);
+	return 0;
+}
+
+static void give_queue_back(struct img_engine *e, struct img_queue *q)
+{
+	pthread_mutex_lock(&e->blocking_lock);
+	img_list_add_head(&e->blocking_idle, &q->idle_link);
+	pthread_cond_signal(&e->blocking_freed);
+	pthread_mutex_unlock(&e->blocking_lock);
+}
+
+void img_blocking_queues_free(struct img_engine *e)
+{
+	struct img_list *node;
+
+	while ((node = img_list_pop(&e->blocking_idle)))
+		img_engine_queue_free(IMG_CONTAINER(node, struct img_queue, idle_link));
+}
+
 int img_request_run(struct img *img, const struct img_request *r, struct img_error *err)
 {
 	struct img_engine *e = img->engine;
 	struct blocking b = { .err = err };
 	struct img_request mine = *r;
-	int rc = 0;
+	struct img_queue *q;
+	int rc;
 
 	if (r->kind == IMG_REQUEST_FLUSH)
 		return img_writeout(e, true, err);
 	mine.done = blocking_done;
 	mine.user = &b;
-	pthread_mutex_lock(&e->blocking_lock);
-	if (!e->blocking_queue)
-		rc = img_engine_queue_new(e->config.io, &e->blocking_queue, err);
-	if (!rc) {
-		rc = img_request_submit(e->blocking_queue, img, &mine);
-		if (rc)
-			img_fail(err, rc, "%s: out of memory", img->name);
-	}
-	if (!rc) {
-		while (img_engine_queue_in_flight(e->blocking_queue))
-			img_engine_queue_run(e->blocking_queue, true);
+	rc = take_queue(e, &q, err);
+	if (rc)
+		return rc;
+	rc = img_request_submit(q, img, &mine);
+	if (rc) {
+		img_fail(err, rc, "%s: out of memory", img->name);
+	} else {
+		while (img_engine_queue_in_flight(q))
+			img_engine_queue_run(q, true);
 		rc = b.rc;
 	}
-	pthread_mutex_unlock(&e->blocking_lock);
+	give_queue_back(e, q);
 	return rc;
 }

@@ -25,7 +25,7 @@ struct img_request {
 	bool compress;	   /* WRITE: one unit, stored compressed */
 	bool may_unmap;	   /* ZERO: the room may be given back, if the image is open for that */
 	uint64_t off, len; /* guest bytes; inside the image */
-	struct iovec *iov; /* READ, WRITE: borrowed until done; may be changed meanwhile */
+	struct iovec *iov; /* READ, WRITE: borrowed until done; the engine may change the array meanwhile */
 	int iovcnt;
 	/* On the queue's thread, never from inside img_request_submit(). err: never NULL. */
 	void (*done)(void *user, int rc, const struct img_error *err);
@@ -34,11 +34,21 @@ struct img_request {
 
 /* Start a request; *r itself is not kept. -ENOMEM: done() is not called. */
 int img_request_submit(struct img_queue *q, struct img *img, const struct img_request *r);
-/* Do one and wait (done and user are not used). Thread-safe: on the image's own queue. */
+/* Do one and wait (done and user are not used). Thread-safe; calls go side by side. */
 int img_request_run(struct img *img, const struct img_request *r, struct img_error *err);
 
 int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err);
-void img_engine_queue_free(struct img_queue *q); /* NULL is fine */
+/*
+ * NULL is fine. -EBUSY: requests are in flight; -EDEADLK: the queue is being run, by a function that
+ * this is called from. Then nothing has happened.
+ */
+int img_engine_queue_free(struct img_queue *q);
+/* Free the queues behind an image's blocking calls. None may be in use. */
+void img_blocking_queues_free(struct img_engine *e);
+/* False: it is the parent process's, as above. */
+bool img_engine_queue_is_ours(const struct img_queue *q);
+/* Is this called from a request's done()? */
+bool img_request_in_callback(void);
 int img_engine_queue_fd(const struct img_queue *q);
 /* See img_queue_run() in img.h. */
 int img_engine_queue_run(struct img_queue *q, bool wait);

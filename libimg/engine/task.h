@@ -18,8 +18,11 @@ typedef void img_task_done_fn(void *user, int rc, const struct img_error *err);
 
 struct img_queue {
 	struct img_ioq *ioq;
-	size_t in_flight; /* tasks, fills not counted */
-	size_t completed; /* since the present run began */
+	struct img_list idle_link; /* in engine->blocking_idle */
+	unsigned process;	   /* img_process_number() */
+	bool blocking;		   /* behind blocking calls: no callback of the program's */
+	size_t in_flight;	   /* tasks, fills not counted */
+	size_t completed;	   /* since the present run began */
 	struct img_list free_tasks, free_pieces;
 	struct img_queue_readers readers;
 	bool running; /* img_engine_queue_run() is on its thread's stack */

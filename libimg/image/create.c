@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/recipe.h"
 
 /* What the handle of a new image may be asked for. */
@@ -201,15 +203,20 @@ out:
 int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
 		     struct img_error *err)
 {
-	const char *plain = plain_path(path);
+	IMG_NOT_CANCELLED;
+	const char *plain;
 	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
 	struct img_place_opening how = { .io = options->io };
 	struct img_storage *file;
 	struct making making;
 	struct img_recipe r;
 	struct img *img = NULL;
-	int rc = img_recipe_make(&r, plain, options, err);
+	int rc = img_check_create_options(path, options, err);
 
+	if (rc)
+		return rc;
+	plain = plain_path(path);
+	rc = img_recipe_make(&r, plain, options, err);
 	if (rc)
 		return rc;
 	rc = img_storage_create_file(plain, img_storage_flags(flags), &file, err);
@@ -241,7 +248,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	*out = img;
 	img = NULL;
 out:
-	img_close(img, NULL);
+	img_place_close(img, NULL);
 	img_recipe_clear(&r);
 	return rc;
 }
@@ -280,11 +287,12 @@ static int publish_files(struct img *img, struct img_error *err)
 
 int img_publish(struct img *img, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct img_place *place = img->place;
-	int rc;
+	int rc = img_place_is_ours(img, err);
 
-	if (!place->unpublished)
-		return 0;
+	if (rc || !place->unpublished)
+		return rc;
 	rc = img_engine_quiet(img, IMG_QUIET_FOR_READING, err);
 	if (rc)
 		return rc;
@@ -313,6 +321,6 @@ int img_create(const char *path, const struct img_create_options *options, struc
 	if (rc)
 		return rc;
 	rc = img_publish(img, err);
-	closed = img_close(img, rc ? NULL : err);
+	closed = img_place_close(img, rc ? NULL : err);
 	return rc ? rc : closed;
 }

@@ -4,8 +4,12 @@
  * Handles are opaque. A fallible function returns 0 or a negative errno and takes an error object
  * last (NULL: no sentence wanted); out-parameters are untouched on failure. Offsets, lengths and
  * sizes are bytes. An image may be used from several threads: the blocking calls are thread-safe,
- * a queue belongs to one thread. The library never prints, never exits, and installs no signal
- * handler.
+ * a queue is for one thread at a time, whichever that is. The library never prints, never exits, and
+ * installs no signal handler. Unknown flags and kinds, and reserved fields that are not 0, are
+ * -EINVAL. A thread that is cancelled inside a call ends the call first.
+ *
+ * After fork() the child must not use what its parent opened: calls with such an image or queue are
+ * -EPERM. It keeps none of the parent's locks, and may open images itself.
  */
 #ifndef LIBIMG_IMG_H
 #define LIBIMG_IMG_H
@@ -30,8 +34,10 @@ struct img_value;
 
 /* Of this header; the Makefile takes it from here for everything else. */
 #define LIBIMG_VERSION "0.1.0"
+#define LIBIMG_VERSION_NUMBER 0x000100 /* the same: a byte for each part */
 
 const char *img_version(void); /* of the library that is linked: LIBIMG_VERSION */
+unsigned img_version_number(void); /* LIBIMG_VERSION_NUMBER of it */
 
 /* ---- Errors ---- */
 
@@ -199,10 +205,10 @@ void img_secrets_free(struct img_secrets *s); /* NULL is fine */
 int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
 
 /*
- * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. The handle is gone also on
- * failure; the failure means that something may not have reached the file. NULL is fine. No queue
- * may have requests on it in flight. An image that img_create_begin() made and that was not
- * published disappears.
+ * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. NULL is fine. The handle is gone
+ * also on failure, which means that something may not have reached the file; but not if this is
+ * refused: -EBUSY: requests are in flight; -EDEADLK: called from a request's done(); -EPERM: in a
+ * child after fork(). An image that img_create_begin() made and that was not published disappears.
  */
 int img_close(struct img *img, struct img_error *err);
 
@@ -289,8 +295,9 @@ int img_create(const char *path, const struct img_create_options *options, struc
 /*
  * ---- Blocking I/O; thread-safe. off + len <= img_size() or -EINVAL ----
  *
- * A thread that has requests of its own in flight on a queue must not call these on the same image:
- * they may have to wait for those requests, which only that thread can finish.
+ * Calls of several threads go side by side. A thread that has requests of its own in flight on a
+ * queue must not call these on the same image: they may have to wait for those requests, which only
+ * that thread can finish. -EROFS: a change to an image that is not open for writing.
  */
 
 int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err);
@@ -304,11 +311,21 @@ int img_flush(struct img *img, struct img_error *err);
 
 /* kind: AUTO takes io_uring if it may. */
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
-void img_queue_free(struct img_queue *q);    /* nothing may be in flight; NULL is fine */
-int img_queue_fd(const struct img_queue *q); /* readable when img_queue_run() has work; the queue's */
+/*
+ * NULL is fine. Refused, with nothing done: -EBUSY: requests are in flight; -EDEADLK: called from a
+ * done() of this queue; -EPERM: in a child after fork().
+ */
+int img_queue_close(struct img_queue *q, struct img_error *err);
+void img_queue_free(struct img_queue *q); /* the same, for who knows that it is not refused */
+/*
+ * Readable (poll, epoll, also edge-triggered) when img_queue_run() has work; the queue's own. -EMFILE,
+ * ...: it could not be made, when first asked for.
+ */
+int img_queue_fd(const struct img_queue *q);
 /*
  * Submit what was gathered, run completions. wait: block until at least one request completed
- * (nothing in flight: returns 0 at once). Returns the number of requests completed.
+ * (nothing in flight: returns 0 at once). Returns the number of requests completed. -EDEADLK: called
+ * from a done() of this queue; -EPERM: in a child after fork().
  */
 int img_queue_run(struct img_queue *q, bool wait);
 size_t img_queue_in_flight(const struct img_queue *q);
@@ -341,8 +358,11 @@ enum {
 };
 
 /*
- * iov and its buffers are borrowed until done runs; the iovec array may be changed meanwhile.
- * 0 or -ENOMEM, -EINVAL (then done is not called); everything else comes by done().
+ * iov and its buffers are borrowed until done runs; the library may change the iovec array meanwhile,
+ * the caller may not. 0, or an error, and then done is not called: -ENOMEM; -EINVAL: unknown flags, a
+ * range past the end, or a compressed write that is not one unit; -EROFS: the image is not open for
+ * writing; -ENOTSUP: its format has no compression; -EPERM: see IMG_OPEN_PROBE_WRITE, and fork().
+ * Everything else comes by done().
  */
 int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
 		     int iovcnt, unsigned flags, img_done_fn *done, void *user);
@@ -367,6 +387,7 @@ struct img_map_entry {
 	bool has_offset; /* offset is where the bytes lie, as they are, in file */
 	uint64_t offset;
 	const char *file; /* lives as long as img */
+	uint64_t reserved[4];
 };
 /*
  * What [off, off + len) is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours may
@@ -376,7 +397,12 @@ struct img_map_entry {
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err);
 
-/* ---- Maintenance; blocking, nothing may be in flight ---- */
+/*
+ * ---- Maintenance; blocking ----
+ *
+ * Both wait for what other threads have in flight, and what comes meanwhile waits for them. -EDEADLK:
+ * a queue of the calling thread has requests in flight.
+ */
 
 enum {
 	IMG_PREALLOC_OFF,
@@ -390,6 +416,7 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 struct img_check_result {
 	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
 	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
+	uint64_t reserved[4];
 };
 enum {
 	IMG_CHECK_REPAIR_LEAKS = 1,
@@ -515,6 +542,7 @@ struct img_compare_result {
 	bool size_differs;   /* strict: this alone makes them differ */
 	bool status_differs; /* strict: allocation differs at offset */
 	uint64_t offset;     /* of the first difference */
+	uint64_t reserved[4];
 };
 int img_compare(struct img *a, struct img *b, const struct img_compare_options *options,
 		struct img_compare_result *out, struct img_error *err);

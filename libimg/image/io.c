@@ -1,5 +1,6 @@
 /*
- * The public I/O calls: checked, then handed to the engine.
+ * The public I/O calls: checked, then handed to the engine. The same check for every way to ask, so
+ * that the same mistake has the same answer.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -7,15 +8,26 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/img.h"
 #include "libimg/image/place.h"
 
 /* ---- Checks ---- */
 
+static int check_image(const struct img *img, struct img_error *err)
+{
+	return img_place_is_ours(img, err);
+}
+
 static int check_range(const struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
+	int rc = check_image(img, err);
+
+	if (rc)
+		return rc;
 	if (img->place->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	if (!range_in(off, len, img->size))
@@ -29,7 +41,7 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 static int check_writable(const struct img *img, struct img_error *err)
 {
 	if (!img->writable)
-		return img_fail(err, -EBADF, "%s: the image is open read-only", img->name);
+		return img_fail(err, -EROFS, "%s: the image is open read-only", img->name);
 	return 0;
 }
 
@@ -59,6 +71,7 @@ static int run(struct img *img, enum img_request_kind kind, uint64_t off, uint64
 
 int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct iovec iov = { buf, len };
 	int rc = check_range(img, off, len, err);
 
@@ -69,6 +82,7 @@ int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_er
 
 int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct iovec iov = { (void *)(uintptr_t)buf, len };
 	int rc = check_change(img, off, len, err);
 
@@ -81,6 +95,7 @@ int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct
 
 int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	int rc = check_change(img, off, len, err);
 
 	if (!rc)
@@ -92,6 +107,7 @@ int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 
 int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	int rc = check_change(img, off, len, err);
 
 	if (!rc)
@@ -103,8 +119,11 @@ int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *e
 
 int img_flush(struct img *img, struct img_error *err)
 {
-	if (!img->writable)
-		return 0;
+	IMG_NOT_CANCELLED;
+	int rc = check_image(img, err);
+
+	if (rc || !img->writable)
+		return rc;
 	return run(img, IMG_REQUEST_FLUSH, 0, 0, NULL, 0, err);
 }
 
@@ -117,14 +136,40 @@ static enum img_ioq_kind ioq_kind(enum img_io_kind kind)
 					     : IMG_IOQ_AUTO;
 }
 
+static int check_queue(const struct img_queue *q, struct img_error *err)
+{
+	if (img_engine_queue_is_ours(q))
+		return 0;
+	return img_fail(err, -EPERM, "the queue is the parent process's: fork() does not hand it on");
+}
+
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err)
 {
-	return img_engine_queue_new(ioq_kind(kind), out, err);
+	IMG_NOT_CANCELLED;
+	int rc = img_check_io_kind(kind, err);
+
+	return rc ? rc : img_engine_queue_new(ioq_kind(kind), out, err);
+}
+
+int img_queue_close(struct img_queue *q, struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+	int rc = q ? check_queue(q, err) : 0;
+
+	if (rc)
+		return rc;
+	rc = img_engine_queue_free(q);
+	if (rc == -EBUSY)
+		img_fail(err, rc, "the queue has %zu requests in flight",
+			 img_engine_queue_in_flight(q));
+	else if (rc)
+		img_fail(err, rc, "the queue cannot be freed by a function that it has called");
+	return rc;
 }
 
 void img_queue_free(struct img_queue *q)
 {
-	img_engine_queue_free(q);
+	img_queue_close(q, NULL);
 }
 
 int img_queue_fd(const struct img_queue *q)
@@ -134,7 +179,10 @@ int img_queue_fd(const struct img_queue *q)
 
 int img_queue_run(struct img_queue *q, bool wait)
 {
-	return img_engine_queue_run(q, wait);
+	IMG_NOT_CANCELLED;
+	int rc = check_queue(q, NULL);
+
+	return rc ? rc : img_engine_queue_run(q, wait);
 }
 
 size_t img_queue_in_flight(const struct img_queue *q)
@@ -145,11 +193,16 @@ size_t img_queue_in_flight(const struct img_queue *q)
 int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count,
 			  struct img_error *err)
 {
-	int rc = img_engine_queue_set_buffers(q, iov, count);
+	IMG_NOT_CANCELLED;
+	int rc = check_queue(q, err);
 
-	return rc ? img_fail(err, rc, "%u buffers could not be registered: %s", count,
-			     strerrordesc_np(-rc))
-		  : 0;
+	if (!rc) {
+		rc = img_engine_queue_set_buffers(q, iov, count);
+		if (rc)
+			img_fail(err, rc, "%u buffers could not be registered: %s", count,
+				 strerrordesc_np(-rc));
+	}
+	return rc;
 }
 
 static int start(struct img_queue *q, struct img *img, enum img_request_kind kind, uint64_t off,
@@ -166,8 +219,10 @@ static int start(struct img_queue *q, struct img *img, enum img_request_kind kin
 				 .may_unmap = flags & IMG_SUBMIT_MAY_UNMAP,
 				 .done = done,
 				 .user = user };
+	int rc = check_queue(q, NULL);
+	IMG_NOT_CANCELLED;
 
-	return img_request_submit(q, img, &r);
+	return rc ? rc : img_request_submit(q, img, &r);
 }
 
 static bool iov_length(const struct iovec *iov, int iovcnt, uint64_t *len)
@@ -183,54 +238,77 @@ int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct 
 		     int iovcnt, unsigned flags, img_done_fn *done, void *user)
 {
 	uint64_t len;
+	int rc;
 
-	if (flags || !iov_length(iov, iovcnt, &len) || check_range(img, off, len, NULL))
+	if (flags || !iov_length(iov, iovcnt, &len))
 		return -EINVAL;
-	return start(q, img, IMG_REQUEST_READ, off, len, iov, iovcnt, flags, done, user);
+	rc = check_range(img, off, len, NULL);
+	return rc ? rc
+		  : start(q, img, IMG_REQUEST_READ, off, len, iov, iovcnt, flags, done, user);
+}
+
+/* A compressed write is one unit, or what is left of the disk. */
+static int check_compressed(const struct img *img, uint64_t off, uint64_t len)
+{
+	uint64_t unit = img->unit_bytes;
+
+	if (!img->compress_codec)
+		return -ENOTSUP;
+	if (off % unit || !len || len > unit || (len < unit && off + len != img->size))
+		return -EINVAL;
+	return 0;
 }
 
 int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
 		      int iovcnt, unsigned flags, img_done_fn *done, void *user)
 {
-	uint64_t len, unit = img->unit_bytes;
+	uint64_t len;
+	int rc;
 
 	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS)) ||
-	    !iov_length(iov, iovcnt, &len) || check_change(img, off, len, NULL))
+	    !iov_length(iov, iovcnt, &len))
 		return -EINVAL;
-	if (flags & IMG_SUBMIT_COMPRESS) {
-		if (!img->compress_codec)
-			return -ENOTSUP;
-		if (!is_aligned_u64(off, unit) || !len || len > unit ||
-		    (len < unit && off + len != img->size))
-			return -EINVAL;
-	}
-	if (img_guard_write(img, off, iov, iovcnt, NULL))
-		return -EPERM;
-	return start(q, img, IMG_REQUEST_WRITE, off, len, iov, iovcnt, flags, done, user);
+	rc = check_change(img, off, len, NULL);
+	if (!rc && (flags & IMG_SUBMIT_COMPRESS))
+		rc = check_compressed(img, off, len);
+	if (!rc)
+		rc = img_guard_write(img, off, iov, iovcnt, NULL);
+	return rc ? rc
+		  : start(q, img, IMG_REQUEST_WRITE, off, len, iov, iovcnt, flags, done, user);
+}
+
+static int start_without_data(struct img_queue *q, struct img *img, enum img_request_kind kind,
+			      uint64_t off, uint64_t len, unsigned flags, img_done_fn *done,
+			      void *user)
+{
+	unsigned known = IMG_SUBMIT_ORDERED;
+	int rc;
+
+	if (kind == IMG_REQUEST_ZERO)
+		known |= IMG_SUBMIT_MAY_UNMAP;
+	if (flags & ~known)
+		return -EINVAL;
+	rc = check_change(img, off, len, NULL);
+	if (!rc)
+		rc = img_guard_zero(img, off, len, NULL);
+	return rc ? rc : start(q, img, kind, off, len, NULL, 0, flags, done, user);
 }
 
 int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
 		    unsigned flags, img_done_fn *done, void *user)
 {
-	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP)) ||
-	    check_change(img, off, len, NULL))
-		return -EINVAL;
-	if (img_guard_zero(img, off, len, NULL))
-		return -EPERM;
-	return start(q, img, IMG_REQUEST_ZERO, off, len, NULL, 0, flags, done, user);
+	return start_without_data(q, img, IMG_REQUEST_ZERO, off, len, flags, done, user);
 }
 
 int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
 		       unsigned flags, img_done_fn *done, void *user)
 {
-	if ((flags & ~(unsigned)IMG_SUBMIT_ORDERED) || check_change(img, off, len, NULL))
-		return -EINVAL;
-	if (img_guard_zero(img, off, len, NULL))
-		return -EPERM;
-	return start(q, img, IMG_REQUEST_DISCARD, off, len, NULL, 0, flags, done, user);
+	return start_without_data(q, img, IMG_REQUEST_DISCARD, off, len, flags, done, user);
 }
 
 int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user)
 {
-	return start(q, img, IMG_REQUEST_FLUSH, 0, 0, NULL, 0, 0, done, user);
+	int rc = check_image(img, NULL);
+
+	return rc ? rc : start(q, img, IMG_REQUEST_FLUSH, 0, 0, NULL, 0, 0, done, user);
 }

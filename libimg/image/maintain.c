@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
@@ -76,10 +77,15 @@ static int grow(struct img *img, uint64_t size, enum img_preallocate how, struct
 
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
+	int rc = img_place_is_ours(img, err);
+
+	if (rc)
+		return rc;
 	if (!img->driver->resize)
 		return img_fail(err, -ENOTSUP, "Image format driver does not support resize");
 	if (!img->writable)
-		return img_fail(err, -EROFS, "%s: opened for reading only", img->name);
+		return img_fail(err, -EROFS, "%s: the image is open read-only", img->name);
 	if (preallocation < IMG_PREALLOC_OFF || preallocation > IMG_PREALLOC_FULL)
 		return img_fail(err, -EINVAL, "%s: preallocation: found %d, allowed %d to %d",
 				img->name, preallocation, IMG_PREALLOC_OFF, IMG_PREALLOC_FULL);
@@ -118,14 +124,17 @@ static void pass_on(struct img_check *c, const char *line)
 int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
 	      void *user, struct img_check_result *out, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct listener listener = { say, user };
 	struct img_check c = {
 		.repair = repair,
 		.say = say ? pass_on : NULL,
 		.user = &listener,
 	};
-	int rc;
+	int rc = img_place_is_ours(img, err);
 
+	if (rc)
+		return rc;
 	if (!img->driver->check)
 		return img_fail(err, -ENOTSUP, "This image format does not support checks");
 	if (repair & ~(unsigned)(IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS) ||

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/place.h"
 
@@ -102,9 +103,13 @@ static int describe(const struct img *img, const struct img_extent *e, uint64_t 
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct img_map_entry found = { .start = off };
 	struct img_extent e;
-	int rc;
+	int rc = img_place_is_ours(img, err);
+
+	if (rc)
+		return rc;
 
 	if (!len || !range_in(off, len, img->size))
 		return img_fail(err, -EINVAL,

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/level.h"
 
 /* What a backing file inherits of how the image above it was opened. */
@@ -256,7 +258,7 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 	img->place->above = above;
 	rc = img_place_open(img, way->driver, &how, err);
 	if (rc)
-		img_close(img, NULL);
+		img_place_close(img, NULL);
 	else
 		*out = img;
 	return rc;
@@ -464,7 +466,7 @@ static int open_top(struct img_storage *storage, const char *name, struct way *w
 	if (!rc)
 		rc = open_chain(img, way, err);
 	if (rc)
-		img_close(img, NULL);
+		img_place_close(img, NULL);
 	else
 		*out = img;
 	img_gate_release(gate);
@@ -474,10 +476,13 @@ static int open_top(struct img_storage *storage, const char *name, struct way *w
 int img_open_node(const struct img_node *node, const struct img_open_options *options,
 		  struct img **out, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	struct way way = { .options = options ? options : &open_defaults };
 	struct img_storage *storage;
-	int rc = img_level_read(node, &way.level, err);
+	int rc = img_check_open_options(NULL, way.options, err);
 
+	if (!rc)
+		rc = img_level_read(node, &way.level, err);
 	if (!rc && !way.level.file)
 		rc = img_fail(err, -EINVAL,
 			      node->count ? "A block device must be specified for \"file\""
@@ -497,8 +502,12 @@ int img_open(const char *name, const struct img_open_options *options, struct im
 	     struct img_error *err)
 {
 	struct img_node *node;
-	int rc = img_node_parse_name(name, &node, err);
+	int rc = img_check_open_options(name, options, err);
 
+	if (!rc && !name)
+		rc = img_fail(err, -EINVAL, "an image to be opened has no name");
+	if (!rc)
+		rc = img_node_parse_name(name, &node, err);
 	if (rc)
 		return rc;
 	rc = img_open_node(node, options, out, err);
@@ -511,7 +520,10 @@ int img_open_storage(struct img_storage *storage, const char *name,
 		     struct img_error *err)
 {
 	struct way way = { .options = options ? options : &open_defaults };
-	int rc = settle(&way, name, err);
+	int rc = img_check_open_options(name, options, err);
+
+	if (!rc)
+		rc = settle(&way, name, err);
 
 	if (rc) {
 		img_storage_close(storage);

@@ -6,12 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/engine/request.h"
 #include "libimg/image/level.h"
 
 const char *img_version(void)
 {
 	return LIBIMG_VERSION;
+}
+
+unsigned img_version_number(void)
+{
+	return LIBIMG_VERSION_NUMBER;
 }
 
 unsigned img_storage_flags(unsigned open_flags)
@@ -182,7 +189,17 @@ static int close_one(struct img *img, struct img_error *err)
 	return rc;
 }
 
-int img_close(struct img *img, struct img_error *err)
+int img_place_is_ours(const struct img *img, struct img_error *err)
+{
+	if (img_engine_is_ours(img))
+		return 0;
+	return img_fail(err, -EPERM,
+			"%s: it was opened before fork(), by the parent process: a child must "
+			"open it itself",
+			img->name);
+}
+
+int img_place_close(struct img *img, struct img_error *err)
 {
 	int first = 0;
 
@@ -195,6 +212,29 @@ int img_close(struct img *img, struct img_error *err)
 		img = parent;
 	}
 	return first;
+}
+
+int img_close(struct img *img, struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+
+	if (img && img_request_in_callback())
+		return img_fail(err, -EDEADLK,
+				"%s: it cannot be closed by a function that a queue has called",
+				img->name);
+	for (struct img *i = img; i; i = i->parent) {
+		int rc = img_place_is_ours(i, err);
+
+		if (rc)
+			return rc;
+	}
+	for (struct img *i = img; i; i = i->parent) {
+		size_t n = img_engine_in_flight(i);
+
+		if (n)
+			return img_fail(err, -EBUSY, "%s: %zu requests are in flight", i->name, n);
+	}
+	return img_place_close(img, err);
 }
 
 /* ---- Questions ---- */

@@ -34,6 +34,12 @@ struct img_place {
 	size_t created_count;
 };
 
+/* -EPERM: img was opened by the parent process, before fork(). */
+int img_place_is_ours(const struct img *img, struct img_error *err);
+
+/* img_close() without its refusals: nothing is in flight. */
+int img_place_close(struct img *img, struct img_error *err);
+
 /* The driver of that name, or of bare bytes if that is a storage module's; NULL: none. */
 const struct img_driver *img_driver_named(const char *name);
 

@@ -80,7 +80,7 @@ struct img_option *img_recipe_table(const struct img_driver *d)
 
 void img_recipe_clear(struct img_recipe *r)
 {
-	img_close(r->backing, NULL);
+	img_place_close(r->backing, NULL);
 	img_options_free(r->options);
 	free(r->table);
 	img_gate_release(r->gate);

@@ -8,6 +8,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/img.h"
 #include "libimg/jobs/zero.h"
 
@@ -213,9 +214,12 @@ int img_compare(struct img *a, struct img *b, const struct img_compare_options *
 	static const struct img_compare_options defaults;
 	const struct img_compare_options *o = options ? options : &defaults;
 	struct img_compare_result result = { 0 };
-	struct compare *c = calloc(1, sizeof(*c));
-	int rc;
+	struct compare *c;
+	int rc = img_check_compare_options(o, err);
 
+	if (rc)
+		return rc;
+	c = calloc(1, sizeof(*c));
 	if (!c)
 		return img_fail(err, -ENOMEM, "out of memory for comparing");
 	*c = (struct compare){ .img = { a, b },

@@ -14,6 +14,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/base/pool.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/place.h"
 #include "libimg/jobs/pace.h"
 #include "libimg/jobs/salvage.h"
@@ -676,8 +677,10 @@ int img_copy(struct img *const *sources, size_t count, struct img *target,
 	static const struct img_copy_options defaults;
 	const struct img_copy_options *o = options ? options : &defaults;
 	struct copy c = { .target = target, .o = o, .err = err };
-	int rc = img_sources_init(&c.sources, sources, count, err);
+	int rc = img_check_copy_options(o, err);
 
+	if (!rc)
+		rc = img_sources_init(&c.sources, sources, count, err);
 	c.size = c.sources.size;
 	c.salvage = (struct img_salvage){ .sources = &c.sources,
 					  .unreadable = o->unreadable,

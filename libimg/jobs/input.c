@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/driver.h" /* before img.h, which repeats some of it for programs */
+#include "libimg/image/arguments.h"
 #include "libimg/image/input.h"
 #include "libimg/image/stream.h"
 #include "libimg/jobs/pace.h"
@@ -467,8 +468,10 @@ int img_copy_input(struct img_input *in, struct img *target, const struct img_co
 		.o = o,
 		.target = target,
 	};
-	int rc;
+	int rc = img_check_copy_options(o, err);
 
+	if (rc)
+		return rc;
 	if (j.source->sized && j.source->size > img_size(target))
 		return img_fail(err, -ENOSPC, "%s: %llu bytes do not fit in %llu", img_name(target),
 				(unsigned long long)j.source->size,
@@ -500,7 +503,10 @@ int img_copy_input_stream(struct img_input *in, const char *path, int fd,
 		.o = o,
 	};
 	struct img_stream *s;
-	int rc = img_stream_begin(path, fd, create, &s, err);
+	int rc = img_check_copy_options(o, err);
+
+	if (!rc)
+		rc = img_stream_begin(path, fd, create, &s, err);
 
 	if (rc)
 		return rc;

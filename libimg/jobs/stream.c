@@ -3,6 +3,7 @@
  * packs the rest; then it waits for its turn and puts the units, so that they come in guest order
  * and the output does not depend on the number of workers. Memory is a few buffers for each worker.
  */
+#include "libimg/image/arguments.h"
 #include "libimg/image/stream.h"
 
 #include <errno.h>
@@ -174,8 +175,10 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 	const struct img_copy_options *o = options ? options : &defaults;
 	struct job j = { .turns = { .ops = &ops, .o = o }, .o = o };
 	struct img_stream *s;
-	int rc = img_sources_init(&j.sources, sources, count, err);
+	int rc = img_check_copy_options(o, err);
 
+	if (!rc)
+		rc = img_sources_init(&j.sources, sources, count, err);
 	if (!rc)
 		rc = img_stream_begin(path, fd, create, &s, err);
 	if (rc)

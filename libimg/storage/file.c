@@ -182,6 +182,7 @@ static void file_close(struct img_storage *s)
 	unlist(f);
 	if (f->buffered_fd >= 0)
 		close(f->buffered_fd);
+	img_file_unlock(f);
 	img_fixed_forget(f->fd);
 	close(f->fd);
 	if (f->lock_fd >= 0)
@@ -303,6 +304,7 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
 static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
 {
 	f->lock_fd = img_file_reopen(f->fd, O_RDONLY);
+	img_file_locked(f);
 	return img_file_lock(f->lock_fd < 0 ? f->fd : f->lock_fd, f->base.name,
 			     f->base.writable, flags & IMG_STORAGE_SHARE, err);
 }
@@ -357,6 +359,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->reserve = write && !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->all);
 	img_list_init(&f->ranges);
+	img_list_init(&f->locked_link);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->range_freed, NULL);
 	list(f);

@@ -5,11 +5,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/fork.h"
+
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct img_list all = { &all, &all };
 
+/* Rings are the parent's. */
+static void forget_all(void)
+{
+	img_list_init(&all);
+}
+
+static void watch_forks(void)
+{
+	img_watch_forks(&all_lock, forget_all);
+}
+
 void img_fixed_init(struct img_fixed *fixed, struct io_uring *ring)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, watch_forks);
 	for (unsigned i = 0; i < IMG_FIXED_FILES; i++)
 		atomic_init(&fixed->file[i], -1);
 	fixed->ring = ring;

@@ -7,9 +7,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/base/fork.h"
 #include "libimg/storage/posix_file.h"
 
 enum {
@@ -93,4 +96,49 @@ int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_
 			return fail_busy(err, path, "shared ", i);
 	}
 	return 0;
+}
+
+/* ---- Forking: a child has the descriptors too, and with them the locks ---- */
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct img_list all = { &all, &all };
+
+static int lock_holder(const struct img_file *f)
+{
+	return f->lock_fd >= 0 ? f->lock_fd : f->fd;
+}
+
+static void close_in_child(void)
+{
+	for (struct img_list *l = all.next; l != &all; l = l->next)
+		close(lock_holder(IMG_CONTAINER(l, struct img_file, locked_link)));
+	img_list_init(&all);
+}
+
+static void watch_forks(void)
+{
+	img_watch_forks(&all_lock, close_in_child);
+}
+
+void img_file_locked(struct img_file *f)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, watch_forks);
+	pthread_mutex_lock(&all_lock);
+	img_list_add_tail(&all, &f->locked_link);
+	pthread_mutex_unlock(&all_lock);
+}
+
+void img_file_unlock(struct img_file *f)
+{
+	struct flock none = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	bool locked;
+
+	pthread_mutex_lock(&all_lock);
+	locked = !img_list_empty(&f->locked_link);
+	img_list_del(&f->locked_link);
+	pthread_mutex_unlock(&all_lock);
+	if (locked)
+		fcntl(lock_holder(f), F_OFD_SETLK, &none);
 }

@@ -29,6 +29,7 @@ struct img_file {
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
 	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
 	int lock_fd;				   /* the same file once more, for its locks; or -1 */
+	struct img_list locked_link;		   /* among those that hold locks (lock.c) */
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
 	_Atomic uint64_t spare_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
@@ -138,5 +139,9 @@ void img_file_set_attributes(int fd, const struct img_file_attributes *a);
  * fd is closed.
  */
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
+/* f holds locks: no child of this process is to keep them. */
+void img_file_locked(struct img_file *f);
+/* Let go of the locks, also where somebody has a copy of the descriptor. Fine without locks. */
+void img_file_unlock(struct img_file *f);
 
 #endif
