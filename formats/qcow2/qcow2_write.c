@@ -399,15 +399,70 @@ static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	return 0;
 }
 
+/* Are [within, within + len) of the cluster data, and all of it? Do they read as zeroes? */
+static void look_at_part(const struct img *img, const struct qcow2_entry *e, uint64_t within,
+			 uint64_t len, bool *all_data, bool *all_zero)
+{
+	const struct qcow2 *q = img->state;
+	const struct qcow2_geometry *g = &q->geometry;
+	uint64_t last = (within + len - 1) / g->subcluster_bytes;
+
+	*all_data = qcow2_has_host(e);
+	*all_zero = true;
+	for (uint64_t i = within / g->subcluster_bytes; i <= last; i++) {
+		enum qcow2_state state = qcow2_state(g, e, (unsigned)i);
+
+		*all_data &= state == QCOW2_DATA;
+		*all_zero &= state == QCOW2_ZEROES ||
+			     (state == QCOW2_HOLE && !has_backing(img));
+	}
+}
+
+/* Zero or discard a part of one cluster: in the room that it has, or not at all. */
+static int plan_clear_part(struct img *img, struct img_req *req, bool discard, uint64_t off,
+			   uint64_t len, struct img_plan *plan)
+{
+	const struct qcow2 *q = img->state;
+	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED };
+	bool all_data = false, all_zero = false;
+	struct qcow2_look l;
+	uint64_t within;
+	int rc = qcow2_look_up(img, req, off, len, &l);
+
+	if (!rc && l.entries)
+		rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
+	if (rc)
+		return rc;
+	within = off - l.guest_off;
+	plan->length = len = min_u64(len, q->geometry.cluster_bytes - within);
+	plan->kind = IMG_PLAN_NOTHING;
+	if (e.kind != QCOW2_COMPRESSED)
+		look_at_part(img, &e, within, len, &all_data, &all_zero);
+	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
+		return 0;
+	if (!all_data || !is_ours(q, &e) || !l.table_copied)
+		return IMG_NEED_WRITE;
+	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
+	plan->storage = q->data;
+	plan->file_off = e.host_off + within;
+	return q->geometry.data_file ? 0 : check_host(img, req, off, plan->file_off, len);
+}
+
 static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64_t off,
 		      uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
+	uint64_t cluster = q->geometry.cluster_bytes;
 	struct qcow2_look l;
 	uint64_t count;
 	enum way way;
 	int rc;
 
+	if (!is_aligned_u64(off, cluster) || (len < cluster && off + len < img->size))
+		return plan_clear_part(img, req, discard, off,
+				       min_u64(len, cluster - (off & (cluster - 1))), plan);
+	if (off + len < img->size)
+		len = align_down_u64(len, cluster);
 	if (q->header.version < 3 && has_backing(img)) {
 		if (!discard)
 			return IMG_NEED_WRITE;

@@ -63,6 +63,17 @@ static inline uint64_t round_up_u64(uint64_t v, uint64_t align)
 	return (v + (align - 1)) & ~(align - 1);
 }
 
+/* The same for any step; down: the multiple of it at or below v. */
+static inline uint64_t multiple_down_u64(uint64_t v, uint64_t step)
+{
+	return v - v % step;
+}
+
+static inline uint64_t multiple_up_u64(uint64_t v, uint64_t step)
+{
+	return multiple_down_u64(v + (step - 1), step);
+}
+
 static inline uint64_t div_round_up_u64(uint64_t v, uint64_t by)
 {
 	return v / by + (v % by != 0);

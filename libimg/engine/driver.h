@@ -51,7 +51,7 @@ struct img {
 	void *state;	       /* the driver's; freed by its close() */
 	_Atomic uint64_t size; /* guest bytes, a multiple of 512; resize() alone changes it */
 	char *warning;	       /* malloc'd; what its user should know; NULL: nothing */
-	uint64_t unit_bytes;   /* what one allocation covers: a power of two, >= 512 */
+	uint64_t unit_bytes;   /* what one allocation covers: a multiple of 512 */
 	char *backing_name;    /* malloc'd; as stored in the image; NULL: none */
 	char *backing_format;  /* malloc'd; NULL: not stored */
 	bool backing_required; /* a child that names no parent file is refused */
@@ -432,8 +432,10 @@ struct img_driver {
 
 	/*
 	 * Writable formats. Reserve what a change of [off, off + len) needs and say how to go about
-	 * it. WRITE: any range. ZERO, DISCARD: whole units (the last may be cut by the end of the
-	 * image). WRITE_COMPRESSED: one unit, len is its stored length: the driver finds room for
+	 * it. WRITE: any range. ZERO, DISCARD: whole units, or a part of one unit, in multiples of 512;
+	 * the end of the image may cut the last unit. Where metadata cannot say it and the room is
+	 * there, a part of a unit is ZERO or PUNCH in place; else IMG_NEED_WRITE, or NOTHING for
+	 * DISCARD. WRITE_COMPRESSED: one unit, len is its stored length: the driver finds room for
 	 * exactly that many bytes (plan->file_off) and sets fill_start = off, length = the unit.
 	 * The engine sees to it that no two plans share what they claim (see there): one that was
 	 * made but meets another's claim is dropped, and made again later. IMG_NEED_*; -ENOSPC.

@@ -10,9 +10,11 @@ enum {
 
 uint64_t img_extents_window(const struct img *img)
 {
+	uint64_t window = min_u64(img->unit_bytes * WINDOW_UNITS, MAX_WINDOW);
+
 	if (img->driver->features & IMG_DRIVER_PLAIN)
 		return MAX_WINDOW;
-	return min_u64(img->unit_bytes * WINDOW_UNITS, MAX_WINDOW);
+	return UINT64_C(1) << (63 - __builtin_clzll(window)); /* what it holds, as a power of two */
 }
 
 static size_t slot_of(const struct img *img, uint64_t off)

@@ -23,6 +23,7 @@ enum {
 	ZEROES = 64 << 10,
 	MAX_FILL = 2 << 20,	  /* read in one go */
 	MAX_ZERO_WRITE = 1 << 20, /* zeroes written at once where metadata cannot say zero */
+	SECTOR = 512,		  /* the least that drivers zero and discard */
 	ENCRYPT_TOGETHER = 16,	  /* writes; a sector takes less than a microsecond */
 };
 
@@ -452,26 +453,33 @@ static void start_packing(struct img_piece *p)
 /* ---- Looking up ---- */
 
 /*
- * Zeroing or discarding that does not cover whole units. 0: go on with p->op and *len; -EALREADY: the
- * part *len needs nothing; -EINPROGRESS: p waits and must not be touched; else as img_read_resolve().
+ * The next part of zeroing or discarding: whole units, or sectors of one unit, which the driver is
+ * asked about; or a part of a sector. 0: go on with p->op and *len; -EALREADY: the part *len needs
+ * nothing; -EINPROGRESS: p waits and must not be touched; else as img_read_resolve().
  */
 static int choose(struct img_piece *p, uint64_t *len)
 {
 	struct img *img = p->task->img;
-	uint64_t unit = img->unit_bytes, end = p->off + *len, whole, version;
+	uint64_t unit = img->unit_bytes, within = p->off % unit, into = p->off % SECTOR, version;
+	bool to_end = p->off + *len == img->size;
+	bool sectors = !into && (to_end || *len >= SECTOR);
 	struct img_extent x;
 	struct img *level;
 	int rc;
 
 	p->op = p->task->op;
-	whole = end == img->size ? *len : align_down_u64(end, unit) - min_u64(p->off, end);
-	if (is_aligned_u64(p->off, unit) && (end == img->size || end - p->off >= unit)) {
-		*len = whole;
+	if (!within && (to_end || *len >= unit)) {
+		*len = to_end ? *len : multiple_down_u64(*len, unit);
 		return 0;
 	}
-	*len = min_u64(end, align_down_u64(p->off, unit) + unit) - p->off;
+	if (!sectors)
+		*len = min_u64(*len, SECTOR - into);
+	else if (*len >= unit - within)
+		*len = unit - within;
+	else if (!to_end)
+		*len = align_down_u64(*len, SECTOR);
 	if (p->op == IMG_OP_DISCARD)
-		return -EALREADY;
+		return sectors ? 0 : -EALREADY;
 	if (!img_piece_enter(p))
 		return -EINPROGRESS;
 	rc = img_read_resolve(img, &p->req, p->off, len, &x, &level, &version);
@@ -480,6 +488,8 @@ static int choose(struct img_piece *p, uint64_t *len)
 		return rc;
 	if (x.kind == IMG_ZERO)
 		return -EALREADY;
+	if (sectors)
+		return 0;
 	p->op = IMG_OP_WRITE;
 	p->zeroes = true;
 	return 0;

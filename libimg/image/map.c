@@ -45,7 +45,7 @@ static int find_hole(const struct img *img, const struct img_extent *e, uint64_t
 		return img_fail(err, rc, "%s: looking for holes at %" PRIu64 " failed",
 				e->storage->name, e->file_off);
 	if (!plain && kind == IMG_STORAGE_HOLE && *run < e->length) {
-		end = align_down_u64(off + *run, img->unit_bytes);
+		end = multiple_down_u64(off + *run, img->unit_bytes);
 		if (end > off) {
 			*run = end - off;
 		} else {
@@ -55,7 +55,7 @@ static int find_hole(const struct img *img, const struct img_extent *e, uint64_t
 	}
 	*hole = kind == IMG_STORAGE_HOLE;
 	if (!*hole && !plain)
-		*run = min_u64(e->length, round_up_u64(off + *run, img->unit_bytes) - off);
+		*run = min_u64(e->length, multiple_up_u64(off + *run, img->unit_bytes) - off);
 	return 0;
 }
 

@@ -197,7 +197,7 @@ static bool packs(const struct copy *c, uint64_t off, size_t len)
 {
 	uint64_t unit = img_unit_bytes(c->target);
 
-	return c->o->compress && is_aligned_u64(off, unit) &&
+	return c->o->compress && off % unit == 0 &&
 	       (len == unit || off + len == img_size(c->target));
 }
 
@@ -513,7 +513,7 @@ static int gather_unit(struct copy *c, uint64_t max, enum need *need, uint64_t *
 	if (run >= max && !needs_reading(*need)) { /* whole units at once */
 		uint64_t end = c->pos + run;
 
-		*len = end == c->size ? run : align_down_u64(end, unit) - c->pos;
+		*len = end == c->size ? run : multiple_down_u64(end, unit) - c->pos;
 		return 0;
 	}
 	*len = max;

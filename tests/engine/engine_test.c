@@ -27,6 +27,7 @@ struct toy {
 	bool encrypt, fresh;	  /* fresh: new units read as zeroes */
 	bool bits;		  /* writes in place commit: claims of sectors */
 	unsigned open, most_open; /* plans */
+	unsigned parts;		  /* of units, to be zeroed or discarded */
 	pthread_t ciphered_by;
 	size_t ciphered;	      /* calls */
 	uint64_t free_off[4 * UNITS]; /* a stack of free units */
@@ -84,6 +85,18 @@ static int toy_plan(struct img *img, struct img_req *req, enum img_op op, uint64
 	*plan = (struct img_plan){ .length = min_u64(len, UNIT - off % UNIT), .commit = true };
 	plan->slot[0] = unit;
 	plan->slot[1] = entry;
+	if ((op == IMG_OP_ZERO || op == IMG_OP_DISCARD) &&
+	    (off != unit || (len < UNIT && off + len < img->size))) { /* a part of a unit */
+		cr_assert(off % 512 == 0 && len % 512 == 0 && off + len <= unit + UNIT);
+		toy->parts++;
+		plan->commit = false;
+		plan->kind = op == IMG_OP_ZERO ? IMG_PLAN_ZERO : IMG_PLAN_PUNCH;
+		plan->storage = img->file;
+		plan->file_off = entry + off % UNIT;
+		if (entry <= 1 || toy->encrypt)
+			plan->kind = IMG_PLAN_NOTHING;
+		return op == IMG_OP_ZERO && plan->kind == IMG_PLAN_NOTHING ? IMG_NEED_WRITE : 0;
+	}
 	if (op == IMG_OP_ZERO || op == IMG_OP_DISCARD) {
 		plan->kind = IMG_PLAN_META;
 		plan->slot[2] = 1;
@@ -303,6 +316,44 @@ Test(engine, zeroing_part_of_a_unit_keeps_the_rest)
 	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	cr_assert_eq(entry_on_disk(&img, 0), 1);
 	toy_close(&img);
+}
+
+Test(engine, sectors_of_a_unit_are_zeroed_and_discarded_in_place)
+{
+	struct img_record *record = img_record_new();
+	struct img_storage *s;
+	struct img img;
+	struct toy toy;
+	uint8_t buf[2 * UNIT], expect[2 * UNIT];
+	size_t before;
+
+	cr_assert_eq(img_storage_record(memory(), record, &s), 0);
+	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	memset(expect, 7, sizeof(expect));
+	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
+	before = img_record_count(record);
+	/* the end of one unit and the begin of another, less than a unit of each */
+	cr_assert_eq(io(&img, IMG_REQUEST_ZERO, 1024, NULL, UNIT), 0);
+	memset(expect + 1024, 0, UNIT);
+	cr_assert_eq(toy.parts, 2);
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, UNIT + 2048, NULL, 1024), 0);
+	memset(expect + UNIT + 2048, 0, 1024);
+	cr_assert_eq(toy.parts, 3);
+	for (size_t i = before; i < img_record_count(record); i++)
+		cr_assert_neq(img_record_at(record, i)->kind, IMG_RECORD_WRITE);
+	/* less than a sector at both ends: zeroes are written there, and nothing is discarded */
+	cr_assert_eq(io(&img, IMG_REQUEST_ZERO, UNIT + 1024 + 100, NULL, 512 + 900), 0);
+	memset(expect + UNIT + 1024 + 100, 0, 512 + 900);
+	cr_assert_eq(toy.parts, 4);
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, 10, NULL, 1000), 0);
+	cr_assert_eq(toy.parts, 4, "no whole sector");
+	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, 10, NULL, 1014), 0);
+	memset(expect + 512, 0, 512);
+	cr_assert_eq(toy.parts, 5);
+	cr_assert_eq(io(&img, IMG_REQUEST_READ, 0, buf, sizeof(buf)), 0);
+	cr_assert_eq(memcmp(buf, expect, sizeof(buf)), 0);
+	toy_close(&img);
+	img_record_free(record);
 }
 
 Test(engine, encrypts_what_it_writes_and_decrypts_what_it_reads)
