@@ -58,6 +58,12 @@ struct img {
 	bool dirty;	       /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes;			/* the least that a write allocates in a unit; 0: all of it */
+	/*
+	 * For journal(): what one call takes, 0: anything. Counted in blocks of journal_block bytes (a
+	 * power of two, >= 512) that a write touches, each write for itself; at least one.
+	 */
+	uint64_t journal_bytes;
+	uint32_t journal_block;
 	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
 	int compress_level;			/* the codec's scale; 0: its default */
 
@@ -198,7 +204,8 @@ int img_meta_new(struct img_req *req, struct img_storage *s, uint64_t file_off, 
 struct img_meta_write {
 	struct img_storage *storage;
 	uint64_t off;
-	size_t len;
+	size_t len; /* a multiple of 512 */
+	enum img_rank rank;
 	uint8_t *data;
 };
 
@@ -458,9 +465,15 @@ struct img_driver {
 	 */
 	int (*grow)(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 	/*
-	 * Optional: a format with a journal. Blocking, before a group of metadata writes of all ranks
-	 * goes to its place: make the group durable elsewhere. Data that it refers to is durable
-	 * already. The engine then writes the group in place and syncs.
+	 * Optional: a format with a journal. Blocking, before a group of metadata writes goes to its
+	 * place: make the group durable elsewhere. A group is of ascending ranks and fits
+	 * journal_bytes; there may be several for one write-out, the higher ranks in later ones.
+	 * Guest data that the group refers to, and all earlier groups in their places, are durable
+	 * already: the journal may be used from its start. It may read and write storage; what is
+	 * being changed in memory meanwhile is no part of the group. Other threads may be in map(),
+	 * plan_write(), commit() and drop() at the same time, without the lock being held here, so it
+	 * has state of its own; no other blocking entry runs, and no second journal(). The engine
+	 * then writes the group in place, and syncs before the next one, or when it was asked to.
 	 */
 	int (*journal)(struct img *img, const struct img_meta_write *writes, size_t n,
 		       struct img_error *err);

@@ -493,7 +493,8 @@ uint64_t img_meta_dirty_bytes(const struct img_meta *m)
 	return m->dirty_sectors * IMG_META_SECTOR;
 }
 
-static int group_add(struct img_meta_group *g, struct img_block *b, unsigned first, unsigned count)
+static int group_add(struct img_meta_group *g, enum img_rank rank, struct img_block *b,
+		     unsigned first, unsigned count)
 {
 	uint64_t within = (uint64_t)first * IMG_META_SECTOR;
 	size_t len = (size_t)count * IMG_META_SECTOR;
@@ -513,7 +514,7 @@ static int group_add(struct img_meta_group *g, struct img_block *b, unsigned fir
 	if (!copy)
 		return -ENOMEM;
 	memcpy(copy, b->data + within, len);
-	g->writes[g->n++] = (struct img_meta_write){ b->storage, off, len, copy };
+	g->writes[g->n++] = (struct img_meta_write){ b->storage, off, len, rank, copy };
 	return 0;
 }
 
@@ -548,7 +549,7 @@ int img_meta_collect(struct img_meta *m, struct img_meta_group groups[IMG_RANKS]
 				uint32_t above = ~(left >> first);
 				unsigned count = above ? (unsigned)__builtin_ctz(above) : SECTORS;
 
-				if (group_add(&groups[r], b, first, count)) {
+				if (group_add(&groups[r], (enum img_rank)r, b, first, count)) {
 					for (unsigned i = 0; i < IMG_RANKS; i++)
 						group_free(&groups[i]);
 					return -ENOMEM;

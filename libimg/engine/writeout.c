@@ -90,28 +90,104 @@ static int write_group(const struct img_meta_group *g, struct img_error *err)
 	return 0;
 }
 
-/* All groups to the driver's journal as one. */
-static int write_journal(struct img_engine *e, const struct img_meta_group *groups,
-			 struct img_error *err)
+/* ---- Formats with a journal ---- */
+
+/* What a write takes in the journal. */
+static uint64_t journal_cost(const struct img *img, uint64_t off, uint64_t len)
+{
+	uint32_t block = img->journal_block ? img->journal_block : IMG_META_SECTOR;
+
+	return round_up_u64(off + len, block) - align_down_u64(off, block);
+}
+
+/* The most of a write, whole sectors, that one call takes. */
+static size_t journal_piece(const struct img *img, const struct img_meta_write *w)
+{
+	size_t len = w->len;
+
+	while (img->journal_bytes && len > IMG_META_SECTOR &&
+	       journal_cost(img, w->off, len) > img->journal_bytes)
+		len -= IMG_META_SECTOR;
+	return len;
+}
+
+/* All writes, by rank, each in pieces that fit; NULL in *out: there are none. */
+static int cut_writes(struct img_engine *e, const struct img_meta_group *groups,
+		      struct img_meta_write **out, size_t *count, struct img_error *err)
 {
 	struct img_meta_write *all;
-	size_t n = 0, at = 0;
-	int rc;
+	size_t most = 0;
 
-	for (unsigned r = 0; r < IMG_RANKS; r++)
-		n += groups[r].n;
-	if (!n)
-		return 0;
-	all = calloc(n, sizeof(*all));
-	if (!all)
-		return img_fail(err, -ENOMEM, "%s: out of memory", e->img->name);
+	*out = NULL;
+	*count = 0;
 	for (unsigned r = 0; r < IMG_RANKS; r++)
 		for (size_t i = 0; i < groups[r].n; i++)
-			all[at++] = groups[r].writes[i];
-	rc = barrier(e, err);
-	if (!rc)
-		rc = e->img->driver->journal(e->img, all, n, err);
+			most += groups[r].writes[i].len / IMG_META_SECTOR;
+	if (!most)
+		return 0;
+	all = calloc(most, sizeof(*all));
+	if (!all)
+		return img_fail(err, -ENOMEM, "%s: out of memory", e->img->name);
+	for (unsigned r = 0; r < IMG_RANKS; r++) {
+		for (size_t i = 0; i < groups[r].n; i++) {
+			struct img_meta_write w = groups[r].writes[i];
+
+			while (w.len) {
+				size_t piece = journal_piece(e->img, &w);
+
+				all[*count] = w;
+				all[(*count)++].len = piece;
+				w.off += piece;
+				w.data += piece;
+				w.len -= piece;
+			}
+		}
+	}
+	*out = all;
+	return 0;
+}
+
+/* To the journal and then in place, as many at a time as the journal takes. */
+static int write_journaled(struct img_engine *e, const struct img_meta_group *groups,
+			   struct img_error *err)
+{
+	const struct img *img = e->img;
+	struct img_meta_write *all;
+	size_t n, from, to;
+	int rc = cut_writes(e, groups, &all, &n, err);
+
+	for (from = 0; !rc && from < n; from = to) {
+		uint64_t cost = 0;
+
+		for (to = from; to < n; to++) {
+			cost += journal_cost(img, all[to].off, all[to].len);
+			if (to > from && img->journal_bytes && cost > img->journal_bytes)
+				break;
+		}
+		rc = barrier(e, err);
+		if (!rc)
+			rc = img->driver->journal(e->img, all + from, to - from, err);
+		if (!rc)
+			rc = write_group(&(struct img_meta_group){ all + from, to - from, 0 }, err);
+	}
 	free(all);
+	return rc;
+}
+
+/* In place, rank by rank. */
+static int write_ranks(struct img_engine *e, const struct img_meta_group *groups,
+		       struct img_error *err)
+{
+	int rc = 0;
+
+	for (unsigned r = 0; !rc && r < IMG_RANKS; r++) {
+		if (!groups[r].n)
+			continue;
+		if (r > 0)
+			rc = barrier(e, err);
+		if (!rc)
+			rc = write_group(&groups[r], err);
+	}
 	return rc;
 }
 
@@ -132,16 +208,8 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	img_quarantine_written(e);
 	pthread_mutex_unlock(&e->lock);
 
-	if (e->img->driver->journal)
-		rc = write_journal(e, groups, err);
-	for (unsigned r = 0; !rc && r < IMG_RANKS; r++) {
-		if (!groups[r].n)
-			continue;
-		if (r > 0 && !e->img->driver->journal)
-			rc = barrier(e, err);
-		if (!rc)
-			rc = write_group(&groups[r], err);
-	}
+	rc = e->img->driver->journal ? write_journaled(e, groups, err)
+				     : write_ranks(e, groups, err);
 	if (!rc && durable)
 		rc = barrier(e, err);
 

@@ -26,6 +26,7 @@ struct parts {
 	bool release_edits;    /* release() makes metadata dirty at 0 of file 0 */
 	int release_rc;
 	int (*journal)(struct parts *p, size_t n);
+	const struct img_meta_write *journaled; /* during that */
 };
 
 static inline struct parts *parts_of(const struct img *img)
@@ -64,8 +65,8 @@ static inline int parts_release(struct img *img, struct img_req *req, struct img
 static inline int parts_journal(struct img *img, const struct img_meta_write *writes, size_t n,
 				struct img_error *err)
 {
-	(void)writes;
 	(void)err;
+	parts_of(img)->journaled = writes;
 	return parts_of(img)->journal(parts_of(img), n);
 }
 

@@ -258,3 +258,65 @@ Test(writeout, a_journal_has_all_ranks_before_any_is_in_place)
 	cr_assert_eq(p->watch.b, 2 * IMG_RANKS, "nothing to say");
 	parts_free(p);
 }
+
+enum {
+	SMALL = 2048,
+};
+
+/* What a small journal is given fits it, in the order of ranks; what was given before is in place. */
+static int look_at_small_journal(struct parts *p, size_t n)
+{
+	const struct img_meta_write *w = p->journaled;
+	uint64_t cost = 0;
+
+	for (unsigned f = 0; f < PARTS_FILES; f++)
+		cr_assert(!watch_unsynced(&p->watch, p->watch.n, f), "it is used from the start");
+	for (size_t i = 0; i < n; i++) {
+		uint32_t block = p->img.journal_block ? p->img.journal_block : 512;
+
+		cost += (w[i].off + w[i].len + block - 1) / block * block - w[i].off / block * block;
+		cr_assert(w[i].len && w[i].len % 512 == 0);
+		cr_assert_geq(w[i].rank, (unsigned)p->watch.a);
+		p->watch.a = w[i].rank;
+	}
+	cr_assert_leq(cost, p->img.journal_bytes);
+	p->watch.b++;
+	return 0;
+}
+
+static void small_journal(uint64_t bytes, uint32_t block)
+{
+	struct parts *p = parts_new(false);
+	struct img_req req;
+
+	p->img.driver = &parts_journal_driver;
+	p->img.journal_bytes = bytes;
+	p->img.journal_block = block;
+	p->journal = look_at_small_journal;
+	parts_data(p, 1, 1 << 20);
+	all_ranks(p, 0);
+	/* a write that is larger than the journal, and one across a block of it */
+	parts_req(p, &req);
+	cr_assert_eq(img_meta_new(&req, p->file[0], 1 << 20, 4 * SMALL, IMG_RANK_ALLOCATION), 0);
+	memset(img_meta_edit(&req, p->file[0], 1 << 20, 4 * SMALL, IMG_RANK_ALLOCATION), 7, 4 * SMALL);
+	cr_assert_eq(img_meta_new(&req, p->file[1], 3584, 1024, IMG_RANK_MAPPING), 0);
+	memset(img_meta_edit(&req, p->file[1], 3584, 1024, IMG_RANK_MAPPING), 9, 1024);
+	img_req_release(&req);
+	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
+	cr_assert_geq(p->watch.b, 4, "in several groups");
+	for (unsigned r = 0; r < IMG_RANKS; r++)
+		cr_assert_eq(parts_on_disk(p, 0, place((enum img_rank)r)), r + 1);
+	cr_assert_eq(parts_on_disk(p, 0, 1 << 20), 7);
+	cr_assert_eq(parts_on_disk(p, 0, (1 << 20) + 4 * SMALL - 1), 7);
+	cr_assert_eq(parts_on_disk(p, 1, 3584), 9);
+	cr_assert_eq(parts_on_disk(p, 1, 3584 + 1023), 9);
+	cr_assert(!watch_unsynced(&p->watch, p->watch.n, 0));
+	parts_free(p);
+}
+
+Test(writeout, a_small_journal_gets_what_fits_it_by_rank)
+{
+	small_journal(SMALL, 0);
+	small_journal(4096, 4096);
+	small_journal(512, 512);
+}
