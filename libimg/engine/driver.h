@@ -6,7 +6,9 @@
  * release() work only on metadata in memory, with the image's metadata lock held, and never block:
  * a block that is missing is noted by img_meta_get() and the driver returns IMG_NEED_METADATA;
  * the engine fetches it and calls again from the start. So look everything up first, change state
- * last. All other entries are plain blocking code that has the image to itself.
+ * last. All other entries are plain blocking code, with no lock held, one of them at a time. grow(),
+ * resize(), check() and finish() have the image to themselves: nobody is in any other entry, no plan
+ * is in flight, and nothing that map() said is in use. What may run beside the others is said there.
  */
 #ifndef LIBIMG_ENGINE_DRIVER_H
 #define LIBIMG_ENGINE_DRIVER_H
@@ -39,7 +41,7 @@ enum {
 struct img {
 	const struct img_driver *driver;
 	char *name;		  /* as the user named it; for messages */
-	struct img_storage *file; /* the file that was opened; the engine's to close */
+	struct img_storage *file; /* the file that was opened; closed after the driver's close() */
 	bool writable;
 	bool unmap;	/* opened so that discarded and freed space is punched */
 	bool keep_room; /* opened so that what is discarded or zeroed stays allocated */

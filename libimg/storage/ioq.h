@@ -37,7 +37,7 @@ struct img_io {
 	struct img_storage *storage;
 	enum img_io_op op;
 	int iovcnt;	   /* READ, WRITE */
-	struct iovec *iov; /* READ, WRITE; may be changed while in flight */
+	struct iovec *iov; /* READ, WRITE; the queue may change the array while in flight */
 	uint64_t off, len; /* bytes in the file; READ, WRITE: len is the iovecs' sum */
 	void (*done)(struct img_io *io);
 	int rc; /* out: 0 or a negative errno */
@@ -75,8 +75,8 @@ void img_ioq_post(struct img_ioq *q, struct img_post *post);
 
 /*
  * Hand gathered requests to the kernel, then run what completed and what was posted. wait: block
- * until at least one thing ran (returns at once if nothing is in flight and nothing can be
- * posted is the caller's business: it blocks for ever then). Returns how many ran.
+ * until at least one thing ran; for ever, if nothing is in flight and nobody posts. Returns how many
+ * ran.
  */
 int img_ioq_run(struct img_ioq *q, bool wait);
 
