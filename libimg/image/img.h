@@ -333,10 +333,11 @@ size_t img_queue_in_flight(const struct img_queue *q);
  * Register memory that requests on this queue will use again and again, in place of what was
  * registered before (count 0: nothing): the kernel then need not look it up for each request, which
  * O_DIRECT gains by. It serves requests whose one buffer lies within one of these; all others work
- * as before, and so does everything if this fails. At most 1024. The memory must stay until it is
- * replaced or the queue is freed. The files that the queue uses are registered from then on too; if
- * the process is killed, the kernel closes them only a moment later. Errors: -ENOMEM: above the limit of locked memory (ulimit -l);
- * -EBUSY: requests are in flight; -EINVAL.
+ * as before, and so does everything if this fails. At most 1024, where each GiB of a larger one counts
+ * for itself. The memory must stay until it is replaced or the queue is freed. The files that the
+ * queue uses are registered from then on too; if the process is killed, the kernel closes them only
+ * a moment later. Errors: -ENOMEM: above the limit of locked memory (ulimit -l); -EBUSY: requests are
+ * in flight; -EINVAL.
  */
 int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count,
 			  struct img_error *err);

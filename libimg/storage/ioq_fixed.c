@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/arith.h"
 #include "libimg/base/fork.h"
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -82,12 +83,33 @@ static int by_address(const void *a, const void *b)
 	return (uintptr_t)x->iov_base < (uintptr_t)y->iov_base ? -1 : x->iov_base != y->iov_base;
 }
 
+/* The kernel takes 1 GiB at a time: larger regions in pieces. How many; 0: too many. */
+static unsigned cut_buffers(const struct iovec *iov, unsigned count, struct iovec *out)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		size_t left = iov[i].iov_len, piece;
+
+		for (char *at = iov[i].iov_base; left; at += piece, left -= piece) {
+			if (n == IMG_FIXED_BUFFERS)
+				return 0;
+			piece = min_size(left, IMG_FIXED_BYTES);
+			out[n++] = (struct iovec){ at, piece };
+		}
+	}
+	return n;
+}
+
 int img_fixed_set_buffers(struct img_fixed *fixed, const struct iovec *iov, unsigned count)
 {
 	int none[IMG_FIXED_FILES], rc;
 
 	if (count > IMG_FIXED_BUFFERS)
 		return -EINVAL;
+	for (unsigned i = 0; i < count; i++)
+		if (!iov[i].iov_len)
+			return -EINVAL;
 	if (!fixed->files_tried) {
 		memset(none, 0xff, sizeof(none)); /* -1 */
 		fixed->files = !io_uring_register_files(fixed->ring, none, IMG_FIXED_FILES);
@@ -98,7 +120,9 @@ int img_fixed_set_buffers(struct img_fixed *fixed, const struct iovec *iov, unsi
 	fixed->buffers = 0;
 	if (!count)
 		return 0;
-	memcpy(fixed->buffer, iov, count * sizeof(*iov));
+	count = cut_buffers(iov, count, fixed->buffer);
+	if (!count)
+		return -EINVAL;
 	qsort(fixed->buffer, count, sizeof(*iov), by_address);
 	rc = io_uring_register_buffers(fixed->ring, fixed->buffer, count);
 	if (!rc)

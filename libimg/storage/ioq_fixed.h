@@ -12,7 +12,8 @@
 
 enum {
 	IMG_FIXED_FILES = 64,
-	IMG_FIXED_BUFFERS = 1024, /* at most; the kernel's own limit is 16384 */
+	IMG_FIXED_BUFFERS = 1024,  /* at most; the kernel's own limit is 16384 */
+	IMG_FIXED_BYTES = 1 << 30, /* of one, the kernel's limit */
 };
 
 struct img_fixed {
