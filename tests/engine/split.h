@@ -70,7 +70,12 @@ static inline int split_plan(struct img *img, struct img_req *req, enum img_op o
 	if (op != IMG_OP_WRITE && d->zero_here && entry > 1) {
 		plan->kind = op == IMG_OP_ZERO ? IMG_PLAN_ZERO : IMG_PLAN_PUNCH;
 		plan->storage = unit_at(d, entry - 2, &plan->file_off);
+		plan->file_off += off % UNIT;
 		return 0;
+	}
+	if (op != IMG_OP_WRITE && (off % UNIT || (len < UNIT && off + len < img->size))) {
+		plan->kind = IMG_PLAN_NOTHING; /* not for a part of a unit */
+		return op == IMG_OP_ZERO ? IMG_NEED_WRITE : 0;
 	}
 	if (op != IMG_OP_WRITE) {
 		plan->kind = IMG_PLAN_META;
