@@ -26,7 +26,8 @@ enum {
 	WINDOW = 256, /* buffers in one system call; 4 KiB of stack */
 	ZERO_BYTES = 64 * 1024,
 	DEVICE_ALIGN = 4096, /* no block device has larger logical blocks */
-	MAX_RETRIES = 1000,  /* of a call that says "not now", a millisecond apart */
+	MAX_DETOUR = 1 << 20,
+	MAX_RETRIES = 1000, /* of a call that says "not now", a millisecond apart */
 };
 
 void img_file_changed(struct img_file *f, uint64_t end)
@@ -421,8 +422,85 @@ static void release_range(struct img_file *f, struct img_io *io)
 	io->bounce = NULL;
 }
 
+/*
+ * A request with O_DIRECT that is not aligned goes to the ring by a buffer that is: reads of any place,
+ * writes of whole blocks. (Writes of parts of blocks have to read first: a worker does them.) In the
+ * ring the request is that of the buffer; what it was before is kept here.
+ */
+struct detour {
+	struct iovec *iov, one;
+	int iovcnt;
+	uint64_t off, len, transferred;
+	uint8_t bytes[];
+};
+
+static uint8_t *detour_buffer(const struct img_file *f, const struct detour *d)
+{
+	size_t align = max_u64(f->base.mem_align, f->base.io_align);
+
+	return (uint8_t *)(((uintptr_t)d->bytes + align - 1) & ~(uintptr_t)(align - 1));
+}
+
+static bool take_detour(struct img_file *f, struct img_io *io, uint64_t off, uint64_t len)
+{
+	uint32_t block = f->base.io_align;
+	uint64_t from = align_down_u64(off, block), bytes = round_up_u64(off + len, block) - from;
+	struct detour *d;
+
+	if (bytes > MAX_DETOUR || (io->op == IMG_IO_WRITE && bytes != len))
+		return false;
+	d = malloc(sizeof(*d) + bytes + max_u64(f->base.mem_align, block));
+	if (!d)
+		return false;
+	d->iov = io->iov;
+	d->iovcnt = io->iovcnt;
+	d->off = io->off;
+	d->len = io->len;
+	d->transferred = io->transferred;
+	d->one = (struct iovec){ detour_buffer(f, d), bytes };
+	if (io->op == IMG_IO_WRITE) {
+		struct img_cursor cursor = { .iov = io->iov, .iovcnt = io->iovcnt };
+
+		img_cursor_gather(&cursor, d->one.iov_base, (size_t)len);
+	}
+	io->iov = &d->one;
+	io->iovcnt = 1;
+	io->off = from;
+	io->len = bytes;
+	io->transferred = 0;
+	io->detour = d;
+	return true;
+}
+
+/* io is again what it was; res: what it has transferred of its own, or the error. */
+static int end_detour(struct img_file *f, struct img_io *io, int res)
+{
+	struct detour *d = io->detour;
+	uint64_t head = d->off + d->transferred - io->off, left = d->len - d->transferred, n;
+
+	io->iov = d->iov;
+	io->iovcnt = d->iovcnt;
+	io->off = d->off;
+	io->len = d->len;
+	io->transferred = d->transferred;
+	io->detour = NULL;
+	if (res > 0) {
+		n = (uint64_t)res <= head ? 0 : min_u64((uint64_t)res - head, left);
+		if (io->op == IMG_IO_READ) {
+			struct img_cursor cursor = { .iov = io->iov, .iovcnt = io->iovcnt };
+
+			img_cursor_scatter(&cursor, detour_buffer(f, d) + head, (size_t)n);
+		}
+		res = (int)n;
+	}
+	free(d);
+	return res;
+}
+
 static void offload(struct img_file *f, struct img_io *io)
 {
+	if (io->detour)
+		end_detour(f, io, 0);
 	release_range(f, io); /* the worker takes what it needs */
 	if (io->op == IMG_IO_WRITE && is_large(f, io->len - io->transferred))
 		img_ioq_offload_in_turn(io->ioq, io);
@@ -434,7 +512,9 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 {
 	uint64_t off = io->off + io->transferred, len = io->len - io->transferred;
 
-	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) || !hold_range(f, io))
+	if (!hold_range(f, io))
+		return false;
+	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && !take_detour(f, io, off, len))
 		return false;
 	if (io->op == IMG_IO_WRITE) {
 		struct img_ioq_reserve r;
@@ -519,6 +599,8 @@ void img_file_landed(struct img_storage *s, struct img_io *io, int res)
 {
 	struct img_file *f = img_file_of(s);
 
+	if (io->detour)
+		res = end_detour(f, io, res);
 	/* canceled: whose request it was has ended, or no kernel thread could be had for it */
 	if (res == -EINTR || res == -EAGAIN || res == -ECANCELED) {
 		offload(f, io);

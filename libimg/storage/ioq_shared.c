@@ -172,7 +172,7 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 
 	io->ioq = q;
 	io->transferred = 0;
-	io->bounce = NULL;
+	io->bounce = io->detour = NULL;
 	io->rc = 0;
 	img_list_init(&io->link);
 	if (io->op == IMG_IO_SYNC) {
