@@ -291,7 +291,8 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	whole = whole_grains(&l, off, len);
 	way = way_to_clear(img, &l, discard, &first);
 	if (way == WAY_ENTRY && !whole) /* a part of a grain: in the room that it has, or not at all */
-		way = first.kind == VMDK_STORED ? WAY_HERE : discard ? WAY_NOTHING : WAY_WRITE;
+		way = first.kind == VMDK_STORED ? WAY_HERE : discard ? WAY_NOTHING
+								     : WAY_WRITE;
 	if (way == WAY_WRITE)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;

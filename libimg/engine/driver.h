@@ -59,7 +59,7 @@ struct img {
 	bool backing_required; /* a child that names no parent file is refused */
 	bool dirty;	       /* not closed cleanly */
 	bool encrypted;
-	uint64_t grain_bytes;			/* the least that a write allocates in a unit; 0: all of it */
+	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
 	/*
 	 * For journal(): what one call takes, 0: anything. Counted in blocks of journal_block bytes (a
 	 * power of two, >= 512) that a write touches, each write for itself; at least one.

@@ -36,7 +36,7 @@ struct img_value;
 #define LIBIMG_VERSION "0.1.0"
 #define LIBIMG_VERSION_NUMBER 0x000100 /* the same: a byte for each part */
 
-const char *img_version(void); /* of the library that is linked: LIBIMG_VERSION */
+const char *img_version(void);	   /* of the library that is linked: LIBIMG_VERSION */
 unsigned img_version_number(void); /* LIBIMG_VERSION_NUMBER of it */
 
 /* ---- Errors ---- */
