@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -39,11 +40,23 @@ static void remove_folder(void)
 
 TestSuite(nbd, .init = make_folder, .fini = remove_folder, .timeout = 60);
 
+/* Does somebody answer there? The socket's file appears a moment before. */
+static bool answers(void)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	bool does;
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", path);
+	does = fd >= 0 && !connect(fd, (const struct sockaddr *)&to, sizeof(to));
+	close(fd);
+	return does;
+}
+
 /* nbdkit with these arguments behind the socket `path`; its process. */
 static pid_t serve(const char *arguments)
 {
 	char command[512];
-	struct stat st;
 	pid_t pid;
 
 	if (system("command -v nbdkit >/dev/null 2>&1") != 0)
@@ -56,7 +69,7 @@ static pid_t serve(const char *arguments)
 		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
 		_exit(127);
 	}
-	for (int i = 0; i < 1000 && stat(path, &st); i++)
+	for (int i = 0; i < 1000 && !answers(); i++)
 		usleep(10000);
 	return pid;
 }
