@@ -91,7 +91,7 @@ Test(qcow2_view, that_are_refused)
 	refused(IMAGE, "snapshot.id=3", 0, -ENOENT, "Can't find snapshot '3'");
 	refused(IMAGE, "snapshot.id=1,snapshot.name=second", 0, -ENOENT, "Can't find snapshot");
 	refused(IMAGE, "snapshot.id=first", 0, -ENOENT, "Can't find snapshot");
-	refused(IMAGE, "snapshot.id=1", IMG_OPEN_WRITE, -EINVAL, "can only be read");
+	refused(IMAGE, "snapshot.id=1", IMG_OPEN_WRITE | IMG_OPEN_NO_LOCK, -EINVAL, "can only be read");
 	refused(IMAGE, "snapshot.id=1", IMG_OPEN_CHECK, -EINVAL, "can only be read");
 }
 
