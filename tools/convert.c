@@ -98,7 +98,8 @@ struct convert {
 	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
 	bool target_image_opts, no_create, target_is_zero;
-	bool target_is_pipe; /* or standard output, whatever it is */
+	bool target_is_export; /* of a protocol, and no -n */
+	bool target_is_pipe;   /* or standard output, whatever it is */
 	unsigned target_flags;
 	struct creation creation;
 	struct img *target;
@@ -356,6 +357,7 @@ static int parse(struct convert *c, int argc, char **argv)
 	c->names = argv + optind;
 	c->count = (size_t)(argc - 1 - optind);
 	c->target_name = argv[argc - 1];
+	c->target_is_export = !c->no_create && open_is_export(c->target_name);
 	c->target_is_pipe = !c->no_create && is_pipe(c->target_name);
 	return check_caches(c);
 }
@@ -596,6 +598,24 @@ static int create_target(struct convert *c)
 
 /* ---- A target that exists ---- */
 
+/* An export is written into like a device, whose bytes are the disk. */
+static int settle_export(struct convert *c)
+{
+	if (strcmp(c->target_format, "raw") != 0) {
+		say_error("%s: an image of format %s is not made in an export; -n writes into one "
+			  "that is there",
+			  c->target_name, c->target_format);
+		return 1;
+	}
+	if (creation_preallocates(&c->creation)) {
+		say_error("%s: an export has its room already, preallocation cannot be used",
+			  c->target_name);
+		return 1;
+	}
+	c->no_create = true;
+	return GO_ON;
+}
+
 static int open_target(struct convert *c)
 {
 	struct open_request r = {
@@ -622,7 +642,11 @@ static int open_target(struct convert *c)
 		return 1;
 	}
 	if (img_size(c->target) < c->total) {
-		say_error("output file is smaller than input file");
+		if (c->target_is_export)
+			say_error("%s: the export is too small: it has %" PRIu64 " bytes, the source %" PRIu64,
+				  c->target_name, img_size(c->target), c->total);
+		else
+			say_error("output file is smaller than input file");
 		return 1;
 	}
 	return GO_ON;
@@ -829,6 +853,8 @@ int convert_run(int argc, char **argv)
 		rc = open_sources(&c);
 	if (rc == GO_ON && !c.no_create)
 		rc = settle_creation(&c);
+	if (rc == GO_ON && c.target_is_export)
+		rc = settle_export(&c);
 	if (rc == GO_ON)
 		rc = check_unknown_size(&c);
 	if (rc == GO_ON)

@@ -72,6 +72,19 @@ const char *open_new_path(const char *name, const char *subject)
 	return path;
 }
 
+bool open_is_export(const char *name)
+{
+	struct img_node *node = NULL;
+	const char *driver = NULL;
+	bool is = false;
+
+	if (strncmp(name, "json:", 5) != 0 && !img_node_parse_name(name, &node, NULL))
+		driver = img_node_get(node, "file.driver");
+	is = driver && strcmp(driver, "file") != 0 && strcmp(driver, "host_device") != 0;
+	img_node_free(node);
+	return is;
+}
+
 void open_warn_of_content(const char *name, const char *content)
 {
 	if (content)

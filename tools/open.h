@@ -47,6 +47,10 @@ const char *open_references(const char *given);
 bool open_add_object(const char *text);
 
 /*
+ * Does the name lead to what cannot be made, only written into: an export, or another protocol's disk?
+ */
+bool open_is_export(const char *name);
+/*
  * The path that a name for a new file means. NULL: it names no file; said, beginning with subject
  * if that is not NULL.
  */
