@@ -38,18 +38,18 @@ qcow2_options() {
 	options=$r
 }
 
-# A chain of $depth images: level1 is its base, $top the last; $described says how it was made.
+# A chain of $depth images: level1 is its base, $upper the last; $described says how it was made.
 make_chain() {	# PREFIX
 	random 4 && depth=$((r + 1)) described=
 	for level in $(seq $depth); do
 		pick_size && qcow2_options
-		top=$1$level.qcow2 options=$options
+		upper=$1$level.qcow2 options=$options
 		if [ "$level" = 1 ]; then
-			qemu-img create -q -f qcow2 -o "$options" "$top" $size
+			qemu-img create -q -f qcow2 -o "$options" "$upper" $size
 		else
-			qemu-img create -q -f qcow2 -o "$options" -b "$1$((level - 1)).qcow2" -F qcow2 "$top" $size
+			qemu-img create -q -f qcow2 -o "$options" -b "$1$((level - 1)).qcow2" -F qcow2 "$upper" $size
 		fi
-		random 8 && scribble_at_random "$top" $size "$r"
+		random 8 && scribble_at_random "$upper" $size "$r"
 		described="$described $size/$options"
 	done
 }
@@ -77,7 +77,7 @@ same_disk() {
 # something else altogether.
 copy_of_chain() {
 	make_chain s && copy_options
-	flatten $top want.raw
+	flatten $upper want.raw
 	length=$(stat -c %s want.raw)
 	if [ $depth = 1 ]; then
 		pick none stranger
@@ -95,14 +95,14 @@ copy_of_chain() {
 	esac
 	name="copy $number:$described; convert$how -o $options $base"
 	# shellcheck disable=SC2086 # words are wanted
-	try "$name" "$imgtool" convert -f qcow2 -O qcow2 $how -o "$options" $base $top out.qcow2 &&
+	try "$name" "$imgtool" convert -f qcow2 -O qcow2 $how -o "$options" $base $upper out.qcow2 &&
 		same_disk "$name" out.qcow2 want.raw "$length"
 }
 
 # Into a target that was made before: with something in it, a backing file, a snapshot, larger.
 copy_into_used() {
 	make_chain s && copy_options
-	flatten $top want.raw
+	flatten $upper want.raw
 	length=$(stat -c %s want.raw)
 	random 3 && used=$((length + r * 40000 / 512 * 512)) backing= base=
 	qcow2_options
@@ -119,7 +119,7 @@ copy_into_used() {
 	[ -z "$snapshot" ] || qemu-img snapshot -c snap out.qcow2
 	name="copy $number:$described; convert -n$how $base into $used/$options over '$backing' ($snapshot)"
 	# shellcheck disable=SC2086
-	try "$name" "$imgtool" convert -n -f qcow2 -O qcow2 $how $base $top out.qcow2 || return
+	try "$name" "$imgtool" convert -n -f qcow2 -O qcow2 $how $base $upper out.qcow2 || return
 	same_disk "$name" out.qcow2 want.raw "$length"
 	[ $used = "$length" ] ||
 		try "$name: what is behind it stays" cmp -i "$length" before.raw got.raw
