@@ -2,7 +2,8 @@
  * Making the disk smaller. The new size is durable first: until then nothing is lost, and from then
  * on what lies beyond it is not the disk's any more (a disk that grows again clears its new part).
  * Then the entries beyond the end go, then the clusters that they named, and then the refcount
- * blocks and the end of the file that nothing needs any more.
+ * blocks and the end of the file that nothing needs any more. Emptying a disk is the same without the
+ * new size: all entries go first.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -172,6 +173,28 @@ static int unlink_all(struct cutting *c, bool cuts, struct img_error *err)
 	return rc ? rc : qcow2_list_tables(img, err);
 }
 
+/* Give up what the tables from `dead` on map, which nothing durable names any more, and them. */
+static int free_tables(struct cutting *c, struct img_error *err)
+{
+	struct img *img = c->refs->img;
+	const struct qcow2 *q = img->state;
+	size_t bytes = (size_t)q->geometry.cluster_bytes;
+	int rc = 0;
+
+	for (uint64_t i = c->dead; !rc && i < q->header.l1_entries; i++) {
+		uint64_t off = c->l1[i] & QCOW2_OFFSET_MASK;
+
+		if (!off)
+			continue;
+		rc = img_storage_read(img->file, off, c->table, bytes, err);
+		if (!rc)
+			rc = free_entries(c, c->table, 0, err);
+		if (!rc)
+			rc = unuse(c, off, bytes, err);
+	}
+	return rc ? rc : qcow2_refs_flush(c->refs, err);
+}
+
 static int shrink_tables(struct cutting *c, uint64_t size, struct img_error *err)
 {
 	struct img *img = c->refs->img;
@@ -197,18 +220,7 @@ static int shrink_tables(struct cutting *c, uint64_t size, struct img_error *err
 		rc = unlink_all(c, cuts, err);
 	if (!rc && cuts)
 		rc = free_entries(c, c->cut, c->start, err);
-	for (uint64_t i = c->dead; !rc && i < n; i++) {
-		uint64_t off = c->l1[i] & QCOW2_OFFSET_MASK;
-
-		if (!off)
-			continue;
-		rc = img_storage_read(img->file, off, c->table, (size_t)g->cluster_bytes, err);
-		if (!rc)
-			rc = free_entries(c, c->table, 0, err);
-		if (!rc)
-			rc = unuse(c, off, g->cluster_bytes, err);
-	}
-	return rc ? rc : qcow2_refs_flush(c->refs, err);
+	return rc ? rc : free_tables(c, err);
 }
 
 /* ---- What is not needed any more ---- */
@@ -305,24 +317,48 @@ static int cut_file(struct qcow2_refs *r, struct img_error *err)
 	return img_storage_resize(img->file, end * g->cluster_bytes, IMG_PREALLOCATE_OFF, err);
 }
 
-static int shrink(struct cutting *c, uint64_t size, struct img_error *err)
+/* Give back what nothing needs any more. */
+static int tidy(struct cutting *c, int rc, struct img_error *err)
 {
-	const struct qcow2 *q = c->refs->img->state;
 	bool more = true;
-	int rc = shrink_tables(c, size, err);
 
 	while (!rc && more)
 		rc = drop_blocks(c, &more, err);
 	if (!rc)
 		rc = cut_file(c->refs, err);
 	give_back(c);
+	return rc;
+}
+
+static int shrink(struct cutting *c, uint64_t size, struct img_error *err)
+{
+	const struct qcow2 *q = c->refs->img->state;
+	int rc = tidy(c, shrink_tables(c, size, err), err);
+
 	/* A data file ends where the disk does. */
 	if (!rc && q->data_file && !q->data_file->device && q->data_file->size > size)
 		rc = img_storage_resize(q->data_file, size, IMG_PREALLOCATE_OFF, err);
 	return rc;
 }
 
-int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+static int empty(struct cutting *c, uint64_t unused, struct img_error *err)
+{
+	struct img *img = c->refs->img;
+	const struct qcow2 *q = img->state;
+	int rc = qcow2_read_l1(img, 0, q->header.l1_entries, c->l1, err);
+
+	(void)unused;
+	if (!rc)
+		rc = check_distinct(img, err);
+	if (!rc)
+		rc = unlink_all(c, false, err);
+	if (!rc)
+		rc = free_tables(c, err);
+	return tidy(c, rc, err);
+}
+
+static int with_tables(struct qcow2_refs *r, int (*work)(struct cutting *c, uint64_t size, struct img_error *err),
+		       uint64_t size, struct img_error *err)
 {
 	const struct qcow2 *q = r->img->state;
 	struct cutting c = {
@@ -332,12 +368,37 @@ int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err)
 		.table = malloc(q->geometry.cluster_bytes),
 		.freed = calloc(MAX_FREED, sizeof(*c.freed)),
 	};
-	int rc = c.l1 && c.cut && c.table && c.freed ? shrink(&c, size, err)
+	int rc = c.l1 && c.cut && c.table && c.freed ? work(&c, size, err)
 						     : qcow2_no_memory(r->img, err);
 
 	free(c.freed);
 	free(c.table);
 	free(c.cut);
 	free(c.l1);
+	return rc;
+}
+
+int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+{
+	return with_tables(r, shrink, size, err);
+}
+
+int qcow2_make_empty(struct img *img, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	struct qcow2_refs refs = { .img = img };
+	int rc;
+
+	if (!q->reftable)
+		return img_fail(err, -EINVAL, "%s: opened for a check, not for emptying", img->name);
+	if (q->raw_data_file)
+		return img_fail(err, -ENOTSUP,
+				"%s: its data file '%s' must hold what the disk reads as, so it "
+				"cannot be emptied",
+				img->name, q->data_file->name);
+	rc = with_tables(&refs, empty, 0, err);
+	if (!rc)
+		rc = qcow2_refs_flush(&refs, err);
+	qcow2_refs_end(&refs);
 	return rc;
 }

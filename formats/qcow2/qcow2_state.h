@@ -10,6 +10,7 @@
  *	qcow2_write	plan, commit, drop, release
  *	qcow2_refs	refcounts and tables by blocking I/O
  *	qcow2_grow	what needs the image quiet: grow and resize
+ *	qcow2_backing	another backing file's name in the header
  *	qcow2_create
  *	qcow2_check	checks and repairs, with qcow2_scan, _counts, _compare, _copied, _repair, _move
  */
@@ -236,6 +237,11 @@ int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err);
 
 /* Cut the disk to size; also what extend() made beyond it. */
 int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err);
+int qcow2_make_empty(struct img *img, struct img_error *err);
+
+/* ---- qcow2_backing.c ---- */
+
+int qcow2_set_backing(struct img *img, const char *name, const char *format, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

@@ -493,6 +493,20 @@ struct img_driver {
 		      struct img_error *err);
 
 	/*
+	 * Optional. Blocking, image quiet. Store another backing file's name (NULL: none any more) and
+	 * format (NULL: not stored), durably, and set img's: until then, and where it fails, the old
+	 * ones stay. What the guest sees is not looked at. -ENOSPC: no room for the name.
+	 */
+	int (*set_backing)(struct img *img, const char *name, const char *format,
+			   struct img_error *err);
+	/*
+	 * Optional. Blocking, image quiet. Give up all of the present state's content, durably, so that
+	 * map() says BACKING everywhere; the mapping goes first, and a crash leaves each part of the
+	 * disk as it was or given up. Other states that the image keeps stay.
+	 */
+	int (*make_empty)(struct img *img, struct img_error *err);
+
+	/*
 	 * Options that create() takes; ends with a NULL name. size, backing_file and backing_fmt go
 	 * without saying (and come first in reports), but may have rows to say where they are shown.
 	 * "preallocation", where there is such a row, is what img_creating's preallocate comes from.

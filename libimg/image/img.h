@@ -414,6 +414,25 @@ enum {
 /* Shrinking throws data away: the caller asks first. */
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err);
 
+/*
+ * Store another backing file's name in img's file, durably: relative to the image's own folder, or
+ * NULL or "" for none any more. format NULL: none is stored. Only what the file says changes: the
+ * chain that is open stays as it is until img is closed, the file need not be there, and what the guest
+ * sees afterwards is the caller's to know. Other queues may read meanwhile. A power cut leaves the old
+ * name or the new one. -EROFS; -ENOTSUP: the format, or this image, has no such thing; -ELOOP: it is
+ * img itself, or built on it; -ENOSPC: no room for the name; -EINVAL; -EDEADLK: requests of this thread
+ * are in flight.
+ */
+int img_set_backing_name(struct img *img, const char *name, const char *format,
+			 struct img_error *err);
+/*
+ * Give up all content of img's present state, durably, so that everything reads as the backing image
+ * does (without one: zeroes). Snapshots inside it stay. A failure or a power cut on the way leaves
+ * each part of the disk as it was, or given up. -EROFS; -ENOTSUP: the format, or this image, cannot;
+ * -EUCLEAN, -EDEADLK.
+ */
+int img_make_empty(struct img *img, struct img_error *err);
+
 struct img_check_result {
 	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
 	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;

@@ -9,7 +9,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/level.h"
 
 /*
  * What a disk that grows would show in its new part is not always zeroes: the backing file, if it
@@ -106,6 +106,73 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 	if (size > img->size && img->driver->extend)
 		return grow(img, size, (enum img_preallocate)preallocation, err);
 	return resize_quiet(img, size, (enum img_preallocate)preallocation, err);
+}
+
+static int check_may_change(const struct img *img, bool can, const char *what,
+			    struct img_error *err)
+{
+	if (!can)
+		return img_fail(err, -ENOTSUP, "%s: images of format %s %s", img->name,
+				img->driver->name, what);
+	return img->writable ? 0 : img_fail(err, -EROFS, "%s: opened for reading only", img->name);
+}
+
+/* Does name, stored in img, lead to img itself, or to an image that is read through it? */
+static bool leads_back(const struct img *img, const char *name)
+{
+	char *path = img_resolve_name(img->place->path, name);
+	struct img_node *node = NULL;
+	char *identity = NULL;
+	bool back = false;
+
+	if (path && !img_node_parse_name(path, &node, NULL) && node->child[IMG_NODE_FILE])
+		identity = img_node_identify(node->child[IMG_NODE_FILE]);
+	for (const struct img *i = img; i && identity && !back; i = i->place->above)
+		back = img_place_is_made_of(i, identity);
+	free(identity);
+	img_node_free(node);
+	free(path);
+	return back;
+}
+
+int img_set_backing_name(struct img *img, const char *name, const char *format,
+			 struct img_error *err)
+{
+	int rc = check_may_change(img, img->driver->set_backing,
+				  "cannot be given another backing file", err);
+
+	if (name && !*name)
+		name = NULL;
+	if (rc)
+		return rc;
+	if (format && !name)
+		return img_fail(err, -EINVAL, "%s: a backing format is given, but no backing file",
+				img->name);
+	if (format && !img_driver_named(format))
+		return img_fail(err, -EINVAL, "%s: unknown backing format '%s'", img->name, format);
+	if (name && leads_back(img, name))
+		return img_fail(err, -ELOOP,
+				"%s: backing file '%s' is the image itself, or one that is built on it",
+				img->name, name);
+	rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+	if (rc)
+		return rc;
+	rc = img->driver->set_backing(img, name, format, err);
+	img_engine_resume(img);
+	return rc;
+}
+
+int img_make_empty(struct img *img, struct img_error *err)
+{
+	int rc = check_may_change(img, img->driver->make_empty, "cannot be emptied", err);
+
+	if (!rc)
+		rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+	if (rc)
+		return rc;
+	rc = img->driver->make_empty(img, err);
+	img_engine_resume(img);
+	return rc;
 }
 
 /* The caller's say(), behind the driver's. */

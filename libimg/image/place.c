@@ -126,6 +126,11 @@ bool img_place_has(const struct img *img, const char *identity, bool own)
 	return identity && any_in_chain(img, own, is_called, identity);
 }
 
+bool img_place_is_made_of(const struct img *img, const char *identity)
+{
+	return any_part(img, is_called, identity);
+}
+
 static bool is_same_image(const struct img *a, const struct img *b)
 {
 	const struct img_storage *f = a->file, *g = b->file;

@@ -103,6 +103,8 @@ int img_place_add_part(struct img *img, struct img_storage *s, struct img_error 
 bool img_place_shares(const struct img *img, const struct img_storage *s);
 /* The same by identity alone. own: img's further storages count too. identity NULL: false. */
 bool img_place_has(const struct img *img, const char *identity, bool own);
+/* The same of img alone. */
+bool img_place_is_made_of(const struct img *img, const char *identity);
 /*
  * Are a and b the same disk: the same bytes, read as one format, and so on down the chain? False also
  * where that is not known.
