@@ -20,8 +20,7 @@ enum {
 
 uint64_t qcow2_room_at_end(const struct qcow2_scan *s)
 {
-	/* What is referred to past the end must not suddenly be there. */
-	return max_u64(s->clusters, div_round_up_u64(s->beyond_end, s->geometry.cluster_bytes));
+	return s->clusters;
 }
 
 int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err)
@@ -30,8 +29,16 @@ int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, str
 	uint64_t end;
 
 	if (add_u64(first, n, &end) && end <= (UINT64_C(1) << 56) >> s->geometry.cluster_bits &&
-	    !(file->device && end > file->size >> s->geometry.cluster_bits))
-		return 0;
+	    !(file->device && end > file->size >> s->geometry.cluster_bits)) {
+		/* A longer file would hold what is lost, as zeroes. */
+		if (end <= s->clusters || end <= s->lost_from >> s->geometry.cluster_bits)
+			return 0;
+		return img_fail(err, -EUCLEAN,
+				"%s: the file was cut short at %" PRIu64
+				": the repair needs room behind that, where what is lost would read "
+				"as zeroes; that loss has to be accepted",
+				file->name, s->file_bytes);
+	}
 	return img_fail(err, -ENOSPC,
 			"%s: no room for %" PRIu64 " clusters in a row, which the repair needs",
 			file->name, n);
@@ -400,10 +407,16 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 		rc = img_fail(err, -EIO,
 			      "%s: cannot be read in full any more: nothing is repaired",
 			      s->img->name);
+	s->lost_from = r.pure.lost_from;
 	if (!rc)
 		rc = place_rebuilt(s, &r, err);
 	if (!rc)
 		rc = write_rebuilt(s, &r, err);
+	if (rc == -EUCLEAN) { /* no room that is not lost; the rest of the check's report still counts */
+		img_check_say(s->check, "Not rebuilt: a longer file would hold what is lost, as zeroes");
+		img_error_clear(err);
+		rc = 0;
+	}
 	free(r.blocks);
 	qcow2_scan_free(&r.pure);
 	return rc;
@@ -524,7 +537,7 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 		if (!rc)
 			rc = rescan(s, err);
 	}
-	if (rc || s->mixed)
+	if (rc || s->mixed || (all && s->rebuild))
 		return rc;
 	if (s->leaks && s->lost)
 		img_check_say(s->check, "Leaks are kept: what is damaged may still use them");

@@ -20,7 +20,6 @@ enum {
 	WORDS = 8192,		 /* of a table, read in one piece */
 	MAX_LINES = 65536,	 /* said; nobody reads more, and a small file can have 2^31 */
 	MAX_L2_TABLES = 8 << 20, /* twice what an L1 table can hold */
-	NEAR_END = 1 << 30,	 /* bytes past the end of the file where repairs put nothing */
 	MAX_OVERLAP = 256 << 20, /* bytes of tables that lie inside other things */
 };
 
@@ -128,8 +127,7 @@ static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses
 		return 0;
 	beyond = !add_u64(off, len, &end);
 	if (beyond || qcow2_beyond_end(s, off, len)) {
-		if (!beyond && off < s->file_bytes + NEAR_END)
-			s->beyond_end = max_u64(s->beyond_end, end);
+		s->lost_from = min_u64(s->lost_from, off);
 		s->corruptions += uses;
 		qcow2_scan_say(
 			s,
@@ -165,6 +163,7 @@ static void need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t all,
 	if (!len || range_in(off, len, s->file_bytes))
 		return;
 	s->lost_data++;
+	s->lost_from = min_u64(s->lost_from, off);
 	if (qcow2_beyond_end(s, off, all))
 		return;
 	s->corruptions++;
@@ -964,6 +963,7 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
 	int rc;
 
 	s->file_bytes = file->size;
+	s->lost_from = UINT64_MAX;
 	rc = img_storage_read(file, 0, start, sizeof(start), err);
 	if (rc)
 		return rc;

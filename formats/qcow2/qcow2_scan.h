@@ -59,7 +59,7 @@ struct qcow2_scan {
 	struct qcow2_map l2_index; /* offset to index in l2 */
 	uint64_t *reftable;	   /* block offsets; what cannot be used is 0 */
 	uint64_t reftable_entries;
-	uint64_t beyond_end;   /* where what is referred to behind the end of the file ends */
+	uint64_t lost_from;    /* the first place of what is referred to but not in the file */
 	bool tangled;	       /* too much of that: no more tables are followed */
 	uint64_t overlap_left; /* bytes of tables inside other things still to be walked */
 

@@ -722,14 +722,14 @@ int qcow2_first_write(struct img *img, struct img_error *err)
 
 /*
  * A cluster whose end was never written may be the file's last; readers that check (7-Zip) want
- * the file to hold all of it.
+ * the file to hold all of it. Not after a repair (no tables loaded), where that end may be lost.
  */
 int qcow2_finish(struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 	uint64_t whole = round_up_u64(img->file->size, q->geometry.cluster_bytes);
 
-	if (img->file->device || whole == img->file->size)
+	if (!q->reftable || img->file->device || whole == img->file->size)
 		return 0;
 	return img_storage_resize(img->file, whole, IMG_PREALLOCATE_OFF, err);
 }

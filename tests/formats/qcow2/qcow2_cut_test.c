@@ -3,6 +3,7 @@
  * end of a file is no such thing.
  */
 #include "libimg/base/arith.h"
+#include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
 #include "tests/formats/qcow2/memory.h"
 
@@ -262,4 +263,43 @@ Test(qcow2_cut, repair_asks_twice)
 	free(content);
 	free(f.bytes);
 	finish(&b);
+}
+
+/* No repair makes zeroes of what is lost: not by a longer file, wherever new tables would go. */
+Test(qcow2_cut, repair_makes_no_zeroes, .timeout = 120)
+{
+	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds) * 2; i++) {
+		struct bench b;
+		struct file f = make_image(&b, kinds[i / 2], i % 2, true);
+		uint64_t step = f.len / 25 / 512 * 512 + 333;
+
+		for (uint64_t cut = step; cut < f.len - 512; cut += step) {
+			struct file g = { .bytes = malloc(f.len), .len = f.len - cut };
+			struct img_open_options options = { .format = "qcow2",
+							    .flags = IMG_OPEN_CHECK |
+								     IMG_OPEN_WRITE };
+			struct img_check_result r = { 0 };
+			struct img_storage *s;
+			struct img *img = NULL;
+			bool there;
+
+			memcpy(g.bytes, f.bytes, f.len);
+			there = !read_all(&b, &g);
+			s = in_memory(&g);
+			if (!img_open_storage(s, "memory.qcow2", &options, &img, NULL)) {
+				img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &r, NULL);
+				img_engine_finish(img, NULL);
+				free(g.bytes);
+				g.len = s->size;
+				g.bytes = malloc(g.len);
+				cr_assert_eq(img_storage_read(s, 0, g.bytes, g.len, NULL), 0);
+				cr_assert(there || read_all(&b, &g), "%s, %" PRIu64 " cut off",
+					  kinds[i / 2], cut);
+				img_close(img, NULL);
+			}
+			free(g.bytes);
+		}
+		free(f.bytes);
+		finish(&b);
+	}
 }
