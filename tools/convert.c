@@ -103,7 +103,6 @@ struct convert {
 	unsigned target_flags;
 	struct creation creation;
 	struct img *target;
-	uint64_t identity[2]; /* what the target's identifiers are derived from */
 
 	/* Copying. */
 	bool compress, out_of_order, progress, quiet, sparse_given;
@@ -464,136 +463,31 @@ static int open_sources(struct convert *c)
 	return GO_ON;
 }
 
-/* A copy of an image onto itself, or onto what it is read from. Locks find it too, where there are any. */
-static bool is_source(const struct convert *c, const char *path)
-{
-	size_t i;
-
-	for (i = 0; i < c->count; i++) {
-		if (!img_is_made_of(c->sources[i], path))
-			continue;
-		say_error("'%s' cannot be the target: it belongs to the source '%s'",
-			  c->target_name, c->names[i]);
-		return true;
-	}
-	return false;
-}
-
 /* ---- A new target ---- */
 
 static int settle_creation(struct convert *c)
 {
-	int features;
-
 	if (!creation_possible(c->target_format, NULL) ||
 	    !creation_settle(&c->creation, c->target_format))
 		return 1;
-	features = img_format_features(c->target_format);
 	if (!c->backing_name)
 		c->backing_name = c->creation.backing_name;
 	if (!c->backing_format)
 		c->backing_format = c->creation.backing_format;
-	if (c->backing_name && !(features & IMG_FORMAT_BACKING)) {
-		say_error("Backing file not supported for file format '%s'", c->target_format);
-		return 1;
-	}
-	if (c->backing_name && c->count > 1) {
-		say_error("Having a backing file for the target makes no sense when concatenating "
-			  "multiple input images");
-		return 1;
-	}
-	if (c->backing_name && !c->backing_format) {
-		say_error("Use of backing file requires explicit backing format");
-		return 1;
-	}
-	if (c->compress && !(features & (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM))) {
-		say_error("Compression not supported for this file format");
-		return 1;
-	}
 	return GO_ON;
-}
-
-/* "TARGET: error while converting FORMAT: what is wrong". */
-static void say_creation_failure(const struct convert *c, const struct img_error *err)
-{
-	say_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
 }
 
 static struct img_create_options creation_options(const struct convert *c)
 {
 	return (struct img_create_options){
 		.format = c->target_format,
-		.size = c->total,
-		.have_size = true,
 		.backing_name = c->backing_name,
 		.backing_format = c->backing_format,
 		.options = c->creation.rest.items,
 		.compress = c->compress,
 		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
 		.references = open_references(c->references),
-		.identity = { c->identity[0], c->identity[1] },
 	};
-}
-
-/*
- * Two states of a disk may have the same samples, but not the same times: children of an image that
- * is made anew from a changed disk must notice.
- */
-static void mix_times(struct convert *c)
-{
-	const struct img *img;
-	size_t i;
-
-	for (i = 0; i < c->count; i++) {
-		for (img = c->sources[i]; img; img = img_backing(img)) {
-			c->identity[0] = c->identity[0] * UINT64_C(0x9e3779b97f4a7c15) +
-					 img_modified(img);
-			c->identity[1] += c->identity[0] >> 32;
-		}
-	}
-	c->identity[0] |= 1; /* 0, 0 would mean random */
-}
-
-/*
- * The same input gives the same output: what a format makes up at creation comes from the content,
- * and from when that was last changed.
- */
-static int settle_identity(struct convert *c)
-{
-	struct img_error *err;
-	int rc;
-
-	if (c->no_create || !(img_format_features(c->target_format) & IMG_FORMAT_IDENTITY))
-		return GO_ON;
-	if (c->input) {
-		img_input_identity(c->input, c->identity);
-		return GO_ON;
-	}
-	err = args_memory(img_error_new());
-	rc = img_content_identity(c->sources, c->count, c->identity, err);
-	if (!rc)
-		mix_times(c);
-	else if (c->salvage) /* then they are random */
-		rc = 0;
-	else
-		say_failure(err, "error while reading '%s'", c->names[0]);
-	img_error_free(err);
-	return rc ? 1 : GO_ON;
-}
-
-static int create_target(struct convert *c)
-{
-	struct img_create_options create = creation_options(c);
-	const char *path = open_new_path(c->target_name, NULL);
-	struct img_error *err;
-
-	if (!path || is_source(c, path))
-		return 1;
-	err = args_memory(img_error_new());
-	if (img_create_begin(path, &create, &c->target, err))
-		say_creation_failure(c, err);
-	img_error_free(err);
-	return c->target ? GO_ON : 1;
 }
 
 /* ---- A target that exists ---- */
@@ -630,26 +524,7 @@ static int open_target(struct convert *c)
 	};
 
 	c->target = open_image(&r);
-	if (!c->target || is_source(c, img_name(c->target)))
-		return 1;
-	if (c->target_is_zero && img_backing(c->target)) {
-		say_error(zero_and_backed);
-		return 1;
-	}
-	if (c->compress && !(img_format_features(img_format(c->target)) &
-			     (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM))) {
-		say_error("Compression not supported for this file format");
-		return 1;
-	}
-	if (img_size(c->target) < c->total) {
-		if (c->target_is_export)
-			say_error("%s: the export is too small: it has %" PRIu64 " bytes, the source %" PRIu64,
-				  c->target_name, img_size(c->target), c->total);
-		else
-			say_error("output file is smaller than input file");
-		return 1;
-	}
-	return GO_ON;
+	return c->target ? GO_ON : 1;
 }
 
 /* ---- Copying ---- */
@@ -670,6 +545,11 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 	return (struct img_copy_options){
 		.parallel = (unsigned)c->parallel,
 		.rate = c->rate,
+		.target_is_zero = c->target_is_zero,
+		.out_of_order = c->out_of_order,
+		.sparse_bytes = c->sparse_bytes,
+		.no_sparse = !c->sparse_bytes,
+		.share_backing = c->backing_name,
 		.salvage = c->salvage,
 		.unreadable = c->quiet ? NULL : say_unreadable,
 		.progress = progress_step,
@@ -677,67 +557,78 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 	};
 }
 
-static void say_copy_failure(const struct convert *c, const struct img_error *err)
+/* What img_convert() said, as callers know it. */
+static void say_convert_failure(const struct convert *c, enum img_convert_stage stage,
+				const struct img_error *err)
 {
-	const char *more = c->count > 1 ? ", ..." : "";
-
-	if (img_error_code(err) != -ECANCELED || !signals_stop())
-		say_failure(err, "error while copying '%s'%s to '%s'", c->names[0], more,
-			    c->target_name);
-}
-
-static int copy_sources(struct convert *c, struct progress *progress, struct img_error *err)
-{
-	struct img_copy_options how = copy_options(c, progress);
-
-	how.target_is_zero = c->target_is_zero;
-	/* A kind that is not compressed, of a format some of whose kinds are, is written as it is. */
-	how.compress = c->compress &&
-		       (img_format_features(img_format(c->target)) & IMG_FORMAT_COMPRESS);
-	how.out_of_order = c->out_of_order;
-	how.sparse_bytes = c->sparse_bytes;
-	how.no_sparse = !c->sparse_bytes;
-	how.resize_target = !c->no_create;
-	how.share_backing = c->backing_name;
-	if (c->input ? img_copy_input(c->input, c->target, &how, err)
-		     : img_copy(c->sources, c->count, c->target, &how, err)) {
-		say_copy_failure(c, err);
-		return 1;
-	}
-	return 0;
-}
-
-static int finish_target(struct convert *c, struct img_error *err)
-{
-	int rc = signals_stop() ? 1 : 0;
-
-	if (!rc && !c->no_create && img_publish(c->target, err)) {
-		say_creation_failure(c, err);
-		rc = 1;
-	}
-	if (img_close(c->target, err) && !rc) {
+	switch (stage) {
+	case IMG_CONVERT_CHECK:
+		if (img_error_code(err) != -ENOSPC)
+			say_error("%s", img_error_text(err));
+		else if (c->target_is_export)
+			say_error("%s: the export is too small: %" PRIu64
+				  " bytes do not fit in %" PRIu64,
+				  c->target_name, c->total, img_size(c->target));
+		else
+			say_error("output file is smaller than input file");
+		break;
+	case IMG_CONVERT_READ:
+		say_failure(err, "error while reading '%s'", c->names[0]);
+		break;
+	case IMG_CONVERT_CREATE:
+		say_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
+		break;
+	case IMG_CONVERT_COPY:
+		say_failure(err, "error while copying '%s'%s to '%s'", c->names[0],
+			    c->count > 1 ? ", ..." : "", c->target_name);
+		break;
+	case IMG_CONVERT_FINISH:
 		say_failure(err, "error while writing '%s'", c->target_name);
-		rc = 1;
+		break;
 	}
+}
+
+static int close_target(struct convert *c, struct img_error *err)
+{
+	int rc = img_close(c->target, err);
+
 	c->target = NULL;
+	if (rc)
+		say_convert_failure(c, IMG_CONVERT_FINISH, err);
 	return rc;
 }
 
-static int copy(struct convert *c)
+/* To path, to fd if that is NULL, or to a target that is open. */
+static int convert(struct convert *c, const char *path, int fd)
 {
-	struct img_error *err = img_error_new();
 	struct progress progress;
+	struct img_convert_options o = {
+		.sources = c->sources,
+		.source_count = c->count,
+		.input = c->input,
+		.path = path,
+		.target = c->target,
+		.to_fd = fd >= 0,
+		.fd = fd,
+		.create = creation_options(c),
+		.copy = copy_options(c, &progress),
+		.stream_sparse_bytes = c->sparse_given ? c->sparse_bytes : 0,
+	};
+	struct img_error *err = args_memory(img_error_new());
+	enum img_convert_stage stage;
 	int rc;
 
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
-	rc = copy_sources(c, &progress, err);
-	if (!rc)
-		rc = finish_target(c, err);
+	rc = img_convert(&o, &stage, err);
+	if (rc && (rc != -ECANCELED || !signals_stop()))
+		say_convert_failure(c, stage, err);
+	if (!rc && c->target)
+		rc = close_target(c, err);
 	if (!rc)
 		progress_complete(&progress);
 	progress_end(&progress);
 	img_error_free(err);
-	return rc;
+	return rc ? 1 : 0;
 }
 
 /*
@@ -778,30 +669,6 @@ static int check_pipe(const struct convert *c, bool standard)
 	return GO_ON;
 }
 
-/* Copy from front to end, to path, or to fd if that is NULL. Returns as img_copy_stream(). */
-static int copy_stream(struct convert *c, const char *path, int fd)
-{
-	struct img_create_options create = creation_options(c);
-	struct img_error *err = args_memory(img_error_new());
-	struct img_copy_options how;
-	struct progress progress;
-	int rc;
-
-	progress_begin(&progress, c->progress && !c->quiet, c->total);
-	how = copy_options(c, &progress);
-	how.sparse_bytes = c->sparse_given ? c->sparse_bytes : 0;
-	how.no_sparse = !c->sparse_bytes;
-	rc = c->input ? img_copy_input_stream(c->input, path, fd, &create, &how, err)
-		      : img_copy_stream(c->sources, c->count, path, fd, &create, &how, err);
-	if (!rc)
-		progress_complete(&progress);
-	else if ((rc != -ENOTSUP || !path) && (rc != -ECANCELED || !signals_stop()))
-		say_creation_failure(c, err);
-	progress_end(&progress);
-	img_error_free(err);
-	return rc;
-}
-
 static int write_pipe(struct convert *c)
 {
 	bool standard;
@@ -810,37 +677,28 @@ static int write_pipe(struct convert *c)
 	if (rc == GO_ON) {
 		signal(SIGPIPE, SIG_IGN); /* a reader that left is an error with words */
 		signals_leave_stops();	  /* one that stands still is not waited for */
-		rc = copy_stream(c, NULL, fd) ? 1 : 0;
+		rc = convert(c, NULL, fd);
 	}
 	if (fd >= 0 && fd != STDOUT_FILENO)
 		close(fd);
 	return rc;
 }
 
-/* A file of a format that is written from front to end. GO_ON: it is not one. */
-static int write_stream(struct convert *c)
-{
-	const char *path = open_new_path(c->target_name, NULL);
-	int rc;
-
-	if (!path || is_source(c, path))
-		return 1;
-	rc = copy_stream(c, path, -1);
-	return rc == -ENOTSUP ? GO_ON : rc ? 1
-					   : 0;
-}
-
 static int write_target(struct convert *c)
 {
-	int rc = GO_ON;
+	const char *path = NULL;
 
 	if (c->target_is_pipe)
 		return write_pipe(c);
-	if (!c->no_create)
-		rc = write_stream(c);
-	if (rc == GO_ON)
-		rc = c->no_create ? open_target(c) : create_target(c);
-	return rc == GO_ON ? copy(c) : rc;
+	if (c->no_create) {
+		if (open_target(c) != GO_ON)
+			return 1;
+	} else {
+		path = open_new_path(c->target_name, NULL);
+		if (!path)
+			return 1;
+	}
+	return convert(c, path, -1);
 }
 
 int convert_run(int argc, char **argv)
@@ -857,8 +715,6 @@ int convert_run(int argc, char **argv)
 		rc = settle_export(&c);
 	if (rc == GO_ON)
 		rc = check_unknown_size(&c);
-	if (rc == GO_ON)
-		rc = settle_identity(&c);
 	if (rc == GO_ON)
 		rc = write_target(&c);
 	input_close(c.input);

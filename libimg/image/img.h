@@ -550,6 +550,52 @@ int img_copy_input_stream(struct img_input *in, const char *path, int fd,
 int img_content_identity(struct img *const *sources, size_t count, uint64_t identity[2],
 			 struct img_error *err);
 
+/* ---- Converting: all of it ---- */
+
+/* Where a conversion was when it failed. */
+enum img_convert_stage {
+	IMG_CONVERT_CHECK,  /* before anything was made or written */
+	IMG_CONVERT_READ,   /* looking at the sources, the same */
+	IMG_CONVERT_CREATE, /* making the target, writing it in one go, or giving it its name */
+	IMG_CONVERT_COPY,
+	IMG_CONVERT_FINISH, /* the target has its name, but something may not have reached it */
+};
+
+/* Zero-initialise. Everything is borrowed until the call returns. */
+struct img_convert_options {
+	struct img *const *sources; /* one after the other; or */
+	size_t source_count;
+	struct img_input *input; /* a pipe, instead of them */
+
+	/* One of the following. */
+	const char *path;   /* a new image, replacing a file that is there; it has its name only when
+			       it is complete, and a failure leaves none */
+	struct img *target; /* one that is open for writing and large enough, and stays open: what
+			       was written is durable after img_flush() or img_close() */
+	bool to_fd;	    /* the pipe or file fd, from front to end, whose size must be known */
+	int fd;
+
+	/* Of a new image; size and identity are made here. compress counts for target too. */
+	struct img_create_options create;
+	/*
+	 * resize_target, compress and, of a new image, share_backing are made here: what the sources
+	 * have in common with create.backing_name is not copied.
+	 */
+	struct img_copy_options copy;
+	uint64_t stream_sparse_bytes; /* copy.sparse_bytes of what is written from front to end */
+	uint64_t reserved[8];
+};
+/*
+ * Convert. Refused before anything is written: a target that a source is made of (-EINVAL), or that is
+ * too small (-ENOSPC); a backing image with several sources, or of unknown format (-EINVAL);
+ * compression or backing images that the format has not (-ENOTSUP); non-zero reserved fields, no or
+ * two targets or kinds of source (-EINVAL). Else errors as img_create_begin(), img_copy(),
+ * img_copy_stream(), img_publish() and img_close(). stage: set, also on failure; may be NULL.
+ * Blocking; a thread that has requests in flight on a source or target must not call it.
+ */
+int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,
+		struct img_error *err);
+
 /* Zero-initialise. */
 struct img_compare_options {
 	bool strict; /* also sizes and allocation */

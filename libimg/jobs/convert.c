@@ -1,0 +1,254 @@
+/*
+ * Converting: from sources that are open to a target that is complete. What can be refused is refused
+ * before anything is made; how the target is written, in one go or here and there, is decided in one
+ * place; it has its name only when all of it is there.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/error.h"
+#include "libimg/engine/engine.h"
+#include "libimg/image/place.h"
+
+struct job {
+	const struct img_convert_options *o;
+	enum img_convert_stage *stage;
+	struct img_create_options create;
+	struct img_copy_options copy;
+	bool sized;
+	uint64_t size; /* of all sources, if sized */
+	struct img_error *err;
+};
+
+static int check_options(const struct job *j)
+{
+	const struct img_convert_options *o = j->o;
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(o->reserved); i++)
+		if (o->reserved[i])
+			return img_fail(j->err, -EINVAL, "reserved fields of a conversion are not zero");
+	if (!o->input == !o->source_count)
+		return img_fail(j->err, -EINVAL, "a conversion needs sources, or an input");
+	if ((o->path != NULL) + (o->target != NULL) + o->to_fd != 1)
+		return img_fail(j->err, -EINVAL, "a conversion needs one target");
+	return 0;
+}
+
+static int measure(struct job *j)
+{
+	j->sized = true;
+	if (j->o->input) {
+		j->sized = img_input_size(j->o->input, &j->size);
+		return 0;
+	}
+	for (size_t i = 0; i < j->o->source_count; i++)
+		if (!add_u64(j->size, img_size(j->o->sources[i]), &j->size) || j->size > INT64_MAX)
+			return img_fail(j->err, -EFBIG,
+					"The sources are larger together than an image can be");
+	return 0;
+}
+
+static int check_compression(const struct job *j, const char *format)
+{
+	int features = img_format_features(format);
+
+	if (j->create.compress &&
+	    !(features & (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM)))
+		return img_fail(j->err, -ENOTSUP, "Compression not supported for this file format");
+	return 0;
+}
+
+static int belongs(const struct job *j, const char *target, const struct img *source)
+{
+	return img_fail(j->err, -EINVAL,
+			"'%s' cannot be the target: it belongs to the source '%s'", target,
+			img_name(source));
+}
+
+/* ---- A target that exists ---- */
+
+/* Is source, or what it is read from, made of bytes that target's own are? */
+static bool overlaps(const struct img *source, const struct img *target)
+{
+	if (img_place_shares(source, target->file))
+		return true;
+	for (size_t i = 0; i < target->place->part_count; i++)
+		if (img_place_shares(source, target->place->parts[i]))
+			return true;
+	return false;
+}
+
+static int check_target(const struct job *j, const struct img *target)
+{
+	for (size_t i = 0; i < j->o->source_count; i++)
+		if (overlaps(j->o->sources[i], target))
+			return belongs(j, img_name(target), j->o->sources[i]);
+	if (j->copy.target_is_zero && target->parent)
+		return img_fail(j->err, -EINVAL,
+				"Cannot use --target-is-zero when the destination image has a backing file");
+	if (img_size(target) < j->size)
+		return img_fail(j->err, -ENOSPC, "%s: %llu bytes do not fit in %llu",
+				img_name(target), (unsigned long long)j->size,
+				(unsigned long long)img_size(target));
+	return check_compression(j, img_format(target));
+}
+
+static int copy_to(struct job *j, struct img *target)
+{
+	const struct img_convert_options *o = j->o;
+	int rc;
+
+	*j->stage = IMG_CONVERT_COPY;
+	/* A kind that is not compressed, of a format some of whose kinds are, is written as it is. */
+	j->copy.compress = j->create.compress &&
+			   (img_format_features(img_format(target)) & IMG_FORMAT_COMPRESS);
+	rc = o->input ? img_copy_input(o->input, target, &j->copy, j->err)
+		      : img_copy(o->sources, o->source_count, target, &j->copy, j->err);
+	if (!rc && j->copy.progress && j->copy.progress(j->copy.user, j->size, j->size))
+		rc = img_fail(j->err, -ECANCELED, "interrupted");
+	return rc;
+}
+
+/* ---- A new target ---- */
+
+/*
+ * Two states of a disk may have the same samples, but not the same times: children of an image that
+ * is made anew from a changed disk must notice.
+ */
+static void mix_times(struct job *j)
+{
+	uint64_t *identity = j->create.identity;
+
+	for (size_t i = 0; i < j->o->source_count; i++) {
+		for (const struct img *img = j->o->sources[i]; img; img = img_backing(img)) {
+			identity[0] = identity[0] * UINT64_C(0x9e3779b97f4a7c15) +
+				      img_modified(img);
+			identity[1] += identity[0] >> 32;
+		}
+	}
+	identity[0] |= 1; /* 0, 0 would mean random */
+}
+
+/*
+ * The same input gives the same output: what a format makes up at creation comes from the content,
+ * and from when that was last changed.
+ */
+static int settle_identity(struct job *j)
+{
+	int rc;
+
+	if (!(img_format_features(j->create.format) & IMG_FORMAT_IDENTITY))
+		return 0;
+	if (j->o->input) {
+		img_input_identity(j->o->input, j->create.identity);
+		return 0;
+	}
+	*j->stage = IMG_CONVERT_READ;
+	rc = img_content_identity(j->o->sources, j->o->source_count, j->create.identity, j->err);
+	if (!rc) {
+		mix_times(j);
+	} else if (j->copy.salvage) { /* then they are random */
+		img_error_clear(j->err);
+		rc = 0;
+	}
+	return rc;
+}
+
+static int check_creation(const struct job *j)
+{
+	const struct img_create_options *c = &j->create;
+	int features = c->format ? img_format_features(c->format) : -ENOENT;
+
+	if (features < 0)
+		return img_fail(j->err, features, "Unknown file format '%s'",
+				c->format ? c->format : "");
+	if (c->backing_name && !(features & IMG_FORMAT_BACKING))
+		return img_fail(j->err, -ENOTSUP, "Backing file not supported for file format '%s'",
+				c->format);
+	if (c->backing_name && j->o->source_count > 1)
+		return img_fail(j->err, -EINVAL,
+				"Having a backing file for the target makes no sense when "
+				"concatenating multiple input images");
+	if (c->backing_name && !c->backing_format)
+		return img_fail(j->err, -EINVAL,
+				"Use of backing file requires explicit backing format");
+	return check_compression(j, c->format);
+}
+
+static int write_stream(struct job *j)
+{
+	const struct img_convert_options *o = j->o;
+	struct img_copy_options how = j->copy;
+
+	how.sparse_bytes = o->stream_sparse_bytes;
+	*j->stage = IMG_CONVERT_CREATE;
+	return o->input ? img_copy_input_stream(o->input, o->path, o->fd, &j->create, &how, j->err)
+			: img_copy_stream(o->sources, o->source_count, o->path, o->fd, &j->create,
+					  &how, j->err);
+}
+
+static int write_image(struct job *j)
+{
+	struct img *target;
+	int rc = img_create_begin(j->o->path, &j->create, &target, j->err), closed;
+
+	if (rc)
+		return rc;
+	rc = copy_to(j, target);
+	if (!rc) {
+		*j->stage = IMG_CONVERT_CREATE;
+		rc = img_publish(target, j->err);
+	}
+	if (!rc)
+		*j->stage = IMG_CONVERT_FINISH;
+	closed = img_close(target, rc ? NULL : j->err); /* one that was not published disappears */
+	return rc ? rc : closed;
+}
+
+static int make(struct job *j)
+{
+	int rc = check_creation(j);
+
+	j->create.size = j->size;
+	j->create.have_size = true;
+	j->copy.resize_target = true;
+	j->copy.share_backing = j->create.backing_name;
+	for (size_t i = 0; !rc && j->o->path && i < j->o->source_count; i++)
+		if (img_is_made_of(j->o->sources[i], j->o->path))
+			rc = belongs(j, j->o->path, j->o->sources[i]);
+	if (!rc)
+		rc = settle_identity(j);
+	if (rc)
+		return rc;
+	rc = write_stream(j);
+	if (rc != -ENOTSUP || !j->o->path)
+		return rc;
+	img_error_clear(j->err);
+	return write_image(j);
+}
+
+int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,
+		struct img_error *err)
+{
+	enum img_convert_stage ignored;
+	struct job j = {
+		.o = options,
+		.stage = stage ? stage : &ignored,
+		.create = options->create,
+		.copy = options->copy,
+		.err = err,
+	};
+	int rc = check_options(&j);
+
+	*j.stage = IMG_CONVERT_CHECK;
+	if (!rc)
+		rc = measure(&j);
+	if (rc)
+		return rc;
+	if (!options->target)
+		return make(&j);
+	j.copy.resize_target = false;
+	rc = check_target(&j, options->target);
+	return rc ? rc : copy_to(&j, options->target);
+}
