@@ -156,6 +156,8 @@ check-install tools callers cases interop corpus random crash repair: build-all
 	@BUILD=$(BUILD) tests/run $(@:check-%=%)
 crash-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run crash
+crash-recorded: build-all
+	@BUILD=$(BUILD) tests/run crash-recorded
 repair-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run repair
 fault: build-asan
@@ -197,7 +199,8 @@ clean:
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
 	build-fuzz build-tsan check check-unit check-asan asan check-install tools callers cases interop \
-	corpus random crash crash-full repair repair-full mutants fault race fuzz fuzz-long bench lint format clean
+	corpus random crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
+	fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.
 .SECONDARY:

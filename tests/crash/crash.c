@@ -24,6 +24,10 @@
  *	qemu=N		each Nth state is judged by qemu-img too
  *	judge=DIR	where its files are put for that; what the image is based on is there
  *	save=FILE	where to put the first state that is wrong
+ *	steps=DIR	not a workload, but what a program did: DIR/1.log, 2.log, ... are logs (see
+ *			calls.h) of what it did each time to the image, which is as before the first;
+ *			DIR/0.raw, 1.raw, ... is the disk before and after each. Each sector must be
+ *			as before or after the step, and as after it once it has ended.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -36,6 +40,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "tests/support/calls.h"
 #include "tests/support/workload.h"
 
 enum {
@@ -43,6 +48,7 @@ enum {
 	FULL_SAMPLES = 64,
 	MAX_FILES = 8, /* of an image; the first is the one that is opened */
 	MAX_RESIZES = 8,
+	MAX_STEPS = 16,
 };
 
 /* All files of an image. */
@@ -57,6 +63,12 @@ struct resized {
 	uint8_t *content;
 };
 
+/* The disk before a step; the last: after all. */
+struct step {
+	size_t begun; /* entries in the record */
+	struct flat disk;
+};
+
 static struct {
 	const char *path, *format, *save, *judge;
 	const char *name[MAX_FILES]; /* in the folder */
@@ -64,6 +76,8 @@ static struct {
 	struct workload work;
 	struct resized resized[MAX_RESIZES];
 	unsigned nresized;
+	struct step step[MAX_STEPS + 1];
+	unsigned nsteps;
 	int how;
 	struct img_record *record;
 	struct files base;     /* what is durable of the first `based` entries, which is all of them */
@@ -243,8 +257,48 @@ static int judge_resized(struct img *img, size_t cut, struct img_error *err)
 	return rc;
 }
 
+/* Is this the disk's sector at byte `at`? */
+static bool is_sector(const struct flat *disk, const uint8_t *sector, uint64_t at)
+{
+	return at + SECTOR <= disk->size && !memcmp(sector, disk->bytes + at, SECTOR);
+}
+
+static int judge_step(struct img *img, size_t cut, struct img_error *err)
+{
+	uint64_t size = img_size(img);
+	unsigned i = 0;
+	const struct flat *before, *after;
+	uint8_t *content;
+	int rc;
+
+	while (i < crash.nsteps && crash.step[i + 1].begun <= cut)
+		i++;
+	before = after = &crash.step[i].disk;
+	if (crash.step[i].begun < cut)
+		after = &crash.step[i + 1].disk;
+	if (size != before->size && size != after->size)
+		return img_fail(err, -EBADMSG,
+				"step %u: the disk has %" PRIu64 " bytes, expected %zu or %zu",
+				i + 1, size, before->size, after->size);
+	content = malloc(size);
+	if (!content)
+		abort();
+	rc = img_read(img, 0, content, size, err);
+	for (uint64_t at = 0; !rc && at < size; at += SECTOR) {
+		if (!is_sector(before, content + at, at) && !is_sector(after, content + at, at))
+			rc = img_fail(err, -EBADMSG,
+				      "step %u: sector at %" PRIu64 " begins with %02x %02x, which "
+				      "is neither what was there nor what the step makes of it",
+				      i + 1, at, content[at], content[at + 1]);
+	}
+	free(content);
+	return rc;
+}
+
 static int judge(struct img *img, size_t cut, struct img_error *err)
 {
+	if (crash.nsteps)
+		return judge_step(img, cut, err);
 	if (crash.nresized && crash.resized[0].begun <= cut)
 		return judge_resized(img, cut, err);
 	return workload_judge(&crash.work, img, cut, err);
@@ -496,6 +550,44 @@ static int record_workload(uint64_t seed, size_t count, const uint64_t *sizes, u
 	return rc ? rc : closed;
 }
 
+/* Take over what a program did: see steps=. */
+static void record_steps(const char *dir)
+{
+	struct img_storage *file[MAX_FILES] = { NULL };
+	char path[4096], *folder;
+
+	snprintf(path, sizeof(path), "%.*s",
+		 (int)(crash.name[0] - crash.path), crash.path);
+	folder = realpath(*path ? path : ".", NULL);
+	if (!folder)
+		abort();
+	crash.opens = &crash.base;
+	crash.opens_record = crash.record;
+	for (unsigned i = 0; i < crash.nfiles; i++)
+		file[i] = open_file(i, crash.name[i]);
+	crash.work.size = UINT64_MAX;
+	for (unsigned i = 0;; i++) {
+		struct step *s = &crash.step[i];
+
+		snprintf(path, sizeof(path), "%s/%u.raw", dir, i);
+		flat_load(&s->disk, path);
+		crash.work.size = min_u64(crash.work.size, s->disk.size);
+		s->begun = img_record_count(crash.record);
+		snprintf(path, sizeof(path), "%s/%u.log", dir, i + 1);
+		if (i == MAX_STEPS || access(path, R_OK))
+			break;
+		calls_replay(path, folder, crash.name, file, crash.nfiles);
+		crash.nsteps++;
+	}
+	if (!crash.nsteps || img_record_count(crash.record) == 0) {
+		fprintf(stderr, "crash: %s: no steps, or they did nothing\n", dir);
+		exit(2);
+	}
+	for (unsigned i = 0; i < crash.nfiles; i++)
+		img_storage_close(file[i]);
+	free(folder);
+}
+
 /* Entry `at` is over: what is durable by it, or lost? */
 static void passed(size_t at)
 {
@@ -557,6 +649,7 @@ int main(int argc, char **argv)
 	};
 	uint64_t sizes[MAX_RESIZES];
 	unsigned nsizes = 0;
+	const char *steps = NULL;
 
 	crash.nfiles = 1;
 	if (argc < 3) {
@@ -568,6 +661,10 @@ int main(int argc, char **argv)
 	for (int i = 3; i < argc; i++) {
 		if (!strncmp(argv[i], "save=", 5)) {
 			crash.save = argv[i] + 5;
+			continue;
+		}
+		if (!strncmp(argv[i], "steps=", 6)) {
+			steps = argv[i] + 6;
 			continue;
 		}
 		if (!strncmp(argv[i], "judge=", 6)) {
@@ -617,7 +714,9 @@ int main(int argc, char **argv)
 	crash.random ^= seed;
 	crash.record = img_record_new();
 	load_files(crash.path);
-	if (record_workload(seed, count, sizes, nsizes, err)) {
+	if (steps) {
+		record_steps(steps);
+	} else if (record_workload(seed, count, sizes, nsizes, err)) {
 		fprintf(stderr, "crash: the workload itself: %s\n", img_error_text(err));
 		return 1;
 	}
@@ -635,6 +734,8 @@ int main(int argc, char **argv)
 	}
 	for (unsigned i = 0; i < crash.nresized; i++)
 		free(crash.resized[i].content);
+	for (unsigned i = 0; i <= crash.nsteps; i++)
+		free(crash.step[i].disk.bytes);
 	img_error_free(err);
 	return crash.failures ? 1 : 0;
 }

@@ -1,0 +1,140 @@
+#!/bin/sh
+# Power cuts in the real tool: strace records what its commands do to an image, and each state that
+# a cut could have left of that is judged as in the crash suite (crash.c, steps=). The disk before and
+# after each command is what qemu-img reads from it. io_uring is denied, so that every change is a
+# call that is seen.
+#
+#   SEED=N	of the subsets (default: today's)
+#   SAMPLES=N	subsets of unsynced writes for each cut besides the full one (default: 8)
+#   QEMU=N	each Nth state is judged by qemu-img too (default: 4)
+#   tests/crash-recorded/run.sh [WORD]	only what has WORD in its name
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to judge with"; finish; }
+strace -o /dev/null true 2>/dev/null || { skip "strace cannot trace here"; finish; }
+only=$1
+seed=${SEED:-$(date +%Y%m%d)}
+cd "$work" || exit 1
+
+pattern() { yes "$1" | head -c "$2"; }
+for i in 1 2 3 4 5 6 7 8; do
+	pattern "base-$i" 65536
+	head -c 65536 /dev/zero
+done >base.raw
+mkdir judge && ln -s ../base.raw judge/
+
+# begin NAME FILES MAKE...: an image, the first of FILES, is made; what follows changes it.
+begin() {
+	name=$1 files=$2 steps=0 made=
+	shift 2
+	case $name in *"$only"*) ;; *) return ;; esac
+	rm -rf image.* image-* data.raw before steps
+	mkdir before steps
+	"$@" >make.log 2>&1 || { fail "$name: cannot be made: $(head -n 1 make.log)"; return; }
+	image=${files%% *} format=${files%% *}
+	format=${format##*.}
+	# shellcheck disable=SC2086 # words are wanted
+	cp $files before/ && see && made=1
+}
+see() { qemu-img convert -f "$format" -O raw "$image" steps/$steps.raw >see.log 2>&1; }
+
+# step COMMAND ARG...: imgtool does something.
+step() {
+	[ -n "$made" ] || return
+	steps=$((steps + 1))
+	strace -f -y -xx -s 100000000 -o steps/$steps.log -e inject=io_uring_setup:error=ENOSYS \
+		-e trace=io_uring_setup,io_submit,write,writev,pwrite64,pwritev,pwritev2,fallocate,ftruncate,truncate,fdatasync,fsync,sync_file_range,copy_file_range,sendfile,splice,link,linkat,rename,renameat,renameat2,unlink,unlinkat \
+		"$imgtool" "$@" >steps/said 2>&1
+	code=$?
+	# A check that repaired may say so by its exit code.
+	[ $code -eq 0 ] || [ "$1" = check ] || { fail "$name: imgtool $* (exit $code): $(cat steps/said)"; made=; return; }
+	see || { fail "$name: after imgtool $*: $(head -n 1 see.log)"; made=; }
+}
+
+# cut [KEY=VALUE...]: every state is judged. verdict: refuse, where some must be wrong.
+cut() {
+	[ -n "$made" ] || return
+	with=
+	for file in ${files#"$image"}; do
+		with="$with with=$file"
+	done
+	# The logs name the files where they were changed; crash reads them there.
+	for file in $files; do
+		cp "before/$file" "$file"
+	done
+	# shellcheck disable=SC2086 # words are wanted
+	${verdict:-try} "$name, seed $seed" timeout 3600 "$build/tests/crash/crash" "$work/$image" "$format" seed="$seed" \
+		steps=steps samples="${SAMPLES:-8}" qemu="${QEMU:-4}" judge="$work/judge" $with "$@" || return
+	[ -z "$VERBOSE" ] || tail -n 1 .out
+}
+
+empty() { qemu-img create -q -f qcow2 -o "$1" image.qcow2 1M; }
+filled() { qemu-img convert -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+over() { qemu-img create -q -f qcow2 -o "$1" -b base.raw -F raw image.qcow2 "$2"; }
+dirty() {
+	filled "$1" && qemu-io -f qcow2 -c "write -P 7 64k 100k" -c "write -P 8 500k 40k" -c flush -c abort image.qcow2
+	[ -f image.qcow2 ]
+}
+# The low half of an offset in the image.
+entry() { od -A n -t u4 --endian=big -j "$1" -N 4 image.qcow2 | tr -d ' '; }
+# Two L2 entries are lost, and what they named is leaked.
+leaked() {
+	filled "$1" && table=$(entry 44) && table=$(entry $((table + 4))) &&
+		dd if=/dev/zero of=image.qcow2 bs=1 seek="$table" count=16 conv=notrunc status=none
+}
+vmdk() { "$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw image.vmdk; }
+
+grow_writes() {
+	step io -f "$format" -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k" "$image"
+	step io -f "$format" -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k" "$image"
+}
+reuse() {
+	step io -f "$format" -d unmap -c "write -P 33 0 256k" -c "write -P 34 600k 100k" "$image"
+	step io -f "$format" -d unmap -c "discard 0 192k" -c flush -c "write -P 35 256k 128k" -c "discard 600k 100k" "$image"
+	step io -f "$format" -d unmap -c "write -z -u 256k 64k" -c "write -P 36 0 64k" -c "write -P 37 900k 64k" "$image"
+}
+resizes() {
+	step resize -f "$format" --shrink "$image" 300K
+	step resize -f "$format" "$image" 2M
+	step io -f "$format" -c "write -P 50 1500k 100k" "$image"
+}
+
+blind() { [ -z "$made" ] || sed -i 's/fdatasync/sync_file_range/' steps/*.log; }
+
+for options in cluster_size=4k cluster_size=512 compat=1.1 compat=0.10 extended_l2=on,cluster_size=16k; do
+	begin "qcow2 $options, growing" image.qcow2 empty $options; grow_writes; cut
+	begin "qcow2 $options, freed and used again" image.qcow2 filled $options; reuse; cut
+	begin "qcow2 $options, over a base" image.qcow2 over $options 1M; grow_writes; cut
+	begin "qcow2 $options, resized" image.qcow2 filled $options; resizes; cut
+	begin "qcow2 $options, resized over a base" image.qcow2 over $options 493K
+	step io -f qcow2 -c "write -P 40 400k 60k" image.qcow2; resizes; cut
+	# By itself a copy syncs nothing (-t unsafe).
+	begin "qcow2 $options, copied into" image.qcow2 filled $options
+	[ -z "$made" ] || { pattern copy 1048576 >source.raw; step convert -n -t writeback -f raw -O qcow2 source.raw image.qcow2; }; cut
+done
+# A tool that never syncs would be found out.
+verdict=refuse
+begin "qcow2 without syncs" image.qcow2 filled cluster_size=4k; reuse; blind; cut
+begin "vmdk without syncs" image.vmdk vmdk monolithicSparse; reuse; blind; cut
+verdict=
+
+begin "qcow2, packed" image.qcow2 empty cluster_size=4k
+step io -f qcow2 -c "write -c -P 60 0 64k" -c "write -c -P 61 256k 4k" image.qcow2
+step io -f qcow2 -c "write -P 62 4k 6k" -c "write -c -P 63 512k 32k" image.qcow2
+cut
+begin "qcow2, leaks repaired" image.qcow2 leaked cluster_size=4k; step check -r leaks image.qcow2; cut
+begin "qcow2, refcounts repaired" image.qcow2 dirty lazy_refcounts=on,cluster_size=4k; step check -r all image.qcow2; cut lazy=1
+
+for options in cluster_size=4k compat=1.1 cluster_size=4k,data_file_raw=on; do
+	begin "qcow2 $options, data file, growing" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; grow_writes; cut
+	begin "qcow2 $options, data file, freed and used again" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; reuse; cut
+	begin "qcow2 $options, data file, resized" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; grow_writes; resizes; cut
+done
+
+begin "vmdk, growing" image.vmdk vmdk monolithicSparse; grow_writes; cut
+begin "vmdk, freed and used again" image.vmdk vmdk monolithicSparse; reuse; cut
+begin "vmdk split, growing" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; grow_writes; cut
+begin "vmdk split, freed and used again" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; reuse; cut
+begin "vmdk flat, growing" "image.vmdk image-flat.vmdk" vmdk monolithicFlat; grow_writes; cut
+begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
+finish
