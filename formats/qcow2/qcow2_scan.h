@@ -138,9 +138,9 @@ uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster);
 /* Mend an L2 entry without changing what the guest sees; false: it is left as it is. */
 bool qcow2_mended_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap);
 
-/* Where room past all that is used or referred to begins; what is left there is not looked at. */
+/* Where room behind the end of the file begins. */
 uint64_t qcow2_room_at_end(const struct qcow2_scan *s);
-/* Can n clusters from first on be? -ENOSPC. */
+/* Can n clusters from first on be? -ENOSPC; -EUCLEAN: something lost would come to lie in the file. */
 int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err);
 /* Give guest data that lies in tables a place of its own. */
 int qcow2_move_data(struct qcow2_scan *s, struct img_error *err);
