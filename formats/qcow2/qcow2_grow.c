@@ -453,7 +453,7 @@ int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err)
 	return 0;
 }
 
-static int may_resize(const struct img *img, struct img_error *err)
+int qcow2_may_resize(const struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 
@@ -472,7 +472,7 @@ int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_refs refs = { .img = img };
-	int rc = may_resize(img, err);
+	int rc = qcow2_may_resize(img, err);
 
 	if (!rc && q->raw_data_file && q->data_file->size < img->size)
 		rc = img_fail(err, -EUCLEAN,
@@ -489,30 +489,12 @@ int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 	return rc;
 }
 
-int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
+int qcow2_grow_disk(struct qcow2_refs *r, uint64_t old, uint64_t size, enum img_preallocate how,
+		    struct img_error *err)
 {
-	const struct qcow2 *q = img->state;
-	struct qcow2_refs refs = { .img = img };
-	uint64_t old = align_down_u64(q->header.size, 512);
-	int rc = may_resize(img, err);
+	int rc = grow_data_file(r->img, old, size, how, err);
 
-	if (rc)
-		return rc;
-	if (size <= old && how != IMG_PREALLOCATE_OFF)
-		return img_fail(err, -EINVAL,
-				"%s: Preallocation can't be used for shrinking an image",
-				img->name);
-	if (size > old) {
-		rc = grow_data_file(img, old, size, how, err);
-		if (!rc && how != IMG_PREALLOCATE_OFF)
-			rc = fill_new(&refs, old, size, how, err);
-		if (!rc)
-			rc = qcow2_write_size(img, size, err);
-	} else if (size < img->size) {
-		rc = qcow2_shrink(&refs, size, err);
-	}
-	if (!rc)
-		rc = qcow2_refs_flush(&refs, err);
-	qcow2_refs_end(&refs);
-	return rc;
+	if (!rc && how != IMG_PREALLOCATE_OFF)
+		rc = fill_new(r, old, size, how, err);
+	return rc ? rc : qcow2_write_size(r->img, size, err);
 }

@@ -18,32 +18,6 @@ enum {
 
 /* ---- Room ---- */
 
-uint64_t qcow2_room_at_end(const struct qcow2_scan *s)
-{
-	return s->clusters;
-}
-
-int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err)
-{
-	struct img_storage *file = s->img->file;
-	uint64_t end;
-
-	if (add_u64(first, n, &end) && end <= (UINT64_C(1) << 56) >> s->geometry.cluster_bits &&
-	    !(file->device && end > file->size >> s->geometry.cluster_bits)) {
-		/* A longer file would hold what is lost, as zeroes. */
-		if (end <= s->clusters || end <= s->lost_from >> s->geometry.cluster_bits)
-			return 0;
-		return img_fail(err, -EUCLEAN,
-				"%s: the file was cut short at %" PRIu64
-				": the repair needs room behind that, where what is lost would read "
-				"as zeroes; that loss has to be accepted",
-				file->name, s->file_bytes);
-	}
-	return img_fail(err, -ENOSPC,
-			"%s: no room for %" PRIu64 " clusters in a row, which the repair needs",
-			file->name, n);
-}
-
 /* n free clusters in a row, which may lie past the end of the file. -ENOSPC. */
 static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first,
 		     struct img_error *err)

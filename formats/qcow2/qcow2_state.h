@@ -223,7 +223,11 @@ int qcow2_write_meta(struct img *img, uint64_t off, const void *bytes, size_t le
 
 int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 int qcow2_extend(struct img *img, uint64_t size, struct img_error *err);
-int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
+/* Can the image be given another size at all? -ENOTSUP, -EINVAL. */
+int qcow2_may_resize(const struct img *img, struct img_error *err);
+/* After extend(): room for [old, size) as `how` says, and the size, durably. */
+int qcow2_grow_disk(struct qcow2_refs *r, uint64_t old, uint64_t size, enum img_preallocate how,
+		    struct img_error *err);
 
 /* Read L1 entries [first, first + n) to out, in host order. */
 int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
@@ -232,6 +236,10 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err);
 /* Write the disk's size to the header, durably, and to img. */
 int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err);
+
+/* ---- qcow2_resize.c ---- */
+
+int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
 
 /* ---- qcow2_shrink.c ---- */
 

@@ -108,39 +108,28 @@ static const struct img_storage_ops image_ops = {
 	.close = image_close,
 };
 
-int img_image_storage(const struct img_node *node, unsigned flags,
-		      const struct img_secrets *secrets, struct img_storage **out,
-		      struct img_error *err)
+int img_image_storage(struct img *img, struct img_storage **out, struct img_error *err)
 {
-	struct img_open_options options = {
-		.secrets = secrets,
-		.flags = (flags & IMG_STORAGE_WRITE ? IMG_OPEN_WRITE : 0u) |
-			 (flags & IMG_STORAGE_SHARE ? IMG_OPEN_SHARE : 0u) |
-			 (flags & IMG_STORAGE_DIRECT ? IMG_OPEN_DIRECT : 0u) |
-			 (flags & IMG_STORAGE_TRY_DIRECT ? IMG_OPEN_TRY_DIRECT : 0u) |
-			 (flags & IMG_STORAGE_NO_LOCK ? IMG_OPEN_NO_LOCK : 0u),
-	};
 	struct image_storage *s = calloc(1, sizeof(*s));
-	int rc = s ? img_open_node(node, &options, &s->img, err)
-		   : img_fail(err, -ENOMEM, "out of memory");
 
-	if (rc) {
-		free(s);
-		return rc;
+	if (!s) {
+		img_close(img, NULL);
+		return img_fail(err, -ENOMEM, "out of memory");
 	}
+	s->img = img;
 	s->base.ops = &image_ops;
-	s->base.name = strdup(s->img->name);
-	if (s->img->file->identity)
-		s->base.identity = strdup(s->img->file->identity);
-	if (!s->base.name || (s->img->file->identity && !s->base.identity)) {
+	s->base.name = strdup(img->name);
+	if (img->file->identity)
+		s->base.identity = strdup(img->file->identity);
+	if (!s->base.name || (img->file->identity && !s->base.identity)) {
 		image_close(&s->base);
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
-	s->base.writable = s->img->writable;
+	s->base.writable = img->writable;
 	s->base.device = true;
 	s->base.io_align = 1;
 	s->base.mem_align = 1;
-	atomic_init(&s->base.size, s->img->size);
+	atomic_init(&s->base.size, img->size);
 	*out = &s->base;
 	return 0;
 }

@@ -4,14 +4,11 @@
 #ifndef LIBIMG_IMAGE_IMAGE_STORAGE_H
 #define LIBIMG_IMAGE_IMAGE_STORAGE_H
 
-#include "libimg/image/node.h"
 #include "libimg/storage/storage.h"
 
-struct img_secrets;
+struct img;
 
-/* Open the image that node describes as a storage. flags: IMG_STORAGE_*. Errors as img_open_node(). */
-int img_image_storage(const struct img_node *node, unsigned flags,
-		      const struct img_secrets *secrets, struct img_storage **out,
-		      struct img_error *err);
+/* img, which belongs to the storage from now on, also on failure. -ENOMEM. */
+int img_image_storage(struct img *img, struct img_storage **out, struct img_error *err);
 
 #endif

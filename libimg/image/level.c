@@ -7,7 +7,6 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/options.h"
-#include "libimg/image/image_storage.h"
 #include "libimg/storage/module.h"
 
 /* ---- Keys that every node may have ---- */
@@ -262,12 +261,7 @@ int img_level_read(const struct img_node *node, struct img_level *out, struct im
 
 /* ---- What lies under it ---- */
 
-struct opening {
-	unsigned flags;
-	const struct img_secrets *secrets;
-};
-
-static int open_node(const struct img_node *node, const struct opening *o,
+static int open_node(const struct img_node *node, const struct img_node_opening *o,
 		     struct img_storage **out, struct img_error *err);
 
 /* The driver of a node that need not say it: a file. NULL: said, with the reason. */
@@ -336,7 +330,7 @@ static struct img_module_item *module_items(const struct img_module *m, const st
 }
 
 static int open_module(const struct img_module *m, const struct img_node *node,
-		       const struct opening *o, struct img_storage **out, struct img_error *err)
+		       const struct img_node_opening *o, struct img_storage **out, struct img_error *err)
 {
 	const struct img_node *inner = node->child[IMG_NODE_IMAGE] ? node->child[IMG_NODE_IMAGE]
 								   : node->child[IMG_NODE_FILE];
@@ -391,7 +385,7 @@ static int parse_window(const struct img_node *node, uint64_t *start, uint64_t *
 }
 
 /* A node of the plain format: what lies under it, or a range of that. */
-static int open_window(const struct img_node *node, const struct opening *o,
+static int open_window(const struct img_node *node, const struct img_node_opening *o,
 		       struct img_storage **out, struct img_error *err)
 {
 	uint64_t start = 0, room = UINT64_MAX;
@@ -415,7 +409,7 @@ static int open_window(const struct img_node *node, const struct opening *o,
 }
 
 /* True recursion: as deep as a tree of nodes can be. */
-static int open_node(const struct img_node *node, const struct opening *o,
+static int open_node(const struct img_node *node, const struct img_node_opening *o,
 		     struct img_storage **out, struct img_error *err)
 {
 	const char *driver = driver_of(node, err);
@@ -430,16 +424,13 @@ static int open_node(const struct img_node *node, const struct opening *o,
 		return open_window(node, o, out, err);
 	if (!img_driver_named(driver))
 		return img_fail(err, -ENOTSUP, "Unknown driver '%s'", driver);
-	return img_image_storage(node, o->flags, o->secrets, out, err);
+	return o->image(node, o, out, err);
 }
 
-int img_node_open_storage(const struct img_node *node, unsigned flags,
-			  const struct img_secrets *secrets, struct img_storage **out,
-			  struct img_error *err)
+int img_node_open_storage(const struct img_node *node, const struct img_node_opening *o,
+			  struct img_storage **out, struct img_error *err)
 {
-	const struct opening o = { .flags = flags, .secrets = secrets };
-
-	return open_node(node, &o, out, err);
+	return open_node(node, o, out, err);
 }
 
 char *img_node_identify(const struct img_node *node)

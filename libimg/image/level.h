@@ -26,13 +26,21 @@ struct img_level {
 /* -EINVAL: keys that do not belong there, values that are none of theirs; the sentence names them. */
 int img_level_read(const struct img_node *node, struct img_level *out, struct img_error *err);
 
+/* How to open a node under an image. */
+struct img_node_opening {
+	unsigned flags; /* IMG_STORAGE_* */
+	const struct img_secrets *secrets;
+	/* Open an image whose guest bytes are taken for a file. */
+	int (*image)(const struct img_node *node, const struct img_node_opening *o,
+		     struct img_storage **out, struct img_error *err);
+};
+
 /*
  * Open what a level's file (or data_file) says: a module's storage, a filter or a window over
- * another, or an image whose guest bytes are taken for a file. flags: IMG_STORAGE_*.
+ * another, or an image inside another's disk.
  */
-int img_node_open_storage(const struct img_node *node, unsigned flags,
-			  const struct img_secrets *secrets, struct img_storage **out,
-			  struct img_error *err);
+int img_node_open_storage(const struct img_node *node, const struct img_node_opening *o,
+			  struct img_storage **out, struct img_error *err);
 
 /*
  * Whose bytes that would be, before it is opened: struct img_storage's identity, without windows.

@@ -10,6 +10,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/image_storage.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/level.h"
 
@@ -104,6 +105,35 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	return rc;
 }
 
+/* An image inside another's disk: opened like any other, and taken for a file. */
+static int open_image_inside(const struct img_node *node, const struct img_node_opening *o,
+			     struct img_storage **out, struct img_error *err)
+{
+	const struct img_open_options options = {
+		.secrets = o->secrets,
+		.flags = (o->flags & IMG_STORAGE_WRITE ? IMG_OPEN_WRITE : 0u) |
+			 (o->flags & IMG_STORAGE_SHARE ? IMG_OPEN_SHARE : 0u) |
+			 (o->flags & IMG_STORAGE_DIRECT ? IMG_OPEN_DIRECT : 0u) |
+			 (o->flags & IMG_STORAGE_TRY_DIRECT ? IMG_OPEN_TRY_DIRECT : 0u) |
+			 (o->flags & IMG_STORAGE_NO_LOCK ? IMG_OPEN_NO_LOCK : 0u),
+	};
+	struct img *img;
+	int rc = img_open_node(node, &options, &img, err);
+
+	return rc ? rc : img_image_storage(img, out, err);
+}
+
+static int open_node(const struct img_node *node, unsigned flags,
+		     const struct img_secrets *secrets, struct img_storage **out,
+		     struct img_error *err)
+{
+	const struct img_node_opening o = { .flags = flags,
+					    .secrets = secrets,
+					    .image = open_image_inside };
+
+	return img_node_open_storage(node, &o, out, err);
+}
+
 /* What the user describes, unless that is what img is made of already. what: for messages. */
 static int open_described(const struct img *img, const struct img_node *node, unsigned flags,
 			  const struct img_secrets *secrets, bool *loop, struct img_storage **out,
@@ -118,7 +148,7 @@ static int open_described(const struct img *img, const struct img_node *node, un
 	free(identity);
 	if (*loop)
 		return -ELOOP;
-	rc = img_node_open_storage(node, flags, secrets, &storage, err);
+	rc = open_node(node, flags, secrets, &storage, err);
 	if (rc)
 		return rc;
 	*loop = img && img_place_shares(img, storage);
@@ -491,10 +521,10 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 		rc = settle(&way, name_of(way.level.file), err);
 	if (rc)
 		return rc;
-	rc = img_node_open_storage(way.level.file,
-				   img_storage_flags(way.flags) |
-					   (way.flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
-				   way.options->secrets, &storage, err);
+	rc = open_node(way.level.file,
+		       img_storage_flags(way.flags) |
+			       (way.flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
+		       way.options->secrets, &storage, err);
 	return rc ? rc : open_top(storage, storage->name, &way, out, err);
 }
 
@@ -530,4 +560,18 @@ int img_open_storage(struct img_storage *storage, const char *name,
 		return rc;
 	}
 	return open_top(storage, name, &way, out, err);
+}
+
+bool img_is_made_of(const struct img *img, const char *name)
+{
+	struct img_node *node = NULL;
+	char *identity = NULL;
+	bool is = false;
+
+	if (!img_node_parse_name(name, &node, NULL) && node->child[IMG_NODE_FILE])
+		identity = img_node_identify(node->child[IMG_NODE_FILE]);
+	is = img_place_has(img, identity, true);
+	free(identity);
+	img_node_free(node);
+	return is;
 }

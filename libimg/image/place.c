@@ -149,20 +149,6 @@ bool img_place_is_same(const struct img *a, const struct img *b)
 	return !a && !b;
 }
 
-bool img_is_made_of(const struct img *img, const char *name)
-{
-	struct img_node *node = NULL;
-	char *identity = NULL;
-	bool is = false;
-
-	if (!img_node_parse_name(name, &node, NULL) && node->child[IMG_NODE_FILE])
-		identity = img_node_identify(node->child[IMG_NODE_FILE]);
-	is = img_place_has(img, identity, true);
-	free(identity);
-	img_node_free(node);
-	return is;
-}
-
 /* ---- Closing ---- */
 
 static int close_one(struct img *img, struct img_error *err)

@@ -1,6 +1,7 @@
 /*
  * Files and block devices: opening, size, holes. Requests are in file_io.c.
  */
+#include "libimg/storage/ioq_private.h"
 #include "libimg/storage/posix_file.h"
 
 #include <errno.h>
@@ -212,10 +213,32 @@ static void file_set_attributes(struct img_storage *s, const struct img_file_att
 		img_file_set_attributes(f->fd, a);
 }
 
+static bool is_kept_back(const struct img_file *f, enum img_io_op op, uint64_t off)
+{
+	return f->unfinished && img_file_unfinished_takes(f, op, off);
+}
+
+static int file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		   uint64_t off, uint64_t len)
+{
+	struct img_file *f = img_file_of(s);
+
+	return is_kept_back(f, op, off) ? img_file_unfinished_io(f, op, iov, iovcnt, off, len)
+					: img_file_io(f, op, iov, iovcnt, off, len);
+}
+
+static void file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	if (is_kept_back(img_file_of(s), io->op, io->off))
+		img_ioq_offload(q, io); /* to file_io() */
+	else
+		img_file_submit(s, q, io);
+}
+
 static const struct img_storage_ops file_ops = {
-	.submit = img_file_submit,
+	.submit = file_submit,
 	.landed = img_file_landed,
-	.io = img_file_io,
+	.io = file_io,
 	.resize = file_resize,
 	.extent = file_extent,
 	.allocated = file_allocated,

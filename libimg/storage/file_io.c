@@ -362,8 +362,8 @@ static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64
 	return rc;
 }
 
-int img_file_io_on_disk(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
-			uint64_t off, uint64_t len)
+int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		uint64_t off, uint64_t len)
 {
 	switch (op) {
 	case IMG_IO_READ:
@@ -377,16 +377,6 @@ int img_file_io_on_disk(struct img_file *f, enum img_io_op op, const struct iove
 		return file_sync(f);
 	}
 	return -EINVAL;
-}
-
-int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		uint64_t off, uint64_t len)
-{
-	struct img_file *f = img_file_of(s);
-
-	if (f->unfinished && img_file_unfinished_takes(f, op, off))
-		return img_file_unfinished_io(f, op, iov, iovcnt, off, len);
-	return img_file_io_on_disk(f, op, iov, iovcnt, off, len);
 }
 
 /* ---- Asynchronous ---- */
@@ -546,10 +536,9 @@ static bool ring_zero(struct img_file *f, struct img_io *io)
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
 	struct img_file *f = img_file_of(s);
-	bool kept = f->unfinished && img_file_unfinished_takes(f, io->op, io->off);
 	bool taken = false;
 
-	if (img_ioq_kind(q) == IMG_IOQ_URING && !kept) {
+	if (img_ioq_kind(q) == IMG_IOQ_URING) {
 		switch (io->op) {
 		case IMG_IO_READ:
 		case IMG_IO_WRITE:

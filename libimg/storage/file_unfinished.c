@@ -157,12 +157,12 @@ static int rest_io(struct img_file *f, enum img_io_op op, const struct img_curso
 	int rc, n;
 
 	if (op != IMG_IO_READ && op != IMG_IO_WRITE)
-		return img_file_io_on_disk(f, op, NULL, 0, off, len);
+		return img_file_io(f, op, NULL, 0, off, len);
 	iov = calloc((size_t)c->iovcnt, sizeof(*iov));
 	if (!iov)
 		return -ENOMEM;
 	n = img_cursor_window(c, iov, c->iovcnt);
-	rc = img_file_io_on_disk(f, op, iov, n, off, len);
+	rc = img_file_io(f, op, iov, n, off, len);
 	free(iov);
 	return rc;
 }

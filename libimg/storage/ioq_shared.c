@@ -57,8 +57,8 @@ static void run_worker(struct img_work *work)
 		struct img_storage *s = io->storage;
 
 		pthread_mutex_unlock(&q->lock);
-		io->rc = img_storage_io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
-					io->len - io->transferred);
+		io->rc = s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
+				    io->len - io->transferred);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
 		signal_event(q);

@@ -8,7 +8,7 @@ static struct img_nbd_library library;
 static const char *missing; /* a function that the library lacks; NULL: it is complete */
 static bool loaded;
 
-static void load(void)
+static void load_library(void)
 {
 	void *handle = dlopen("libnbd.so.0", RTLD_NOW | RTLD_LOCAL);
 
@@ -34,7 +34,7 @@ int img_nbd_library(const struct img_nbd_library **out, struct img_error *err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	pthread_once(&once, load);
+	pthread_once(&once, load_library);
 	if (!loaded)
 		return img_fail(err, -ENOPKG, "NBD needs libnbd (libnbd.so.0), which is not installed");
 	if (missing)

@@ -66,11 +66,9 @@ bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size);
 
 /* ---- file_io.c ---- */
 
-int img_file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+/* Of a file that is not unfinished, or what of it is not kept back. */
+int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		uint64_t off, uint64_t len);
-/* The same past what is kept back of an unfinished file. */
-int img_file_io_on_disk(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
-			uint64_t off, uint64_t len);
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 void img_file_landed(struct img_storage *s, struct img_io *io, int res);
 /* Write zeroes over [off, off + len), for want of better. */
