@@ -70,8 +70,7 @@ static void ask(const struct img_gate *gate, const char *name, const char *below
 	if (strncmp(path, below, strlen(below)) || !strncmp(path, "/proc/", 6))
 		abort();
 	close(file.fd);
-	free(file.path);
-	free(file.format);
+	img_gate_file_free(&file);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)

@@ -145,9 +145,17 @@ static int reference(struct img_opening *o, const char *name, const char *what,
 	return img_storage_memory(name, 1 << 20, 1 << 20, out);
 }
 
+static int data_file(struct img_opening *o, const char *stored, struct img_storage **out,
+		     struct img_error *err)
+{
+	return reference(o, stored ? stored : "data", "data file", out, err);
+}
+
 static void fuzz_image(const uint8_t *bytes, size_t len)
 {
-	struct img_opening o = { .for_check = true, .reference = reference };
+	struct img_opening o = { .for_check = true,
+				 .reference = reference,
+				 .data_file = data_file };
 	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
 	struct img_check check = { 0 }, mended = { .repair = IMG_REPAIR_ALL }, after = { 0 };
 	struct img img = { .driver = &qcow2_driver, .name = strdup("fuzz"), .writable = true };

@@ -1,8 +1,9 @@
-/* libnbd, loaded when the first NBD export is opened. */
+#include "libimg/storage/nbd_library.h"
+
 #include <dlfcn.h>
 #include <errno.h>
-
-#include "libimg/storage/nbd.h"
+#include <pthread.h>
+#include <stdbool.h>
 
 static struct img_nbd_library library;
 static const char *missing; /* a function that the library lacks; NULL: it is complete */
