@@ -527,5 +527,5 @@ int img_copy_input_stream(struct img_input *in, const char *path, int fd,
 		o->progress(o->user, j.source->size, j.source->size);
 	img_seen_free(&j.seen);
 	img_stream_free(s);
-	return rc;
+	return rc == -ENOTSUP ? -EIO : rc; /* that one says that nothing was begun */
 }

@@ -203,5 +203,5 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
 	if (!rc && o->progress)
 		o->progress(o->user, j.sources.size, j.sources.size);
 	img_stream_free(s);
-	return rc;
+	return rc == -ENOTSUP ? -EIO : rc; /* that one says that nothing was begun */
 }
