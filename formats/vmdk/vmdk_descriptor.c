@@ -45,6 +45,11 @@ static bool is_blank(char c)
 	return c == ' ' || c == '\t';
 }
 
+static bool is_line_end(char c)
+{
+	return c == '\n' || c == '\r';
+}
+
 static struct vmdk_text trim(struct vmdk_text t)
 {
 	while (t.len && is_blank(t.at[0])) {
@@ -103,7 +108,7 @@ static bool next_line(const char *text, size_t len, size_t *at, struct vmdk_text
 
 	if (end >= len || !text[end])
 		return false;
-	while (end < len && text[end] && text[end] != '\n' && text[end] != '\r')
+	while (end < len && text[end] && !is_line_end(text[end]))
 		end++;
 	*line = trim((struct vmdk_text){ text + *at, end - *at });
 	if (end + 1 < len && text[end] == '\r' && text[end + 1] == '\n')
@@ -465,6 +470,14 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 	return 0;
 }
 
+/* Comments, too, tell how far the text goes. */
+static void take_title(struct vmdk_text line, struct vmdk_descriptor *d)
+{
+	d->extents_title |= text_begins(line, "# Extent description");
+	d->database |= text_begins(line, "# The Disk Data Base") || text_begins(line, "#DDB") ||
+		       text_begins(line, "ddb.");
+}
+
 int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *out,
 			  struct img_error *err)
 {
@@ -479,6 +492,8 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 
 		extent.number = ++number;
 
+		d.line_cut = !is_line_end(text[at - 1]);
+		take_title(line, &d);
 		if (!line.len || line.at[0] == '#')
 			continue;
 		if (!extent_access(line, &extent.access)) {

@@ -43,8 +43,11 @@ struct vmdk_descriptor {
 	struct vmdk_text uuid_parent;
 	struct vmdk_text uuid_modification; /* changes with the disk's content */
 	bool encrypted;
-	size_t extents;	  /* lines that vmdk_next_extent() gives */
-	uint64_t sectors; /* their sum; its bytes fit an int64_t */
+	bool extents_title; /* has the comment that programs put before the extent lines */
+	bool database;	    /* has the part behind the extent lines: its title, or a key of it */
+	bool line_cut;	    /* the last line has no end */
+	size_t extents;	    /* lines that vmdk_next_extent() gives */
+	uint64_t sectors;   /* their sum; its bytes fit an int64_t */
 };
 
 enum vmdk_access {

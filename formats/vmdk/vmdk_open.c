@@ -522,6 +522,26 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 	free(vmdk);
 }
 
+/* A descriptor that is a file of its own may be cut short anywhere. */
+static int check_whole(struct img *img, const struct vmdk_descriptor *d, struct img_error *err)
+{
+	/* An empty disk may have no extents. */
+	if (!d->extents && (!d->create_type.at || !d->database))
+		return img_fail(err, -EUCLEAN,
+				"%s: descriptor: found no extent line, allowed none only between a "
+				"createType and the disk data base (#DDB) of an empty disk: was it cut "
+				"short?",
+				img->name);
+	/* Written by hand it may end here; what a program wrote does not. */
+	if (!d->database && (d->line_cut || d->extents_title) &&
+	    asprintf(&img->warning,
+		     "%s: the descriptor ends %s, before the disk data base (#DDB): if it was cut "
+		     "short, extents may be missing",
+		     img->name, d->line_cut ? "inside a line" : "after its extents") < 0)
+		return img_fail(err, -ENOMEM, "out of memory");
+	return 0;
+}
+
 /* A file that begins with a descriptor's text. */
 static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_t len,
 		     bool embedded, struct img_error *err)
@@ -531,7 +551,9 @@ static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_
 
 	if (rc)
 		return img_error_prefix(err, rc, "%s", img->name);
-	rc = take_keys(img, vmdk, &d, err);
+	rc = vmdk->file_count ? 0 : check_whole(img, &d, err);
+	if (!rc)
+		rc = take_keys(img, vmdk, &d, err);
 	if (!rc)
 		rc = take_lines(img, vmdk, text, len, d.extents, embedded, err);
 	return rc;

@@ -244,6 +244,65 @@ Test(vmdk_parts, text_that_is_nearly_a_descriptor)
 	img_error_free(err);
 }
 
+/*
+ * A descriptor of which the end is missing: no disk, or a warning. Each length from where it is
+ * known to be a descriptor.
+ */
+Test(vmdk_parts, descriptors_cut_short)
+{
+	static const char *const subformats[] = { "monolithicFlat", "twoGbMaxExtentFlat",
+						  "twoGbMaxExtentSparse" };
+	struct img_open_options options = { .format = "vmdk" };
+	struct img_error *err = img_error_new();
+	static uint8_t text[2048];
+	struct img *img;
+	struct bench b;
+
+	start(&b);
+	for (size_t i = 0; i < 3; i++)
+		for (int size = 0; size < 2; size++) {
+			char option[64];
+			size_t whole, names, database;
+
+			snprintf(option, sizeof(option), "subformat=%s", subformats[i]);
+			must_make(b.image, size ? UINT64_C(3) << 30 : 0, option, NULL);
+			whole = size_of(b.image);
+			cr_assert(whole < sizeof(text));
+			read_at(b.image, 0, text, whole);
+			text[whole] = 0;
+			database = (size_t)(strstr((char *)text, "# The Disk Data Base") - (char *)text) +
+				   strlen("# The Disk Data Base");
+			names = size ? (size_t)(strchr(strstr((char *)text, "RW "), '\n') - (char *)text)
+				     : database;
+			for (size_t n = strlen("# Disk DescriptorFile"); n <= whole; n++) {
+				int rc;
+
+				write_file(&b, "image.vmdk", text, n, 0);
+				rc = img_open(b.image, &options, &img, err);
+				/* The offset of a flat extent may be left out: it is 0. */
+				if (n + 2 < names || (n < names && i == 2))
+					cr_assert(rc, "%s, %zu", option, n);
+				if (n >= database && text[n - 1] == '\n')
+					cr_assert_eq(rc, 0, "%s, %zu: %s", option, n,
+						     img_error_text(err));
+				if (!rc && n < database)
+					cr_assert(img_warning(img), "%s, %zu", option, n);
+				if (!rc && n == whole)
+					cr_assert_null(img_warning(img));
+				if (!rc)
+					close_image(img);
+			}
+			run(&b, "rm -f image*");
+		}
+	/* By hand. */
+	write_file(&b, "image.vmdk", "# Disk DescriptorFile\nversion=1\nRW 8 ZERO\n", 43, 0);
+	img = open_image(b.image, 0);
+	cr_assert_null(img_warning(img));
+	close_image(img);
+	img_error_free(err);
+	finish(&b);
+}
+
 /* A file that ends inside a sector: the rest of it reads as zeroes. */
 Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
 {
