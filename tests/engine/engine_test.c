@@ -682,7 +682,7 @@ static void write_together(struct img *img, size_t n, const struct iovec *part, 
 		submit(q, img, IMG_REQUEST_WRITE, off[i], &iov[i], &got);
 	}
 	finish_all(q);
-	cr_assert_eq(got.n, n);
+	cr_assert_eq(got.n, (int)n);
 	cr_assert_eq(got.rc, 0);
 	img_engine_queue_free(q);
 }
