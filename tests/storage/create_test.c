@@ -263,9 +263,9 @@ Test(create, in_place_content)
 				cr_assert_eq(img_storage_write(s, 0, data, sizes[n], NULL), 0);
 			publish(s);
 			cr_assert_eq(stat(in_folder("f"), &st), 0);
-			cr_assert_eq(st.st_size, sizes[n]);
+			cr_assert_eq((size_t)st.st_size, sizes[n]);
 			if (how != IMG_PREALLOCATE_OFF)
-				cr_assert_geq(st.st_blocks * 512, sizes[n]);
+				cr_assert_geq((size_t)st.st_blocks * 512, sizes[n]);
 			cr_assert_eq(img_storage_read(s, 0, back, sizeof(back), NULL), 0);
 			for (size_t i = 0; i < sizeof(back); i++)
 				cr_assert_eq(back[i], i < sizes[n] && !how ? data[i] : 0);

@@ -591,7 +591,7 @@ static void *make_and_sleep(void *arg)
 Test(ioq, who_made_a_queue_is_left_alone)
 {
 	static struct poster p;
-	struct maker m = { 0 };
+	struct maker m = { .stop = false };
 	pthread_t maker, poster;
 
 	pthread_create(&maker, NULL, make_and_sleep, &m);

@@ -212,7 +212,7 @@ static struct task *task_of(struct calls *c, unsigned long id)
 static void take_line(struct calls *c, const char *line)
 {
 	static const char unfinished[] = " <unfinished ...>", resumed[] = " resumed>";
-	char *call, *stop;
+	char *call = NULL, *stop;
 	struct task *t = task_of(c, strtoul(line, &stop, 10));
 
 	line = stop + strspn(stop, " ");
