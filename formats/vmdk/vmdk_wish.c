@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
@@ -38,6 +39,9 @@ int vmdk_wish_make(const struct img_creating *c, struct vmdk_wish *w, struct img
 	const struct img_options *o = c->options;
 	const char *subformat = img_options_string(o, "subformat");
 	const char *base = vmdk_base_name(c->name), *dot = strrchr(base, '.');
+	size_t stem_len = dot ? (size_t)(dot - base) : strlen(base);
+	/* In a descriptor these are no part of a file's name, but tell that one follows. */
+	bool prefixed = !strncasecmp(base, "file:", 5) || !strncasecmp(base, "json:", 5);
 
 	*w = (struct vmdk_wish){
 		.create_type = subformat ? subformat : "monolithicSparse",
@@ -45,10 +49,11 @@ int vmdk_wish_make(const struct img_creating *c, struct vmdk_wish *w, struct img
 		.hardware = img_options_string(o, "hwversion"),
 		.tools = img_options_string(o, "toolsversion"),
 		.zeroed_grains = img_options_bool(o, "zeroed_grain"),
-		.stem = dot ? strndup(base, (size_t)(dot - base)) : strdup(base),
 		.suffix = strdup(dot ? dot : ""),
 		.extents = c->size ? 1 : 0,
 	};
+	if (asprintf(&w->stem, "%s%.*s", prefixed ? "./" : "", (int)stem_len, base) < 0)
+		w->stem = NULL;
 	if (!w->stem || !w->suffix) {
 		vmdk_wish_clear(w);
 		return img_fail(err, -ENOMEM, "out of memory");

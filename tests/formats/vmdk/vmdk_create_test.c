@@ -233,6 +233,28 @@ Test(vmdk_create, colons_in_names)
 	img_error_free(err);
 }
 
+/* A name that looks as if it led to another file, as the image's own. */
+Test(vmdk_create, prefixes_in_names)
+{
+	static const char *const kinds[] = { "monolithicSparse", "monolithicFlat",
+					     "twoGbMaxExtentSparse", "twoGbMaxExtentFlat" };
+	struct bench b;
+	char path[192], option[64];
+
+	start(&b);
+	for (size_t i = 0; i < 8; i++) {
+		const char *prefix = i < 4 ? "file" : "json";
+
+		snprintf(path, sizeof(path), "%s/%s:%zu.vmdk", b.dir, prefix, i);
+		snprintf(option, sizeof(option), "subformat=%s", kinds[i % 4]);
+		must_make(path, 1 << 20, option, NULL);
+		free(read_all(path, 1 << 20));
+		if (have_qemu())
+			run(&b, "qemu-img convert -O raw -f vmdk ./%s:%zu.vmdk q.raw", prefix, i);
+	}
+	finish(&b);
+}
+
 Test(vmdk_create, refusals)
 {
 	refused("a", 1 << 20, "subformat=vmfs", NULL, "subformat");
