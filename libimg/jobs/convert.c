@@ -91,6 +91,12 @@ static int check_target(const struct job *j, const struct img *target)
 		return img_fail(j->err, -ENOSPC, "%s: %llu bytes do not fit in %llu",
 				img_name(target), (unsigned long long)j->size,
 				(unsigned long long)img_size(target));
+	if (j->create.compress && (img_format_features(img_format(target)) & IMG_FORMAT_COMPRESS) &&
+	    !target->compress_codec)
+		return img_fail(j->err, -ENOTSUP,
+				"%s: Compression not supported: what the guest has lies in a data file, "
+				"which cannot hold compressed clusters",
+				img_name(target));
 	return check_compression(j, img_format(target));
 }
 
