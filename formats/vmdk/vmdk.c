@@ -302,7 +302,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 
 	off -= x->guest_off;
 	if (vmdk->salvage && x->kind == VMDK_EXTENT_FLAT) {
-		has = round_up_u64(f->storage->size, VMDK_SECTOR);
+		has = vmdk_flat_end(vmdk, x);
 		has = min_u64(x->bytes, has - min_u64(has, x->file_off));
 	} else if (vmdk->salvage && x->kind == VMDK_EXTENT_SPARSE) {
 		has = min_u64(x->bytes, f->sparse.capacity_bytes);

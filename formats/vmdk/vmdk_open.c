@@ -144,6 +144,11 @@ static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 			return img_fail(err, -ENOMEM, "out of memory");
 	}
 	/*
+	 * Programs that give disks such identifiers make flat files of whole sectors. Without one, a file
+	 * of any size may have been given its descriptor by hand.
+	 */
+	vmdk->whole_sectors = d->long_cid.at || d->uuid_image.at;
+	/*
 	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk
 	 * that has none: QEMU reads that as an empty disk of its own.
 	 */
@@ -317,6 +322,20 @@ static int check_own_file(const struct img *img, const struct vmdk *vmdk,
 	return 0;
 }
 
+/* The rest of a sector that the file ends in reads as zeroes. */
+static int warn_of_part(struct img *img, const struct vmdk_extent *x, const struct img_storage *s,
+			struct img_error *err)
+{
+	if (img->warning || !(s->size % VMDK_SECTOR) || x->file_off + x->bytes <= s->size)
+		return 0;
+	if (asprintf(&img->warning,
+		     "%s: found %" PRIu64 " bytes, which end inside the last sector of the extent: the "
+		     "rest of that sector reads as zeroes; if the file was cut short, it is missing",
+		     s->name, (uint64_t)s->size) < 0)
+		return img_fail(err, -ENOMEM, "out of memory");
+	return 0;
+}
+
 /* Open the file of an extent, unless another one has done it, and see that it holds the extent. */
 static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk, size_t number,
 		       struct img_error *err)
@@ -341,15 +360,13 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 			return rc;
 	}
 	if (x->kind == VMDK_EXTENT_FLAT) {
-		/* A file that ends inside a sector reads as zeroes up to the sector's end. */
-		if (!vmdk->salvage &&
-		    !range_in(x->file_off, x->bytes, round_up_u64(f->storage->size, VMDK_SECTOR)))
+		if (!vmdk->salvage && !range_in(x->file_off, x->bytes, vmdk_flat_end(vmdk, x)))
 			return img_fail(err, -EUCLEAN,
 					"%s: %s: found %" PRIu64 " bytes at %" PRIu64 " of %s, "
 					"allowed inside its %" PRIu64,
 					img->name, what, x->bytes, x->file_off,
 					f->storage->name, (uint64_t)f->storage->size);
-		return 0;
+		return warn_of_part(img, x, f->storage, err);
 	}
 	if (f->sparse.kind == VMDK_NOT_SPARSE) {
 		rc = open_sparse(f->storage, vmdk->salvage, f, err);

@@ -6,6 +6,7 @@
 
 #include "formats/vmdk/vmdk_descriptor.h"
 #include "formats/vmdk/vmdk_layout.h"
+#include "libimg/base/arith.h"
 #include "libimg/engine/driver.h"
 
 /*
@@ -85,6 +86,7 @@ struct vmdk {
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
 	size_t extent_count;
 	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
+	bool whole_sectors;	       /* no flat file ends inside a sector, unless it was cut short */
 	bool alone;		       /* an extent of snapshots (COWD, SESparse) without its descriptor */
 	bool salvage;		       /* opened for reading what there is */
 	bool for_check;		       /* opened for a check or a repair: the guest's bytes stay as they are */
@@ -103,6 +105,16 @@ int vmdk_read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct i
 int vmdk_rebuild(struct img_storage *s, const struct vmdk_sparse *sparse, struct vmdk_rebuilt **out,
 		 struct img_error *err);
 void vmdk_free_rebuilt(struct vmdk_rebuilt *rebuilt); /* NULL is fine */
+
+/* How far a flat extent's file goes: up to the end of the last sector, if that may be a part of one. */
+static inline uint64_t vmdk_flat_end(const struct vmdk *vmdk, const struct vmdk_extent *x)
+{
+	uint64_t size = vmdk->files[x->file].storage->size;
+	bool last = x == &vmdk->extents[vmdk->extent_count - 1];
+
+	return last && !vmdk->whole_sectors ? round_up_u64(size, VMDK_SECTOR)
+					    : align_down_u64(size, VMDK_SECTOR);
+}
 
 /* The extent that guest byte off is in; there is one. */
 static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk, uint64_t off)

@@ -307,6 +307,7 @@ Test(vmdk_parts, descriptors_cut_short)
 Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
 {
 	struct bench b;
+	struct img *img;
 	uint8_t *bytes;
 
 	start(&b);
@@ -314,11 +315,52 @@ Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
 		   strlen("# Disk DescriptorFile\nversion=1\n" REST), 0);
 	write_file(&b, "image-flat.vmdk", "flat", 4, 4000);
 	write_at(in(&b, "image-flat.vmdk"), 3996, "last", 4);
+	img = open_image(b.image, 0);
+	cr_assert(img_warning(img) && strstr(img_warning(img), "image-flat.vmdk"));
+	close_image(img);
 	bytes = read_all(b.image, 4096);
 	cr_assert(!memcmp(bytes + 3996, "last", 4));
 	for (size_t i = 4000; i < 4096; i++)
 		cr_assert_eq(bytes[i], 0);
 	free(bytes);
+	finish(&b);
+}
+
+/* The files of programs have whole sectors: one that ends inside a sector was cut short. */
+Test(vmdk_parts, flat_files_cut_inside_a_sector)
+{
+	static const char *const options[] = { "subformat=monolithicFlat",
+					       "subformat=twoGbMaxExtentFlat" };
+	static const char *const names[] = { "image-flat.vmdk", "image-f001.vmdk" };
+	static const size_t cuts[] = { 1, 2, 256, 511 };
+	struct img_error *err = img_error_new();
+	uint8_t sector[512];
+	struct bench b;
+
+	start(&b);
+	for (size_t i = 0; i < 2; i++)
+		for (size_t k = 0; k < 4; k++) {
+			struct img_open_options salvage = { .format = "vmdk", .flags = IMG_OPEN_SALVAGE };
+			struct img *img;
+
+			must_make(b.image, 65536, options[i], NULL);
+			cr_assert_eq(truncate(in(&b, names[i]), (off_t)(65536 - cuts[k])), 0);
+			refuse_open(b.image, 0, -EUCLEAN, names[i]);
+			refuse_open(b.image, IMG_OPEN_CHECK, -EUCLEAN, names[i]);
+			cr_assert_eq(img_open(b.image, &salvage, &img, err), 0);
+			cr_assert_eq(img_read(img, 65024 - 512, sector, 512, err), 0);
+			cr_assert_eq(img_read(img, 65024, sector, 512, err), -EUCLEAN);
+			close_image(img);
+			run(&b, "rm -f image*");
+		}
+	/* By hand only the last file of a disk can have a size that is not a disk's. */
+	write_file(&b, "a", "a", 1, 4000);
+	write_file(&b, "b", "b", 1, 4096);
+	write_file(&b, "image.vmdk", "# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"a\" 0\n"
+				     "RW 8 FLAT \"b\" 0\n",
+		   76, 0);
+	refuse_open(b.image, 0, -EUCLEAN, "/a");
+	img_error_free(err);
 	finish(&b);
 }
 

@@ -102,15 +102,13 @@ Test(vmdk_salvage, a_short_flat_file)
 	struct bench b;
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-		size_t whole = (sizes[i] + SECTOR - 1) / SECTOR * SECTOR, cut = sizes[i] / SECTOR * SECTOR;
+		size_t cut = sizes[i] / SECTOR * SECTOR;
 
 		make_disk(&b, "subformat=monolithicFlat");
 		cr_assert_eq(truncate(in(&b, "image-flat.vmdk"), (off_t)sizes[i]), 0);
-		/* Of a sector that the end cuts, the rest is zeroes. */
-		memset(model + sizes[i], 0, whole - sizes[i]);
 		refuse_open(b.image, 0, -EUCLEAN, "image-flat.vmdk");
-		cr_assert_eq(readable(b.image, 0, cut), whole / SECTOR);
-		make_model();
+		/* A sector that the end cuts is not there. */
+		cr_assert_eq(readable(b.image, 0, cut), cut / SECTOR);
 		finish(&b);
 	}
 }
