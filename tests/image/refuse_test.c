@@ -270,12 +270,22 @@ static void *read_for_ever(void *arg)
 	return NULL;
 }
 
+/* AddressSanitizer takes what glibc does at the end of a cancelled thread for an overflow. */
+#ifdef __SANITIZE_ADDRESS__
+enum { CANCELLED_THREADS = 0 };
+#else
+enum { CANCELLED_THREADS = 20 };
+#endif
+
 Test(refuse, to_leave_locks_behind_with_a_cancelled_thread)
 {
 	struct img *img = make_and_open(IMG_OPEN_WRITE);
 	uint8_t buf[512] = { 1 };
 
-	for (int i = 0; i < 20; i++) {
+	if (!CANCELLED_THREADS)
+		cr_skip_test("AddressSanitizer");
+
+	for (int i = 0; i < CANCELLED_THREADS; i++) {
 		pthread_t t;
 
 		pthread_create(&t, NULL, read_for_ever, img);
