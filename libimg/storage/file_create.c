@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,10 @@ static const char temp_infix[] = ".unfinished-";
 
 struct unpublished {
 	struct img_unpublished base;
+	struct img_list link; /* among all names that are to be given; next NULL: it is not */
 	int dir_fd;
+	dev_t dir_dev;
+	ino_t dir_ino;
 	char *name; /* final, in dir_fd */
 	enum {
 		NAMELESS,
@@ -159,6 +163,46 @@ static void remove_left_over(const struct unpublished *u)
 	closedir(dir);
 }
 
+/* ---- All names that this process is to give ---- */
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct img_list all = { &all, &all };
+
+/*
+ * The name is u's from here on: two new files of one name, perhaps of one image, would replace each
+ * other when they are published. 0, -EBUSY or what fstat() said.
+ */
+static int claim_name(struct unpublished *u)
+{
+	struct stat st;
+	bool taken = false;
+
+	if (fstat(u->dir_fd, &st))
+		return -errno;
+	u->dir_dev = st.st_dev;
+	u->dir_ino = st.st_ino;
+	pthread_mutex_lock(&all_lock);
+	for (struct img_list *l = all.next; l != &all && !taken; l = l->next) {
+		const struct unpublished *o = IMG_CONTAINER(l, struct unpublished, link);
+
+		taken = o->dir_dev == u->dir_dev && o->dir_ino == u->dir_ino &&
+			!strcmp(o->name, u->name);
+	}
+	if (!taken)
+		img_list_add_tail(&all, &u->link);
+	pthread_mutex_unlock(&all_lock);
+	return taken ? -EBUSY : 0;
+}
+
+static void release_name(struct unpublished *u)
+{
+	if (!u->link.next)
+		return;
+	pthread_mutex_lock(&all_lock);
+	img_list_del(&u->link);
+	pthread_mutex_unlock(&all_lock);
+}
+
 /* Can the descriptor of a nameless file be given a name later? */
 static bool can_link_descriptors(void)
 {
@@ -223,6 +267,7 @@ static int link_temp(struct unpublished *u, int fd)
 
 static void forget(struct unpublished *u)
 {
+	release_name(u);
 	if (u->temp[0])
 		unlinkat(u->dir_fd, u->temp, 0);
 	if (u->kind == FINAL)
@@ -341,9 +386,15 @@ static int create(struct unpublished *u, const char *path, unsigned flags, struc
 	found = look_at_old(u, path, &fd, &old, err);
 	if (found < 0)
 		return found;
-	if (!found)
-		fd = open_new(u);
-	else if (found == 2)
+	if (!found) {
+		rc = claim_name(u);
+		if (rc == -EBUSY)
+			return img_fail(err, rc,
+					"Could not create '%s': a file of this name is being made already",
+					path);
+		fd = rc ? rc : open_new(u);
+	}
+	if (found == 2)
 		fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0) {
 		rc = found ? -errno : fd;

@@ -120,7 +120,8 @@ bool img_storage_is_null(const struct stat *st);
  * A regular file that is there is written in place: inode, hard links, owner, mode and all other
  * attributes stay. So is a block device, whose size stays too. Nothing of the old content is lost
  * before the first change; then all of it is, and until it is published the file begins with
- * IMG_UNFINISHED_MARK, which probing knows. -EBUSY: this process has it open already.
+ * IMG_UNFINISHED_MARK, which probing knows. -EBUSY: this process has it open already, or is making a
+ * file of that name, however it was given.
  */
 int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
 			    struct img_error *err);

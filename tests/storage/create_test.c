@@ -313,6 +313,29 @@ Test(create, what_is_open_is_not_destroyed)
 	expect_content("f", "old");
 }
 
+/* Published, one would replace the other. */
+Test(create, a_name_is_given_once)
+{
+	struct img_storage *first, *s = NULL;
+	struct img_error err = { 0 };
+
+	cr_assert_eq(symlink("f", in_folder("link")), 0);
+	cr_assert_eq(symlink(".", in_folder("here")), 0);
+	static const char *const names[] = { "f", "link", "here/f", "here/link" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		first = created("link", 0);
+		cr_assert_eq(img_storage_create_file(in_folder(names[i]), 0, &s, &err), -EBUSY,
+			     "%s", names[i]);
+		cr_assert(strstr(img_error_text(&err), "is being made already"));
+		img_error_clear(&err);
+		img_storage_close(created("g", 0));
+		img_storage_close(first);
+		img_storage_close(created("here/f", 0)); /* the name is free again */
+	}
+	cr_assert_eq(count_names(), 2);
+}
+
 Test(create, in_use_is_refused)
 {
 	struct img_error err = { 0 };
