@@ -329,6 +329,8 @@ Test(vmdk_parts, a_flat_file_that_ends_inside_a_sector)
 /* The files of programs have whole sectors: one that ends inside a sector was cut short. */
 Test(vmdk_parts, flat_files_cut_inside_a_sector)
 {
+	static const char by_hand[] = "# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"a\" 0\n"
+				      "RW 8 FLAT \"b\" 0\n";
 	static const char *const options[] = { "subformat=monolithicFlat",
 					       "subformat=twoGbMaxExtentFlat" };
 	static const char *const names[] = { "image-flat.vmdk", "image-f001.vmdk" };
@@ -356,9 +358,7 @@ Test(vmdk_parts, flat_files_cut_inside_a_sector)
 	/* By hand only the last file of a disk can have a size that is not a disk's. */
 	write_file(&b, "a", "a", 1, 4000);
 	write_file(&b, "b", "b", 1, 4096);
-	write_file(&b, "image.vmdk", "# Disk DescriptorFile\nversion=1\nRW 8 FLAT \"a\" 0\n"
-				     "RW 8 FLAT \"b\" 0\n",
-		   76, 0);
+	write_file(&b, "image.vmdk", by_hand, sizeof(by_hand) - 1, 0);
 	refuse_open(b.image, 0, -EUCLEAN, "/a");
 	img_error_free(err);
 	finish(&b);
