@@ -28,14 +28,6 @@ static int count(struct img_fault *fault, unsigned kind)
 	return n == fault->at || (fault->sticky && n > fault->at) ? fault->rc : 0;
 }
 
-static int give_on(struct img_wrap *w, struct img_io *io, int rc, void *token)
-{
-	(void)w;
-	(void)io;
-	(void)token;
-	return rc;
-}
-
 /* The storage may have more to sync than it thinks after a sync that failed. */
 static void note_failure(struct img_storage *s, enum img_io_op op)
 {
@@ -51,7 +43,7 @@ static void fault_submit(struct img_storage *s, struct img_ioq *q, struct img_io
 
 	io->rc = count(f->fault, 1u << io->op);
 	if (!io->rc) {
-		img_wrap_submit(&f->wrap, q, io, give_on, NULL);
+		img_wrap_submit(&f->wrap, q, io, NULL, NULL);
 		return;
 	}
 	note_failure(s, io->op);

@@ -37,14 +37,6 @@ static int clip(const struct img_wrap *w, enum img_io_op op, const struct iovec 
 	return 0;
 }
 
-static int give_on(struct img_wrap *w, struct img_io *io, int rc, void *token)
-{
-	(void)w;
-	(void)io;
-	(void)token;
-	return rc;
-}
-
 static void window_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
 	struct img_wrap *w = img_wrap_of(s);
@@ -54,7 +46,7 @@ static void window_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 	if (io->rc || (!len && io->op != IMG_IO_SYNC))
 		img_ioq_complete(q, io);
 	else
-		img_wrap_submit(w, q, io, give_on, NULL);
+		img_wrap_submit(w, q, io, NULL, NULL);
 }
 
 static int window_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,

@@ -72,7 +72,7 @@ static void passed(struct img_io *io)
 	struct img_io *outer = p->outer;
 
 	img_wrap_refresh(p->wrap);
-	outer->rc = p->finished(p->wrap, outer, io->rc, p->token);
+	outer->rc = p->finished ? p->finished(p->wrap, outer, io->rc, p->token) : io->rc;
 	free(p);
 	outer->done(outer);
 }
@@ -98,7 +98,7 @@ void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
 	struct passage *p = calloc(1, sizeof(*p) + count * sizeof(p->iov[0]));
 
 	if (!p) {
-		io->rc = finished(w, io, -ENOMEM, token);
+		io->rc = finished ? finished(w, io, -ENOMEM, token) : -ENOMEM;
 		img_ioq_complete(q, io);
 		return;
 	}

@@ -30,9 +30,10 @@ void img_wrap_destroy(struct img_wrap *w);
 void img_wrap_refresh(struct img_wrap *w);
 
 /*
- * Pass io on to inner; of a read or a discard, what lies in room: the rest is the caller's. finished() gets the rc on the queue's thread, before io->done(); it returns
- * the rc to give on. token: whatever finished() needs. Out of memory: io fails with -ENOMEM and
- * finished() is called all the same.
+ * Pass io on to inner; of a read or a discard, what lies in room: the rest is the caller's.
+ * finished() gets the rc on the queue's thread, before io->done(); it returns the rc to give on.
+ * NULL: the rc is given on as it is. token: whatever finished() needs. Out of memory: io fails with
+ * -ENOMEM and finished() is called all the same.
  */
 typedef int img_wrap_finished(struct img_wrap *w, struct img_io *io, int rc, void *token);
 void img_wrap_submit(struct img_wrap *w, struct img_ioq *q, struct img_io *io,
