@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 enum {
 	READ_BYTES = 64 << 10,

@@ -14,7 +14,7 @@
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 extern const struct img_driver vmdk_driver;
 

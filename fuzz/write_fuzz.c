@@ -15,7 +15,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 enum {
 	REQUESTS = 16,

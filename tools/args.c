@@ -152,7 +152,7 @@ void args_list_free(struct args_list *list)
 	*list = (struct args_list){ 0 };
 }
 
-char *args_take_element(const char **text)
+char *args_next_element(const char **text)
 {
 	char *element = args_memory(malloc(strlen(*text) + 1)), *to = element;
 	const char *from = *text;

@@ -83,6 +83,6 @@ void args_list_free(struct args_list *list);
  * Copy one element of a list KEY=VALUE,..., undoubling its commas; *text is moved past it. The caller
  * frees it.
  */
-char *args_take_element(const char **text);
+char *args_next_element(const char **text);
 
 #endif

@@ -90,7 +90,7 @@ struct convert {
 	bool one_snapshot;
 	struct open_snapshot snapshot;
 	struct img **sources;
-	struct img_input *input; /* a pipe: instead of all sources, and count is 0 */
+	struct img_source_image *input; /* a pipe: instead of all sources, and count is 0 */
 	uint64_t source_size;
 	uint64_t total; /* bytes of all sources, if size_known */
 
@@ -388,8 +388,8 @@ static int open_input(struct convert *c, const char *name)
 	if (!c->input)
 		return 1;
 	if (!c->quiet)
-		open_warn_of_content(name, img_input_guessed_content(c->input));
-	c->size_known = img_input_size(c->input, &c->total);
+		open_warn_of_content(name, img_source_guessed_content(c->input));
+	c->size_known = img_source_size(c->input, &c->total);
 	c->count = 0;
 	return GO_ON;
 }
@@ -612,7 +612,7 @@ static int convert(struct convert *c, const char *path, int fd)
 		.fd = fd,
 		.create = creation_options(c),
 		.copy = copy_options(c, &progress),
-		.stream_sparse_bytes = c->sparse_given ? c->sparse_bytes : 0,
+		.sink_sparse_bytes = c->sparse_given ? c->sparse_bytes : 0,
 	};
 	struct img_error *err = args_memory(img_error_new());
 	enum img_convert_stage stage;

@@ -93,7 +93,7 @@ bool creation_asks_for_help(const struct creation *c)
 		const char *at = c->given.items[i];
 
 		while (*at && !help) {
-			char *element = args_take_element(&at);
+			char *element = args_next_element(&at);
 
 			help = !strcmp(element, "help") || !strcmp(element, "?");
 			free(element);
@@ -134,7 +134,7 @@ bool creation_settle(struct creation *c, const char *format)
 		const char *at = c->given.items[i];
 
 		while (*at && sound) {
-			char *element = args_take_element(&at);
+			char *element = args_next_element(&at);
 
 			sound = settle_element(c, element, options);
 			free(element);

@@ -50,11 +50,11 @@ const char *input_path(void)
 	return OPEN_FILE;
 }
 
-struct img_input *input_open(const char *name, const char *format, const uint64_t *size)
+struct img_source_image *input_open(const char *name, const char *format, const uint64_t *size)
 {
 	bool standard = input_is_standard(name);
 	struct img_error *err;
-	struct img_input *in = NULL;
+	struct img_source_image *in = NULL;
 
 	if (standard && isatty(STDIN_FILENO)) {
 		say_error("Could not open '-': Standard input is a terminal, allowed a pipe or a file");
@@ -67,16 +67,16 @@ struct img_input *input_open(const char *name, const char *format, const uint64_
 		return NULL;
 	}
 	err = args_memory(img_error_new());
-	if (img_input_open(standard ? STDIN_FILENO : opened, standard ? "standard input" : name,
-			   format, size, &in, err))
+	if (img_source_open(standard ? STDIN_FILENO : opened, standard ? "standard input" : name,
+			    format, size, &in, err))
 		say_failure(err, "Could not open '%s'", name);
 	img_error_free(err);
 	return in;
 }
 
-void input_close(struct img_input *in)
+void input_close(struct img_source_image *in)
 {
-	img_input_close(in);
+	img_source_close(in);
 	if (opened >= 0)
 		close(opened);
 	opened = -1;

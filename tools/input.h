@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct img_input;
+struct img_source_image;
 
 /* Is it "-"? */
 bool input_is_standard(const char *name);
@@ -22,7 +22,7 @@ const char *input_path(void);
  * Begin to read a pipe; of one that has a name this waits for who writes to it. format, size: NULL:
  * not given. NULL: it cannot be; said.
  */
-struct img_input *input_open(const char *name, const char *format, const uint64_t *size);
-void input_close(struct img_input *in); /* NULL is fine */
+struct img_source_image *input_open(const char *name, const char *format, const uint64_t *size);
+void input_close(struct img_source_image *in); /* NULL is fine */
 
 #endif

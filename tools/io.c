@@ -251,15 +251,15 @@ static int parse(struct io *io, int argc, char **argv)
 			break;
 		case 't':
 		case 'n':
-			if (!io_take_cache(opt == 'n' ? "none" : optarg, &how->flags))
+			if (!io_parse_cache(opt == 'n' ? "none" : optarg, &how->flags))
 				return 1;
 			break;
 		case 'd':
-			if (!io_take_discard(optarg, &how->flags))
+			if (!io_parse_discard(optarg, &how->flags))
 				return 1;
 			break;
 		case 'i':
-			if (!io_take_aio(optarg, &how->io))
+			if (!io_parse_aio(optarg, &how->io))
 				return 1;
 			break;
 		case 'U':

@@ -27,7 +27,7 @@ static int run_sleep(struct io_session *s, const struct io_command *c, int argc,
 	uint64_t ms;
 
 	(void)c, (void)argc;
-	if (!io_take_number(argv[1], INT32_MAX, "number", &ms))
+	if (!io_parse_number(argv[1], INT32_MAX, "number", &ms))
 		return 1;
 	end = io_clock() + (double)ms / 1000;
 	while ((left = end - io_clock()) > 0) {
@@ -60,7 +60,7 @@ static int run_sigraise(struct io_session *s, const struct io_command *c, int ar
 	uint64_t number;
 
 	(void)s, (void)c, (void)argc;
-	if (!io_take_size(argv[1], &number))
+	if (!io_parse_size(argv[1], &number))
 		return 1;
 	fflush(stdout);
 	if (number > INT32_MAX || raise((int)number)) {

@@ -37,12 +37,12 @@ struct io_options {
 	const char *given[128];
 };
 /* What remains begins at optind. False: a wrong option, or one that cannot be honoured; said. */
-bool io_take_options(const struct io_command *c, int argc, char **argv, struct io_options *o);
+bool io_parse_options(const struct io_command *c, int argc, char **argv, struct io_options *o);
 
 /* A size up to 2^63 - 1. False: it is none; said. */
-bool io_take_size(const char *text, uint64_t *out);
+bool io_parse_size(const char *text, uint64_t *out);
 /* A number as C writes it, at most max. what: "pattern byte". False: it is none; said. */
-bool io_take_number(const char *text, uint64_t max, const char *what, uint64_t *out);
+bool io_parse_number(const char *text, uint64_t max, const char *what, uint64_t *out);
 
 typedef int io_run_fn(struct io_session *s, const struct io_command *c, int argc, char **argv);
 /* io_requests.c */
@@ -56,9 +56,9 @@ io_run_fn io_run_alloc, io_run_close, io_run_info, io_run_length, io_run_map, io
 bool io_is_qemu_io(void);
 
 /* Options of both `open` and the tool. False: not that; said. */
-bool io_take_cache(const char *text, unsigned *flags);
-bool io_take_discard(const char *text, unsigned *flags);
-bool io_take_aio(const char *text, enum img_io_kind *io);
+bool io_parse_cache(const char *text, unsigned *flags);
+bool io_parse_discard(const char *text, unsigned *flags);
+bool io_parse_aio(const char *text, enum img_io_kind *io);
 /* "option '-X' is not supported: why". Returns 1. */
 int io_refuse(const char *option, const char *why);
 

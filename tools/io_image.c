@@ -15,7 +15,7 @@
 
 /* ---- Open and close ---- */
 
-bool io_take_cache(const char *text, unsigned *flags)
+bool io_parse_cache(const char *text, unsigned *flags)
 {
 	unsigned mode;
 
@@ -26,7 +26,7 @@ bool io_take_cache(const char *text, unsigned *flags)
 	return true;
 }
 
-bool io_take_discard(const char *text, unsigned *flags)
+bool io_parse_discard(const char *text, unsigned *flags)
 {
 	if (!strcmp(text, "unmap") || !strcmp(text, "on")) {
 		*flags |= IMG_OPEN_UNMAP;
@@ -40,7 +40,7 @@ bool io_take_discard(const char *text, unsigned *flags)
 	return false;
 }
 
-bool io_take_aio(const char *text, enum img_io_kind *io)
+bool io_parse_aio(const char *text, enum img_io_kind *io)
 {
 	if (!strcmp(text, "threads"))
 		*io = IMG_IO_THREADS_KIND;
@@ -88,10 +88,10 @@ static bool read_open_options(const struct io_options *o, struct io_open *how)
 				       : "use -i threads or -i io_uring");
 		return false;
 	}
-	if ((given['n'] && !io_take_cache("none", &how->flags)) ||
-	    (given['t'] && !io_take_cache(given['t'], &how->flags)) ||
-	    (given['d'] && !io_take_discard(given['d'], &how->flags)) ||
-	    (given['i'] && !io_take_aio(given['i'], &how->io)))
+	if ((given['n'] && !io_parse_cache("none", &how->flags)) ||
+	    (given['t'] && !io_parse_cache(given['t'], &how->flags)) ||
+	    (given['d'] && !io_parse_discard(given['d'], &how->flags)) ||
+	    (given['i'] && !io_parse_aio(given['i'], &how->io)))
 		return false;
 	how->flags |= given['U'] ? IMG_OPEN_SHARE : 0;
 	how->read_only = given['r'];
@@ -105,7 +105,7 @@ int io_run_open(struct io_session *s, const struct io_command *c, int argc, char
 	char *joined = NULL;
 	int code;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	if (optind < argc - 1 || (optind == argc && !o.given['o']))
 		return io_command_usage(c);
@@ -152,7 +152,7 @@ int io_run_length(struct io_session *s, const struct io_command *c, int argc, ch
 	return 0;
 }
 
-static bool take_preallocation(const char *text, int *out)
+static bool parse_preallocation(const char *text, int *out)
 {
 	static const char *const modes[] = {
 		[IMG_PREALLOC_OFF] = "off",
@@ -179,12 +179,12 @@ int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, 
 	struct io_options o;
 	uint64_t size;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	if (optind != argc - 1)
 		return io_command_usage(c);
-	if ((o.given['m'] && !take_preallocation(o.given['m'], &preallocation)) ||
-	    !io_take_size(argv[optind], &size))
+	if ((o.given['m'] && !parse_preallocation(o.given['m'], &preallocation)) ||
+	    !io_parse_size(argv[optind], &size))
 		return 1;
 	io_session_drain(s);
 	err = img_error_new();
@@ -255,7 +255,7 @@ int io_run_alloc(struct io_session *s, const struct io_command *c, int argc, cha
 	bool present = false;
 
 	(void)c;
-	if (!io_take_size(argv[1], &off) || (argc > 2 && !io_take_size(argv[2], &len)))
+	if (!io_parse_size(argv[1], &off) || (argc > 2 && !io_parse_size(argv[2], &len)))
 		return 1;
 	io_session_drain(s);
 	size = img_size(s->img);

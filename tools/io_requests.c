@@ -21,7 +21,7 @@ enum {
  * -P BYTE, -r SEED and path (NULL: none), of which at most one may be given. False: it is not that,
  * or does not exist; said.
  */
-static bool take_content(const struct io_options *o, const char *path, struct io_content *content)
+static bool parse_content(const struct io_options *o, const char *path, struct io_content *content)
 {
 	uint64_t byte = DEFAULT_BYTE;
 
@@ -29,17 +29,17 @@ static bool take_content(const struct io_options *o, const char *path, struct io
 		return io_content_open_file(content, path);
 	if (o->given['r']) {
 		content->kind = IO_CONTENT_RANDOM;
-		return io_take_number(o->given['r'], UINT64_MAX, "seed", &content->seed);
+		return io_parse_number(o->given['r'], UINT64_MAX, "seed", &content->seed);
 	}
-	if (o->given['P'] && !io_take_number(o->given['P'], UINT8_MAX, "pattern byte", &byte))
+	if (o->given['P'] && !io_parse_number(o->given['P'], UINT8_MAX, "pattern byte", &byte))
 		return false;
 	content->byte = (uint8_t)byte;
 	return true;
 }
 
 /* What remains of the words: an offset and one length, or more if many. False: said. */
-static bool take_range(const struct io_command *c, int argc, char **argv, bool many,
-		       struct io_request *r)
+static bool parse_range(const struct io_command *c, int argc, char **argv, bool many,
+			struct io_request *r)
 {
 	int i, lengths = argc - optind - 1;
 
@@ -47,10 +47,10 @@ static bool take_range(const struct io_command *c, int argc, char **argv, bool m
 		io_command_usage(c);
 		return false;
 	}
-	if (!io_take_size(argv[optind], &r->off))
+	if (!io_parse_size(argv[optind], &r->off))
 		return false;
 	if (lengths == 1)
-		return io_take_size(argv[optind + 1], &r->len);
+		return io_parse_size(argv[optind + 1], &r->len);
 	r->parts = calloc((size_t)lengths, sizeof(*r->parts));
 	if (!r->parts) {
 		say_error("out of memory");
@@ -58,7 +58,7 @@ static bool take_range(const struct io_command *c, int argc, char **argv, bool m
 	}
 	r->part_count = (size_t)lengths;
 	for (i = 0; i < lengths; i++) {
-		if (!io_take_size(argv[optind + 1 + i], &r->parts[i]))
+		if (!io_parse_size(argv[optind + 1 + i], &r->parts[i]))
 			return false;
 		/* Each is below 2^63, and so was the sum: it cannot wrap around before this. */
 		r->len += r->parts[i];
@@ -103,9 +103,9 @@ static bool take_compared_part(const struct io_command *c, const struct io_optio
 		io_command_usage(c);
 		return false;
 	}
-	if (start && !io_take_size(start, &r->compare_off))
+	if (start && !io_parse_size(start, &r->compare_off))
 		return false;
-	if (length && !io_take_size(length, &r->compare_len))
+	if (length && !io_parse_size(length, &r->compare_len))
 		return false;
 	if (r->compare_off > r->len || (length && r->compare_len > r->len - r->compare_off)) {
 		puts("pattern verification range exceeds end of read data");
@@ -125,7 +125,7 @@ static bool set_read(struct io_request *r, const struct io_command *c, const str
 	}
 	r->compare = o->given['P'] || o->given['r'];
 	r->dump = o->given['v'];
-	return take_content(o, NULL, &r->content) && take_range(c, argc, argv, many, r) &&
+	return parse_content(o, NULL, &r->content) && parse_range(c, argc, argv, many, r) &&
 	       take_compared_part(c, o, r);
 }
 
@@ -134,7 +134,7 @@ int io_run_read(struct io_session *s, const struct io_command *c, int argc, char
 	struct io_request *r;
 	struct io_options o;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	r = io_request_new(s, IO_READ);
 	if (!r)
@@ -150,7 +150,7 @@ int io_run_readv(struct io_session *s, const struct io_command *c, int argc, cha
 	struct io_request *r;
 	struct io_options o;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	r = io_request_new(s, IO_READ);
 	if (!r)
@@ -165,7 +165,7 @@ int io_run_verify(struct io_session *s, const struct io_command *c, int argc, ch
 	struct io_options o;
 	bool ready;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	if (!!o.given['P'] + !!o.given['r'] + !!o.given['f'] != 1) {
 		puts("One of -P, -r and -f must be specified");
@@ -176,7 +176,7 @@ int io_run_verify(struct io_session *s, const struct io_command *c, int argc, ch
 		return 1;
 	set_report(r, &o, c->name, "verified");
 	r->compare = r->explain = true;
-	ready = take_content(&o, o.given['f'], &r->content) && take_range(c, argc, argv, false, r);
+	ready = parse_content(&o, o.given['f'], &r->content) && parse_range(c, argc, argv, false, r);
 	r->compare_len = r->len;
 	return send_request(r, ready, false);
 }
@@ -216,7 +216,7 @@ static bool set_write(struct io_request *r, const struct io_options *o)
 	r->compress = given['c'];
 	r->no_fallback = given['n'];
 	r->may_unmap = given['u'];
-	return suit_write(o) && take_content(o, given['s'], &r->content);
+	return suit_write(o) && parse_content(o, given['s'], &r->content);
 }
 
 /* What is no whole unit fails later, in words that depend on whether it is whole sectors. */
@@ -236,14 +236,14 @@ int io_run_write(struct io_session *s, const struct io_command *c, int argc, cha
 	struct io_request *r;
 	struct io_options o;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	r = io_request_new(s, IO_WRITE);
 	if (!r)
 		return 1;
 	set_report(r, &o, c->name, "wrote");
 	return send_request(r,
-			    set_write(r, &o) && take_range(c, argc, argv, false, r) &&
+			    set_write(r, &o) && parse_range(c, argc, argv, false, r) &&
 				    is_compressible(r),
 			    false);
 }
@@ -254,7 +254,7 @@ int io_run_writev(struct io_session *s, const struct io_command *c, int argc, ch
 	struct io_request *r;
 	struct io_options o;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	if (o.given['z'] && argc - optind > 2) {
 		puts("-z supports only a single length parameter");
@@ -264,7 +264,7 @@ int io_run_writev(struct io_session *s, const struct io_command *c, int argc, ch
 	if (!r)
 		return 1;
 	set_report(r, &o, c->name, "wrote");
-	return send_request(r, set_write(r, &o) && take_range(c, argc, argv, true, r), alone);
+	return send_request(r, set_write(r, &o) && parse_range(c, argc, argv, true, r), alone);
 }
 
 int io_run_discard(struct io_session *s, const struct io_command *c, int argc, char **argv)
@@ -273,13 +273,13 @@ int io_run_discard(struct io_session *s, const struct io_command *c, int argc, c
 	struct io_request *r;
 	struct io_options o;
 
-	if (!io_take_options(c, argc, argv, &o))
+	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
 	r = io_request_new(s, IO_DISCARD);
 	if (!r)
 		return 1;
 	set_report(r, &o, c->name, alone ? "discarded " : "discard");
-	return send_request(r, take_range(c, argc, argv, false, r), alone);
+	return send_request(r, parse_range(c, argc, argv, false, r), alone);
 }
 
 /* ---- Flushing ---- */

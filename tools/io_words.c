@@ -52,7 +52,7 @@ static bool is_refused(const struct io_command *c, int letter)
 	return false;
 }
 
-bool io_take_options(const struct io_command *c, int argc, char **argv, struct io_options *o)
+bool io_parse_options(const struct io_command *c, int argc, char **argv, struct io_options *o)
 {
 	int letter;
 
@@ -70,7 +70,7 @@ bool io_take_options(const struct io_command *c, int argc, char **argv, struct i
 	return true;
 }
 
-bool io_take_size(const char *text, uint64_t *out)
+bool io_parse_size(const char *text, uint64_t *out)
 {
 	int rc = size_parse(text, out);
 
@@ -84,7 +84,7 @@ bool io_take_size(const char *text, uint64_t *out)
 	return !rc;
 }
 
-bool io_take_number(const char *text, uint64_t max, const char *what, uint64_t *out)
+bool io_parse_number(const char *text, uint64_t max, const char *what, uint64_t *out)
 {
 	unsigned long long value;
 	char *end;

@@ -153,7 +153,7 @@ bool open_parse_snapshot(const char *text, struct open_snapshot *out)
 		return true;
 	}
 	while (*at && ok) {
-		char *part = args_take_element(&at);
+		char *part = args_next_element(&at);
 
 		ok = add_part(out, part);
 		free(part);

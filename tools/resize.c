@@ -67,7 +67,7 @@ static bool parse_preallocation(const char *text, int *out)
  * "-1M" is a size here, not options: no option is a digit. Take it out, so that getopt_long() does
  * not see it; what follows "--" it leaves alone anyway.
  */
-static const char *take_negative_size(int *argc, char **argv)
+static const char *parse_negative_size(int *argc, char **argv)
 {
 	char *size;
 	int i;
@@ -112,7 +112,7 @@ static int parse(struct resize *resize, int argc, char **argv)
 	struct open_request *r = &resize->request;
 	int opt;
 
-	resize->size = take_negative_size(&argc, argv);
+	resize->size = parse_negative_size(&argc, argv);
 	while ((opt = getopt_long(argc, argv, "hf:q", options, NULL)) != -1) {
 		switch (opt) {
 		case 'h':

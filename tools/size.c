@@ -17,7 +17,7 @@ static int suffix_power(char c)
 }
 
 /* digits of the base, as many as there are; *over: the number does not fit. */
-static uint64_t take_digits(const char **text, unsigned base, bool *over)
+static uint64_t parse_digits(const char **text, unsigned base, bool *over)
 {
 	uint64_t value = 0;
 
@@ -41,7 +41,7 @@ static int parse_hex(const char *text, uint64_t *out)
 
 	if (!isxdigit((unsigned char)*text))
 		return -EINVAL;
-	value = take_digits(&text, 16, &over);
+	value = parse_digits(&text, 16, &over);
 	if (*text)
 		return -EINVAL;
 	if (over)
@@ -51,7 +51,7 @@ static int parse_hex(const char *text, uint64_t *out)
 }
 
 /* The part behind the decimal point, 0 <= it <= 1 (rounding may reach 1). */
-static double take_fraction(const char **text, bool *digits)
+static double parse_fraction(const char **text, bool *digits)
 {
 	double value = 0, weight = 0.1;
 
@@ -65,13 +65,13 @@ static double take_fraction(const char **text, bool *digits)
 static int parse_decimal(const char *text, uint64_t *out)
 {
 	bool digits = isdigit((unsigned char)*text), over = false;
-	uint64_t value = take_digits(&text, 10, &over), scale, part;
+	uint64_t value = parse_digits(&text, 10, &over), scale, part;
 	double fraction = 0;
 	int power = 0;
 
 	if (*text == '.') {
 		text++;
-		fraction = take_fraction(&text, &digits);
+		fraction = parse_fraction(&text, &digits);
 	}
 	if (!digits)
 		return -EINVAL;

@@ -204,7 +204,7 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 		return img_fail(err, -EUCLEAN, "%s: Image is corrupt; cannot be opened read/write "
 					       "(repair it with a check first)",
 				img->name);
-	img->file->spare = true; /* only refcounts say what is used */
+	img->file->may_grow_ahead = true; /* only refcounts say what is used */
 	if (img->dirty)
 		rc = repair(img, o, err);
 	if (!rc)

@@ -196,7 +196,7 @@ int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_
 	return 0;
 }
 
-void qcow2_take(struct img *img, struct img_req *req, uint64_t first, uint64_t count)
+void qcow2_alloc(struct img *img, struct img_req *req, uint64_t first, uint64_t count)
 {
 	struct qcow2 *q = img->state;
 	struct window w;
@@ -216,12 +216,12 @@ static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *ne
 {
 	struct qcow2 *q = img->state;
 	uint64_t cluster_bytes = q->geometry.cluster_bytes;
-	uint64_t cluster = q->packed_end / cluster_bytes, count;
-	bool crosses = len > cluster_bytes - q->packed_end % cluster_bytes;
+	uint64_t cluster = q->compressed_end / cluster_bytes, count;
+	bool crosses = len > cluster_bytes - q->compressed_end % cluster_bytes;
 	struct window w, next;
 
 	*need = false;
-	if (!q->packed_end || !qcow2_compressed_fits(&q->geometry, q->packed_end, len))
+	if (!q->compressed_end || !qcow2_compressed_fits(&q->geometry, q->compressed_end, len))
 		return false;
 	*need = look(img, req, cluster, &w) || (crosses && look(img, req, cluster + 1, &next));
 	if (*need || !w.bytes)
@@ -242,14 +242,14 @@ static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *ne
 	return true;
 }
 
-int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off)
+int qcow2_alloc_compressed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off)
 {
 	struct qcow2 *q = img->state;
 	uint64_t cluster_bytes = q->geometry.cluster_bytes, first = 0, count, off;
 	bool need;
 
 	if (pack_on(img, req, len, &need)) {
-		off = q->packed_end;
+		off = q->compressed_end;
 	} else {
 		int rc = need ? IMG_NEED_METADATA : qcow2_find_free(img, req, 1, &first, &count);
 
@@ -262,10 +262,10 @@ int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64
 					"the limit is %" PRIu64,
 					img->name, off,
 					(UINT64_C(1) << q->geometry.compressed_shift) - 1);
-		qcow2_take(img, req, first, 1);
+		qcow2_alloc(img, req, first, 1);
 	}
 	/* At the end of a cluster there is nothing to share. */
-	q->packed_end = is_aligned_u64(off + len, cluster_bytes) ? 0 : off + len;
+	q->compressed_end = is_aligned_u64(off + len, cluster_bytes) ? 0 : off + len;
 	*file_off = off;
 	return 0;
 }
@@ -286,8 +286,8 @@ static void unuse_one(struct img *img, struct img_req *req, uint64_t cluster)
 	if (count > 1)
 		return;
 	q->next_free = min_u64(q->next_free, cluster);
-	if (q->packed_end && q->packed_end / q->geometry.cluster_bytes == cluster)
-		q->packed_end = 0;
+	if (q->compressed_end && q->compressed_end / q->geometry.cluster_bytes == cluster)
+		q->compressed_end = 0;
 }
 
 int qcow2_unuse(struct img *img, struct img_req *req, uint64_t off, uint64_t len)
@@ -308,7 +308,7 @@ int qcow2_unuse(struct img *img, struct img_req *req, uint64_t off, uint64_t len
 	return 0;
 }
 
-void qcow2_drop_packed(struct img *img, struct img_req *req, uint64_t file_off, uint64_t len)
+void qcow2_drop_compressed(struct img *img, struct img_req *req, uint64_t file_off, uint64_t len)
 {
 	struct qcow2 *q = img->state;
 

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "formats/qcow2/qcow2_scan.h"
+#include "formats/qcow2/qcow2_check.h"
 #include "libimg/base/arith.h"
 
 enum { MAX_ROUNDS = 4 }; /* of repairs, each of which may show more */
@@ -45,7 +45,7 @@ static int refresh(struct img *img, const struct qcow2_scan *s, struct img_error
 	q->header.more = NULL;
 	q->header.more_bytes = 0;
 	q->next_free = 0;
-	q->packed_end = 0;
+	q->compressed_end = 0;
 	img->dirty = s->header.incompatible & QCOW2_INCOMPATIBLE_DIRTY;
 	return q->reftable ? qcow2_load_tables(img, err) : 0;
 }

@@ -192,7 +192,7 @@ static int settle_compression(struct img_creating *c, struct img_error *err)
 	return 0;
 }
 
-static void make_wish(const struct img_creating *c, struct wish *w)
+static void make_parameters(const struct img_creating *c, struct wish *w)
 {
 	const struct img_options *o = c->options;
 	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
@@ -319,7 +319,7 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 		rc = settle_compression(c, err);
 	if (rc)
 		return rc;
-	make_wish(c, &w);
+	make_parameters(c, &w);
 	rc = make_plan(&w, &p, err);
 	if (!rc)
 		rc = make_first(c, &w, &first, err);
@@ -456,7 +456,7 @@ static int create_data_file(struct img_creating *c, const struct wish *w, struct
 					   ? IMG_PREALLOCATE_OFF
 					   : c->preallocate;
 	struct img_storage *data;
-	int rc = c->another(c, w->data_file, &data, err);
+	int rc = c->create_file(c, w->data_file, &data, err);
 
 	if (rc)
 		return rc;
@@ -480,7 +480,7 @@ int qcow2_create(struct img_creating *c, struct img_error *err)
 
 	if (rc)
 		return rc;
-	make_wish(c, &w);
+	make_parameters(c, &w);
 	rc = make_plan(&w, &p, err);
 	if (!rc)
 		rc = make_first(c, &w, &first, err);

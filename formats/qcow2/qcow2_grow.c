@@ -15,9 +15,9 @@
 enum { TABLES_AT_ONCE = 64 }; /* shared L2 tables that one grow() copies */
 
 /* Flush refcounts and have everything so far durable. */
-static int barrier(struct qcow2_refs *r, struct img_error *err)
+static int barrier(struct qcow2_refcounts *r, struct img_error *err)
 {
-	int rc = qcow2_refs_flush(r, err);
+	int rc = qcow2_refcounts_flush(r, err);
 
 	return rc ? rc : qcow2_sync(r->img, err);
 }
@@ -71,7 +71,7 @@ static int write_l1(struct img *img, uint64_t first, uint64_t n, const uint64_t 
 	return rc;
 }
 
-int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err)
+int qcow2_own_tables(struct qcow2_refcounts *r, uint64_t first, uint64_t n, struct img_error *err)
 {
 	struct img *img = r->img;
 	const struct qcow2 *q = img->state;
@@ -86,7 +86,7 @@ int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct im
 		now[i] = old[i];
 		if (!old[i] || old[i] & QCOW2_COPIED)
 			continue;
-		rc = qcow2_refs_take(r, 1, &fresh, err);
+		rc = qcow2_refcounts_alloc(r, 1, &fresh, err);
 		if (!rc)
 			rc = img_storage_read(img->file, old[i] & QCOW2_OFFSET_MASK, table,
 					      (size_t)cluster_bytes, err);
@@ -106,10 +106,10 @@ int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct im
 			rc = qcow2_list_tables(img, err);
 		for (uint64_t i = 0; !rc && i < n; i++)
 			if (now[i] != old[i])
-				rc = qcow2_refs_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
-						      err);
+				rc = qcow2_refcounts_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
+							   err);
 		if (!rc)
-			rc = qcow2_refs_flush(r, err);
+			rc = qcow2_refcounts_flush(r, err);
 	}
 	free(table);
 	free(now);
@@ -122,14 +122,14 @@ int qcow2_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *er
 	const struct qcow2 *q = img->state;
 	uint64_t span = q->geometry.l2_span, first = off / span;
 	uint64_t n = min_u64((off + len - 1) / span - first + 1, TABLES_AT_ONCE);
-	struct qcow2_refs refs = { .img = img };
+	struct qcow2_refcounts refs = { .img = img };
 	int rc = qcow2_own_tables(&refs, first, n, err);
 
 	if (!rc)
-		rc = qcow2_refs_make_room(&refs, err);
+		rc = qcow2_refcounts_make_room(&refs, err);
 	if (!rc)
-		rc = qcow2_refs_flush(&refs, err);
-	qcow2_refs_end(&refs);
+		rc = qcow2_refcounts_flush(&refs, err);
+	qcow2_refcounts_end(&refs);
 	return rc;
 }
 
@@ -162,7 +162,7 @@ static int extend_l1(struct img *img, uint64_t entries, struct img_error *err)
 }
 
 /* Write a bigger table elsewhere and let the header name it. */
-static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err)
+static int move_l1(struct qcow2_refcounts *r, uint64_t entries, struct img_error *err)
 {
 	struct img *img = r->img;
 	struct qcow2 *q = img->state;
@@ -176,7 +176,7 @@ static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err
 		return qcow2_no_memory(img, err);
 	rc = img_storage_read(img->file, old_off, table, (size_t)old_bytes, err);
 	if (!rc)
-		rc = qcow2_refs_take(r, clusters, &first, err);
+		rc = qcow2_refcounts_alloc(r, clusters, &first, err);
 	if (!rc)
 		rc = qcow2_write_meta(img, first * cluster_bytes, table,
 				      (size_t)(clusters * cluster_bytes), err);
@@ -196,11 +196,11 @@ static int move_l1(struct qcow2_refs *r, uint64_t entries, struct img_error *err
 	q->header.l1_off = first * cluster_bytes;
 	rc = qcow2_load_tables(img, err);
 	if (!rc && old_bytes)
-		rc = qcow2_refs_unuse(r, old_off, old_bytes, err);
-	return rc ? rc : qcow2_refs_flush(r, err);
+		rc = qcow2_refcounts_unuse(r, old_off, old_bytes, err);
+	return rc ? rc : qcow2_refcounts_flush(r, err);
 }
 
-static int grow_l1(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+static int grow_l1(struct qcow2_refcounts *r, uint64_t size, struct img_error *err)
 {
 	const struct qcow2 *q = r->img->state;
 	uint64_t entries = qcow2_l1_needed(&q->geometry, size);
@@ -223,7 +223,7 @@ static int grow_l1(struct qcow2_refs *r, uint64_t size, struct img_error *err)
  * first the L2 tables, then the data.
  */
 struct filling {
-	struct qcow2_refs *refs;
+	struct qcow2_refcounts *refs;
 	uint64_t from, to; /* clusters of the guest */
 	uint64_t *l1;	   /* entries of the tables that cover it */
 	uint64_t l1_first, tables;
@@ -343,7 +343,7 @@ static int take_room(struct filling *f, enum img_preallocate how, struct img_err
 	/* Data goes past the end of the file, where no old data is and room can be reserved. */
 	if (f->new_data && !img->file->device)
 		q->next_free = max_u64(hint, div_round_up_u64(img->file->size, cluster_bytes));
-	rc = qcow2_refs_take(f->refs, f->new_tables + f->new_data, &first, err);
+	rc = qcow2_refcounts_alloc(f->refs, f->new_tables + f->new_data, &first, err);
 	q->next_free = min_u64(q->next_free, hint); /* the holes below are still there */
 	if (rc)
 		return rc;
@@ -384,7 +384,7 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 }
 
 /* Allocate the clusters of [from, to), of which a first one that is cut is not new. */
-static int fill_new(struct qcow2_refs *r, uint64_t from, uint64_t to, enum img_preallocate how,
+static int fill_new(struct qcow2_refcounts *r, uint64_t from, uint64_t to, enum img_preallocate how,
 		    struct img_error *err)
 {
 	const struct qcow2 *q = r->img->state;
@@ -471,7 +471,7 @@ int qcow2_may_resize(const struct img *img, struct img_error *err)
 int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	struct qcow2_refs refs = { .img = img };
+	struct qcow2_refcounts refs = { .img = img };
 	int rc = qcow2_may_resize(img, err);
 
 	if (!rc && q->raw_data_file && q->data_file->size < img->size)
@@ -482,14 +482,14 @@ int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 	if (!rc)
 		rc = grow_l1(&refs, size, err);
 	if (!rc)
-		rc = qcow2_refs_flush(&refs, err);
-	qcow2_refs_end(&refs);
+		rc = qcow2_refcounts_flush(&refs, err);
+	qcow2_refcounts_end(&refs);
 	if (!rc)
 		img->size = size;
 	return rc;
 }
 
-int qcow2_grow_disk(struct qcow2_refs *r, uint64_t old, uint64_t size, enum img_preallocate how,
+int qcow2_grow_disk(struct qcow2_refcounts *r, uint64_t old, uint64_t size, enum img_preallocate how,
 		    struct img_error *err)
 {
 	int rc = grow_data_file(r->img, old, size, how, err);

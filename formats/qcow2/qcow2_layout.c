@@ -485,7 +485,7 @@ static uint8_t *take(struct room *r, size_t n)
 }
 
 /* An extension with its padding; the place of its data, or NULL. */
-static uint8_t *take_extension(struct room *r, uint32_t type, size_t bytes)
+static uint8_t *parse_extension(struct room *r, uint32_t type, size_t bytes)
 {
 	uint8_t *at = bytes <= UINT32_MAX - 7 ? take(r, 8 + round_up_u64(bytes, 8)) : NULL;
 
@@ -498,7 +498,7 @@ static uint8_t *take_extension(struct room *r, uint32_t type, size_t bytes)
 
 static bool put_extension(struct room *r, uint32_t type, const void *data, size_t bytes)
 {
-	uint8_t *at = take_extension(r, type, bytes);
+	uint8_t *at = parse_extension(r, type, bytes);
 
 	if (at)
 		memcpy(at, data, bytes);
@@ -507,8 +507,8 @@ static bool put_extension(struct room *r, uint32_t type, const void *data, size_
 
 static bool put_features(struct room *r)
 {
-	uint8_t *at = take_extension(r, QCOW2_EXT_FEATURES,
-				     IMG_ARRAY_LEN(features) * FEATURE_ROW);
+	uint8_t *at = parse_extension(r, QCOW2_EXT_FEATURES,
+				      IMG_ARRAY_LEN(features) * FEATURE_ROW);
 
 	if (!at)
 		return false;
@@ -553,7 +553,7 @@ static bool put_extensions(struct room *r, const struct qcow2_header *h,
 	    !put_extension(r, QCOW2_EXT_DATA_FILE, x->data_file, x->data_file_bytes))
 		return false;
 	if (x->crypto_bytes) {
-		at = take_extension(r, QCOW2_EXT_CRYPTO, 16);
+		at = parse_extension(r, QCOW2_EXT_CRYPTO, 16);
 		if (!at)
 			return false;
 		be64_store(at, x->crypto_off);
@@ -563,7 +563,7 @@ static bool put_extensions(struct room *r, const struct qcow2_header *h,
 	if (h->version >= 3 && h->cluster_bits > 12 && !put_features(r))
 		return false;
 	if (x->bitmaps) {
-		at = take_extension(r, QCOW2_EXT_BITMAPS, 24);
+		at = parse_extension(r, QCOW2_EXT_BITMAPS, 24);
 		if (!at)
 			return false;
 		be32_store(at, x->bitmaps);

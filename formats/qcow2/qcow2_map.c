@@ -37,8 +37,8 @@ static uint64_t entries_there(const struct img *img, uint64_t off, uint64_t n, u
 	return max_u64(min_u64(n, (size - off) / bytes), 1);
 }
 
-int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		  struct qcow2_look *out)
+int qcow2_lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		 struct qcow2_lookup *out)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -55,7 +55,7 @@ int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 	if (!l1)
 		return IMG_NEED_METADATA;
 	entry = be64_load(l1);
-	*out = (struct qcow2_look){
+	*out = (struct qcow2_lookup){
 		.guest_off = align_down_u64(off, g->cluster_bytes),
 		.table_off = entry & QCOW2_OFFSET_MASK,
 		.table_copied = entry & QCOW2_COPIED,
@@ -79,7 +79,7 @@ int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 	return out->entries ? 0 : IMG_NEED_METADATA;
 }
 
-int qcow2_entry_at(struct img *img, const struct qcow2_look *l, uint64_t i, struct qcow2_entry *out,
+int qcow2_entry_at(struct img *img, const struct qcow2_lookup *l, uint64_t i, struct qcow2_entry *out,
 		   struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
@@ -110,7 +110,7 @@ enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_
 			     unsigned sub)
 {
 	if (e->kind == QCOW2_COMPRESSED)
-		return QCOW2_PACKED;
+		return QCOW2_STATE_COMPRESSED;
 	if (g->extended)
 		return e->sub_zero >> sub & 1 ? QCOW2_ZEROES : e->sub_alloc >> sub & 1 ? QCOW2_DATA
 										       : QCOW2_HOLE;
@@ -119,7 +119,7 @@ enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_
 }
 
 /* How far from off (in the look's first cluster, entry e) it goes on alike, up to len. */
-static uint64_t alike(struct img *img, const struct qcow2_look *l, const struct qcow2_entry *first,
+static uint64_t alike(struct img *img, const struct qcow2_lookup *l, const struct qcow2_entry *first,
 		      uint64_t off, uint64_t len)
 {
 	const struct qcow2 *q = img->state;
@@ -156,10 +156,10 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
-	struct qcow2_look l;
+	struct qcow2_lookup l;
 	struct qcow2_entry e;
 	uint64_t within;
-	int rc = qcow2_look_up(img, req, off, len, &l);
+	int rc = qcow2_lookup(img, req, off, len, &l);
 
 	if (rc)
 		return rc;
@@ -176,7 +176,7 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		return rc;
 	*out = (struct img_extent){ 0 };
 	switch (qcow2_state(g, &e, (unsigned)(within / g->subcluster_bytes))) {
-	case QCOW2_PACKED:
+	case QCOW2_STATE_COMPRESSED:
 		out->kind = IMG_COMPRESSED;
 		out->length = min_u64(len, g->cluster_bytes - within);
 		out->storage = img->file;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/qcow2/qcow2_scan.h"
+#include "formats/qcow2/qcow2_check.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
@@ -84,7 +84,7 @@ static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size
 }
 
 /* A new snapshot table with sound entries, in free space. The old one leaks for a while. */
-static int mend_snapshots(struct qcow2_scan *s, struct img_error *err)
+static int repair_snapshots(struct qcow2_scan *s, struct img_error *err)
 {
 	/* Known extra data that was missing may be added to each. */
 	size_t room = s->snapshots_bytes + (size_t)s->header.snapshots * 32, used = 0;
@@ -122,7 +122,7 @@ static int mend_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t wo
 	uint8_t bytes[8];
 
 	(void)arg;
-	if (qcow2_scan_mends(s, IMG_REPAIR_LOSS) &&
+	if (qcow2_scan_repairs(s, IMG_REPAIR_LOSS) &&
 	    qcow2_beyond_end(s, word & QCOW2_OFFSET_MASK, s->geometry.cluster_bytes))
 		mended = 0;
 	if (!(mended & QCOW2_OFFSET_MASK))
@@ -159,12 +159,12 @@ static int change_l2(struct qcow2_scan *s, uint64_t off,
 		       : 0;
 }
 
-static bool mend_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
+static bool repair_entry(struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
 {
-	return qcow2_mended_entry(s, word, bitmap);
+	return qcow2_repaired_entry(s, word, bitmap);
 }
 
-static int mend_entries(struct qcow2_scan *s, struct img_error *err)
+static int repair_entries(struct qcow2_scan *s, struct img_error *err)
 {
 	int rc = 0;
 
@@ -173,7 +173,7 @@ static int mend_entries(struct qcow2_scan *s, struct img_error *err)
 				      NULL, err);
 	for (size_t i = 0; !rc && i < s->nl2; i++) {
 		if (qcow2_is_alone(s, &s->l2[i]))
-			rc = change_l2(s, s->l2[i].off, mend_entry, err);
+			rc = change_l2(s, s->l2[i].off, repair_entry, err);
 	}
 	return rc ? rc : qcow2_sync(s->img, err);
 }
@@ -406,7 +406,7 @@ static int mend_l1_entries(struct qcow2_scan *s, struct img_error *err)
 	return switch_header(s, QCOW2_OFF_L1_ENTRIES, bytes, sizeof(bytes), err);
 }
 
-static int mend_header(struct qcow2_scan *s, struct img_error *err)
+static int repair_header(struct qcow2_scan *s, struct img_error *err)
 {
 	const struct qcow2_header *h = &s->header;
 	uint8_t bytes[8];
@@ -464,19 +464,19 @@ static int rescan(struct qcow2_scan *s, struct img_error *err)
 }
 
 /* What must be right before anything is counted: entries, and where tables are. */
-static int mend_tables(struct qcow2_scan *s, struct img_error *err)
+static int repair_tables(struct qcow2_scan *s, struct img_error *err)
 {
 	bool changed = s->bad_header || s->long_l1 || s->in_tables || s->bad_snapshots || s->bad_entries;
 	int rc = 0;
 
-	if (qcow2_scan_mends(s, IMG_REPAIR_LOSS) && s->lost_data) {
+	if (qcow2_scan_repairs(s, IMG_REPAIR_LOSS) && s->lost_data) {
 		rc = fill_up(s, err);
 		if (!rc)
 			rc = rescan(s, err);
 		changed = true;
 	}
 	if (!rc && s->bad_header)
-		rc = mend_header(s, err);
+		rc = repair_header(s, err);
 	if (!rc && s->long_l1)
 		rc = mend_l1_entries(s, err);
 	if (!rc && s->in_tables)
@@ -484,11 +484,11 @@ static int mend_tables(struct qcow2_scan *s, struct img_error *err)
 	if (!rc && s->bad_snapshots && (s->long_l1 || s->in_tables))
 		rc = rescan(s, err);
 	if (!rc && s->bad_snapshots)
-		rc = mend_snapshots(s, err);
+		rc = repair_snapshots(s, err);
 	if (!rc && (s->bad_entries || s->lost_data) && (s->long_l1 || s->in_tables))
 		rc = rescan(s, err);
 	if (!rc && (s->bad_entries || s->lost_data))
-		rc = mend_entries(s, err);
+		rc = repair_entries(s, err);
 	return rc || !changed ? rc : rescan(s, err);
 }
 
@@ -505,7 +505,7 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 		return 0;
 	}
 	if (all)
-		rc = mend_tables(s, err);
+		rc = repair_tables(s, err);
 	if (!rc && all && s->rebuild) {
 		rc = rebuild(s, err);
 		if (!rc)

@@ -7,7 +7,7 @@
 int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	struct qcow2_refs refs = { .img = img };
+	struct qcow2_refcounts refs = { .img = img };
 	uint64_t old = align_down_u64(q->header.size, 512);
 	int rc = qcow2_may_resize(img, err);
 
@@ -22,7 +22,7 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 	else if (size < img->size)
 		rc = qcow2_shrink(&refs, size, err);
 	if (!rc)
-		rc = qcow2_refs_flush(&refs, err);
-	qcow2_refs_end(&refs);
+		rc = qcow2_refcounts_flush(&refs, err);
+	qcow2_refcounts_end(&refs);
 	return rc;
 }

@@ -34,7 +34,7 @@ struct range {
 
 /* What is being cut off. */
 struct cutting {
-	struct qcow2_refs *refs;
+	struct qcow2_refcounts *refs;
 	uint64_t *l1;	      /* the whole table */
 	uint64_t dead;	      /* first entry whose table goes */
 	uint64_t start;	      /* first entry that goes in the table before, */
@@ -93,9 +93,9 @@ static int unuse(struct cutting *c, uint64_t off, uint64_t len, struct img_error
 	int rc = 0;
 
 	for (off = align_down_u64(off, cluster_bytes); !rc && off < end; off += cluster_bytes) {
-		rc = qcow2_refs_get(c->refs, off / cluster_bytes, &count, err);
+		rc = qcow2_refcounts_get(c->refs, off / cluster_bytes, &count, err);
 		if (!rc)
-			rc = qcow2_refs_unuse(c->refs, off, cluster_bytes, err);
+			rc = qcow2_refcounts_unuse(c->refs, off, cluster_bytes, err);
 		if (!rc && count == 1)
 			note_free(c, off);
 	}
@@ -192,7 +192,7 @@ static int free_tables(struct cutting *c, struct img_error *err)
 		if (!rc)
 			rc = unuse(c, off, bytes, err);
 	}
-	return rc ? rc : qcow2_refs_flush(c->refs, err);
+	return rc ? rc : qcow2_refcounts_flush(c->refs, err);
 }
 
 static int shrink_tables(struct cutting *c, uint64_t size, struct img_error *err)
@@ -226,7 +226,7 @@ static int shrink_tables(struct cutting *c, uint64_t size, struct img_error *err
 /* ---- What is not needed any more ---- */
 
 /* Does block i count nothing, except perhaps its own cluster? */
-static int is_unused(struct qcow2_refs *r, uint64_t i, bool *unused, struct img_error *err)
+static int is_unused(struct qcow2_refcounts *r, uint64_t i, bool *unused, struct img_error *err)
 {
 	const struct qcow2 *q = r->img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -237,7 +237,7 @@ static int is_unused(struct qcow2_refs *r, uint64_t i, bool *unused, struct img_
 	for (uint64_t c = first; !rc && *unused && c < first + g->block_entries; c++) {
 		uint64_t count;
 
-		rc = qcow2_refs_get(r, c, &count, err);
+		rc = qcow2_refcounts_get(r, c, &count, err);
 		*unused = !rc && count == (c == own);
 	}
 	return rc;
@@ -285,11 +285,11 @@ static int drop_blocks(struct cutting *c, bool *more, struct img_error *err)
 		rc = unuse(c, dropped[i], g->cluster_bytes, err);
 	}
 	free(dropped);
-	return rc ? rc : qcow2_refs_flush(c->refs, err);
+	return rc ? rc : qcow2_refcounts_flush(c->refs, err);
 }
 
 /* Cut the file after its last cluster in use. */
-static int cut_file(struct qcow2_refs *r, struct img_error *err)
+static int cut_file(struct qcow2_refcounts *r, struct img_error *err)
 {
 	struct img *img = r->img;
 	const struct qcow2 *q = img->state;
@@ -305,7 +305,7 @@ static int cut_file(struct qcow2_refs *r, struct img_error *err)
 			end = align_down_u64(end - 1, g->block_entries);
 			continue;
 		}
-		rc = qcow2_refs_get(r, end - 1, &count, err);
+		rc = qcow2_refcounts_get(r, end - 1, &count, err);
 		if (rc)
 			return rc;
 		if (count)
@@ -357,7 +357,7 @@ static int empty(struct cutting *c, uint64_t unused, struct img_error *err)
 	return tidy(c, rc, err);
 }
 
-static int with_tables(struct qcow2_refs *r, int (*work)(struct cutting *c, uint64_t size, struct img_error *err),
+static int with_tables(struct qcow2_refcounts *r, int (*work)(struct cutting *c, uint64_t size, struct img_error *err),
 		       uint64_t size, struct img_error *err)
 {
 	const struct qcow2 *q = r->img->state;
@@ -378,7 +378,7 @@ static int with_tables(struct qcow2_refs *r, int (*work)(struct cutting *c, uint
 	return rc;
 }
 
-int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err)
+int qcow2_shrink(struct qcow2_refcounts *r, uint64_t size, struct img_error *err)
 {
 	return with_tables(r, shrink, size, err);
 }
@@ -386,7 +386,7 @@ int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err)
 int qcow2_make_empty(struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	struct qcow2_refs refs = { .img = img };
+	struct qcow2_refcounts refs = { .img = img };
 	int rc;
 
 	if (!q->reftable)
@@ -398,7 +398,7 @@ int qcow2_make_empty(struct img *img, struct img_error *err)
 				img->name, q->data_file->name);
 	rc = with_tables(&refs, empty, 0, err);
 	if (!rc)
-		rc = qcow2_refs_flush(&refs, err);
-	qcow2_refs_end(&refs);
+		rc = qcow2_refcounts_flush(&refs, err);
+	qcow2_refcounts_end(&refs);
 	return rc;
 }

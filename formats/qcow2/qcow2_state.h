@@ -3,12 +3,12 @@
  *
  *	qcow2_layout	bytes: parse and encode
  *	qcow2		probe, open, close, the driver table
- *	qcow2_tables	the refcount table and fixed metadata of an image to be written
+ *	qcow2_metadata	the refcount table and fixed metadata of an image to be written
  *	qcow2_map	looking up guest offsets in the L1 and L2 tables
  *	qcow2_info	the report, snapshots, bitmaps
  *	qcow2_alloc	finding and counting clusters in memory
  *	qcow2_write	plan, commit, drop, release
- *	qcow2_refs	refcounts and tables by blocking I/O
+ *	qcow2_refcount	refcounts and tables by blocking I/O
  *	qcow2_grow	what needs the image quiet: grow and resize
  *	qcow2_backing	another backing file's name in the header
  *	qcow2_create
@@ -53,9 +53,9 @@ struct qcow2 {
 	size_t nfixed;
 
 	/* Allocation; under the metadata lock. Clusters by number: file offset / cluster. */
-	uint64_t next_free;  /* no cluster below is free */
-	uint64_t packed_end; /* file offset where compressed data may go on; 0: nowhere */
-	uint64_t stale_end;  /* no fresh cluster below: a write there may have failed midway */
+	uint64_t next_free;	 /* no cluster below is free */
+	uint64_t compressed_end; /* file offset where compressed data may go on; 0: nowhere */
+	uint64_t stale_end;	 /* no fresh cluster below: a write there may have failed midway */
 };
 
 static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
@@ -64,7 +64,7 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
 	return -ENOMEM;
 }
 
-/* ---- qcow2_tables.c ---- */
+/* ---- qcow2_metadata.c ---- */
 
 /*
  * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
@@ -81,7 +81,7 @@ int qcow2_list_tables(struct img *img, struct img_error *err);
 /* ---- qcow2_map.c: in memory, under the metadata lock ---- */
 
 /* The part of an L2 table that was looked at: from the entry of a guest offset on. */
-struct qcow2_look {
+struct qcow2_lookup {
 	uint64_t guest_off;	/* of the first entry's cluster */
 	uint64_t table_off;	/* of the L2 table; 0: none */
 	bool table_copied;	/* the table is this image's alone */
@@ -93,13 +93,13 @@ struct qcow2_look {
 /*
  * Look up [off, off + len), as far as one look goes. 0 (n >= 1), IMG_NEED_METADATA, -EUCLEAN.
  */
-int qcow2_look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		  struct qcow2_look *out);
+int qcow2_lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		 struct qcow2_lookup *out);
 /* Where in the file the L1 entry of a guest offset lies. */
 uint64_t qcow2_l1_entry_off(const struct qcow2 *q, uint64_t guest_off);
 
 /* Entry i < n of a look that found a table. -EUCLEAN (sentence to err). */
-int qcow2_entry_at(struct img *img, const struct qcow2_look *l, uint64_t i, struct qcow2_entry *out,
+int qcow2_entry_at(struct img *img, const struct qcow2_lookup *l, uint64_t i, struct qcow2_entry *out,
 		   struct img_error *err);
 
 /* What a subcluster (without extended L2 entries: the whole cluster, number 0) reads as. */
@@ -107,7 +107,7 @@ enum qcow2_state {
 	QCOW2_HOLE,
 	QCOW2_ZEROES,
 	QCOW2_DATA,
-	QCOW2_PACKED,
+	QCOW2_STATE_COMPRESSED,
 };
 enum qcow2_state qcow2_state(const struct qcow2_geometry *g, const struct qcow2_entry *e,
 			     unsigned sub);
@@ -152,15 +152,15 @@ void qcow2_add_table(struct qcow2 *q, uint64_t off);
 int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_t *first,
 		    uint64_t *count);
 /* Count found clusters once. The same req found them. */
-void qcow2_take(struct img *img, struct img_req *req, uint64_t first, uint64_t count);
+void qcow2_alloc(struct img *img, struct img_req *req, uint64_t first, uint64_t count);
 
 /*
  * Find room for len bytes (at most a cluster) of compressed data and count it. Answers as
  * qcow2_find_free().
  */
-int qcow2_take_packed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off);
+int qcow2_alloc_compressed(struct img *img, struct img_req *req, uint64_t len, uint64_t *file_off);
 /* ... and take it back. */
-void qcow2_drop_packed(struct img *img, struct img_req *req, uint64_t file_off, uint64_t len);
+void qcow2_drop_compressed(struct img *img, struct img_req *req, uint64_t file_off, uint64_t len);
 
 /*
  * One use less of every cluster that [off, off + len) touches; counts that are 0 stay so. 0 or
@@ -183,10 +183,10 @@ int qcow2_release(struct img *img, struct img_req *req, struct img_storage *s, u
 int qcow2_first_write(struct img *img, struct img_error *err);
 int qcow2_finish(struct img *img, struct img_error *err);
 
-/* ---- qcow2_refs.c: blocking, image quiet ---- */
+/* ---- qcow2_refcount.c: blocking, image quiet ---- */
 
 /* One refcount block in memory, at a time. Zero-initialise but for img. */
-struct qcow2_refs {
+struct qcow2_refcounts {
 	struct img *img;
 	uint8_t *bytes; /* a cluster; NULL: nothing loaded yet */
 	uint64_t block; /* which block of the table is loaded */
@@ -194,23 +194,23 @@ struct qcow2_refs {
 };
 
 /* A count; 0 where there is no block. */
-int qcow2_refs_get(struct qcow2_refs *r, uint64_t cluster, uint64_t *count, struct img_error *err);
+int qcow2_refcounts_get(struct qcow2_refcounts *r, uint64_t cluster, uint64_t *count, struct img_error *err);
 /* Set the counts of a run; there must be blocks for all of it. */
-int qcow2_refs_set(struct qcow2_refs *r, uint64_t first, uint64_t n, uint64_t count,
-		   struct img_error *err);
+int qcow2_refcounts_set(struct qcow2_refcounts *r, uint64_t first, uint64_t n, uint64_t count,
+			struct img_error *err);
 /* One use less of every cluster that [off, off + len) touches; uncounted ones stay so. */
-int qcow2_refs_unuse(struct qcow2_refs *r, uint64_t off, uint64_t len, struct img_error *err);
+int qcow2_refcounts_unuse(struct qcow2_refcounts *r, uint64_t off, uint64_t len, struct img_error *err);
 /*
  * Find n free clusters in a row that the refcount table covers (making it cover them, crash-safe)
  * and count them once.
  */
-int qcow2_refs_take(struct qcow2_refs *r, uint64_t n, uint64_t *first, struct img_error *err);
+int qcow2_refcounts_alloc(struct qcow2_refcounts *r, uint64_t n, uint64_t *first, struct img_error *err);
 /* Make sure that at least one cluster is free and covered. */
-int qcow2_refs_make_room(struct qcow2_refs *r, struct img_error *err);
+int qcow2_refcounts_make_room(struct qcow2_refcounts *r, struct img_error *err);
 /* Write what was changed. */
-int qcow2_refs_flush(struct qcow2_refs *r, struct img_error *err);
+int qcow2_refcounts_flush(struct qcow2_refcounts *r, struct img_error *err);
 /* Forget what was not flushed; free memory. */
-void qcow2_refs_end(struct qcow2_refs *r);
+void qcow2_refcounts_end(struct qcow2_refcounts *r);
 
 /* Make all that was written to the image's file durable, unless it was opened never to sync. */
 int qcow2_sync(struct img *img, struct img_error *err);
@@ -226,14 +226,14 @@ int qcow2_extend(struct img *img, uint64_t size, struct img_error *err);
 /* Can the image be given another size at all? -ENOTSUP, -EINVAL. */
 int qcow2_may_resize(const struct img *img, struct img_error *err);
 /* After extend(): room for [old, size) as `how` says, and the size, durably. */
-int qcow2_grow_disk(struct qcow2_refs *r, uint64_t old, uint64_t size, enum img_preallocate how,
+int qcow2_grow_disk(struct qcow2_refcounts *r, uint64_t old, uint64_t size, enum img_preallocate how,
 		    struct img_error *err);
 
 /* Read L1 entries [first, first + n) to out, in host order. */
 int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 		  struct img_error *err);
 /* Give L1 entries [first, first + n) L2 tables of their own where they share them. */
-int qcow2_own_tables(struct qcow2_refs *r, uint64_t first, uint64_t n, struct img_error *err);
+int qcow2_own_tables(struct qcow2_refcounts *r, uint64_t first, uint64_t n, struct img_error *err);
 /* Write the disk's size to the header, durably, and to img. */
 int qcow2_write_size(struct img *img, uint64_t size, struct img_error *err);
 
@@ -244,7 +244,7 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 /* ---- qcow2_shrink.c ---- */
 
 /* Cut the disk to size; also what extend() made beyond it. */
-int qcow2_shrink(struct qcow2_refs *r, uint64_t size, struct img_error *err);
+int qcow2_shrink(struct qcow2_refcounts *r, uint64_t size, struct img_error *err);
 int qcow2_make_empty(struct img *img, struct img_error *err);
 
 /* ---- qcow2_backing.c ---- */

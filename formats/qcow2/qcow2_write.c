@@ -89,7 +89,7 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 		return img_fail(img_req_error(req), rc,
 				"%s: out of memory for an L2 table",
 				img->name);
-	qcow2_take(img, req, first, 1);
+	qcow2_alloc(img, req, first, 1);
 	qcow2_add_table(q, table_off);
 	l1 = img_meta_edit(req, img->file, qcow2_l1_entry_off(q, off), 8, IMG_RANK_ROOT);
 	be64_store(l1, table_off | QCOW2_COPIED);
@@ -98,16 +98,16 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 
 /* Look up [off, off + len) for writing: the table is there and this image's alone. */
 static int look_up_writable(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-			    struct qcow2_look *l)
+			    struct qcow2_lookup *l)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_fixed *hit;
-	int rc = qcow2_look_up(img, req, off, len, l);
+	int rc = qcow2_lookup(img, req, off, len, l);
 
 	if (!rc && !l->table_off) {
 		rc = make_table(img, req, off);
 		if (!rc)
-			rc = qcow2_look_up(img, req, off, len, l);
+			rc = qcow2_lookup(img, req, off, len, l);
 	}
 	if (rc)
 		return rc;
@@ -130,7 +130,7 @@ static bool is_data(const struct qcow2_geometry *g, const struct qcow2_entry *e,
 }
 
 /* How far from off on clusters of ours lie in a row, all with data or all without; up to len. */
-static uint64_t run_of_ours(struct img *img, const struct qcow2_look *l,
+static uint64_t run_of_ours(struct img *img, const struct qcow2_lookup *l,
 			    const struct qcow2_entry *first, uint64_t off, uint64_t len)
 {
 	const struct qcow2 *q = img->state;
@@ -157,7 +157,7 @@ static uint64_t run_of_ours(struct img *img, const struct qcow2_look *l,
 }
 
 /* In place; or, where the room is there but not in use, in place with a commit. */
-static int plan_here(struct img *img, struct img_req *req, const struct qcow2_look *l,
+static int plan_here(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
 		     const struct qcow2_entry *e, uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
@@ -183,7 +183,7 @@ static int plan_here(struct img *img, struct img_req *req, const struct qcow2_lo
 }
 
 /* Entries from the first on that are to be written to new clusters, up to l->n. 0 is an error. */
-static int count_new(struct img *img, struct img_req *req, const struct qcow2_look *l,
+static int count_new(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
 		     uint64_t *count, size_t *frees)
 {
 	const struct qcow2 *q = img->state;
@@ -212,7 +212,7 @@ static bool moves_data(const struct qcow2_geometry *g, const struct qcow2_entry 
 	return !g->extended || e->kind == QCOW2_COMPRESSED || e->sub_alloc;
 }
 
-static int plan_new(struct img *img, struct img_req *req, const struct qcow2_look *l, uint64_t off,
+static int plan_new(struct img *img, struct img_req *req, const struct qcow2_lookup *l, uint64_t off,
 		    uint64_t len, struct img_plan *plan)
 {
 	struct qcow2 *q = img->state;
@@ -232,7 +232,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 		rc = qcow2_find_free(img, req, count, &first, &count);
 		if (rc)
 			return rc;
-		qcow2_take(img, req, first, count);
+		qcow2_alloc(img, req, first, count);
 		host = first * g->cluster_bytes;
 	}
 	qcow2_entry_at(img, l, 0, &first_entry, NULL);
@@ -260,7 +260,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		     struct img_plan *plan)
 {
-	struct qcow2_look l;
+	struct qcow2_lookup l;
 	struct qcow2_entry e;
 	int rc = look_up_writable(img, req, off, len, &l);
 
@@ -279,7 +279,7 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 		       struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
-	struct qcow2_look l;
+	struct qcow2_lookup l;
 	struct qcow2_entry e;
 	uint64_t old_off, old_len, file_off;
 	int rc;
@@ -297,7 +297,7 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 			rc = qcow2_no_memory(img, img_req_error(req));
 	}
 	if (!rc)
-		rc = qcow2_take_packed(img, req, len, &file_off);
+		rc = qcow2_alloc_compressed(img, req, len, &file_off);
 	if (rc)
 		return rc;
 	plan->kind = IMG_PLAN_DATA;
@@ -357,7 +357,7 @@ enum way {
 	WAY_PUNCH,
 };
 
-static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l,
+static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
 			uint64_t i, bool discard, enum way *way)
 {
 	const struct qcow2 *q = img->state;
@@ -379,7 +379,7 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 }
 
 /* Clusters of the look from the first on that are cleared in the same way. */
-static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2_look *l,
+static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
 			bool discard, enum way *way, uint64_t *count)
 {
 	int rc = way_to_clear(img, req, l, 0, discard, way);
@@ -425,9 +425,9 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED };
 	bool all_data = false, all_zero = false;
-	struct qcow2_look l;
+	struct qcow2_lookup l;
 	uint64_t within;
-	int rc = qcow2_look_up(img, req, off, len, &l);
+	int rc = qcow2_lookup(img, req, off, len, &l);
 
 	if (!rc && l.entries)
 		rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
@@ -453,7 +453,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 {
 	const struct qcow2 *q = img->state;
 	uint64_t cluster = q->geometry.cluster_bytes;
-	struct qcow2_look l;
+	struct qcow2_lookup l;
 	uint64_t count;
 	enum way way;
 	int rc;
@@ -471,7 +471,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		plan->length = len;
 		return 0;
 	}
-	rc = qcow2_look_up(img, req, off, len, &l);
+	rc = qcow2_lookup(img, req, off, len, &l);
 	if (!rc)
 		rc = run_to_clear(img, req, &l, discard, &way, &count);
 	if (!rc && (way == WAY_META || way == WAY_ZERO)) {
@@ -636,7 +636,7 @@ void qcow2_drop(struct img *img, struct img_req *req, const struct img_plan *pla
 			qcow2_unuse(img, req, plan->slot[SLOT_HOST], len);
 		break;
 	case COMMIT_PACKED:
-		qcow2_drop_packed(img, req, plan->slot[SLOT_HOST], plan->slot[SLOT_COUNT]);
+		qcow2_drop_compressed(img, req, plan->slot[SLOT_HOST], plan->slot[SLOT_COUNT]);
 		break;
 	default:
 		break;

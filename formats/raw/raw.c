@@ -142,7 +142,7 @@ static int raw_create(struct img_creating *c, struct img_error *err)
 
 struct raw_sink {
 	struct img_sink base;
-	struct img_append *to;
+	struct img_byte_writer *to;
 };
 
 static int raw_put(struct img_sink *sink, uint64_t off, const uint8_t *bytes, size_t len,
@@ -166,7 +166,7 @@ static void raw_sink_free(struct img_sink *sink)
 	free(sink);
 }
 
-static int raw_open_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
+static int raw_open_sink(struct img_creating *c, struct img_byte_writer *to, struct img_sink **out,
 			 struct img_error *err)
 {
 	struct raw_sink *s;

@@ -17,7 +17,7 @@ enum {
 
 struct raw_source {
 	struct img_source base;
-	struct img_intake *in;
+	struct img_byte_reader *in;
 	bool have; /* what is in buf is to be loaded */
 	uint64_t off;
 	size_t len;
@@ -79,7 +79,7 @@ static void source_free(struct img_source *base)
 	free(base);
 }
 
-int raw_source(struct img_intake *in, struct img_source **out, struct img_error *err)
+int raw_source(struct img_byte_reader *in, struct img_source **out, struct img_error *err)
 {
 	struct raw_source *s = malloc(sizeof(*s));
 

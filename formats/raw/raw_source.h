@@ -7,6 +7,6 @@
 #include "libimg/engine/driver.h"
 
 /* The driver's source(). */
-int raw_source(struct img_intake *in, struct img_source **out, struct img_error *err);
+int raw_source(struct img_byte_reader *in, struct img_source **out, struct img_error *err);
 
 #endif

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/vmdk/vmdk_tail.h"
+#include "formats/vmdk/vmdk_codec.h"
 #include "libimg/base/arith.h"
 
 /* A stream without a marker of its length: as much is read as a grain's may have. */
@@ -126,7 +126,7 @@ static int map_compressed(const struct look *l, uint64_t grain_off, uint64_t off
 	out->kind = IMG_COMPRESSED;
 	out->unit_bytes = (uint32_t)need;
 	out->within = (uint32_t)(off - grain_off);
-	out->codec = need < s->grain_bytes ? &vmdk_codec_tail : &img_codec_zlib;
+	out->codec = need < s->grain_bytes ? &vmdk_codec_last_grain : &img_codec_zlib;
 	if (!s->markers) {
 		uint64_t most = min_u64(2 * s->grain_bytes, 2 * need + TAIL_SLACK);
 
@@ -443,7 +443,7 @@ static int vmdk_info(struct img *img, struct img_value *top, struct img_value *s
 
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_STREAM,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK,
 	.probe = vmdk_probe,
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,

@@ -537,8 +537,8 @@ static int go_round(struct walk *w, round_fn *each, struct img_error *err)
 }
 
 /* Set right a number of the header: a place or a length. */
-static int mend_header(struct walk *w, uint64_t off, uint64_t right, const char *what,
-		       struct img_error *err)
+static int write_header_field(struct walk *w, uint64_t off, uint64_t right, const char *what,
+			      struct img_error *err)
 {
 	uint8_t bytes[8];
 	int rc;
@@ -606,7 +606,7 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 	int rc = 0;
 
 	if (is_other_capacity(s, line_bytes)) {
-		rc = mend_header(w, VMDK_OFF_CAPACITY, line_bytes, capacity, err);
+		rc = write_header_field(w, VMDK_OFF_CAPACITY, line_bytes, capacity, err);
 		s->header_bytes = line_bytes;
 	}
 	if (!rc && !own && own_copy)
@@ -616,12 +616,12 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 	if (s->directory_lost || damaged) {
 		uint64_t place = damaged ? s->redundant_off : s->directory_off;
 
-		rc = mend_header(w, VMDK_OFF_DIRECTORY, place, directory_place, err);
+		rc = write_header_field(w, VMDK_OFF_DIRECTORY, place, directory_place, err);
 		s->directory_off = place;
 		s->directory_lost = false;
 		s->redundant_off = 0;
 	} else if (s->redundant_lost || (s->redundant_off && own && !own_copy)) {
-		rc = mend_header(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_place, err);
+		rc = write_header_field(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_place, err);
 		s->redundant_lost = false;
 		s->redundant_off = 0;
 	}

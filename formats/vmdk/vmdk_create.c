@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/vmdk/vmdk_wish.h"
+#include "formats/vmdk/vmdk_parameters.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
@@ -106,7 +106,7 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 }
 
 /* What only streams have, and what they cannot have. */
-static int check_stream(struct img_creating *c, const struct vmdk_wish *w, struct img_error *err)
+static int check_stream(struct img_creating *c, const struct vmdk_parameters *w, struct img_error *err)
 {
 	uint64_t level = img_options_number(c->options, "compression_level");
 	bool levelled = img_options_has(c->options, "compression_level");
@@ -233,7 +233,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	const struct img_options *o = c->options;
 	bool versioned = !same(img_options_string(o, "hwversion"), "undefined");
 	struct layout l;
-	struct vmdk_wish w;
+	struct vmdk_parameters w;
 	int rc;
 
 	if (img_options_bool(o, "compat6") && versioned)
@@ -245,7 +245,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_text("the image's name", vmdk_base_name(c->name), err);
 	if (!rc)
-		rc = vmdk_wish_make(c, &w, err);
+		rc = vmdk_parameters_make(c, &w, err);
 	if (rc)
 		return rc;
 	if (!w.flat && c->preallocate != IMG_PREALLOCATE_OFF)
@@ -267,12 +267,12 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 		rc = check_backing(c, err);
 	if (!rc && !w.flat)
 		rc = lay_out(vmdk_extent_bytes(c, &w, 0), &l, err);
-	vmdk_wish_clear(&w);
+	vmdk_parameters_clear(&w);
 	return rc;
 }
 
 /* The extents' files of a disk whose descriptor is a file of its own. */
-static int create_extents(struct img_creating *c, const struct vmdk_wish *w, struct img_error *err)
+static int create_extents(struct img_creating *c, const struct vmdk_parameters *w, struct img_error *err)
 {
 	for (uint64_t n = 0; n < w->extents; n++) {
 		char *name = vmdk_extent_name(w, n);
@@ -283,7 +283,7 @@ static int create_extents(struct img_creating *c, const struct vmdk_wish *w, str
 		free(name);
 		if (!plain)
 			return img_fail(err, -ENOMEM, "out of memory");
-		rc = c->another(c, plain, &s, err);
+		rc = c->create_file(c, plain, &s, err);
 		free(plain);
 		if (rc)
 			return rc;
@@ -300,11 +300,11 @@ static int create_extents(struct img_creating *c, const struct vmdk_wish *w, str
 
 /* A stream's bytes into a file. */
 struct into_file {
-	struct img_append base;
+	struct img_byte_writer base;
 	struct img_storage *file;
 };
 
-static int write_into_file(struct img_append *a, const void *bytes, size_t len,
+static int write_into_file(struct img_byte_writer *a, const void *bytes, size_t len,
 			   struct img_error *err)
 {
 	struct into_file *f = (struct into_file *)a;
@@ -330,7 +330,7 @@ static int create_stream(struct img_creating *c, struct img_error *err)
 
 int vmdk_create(struct img_creating *c, struct img_error *err)
 {
-	struct vmdk_wish w;
+	struct vmdk_parameters w;
 	char *text;
 	size_t len;
 	int rc;
@@ -340,11 +340,11 @@ int vmdk_create(struct img_creating *c, struct img_error *err)
 				"%s: a VMDK cannot be made on a block device: nothing would tell "
 				"where it ends",
 				c->name);
-	rc = vmdk_wish_make(c, &w, err);
+	rc = vmdk_parameters_make(c, &w, err);
 	if (rc)
 		return rc;
 	if (w.stream) {
-		vmdk_wish_clear(&w);
+		vmdk_parameters_clear(&w);
 		return create_stream(c, err);
 	}
 	rc = vmdk_describe(c, &w, &text, &len, err);
@@ -359,6 +359,6 @@ int vmdk_create(struct img_creating *c, struct img_error *err)
 	}
 	free(text);
 out:
-	vmdk_wish_clear(&w);
+	vmdk_parameters_clear(&w);
 	return rc;
 }

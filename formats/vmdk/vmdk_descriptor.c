@@ -471,7 +471,7 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 }
 
 /* Comments, too, tell how far the text goes. */
-static void take_title(struct vmdk_text line, struct vmdk_descriptor *d)
+static void parse_title(struct vmdk_text line, struct vmdk_descriptor *d)
 {
 	d->extents_title |= text_begins(line, "# Extent description");
 	d->database |= text_begins(line, "# The Disk Data Base") || text_begins(line, "#DDB") ||
@@ -493,7 +493,7 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 		extent.number = ++number;
 
 		d.line_cut = !is_line_end(text[at - 1]);
-		take_title(line, &d);
+		parse_title(line, &d);
 		if (!line.len || line.at[0] == '#')
 			continue;
 		if (!extent_access(line, &extent.access)) {

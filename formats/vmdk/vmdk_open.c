@@ -118,8 +118,8 @@ static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **o
 }
 
 /* What the header keys say, about the parent above all. */
-static int take_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
-		     struct img_error *err)
+static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
+		      struct img_error *err)
 {
 	if (d->encrypted)
 		return img_fail(err, -ENOTSUP,
@@ -245,8 +245,8 @@ static enum vmdk_extent_kind kind_of(const struct vmdk_line *line)
  * which is files[0] already, whatever name the line has (open-vmdk writes "disk", and files are
  * renamed).
  */
-static int take_lines(struct img *img, struct vmdk *vmdk, const char *text, size_t len,
-		      size_t count, bool embedded, struct img_error *err)
+static int parse_lines(struct img *img, struct vmdk *vmdk, const char *text, size_t len,
+		       size_t count, bool embedded, struct img_error *err)
 {
 	struct named_line *lines = calloc(count + 1, sizeof(*lines));
 	struct vmdk_cursor cursor = { 0 };
@@ -529,7 +529,7 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 		free(vmdk->files[i].name);
 		free(vmdk->files[i].lost);
 		vmdk_free_rebuilt(vmdk->files[i].rebuilt);
-		vmdk_free_space(vmdk->files[i].space);
+		vmdk_free_alloc(vmdk->files[i].alloc);
 	}
 	free(vmdk->files);
 	free(vmdk->extents);
@@ -570,9 +570,9 @@ static int open_text(struct img *img, struct vmdk *vmdk, const char *text, size_
 		return img_error_prefix(err, rc, "%s", img->name);
 	rc = vmdk->file_count ? 0 : check_whole(img, &d, err);
 	if (!rc)
-		rc = take_keys(img, vmdk, &d, err);
+		rc = parse_keys(img, vmdk, &d, err);
 	if (!rc)
-		rc = take_lines(img, vmdk, text, len, d.extents, embedded, err);
+		rc = parse_lines(img, vmdk, text, len, d.extents, embedded, err);
 	return rc;
 }
 

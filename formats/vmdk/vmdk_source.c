@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "formats/vmdk/vmdk_state.h"
-#include "formats/vmdk/vmdk_tail.h"
+#include "formats/vmdk/vmdk_codec.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
@@ -29,7 +29,7 @@ struct tally {
 
 struct vmdk_stream_source {
 	struct img_source base;
-	struct img_intake *in;
+	struct img_byte_reader *in;
 	struct vmdk_sparse sparse;
 	struct tally came, came_where;	  /* grains; the second does not know which they are */
 	struct tally front, behind_where; /* what tables name */
@@ -133,8 +133,8 @@ static int take_extents(struct vmdk_stream_source *s, const char *text, size_t l
 	return rc;
 }
 
-static int take_text(struct vmdk_stream_source *s, const char *text, size_t len,
-		     struct img_error *err)
+static int parse_text(struct vmdk_stream_source *s, const char *text, size_t len,
+		      struct img_error *err)
 {
 	struct vmdk_descriptor d;
 	int rc;
@@ -157,7 +157,7 @@ static int take_text(struct vmdk_stream_source *s, const char *text, size_t len,
 	return take_extents(s, text, len, err);
 }
 
-static int take_descriptor(struct vmdk_stream_source *s, uint64_t front, struct img_error *err)
+static int parse_descriptor(struct vmdk_stream_source *s, uint64_t front, struct img_error *err)
 {
 	uint64_t off = s->sparse.descriptor_off, len = s->sparse.descriptor_bytes;
 	char *text;
@@ -179,13 +179,13 @@ static int take_descriptor(struct vmdk_stream_source *s, uint64_t front, struct 
 	if (!rc)
 		rc = take(s, text, len, "the descriptor", err);
 	if (!rc)
-		rc = take_text(s, text, len, err);
+		rc = parse_text(s, text, len, err);
 	free(text);
 	return rc;
 }
 
 /* The directory's entries, as they come. malloc'd: no more than the input has. */
-static int take_directory(struct vmdk_stream_source *s, uint8_t **out, struct img_error *err)
+static int parse_directory(struct vmdk_stream_source *s, uint8_t **out, struct img_error *err)
 {
 	uint64_t len = s->sparse.directory_entries * 4, have = 0;
 	uint8_t *all = NULL;
@@ -245,7 +245,7 @@ static int take_tables(struct vmdk_stream_source *s, uint64_t front, struct img_
 		return fail_order(s, "the grain directory", off, front, err);
 	rc = skip(s, off - s->in->taken, "what is before the grain directory", err);
 	if (!rc)
-		rc = take_directory(s, &directory, err);
+		rc = parse_directory(s, &directory, err);
 	s->has_front = true;
 	for (uint64_t i = 0; directory && i < s->sparse.directory_entries && !rc; i++) {
 		uint64_t place = (uint64_t)le32_load(directory + i * 4) * VMDK_SECTOR;
@@ -266,7 +266,7 @@ static int take_tables(struct vmdk_stream_source *s, uint64_t front, struct img_
 	return rc;
 }
 
-static int take_header(struct vmdk_stream_source *s, struct img_error *err)
+static int parse_header(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t head[VMDK_HOSTED_HEADER_BYTES];
 	size_t got;
@@ -299,7 +299,7 @@ static int take_header(struct vmdk_stream_source *s, struct img_error *err)
 static int take_front(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint64_t front;
-	int rc = take_header(s, err);
+	int rc = parse_header(s, err);
 
 	if (rc)
 		return rc;
@@ -311,7 +311,7 @@ static int take_front(struct vmdk_stream_source *s, struct img_error *err)
 				s->in->name, s->sparse.overhead_sectors,
 				VMDK_BYTES_MAX / VMDK_SECTOR);
 	s->base.size = s->sparse.capacity_bytes;
-	rc = take_descriptor(s, front, err);
+	rc = parse_descriptor(s, front, err);
 	if (!rc)
 		rc = take_tables(s, front, err);
 	return rc ? rc : skip(s, front - s->in->taken, "what is before the grains", err);
@@ -352,7 +352,7 @@ static int begin_grain(struct vmdk_stream_source *s, const struct vmdk_marker *m
 		.off = off,
 		.stored_bytes = m->bytes,
 		.bytes = (uint32_t)bytes,
-		.codec = bytes < s->sparse.grain_bytes ? &vmdk_codec_tail : &img_codec_zlib,
+		.codec = bytes < s->sparse.grain_bytes ? &vmdk_codec_last_grain : &img_codec_zlib,
 	};
 	s->have_grain = true;
 	count_grain(&s->came, marker_off / VMDK_SECTOR, off / s->sparse.grain_bytes);
@@ -400,7 +400,7 @@ static int take_all_tables(struct vmdk_stream_source *s, struct img_error *err)
 			s->in->name, at, named.count, s->came.count);
 }
 
-static int take_footer(struct vmdk_stream_source *s, struct img_error *err)
+static int parse_footer(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t footer[VMDK_SECTOR];
 	struct vmdk_sparse sparse = s->sparse;
@@ -497,7 +497,7 @@ static int take_metadata(struct vmdk_stream_source *s, const struct vmdk_marker 
 	case VMDK_MARKER_DIRECTORY:
 		return skip(s, sectors * VMDK_SECTOR, "the grain directory", err);
 	case VMDK_MARKER_FOOTER:
-		return take_footer(s, err);
+		return parse_footer(s, err);
 	default:
 		return skip(s, sectors * VMDK_SECTOR, "what follows a marker of progress", err);
 	}
@@ -576,7 +576,7 @@ static void source_free(struct img_source *base)
 	free(base);
 }
 
-int vmdk_source(struct img_intake *in, struct img_source **out, struct img_error *err)
+int vmdk_source(struct img_byte_reader *in, struct img_source **out, struct img_error *err)
 {
 	struct vmdk_stream_source *s = calloc(1, sizeof(*s));
 	int rc;

@@ -23,7 +23,7 @@ struct vmdk_run {
 };
 
 /* What writing to a sparse extent file needs; under the metadata lock. */
-struct vmdk_space {
+struct vmdk_alloc {
 	uint64_t next;	       /* file offset for the next new grain, a multiple of the grain */
 	struct vmdk_run *runs; /* freed since the image was opened */
 	size_t run_count, run_max;
@@ -51,7 +51,7 @@ struct vmdk_file {
 	char *name;		     /* as the descriptor has it; NULL: the image's own file */
 	struct img_storage *storage; /* NULL: not opened (self_only, NOACCESS) */
 	struct vmdk_sparse sparse;   /* kind VMDK_NOT_SPARSE: flat, or not parsed */
-	struct vmdk_space *space;    /* NULL: not writable, or not sparse */
+	struct vmdk_alloc *alloc;    /* NULL: not writable, or not sparse */
 	/* Opened for salvage: */
 	char *lost;		      /* why nothing of it can be read; NULL: it can */
 	struct vmdk_rebuilt *rebuilt; /* NULL: it has its tables */
@@ -132,16 +132,16 @@ static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk
 	return &vmdk->extents[low];
 }
 
-/* vmdk_space.c. All that writing to an image needs to know; refuses what cannot be written. */
+/* vmdk_alloc.c. All that writing to an image needs to know; refuses what cannot be written. */
 int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err);
-void vmdk_free_space(struct vmdk_space *space);
+void vmdk_free_alloc(struct vmdk_alloc *alloc);
 /* What metadata, if any, lies in [off, off + len) of the file; NULL: none. */
 const char *vmdk_metadata_at(const struct vmdk_file *f, uint64_t off, uint64_t len);
 /* Room for 1 to want grains in a row: *off, *got. -EFBIG. */
-int vmdk_take(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
-	      struct img_error *err);
+int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
+		      struct img_error *err);
 /* Nothing uses [off, off + len) any more. Out of memory: the room is lost. */
-void vmdk_give_back(struct vmdk_file *f, uint64_t off, uint64_t len);
+void vmdk_free_grains(struct vmdk_file *f, uint64_t off, uint64_t len);
 /* The driver's grow(): grain tables that are missing. */
 int vmdk_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 
@@ -155,7 +155,7 @@ int vmdk_last_use(struct img *img, struct img_req *req, struct img_storage *s, u
 int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		 uint64_t len);
 
-/* vmdk_marks.c. The driver's entries: content ID and the mark of an unclean shutdown. */
+/* vmdk_content_id.c. The driver's entries: content ID and the mark of an unclean shutdown. */
 int vmdk_first_write(struct img *img, struct img_error *err);
 int vmdk_finish(struct img *img, struct img_error *err);
 /* A random UUID as text; or one made of 16 bytes, in the same shape (version 4). */
@@ -168,12 +168,12 @@ extern const struct img_option vmdk_create_options[];
 int vmdk_create_check(struct img_creating *c, struct img_error *err);
 int vmdk_create(struct img_creating *c, struct img_error *err);
 
-/* vmdk_stream.c. The driver's sink(). */
-int vmdk_sink(struct img_creating *c, struct img_append *to, struct img_sink **out,
+/* vmdk_sink.c. The driver's sink(). */
+int vmdk_sink(struct img_creating *c, struct img_byte_writer *to, struct img_sink **out,
 	      struct img_error *err);
 
 /* vmdk_source.c. The driver's source(). */
-int vmdk_source(struct img_intake *in, struct img_source **out, struct img_error *err);
+int vmdk_source(struct img_byte_reader *in, struct img_source **out, struct img_error *err);
 
 /* vmdk_check.c. The driver's check(). */
 int vmdk_check(struct img *img, struct img_check *c, struct img_error *err);

@@ -199,7 +199,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct look *l, 
 
 	while (want < l->n && !entry_at(l, want, &e, NULL) && e.kind != VMDK_STORED)
 		want++;
-	rc = vmdk_take(l->f, want, &target, &count, img_req_error(req));
+	rc = vmdk_alloc_grains(l->f, want, &target, &count, img_req_error(req));
 	if (rc)
 		return rc;
 	plan->kind = IMG_PLAN_DATA;
@@ -337,7 +337,7 @@ int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 		plan_flat(vmdk, x, op, off, len, plan);
 		return 0;
 	}
-	if (!vmdk->files[x->file].space || op == IMG_OP_WRITE_COMPRESSED)
+	if (!vmdk->files[x->file].alloc || op == IMG_OP_WRITE_COMPRESSED)
 		return img_fail(
 			img_req_error(req), -ENOTSUP,
 			"%s: compressed grains are only written by making a streamOptimized "
@@ -395,8 +395,8 @@ void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan
 
 	(void)req;
 	if (plan->slot[SLOT_KIND] == COMMIT_NEW)
-		vmdk_give_back(f, plan->slot[SLOT_TARGET],
-			       plan->slot[SLOT_COUNT] * f->sparse.grain_bytes);
+		vmdk_free_grains(f, plan->slot[SLOT_TARGET],
+				 plan->slot[SLOT_COUNT] * f->sparse.grain_bytes);
 }
 
 /* ---- Freed space ---- */
@@ -421,7 +421,7 @@ int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, ui
 	(void)req;
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		if (vmdk->files[i].storage == s) {
-			vmdk_give_back(&vmdk->files[i], file_off, len);
+			vmdk_free_grains(&vmdk->files[i], file_off, len);
 			break;
 		}
 	}

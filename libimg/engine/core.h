@@ -13,7 +13,7 @@
 #include "libimg/base/pool.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/meta.h"
-#include "libimg/engine/readers.h"
+#include "libimg/engine/epochs.h"
 
 struct img_queue;
 
@@ -30,7 +30,7 @@ enum {
 struct img_freed {
 	struct img_storage *storage;
 	uint64_t off, len;
-	uint64_t since; /* requests that started before may still use it: img_readers_gone() */
+	uint64_t since; /* requests that started before may still use it: img_epoch_passed() */
 };
 
 struct img_freed_list {
@@ -52,7 +52,7 @@ struct img_engine {
 	 * Written under the lock, read without.
 	 */
 	_Atomic uint64_t mapped[IMG_STRIPES], reused;
-	struct img_readership readership;
+	struct img_epoch_domain epochs;
 
 	struct img_list claims;	 /* plans that others must keep clear of (claims.c) */
 	bool rewrites;		 /* some plans read and write back what the guest did not name */
@@ -126,13 +126,13 @@ void img_engine_unlock(struct img_engine *e);
  */
 int img_writeout(struct img_engine *e, bool durable, struct img_error *err);
 /*
- * Have the file hold all there is, and keep write-outs away until img_unsettle(): for blocking
+ * Have the file hold all there is, and keep write-outs away until img_writeout_resume(): for blocking
  * driver entries. There must be no plans in flight, and no new ones. alone: wait for those who read
  * too, let no others in, and have all freed space released and counted; else what readers may be at
  * is left in quarantine.
  */
-int img_settle(struct img_engine *e, bool alone, struct img_error *err);
-void img_unsettle(struct img_engine *e);
+int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err);
+void img_writeout_resume(struct img_engine *e);
 /* The service: what img_service_kick() has run. */
 void img_service_run(struct img_work *work);
 /* More dirty metadata than this makes plans wait. */

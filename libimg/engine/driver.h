@@ -26,7 +26,7 @@
 struct img;
 struct img_req;
 struct img_engine;
-struct img_place;
+struct img_context;
 struct img_driver;
 
 /* Answers besides 0 and a negative errno. */
@@ -69,9 +69,9 @@ struct img {
 	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
 	int compress_level;			/* the codec's scale; 0: its default */
 
-	struct img *parent;	   /* the open backing image; set by the image floor */
-	struct img_engine *engine; /* the engine's own */
-	struct img_place *place;   /* the image floor's own */
+	struct img *parent;	     /* the open backing image; set by the image floor */
+	struct img_engine *engine;   /* the engine's own */
+	struct img_context *context; /* the image floor's own */
 };
 
 /* ---- Reading: where guest bytes live ---- */
@@ -280,16 +280,16 @@ struct img_creating {
 	int compress_level;	    /* out, by create_check(): img->compress_level of the new image */
 	uint64_t identity[2];	    /* for img_identity_bytes(): 0, 0: random */
 	/* Create another file of the image, published together with it; the caller must not close it. */
-	int (*another)(struct img_creating *c, const char *name, struct img_storage **out,
-		       struct img_error *err);
+	int (*create_file)(struct img_creating *c, const char *name, struct img_storage **out,
+			   struct img_error *err);
 };
 
 /* ---- Append-only output ---- */
 
 /* Where a sink's bytes go, one after the other: a file or a pipe. */
-struct img_append {
+struct img_byte_writer {
 	/* All of it or an error. */
-	int (*write)(struct img_append *a, const void *bytes, size_t len, struct img_error *err);
+	int (*write)(struct img_byte_writer *a, const void *bytes, size_t len, struct img_error *err);
 	uint64_t written; /* bytes so far: the offset of the next one */
 };
 
@@ -318,10 +318,10 @@ struct img_sink {
 /* ---- Input that is read once, from front to end ---- */
 
 /* Where a source's bytes come from: a pipe. */
-struct img_intake {
+struct img_byte_reader {
 	const char *name; /* for messages */
 	/* The next len bytes; *got is less only where the input ends. Blocking. -ECANCELED. */
-	int (*read)(struct img_intake *in, void *buf, size_t len, size_t *got,
+	int (*read)(struct img_byte_reader *in, void *buf, size_t len, size_t *got,
 		    struct img_error *err);
 	uint64_t taken; /* bytes so far: the offset of the next one */
 	bool sized;	/* the disk is known to have size bytes: the user says so */
@@ -400,7 +400,7 @@ enum {
 	IMG_DRIVER_IDENTITY = 1 << 4,  /* create() gives images identifiers */
 	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
 	   are written as they are. */
-	IMG_DRIVER_COMPRESS_STREAM = 1 << 5,
+	IMG_DRIVER_COMPRESS_SINK = 1 << 5,
 	IMG_DRIVER_VIEWS = 1 << 7,     /* open() heeds its view */
 	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
 };
@@ -520,14 +520,14 @@ struct img_driver {
 	 * Optional. Create as a stream: is it one with these options? Then *out writes to `to`, which
 	 * outlives it; else *out is NULL, and create() does it. c->file is NULL.
 	 */
-	int (*sink)(struct img_creating *c, struct img_append *to, struct img_sink **out,
+	int (*sink)(struct img_creating *c, struct img_byte_writer *to, struct img_sink **out,
 		    struct img_error *err);
 
 	/*
 	 * Optional. Read an image as a stream: parse what comes first. `in` outlives *out.
 	 * -EMEDIUMTYPE: not ours. -ENOTSUP: an image that must be gone back and forth in.
 	 */
-	int (*source)(struct img_intake *in, struct img_source **out, struct img_error *err);
+	int (*source)(struct img_byte_reader *in, struct img_source **out, struct img_error *err);
 
 	/* Optional. Blocking, image quiet. NULL: the format has nothing to check. */
 	int (*check)(struct img *img, struct img_check *c, struct img_error *err);
@@ -549,7 +549,7 @@ struct img_driver {
 extern const struct img_driver *const img_drivers[];
 
 /*
- * formats/known.c: what other formats begin or end with, so that an image of a format that has no
+ * formats/signatures.c: what other formats begin or end with, so that an image of a format that has no
  * driver here is not taken for a raw disk. A row whose name has a driver is passed over. Ends with
  * a NULL name.
  */
@@ -561,11 +561,11 @@ struct img_signature {
 	uint8_t bytes[47];
 	const char *suffix; /* a name that ends so says it already; NULL: none does */
 };
-extern const struct img_signature img_known_signatures[];
+extern const struct img_signature img_signatures[];
 /*
  * The same for what a raw disk would hardly begin with: archives, compressed data. name is a phrase
  * ("a tar archive"), to go on after "it looks like".
  */
-extern const struct img_signature img_known_content[];
+extern const struct img_signature img_content_signatures[];
 
 #endif

@@ -35,7 +35,7 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	img_list_init(&e->blocking_idle);
 	img_engine_remapped(e, 0, UINT64_MAX);
 	img_engine_reused(e);
-	img_readership_init(&e->readership);
+	img_epoch_domain_init(&e->epochs);
 	img_list_init(&e->claims);
 	img_list_init(&e->waiting);
 	img_list_init(&e->growers);
@@ -65,7 +65,7 @@ void img_engine_free(struct img *img)
 		return;
 	wait_for_service(e);
 	img_blocking_queues_free(e);
-	img_readership_destroy(&e->readership);
+	img_epoch_domain_destroy(&e->epochs);
 	img_meta_cache_free(e->meta);
 	img_quarantine_free(e);
 	free(e->touched);
@@ -84,7 +84,7 @@ bool img_engine_is_ours(const struct img *img)
 
 size_t img_engine_in_flight(struct img *img)
 {
-	return img->engine ? img_readership_in_flight(&img->engine->readership, false, false) : 0;
+	return img->engine ? img_epoch_domain_in_flight(&img->engine->epochs, false, false) : 0;
 }
 
 int img_engine_finish(struct img *img, struct img_error *err)
@@ -95,12 +95,12 @@ int img_engine_finish(struct img *img, struct img_error *err)
 	if (!img->writable || !e->changed_image)
 		return 0;
 	wait_for_service(e);
-	rc = img_settle(e, true, err);
+	rc = img_writeout_drain(e, true, err);
 	if (rc)
 		return rc;
 	if (img->driver->finish)
 		rc = img->driver->finish(img, err);
-	img_unsettle(e);
+	img_writeout_resume(e);
 	return rc ? rc : img_writeout(e, true, err);
 }
 
@@ -124,20 +124,20 @@ static void let_go(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
-int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err)
+int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *err)
 {
-	bool alone = how != IMG_QUIET_FOR_READING, changing = how == IMG_QUIET_FOR_CHANGING;
+	bool alone = how != IMG_QUIESCE_FOR_READING, changing = how == IMG_QUIESCE_FOR_CHANGING;
 	struct img_engine *e = img->engine;
 	int rc;
 
 	/* They end on this very thread, which is about to wait for them. */
-	if (img_readership_in_flight(&e->readership, !alone, true))
+	if (img_epoch_domain_in_flight(&e->epochs, !alone, true))
 		return img_fail(err, -EDEADLK,
 				"%s: requests of this thread are in flight, and would have to be "
 				"done first",
 				img->name);
 	hold(e);
-	rc = img_settle(e, alone, err);
+	rc = img_writeout_drain(e, alone, err);
 	if (rc) {
 		let_go(e);
 		return rc;
@@ -154,7 +154,7 @@ int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err)
 
 void img_engine_resume(struct img *img)
 {
-	img_unsettle(img->engine);
+	img_writeout_resume(img->engine);
 	let_go(img->engine);
 }
 

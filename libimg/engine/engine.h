@@ -33,10 +33,10 @@ size_t img_engine_in_flight(struct img *img);
  */
 int img_engine_finish(struct img *img, struct img_error *err);
 
-enum img_quiet {
-	IMG_QUIET_FOR_READING,	/* nothing changes; others may read */
-	IMG_QUIET_FOR_CHECKING, /* nobody reads either, and no space waits to be released */
-	IMG_QUIET_FOR_CHANGING, /* the same, after driver->first_write(), if it has not run */
+enum img_quiesce {
+	IMG_QUIESCE_FOR_READING,  /* nothing changes; others may read */
+	IMG_QUIESCE_FOR_CHECKING, /* nobody reads either, and no space waits to be released */
+	IMG_QUIESCE_FOR_CHANGING, /* the same, after driver->first_write(), if it has not run */
 };
 
 /*
@@ -44,7 +44,7 @@ enum img_quiet {
  * for what is in flight; what comes meanwhile waits until img_engine_resume(). On failure the image
  * is not quiet. -EDEADLK: a queue of the calling thread has such requests in flight.
  */
-int img_engine_quiet(struct img *img, enum img_quiet how, struct img_error *err);
+int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *err);
 void img_engine_resume(struct img *img);
 
 /* Was anything written to the image since it was opened? Thread-safe. */

@@ -46,7 +46,7 @@ void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_of
 {
 	struct img_engine *e = req->engine;
 
-	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, img_readers_now() };
+	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, img_epoch_now() };
 }
 
 static void move_all(struct img_freed_list *to, struct img_freed_list *from)
@@ -142,7 +142,7 @@ int img_quarantine_release(struct img_engine *e, struct img_error *err)
 	for (i = 0; i < e->freed_durable.n && !rc; i++) {
 		struct img_freed f = e->freed_durable.item[i];
 
-		if (!e->alone && !img_readers_gone(&e->readership, f.since))
+		if (!e->alone && !img_epoch_passed(&e->epochs, f.since))
 			e->freed_durable.item[kept++] = f;
 		else
 			rc = release_one(e, &f, err);

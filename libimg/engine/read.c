@@ -211,11 +211,11 @@ static void read_compressed(struct img_piece *p);
 /* Those who waited for p's unit get their part of it, or try by themselves. */
 static void serve_waiting(struct img_piece *p)
 {
-	struct img_unit *unit = p->decoding;
+	struct img_cached_unit *unit = p->decoding;
 	struct img_list waiting, *node;
 
 	img_list_init(&waiting);
-	img_units_end(unit, &p->unit, &waiting);
+	img_unit_cache_end(unit, &p->unit, &waiting);
 	/* all of them before the first is done: what comes then may throw the unit out */
 	for (node = waiting.next; !p->rc && node != &waiting; node = node->next) {
 		struct img_piece *w = IMG_CONTAINER(node, struct img_piece, batch_link);
@@ -310,7 +310,7 @@ static void read_compressed(struct img_piece *p)
 	struct img_engine *e = p->level->engine;
 	uint64_t version = atomic_load(&e->reused);
 	struct img_queue *q = p->queue;
-	struct img_unit *unit;
+	struct img_cached_unit *unit;
 
 	p->decoding = NULL;
 	/* Who reads whole units has no use for what is left over of them. */
@@ -318,9 +318,9 @@ static void read_compressed(struct img_piece *p)
 		fetch_unit(p);
 		return;
 	}
-	unit = img_units_find(&q->units, version, x);
+	unit = img_unit_cache_find(&q->units, version, x);
 	if (!unit) {
-		p->decoding = img_units_begin(&q->units, &q->buffers, version, x);
+		p->decoding = img_unit_cache_begin(&q->units, &q->buffers, version, x);
 		fetch_unit(p);
 	} else if (!unit->bytes.at) {
 		img_list_add_tail(&unit->waiting, &p->batch_link);
@@ -339,12 +339,12 @@ static void read_compressed(struct img_piece *p)
 static int resolve(struct img_piece *p, uint64_t *len)
 {
 	struct img *img = p->task->img;
-	struct img_extents *known = &p->queue->extents;
-	uint64_t version, window = img_extents_window(img);
+	struct img_extent_cache *known = &p->queue->extents;
+	uint64_t version, window = img_extent_cache_window(img);
 	uint64_t run = max_u64(*len, window - p->off % window);
 	int rc;
 
-	if (img_extents_find(known, img, p->off, len, &p->extent, &p->level))
+	if (img_extent_cache_find(known, img, p->off, len, &p->extent, &p->level))
 		return 0;
 	rc = img_read_resolve(img, &p->req, p->off, &run, &p->extent, &p->level, &version);
 	if (rc < 0) {
@@ -355,7 +355,7 @@ static int resolve(struct img_piece *p, uint64_t *len)
 	}
 	if (rc)
 		return rc;
-	img_extents_keep(known, img, version, p->off, run, &p->extent, p->level);
+	img_extent_cache_keep(known, img, version, p->off, run, &p->extent, p->level);
 	*len = min_u64(*len, run);
 	return 0;
 }

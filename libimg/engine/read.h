@@ -12,7 +12,7 @@ void img_read_look(struct img_piece *p);
 /*
  * What is at off, by metadata in memory: 0 (*len is clipped to what that is true for),
  * IMG_NEED_METADATA (req names it), or an error. *level: the last image of the chain that was asked,
- * which holds it. *version: what img_extents_keep() needs.
+ * which holds it. *version: what img_extent_cache_keep() needs.
  */
 int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_t *len,
 		     struct img_extent *out, struct img **level, uint64_t *version);

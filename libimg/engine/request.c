@@ -19,7 +19,7 @@ struct flush {
 	struct img_waiter waiter;
 	struct img_post post;
 	struct img_queue *queue;
-	struct img_readers *readers;
+	struct img_epoch_readers *readers;
 	int rc;
 	struct img_error err;
 	void (*done)(void *user, int rc, const struct img_error *err);
@@ -54,7 +54,7 @@ static int submit_flush(struct img_queue *q, struct img *img,
 			void (*done)(void *user, int rc, const struct img_error *err), void *user)
 {
 	struct img_engine *e = img->engine;
-	struct img_readers *readers = img_queue_readers_of(q, img);
+	struct img_epoch_readers *readers = img_queue_epochs_of(q, img);
 	struct flush *f = readers ? malloc(sizeof(*f)) : NULL;
 
 	if (!f)
@@ -183,11 +183,11 @@ int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct 
 	img_list_init(&q->free_pieces);
 	img_list_init(&q->gathered);
 	img_list_init(&q->kept_back);
-	img_queue_readers_init(&q->readers);
+	img_queue_epochs_init(&q->readers);
 	q->process = img_process_number();
 	rc = img_ioq_new(kind, &q->ioq, err);
 	if (rc) {
-		img_queue_readers_destroy(&q->readers);
+		img_queue_epochs_destroy(&q->readers);
 		free(q);
 		return rc;
 	}
@@ -214,9 +214,9 @@ int img_engine_queue_free(struct img_queue *q)
 		free(IMG_CONTAINER(node, struct img_task, free_link));
 	while ((node = img_list_pop(&q->free_pieces)))
 		free(IMG_CONTAINER(node, struct img_piece, free_link));
-	img_units_clear(&q->units, &q->buffers);
+	img_unit_cache_clear(&q->units, &q->buffers);
 	img_buffers_clear(&q->buffers);
-	img_queue_readers_destroy(&q->readers);
+	img_queue_epochs_destroy(&q->readers);
 	img_ioq_free(q->ioq);
 	free(q);
 	return 0;
@@ -276,7 +276,7 @@ static void blocking_done(void *user, int rc, const struct img_error *err)
 }
 
 /* A queue that nobody else uses, until it is given back. */
-static int take_queue(struct img_engine *e, struct img_queue **out, struct img_error *err)
+static int parse_queue(struct img_engine *e, struct img_queue **out, struct img_error *err)
 {
 	struct img_list *node;
 	int rc = 0;
@@ -339,7 +339,7 @@ int img_request_run(struct img *img, const struct img_request *r, struct img_err
 		return img_writeout(e, true, err);
 	mine.done = blocking_done;
 	mine.user = &b;
-	rc = take_queue(e, &q, err);
+	rc = parse_queue(e, &q, err);
 	if (rc)
 		return rc;
 	rc = img_request_submit(q, img, &mine);

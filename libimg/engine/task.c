@@ -1,5 +1,5 @@
 /*
- * Dealing a request out, waiting for metadata, finishing. deal() starts pieces until the request is dealt out or enough are in flight. Only one piece of a
+ * Dealing a request out, waiting for metadata, finishing. start_pieces() starts pieces until the request is dealt out or enough are in flight. Only one piece of a
  * task is looking up at a time, since only the answer tells where the next one begins.
  */
 #include "libimg/engine/task.h"
@@ -14,10 +14,10 @@ enum {
 	MAX_PIECES = 64,
 }; /* of one task in flight */
 
-struct img_readers *img_queue_readers_of(struct img_queue *q, struct img *img)
+struct img_epoch_readers *img_queue_epochs_of(struct img_queue *q, struct img *img)
 {
-	struct img_readers *found = img_readers_find(&q->readers, &img->engine->readership);
-	struct img_readership **chain;
+	struct img_epoch_readers *found = img_epoch_readers_find(&q->readers, &img->engine->epochs);
+	struct img_epoch_domain **chain;
 	size_t n = 0;
 
 	if (found)
@@ -29,8 +29,8 @@ struct img_readers *img_queue_readers_of(struct img_queue *q, struct img *img)
 		return NULL;
 	n = 0;
 	for (struct img *i = img; i; i = i->parent)
-		chain[n++] = &i->engine->readership;
-	found = img_readers_make(&q->readers, chain, n);
+		chain[n++] = &i->engine->epochs;
+	found = img_epoch_readers_make(&q->readers, chain, n);
 	free(chain);
 	return found;
 }
@@ -46,7 +46,7 @@ struct img_task *img_task_make(struct img_queue *q, struct img *img,
 		return NULL;
 	*t = (struct img_task){ .img = img,
 				.queue = q,
-				.readers = img_queue_readers_of(q, img),
+				.readers = img_queue_epochs_of(q, img),
 				.look = look,
 				.off = off,
 				.next = off,
@@ -189,11 +189,11 @@ static void leave_order(struct img_task *t)
 }
 
 /* Start pieces; finish the task if there is nothing more to do. */
-static void deal(struct img_task *t)
+static void start_pieces(struct img_task *t)
 {
-	if (t->dealing)
+	if (t->starting)
 		return; /* a piece was done at once: the loop below goes on */
-	t->dealing = true;
+	t->starting = true;
 	while (!t->rc && !t->looking && t->next < t->end && t->pieces < MAX_PIECES) {
 		struct img_piece *p = piece_new(t);
 
@@ -205,7 +205,7 @@ static void deal(struct img_task *t)
 		t->looking = true;
 		t->look(p);
 	}
-	t->dealing = false;
+	t->starting = false;
 	if (t->next >= t->end || t->rc)
 		leave_order(t);
 	if (t->pieces || (!t->rc && t->next < t->end))
@@ -230,14 +230,14 @@ void img_piece_done(struct img_piece *p, int rc)
 		t->looking = false;
 	t->pieces--;
 	piece_free(p);
-	deal(t);
+	start_pieces(t);
 }
 
 /* ---- Starting ---- */
 
 static void finish_later(struct img_post *post)
 {
-	deal(IMG_CONTAINER(post, struct img_task, post));
+	start_pieces(IMG_CONTAINER(post, struct img_task, post));
 }
 
 bool img_task_is_first(const struct img_task *t)
@@ -261,12 +261,12 @@ void img_task_start(struct img_task *t)
 	}
 	/* One piece more than there are keeps the task from finishing in here. */
 	t->pieces++;
-	deal(t);
+	start_pieces(t);
 	t->pieces--;
 	if (t->pieces)
 		return;
 	if (t->inner) {
-		deal(t);
+		start_pieces(t);
 		return;
 	}
 	t->post.fn = finish_later;
@@ -363,7 +363,7 @@ static void tell_closers(const struct img *img)
 	for (; img; img = img->parent) {
 		struct img_engine *e = img->engine;
 
-		if (!atomic_load(&e->readership.closed))
+		if (!atomic_load(&e->epochs.closed))
 			continue;
 		pthread_mutex_lock(&e->lock);
 		pthread_cond_broadcast(&e->changed);
@@ -398,7 +398,7 @@ static bool wait_until_open(struct img_piece *p, struct img_engine *e)
 	bool closed;
 
 	pthread_mutex_lock(&e->lock);
-	closed = atomic_load(&e->readership.closed);
+	closed = atomic_load(&e->epochs.closed);
 	if (closed)
 		img_piece_wait(p, &e->waiting);
 	pthread_mutex_unlock(&e->lock);

@@ -9,8 +9,8 @@
 
 #include "libimg/engine/buffers.h"
 #include "libimg/engine/core.h"
-#include "libimg/engine/extents.h"
-#include "libimg/engine/units.h"
+#include "libimg/engine/extent_cache.h"
+#include "libimg/engine/unit_cache.h"
 
 struct img_piece;
 
@@ -24,11 +24,11 @@ struct img_queue {
 	size_t in_flight;	   /* tasks, fills not counted */
 	size_t completed;	   /* since the present run began */
 	struct img_list free_tasks, free_pieces;
-	struct img_queue_readers readers;
+	struct img_queue_epochs readers;
 	bool running; /* img_engine_queue_run() is on its thread's stack */
 	struct img_buffers buffers;
-	struct img_extents extents;
-	struct img_units units;
+	struct img_extent_cache extents;
+	struct img_unit_cache units;
 	struct img_list gathered; /* img_piece.batch_link: for the pool (batch.c) */
 	unsigned ngathered;
 	struct img_list kept_back; /* img_piece.batch_link: writes that more may join (claims.c) */
@@ -38,7 +38,7 @@ struct img_queue {
 struct img_task {
 	struct img *img;
 	struct img_queue *queue;
-	struct img_readers *readers; /* the queue's, of img */
+	struct img_epoch_readers *readers; /* the queue's, of img */
 	/* Find out where the piece's bytes live and see to them; ends in img_piece_done(). */
 	void (*look)(struct img_piece *p);
 	bool changes; /* it writes: */
@@ -52,7 +52,7 @@ struct img_task {
 	size_t iov_within;
 	unsigned pieces; /* in flight */
 	bool looking;	 /* a piece is still finding out where next lives */
-	bool dealing;	 /* deal() is on the stack */
+	bool starting;	 /* start_pieces() is on the stack */
 	int rc;
 	struct img_error err;
 	struct img_reader reader;   /* in readers; not of an inner task */
@@ -89,16 +89,16 @@ struct img_piece {
 	/* Reading. */
 	struct img *level; /* the image of the chain that holds the extent */
 	struct img_extent extent;
-	struct img_buffer stored;  /* COMPRESSED: as stored */
-	struct img_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
-	struct img_buffer unit;	   /* decoded; as a cipher needs it; to be packed */
+	struct img_buffer stored;	  /* COMPRESSED: as stored */
+	struct img_cached_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
+	struct img_buffer unit;		  /* decoded; as a cipher needs it; to be packed */
 
 	/* Writing. */
 	struct img_plan plan;
 	uint64_t claim_start, claim_end; /* guest bytes; claimed while claim_link is in a list */
 	struct img_piece *host;		 /* whose claim this piece has joined; NULL: none */
 	bool joinable;			 /* others may write to what this plan fills */
-	bool landed;			 /* written, but for those who have joined */
+	bool completed;			 /* written, but for those who have joined */
 	bool kept_back;			 /* its write is not submitted yet: in queue->kept_back */
 	struct img_buffer merged;	 /* struct iovec[]: its bytes and those that follow on them */
 	unsigned joined;		 /* of them, still being written */
@@ -120,7 +120,7 @@ struct img_piece {
 };
 
 /* q's readers of img; NULL: out of memory. */
-struct img_readers *img_queue_readers_of(struct img_queue *q, struct img *img);
+struct img_epoch_readers *img_queue_epochs_of(struct img_queue *q, struct img *img);
 /* A new task; the caller sets iov, op, ... before img_task_start(). NULL: out of memory. */
 struct img_task *img_task_make(struct img_queue *q, struct img *img,
 			       void (*look)(struct img_piece *), uint64_t off, uint64_t len);

@@ -114,11 +114,11 @@ static void finish(struct img_piece *p, int rc)
 	p->rc = rc;
 	if (host) {
 		img_list_add_tail(&host->joiners, &p->claim_link);
-		if (!--host->joined && host->landed)
+		if (!--host->joined && host->completed)
 			conclude(host, host->rc);
 		return;
 	}
-	p->landed = true;
+	p->completed = true;
 	p->joinable = false;
 	if (!p->joined)
 		conclude(p, rc);

@@ -229,9 +229,9 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 /* Let nobody look anything up, and wait until what was looked up is out of use. */
 static void shut_out_readers(struct img_engine *e)
 {
-	img_readership_close(&e->readership);
+	img_epoch_domain_close(&e->epochs);
 	pthread_mutex_lock(&e->lock);
-	while (!img_readership_empty(&e->readership))
+	while (!img_epoch_domain_empty(&e->epochs))
 		pthread_cond_wait(&e->changed, &e->lock);
 	e->alone = true;
 	pthread_mutex_unlock(&e->lock);
@@ -241,11 +241,11 @@ static void shut_out_readers(struct img_engine *e)
 static void let_readers_in(struct img_engine *e)
 {
 	e->alone = false;
-	img_readership_open(&e->readership);
+	img_epoch_domain_open(&e->epochs);
 	img_engine_changed(e);
 }
 
-int img_settle(struct img_engine *e, bool alone, struct img_error *err)
+int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err)
 {
 	int rc = 0;
 
@@ -274,7 +274,7 @@ int img_settle(struct img_engine *e, bool alone, struct img_error *err)
 	return rc;
 }
 
-void img_unsettle(struct img_engine *e)
+void img_writeout_resume(struct img_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
 	img_engine_remapped(e, 0, UINT64_MAX); /* the driver has had its way */
@@ -289,7 +289,7 @@ void img_unsettle(struct img_engine *e)
 static int run_grow(struct img_engine *e, struct img_error *err)
 {
 	struct img *img = e->img;
-	int rc = img_settle(e, e->first_write_done, err);
+	int rc = img_writeout_drain(e, e->first_write_done, err);
 
 	if (rc)
 		return rc;
@@ -300,7 +300,7 @@ static int run_grow(struct img_engine *e, struct img_error *err)
 		rc = img->driver->grow ? img->driver->grow(img, e->grow_off, e->grow_len, err)
 				       : -EIO;
 	}
-	img_unsettle(e);
+	img_writeout_resume(e);
 	return rc;
 }
 

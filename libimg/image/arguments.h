@@ -5,7 +5,7 @@
 #ifndef LIBIMG_IMAGE_ARGUMENTS_H
 #define LIBIMG_IMAGE_ARGUMENTS_H
 
-#include "libimg/image/place.h" /* and with it img.h, in the order that works */
+#include "libimg/image/context.h" /* and with it img.h, in the order that works */
 
 /* path: for the sentence; NULL: not known. */
 int img_check_open_options(const char *path, const struct img_open_options *o,

@@ -16,7 +16,7 @@
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/arguments.h"
-#include "libimg/image/recipe.h"
+#include "libimg/image/create_settings.h"
 
 /* What the handle of a new image may be asked for. */
 enum {
@@ -46,7 +46,7 @@ int img_format_features(const char *format)
 	       (d->features & IMG_DRIVER_COMPRESS ? IMG_FORMAT_COMPRESS : 0) |
 	       (d->check ? IMG_FORMAT_CHECK : 0) | (d->resize ? IMG_FORMAT_RESIZE : 0) |
 	       (d->features & IMG_DRIVER_IDENTITY ? IMG_FORMAT_IDENTITY : 0) |
-	       (d->features & IMG_DRIVER_COMPRESS_STREAM ? IMG_FORMAT_COMPRESS_STREAM : 0);
+	       (d->features & IMG_DRIVER_COMPRESS_SINK ? IMG_FORMAT_COMPRESS_SINK : 0);
 }
 
 struct img_value *img_format_create_options(const char *format)
@@ -64,7 +64,7 @@ struct img_value *img_format_create_options(const char *format)
 
 	if (!d)
 		return NULL;
-	table = img_recipe_table(d);
+	table = img_create_settings_table(d);
 	if (table)
 		list = img_value_new(IMG_VALUE_ARRAY);
 	if (!list) {
@@ -77,7 +77,7 @@ struct img_value *img_format_create_options(const char *format)
 		img_value_add_string(item, "name", row->name);
 		img_value_add_string(item, "type", types[row->type]);
 		img_value_add_string(item, "help", row->help ? row->help : "");
-		if (img_recipe_is_of_file(d, row))
+		if (img_create_settings_is_of_file(d, row))
 			img_value_add_bool(item, "file", true);
 		if (row->fallback)
 			img_value_add_string(item, "default", row->fallback);
@@ -102,9 +102,9 @@ static const char *plain_path(const char *path)
 int img_create_prepare(const char *path, const struct img_create_options *options,
 		       struct img_value **out, struct img_error *err)
 {
-	struct img_recipe r;
+	struct img_create_settings r;
 	struct img_value *v;
-	int rc = img_recipe_make(&r, plain_path(path), options, err);
+	int rc = img_create_settings_make(&r, plain_path(path), options, err);
 
 	if (rc)
 		return rc;
@@ -133,7 +133,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 			break;
 		}
 	}
-	img_recipe_clear(&r);
+	img_create_settings_clear(&r);
 	if (!v || !img_value_ok(v)) {
 		img_value_free(v);
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -152,13 +152,13 @@ struct making {
 };
 
 /* A further file: the user named it, or the driver made its name from the user's. */
-static int create_another(struct img_creating *c, const char *name, struct img_storage **out,
-			  struct img_error *err)
+static int create_further_file(struct img_creating *c, const char *name, struct img_storage **out,
+			       struct img_error *err)
 {
 	struct img *img = ((struct making *)c)->img;
-	struct img_place *place = img->place;
+	struct img_context *context = img->context;
 	struct img_created *grown;
-	char *path = img_gate_join(place->path, name);
+	char *path = img_gate_join(context->path, name);
 	struct stat st;
 	char *identity = NULL;
 	bool taken;
@@ -166,12 +166,12 @@ static int create_another(struct img_creating *c, const char *name, struct img_s
 
 	if (!path)
 		return img_fail(err, -ENOMEM, "out of memory");
-	taken = !strcmp(path, place->path);
-	for (size_t i = 0; i < place->created_count; i++)
-		taken |= !strcmp(path, place->created[i].path);
+	taken = !strcmp(path, context->path);
+	for (size_t i = 0; i < context->created_count; i++)
+		taken |= !strcmp(path, context->created[i].path);
 	if (!stat(path, &st))
 		identity = img_storage_identify(&st);
-	taken = taken || img_place_has(img, identity, true);
+	taken = taken || img_context_has(img, identity, true);
 	free(identity);
 	rc = -EINVAL;
 	if (taken) {
@@ -183,17 +183,17 @@ static int create_another(struct img_creating *c, const char *name, struct img_s
 		img_fail(err, rc, "%s: further file '%s' begins with a protocol", img->name, name);
 		goto out;
 	}
-	grown = reallocarray(place->created, place->created_count + 1, sizeof(*grown));
+	grown = reallocarray(context->created, context->created_count + 1, sizeof(*grown));
 	if (!grown) {
 		rc = img_fail(err, -ENOMEM, "out of memory");
 		goto out;
 	}
-	place->created = grown;
-	rc = img_storage_create_file(path, img_storage_flags(place->flags), out, err);
+	context->created = grown;
+	rc = img_storage_create_file(path, img_storage_flags(context->flags), out, err);
 	if (rc)
 		goto out;
 	img_storage_set_attributes(*out, ((struct making *)c)->attributes);
-	grown[place->created_count++] = (struct img_created){ .path = path, .storage = *out };
+	grown[context->created_count++] = (struct img_created){ .path = path, .storage = *out };
 	path = NULL;
 out:
 	free(path);
@@ -206,40 +206,40 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	IMG_NOT_CANCELLED;
 	const char *plain;
 	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
-	struct img_place_opening how = { .io = options->io };
+	struct img_context_opening how = { .io = options->io };
 	struct img_storage *file;
 	struct making making;
-	struct img_recipe r;
+	struct img_create_settings r;
 	struct img *img = NULL;
 	int rc = img_check_create_options(path, options, err);
 
 	if (rc)
 		return rc;
 	plain = plain_path(path);
-	rc = img_recipe_make(&r, plain, options, err);
+	rc = img_create_settings_make(&r, plain, options, err);
 	if (rc)
 		return rc;
 	rc = img_storage_create_file(plain, img_storage_flags(flags), &file, err);
 	if (rc)
 		goto out;
 	img_storage_set_attributes(file, &r.attributes);
-	rc = img_place_new(file, path, plain, r.gate, flags, &img, err);
+	rc = img_context_new(file, path, plain, r.gate, flags, &img, err);
 	if (rc)
 		goto out;
-	img->place->unpublished = true;
+	img->context->unpublished = true;
 	img->parent = r.backing;
 	if (r.backing)
-		r.backing->place->above = img;
+		r.backing->context->above = img;
 	r.backing = NULL; /* closed with img from here on */
 
 	making = (struct making){ .base = r.creating, .img = img, .attributes = &r.attributes };
 	making.base.file = file;
-	making.base.another = create_another;
+	making.base.create_file = create_further_file;
 	making.base.backing = img->parent;
 	rc = r.driver->create(&making.base, err);
 	img->made = true;
 	if (!rc)
-		rc = img_place_open(img, r.driver, &how, err);
+		rc = img_context_open(img, r.driver, &how, err);
 	img->compress_level = making.base.compress_level;
 	if (!rc && img->parent && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
@@ -248,8 +248,8 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 	*out = img;
 	img = NULL;
 out:
-	img_place_close(img, NULL);
-	img_recipe_clear(&r);
+	img_context_close(img, NULL);
+	img_create_settings_clear(&r);
 	return rc;
 }
 
@@ -264,12 +264,12 @@ static int publish_file(struct img *img, struct img_storage *s, struct img_error
 /* The further files get their names, then the main one, which leads to them: all or none new. */
 static int publish_files(struct img *img, struct img_error *err)
 {
-	struct img_place *place = img->place;
+	struct img_context *context = img->context;
 	size_t done = 0;
 	int rc = 0;
 
-	while (!rc && done < place->created_count) {
-		struct img_created *c = &place->created[done];
+	while (!rc && done < context->created_count) {
+		struct img_created *c = &context->created[done];
 		struct stat st;
 
 		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
@@ -280,35 +280,35 @@ static int publish_files(struct img *img, struct img_error *err)
 	if (!rc)
 		rc = publish_file(img, img->file, err);
 	while (rc && done--)
-		if (!place->created[done].replaces)
-			unlink(place->created[done].path);
+		if (!context->created[done].replaces)
+			unlink(context->created[done].path);
 	return rc;
 }
 
 int img_publish(struct img *img, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	struct img_place *place = img->place;
-	int rc = img_place_is_ours(img, err);
+	struct img_context *context = img->context;
+	int rc = img_context_is_ours(img, err);
 
-	if (rc || !place->unpublished)
+	if (rc || !context->unpublished)
 		return rc;
-	rc = img_engine_quiet(img, IMG_QUIET_FOR_READING, err);
+	rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_READING, err);
 	if (rc)
 		return rc;
 	/* A name that outlives a crash must not lead to a file that did not. */
-	for (size_t i = 0; !rc && i < place->created_count; i++) {
-		if (!(place->flags & IMG_OPEN_UNSAFE))
-			rc = img_storage_sync(place->created[i].storage, err);
+	for (size_t i = 0; !rc && i < context->created_count; i++) {
+		if (!(context->flags & IMG_OPEN_UNSAFE))
+			rc = img_storage_sync(context->created[i].storage, err);
 	}
-	if (!rc && !(place->flags & IMG_OPEN_UNSAFE))
+	if (!rc && !(context->flags & IMG_OPEN_UNSAFE))
 		rc = img_storage_sync(img->file, err);
 	if (!rc)
 		rc = publish_files(img, err);
 	img_engine_resume(img);
 	if (rc)
 		return rc;
-	place->unpublished = false;
+	context->unpublished = false;
 	return 0;
 }
 
@@ -321,6 +321,6 @@ int img_create(const char *path, const struct img_create_options *options, struc
 	if (rc)
 		return rc;
 	rc = img_publish(img, err);
-	closed = img_place_close(img, rc ? NULL : err);
+	closed = img_context_close(img, rc ? NULL : err);
 	return rc ? rc : closed;
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "libimg/storage/cursor.h"
 
 struct image_storage {
@@ -93,7 +93,7 @@ static uint64_t image_modified(struct img_storage *s)
 
 static void image_close(struct img_storage *s)
 {
-	img_place_close(img_of(s), NULL);
+	img_context_close(img_of(s), NULL);
 	free(s->identity);
 	free(s->name);
 	free(IMG_CONTAINER(s, struct image_storage, base));

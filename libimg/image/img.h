@@ -25,7 +25,7 @@ extern "C" {
 
 struct img;
 struct img_error;
-struct img_input;
+struct img_source_image;
 struct img_queue;
 struct img_secrets;
 struct img_value;
@@ -89,8 +89,8 @@ enum {
 	IMG_FORMAT_COMPRESS = 1 << 3,
 	IMG_FORMAT_CHECK = 1 << 4,
 	IMG_FORMAT_RESIZE = 1 << 5,
-	IMG_FORMAT_IDENTITY = 1 << 6,	     /* new images get identifiers: see img_create_options */
-	IMG_FORMAT_COMPRESS_STREAM = 1 << 7, /* some are written compressed by img_copy_stream() */
+	IMG_FORMAT_IDENTITY = 1 << 6,	   /* new images get identifiers: see img_create_options */
+	IMG_FORMAT_COMPRESS_SINK = 1 << 7, /* some are written compressed by img_copy_to_sink() */
 };
 /* IMG_FORMAT_* of a format; -ENOENT: no such format. */
 int img_format_features(const char *format);
@@ -477,7 +477,7 @@ struct img_copy_options {
 					  reads alike from its own is not copied; of images that are
 					  not the same the content is compared */
 	uint64_t rate;		       /* bytes to be read a second, holes not counted; 0: no limit */
-	bool resize_target;	       /* img_copy_input() */
+	bool resize_target;	       /* img_copy_source() */
 	bool salvage;		       /* what cannot be read is zeroes in the target */
 	img_unreadable_fn *unreadable; /* salvage: told of each such range, in order; may be NULL */
 	img_progress_fn *progress;     /* may be NULL */
@@ -502,9 +502,9 @@ int img_copy(struct img *const *sources, size_t count, struct img *target,
  * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of
  * those (streamOptimized VMDK; raw, into a pipe); nothing was written then.
  */
-int img_copy_stream(struct img *const *sources, size_t count, const char *path, int fd,
-		    const struct img_create_options *create, const struct img_copy_options *options,
-		    struct img_error *err);
+int img_copy_to_sink(struct img *const *sources, size_t count, const char *path, int fd,
+		     const struct img_create_options *create, const struct img_copy_options *options,
+		     struct img_error *err);
 
 /*
  * ---- An image from a pipe: read once, from front to end ----
@@ -519,27 +519,27 @@ int img_copy_stream(struct img *const *sources, size_t count, const char *path, 
  * says itself, or as many as come. -ENOTSUP: a format that is read here and there. Errors as
  * img_open().
  */
-int img_input_open(int fd, const char *name, const char *format, const uint64_t *size,
-		   struct img_input **out, struct img_error *err);
-void img_input_close(struct img_input *in); /* NULL is fine */
-const char *img_input_format(const struct img_input *in);
-const char *img_input_guessed_content(const struct img_input *in); /* see img_guessed_content() */
+int img_source_open(int fd, const char *name, const char *format, const uint64_t *size,
+		    struct img_source_image **out, struct img_error *err);
+void img_source_close(struct img_source_image *in); /* NULL is fine */
+const char *img_source_format(const struct img_source_image *in);
+const char *img_source_guessed_content(const struct img_source_image *in); /* see img_guessed_content() */
 /* The size in bytes. False: only its end will tell. */
-bool img_input_size(const struct img_input *in, uint64_t *size);
+bool img_source_size(const struct img_source_image *in, uint64_t *size);
 /* An identity (see img_create_options) from its first bytes. */
-void img_input_identity(const struct img_input *in, uint64_t identity[2]);
+void img_source_identity(const struct img_source_image *in, uint64_t identity[2]);
 /*
  * Copy it to target. Of options, all but out_of_order (units are written as they come),
  * share_backing and salvage count. An input whose size is not known: target is
  * resized as data comes, if options->resize_target, and has the disk's size in the end. -EUCLEAN,
  * also: the input ends too early; the target is incomplete then.
  */
-int img_copy_input(struct img_input *in, struct img *target, const struct img_copy_options *options,
-		   struct img_error *err);
-/* The same into a new image that is written in one go: see img_copy_stream(). Its size must be known. */
-int img_copy_input_stream(struct img_input *in, const char *path, int fd,
-			  const struct img_create_options *create,
-			  const struct img_copy_options *options, struct img_error *err);
+int img_copy_source(struct img_source_image *in, struct img *target, const struct img_copy_options *options,
+		    struct img_error *err);
+/* The same into a new image that is written in one go: see img_copy_to_sink(). Its size must be known. */
+int img_copy_source_to_sink(struct img_source_image *in, const char *path, int fd,
+			    const struct img_create_options *create,
+			    const struct img_copy_options *options, struct img_error *err);
 
 /*
  * An identity (see img_create_options) for the disk that the sources make, one after the other: a
@@ -565,7 +565,7 @@ enum img_convert_stage {
 struct img_convert_options {
 	struct img *const *sources; /* one after the other; or */
 	size_t source_count;
-	struct img_input *input; /* a pipe, instead of them */
+	struct img_source_image *input; /* a pipe, instead of them */
 
 	/* One of the following. */
 	const char *path;   /* a new image, replacing a file that is there; it has its name only when
@@ -582,7 +582,7 @@ struct img_convert_options {
 	 * have in common with create.backing_name is not copied.
 	 */
 	struct img_copy_options copy;
-	uint64_t stream_sparse_bytes; /* copy.sparse_bytes of what is written from front to end */
+	uint64_t sink_sparse_bytes; /* copy.sparse_bytes of what is written from front to end */
 	uint64_t reserved[8];
 };
 /*
@@ -590,7 +590,7 @@ struct img_convert_options {
  * too small (-ENOSPC); a backing image with several sources, or of unknown format (-EINVAL);
  * compression or backing images that the format has not (-ENOTSUP); non-zero reserved fields, no or
  * two targets or kinds of source (-EINVAL). Else errors as img_create_begin(), img_copy(),
- * img_copy_stream(), img_publish() and img_close(). stage: set, also on failure; may be NULL.
+ * img_copy_to_sink(), img_publish() and img_close(). stage: set, also on failure; may be NULL.
  * Blocking; a thread that has requests in flight on a source or target must not call it.
  */
 int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,

@@ -6,7 +6,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 enum {
 	SECTOR_BYTES = 512, /* in which raw disks are measured */
@@ -37,7 +37,7 @@ static int fill(struct img *img, struct img_value *top, struct img_value *data,
 	rc = img->driver->other_files ? img->driver->other_files(img, children, err) : 0;
 	if (rc)
 		return rc;
-	img_report_file(children, "file", img->place->path, 0, img->file);
+	img_report_file(children, "file", img->context->path, 0, img->file);
 	if (backing && img->backing_format)
 		img_value_add_string(top, "backing-filename-format", img->backing_format);
 	img_value_add_uint(top, "virtual-size", img->size);
@@ -66,7 +66,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 
 	if (!top || !data)
 		goto nomem;
-	rc = img_engine_quiet(img, IMG_QUIET_FOR_READING, err);
+	rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_READING, err);
 	if (rc)
 		goto out;
 	quiet = true;
@@ -83,7 +83,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 		data = NULL;
 	}
 	if (img->backing_name && *img->backing_name) {
-		full = img_resolve_name(img->place->path, img->backing_name);
+		full = img_resolve_name(img->context->path, img->backing_name);
 		if (!full)
 			goto nomem;
 		img_value_add_string(top, "full-backing-filename", full);

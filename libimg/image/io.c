@@ -13,13 +13,13 @@
 #include "libimg/engine/request.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/img.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 /* ---- Checks ---- */
 
 static int check_image(const struct img *img, struct img_error *err)
 {
-	return img_place_is_ours(img, err);
+	return img_context_is_ours(img, err);
 }
 
 static int check_range(const struct img *img, uint64_t off, uint64_t len, struct img_error *err)
@@ -28,7 +28,7 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 
 	if (rc)
 		return rc;
-	if (img->place->flags & IMG_OPEN_SELF_ONLY)
+	if (img->context->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	if (!range_in(off, len, img->size))
 		return img_fail(err, -EINVAL,

@@ -6,7 +6,7 @@
 #define LIBIMG_IMAGE_LEVEL_H
 
 #include "libimg/image/node.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 struct img_secrets;
 

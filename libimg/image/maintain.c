@@ -39,7 +39,7 @@ static int clear_new_part(struct img *img, uint64_t from, struct img_error *err)
 
 static int extend_quiet(struct img *img, uint64_t size, struct img_error *err)
 {
-	int rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+	int rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 
 	if (rc)
 		return rc;
@@ -51,7 +51,7 @@ static int extend_quiet(struct img *img, uint64_t size, struct img_error *err)
 static int resize_quiet(struct img *img, uint64_t size, enum img_preallocate how,
 			struct img_error *err)
 {
-	int rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+	int rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 
 	if (rc)
 		return rc;
@@ -78,7 +78,7 @@ static int grow(struct img *img, uint64_t size, enum img_preallocate how, struct
 int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	int rc = img_place_is_ours(img, err);
+	int rc = img_context_is_ours(img, err);
 
 	if (rc)
 		return rc;
@@ -120,15 +120,15 @@ static int check_may_change(const struct img *img, bool can, const char *what,
 /* Does name, stored in img, lead to img itself, or to an image that is read through it? */
 static bool leads_back(const struct img *img, const char *name)
 {
-	char *path = img_resolve_name(img->place->path, name);
+	char *path = img_resolve_name(img->context->path, name);
 	struct img_node *node = NULL;
 	char *identity = NULL;
 	bool back = false;
 
 	if (path && !img_node_parse_name(path, &node, NULL) && node->child[IMG_NODE_FILE])
 		identity = img_node_identify(node->child[IMG_NODE_FILE]);
-	for (const struct img *i = img; i && identity && !back; i = i->place->above)
-		back = img_place_is_made_of(i, identity);
+	for (const struct img *i = img; i && identity && !back; i = i->context->above)
+		back = img_context_is_made_of(i, identity);
 	free(identity);
 	img_node_free(node);
 	free(path);
@@ -154,7 +154,7 @@ int img_set_backing_name(struct img *img, const char *name, const char *format,
 		return img_fail(err, -ELOOP,
 				"%s: backing file '%s' is the image itself, or one that is built on it",
 				img->name, name);
-	rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+	rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 	if (rc)
 		return rc;
 	rc = img->driver->set_backing(img, name, format, err);
@@ -167,7 +167,7 @@ int img_make_empty(struct img *img, struct img_error *err)
 	int rc = check_may_change(img, img->driver->make_empty, "cannot be emptied", err);
 
 	if (!rc)
-		rc = img_engine_quiet(img, IMG_QUIET_FOR_CHANGING, err);
+		rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 	if (rc)
 		return rc;
 	rc = img->driver->make_empty(img, err);
@@ -198,7 +198,7 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 		.say = say ? pass_on : NULL,
 		.user = &listener,
 	};
-	int rc = img_place_is_ours(img, err);
+	int rc = img_context_is_ours(img, err);
 
 	if (rc)
 		return rc;
@@ -214,8 +214,8 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 				"%s: opened for reading only, so nothing can be "
 				"repaired",
 				img->name);
-	rc = img_engine_quiet(img,
-			      repair ? IMG_QUIET_FOR_CHANGING : IMG_QUIET_FOR_CHECKING, err);
+	rc = img_engine_quiesce(img,
+				repair ? IMG_QUIESCE_FOR_CHANGING : IMG_QUIESCE_FOR_CHECKING, err);
 	if (rc)
 		return rc;
 	rc = img->driver->check(img, &c, err);

@@ -10,7 +10,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 /*
  * Is it worth looking for holes in s? Only if it occupies clearly less than its length: a hole
@@ -106,7 +106,7 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 	IMG_NOT_CANCELLED;
 	struct img_map_entry found = { .start = off };
 	struct img_extent e;
-	int rc = img_place_is_ours(img, err);
+	int rc = img_context_is_ours(img, err);
 
 	if (rc)
 		return rc;
@@ -116,7 +116,7 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 				"%s: range %" PRIu64 "+%" PRIu64 " is not in the %" PRIu64
 				" bytes of the disk",
 				img->name, off, len, img->size);
-	if (img->place->flags & IMG_OPEN_SELF_ONLY)
+	if (img->context->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
 	for (;;) {
 		rc = img_engine_map(img, off, len, &e, err);

@@ -33,7 +33,7 @@ struct opening {
 
 static unsigned reference_flags(const struct img *img)
 {
-	return img_storage_flags(img->place->flags) | (img->writable ? IMG_STORAGE_WRITE : 0u);
+	return img_storage_flags(img->context->flags) | (img->writable ? IMG_STORAGE_WRITE : 0u);
 }
 
 static int fail_own_file(const struct img *img, const char *what, const char *name,
@@ -47,7 +47,7 @@ static int fail_own_file(const struct img *img, const char *what, const char *na
 static int take_part(struct img *img, struct img_storage *s, struct img_storage **out,
 		     struct img_error *err)
 {
-	int rc = img_place_add_part(img, s, err);
+	int rc = img_context_add_part(img, s, err);
 
 	if (rc)
 		img_storage_close(s);
@@ -57,11 +57,11 @@ static int take_part(struct img *img, struct img_storage *s, struct img_storage 
 }
 
 /* A file that was created together with the image; it has no name to open it by yet. */
-static struct img_created *find_created(struct img_place *place, const char *path)
+static struct img_created *find_created(struct img_context *context, const char *path)
 {
-	for (size_t i = 0; i < place->created_count; i++)
-		if (!strcmp(place->created[i].path, path))
-			return &place->created[i];
+	for (size_t i = 0; i < context->created_count; i++)
+		if (!strcmp(context->created[i].path, path))
+			return &context->created[i];
 	return NULL;
 }
 
@@ -69,31 +69,31 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 			  struct img_storage **out, struct img_error *err)
 {
 	struct img *img = ((struct opening *)o)->img;
-	struct img_place *place = img->place;
+	struct img_context *context = img->context;
 	struct img_gate_file file;
 	struct img_created *created = NULL;
 	struct img_storage *storage = NULL;
-	char *path = img_gate_join(place->path, name);
+	char *path = img_gate_join(context->path, name);
 	int rc;
 
 	if (!path)
 		return img_fail(err, -ENOMEM, "out of memory");
-	created = find_created(place, path);
+	created = find_created(context, path);
 	free(path);
 	if (created && created->taken)
 		return img_fail(err, -EINVAL, "%s: %s '%s' is named twice", img->name, what, name);
 	if (created) {
 		created->taken = true;
 		*out = created->storage;
-		return img_place_add_part(img, *out, err);
+		return img_context_add_part(img, *out, err);
 	}
-	rc = img_gate_open(place->gate, place->path, name, what, img->writable, &file, err);
+	rc = img_gate_open(context->gate, context->path, name, what, img->writable, &file, err);
 	if (rc)
 		return rc;
 	if (o->own_file && img->file->identity && !strcmp(img->file->identity, file.identity)) {
 		close(file.fd);
 		*out = img->file;
-	} else if (img_place_has(img, file.identity, false)) {
+	} else if (img_context_has(img, file.identity, false)) {
 		close(file.fd);
 		rc = fail_own_file(img, what, name, err);
 	} else {
@@ -144,14 +144,14 @@ static int open_described(const struct img *img, const struct img_node *node, un
 	int rc;
 
 	/* before it is opened: a second lock on a file of our own would be in our way */
-	*loop = img && img_place_has(img, identity, true) && !img_node_get(node, "offset");
+	*loop = img && img_context_has(img, identity, true) && !img_node_get(node, "offset");
 	free(identity);
 	if (*loop)
 		return -ELOOP;
 	rc = open_node(node, flags, secrets, &storage, err);
 	if (rc)
 		return rc;
-	*loop = img && img_place_shares(img, storage);
+	*loop = img && img_context_shares(img, storage);
 	if (*loop) {
 		img_storage_close(storage);
 		return -ELOOP;
@@ -192,21 +192,21 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 	return rc ? rc : take_part(img, storage, out, err);
 }
 
-int img_place_open(struct img *img, const struct img_driver *driver,
-		   const struct img_place_opening *how, struct img_error *err)
+int img_context_open(struct img *img, const struct img_driver *driver,
+		     const struct img_context_opening *how, struct img_error *err)
 {
 	struct img_engine_config config = {
 		.cache_bytes = how->cache_bytes,
-		.unsafe = img->place->flags & IMG_OPEN_UNSAFE,
-		.writethrough = img->place->flags & IMG_OPEN_WRITETHROUGH,
-		.no_read_ahead = img->place->flags & IMG_OPEN_NO_READ_AHEAD,
+		.unsafe = img->context->flags & IMG_OPEN_UNSAFE,
+		.writethrough = img->context->flags & IMG_OPEN_WRITETHROUGH,
+		.no_read_ahead = img->context->flags & IMG_OPEN_NO_READ_AHEAD,
 		.io = (enum img_ioq_kind)how->io,
 	};
 	struct opening o = {
 		.base = {
-			.self_only = img->place->flags & IMG_OPEN_SELF_ONLY,
-			.for_check = img->place->flags & IMG_OPEN_CHECK,
-			.salvage = (img->place->flags & IMG_OPEN_SALVAGE) && !img->writable,
+			.self_only = img->context->flags & IMG_OPEN_SELF_ONLY,
+			.for_check = img->context->flags & IMG_OPEN_CHECK,
+			.salvage = (img->context->flags & IMG_OPEN_SALVAGE) && !img->writable,
 			.view = how->view,
 			.reference = open_reference,
 			.data_file = open_data_file,
@@ -217,7 +217,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 	};
 	int rc;
 
-	img->place->special = how->view.id || how->view.name;
+	img->context->special = how->view.id || how->view.name;
 	if (!driver) {
 		rc = img_probe_storage(img->file, img->name, &driver, err);
 		if (rc)
@@ -234,7 +234,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 	if ((how->view.id || how->view.name) && !(driver->features & IMG_DRIVER_VIEWS))
 		return img_fail(err, -ENOTSUP, "%s: images of format %s have no snapshots inside",
 				img->name, driver->name);
-	if (img->place->special && (img->writable || o.base.for_check))
+	if (img->context->special && (img->writable || o.base.for_check))
 		return img_fail(err, -EINVAL, "%s: a snapshot inside an image can only be read",
 				img->name);
 	img->driver = driver;
@@ -243,7 +243,7 @@ int img_place_open(struct img *img, const struct img_driver *driver,
 		return img_fail(err, rc, "Image is not in %s format", driver->name);
 	if (rc)
 		return rc;
-	img->place->opened = true;
+	img->context->opened = true;
 	if (o.data_file && !o.took_data_file && !o.base.self_only)
 		return img_fail(err, -EINVAL,
 				"%s: a data file is given, but the image keeps its data in its own",
@@ -272,7 +272,7 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 		   struct img_gate *gate, struct img *above, const struct way *way,
 		   struct img **out, struct img_error *err)
 {
-	const struct img_place_opening how = {
+	const struct img_context_opening how = {
 		.io = way->level.io ? way->level.io : way->options->io,
 		.cache_bytes = way->level.cache_bytes ? way->level.cache_bytes
 						      : way->options->cache_bytes,
@@ -281,14 +281,14 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 		.secrets = way->options->secrets,
 	};
 	struct img *img = NULL;
-	int rc = img_place_new(storage, name, path, gate, way->flags, &img, err);
+	int rc = img_context_new(storage, name, path, gate, way->flags, &img, err);
 
 	if (rc)
 		return rc;
-	img->place->above = above;
-	rc = img_place_open(img, way->driver, &how, err);
+	img->context->above = above;
+	rc = img_context_open(img, way->driver, &how, err);
 	if (rc)
-		img_place_close(img, NULL);
+		img_context_close(img, NULL);
 	else
 		*out = img;
 	return rc;
@@ -320,7 +320,7 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 			      image, name, way->driver->name, file.format);
 	else if (file.format)
 		rc = driver_called(file.format, &way->driver, err);
-	if (!rc && above && img_place_has(above, file.identity, true))
+	if (!rc && above && img_context_has(above, file.identity, true))
 		rc = fail_chain_loop(image, name, err);
 	if (rc)
 		close(file.fd);
@@ -345,7 +345,7 @@ static int open_given(struct img *above, const struct way *way, struct img **out
 	if (loop)
 		return fail_chain_loop(NULL, name_of(way->level.file), err);
 	return rc ? rc
-		  : open_in(storage, storage->name, storage->name, above->place->gate, above, way,
+		  : open_in(storage, storage->name, storage->name, above->context->gate, above, way,
 			    out, err);
 }
 
@@ -407,7 +407,7 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 	if (!rc && given)
 		rc = open_given(img, way, &img->parent, err);
 	else if (!rc)
-		rc = open_stored(img->place->path, name, img->place->gate, img->place->gate, img, way,
+		rc = open_stored(img->context->path, name, img->context->gate, img->context->gate, img, way,
 				 &img->parent, err);
 	if (!rc && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
@@ -425,10 +425,10 @@ static int open_chain(struct img *img, struct way *way, struct img_error *err)
 	};
 	const unsigned alone = IMG_OPEN_NO_BACKING | IMG_OPEN_SELF_ONLY;
 	size_t depth = 1;
-	bool done = img->place->flags & alone;
+	bool done = img->context->flags & alone;
 	int rc = 0;
 
-	for (struct img *i = img->place->above; i; i = i->place->above)
+	for (struct img *i = img->context->above; i; i = i->context->above)
 		depth++;
 	for (size_t level = 0; !done; level++, img = img->parent) {
 		struct way below;
@@ -496,7 +496,7 @@ static int open_top(struct img_storage *storage, const char *name, struct way *w
 	if (!rc)
 		rc = open_chain(img, way, err);
 	if (rc)
-		img_place_close(img, NULL);
+		img_context_close(img, NULL);
 	else
 		*out = img;
 	img_gate_release(gate);
@@ -570,7 +570,7 @@ bool img_is_made_of(const struct img *img, const char *name)
 
 	if (!img_node_parse_name(name, &node, NULL) && node->child[IMG_NODE_FILE])
 		identity = img_node_identify(node->child[IMG_NODE_FILE]);
-	is = img_place_has(img, identity, true);
+	is = img_context_has(img, identity, true);
 	free(identity);
 	img_node_free(node);
 	return is;

@@ -9,7 +9,7 @@
 #include <strings.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "libimg/storage/module.h"
 
 enum {
@@ -41,7 +41,7 @@ const struct img_driver *img_driver_named(const char *name)
 /* The signature of a format that no driver reads; NULL: none. */
 static const struct img_signature *find_signature(const struct sample *s)
 {
-	for (const struct img_signature *k = img_known_signatures; k->name; k++) {
+	for (const struct img_signature *k = img_signatures; k->name; k++) {
 		if (img_driver_named(k->name))
 			continue;
 		if (k->from_end) {
@@ -133,7 +133,7 @@ const char *img_probe_content(const uint8_t *head, size_t len, const char *name)
 	/* A boot sector may hold anything, and is one of a disk. */
 	if (len >= 512 && !memcmp(head + 510, boot_mark, sizeof(boot_mark)))
 		return NULL;
-	for (const struct img_signature *k = img_known_content; k->name; k++)
+	for (const struct img_signature *k = img_content_signatures; k->name; k++)
 		if (range_in(k->off, k->len, len) && !memcmp(head + k->off, k->bytes, k->len) &&
 		    !ends_in(name, k->suffix))
 			return k->name;

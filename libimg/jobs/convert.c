@@ -9,7 +9,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 struct job {
 	const struct img_convert_options *o;
@@ -39,7 +39,7 @@ static int measure(struct job *j)
 {
 	j->sized = true;
 	if (j->o->input) {
-		j->sized = img_input_size(j->o->input, &j->size);
+		j->sized = img_source_size(j->o->input, &j->size);
 		return 0;
 	}
 	for (size_t i = 0; i < j->o->source_count; i++)
@@ -54,7 +54,7 @@ static int check_compression(const struct job *j, const char *format)
 	int features = img_format_features(format);
 
 	if (j->create.compress &&
-	    !(features & (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_STREAM)))
+	    !(features & (IMG_FORMAT_COMPRESS | IMG_FORMAT_COMPRESS_SINK)))
 		return img_fail(j->err, -ENOTSUP, "Compression not supported for this file format");
 	return 0;
 }
@@ -71,10 +71,10 @@ static int belongs(const struct job *j, const char *target, const struct img *so
 /* Is source, or what it is read from, made of bytes that target's own are? */
 static bool overlaps(const struct img *source, const struct img *target)
 {
-	if (img_place_shares(source, target->file))
+	if (img_context_shares(source, target->file))
 		return true;
-	for (size_t i = 0; i < target->place->part_count; i++)
-		if (img_place_shares(source, target->place->parts[i]))
+	for (size_t i = 0; i < target->context->part_count; i++)
+		if (img_context_shares(source, target->context->parts[i]))
 			return true;
 	return false;
 }
@@ -109,7 +109,7 @@ static int copy_to(struct job *j, struct img *target)
 	/* A kind that is not compressed, of a format some of whose kinds are, is written as it is. */
 	j->copy.compress = j->create.compress &&
 			   (img_format_features(img_format(target)) & IMG_FORMAT_COMPRESS);
-	rc = o->input ? img_copy_input(o->input, target, &j->copy, j->err)
+	rc = o->input ? img_copy_source(o->input, target, &j->copy, j->err)
 		      : img_copy(o->sources, o->source_count, target, &j->copy, j->err);
 	if (!rc && j->copy.progress && j->copy.progress(j->copy.user, j->size, j->size))
 		rc = img_fail(j->err, -ECANCELED, "interrupted");
@@ -147,7 +147,7 @@ static int settle_identity(struct job *j)
 	if (!(img_format_features(j->create.format) & IMG_FORMAT_IDENTITY))
 		return 0;
 	if (j->o->input) {
-		img_input_identity(j->o->input, j->create.identity);
+		img_source_identity(j->o->input, j->create.identity);
 		return 0;
 	}
 	*j->stage = IMG_CONVERT_READ;
@@ -187,11 +187,11 @@ static int write_stream(struct job *j)
 	const struct img_convert_options *o = j->o;
 	struct img_copy_options how = j->copy;
 
-	how.sparse_bytes = o->stream_sparse_bytes;
+	how.sparse_bytes = o->sink_sparse_bytes;
 	*j->stage = IMG_CONVERT_CREATE;
-	return o->input ? img_copy_input_stream(o->input, o->path, o->fd, &j->create, &how, j->err)
-			: img_copy_stream(o->sources, o->source_count, o->path, o->fd, &j->create,
-					  &how, j->err);
+	return o->input ? img_copy_source_to_sink(o->input, o->path, o->fd, &j->create, &how, j->err)
+			: img_copy_to_sink(o->sources, o->source_count, o->path, o->fd, &j->create,
+					   &how, j->err);
 }
 
 static int write_image(struct job *j)

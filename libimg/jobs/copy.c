@@ -15,10 +15,10 @@
 #include "libimg/base/error.h"
 #include "libimg/base/pool.h"
 #include "libimg/image/arguments.h"
-#include "libimg/image/place.h"
-#include "libimg/jobs/pace.h"
+#include "libimg/image/context.h"
+#include "libimg/jobs/rate_limit.h"
 #include "libimg/jobs/salvage.h"
-#include "libimg/jobs/sources.h"
+#include "libimg/jobs/concat.h"
 #include "libimg/jobs/target.h"
 #include "libimg/jobs/zero.h"
 
@@ -65,7 +65,7 @@ struct known {
 };
 
 struct copy {
-	struct img_sources sources;
+	struct img_concat sources;
 	struct img *target;
 	const struct img_copy_options *o;
 	struct img_queue *q;
@@ -80,7 +80,7 @@ struct copy {
 	uint32_t source_depth, target_depth;
 	struct img_salvage salvage;
 	unsigned unread; /* chunks that are */
-	struct img_pace pace;
+	struct img_rate_limit limit;
 	int rc;
 	struct img_error *err;
 };
@@ -115,7 +115,7 @@ static int map_target(struct copy *c, uint64_t off, struct known *k, struct img_
 
 static int map_source(struct copy *c, uint64_t off, struct known *k, struct img_error *err)
 {
-	int rc = covers(k, off) ? 0 : img_sources_map(&c->sources, off, &k->extent, err);
+	int rc = covers(k, off) ? 0 : img_concat_map(&c->sources, off, &k->extent, err);
 
 	if (rc && c->o->salvage && img_salvage_may(rc)) {
 		/* Reading it will fail as well: there it is dealt with. */
@@ -387,7 +387,7 @@ static bool make_room(struct chunk *k)
 	if (!k->iov)
 		k->iov = calloc(c->chunk_bytes / c->grain + 2, sizeof(*k->iov));
 	if (!k->read_iov)
-		k->read_iov = calloc(img_sources_most(&c->sources, c->chunk_bytes),
+		k->read_iov = calloc(img_concat_most(&c->sources, c->chunk_bytes),
 				     sizeof(*k->read_iov));
 	return k->data && (k->old || !k->compare) && k->iov && k->read_iov;
 }
@@ -407,9 +407,9 @@ static int read_chunk(struct copy *c, size_t len, bool compare)
 	k->state = CHUNK_READING;
 	k->reads = 1;
 	c->pos += len;
-	c->pace.moved += len;
-	rc = img_sources_read(&c->sources, c->q, k->off, k->data, len, k->read_iov, &submitted,
-			      read_done, k, c->err);
+	c->limit.moved += len;
+	rc = img_concat_read(&c->sources, c->q, k->off, k->data, len, k->read_iov, &submitted,
+			     read_done, k, c->err);
 	k->reads += submitted;
 	if (!rc && compare) {
 		k->old_iov = (struct iovec){ k->old, len };
@@ -552,7 +552,7 @@ static int fill_window(struct copy *c)
 			k->zero_len = len;
 			k->state = CHUNK_READY;
 			c->pos += len;
-		} else if (img_pace_wait(&c->pace)) {
+		} else if (img_rate_limit_wait(&c->limit)) {
 			return 0;
 		} else {
 			rc = read_chunk(c, (size_t)len, need == NEED_COMPARE);
@@ -567,7 +567,7 @@ static int fill_window(struct copy *c)
 
 static int run(struct copy *c)
 {
-	while (c->used || (!c->rc && (c->pos < c->size || img_pace_wait(&c->pace)))) {
+	while (c->used || (!c->rc && (c->pos < c->size || img_rate_limit_wait(&c->limit)))) {
 		if (!c->rc && c->o->progress && c->o->progress(c->o->user, c->retired, c->size))
 			c->rc = img_fail(c->err, -ECANCELED, "interrupted");
 		if (!c->rc)
@@ -577,7 +577,7 @@ static int run(struct copy *c)
 		if (img_queue_in_flight(c->q))
 			img_queue_run(c->q, true);
 		else if (!c->used)
-			img_pace_nap(&c->pace);
+			img_rate_limit_sleep(&c->limit);
 		if (c->unread)
 			salvage_unread(c);
 		write_ready(c);
@@ -622,7 +622,7 @@ static void find_shared(struct copy *c)
 	for (const struct img *a = c->sources.images[0]; a; a = a->parent, c->source_depth++) {
 		c->target_depth = 1;
 		for (const struct img *b = c->target->parent; b; b = b->parent, c->target_depth++) {
-			c->shares = img_place_is_same(a, b);
+			c->shares = img_context_is_same(a, b);
 			if (c->shares)
 				return;
 		}
@@ -651,7 +651,7 @@ static int copy(struct copy *c)
 		find_shared(c);
 	size_window(c);
 	c->grain = img_zero_grain(c->target, c->o->sparse_bytes, c->chunk_bytes);
-	img_pace_begin(&c->pace, c->o->rate);
+	img_rate_limit_begin(&c->limit, c->o->rate);
 	c->chunks = calloc(c->window, sizeof(*c->chunks));
 	if (!c->chunks)
 		return img_fail(c->err, -ENOMEM, "out of memory for copying");
@@ -680,7 +680,7 @@ int img_copy(struct img *const *sources, size_t count, struct img *target,
 	int rc = img_check_copy_options(o, err);
 
 	if (!rc)
-		rc = img_sources_init(&c.sources, sources, count, err);
+		rc = img_concat_init(&c.sources, sources, count, err);
 	c.size = c.sources.size;
 	c.salvage = (struct img_salvage){ .sources = &c.sources,
 					  .unreadable = o->unreadable,

@@ -11,7 +11,7 @@
 #include "libimg/base/endian.h"
 #include "libimg/base/error.h"
 #include "libimg/image/img.h"
-#include "libimg/jobs/sources.h"
+#include "libimg/jobs/concat.h"
 #include "libimg/jobs/zero.h"
 
 enum {
@@ -23,7 +23,7 @@ enum {
 };
 
 struct sampler {
-	struct img_sources sources;
+	struct img_concat sources;
 	uint64_t end; /* of all */
 	unsigned reads, looks;
 	EVP_MD_CTX *sha;
@@ -42,7 +42,7 @@ static int skip_holes(struct sampler *s, uint64_t *off)
 	while (*off < s->end && !tired(s)) {
 		struct img_map_entry x;
 		uint64_t within, at = *off, stop = min_u64(at + BLOCK, s->end), known;
-		struct img *source = img_sources_at(&s->sources, at, &within);
+		struct img *source = img_concat_at(&s->sources, at, &within);
 		int rc;
 
 		s->looks++;
@@ -68,7 +68,7 @@ static int read_block(struct sampler *s, uint64_t off, size_t len)
 	s->reads++;
 	while (at < len) {
 		uint64_t within;
-		struct img *source = img_sources_at(&s->sources, off + at, &within);
+		struct img *source = img_concat_at(&s->sources, off + at, &within);
 		size_t n = (size_t)min_u64(len - at, img_size(source) - within);
 		int rc = img_read(source, within, s->block + at, n, s->err);
 
@@ -133,7 +133,7 @@ int img_content_identity(struct img *const *sources, size_t count, uint64_t iden
 {
 	struct sampler s = { .err = err };
 	uint8_t digest[EVP_MAX_MD_SIZE];
-	int rc = img_sources_init(&s.sources, sources, count, err);
+	int rc = img_concat_init(&s.sources, sources, count, err);
 
 	if (rc)
 		return rc;

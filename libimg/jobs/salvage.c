@@ -43,10 +43,10 @@ bool img_salvage_may(int rc)
 	return rc != -ENOMEM && rc != -ECANCELED && rc != -EINVAL;
 }
 
-uint64_t img_salvage_step(const struct img_sources *sources, uint64_t off)
+uint64_t img_salvage_step(const struct img_concat *sources, uint64_t off)
 {
 	uint64_t within, unit;
-	const struct img *source = img_sources_at(sources, off, &within);
+	const struct img *source = img_concat_at(sources, off, &within);
 
 	/* Damage in any image of the chain: the smallest unit that there is. */
 	unit = img_unit_bytes(source);
@@ -69,7 +69,7 @@ void img_salvage_end(struct img_salvage *s)
 static void give_up(struct img_salvage *s, struct piece *p, uint8_t *data)
 {
 	uint64_t within;
-	struct img *source = img_sources_at(s->sources, p->off, &within);
+	struct img *source = img_concat_at(s->sources, p->off, &within);
 
 	memset(data, 0, p->len);
 	if (s->len && s->source == source && s->off + s->len == within) {
@@ -122,7 +122,7 @@ static int add_plain(struct pieces *list, uint64_t off, uint64_t len, size_t byt
 static size_t first_bytes(const struct img_salvage *s, uint64_t off)
 {
 	uint64_t within;
-	const struct img *source = img_sources_at(s->sources, off, &within);
+	const struct img *source = img_concat_at(s->sources, off, &within);
 
 	return s->len && s->source == source && s->off + s->len == within ? PAGE : FIRST;
 }
@@ -136,7 +136,7 @@ static int add_extents(const struct img_salvage *s, uint64_t off, size_t len, st
 		struct img_error why = { 0 };
 		struct img_map_entry x;
 		struct piece *p;
-		int rc = img_sources_map(s->sources, off, &x, &why);
+		int rc = img_concat_map(s->sources, off, &x, &why);
 
 		if (rc && !img_salvage_may(rc)) {
 			img_error_move(err, &why);
@@ -189,8 +189,8 @@ static int read_pieces(const struct img_salvage *s, struct img_queue *q, struct 
 			continue;
 		while (img_queue_in_flight(q) >= IN_FLIGHT)
 			img_queue_run(q, true);
-		rc = img_sources_read(s->sources, q, p->off, data + (p->off - off), p->len,
-				      &p->iov, &submitted, read_done, p, err);
+		rc = img_concat_read(s->sources, q, p->off, data + (p->off - off), p->len,
+				     &p->iov, &submitted, read_done, p, err);
 	}
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);

@@ -4,11 +4,11 @@
 #ifndef LIBIMG_JOBS_SALVAGE_H
 #define LIBIMG_JOBS_SALVAGE_H
 
-#include "libimg/jobs/sources.h"
+#include "libimg/jobs/concat.h"
 
 /* Zero-initialise, but for the first members. */
 struct img_salvage {
-	const struct img_sources *sources;
+	const struct img_concat *sources;
 	img_unreadable_fn *unreadable; /* may be NULL */
 	void *user;
 
@@ -22,7 +22,7 @@ struct img_salvage {
 bool img_salvage_may(int rc);
 
 /* From off on, the bytes that at least go with it when its place cannot be looked up. */
-uint64_t img_salvage_step(const struct img_sources *sources, uint64_t off);
+uint64_t img_salvage_step(const struct img_concat *sources, uint64_t off);
 
 /*
  * Read [off, off + len) of the sources, in pieces where that fails; what remains unreadable is

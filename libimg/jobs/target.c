@@ -1,7 +1,7 @@
 #include "libimg/jobs/target.h"
 
 #include "libimg/engine/engine.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 /* By the format's own tables; any doubt means no. */
 static bool holds_nothing(struct img *target)
@@ -21,7 +21,7 @@ enum img_target_state img_target_state(struct img *target, bool promised)
 
 	if (target->parent)
 		return promised ? IMG_TARGET_MAPPED : IMG_TARGET_USED;
-	if (target->place->unpublished && !img_engine_is_changed(target) &&
+	if (target->context->unpublished && !img_engine_is_changed(target) &&
 	    (!device || holds_nothing(target)))
 		return IMG_TARGET_ZERO;
 	if (!promised)

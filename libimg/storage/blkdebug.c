@@ -23,7 +23,7 @@
 #include "libimg/base/options.h"
 #include "libimg/storage/ioq.h"
 #include "libimg/storage/module.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 enum {
 	MAX_RULES = 1024,
@@ -47,7 +47,7 @@ struct rule {
 };
 
 struct debugged {
-	struct img_wrap wrap;
+	struct img_filter wrap;
 	pthread_mutex_t lock; /* guards the rest */
 	struct rule *rules;
 	size_t count;
@@ -56,7 +56,7 @@ struct debugged {
 
 static struct debugged *debugged_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_wrap_of(s), struct debugged, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct debugged, wrap);
 }
 
 /* ---- Requests ---- */
@@ -108,7 +108,7 @@ static void debug_submit(struct img_storage *s, struct img_ioq *q, struct img_io
 
 	io->rc = judge(d, io->op, io->off, io->len);
 	if (!io->rc) {
-		img_wrap_submit(&d->wrap, q, io, NULL, NULL);
+		img_filter_submit(&d->wrap, q, io, NULL, NULL);
 		return;
 	}
 	note_failure(s, io->op);
@@ -126,7 +126,7 @@ static int debug_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		return rc;
 	}
 	rc = img_storage_io(d->wrap.inner, op, iov, iovcnt, off, len);
-	img_wrap_refresh(&d->wrap);
+	img_filter_refresh(&d->wrap);
 	return rc;
 }
 
@@ -135,7 +135,7 @@ static int debug_resize(struct img_storage *s, uint64_t size, enum img_prealloca
 	struct debugged *d = debugged_of(s);
 	int rc = img_storage_resize(d->wrap.inner, size, how, NULL);
 
-	img_wrap_refresh(&d->wrap);
+	img_filter_refresh(&d->wrap);
 	return rc;
 }
 
@@ -143,7 +143,7 @@ static void debug_close(struct img_storage *s)
 {
 	struct debugged *d = debugged_of(s);
 
-	img_wrap_destroy(&d->wrap);
+	img_filter_destroy(&d->wrap);
 	pthread_mutex_destroy(&d->lock);
 	free(d->rules);
 	free(d);
@@ -153,8 +153,8 @@ static const struct img_storage_ops debug_ops = {
 	.submit = debug_submit,
 	.io = debug_io,
 	.resize = debug_resize,
-	.extent = img_wrap_extent,
-	.allocated = img_wrap_allocated,
+	.extent = img_filter_extent,
+	.allocated = img_filter_allocated,
 	.close = debug_close,
 };
 
@@ -254,7 +254,7 @@ static struct rule *find_rule(struct debugged *d, bool sets_state, unsigned long
 }
 
 /* "inject-error.0.event", "set-state.2.new_state". */
-static int take_item(struct debugged *d, const struct img_module_item *item, struct img_error *err)
+static int parse_item(struct debugged *d, const struct img_module_item *item, struct img_error *err)
 {
 	bool sets_state = !strncmp(item->key, "set-state.", 10);
 	const char *number = strchr(item->key, '.') + 1;
@@ -352,10 +352,10 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 	if (config && *config)
 		rc = read_config(d, config, err);
 	for (size_t i = 0; i < o->item_count && !rc; i++)
-		rc = take_item(d, &o->items[i], err);
+		rc = parse_item(d, &o->items[i], err);
 	if (!rc)
 		rc = check_rules(d, err);
-	if (!rc && img_wrap_init(&d->wrap, &debug_ops, o->inner))
+	if (!rc && img_filter_init(&d->wrap, &debug_ops, o->inner))
 		rc = img_fail(err, -ENOMEM, "out of memory");
 	if (rc) {
 		free(d->rules);

@@ -5,16 +5,16 @@
 #include <stdlib.h>
 
 #include "libimg/storage/ioq.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 struct faulty {
-	struct img_wrap wrap;
+	struct img_filter wrap;
 	struct img_fault *fault; /* borrowed */
 };
 
 static struct faulty *faulty_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_wrap_of(s), struct faulty, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct faulty, wrap);
 }
 
 /* Count a request; what it is to fail with, or 0. */
@@ -43,7 +43,7 @@ static void fault_submit(struct img_storage *s, struct img_ioq *q, struct img_io
 
 	io->rc = count(f->fault, 1u << io->op);
 	if (!io->rc) {
-		img_wrap_submit(&f->wrap, q, io, NULL, NULL);
+		img_filter_submit(&f->wrap, q, io, NULL, NULL);
 		return;
 	}
 	note_failure(s, io->op);
@@ -62,7 +62,7 @@ static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		return rc;
 	}
 	rc = img_storage_io(inner, op, iov, iovcnt, off, len);
-	img_wrap_refresh(&f->wrap);
+	img_filter_refresh(&f->wrap);
 	return rc;
 }
 
@@ -75,7 +75,7 @@ static int fault_resize(struct img_storage *s, uint64_t size, enum img_prealloca
 	if (rc)
 		return rc;
 	rc = inner->ops->resize(inner, size, how);
-	img_wrap_refresh(&f->wrap);
+	img_filter_refresh(&f->wrap);
 	return rc;
 }
 
@@ -83,7 +83,7 @@ static void fault_close(struct img_storage *s)
 {
 	struct faulty *f = faulty_of(s);
 
-	img_wrap_destroy(&f->wrap);
+	img_filter_destroy(&f->wrap);
 	free(f);
 }
 
@@ -91,9 +91,9 @@ static const struct img_storage_ops fault_ops = {
 	.submit = fault_submit,
 	.io = fault_io,
 	.resize = fault_resize,
-	.extent = img_wrap_extent,
-	.allocated = img_wrap_allocated,
-	.publish = img_wrap_publish,
+	.extent = img_filter_extent,
+	.allocated = img_filter_allocated,
+	.publish = img_filter_publish,
 	.close = fault_close,
 };
 
@@ -101,7 +101,7 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
 {
 	struct faulty *f = calloc(1, sizeof(*f));
 
-	if (!f || img_wrap_init(&f->wrap, &fault_ops, inner)) {
+	if (!f || img_filter_init(&f->wrap, &fault_ops, inner)) {
 		free(f);
 		return -ENOMEM;
 	}

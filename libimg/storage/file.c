@@ -237,7 +237,7 @@ static void file_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 
 static const struct img_storage_ops file_ops = {
 	.submit = file_submit,
-	.landed = img_file_landed,
+	.completed = img_file_completed,
 	.io = file_io,
 	.resize = file_resize,
 	.extent = file_extent,

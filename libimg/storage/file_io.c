@@ -189,18 +189,18 @@ static bool is_large(const struct img_file *f, uint64_t len)
  * second for 55,000). So the file is lengthened by more than is asked for, where that is allowed;
  * what is left is cut off at the end. Past a limit on file sizes there is a signal, not an error.
  */
-static bool reserve_spare(struct img_file *f, uint64_t off, uint64_t len, struct img_ioq_reserve *r)
+static bool reserve_ahead(struct img_file *f, uint64_t off, uint64_t len, struct img_ioq_reserve *r)
 {
-	uint64_t end = off + len, known = atomic_load(&f->spare_end), from, to;
+	uint64_t end = off + len, known = atomic_load(&f->reserved_end), from, to;
 	struct rlimit limit;
 
-	if (!f->base.spare || f->buffered_fd < 0 || end <= known ||
+	if (!f->base.may_grow_ahead || f->buffered_fd < 0 || end <= known ||
 	    end <= atomic_load(&f->base.size))
 		return false;
 	from = max_u64(known, atomic_load(&f->base.size));
 	to = end + max_u64(MIN_SPARE, min_u64(MAX_SPARE, end / 4));
 	if (getrlimit(RLIMIT_FSIZE, &limit) || to > limit.rlim_cur ||
-	    !atomic_compare_exchange_strong(&f->spare_end, &known, to))
+	    !atomic_compare_exchange_strong(&f->reserved_end, &known, to))
 		return false;
 	*r = (struct img_ioq_reserve){ 0, from, to - from };
 	return true;
@@ -210,14 +210,14 @@ static bool reserve_spare(struct img_file *f, uint64_t off, uint64_t len, struct
 static bool reserve_before(struct img_file *f, uint64_t off, uint64_t len, struct img_ioq_reserve *r)
 {
 	*r = (struct img_ioq_reserve){ FALLOC_FL_KEEP_SIZE, off, len };
-	return is_large(f, len) || reserve_spare(f, off, len, r);
+	return is_large(f, len) || reserve_ahead(f, off, len, r);
 }
 
 void img_file_trim(struct img_file *f)
 {
 	uint64_t size = atomic_load(&f->base.size);
 
-	if (atomic_exchange(&f->spare_end, 0) > size && ftruncate(f->fd, (off_t)size))
+	if (atomic_exchange(&f->reserved_end, 0) > size && ftruncate(f->fd, (off_t)size))
 		img_file_changed(f, 0); /* it stays longer, which is allowed */
 }
 
@@ -584,7 +584,7 @@ static void consume(struct img_io *io, uint64_t n)
 	}
 }
 
-void img_file_landed(struct img_storage *s, struct img_io *io, int res)
+void img_file_completed(struct img_storage *s, struct img_io *io, int res)
 {
 	struct img_file *f = img_file_of(s);
 

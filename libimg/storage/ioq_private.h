@@ -16,7 +16,7 @@ enum {
 /* How a kind of queue talks to the kernel. */
 struct img_ioq_kernel {
 	/*
-	 * Hand gathered requests over and take what completed (storage->ops->landed()). block: sleep
+	 * Hand gathered requests over and take what completed (storage->ops->completed()). block: sleep
 	 * until there is a completion or the event fires. Returns how many it took.
 	 */
 	int (*harvest)(struct img_ioq *q, bool block);
@@ -55,7 +55,7 @@ int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq
 void img_ioq_destroy(struct img_ioq *q);
 
 /* Take the signal of event_fd back. What it announced is found in the lists. */
-void img_ioq_quiet(struct img_ioq *q);
+void img_ioq_clear_signal(struct img_ioq *q);
 
 /* The two kinds. 0 or a negative errno; *out is untouched on failure. */
 int img_ioq_uring_new(struct img_ioq **out);
@@ -77,7 +77,7 @@ struct img_ioq_reserve {
 
 /*
  * Put what is left of a READ or WRITE into the ring of a URING queue; the answer comes by
- * storage->ops->landed(). Entries of the iovec that were transferred must have been emptied.
+ * storage->ops->completed(). Entries of the iovec that were transferred must have been emptied.
  * cached: fd goes through the page cache. rw_flags: RWF_*. reserve: allocate that first
  * (that this fails is for the write to say); NULL: nothing. False: there is no room, try img_ioq_offload().
  */

@@ -34,7 +34,7 @@ static void signal_event(struct img_ioq *q)
 		q->signalled = false;
 }
 
-void img_ioq_quiet(struct img_ioq *q)
+void img_ioq_clear_signal(struct img_ioq *q)
 {
 	uint64_t count;
 
@@ -220,7 +220,7 @@ static int run_ready(struct img_ioq *q)
 	img_list_init(&requests);
 	img_list_init(&posts);
 	img_list_splice(&requests, &q->completed);
-	img_ioq_quiet(q); /* first: what comes after signals again */
+	img_ioq_clear_signal(q); /* first: what comes after signals again */
 	pthread_mutex_lock(&q->lock);
 	img_list_splice(&requests, &q->finished);
 	img_list_splice(&posts, &q->posts);
@@ -243,11 +243,11 @@ int img_ioq_run(struct img_ioq *q, bool wait)
 	q->running = true;
 	for (int pass = 0; pass < MAX_PASSES || (wait && !total); pass++) {
 		int ran = run_ready(q);
-		int landed;
+		int completed;
 
 		total += ran;
-		landed = q->kernel->harvest(q, wait && !total);
-		if (!ran && !landed && (total || !wait))
+		completed = q->kernel->harvest(q, wait && !total);
+		if (!ran && !completed && (total || !wait))
 			break;
 	}
 	q->running = false;

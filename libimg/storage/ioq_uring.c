@@ -116,7 +116,7 @@ static int give_up_ring(struct uring *u)
 		if (data == &u->event[0] || data == &u->event[1]) {
 			u->armed = false;
 		} else if (data != &u->nobody) {
-			io->storage->ops->landed(io->storage, io, -EAGAIN);
+			io->storage->ops->completed(io->storage, io, -EAGAIN);
 			taken++;
 		}
 	}
@@ -284,13 +284,13 @@ static void enter_kernel(struct uring *u, bool block)
 }
 
 /* A poll request for event_fd was answered. */
-static void take_event(struct uring *u, const char *which, int res, unsigned flags)
+static void parse_event(struct uring *u, const char *which, int res, unsigned flags)
 {
 	if (res == -EINVAL)
 		u->one_shot = true;
 	if (!(flags & IORING_CQE_F_MORE) && which == &u->event[u->turn])
 		u->armed = false;
-	img_ioq_quiet(&u->base);
+	img_ioq_clear_signal(&u->base);
 }
 
 static int uring_harvest(struct img_ioq *q, bool block)
@@ -316,9 +316,9 @@ static int uring_harvest(struct img_ioq *q, bool block)
 		if ((void *)io == &u->nobody)
 			continue;
 		if ((void *)io == &u->event[0] || (void *)io == &u->event[1])
-			take_event(u, (void *)io, res, flags);
+			parse_event(u, (void *)io, res, flags);
 		else
-			io->storage->ops->landed(io->storage, io, res);
+			io->storage->ops->completed(io->storage, io, res);
 	}
 	return taken + given_up;
 }

@@ -389,8 +389,8 @@ static char *identify(const struct img_options *o)
 }
 
 /* Certificates or keys by the id of an object, or straight from the name. */
-static int take_tls(struct nbd *n, const struct img_module_opening *o, bool *ok,
-		    struct img_error *err)
+static int parse_tls(struct nbd *n, const struct img_module_opening *o, bool *ok,
+		     struct img_error *err)
 {
 	const char *id = img_options_string(o->options, "tls-creds");
 	const char *user = img_options_string(o->options, "tls-username");
@@ -429,7 +429,7 @@ static int take_tls(struct nbd *n, const struct img_module_opening *o, bool *ok,
 	return 0;
 }
 
-static int take_options(struct nbd *n, const struct img_module_opening *o, struct img_error *err)
+static int parse_options(struct nbd *n, const struct img_module_opening *o, struct img_error *err)
 {
 	const char *type = img_options_string(o->options, "server.type");
 	const char *path = either(o->options, "server.path", "path");
@@ -459,7 +459,7 @@ static int take_options(struct nbd *n, const struct img_module_opening *o, struc
 	    img_options_number(o->options, "timeout") > 86400)
 		return img_fail(err, -EINVAL, "nbd: open-timeout and timeout are 1 to 86400 seconds, "
 					      "reconnect-delay 0 to 86400");
-	rc = take_tls(n, o, &ok, err);
+	rc = parse_tls(n, o, &ok, err);
 	if (rc)
 		return rc;
 	if (unix_socket
@@ -496,7 +496,7 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 	pthread_mutex_init(&n->lock, NULL);
 	rc = img_nbd_library(&n->export.lib, err);
 	if (!rc)
-		rc = take_options(n, o, err);
+		rc = parse_options(n, o, err);
 	if (!rc)
 		rc = img_nbd_connect(&n->export, &n->connections[0], err);
 	if (!rc) {

@@ -31,7 +31,7 @@ struct img_file {
 	int lock_fd;				   /* the same file once more, for its locks; or -1 */
 	struct img_list locked_link;		   /* among those that hold locks (lock.c) */
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
-	_Atomic uint64_t spare_end;		   /* the file was lengthened up to here; 0: it was not */
+	_Atomic uint64_t reserved_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
 	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
@@ -70,7 +70,7 @@ bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size);
 int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		uint64_t off, uint64_t len);
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
-void img_file_landed(struct img_storage *s, struct img_io *io, int res);
+void img_file_completed(struct img_storage *s, struct img_io *io, int res);
 /* Write zeroes over [off, off + len), for want of better. */
 int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len);
 /* Cut off what the file was lengthened by for nothing. Nothing may be in flight. */

@@ -9,7 +9,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/storage/ioq.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 struct img_record {
 	pthread_mutex_t lock;
@@ -18,7 +18,7 @@ struct img_record {
 };
 
 struct recorder {
-	struct img_wrap wrap;
+	struct img_filter wrap;
 	struct img_record *record; /* borrowed */
 	unsigned file;
 };
@@ -142,7 +142,7 @@ static struct img_record_entry *make_write(const struct iovec *iov, int iovcnt, 
 
 static struct recorder *recorder_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_wrap_of(s), struct recorder, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct recorder, wrap);
 }
 
 /* A request of the inner storage succeeded. */
@@ -181,7 +181,7 @@ static void end_sync(struct recorder *rec, struct img_record_entry *entry, int r
 	pthread_mutex_unlock(&rec->record->lock);
 }
 
-static int finished(struct img_wrap *w, struct img_io *io, int rc, void *token)
+static int finished(struct img_filter *w, struct img_io *io, int rc, void *token)
 {
 	struct recorder *rec = IMG_CONTAINER(w, struct recorder, wrap);
 
@@ -199,7 +199,7 @@ static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 	if (io->rc)
 		img_ioq_complete(q, io);
 	else
-		img_wrap_submit(&rec->wrap, q, io, finished, sync);
+		img_filter_submit(&rec->wrap, q, io, finished, sync);
 }
 
 static int record_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
@@ -212,7 +212,7 @@ static int record_io(struct img_storage *s, enum img_io_op op, const struct iove
 
 	if (!rc)
 		rc = img_storage_io(inner, op, iov, iovcnt, off, len);
-	img_wrap_refresh(&rec->wrap);
+	img_filter_refresh(&rec->wrap);
 	if (sync)
 		end_sync(rec, sync, rc);
 	return rc ? rc : record_io_done(rec, op, iov, iovcnt, off, len);
@@ -224,7 +224,7 @@ static int record_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	struct img_storage *inner = rec->wrap.inner;
 	int rc = inner->ops->resize(inner, size, how);
 
-	img_wrap_refresh(&rec->wrap);
+	img_filter_refresh(&rec->wrap);
 	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size));
 }
 
@@ -232,7 +232,7 @@ static void record_close(struct img_storage *s)
 {
 	struct recorder *rec = recorder_of(s);
 
-	img_wrap_destroy(&rec->wrap);
+	img_filter_destroy(&rec->wrap);
 	free(rec);
 }
 
@@ -240,9 +240,9 @@ static const struct img_storage_ops record_ops = {
 	.submit = record_submit,
 	.io = record_io,
 	.resize = record_resize,
-	.extent = img_wrap_extent,
-	.allocated = img_wrap_allocated,
-	.publish = img_wrap_publish,
+	.extent = img_filter_extent,
+	.allocated = img_filter_allocated,
+	.publish = img_filter_publish,
 	.close = record_close,
 };
 
@@ -256,7 +256,7 @@ int img_storage_record_file(struct img_storage *inner, struct img_record *r, uns
 {
 	struct recorder *rec = calloc(1, sizeof(*rec));
 
-	if (!rec || img_wrap_init(&rec->wrap, &record_ops, inner)) {
+	if (!rec || img_filter_init(&rec->wrap, &record_ops, inner)) {
 		free(rec);
 		return -ENOMEM;
 	}

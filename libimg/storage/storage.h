@@ -45,7 +45,7 @@ struct img_storage_ops {
 	 */
 	void (*submit)(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 	/* What the kernel answered to a request that s put in a ring; NULL: s puts none there. */
-	void (*landed)(struct img_storage *s, struct img_io *io, int res);
+	void (*completed)(struct img_storage *s, struct img_io *io, int res);
 	/* Blocking form of submit, for the same op and rules. */
 	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		  uint64_t off, uint64_t len);
@@ -73,7 +73,7 @@ struct img_storage {
 	_Atomic uint64_t size; /* bytes; grows with writes past the end */
 	bool writable;
 	bool device;	       /* a block device, or /dev/null: fixed size */
-	bool spare;	       /* set by who opened it: the file may be longer than `size`, by zeroes, while
+	bool may_grow_ahead;   /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
 	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
 	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */

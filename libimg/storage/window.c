@@ -10,16 +10,16 @@
 #include "libimg/base/arith.h"
 #include "libimg/storage/cursor.h"
 #include "libimg/storage/ioq.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 /* Bytes of [off, off + len) that lie in the window. */
-static uint64_t inside(const struct img_wrap *w, uint64_t off, uint64_t len)
+static uint64_t inside(const struct img_filter *w, uint64_t off, uint64_t len)
 {
 	return off < w->room ? min_u64(len, w->room - off) : 0;
 }
 
 /* What of a request lies behind the window: zeroes to read, no room to write, nothing to discard. */
-static int clip(const struct img_wrap *w, enum img_io_op op, const struct iovec *iov, int iovcnt,
+static int clip(const struct img_filter *w, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		uint64_t off, uint64_t *len)
 {
 	uint64_t in = inside(w, off, *len);
@@ -39,20 +39,20 @@ static int clip(const struct img_wrap *w, enum img_io_op op, const struct iovec 
 
 static void window_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 	uint64_t len = io->len;
 
 	io->rc = clip(w, io->op, io->iov, io->iovcnt, io->off, &len);
 	if (io->rc || (!len && io->op != IMG_IO_SYNC))
 		img_ioq_complete(q, io);
 	else
-		img_wrap_submit(w, q, io, NULL, NULL);
+		img_filter_submit(w, q, io, NULL, NULL);
 }
 
 static int window_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		     uint64_t off, uint64_t len)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 	struct iovec *part = NULL;
 	uint64_t all = len;
 	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
@@ -70,41 +70,41 @@ static int window_io(struct img_storage *s, enum img_io_op op, const struct iove
 	}
 	rc = img_storage_io(w->inner, op, iov, iovcnt, op == IMG_IO_SYNC ? 0 : off + w->start, len);
 	free(part);
-	img_wrap_refresh(w);
+	img_filter_refresh(w);
 	return rc;
 }
 
 static int window_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 	int rc;
 
 	if (w->room != UINT64_MAX) /* the bytes stay where they are; only a smaller use is made of them */
 		return size <= w->room ? 0 : -ENOSPC;
 	rc = img_storage_resize(w->inner, w->start + size, how, NULL);
-	img_wrap_refresh(w);
+	img_filter_refresh(w);
 	return rc;
 }
 
 static int window_extent(struct img_storage *s, uint64_t off, uint64_t len,
 			 enum img_storage_extent *kind, uint64_t *run)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 
-	return img_wrap_extent(s, off, max_u64(inside(w, off, len), 1), kind, run);
+	return img_filter_extent(s, off, max_u64(inside(w, off, len), 1), kind, run);
 }
 
 /* Of all of inner: how much of it is the window's is not known to the file system. */
 static uint64_t window_allocated(struct img_storage *s)
 {
-	return min_u64(img_wrap_allocated(s), atomic_load(&s->size));
+	return min_u64(img_filter_allocated(s), atomic_load(&s->size));
 }
 
 static void window_close(struct img_storage *s)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 
-	img_wrap_destroy(w);
+	img_filter_destroy(w);
 	free(w);
 }
 
@@ -114,7 +114,7 @@ static const struct img_storage_ops window_ops = {
 	.resize = window_resize,
 	.extent = window_extent,
 	.allocated = window_allocated,
-	.publish = img_wrap_publish,
+	.publish = img_filter_publish,
 	.close = window_close,
 };
 
@@ -122,7 +122,7 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 		       struct img_storage **out, struct img_error *err)
 {
 	uint64_t size = atomic_load(&inner->size), end = start;
-	struct img_wrap *w;
+	struct img_filter *w;
 
 	if (start > size || (room != UINT64_MAX && (!add_u64(start, room, &end) || end > size)))
 		return img_fail(err, -EINVAL,
@@ -130,7 +130,7 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 				" bytes",
 				inner->name, room == UINT64_MAX ? 0 : room, start, size);
 	w = calloc(1, sizeof(*w));
-	if (!w || img_wrap_init(w, &window_ops, inner)) {
+	if (!w || img_filter_init(w, &window_ops, inner)) {
 		free(w);
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
@@ -141,7 +141,7 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 		w->base.device = true; /* of a size of its own, and not known to be zeroes */
 	if (room != UINT64_MAX)
 		w->base.zero_fill = false;
-	img_wrap_refresh(w);
+	img_filter_refresh(w);
 	*out = &w->base;
 	return 0;
 }

@@ -101,13 +101,13 @@ Test(quarantine, goes_on_when_the_unlinking_cannot_be_written)
 Test(quarantine, lasts_as_long_as_a_reader_that_started_before)
 {
 	struct parts *p = parts_new(false);
-	struct img_readership *image = &p->img.engine->readership;
-	struct img_queue_readers queue = { 0 };
-	struct img_readers *readers;
+	struct img_epoch_domain *image = &p->img.engine->epochs;
+	struct img_queue_epochs queue = { 0 };
+	struct img_epoch_readers *readers;
 	struct img_reader before, after;
 
-	img_queue_readers_init(&queue);
-	readers = img_readers_make(&queue, &image, 1);
+	img_queue_epochs_init(&queue);
+	readers = img_epoch_readers_make(&queue, &image, 1);
 	parts_free_later(p, GONE);
 	img_reader_start(readers, &before);
 	parts_free_later(p, GONE + 4096);
@@ -122,7 +122,7 @@ Test(quarantine, lasts_as_long_as_a_reader_that_started_before)
 	cr_assert_eq(p->releases, 2, "who started later does not matter");
 	cr_assert_eq(p->released[1], GONE + 4096);
 	img_reader_end(readers, &after);
-	img_queue_readers_destroy(&queue);
+	img_queue_epochs_destroy(&queue);
 	parts_free(p);
 }
 
@@ -166,11 +166,11 @@ Test(quarantine, settling_writes_what_releasing_changed)
 	p->release_edits = true;
 	for (unsigned i = 0; i < 3; i++)
 		parts_free_later(p, GONE + i * 4096u);
-	cr_assert_eq(img_settle(p->img.engine, false, NULL), 0);
+	cr_assert_eq(img_writeout_drain(p->img.engine, false, NULL), 0);
 	cr_assert_eq(p->releases, 3);
 	cr_assert_eq(parts_on_disk(p, 0, 0), 3);
 	cr_assert(!watch_unsynced(&p->watch, p->watch.n, 0));
-	img_unsettle(p->img.engine);
+	img_writeout_resume(p->img.engine);
 	parts_free(p);
 }
 
@@ -187,13 +187,13 @@ Test(quarantine, a_failed_release_is_said)
 Test(quarantine, reserved_room_is_enough_at_every_stage)
 {
 	struct parts *p = parts_new(false);
-	struct img_readership *image = &p->img.engine->readership;
-	struct img_queue_readers queue = { 0 };
-	struct img_readers *readers;
+	struct img_epoch_domain *image = &p->img.engine->epochs;
+	struct img_queue_epochs queue = { 0 };
+	struct img_epoch_readers *readers;
 	struct img_reader reader;
 
-	img_queue_readers_init(&queue);
-	readers = img_readers_make(&queue, &image, 1);
+	img_queue_epochs_init(&queue);
+	readers = img_epoch_readers_make(&queue, &image, 1);
 	img_reader_start(readers, &reader);
 	for (unsigned i = 0; i < 1000; i++) {
 		parts_free_later(p, GONE);
@@ -207,6 +207,6 @@ Test(quarantine, reserved_room_is_enough_at_every_stage)
 	img_reader_end(readers, &reader);
 	cr_assert_eq(img_writeout(p->img.engine, true, NULL), 0);
 	cr_assert_eq(p->releases, 1000);
-	img_queue_readers_destroy(&queue);
+	img_queue_epochs_destroy(&queue);
 	parts_free(p);
 }

@@ -1,5 +1,5 @@
 /* Requests to images that keep their data in other files than their tables. */
-#include "libimg/engine/units.h"
+#include "libimg/engine/unit_cache.h"
 #include "tests/engine/split.h"
 
 /* ---- Syncing all files ---- */
@@ -422,18 +422,18 @@ Test(look_ups, of_units_tell_files_apart)
 	struct img_extent two = one;
 	struct img_buffers buffers = { 0 };
 	struct img_buffer bytes;
-	struct img_units units = { 0 };
+	struct img_unit_cache units = { 0 };
 	struct img_list waiting;
-	struct img_unit *unit;
+	struct img_cached_unit *unit;
 
 	two.storage = d->file[2];
-	unit = img_units_begin(&units, &buffers, 1, &one);
+	unit = img_unit_cache_begin(&units, &buffers, 1, &one);
 	img_list_init(&waiting);
 	cr_assert(unit && img_buffer_get(&buffers, 4096, &bytes));
-	img_units_end(unit, &bytes, &waiting);
-	cr_assert_eq(img_units_find(&units, 1, &one), unit);
-	cr_assert_null(img_units_find(&units, 1, &two));
-	img_units_clear(&units, &buffers);
+	img_unit_cache_end(unit, &bytes, &waiting);
+	cr_assert_eq(img_unit_cache_find(&units, 1, &one), unit);
+	cr_assert_null(img_unit_cache_find(&units, 1, &two));
+	img_unit_cache_clear(&units, &buffers);
 	img_buffers_clear(&buffers);
 	split_free(d);
 }

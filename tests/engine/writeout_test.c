@@ -143,7 +143,7 @@ Test(writeout, after_a_failed_sync_nothing_is_durable_any_more)
 		img_error_clear(&err);
 		parts_data(p, 2, 1 << 20);
 		cr_assert_eq(img_writeout(p->img.engine, true, NULL), -EIO);
-		cr_assert_eq(img_settle(p->img.engine, true, NULL), -EIO);
+		cr_assert_eq(img_writeout_drain(p->img.engine, true, NULL), -EIO);
 		for (size_t i = watch_find(&p->watch, n, 0, place(IMG_RANK_MAPPING), 4 << 16);
 		     i < p->watch.n; i++)
 			cr_assert_neq(p->watch.entry[i].op, IMG_IO_WRITE, "no rank above the first");

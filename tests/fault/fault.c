@@ -230,7 +230,7 @@ static int run_stream(struct img_error *err)
 	create.size = img_size(source);
 	if (limited && at != UINT64_MAX)
 		limit_files(at * LIMIT_STEP);
-	rc = img_copy_stream(&source, 1, STREAM_NAME, -1, &create, &copy, err);
+	rc = img_copy_to_sink(&source, 1, STREAM_NAME, -1, &create, &copy, err);
 	limit_files(UINT64_MAX);
 	if (rc && !access(STREAM_NAME, F_OK))
 		fail("a stream that failed has its name", img_error_text(err));

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "tests/storage/watch.h"
 
 /* An image in a folder of its own. Zero-initialise. */

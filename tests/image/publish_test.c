@@ -109,13 +109,13 @@ static void watch_extents(struct made *m)
 
 	watch_main(m);
 	cr_assert_eq(vmdk->file_count, FILES);
-	cr_assert_eq(m->img->place->created_count, FILES);
+	cr_assert_eq(m->img->context->created_count, FILES);
 	for (unsigned i = 0; i < FILES; i++)
 		for (unsigned k = 0; k < FILES; k++)
-			if (m->img->place->created[k].storage == vmdk->files[i].storage) {
+			if (m->img->context->created[k].storage == vmdk->files[i].storage) {
 				vmdk->files[i].storage =
 					watched(&m->f.watch, i + 1, vmdk->files[i].storage);
-				m->img->place->created[k].storage = vmdk->files[i].storage;
+				m->img->context->created[k].storage = vmdk->files[i].storage;
 				break;
 			}
 }

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "tests/storage/watch.h"
 
 enum {

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/image/place.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/image/context.h"
+#include "libimg/storage/filter.h"
 
 TestSuite(salvage, .timeout = 60);
 
@@ -23,7 +23,7 @@ struct spot {
 };
 
 struct spotty {
-	struct img_wrap wrap;
+	struct img_filter wrap;
 	const struct spot *spots; /* end with one of no length */
 	int rc;
 	_Atomic unsigned failed; /* reads */
@@ -31,7 +31,7 @@ struct spotty {
 
 static int check(struct img_storage *s, enum img_io_op op, uint64_t off, uint64_t len)
 {
-	struct spotty *y = IMG_CONTAINER(img_wrap_of(s), struct spotty, wrap);
+	struct spotty *y = IMG_CONTAINER(img_filter_of(s), struct spotty, wrap);
 
 	for (const struct spot *p = y->spots; op == IMG_IO_READ && p->len; p++) {
 		if (!ranges_overlap(off, len, p->off, p->len))
@@ -42,7 +42,7 @@ static int check(struct img_storage *s, enum img_io_op op, uint64_t off, uint64_
 	return 0;
 }
 
-static int give_on(struct img_wrap *w, struct img_io *io, int rc, void *token)
+static int give_on(struct img_filter *w, struct img_io *io, int rc, void *token)
 {
 	(void)w;
 	(void)io;
@@ -56,13 +56,13 @@ static void spotty_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 	if (io->rc)
 		img_ioq_complete(q, io);
 	else
-		img_wrap_submit(img_wrap_of(s), q, io, give_on, NULL);
+		img_filter_submit(img_filter_of(s), q, io, give_on, NULL);
 }
 
 static int spotty_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		     uint64_t off, uint64_t len)
 {
-	struct img_storage *inner = img_wrap_of(s)->inner;
+	struct img_storage *inner = img_filter_of(s)->inner;
 	int rc = check(s, op, off, len);
 
 	return rc ? rc : inner->ops->io(inner, op, iov, iovcnt, off, len);
@@ -70,17 +70,17 @@ static int spotty_io(struct img_storage *s, enum img_io_op op, const struct iove
 
 static void spotty_close(struct img_storage *s)
 {
-	struct img_wrap *w = img_wrap_of(s);
+	struct img_filter *w = img_filter_of(s);
 
-	img_wrap_destroy(w);
+	img_filter_destroy(w);
 	free(IMG_CONTAINER(w, struct spotty, wrap));
 }
 
 static const struct img_storage_ops spotty_ops = {
 	.submit = spotty_submit,
 	.io = spotty_io,
-	.extent = img_wrap_extent,
-	.allocated = img_wrap_allocated,
+	.extent = img_filter_extent,
+	.allocated = img_filter_allocated,
 	.close = spotty_close,
 };
 
@@ -113,7 +113,7 @@ static struct img *damaged(const struct spot *spots, int rc)
 	cr_assert_eq(img_storage_memory("memory", DISK, DISK, &inner), 0);
 	cr_assert_eq(img_storage_write(inner, 0, data, DISK, NULL), 0);
 	free(data);
-	cr_assert_eq(img_wrap_init(&y->wrap, &spotty_ops, inner), 0);
+	cr_assert_eq(img_filter_init(&y->wrap, &spotty_ops, inner), 0);
 	y->spots = spots;
 	y->rc = rc;
 	return open_raw(&y->wrap.base, 0);
@@ -216,7 +216,7 @@ Test(salvage, streams)
 	uint8_t *data = malloc(DISK);
 
 	cr_assert(f && data);
-	cr_assert_eq(img_copy_stream(&source, 1, NULL, fileno(f), &create, &how, NULL), 0);
+	cr_assert_eq(img_copy_to_sink(&source, 1, NULL, fileno(f), &create, &how, NULL), 0);
 	cr_assert_eq(pread(fileno(f), data, DISK, 0), DISK);
 	assert_content(data, sectors);
 	assert_told(&told, sectors);
@@ -261,7 +261,7 @@ Test(salvage, bad_stretches_are_read_once)
 	struct told told = { 0 };
 	struct img_copy_options how = { .salvage = true, .unreadable = tell, .user = &told };
 	struct img *source = damaged(stretch, -EIO), *target;
-	const struct spotty *y = IMG_CONTAINER(img_wrap_of(source->file), struct spotty, wrap);
+	const struct spotty *y = IMG_CONTAINER(img_filter_of(source->file), struct spotty, wrap);
 	struct img_storage *memory;
 	uint8_t *data = malloc(DISK);
 

@@ -581,7 +581,7 @@ static enum img_io_kind io_kind(const char *name)
 	return !strcmp(name, "threads") ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND;
 }
 
-static bool take_key(const char *arg, double *seconds, uint64_t *seed)
+static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 {
 	const char *value = strchr(arg, '=');
 
@@ -625,7 +625,7 @@ int main(int argc, char **argv)
 	run.options = (struct img_open_options){ .format = "qcow2", .flags = IMG_OPEN_WRITE };
 	run.threads = 2;
 	for (int i = 3; i < argc; i++) {
-		if (!take_key(argv[i], &seconds, &seed))
+		if (!parse_key(argv[i], &seconds, &seed))
 			argc = 0;
 	}
 	if (argc < 3) {

@@ -27,7 +27,7 @@
 #include "formats/qcow2/qcow2_layout.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "libimg/storage/storage.h"
 
 #include "libimg/image/img.h"

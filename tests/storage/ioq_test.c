@@ -559,7 +559,7 @@ Test(ioq, what_the_kernel_cancels_is_done_all_the_same)
 					     .one = { buf, 512 } } };
 		r.io.iov = &r.io.one;
 		img_list_init(&r.io.link);
-		s->ops->landed(s, &r.io, -ECANCELED);
+		s->ops->completed(s, &r.io, -ECANCELED);
 		cr_assert_eq(wait_for(q, &r), 0);
 	}
 	cr_assert_eq(buf[0], 0, "it was zeroed before it was read");

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 enum {
 	WATCH_RESIZE = 100, /* ops beside IMG_IO_*; len: the new size */
@@ -38,14 +38,14 @@ struct watch {
 };
 
 struct watched {
-	struct img_wrap wrap;
+	struct img_filter wrap;
 	struct watch *watch;
 	unsigned file;
 };
 
 static inline struct watched *watched_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_wrap_of(s), struct watched, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct watched, wrap);
 }
 
 static inline int watch_note(struct watched *d, unsigned op, uint64_t off, uint64_t len)
@@ -94,7 +94,7 @@ static inline int watched_resize(struct img_storage *s, uint64_t size, enum img_
 
 	if (!rc)
 		rc = inner->ops->resize(inner, size, how);
-	img_wrap_refresh(&d->wrap);
+	img_filter_refresh(&d->wrap);
 	return rc;
 }
 
@@ -103,14 +103,14 @@ static inline int watched_publish(struct img_storage *s, struct img_error *err)
 	struct watched *d = watched_of(s);
 	int rc = watch_note(d, WATCH_PUBLISH, 0, 0);
 
-	return rc ? img_fail(err, rc, "%s: not published", s->name) : img_wrap_publish(s, err);
+	return rc ? img_fail(err, rc, "%s: not published", s->name) : img_filter_publish(s, err);
 }
 
 static inline void watched_close(struct img_storage *s)
 {
 	struct watched *d = watched_of(s);
 
-	img_wrap_destroy(&d->wrap);
+	img_filter_destroy(&d->wrap);
 	free(d);
 }
 
@@ -118,8 +118,8 @@ static const struct img_storage_ops watched_ops = {
 	.submit = watched_submit,
 	.io = watched_io,
 	.resize = watched_resize,
-	.extent = img_wrap_extent,
-	.allocated = img_wrap_allocated,
+	.extent = img_filter_extent,
+	.allocated = img_filter_allocated,
 	.publish = watched_publish,
 	.close = watched_close,
 };
@@ -129,7 +129,7 @@ static inline struct img_storage *watched(struct watch *w, unsigned file, struct
 {
 	struct watched *d = calloc(1, sizeof(*d));
 
-	cr_assert(d && !img_wrap_init(&d->wrap, &watched_ops, inner));
+	cr_assert(d && !img_filter_init(&d->wrap, &watched_ops, inner));
 	d->watch = w;
 	d->file = file;
 	return &d->wrap.base;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "libimg/storage/module.h"
-#include "libimg/storage/wrap.h"
+#include "libimg/storage/filter.h"
 
 enum { SIZE = 4096 };
 
@@ -115,7 +115,7 @@ Test(window, of_the_rest_grows_with_it)
 	cr_assert_eq(img_storage_write(w, 500, "x", 1, NULL), 0);
 	cr_assert_eq(atomic_load(&w->size), 501);
 	cr_assert_eq(img_storage_resize(w, 100, IMG_PREALLOCATE_OFF, NULL), 0);
-	cr_assert_eq(atomic_load(&img_wrap_of(w)->inner->size), 700);
+	cr_assert_eq(atomic_load(&img_filter_of(w)->inner->size), 700);
 	img_storage_close(w);
 }
 

@@ -209,7 +209,7 @@ static struct task *task_of(struct calls *c, unsigned long id)
 	return NULL;
 }
 
-static void take_line(struct calls *c, const char *line)
+static void parse_line(struct calls *c, const char *line)
 {
 	static const char unfinished[] = " <unfinished ...>", resumed[] = " resumed>";
 	char *call = NULL, *stop;
@@ -264,7 +264,7 @@ void calls_replay(const char *log, const char *folder, const char *const *name,
 	while ((len = getline(&line, &room, in)) > 0) {
 		c.line++;
 		line[len - 1] = 0;
-		take_line(&c, line);
+		parse_line(&c, line);
 	}
 	for (unsigned i = 0; i < MAX_TASKS; i++) {
 		if (c.task[i].begun)

@@ -188,7 +188,7 @@ struct flight {
 	uint8_t *data;
 };
 
-static void landed(void *user, int rc, const struct img_error *err)
+static void completed(void *user, int rc, const struct img_error *err)
 {
 	struct flight *f = user;
 
@@ -229,7 +229,7 @@ static int submit_compressed(struct img_queue *q, struct img *img, struct flight
 		stamp(f, at, len);
 	}
 	f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
-	return img_submit_writev(q, img, f->off, &f->iov, 1, IMG_SUBMIT_COMPRESS, landed, f);
+	return img_submit_writev(q, img, f->off, &f->iov, 1, IMG_SUBMIT_COMPRESS, completed, f);
 }
 
 static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64_t *random)
@@ -242,14 +242,14 @@ static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64
 	if (pick < writes) {
 		stamp(f, 0, f->len);
 		f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
-		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, landed, f);
+		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, completed, f);
 	}
 	if (!f->discard) {
 		note(f->w, f->off, f->len, 0, f->mark);
-		return img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, landed, f);
+		return img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, completed, f);
 	}
 	note(f->w, f->off, f->len, 0, f->mark);
-	return img_submit_discard(q, img, f->off, f->len, 0, landed, f);
+	return img_submit_discard(q, img, f->off, f->len, 0, completed, f);
 }
 
 /* True: for a compressed write. */

@@ -6,7 +6,7 @@
 #define TESTS_SUPPORT_WORKLOAD_H
 
 #include "libimg/engine/driver.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 
 enum {
 	SECTOR = 512,

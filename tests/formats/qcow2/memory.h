@@ -4,7 +4,7 @@
 #ifndef TESTS_QCOW2_MEMORY_H
 #define TESTS_QCOW2_MEMORY_H
 
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "libimg/storage/storage.h"
 #include "tests/formats/qcow2/bench.h"
 

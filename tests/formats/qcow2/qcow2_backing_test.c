@@ -4,7 +4,7 @@
  */
 #include <pthread.h>
 
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "tests/formats/qcow2/bench.h"
 
 enum { SIZE = 1 << 20 };

@@ -5,7 +5,7 @@
  */
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "tests/formats/qcow2/bench.h"
 
 enum { SUBSETS = 6,

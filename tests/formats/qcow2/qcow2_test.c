@@ -2,7 +2,7 @@
  * The qcow2 driver against a flat model: random writes, zeroes, discards, compressed units, resizes
  * and snapshots on images that qemu-img made, of every geometry; qemu-img then checks and compares.
  */
-#include "libimg/image/place.h"
+#include "libimg/image/context.h"
 #include "tests/formats/qcow2/bench.h"
 
 /* ---- Operations, several in flight ---- */

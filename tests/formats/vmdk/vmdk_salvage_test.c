@@ -44,7 +44,7 @@ static void make_disk(struct bench *b, const char *kind)
 	f = fopen(path, "w");
 	cr_assert(f && fwrite(model, 1, SIZE, f) == SIZE && !fclose(f));
 	cr_assert_eq(img_open(path, &raw, &source, err), 0);
-	rc = img_copy_stream(&source, 1, b->image, -1, &create, &how, err);
+	rc = img_copy_to_sink(&source, 1, b->image, -1, &create, &how, err);
 	if (rc == -ENOTSUP) {
 		cr_assert_eq(img_create_begin(b->image, &create, &target, err), 0, "%s",
 			     img_error_text(err));

@@ -214,7 +214,7 @@ static uint8_t *copy(const uint8_t *bytes, size_t len, const char *format,
 {
 	struct img_create_options create = { .format = "raw", .have_size = true };
 	uint8_t *got = NULL;
-	struct img_input *in;
+	struct img_source_image *in;
 	struct img *img = NULL;
 	struct bench b;
 	struct feed f = { bytes, len, -1 };
@@ -226,12 +226,12 @@ static uint8_t *copy(const uint8_t *bytes, size_t len, const char *format,
 	cr_assert_eq(pipe(fds), 0);
 	f.fd = fds[1];
 	cr_assert_eq(pthread_create(&thread, NULL, feed, &f), 0);
-	rc = img_input_open(fds[0], "the pipe", format, NULL, &in, err);
+	rc = img_source_open(fds[0], "the pipe", format, NULL, &in, err);
 	if (!rc) {
-		img_input_size(in, &create.size);
+		img_source_size(in, &create.size);
 		cr_assert_eq(img_create_begin(b.image, &create, &img, err), 0);
-		rc = img_copy_input(in, img, how, err);
-		img_input_close(in);
+		rc = img_copy_source(in, img, how, err);
+		img_source_close(in);
 	}
 	if (!rc) {
 		*size = img_size(img);
@@ -361,7 +361,7 @@ Test(vmdk_source, late_grains_of_compressed_clusters)
 	};
 	struct img_copy_options how = { .compress = true, .target_is_zero = true };
 	uint8_t *model = calloc(1, p.size), *got = malloc(p.size);
-	struct img_input *in;
+	struct img_source_image *in;
 	struct img *img;
 	struct bench b;
 	struct made m;
@@ -374,11 +374,11 @@ Test(vmdk_source, late_grains_of_compressed_clusters)
 	cr_assert(f && fwrite(m.bytes, 1, m.len, f) == m.len && !fflush(f));
 	rewind(f);
 	cr_assert_eq(img_create_begin(b.image, &create, &img, NULL), 0);
-	cr_assert_eq(img_input_open(fileno(f), "x", NULL, NULL, &in, NULL), 0);
-	cr_assert_eq(img_copy_input(in, img, &how, NULL), 0);
+	cr_assert_eq(img_source_open(fileno(f), "x", NULL, NULL, &in, NULL), 0);
+	cr_assert_eq(img_copy_source(in, img, &how, NULL), 0);
 	cr_assert_eq(img_read(img, 0, got, p.size, NULL), 0);
 	cr_assert(!memcmp(got, model, p.size));
-	img_input_close(in);
+	img_source_close(in);
 	img_close(img, NULL);
 	fclose(f);
 	free(m.bytes);
@@ -404,7 +404,7 @@ Test(vmdk_source, to_a_stream)
 		struct img_create_options create = { .format = "vmdk", .have_size = true, .size = p.size, .options = list };
 		struct img_error *err = img_error_new();
 		uint8_t *got, *expected = malloc(grains[i / 2]);
-		struct img_input *in;
+		struct img_source_image *in;
 		struct bench b;
 		struct made m;
 		FILE *f;
@@ -419,8 +419,8 @@ Test(vmdk_source, to_a_stream)
 		f = tmpfile();
 		cr_assert(f && fwrite(m.bytes, 1, m.len, f) == m.len && !fflush(f));
 		rewind(f);
-		cr_assert_eq(img_input_open(fileno(f), "x", NULL, NULL, &in, err), 0);
-		rc = img_copy_input_stream(in, b.image, -1, &create, NULL, err);
+		cr_assert_eq(img_source_open(fileno(f), "x", NULL, NULL, &in, err), 0);
+		rc = img_copy_source_to_sink(in, b.image, -1, &create, NULL, err);
 		/* Within a window any order will do. */
 		cr_assert_eq(rc, ordered || p.size <= 1 << 20 ? 0 : -ESPIPE, "%s", img_error_text(err));
 		cr_assert_eq(!access(b.image, F_OK), !rc);
@@ -434,7 +434,7 @@ Test(vmdk_source, to_a_stream)
 			}
 			free(got);
 		}
-		img_input_close(in);
+		img_source_close(in);
 		free(expected);
 		free(m.bytes);
 		img_error_free(err);
@@ -456,7 +456,7 @@ Test(vmdk_source, gaps_are_zeroes)
 	fill(19, GRAIN, model + 19 * (size_t)GRAIN);
 	for (int no_sparse = 0; no_sparse < 2; no_sparse++) {
 		struct img_copy_options how = { .no_sparse = no_sparse };
-		struct img_input *in;
+		struct img_source_image *in;
 		struct img *img;
 		struct bench b;
 		FILE *f;
@@ -468,11 +468,11 @@ Test(vmdk_source, gaps_are_zeroes)
 		cr_assert_eq(img_create_begin(b.image, &create, &img, NULL), 0);
 		memset(got, 0x77, odd_size);
 		cr_assert_eq(img_write(img, 0, got, odd_size, NULL), 0);
-		cr_assert_eq(img_input_open(fileno(f), "x", "vmdk", NULL, &in, NULL), 0);
-		cr_assert_eq(img_copy_input(in, img, &how, NULL), 0);
+		cr_assert_eq(img_source_open(fileno(f), "x", "vmdk", NULL, &in, NULL), 0);
+		cr_assert_eq(img_copy_source(in, img, &how, NULL), 0);
 		cr_assert_eq(img_read(img, 0, got, odd_size, NULL), 0);
 		cr_assert(!memcmp(got, model, odd_size));
-		img_input_close(in);
+		img_source_close(in);
 		img_close(img, NULL);
 		fclose(f);
 		finish(&b);
