@@ -253,15 +253,10 @@ out:
 	return rc;
 }
 
-/* Publish s, and have what that wrote on disk before anything that leads to it. */
-static int publish_file(struct img *img, struct img_storage *s, struct img_error *err)
-{
-	int rc = img_storage_publish(s, err);
-
-	return rc || img->unsafe || !atomic_load(&s->unsynced) ? rc : img_storage_sync(s, err);
-}
-
-/* The further files get their names, then the main one, which leads to them: all or none new. */
+/*
+ * The further files get their names, then the main one, which leads to them: all or none new. Each is on
+ * disk, name and all, before what leads to it.
+ */
 static int publish_files(struct img *img, struct img_error *err)
 {
 	struct img_context *context = img->context;
@@ -273,12 +268,12 @@ static int publish_files(struct img *img, struct img_error *err)
 		struct stat st;
 
 		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
-		rc = publish_file(img, c->storage, err);
+		rc = img_storage_publish(c->storage, !img->unsafe, err);
 		if (!rc)
 			done++;
 	}
 	if (!rc)
-		rc = publish_file(img, img->file, err);
+		rc = img_storage_publish(img->file, !img->unsafe, err);
 	while (rc && done--)
 		if (!context->created[done].replaces)
 			unlink(context->created[done].path);

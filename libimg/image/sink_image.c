@@ -161,9 +161,7 @@ int img_sink_image_publish(struct img_sink_image *s, struct img_error *err)
 	if (!rc && s->file && !s->unsafe)
 		rc = img_storage_sync(s->file, err);
 	if (!rc && s->file)
-		rc = img_storage_publish(s->file, err);
-	if (!rc && s->file && !s->unsafe && atomic_load(&s->file->unsynced))
-		rc = img_storage_sync(s->file, err); /* the first bytes came last */
+		rc = img_storage_publish(s->file, !s->unsafe, err);
 	return rc;
 }
 

@@ -195,12 +195,12 @@ static void file_close(struct img_storage *s)
 	free(f);
 }
 
-static int file_publish(struct img_storage *s, struct img_error *err)
+static int file_publish(struct img_storage *s, bool durable, struct img_error *err)
 {
 	struct img_file *f = img_file_of(s);
 
 	img_file_trim(f);
-	return f->unpublished ? f->unpublished->publish(f, err) : 0;
+	return f->unpublished ? f->unpublished->publish(f, durable, err) : 0;
 }
 
 static void file_set_attributes(struct img_storage *s, const struct img_file_attributes *a)

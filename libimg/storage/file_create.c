@@ -296,29 +296,54 @@ static int give_name(struct unpublished *u, struct img_file *f)
 		if (!rc && renameat(u->dir_fd, u->temp, u->dir_fd, u->name))
 			rc = -errno;
 	}
+	if (!rc) {
+		u->temp[0] = '\0'; /* it is the final one now */
+		u->kind = FINAL;
+	}
 	return rc;
 }
 
-static int publish(struct img_file *f, struct img_error *err)
+/* Have the names in u's folder on disk. What has no such thing, or must not be read: nothing. */
+static int sync_folder(const struct unpublished *u)
 {
-	struct unpublished *u = IMG_CONTAINER(f->unpublished, struct unpublished, base);
-	int rc = f->unfinished ? img_file_finish(f) : 0;
+	int fd = openat(u->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
 
-	if (!rc)
-		rc = give_name(u, f);
-	if (rc)
-		return img_fail(err, rc, "Could not create '%s': %s", f->base.name,
-				strerrordesc_np(-rc));
-	u->temp[0] = '\0'; /* it is the final one now */
-	u->kind = OLD;
-	f->unpublished = NULL;
-	forget(u);
-	return 0;
+	if (fd < 0)
+		return errno == EACCES ? 0 : -errno;
+	if (fsync(fd) && errno != EINVAL && errno != ENOTSUP)
+		rc = -errno;
+	close(fd);
+	return rc;
 }
 
 static int fail_create(struct img_error *err, const char *path, int rc)
 {
 	return img_fail(err, rc, "Could not create '%s': %s", path, strerrordesc_np(-rc));
+}
+
+static int publish(struct img_file *f, bool durable, struct img_error *err)
+{
+	struct unpublished *u = IMG_CONTAINER(f->unpublished, struct unpublished, base);
+	int rc = f->unfinished ? img_file_finish(f) : 0;
+
+	if (rc)
+		return fail_create(err, f->base.name, rc);
+	if (durable && atomic_load(&f->base.unsynced))
+		rc = img_storage_sync(&f->base, err);
+	if (rc)
+		return rc;
+	rc = give_name(u, f);
+	if (rc)
+		return fail_create(err, f->base.name, rc);
+	if (durable && u->kind != OLD)
+		rc = sync_folder(u);
+	if (rc)
+		return img_fail(err, rc, "Could not create '%s': its folder cannot be synced: %s",
+				f->base.name, strerrordesc_np(-rc));
+	u->kind = OLD;
+	f->unpublished = NULL;
+	forget(u);
+	return 0;
 }
 
 /*

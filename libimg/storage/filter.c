@@ -136,7 +136,11 @@ uint64_t img_filter_allocated(struct img_storage *s)
 	return img_storage_allocated(img_filter_of(s)->inner);
 }
 
-int img_filter_publish(struct img_storage *s, struct img_error *err)
+int img_filter_publish(struct img_storage *s, bool durable, struct img_error *err)
 {
-	return img_storage_publish(img_filter_of(s)->inner, err);
+	struct img_filter *w = img_filter_of(s);
+	int rc = img_storage_publish(w->inner, durable, err);
+
+	img_filter_refresh(w);
+	return rc;
 }

@@ -17,8 +17,8 @@ struct img_file_unfinished;
 
 /* Where a new file will go: file_create.c keeps more behind this. */
 struct img_unpublished {
-	/* Give f its final name, and forget. */
-	int (*publish)(struct img_file *f, struct img_error *err);
+	/* Give f its final name, and forget. See img_storage_publish(). */
+	int (*publish)(struct img_file *f, bool durable, struct img_error *err);
 	/* Remove a temporary name; frees u. */
 	void (*forget)(struct img_unpublished *u);
 };

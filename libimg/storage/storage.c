@@ -222,9 +222,9 @@ uint64_t img_storage_modified(struct img_storage *s)
 	return s->ops->modified ? s->ops->modified(s) : 0;
 }
 
-int img_storage_publish(struct img_storage *s, struct img_error *err)
+int img_storage_publish(struct img_storage *s, bool durable, struct img_error *err)
 {
-	return s->ops->publish ? s->ops->publish(s, err) : 0;
+	return s->ops->publish ? s->ops->publish(s, durable, err) : 0;
 }
 
 void img_storage_set_attributes(struct img_storage *s, const struct img_file_attributes *a)

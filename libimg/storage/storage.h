@@ -54,8 +54,9 @@ struct img_storage_ops {
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s);
-	uint64_t (*modified)(struct img_storage *s);		      /* NULL: not known */
-	int (*publish)(struct img_storage *s, struct img_error *err); /* NULL: nothing to do */
+	uint64_t (*modified)(struct img_storage *s); /* NULL: not known */
+	/* NULL: nothing to do. */
+	int (*publish)(struct img_storage *s, bool durable, struct img_error *err);
 	/* NULL: there are none. */
 	void (*set_attributes)(struct img_storage *s, const struct img_file_attributes *a);
 	void (*close)(struct img_storage *s);
@@ -120,7 +121,8 @@ bool img_storage_is_null(const struct stat *st);
  * A regular file that is there is written in place: inode, hard links, owner, mode and all other
  * attributes stay. So is a block device, whose size stays too. Nothing of the old content is lost
  * before the first change; then all of it is, and until it is published the file begins with
- * IMG_UNFINISHED_MARK, which probing knows. -EBUSY: this process has it open already, or is making a
+ * IMG_UNFINISHED_MARK, which probing knows (but where attributes are asked for that only an empty file
+ * can be given: then it is empty for a moment). -EBUSY: this process has it open already, or is making a
  * file of that name, however it was given.
  */
 int img_storage_create_file(const char *path, unsigned flags, struct img_storage **out,
@@ -129,10 +131,10 @@ int img_storage_create_file(const char *path, unsigned flags, struct img_storage
 void img_storage_set_attributes(struct img_storage *s, const struct img_file_attributes *a);
 /*
  * The created file is complete: give it its name, atomically, or its first bytes. Until then closing
- * it leaves nothing behind, or of what was there the mark. Data is not synced by this; afterwards
- * s may be unsynced again. No-op for other storages.
+ * it leaves nothing behind, or of what was there the mark. durable: all that was written, and the name
+ * in its folder, are on disk afterwards. Nothing may be in flight. No-op for other storages.
  */
-int img_storage_publish(struct img_storage *s, struct img_error *err);
+int img_storage_publish(struct img_storage *s, bool durable, struct img_error *err);
 
 /* The identity of the file or device that st is of. malloc'd; NULL: out of memory. */
 char *img_storage_identify(const struct stat *st);

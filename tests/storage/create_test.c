@@ -36,7 +36,7 @@ static void publish(struct img_storage *s)
 {
 	struct img_error err = { 0 };
 
-	cr_assert_eq(img_storage_publish(s, &err), 0, "%s", img_error_text(&err));
+	cr_assert_eq(img_storage_publish(s, true, &err), 0, "%s", img_error_text(&err));
 }
 
 Test(create, appears_when_published)
@@ -491,7 +491,7 @@ Test(create, sticky_folder)
 
 		if (setgid(65534) || setuid(65534) ||
 		    img_storage_create_file(in_folder("f"), IMG_STORAGE_NO_LOCK, &s, NULL) ||
-		    img_storage_write(s, 0, "new", 3, NULL) || img_storage_publish(s, NULL))
+		    img_storage_write(s, 0, "new", 3, NULL) || img_storage_publish(s, true, NULL))
 			_exit(1);
 		img_storage_close(s);
 		_exit(0);
@@ -515,7 +515,7 @@ static bool temporary_name(void)
 		return false;
 	img_storage_close(s);
 	if (count_names() != 0 || img_storage_create_file("/f", 0, &s, NULL) ||
-	    img_storage_write(s, 0, "n", 1, NULL) || img_storage_publish(s, NULL) ||
+	    img_storage_write(s, 0, "n", 1, NULL) || img_storage_publish(s, true, NULL) ||
 	    stat("/f", &st) || (st.st_mode & 0777) != 0600 || st.st_size != 1)
 		return false;
 	img_storage_close(s);
@@ -536,7 +536,7 @@ static bool temporary_name(void)
 	make_file("f.unfinished-mine99", "of somebody else", 16);
 	make_file("g.unfinished-abcdef", "", 0);
 	if (img_storage_create_file("/f", 0, &s, NULL) || count_names() != 3 ||
-	    img_storage_write(s, 0, "x", 1, NULL) || img_storage_publish(s, NULL) ||
+	    img_storage_write(s, 0, "x", 1, NULL) || img_storage_publish(s, true, NULL) ||
 	    count_names() != 3 || img_storage_read(s, 0, &c, 1, NULL) || c != 'x' ||
 	    stat("/f", &st) || st.st_size != 1)
 		return false;

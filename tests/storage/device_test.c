@@ -141,7 +141,7 @@ Test(device, created_in_place_and_locked)
 	cr_assert_eq(atomic_load(&s->size), DEVICE_BYTES);
 	cr_assert_eq(img_storage_open_file(device, 0, &other, NULL), -EAGAIN);
 	cr_assert_eq(img_storage_write(s, 0, "new", 3, NULL), 0);
-	cr_assert_eq(img_storage_publish(s, NULL), 0);
+	cr_assert_eq(img_storage_publish(s, true, NULL), 0);
 	img_storage_close(s);
 	s = opened_device(0);
 	cr_assert_eq(img_storage_read(s, 0, buf, 3, NULL), 0);
@@ -180,7 +180,7 @@ Test(device, created_over_old_images)
 
 	cr_assert_eq(img_storage_create_file(device, 0, &s, NULL), 0);
 	cr_assert_eq(img_storage_resize(s, 100000, IMG_PREALLOCATE_OFF, NULL), 0);
-	cr_assert_eq(img_storage_publish(s, NULL), 0);
+	cr_assert_eq(img_storage_publish(s, true, NULL), 0);
 	cr_assert_eq(img_storage_read(s, 0, buf, sizeof(buf), NULL), 0);
 	for (size_t i = 0; i < sizeof(buf); i++)
 		cr_assert_eq(buf[i], i < 65536 || i >= DEVICE_BYTES - 4096 ? 0 : 7, "%zu", i);

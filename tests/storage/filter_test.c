@@ -261,7 +261,7 @@ Test(record, publish)
 	cr_assert_eq(img_storage_create_file(in_folder("f"), 0, &inner, NULL), 0);
 	cr_assert_eq(img_storage_record(inner, r, &s), 0);
 	cr_assert_eq(count_names(), 0);
-	cr_assert_eq(img_storage_publish(s, NULL), 0);
+	cr_assert_eq(img_storage_publish(s, true, NULL), 0);
 	cr_assert_eq(count_names(), 1);
 	img_storage_close(s);
 	img_record_free(r);

@@ -98,12 +98,13 @@ static inline int watched_resize(struct img_storage *s, uint64_t size, enum img_
 	return rc;
 }
 
-static inline int watched_publish(struct img_storage *s, struct img_error *err)
+static inline int watched_publish(struct img_storage *s, bool durable, struct img_error *err)
 {
 	struct watched *d = watched_of(s);
 	int rc = watch_note(d, WATCH_PUBLISH, 0, 0);
 
-	return rc ? img_fail(err, rc, "%s: not published", s->name) : img_filter_publish(s, err);
+	return rc ? img_fail(err, rc, "%s: not published", s->name)
+		  : img_filter_publish(s, durable, err);
 }
 
 static inline void watched_close(struct img_storage *s)
