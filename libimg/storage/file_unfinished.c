@@ -8,9 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
@@ -88,27 +91,78 @@ static int wipe_device(struct img_file *f)
 	return rc ? rc : write_bytes(f, zeroes, (size_t)tail, size - tail);
 }
 
+static int write_mark(const struct img_file *f, size_t len)
+{
+	static const uint8_t mark[KEPT] = IMG_UNFINISHED_MARK;
+	int rc = write_bytes(f, mark, len, 0);
+
+	return rc || !fdatasync(f->fd) ? rc : -errno;
+}
+
+static int begin_device(struct img_file *f)
+{
+	int rc = wipe_device(f);
+
+	return rc ? rc : write_mark(f, (size_t)min_u64(KEPT, atomic_load(&f->base.size)));
+}
+
+/* Have what follows the first `keep` bytes gone. */
+static int cut(const struct img_file *f, off_t keep)
+{
+	return ftruncate(f->fd, keep) ? -errno : 0;
+}
+
+/* Does f lack what was asked for and only an empty file can be given? */
+static bool has_to_be_empty(const struct img_file *f, const struct img_file_attributes *a)
+{
+	struct fsxattr x;
+	struct statfs fs;
+	int flags;
+
+	if (a->nocow && !ioctl(f->fd, FS_IOC_GETFLAGS, &flags) && !(flags & FS_NOCOW_FL))
+		return true;
+	return a->extent_size_hint && !fstatfs(f->fd, &fs) && fs.f_type == XFS_SUPER_MAGIC &&
+	       !ioctl(f->fd, FS_IOC_FSGETXATTR, &x) &&
+	       (a->hint_given ? x.fsx_extsize != a->extent_size_hint
+			      : !(x.fsx_xflags & FS_XFLAG_EXTSIZE));
+}
+
+/*
+ * The mark first, then the rest goes: at no time is there an empty file, or a piece of the old image.
+ * What can be given to an empty file only makes an exception, when the mark is durable.
+ */
+static int begin_file(struct img_file *f)
+{
+	const struct img_file_attributes *a = &f->unfinished->attributes;
+	struct stat st;
+	int rc;
+
+	if (fstat(f->fd, &st))
+		return -errno;
+	if (!st.st_size)
+		img_file_set_attributes(f->fd, a);
+	rc = write_mark(f, KEPT);
+	if (rc == -ENOSPC || rc == -EDQUOT) { /* what the rest takes may do */
+		rc = cut(f, KEPT);
+		if (!rc)
+			rc = write_mark(f, KEPT);
+	}
+	if (!rc && st.st_size && has_to_be_empty(f, a)) {
+		rc = cut(f, 0);
+		if (!rc) {
+			img_file_set_attributes(f->fd, a);
+			rc = write_mark(f, KEPT);
+		}
+	}
+	return rc ? rc : cut(f, KEPT);
+}
+
 /* Called with the lock held, once. */
 static int begin(struct img_file *f)
 {
 	struct img_file_unfinished *u = f->unfinished;
-	uint8_t mark[KEPT] = IMG_UNFINISHED_MARK;
-	int rc;
+	int rc = f->base.device ? begin_device(f) : begin_file(f);
 
-	if (f->base.device) {
-		rc = wipe_device(f);
-	} else {
-		rc = ftruncate(f->fd, 0) ? -errno : 0;
-		if (!rc) /* some can be given to empty files only */
-			img_file_set_attributes(f->fd, &u->attributes);
-	}
-	if (!rc)
-		rc = write_bytes(f, mark,
-				 f->base.device ? (size_t)min_u64(KEPT, atomic_load(&f->base.size))
-						: KEPT,
-				 0);
-	if (!rc && fdatasync(f->fd))
-		rc = -errno;
 	atomic_fetch_add(&f->changes, 1);
 	if (!rc)
 		atomic_store(&u->begun, true);
@@ -219,9 +273,9 @@ int img_file_finish(struct img_file *f)
 
 	if (rc)
 		return rc;
-	/* the mark must not be seen behind the end of what is shorter */
-	if (!f->base.device && size < KEPT && ftruncate(f->fd, 0))
-		rc = -errno;
+	/* the mark must not be seen behind the end of what is shorter, nor a file without either */
+	if (!f->base.device && size < KEPT)
+		rc = cut(f, (off_t)size);
 	if (!rc && (f->base.device || u->stored || size < KEPT || fallocate(f->fd, punch, 0, KEPT)))
 		rc = write_bytes(f, u->head, (size_t)len, 0);
 	if (rc)

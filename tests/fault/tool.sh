@@ -6,7 +6,7 @@
 mkdir tool && cd tool || exit 1
 head -c 5000000 /dev/urandom >../noise.raw
 truncate -s 8000512 ../noise.raw
-echo "what was there before" >../old
+{ echo "what was there before"; head -c 50000 /dev/urandom; } >../old
 
 each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
 	while read -r kind; do
@@ -27,10 +27,9 @@ each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
 	END
 }
 
-# FILE is as it was, or empty, or says that it is not complete, and is no image.
+# FILE is as it was, or says that it is not complete, and is no image.
 no_half() {
 	! cmp -s "$1" "$top_old" || return 0
-	[ -s "$1" ] || return 0
 	head -c 22 "$1" | grep -qx "Unfinished disk image:" || return 1
 	for as in "" "-f qcow2" "-f vmdk"; do
 		# shellcheck disable=SC2086 # words are wanted
@@ -197,9 +196,33 @@ if strace -qq -o /dev/null true 2>/dev/null; then
 		left "$name"
 		cp "$top_old" o.img
 		# shellcheck disable=SC2086
-		injected "cannot empty the old one: $kind" ftruncate error=EIO:when=1 -O $kind
+		injected "cannot mark the old one: $kind" pwrite64 error=EIO:when=1 -O $kind
 		refused "$name" "Input/output error" $code
 		try "$name: the old target is as it was" cmp o.img "$top_old"
+		# shellcheck disable=SC2086
+		injected "cannot cut the old one: $kind" ftruncate error=EIO:when=1 -O $kind
+		refused "$name" "Input/output error" $code
+		left "$name" o.img
+		cp "$top_old" o.img
+		# shellcheck disable=SC2086
+		injected "no room for the mark: $kind" pwrite64 error=ENOSPC:when=1 -O $kind
+		case $kind in
+		*streamOptimized) ;;	# several threads write; strace counts for each
+		*)
+			try "$name: there is, where the old one was cut" \
+				"$imgtool" compare -f raw -F "${kind%% *}" ../noise.raw o.img ;;
+		esac
+		cp "$top_old" o.img
+		# shellcheck disable=SC2086
+		injected "no room for the mark, cut or not: $kind" pwrite64 error=ENOSPC -O $kind
+		refused "$name" "No space left on device" $code
+		try "$name: what is left is the start of the old one" cmp -n 4096 o.img "$top_old"
+		rm -f o.img
+		# shellcheck disable=SC2086
+		injected "cannot sync the folder: $kind" fsync error=EIO -t writeback -O $kind
+		refused "$name" "Input/output error" $code
+		left "$name"
+		cp "$top_old" o.img
 		# shellcheck disable=SC2086
 		injected "cannot sync that it is gone: $kind" fdatasync error=EIO:when=1 -O $kind
 		refused "$name" "Input/output error" $code
@@ -227,6 +250,25 @@ if strace -qq -o /dev/null true 2>/dev/null; then
 					break
 			done
 			try "$name: $call" cmp o.img ../whole
+		done
+	done
+	# New names are synced, after what they are names of.
+	for kind in raw qcow2 vmdk "vmdk -o subformat=streamOptimized" "vmdk -o subformat=monolithicFlat"; do
+		for cache in writeback unsafe; do
+			rm -f ./* ./.o*
+			# shellcheck disable=SC2086
+			strace -qq -f -y -o "$work/trace" -e trace=fsync,fdatasync,linkat,renameat,rename \
+				"$imgtool" convert -t $cache -f qcow2 -O $kind ../src.qcow2 o.img
+			folder=$(grep -c "fsync([0-9]*<$(pwd -P)>)" "$work/trace")
+			name="a name on disk: $kind, $cache"
+			case $cache in
+			unsafe) try "$name" test "$folder" -eq 0 ;;
+			*)
+				# the data is synced before it gets a name, the folder after that
+				steps=$(sed -n 's/^[0-9]* *fdatasync.*/d/p; s/^[0-9]* *linkat.*/n/p
+					s/^[0-9]* *fsync.*/f/p' "$work/trace" | tr -d '\n')
+				try "$name: $steps" sh -c "echo $steps | grep -Eqx 'd+nf(d*nf)*d*'" ;;
+			esac
 		done
 	done
 	rm -f ../src.qcow2 ../whole
