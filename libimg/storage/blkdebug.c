@@ -155,6 +155,7 @@ static const struct img_storage_ops debug_ops = {
 	.resize = debug_resize,
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
+	.set_writable = img_filter_set_writable,
 	.close = debug_close,
 };
 

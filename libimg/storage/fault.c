@@ -3,7 +3,9 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "libimg/base/error.h"
 #include "libimg/storage/ioq.h"
 #include "libimg/storage/filter.h"
 
@@ -79,6 +81,15 @@ static int fault_resize(struct img_storage *s, uint64_t size, enum img_prealloca
 	return rc;
 }
 
+static int fault_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	int rc = count(faulty_of(s)->fault, IMG_FAULT_SET_WRITABLE);
+
+	return rc ? img_fail(err, rc, "'%s' cannot be opened for %s: %s", s->name,
+			     writable ? "writing" : "reading only", strerrordesc_np(-rc))
+		  : img_filter_set_writable(s, writable, err);
+}
+
 static void fault_close(struct img_storage *s)
 {
 	struct faulty *f = faulty_of(s);
@@ -94,6 +105,7 @@ static const struct img_storage_ops fault_ops = {
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
 	.publish = img_filter_publish,
+	.set_writable = fault_set_writable,
 	.close = fault_close,
 };
 

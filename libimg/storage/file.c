@@ -245,6 +245,7 @@ static const struct img_storage_ops file_ops = {
 	.modified = file_modified,
 	.publish = file_publish,
 	.set_attributes = file_set_attributes,
+	.set_writable = img_file_set_writable,
 	.close = file_close,
 };
 
@@ -326,7 +327,7 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
  */
 static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
 {
-	f->lock_fd = img_file_reopen(f->fd, O_RDONLY);
+	f->lock_fd = img_file_reopen(f->fd, NULL, O_RDONLY);
 	img_file_locked(f);
 	return img_file_lock(f->lock_fd < 0 ? f->fd : f->lock_fd, f->base.name,
 			     f->base.writable, flags & IMG_STORAGE_SHARE, err);
@@ -379,7 +380,8 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->fd = fd;
 	f->buffered_fd = f->lock_fd = -1;
 	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
-	f->reserve = write && !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
+	f->flags = flags;
+	f->reserve = !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->all);
 	img_list_init(&f->ranges);
 	img_list_init(&f->locked_link);

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -44,24 +43,6 @@ static bool query_alignment(int fd, uint32_t *io, uint32_t *mem)
 	return true;
 }
 
-int img_file_reopen(int fd, int mode)
-{
-	struct stat a, b;
-	char path[32];
-	int again;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	again = open(path, mode | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (again < 0)
-		return -errno;
-	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino ||
-	    fcntl(again, F_SETFL, fcntl(again, F_GETFL) & ~O_NONBLOCK)) {
-		close(again);
-		return -EINVAL;
-	}
-	return again;
-}
-
 int img_file_direct_init(struct img_file *f)
 {
 	uint32_t io = DEFAULT_ALIGN, mem = DEFAULT_ALIGN;
@@ -72,7 +53,7 @@ int img_file_direct_init(struct img_file *f)
 		io = mem = (uint32_t)sector;
 	if (!is_pow2_u64(io) || !is_pow2_u64(mem) || io > MAX_ALIGN || mem > MAX_ALIGN)
 		return -EINVAL;
-	again = img_file_reopen(f->fd, flags & O_ACCMODE);
+	again = img_file_reopen(f->fd, NULL, flags & O_ACCMODE);
 	if (again < 0)
 		return again;
 	if (flags < 0 || fcntl(f->fd, F_SETFL, flags | O_DIRECT)) {

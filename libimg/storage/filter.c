@@ -144,3 +144,12 @@ int img_filter_publish(struct img_storage *s, bool durable, struct img_error *er
 	img_filter_refresh(w);
 	return rc;
 }
+
+int img_filter_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	struct img_filter *w = img_filter_of(s);
+	int rc = img_storage_set_writable(w->inner, writable, err);
+
+	img_filter_refresh(w);
+	return rc;
+}

@@ -46,6 +46,7 @@ size_t img_iov_cut(struct iovec *iov, size_t count, uint64_t len);
 int img_filter_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 uint64_t img_filter_allocated(struct img_storage *s);
+int img_filter_set_writable(struct img_storage *s, bool writable, struct img_error *err);
 int img_filter_publish(struct img_storage *s, bool durable, struct img_error *err);
 
 #endif

@@ -76,6 +76,23 @@ void img_fixed_forget(int fd)
 	pthread_mutex_unlock(&all_lock);
 }
 
+void img_fixed_replace(int fd)
+{
+	int slot = fd % IMG_FIXED_FILES;
+
+	pthread_mutex_lock(&all_lock);
+	for (struct img_list *l = all.next; l != &all; l = l->next) {
+		struct img_fixed *fixed = IMG_CONTAINER(l, struct img_fixed, link);
+
+		if (atomic_load(&fixed->file[slot]) != fd)
+			continue;
+		/* The slot is never empty in between: a request that names it may be on its way. */
+		if (io_uring_register_files_update(fixed->ring, (unsigned)slot, &fd, 1) != 1)
+			atomic_store(&fixed->file[slot], -1); /* who comes next puts it in anew */
+	}
+	pthread_mutex_unlock(&all_lock);
+}
+
 static int by_address(const void *a, const void *b)
 {
 	const struct iovec *x = a, *y = b;

@@ -34,6 +34,8 @@ void img_fixed_destroy(struct img_fixed *fixed);
 int img_fixed_file(struct img_fixed *fixed, int fd);
 /* fd is about to be closed: no ring may keep the file open. Thread-safe; nothing uses fd now. */
 void img_fixed_forget(int fd);
+/* fd is another open file of the same by now (dup3()). Thread-safe; reads of fd may be in flight. */
+void img_fixed_replace(int fd);
 
 /*
  * Replace the registered memory. From the first time on, files are registered too (not before: when

@@ -37,10 +37,10 @@ struct role {
 	unsigned use, deny; /* masks of 1u << PERM_* */
 };
 
-static int lock_byte(int fd, int byte)
+static int set_byte(int fd, int byte, short type)
 {
 	struct flock lock = {
-		.l_type = F_RDLCK,
+		.l_type = type,
 		.l_whence = SEEK_SET,
 		.l_start = byte,
 		.l_len = 1,
@@ -62,40 +62,85 @@ static bool is_held(int fd, int byte)
 	return !fcntl(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK;
 }
 
-static int fail_busy(struct img_error *err, const char *path, const char *shared, int perm)
+/* Let go of the bytes of r. */
+static void unlock_role(int fd, struct role r)
 {
-	return img_fail(err, -EAGAIN, "Could not open '%s': Failed to get %s\"%s\" lock. Is another "
+	for (int i = 0; i < PERM_COUNT; i++) {
+		if (r.use & 1u << i)
+			set_byte(fd, USE_BASE + i, F_UNLCK);
+		if (r.deny & 1u << i)
+			set_byte(fd, DENY_BASE + i, F_UNLCK);
+	}
+}
+
+/* Add the bytes of r. On failure what was added stays. */
+static int lock_role(int fd, struct role r)
+{
+	int rc = 0;
+
+	for (int i = 0; i < PERM_COUNT && !rc; i++) {
+		if (r.use & 1u << i)
+			rc = set_byte(fd, USE_BASE + i, F_RDLCK);
+		if (!rc && (r.deny & 1u << i))
+			rc = set_byte(fd, DENY_BASE + i, F_RDLCK);
+	}
+	return rc;
+}
+
+static int fail_busy(struct img_error *err, const char *what, const char *path, const char *shared,
+		     int perm)
+{
+	return img_fail(err, -EAGAIN, "Could not %s '%s': Failed to get %s\"%s\" lock. Is another "
 				      "process using the image [%s]?",
-			path, shared, perm_names[perm], path);
+			what, path, shared, perm_names[perm], path);
+}
+
+/* Is another open file in the way of r, whose bytes are held? */
+static int check_role(int fd, struct role r, const char *what, const char *path, struct img_error *err)
+{
+	for (int i = 0; i < PERM_COUNT; i++) {
+		if ((r.use & 1u << i) && is_held(fd, DENY_BASE + i))
+			return fail_busy(err, what, path, "", i);
+		if ((r.deny & 1u << i) && is_held(fd, USE_BASE + i))
+			return fail_busy(err, what, path, "shared ", i);
+	}
+	return 0;
+}
+
+/* Have r, of which all but `added` is held already. On failure no more is held than before. */
+static int take_role(int fd, struct role r, struct role added, const char *what, const char *path,
+		     struct img_error *err)
+{
+	int rc = lock_role(fd, added);
+
+	if (rc == -EAGAIN || rc == -EACCES) /* somebody holds it exclusively: not QEMU's way */
+		rc = img_fail(err, -EAGAIN, "Could not %s '%s': another process has locked it", what,
+			      path);
+	else if (rc) /* a file system without these locks: QEMU goes on too */
+		return 0;
+	else
+		rc = check_role(fd, r, what, path, err);
+	if (rc)
+		unlock_role(fd, added);
+	return rc;
+}
+
+static const struct role writing = { .use = 1u << PERM_WRITE | 1u << PERM_RESIZE };
+
+static struct role role_of(bool writer, bool share)
+{
+	struct role r = { .use = 1u << PERM_READ, .deny = share ? 0 : writing.use };
+
+	if (writer)
+		r.use |= writing.use;
+	return r;
 }
 
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err)
 {
-	const unsigned write = 1u << PERM_WRITE | 1u << PERM_RESIZE, read = 1u << PERM_READ;
-	struct role role = {
-		.use = writer ? read | write : read,
-		.deny = share ? 0 : write,
-	};
-	int rc = 0;
+	struct role r = role_of(writer, share);
 
-	for (int i = 0; i < PERM_COUNT && !rc; i++) {
-		if (role.use & 1u << i)
-			rc = lock_byte(fd, USE_BASE + i);
-		if (!rc && (role.deny & 1u << i))
-			rc = lock_byte(fd, DENY_BASE + i);
-	}
-	if (rc == -EAGAIN || rc == -EACCES) /* somebody holds it exclusively: not QEMU's way */
-		return img_fail(err, -EAGAIN, "Could not open '%s': another process has locked it",
-				path);
-	if (rc) /* a file system without these locks: QEMU goes on too */
-		return 0;
-	for (int i = 0; i < PERM_COUNT; i++) {
-		if ((role.use & 1u << i) && is_held(fd, DENY_BASE + i))
-			return fail_busy(err, path, "", i);
-		if ((role.deny & 1u << i) && is_held(fd, USE_BASE + i))
-			return fail_busy(err, path, "shared ", i);
-	}
-	return 0;
+	return take_role(fd, r, r, "open", path, err);
 }
 
 /* ---- Forking: a child has the descriptors too, and with them the locks ---- */
@@ -128,6 +173,44 @@ void img_file_locked(struct img_file *f)
 	pthread_mutex_lock(&all_lock);
 	img_list_add_tail(&all, &f->locked_link);
 	pthread_mutex_unlock(&all_lock);
+}
+
+static bool is_locked(const struct img_file *f)
+{
+	bool locked;
+
+	pthread_mutex_lock(&all_lock);
+	locked = !img_list_empty(&f->locked_link);
+	pthread_mutex_unlock(&all_lock);
+	return locked;
+}
+
+int img_file_lock_for_writing(struct img_file *f, struct img_error *err)
+{
+	return is_locked(f) ? take_role(lock_holder(f), role_of(true, false), writing, "write to",
+					f->base.name, err)
+			    : 0;
+}
+
+void img_file_unlock_for_writing(struct img_file *f)
+{
+	if (is_locked(f))
+		unlock_role(lock_holder(f), writing);
+}
+
+int img_file_keep_locks(struct img_file *f)
+{
+	int fd;
+
+	if (f->lock_fd >= 0 || !is_locked(f))
+		return 0;
+	fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	pthread_mutex_lock(&all_lock);
+	f->lock_fd = fd;
+	pthread_mutex_unlock(&all_lock);
+	return 0;
 }
 
 void img_file_unlock(struct img_file *f)

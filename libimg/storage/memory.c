@@ -234,12 +234,21 @@ static void memory_close(struct img_storage *s)
 	free(m);
 }
 
+static int memory_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	(void)s;
+	(void)writable;
+	(void)err;
+	return 0;
+}
+
 static const struct img_storage_ops memory_ops = {
 	.submit = memory_submit,
 	.io = memory_io,
 	.resize = memory_resize,
 	.extent = memory_extent,
 	.allocated = memory_allocated,
+	.set_writable = memory_set_writable,
 	.close = memory_close,
 };
 

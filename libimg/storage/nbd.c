@@ -344,12 +344,24 @@ static void disk_close(struct img_storage *s)
 	free(n);
 }
 
+static int disk_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	const struct nbd *n = nbd_of(s);
+
+	if (writable && n->export.read_only)
+		return img_fail(err, -EROFS, "'%s' cannot be opened for writing: the server exports it "
+					     "read-only",
+				s->name);
+	return 0;
+}
+
 static const struct img_storage_ops disk_ops = {
 	.submit = disk_submit,
 	.io = disk_io,
 	.resize = disk_resize,
 	.extent = disk_extent,
 	.allocated = disk_allocated,
+	.set_writable = disk_set_writable,
 	.close = disk_close,
 };
 

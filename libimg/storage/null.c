@@ -64,12 +64,21 @@ static void null_close(struct img_storage *s)
 	free(IMG_CONTAINER(s, struct null_disk, base));
 }
 
+static int null_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	(void)s;
+	(void)writable;
+	(void)err;
+	return 0;
+}
+
 static const struct img_storage_ops null_ops = {
 	.submit = null_submit,
 	.io = null_io,
 	.resize = null_resize,
 	.extent = null_extent,
 	.allocated = null_allocated,
+	.set_writable = null_set_writable,
 	.close = null_close,
 };
 
@@ -79,6 +88,7 @@ static const struct img_storage_ops slow_ops = {
 	.resize = null_resize,
 	.extent = null_extent,
 	.allocated = null_allocated,
+	.set_writable = null_set_writable,
 	.close = null_close,
 };
 

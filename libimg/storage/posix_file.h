@@ -28,6 +28,7 @@ struct img_file {
 	int fd;
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
 	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
+	unsigned flags;				   /* IMG_STORAGE_* it was opened with */
 	int lock_fd;				   /* the same file once more, for its locks; or -1 */
 	struct img_list locked_link;		   /* among those that hold locks (lock.c) */
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
@@ -87,8 +88,6 @@ struct img_file_range {
 	bool exclusive; /* whole blocks are read, changed and written back */
 };
 
-/* The same file once more. mode: O_RDONLY or O_RDWR. A descriptor, or -errno. */
-int img_file_reopen(int fd, int mode);
 /* Turn O_DIRECT on for f->fd and learn what it asks for. -EINVAL: the file system has none. */
 int img_file_direct_init(struct img_file *f);
 /* Do these buffers and this offset suit O_DIRECT? Always true without it. */
@@ -104,6 +103,16 @@ void img_file_range_unlock(struct img_file *f, struct img_file_range *r);
  */
 int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor *c, uint64_t off,
 			uint64_t len);
+
+/* ---- file_reopen.c ---- */
+
+/*
+ * The same file as fd once more. mode: O_RDONLY or O_RDWR. path: where to look for it if there is no
+ * /proc; NULL: nowhere. A descriptor, or -errno.
+ */
+int img_file_reopen(int fd, const char *path, int mode);
+/* See img_storage_set_writable(). */
+int img_file_set_writable(struct img_storage *s, bool writable, struct img_error *err);
 
 /* ---- file_unfinished.c ---- */
 
@@ -137,6 +146,15 @@ void img_file_set_attributes(int fd, const struct img_file_attributes *a);
  * fd is closed.
  */
 int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_error *err);
+/*
+ * The same for f, which holds a reader's locks: those of a writer are added, and the others stay held
+ * all the time; on failure they are all there is. And back, which others cannot be in the way of. Fine
+ * without locks.
+ */
+int img_file_lock_for_writing(struct img_file *f, struct img_error *err);
+void img_file_unlock_for_writing(struct img_file *f);
+/* f->fd is about to be another open file: its locks, if they are held by it, are to stay. -EMFILE. */
+int img_file_keep_locks(struct img_file *f);
 /* f holds locks: no child of this process is to keep them. */
 void img_file_locked(struct img_file *f);
 /* Let go of the locks, also where somebody has a copy of the descriptor. Fine without locks. */

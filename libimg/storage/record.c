@@ -243,6 +243,7 @@ static const struct img_storage_ops record_ops = {
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
 	.publish = img_filter_publish,
+	.set_writable = img_filter_set_writable,
 	.close = record_close,
 };
 

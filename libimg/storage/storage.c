@@ -233,6 +233,21 @@ void img_storage_set_attributes(struct img_storage *s, const struct img_file_att
 		s->ops->set_attributes(s, a);
 }
 
+int img_storage_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	int rc;
+
+	if (s->writable == writable)
+		return 0;
+	if (!s->ops->set_writable)
+		return img_fail(err, -ENOTSUP, "'%s' is open for %s, which cannot be changed", s->name,
+				writable ? "reading only" : "writing");
+	rc = s->ops->set_writable(s, writable, err);
+	if (!rc)
+		s->writable = writable;
+	return rc;
+}
+
 void img_storage_close(struct img_storage *s)
 {
 	if (s)

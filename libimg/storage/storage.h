@@ -59,6 +59,8 @@ struct img_storage_ops {
 	int (*publish)(struct img_storage *s, bool durable, struct img_error *err);
 	/* NULL: there are none. */
 	void (*set_attributes)(struct img_storage *s, const struct img_file_attributes *a);
+	/* As img_storage_set_writable(), which sets s->writable. NULL: its role cannot be changed. */
+	int (*set_writable)(struct img_storage *s, bool writable, struct img_error *err);
 	void (*close)(struct img_storage *s);
 };
 
@@ -72,7 +74,7 @@ struct img_storage {
 	char *identity;
 	uint64_t identity_off;
 	_Atomic uint64_t size; /* bytes; grows with writes past the end */
-	bool writable;
+	bool writable;	       /* img_storage_set_writable() */
 	bool device;	       /* a block device, or /dev/null: fixed size */
 	bool may_grow_ahead;   /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
@@ -136,6 +138,15 @@ void img_storage_set_attributes(struct img_storage *s, const struct img_file_att
  */
 int img_storage_publish(struct img_storage *s, bool durable, struct img_error *err);
 
+/*
+ * Have a storage that is open for reading open for writing too, or the other way round, without
+ * letting go of it: its locks stay held in between. No change is in flight; reads may be. On failure
+ * nothing has changed. -EAGAIN: locked by another process; -EACCES, -EROFS, ...: it may not be
+ * written to; -ENOTSUP: this kind of storage has no such change; -EINVAL: it is shared with writers
+ * (IMG_STORAGE_SHARE), or /dev/null; -EBUSY: it was created and is not published yet.
+ */
+int img_storage_set_writable(struct img_storage *s, bool writable, struct img_error *err);
+
 /* The identity of the file or device that st is of. malloc'd; NULL: out of memory. */
 char *img_storage_identify(const struct stat *st);
 
@@ -148,13 +159,16 @@ int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct i
  * kind fail too.
  */
 struct img_fault {
-	unsigned ops; /* mask of 1u << enum img_io_op, and IMG_FAULT_RESIZE */
+	unsigned ops; /* mask of 1u << enum img_io_op, and IMG_FAULT_* */
 	uint64_t at;  /* 0: the first; UINT64_MAX: never */
 	int rc;	      /* negative errno */
 	bool sticky;
 	_Atomic uint64_t count; /* requests seen so far */
 };
-enum { IMG_FAULT_RESIZE = 1u << 30 };
+enum {
+	IMG_FAULT_RESIZE = 1u << 30,
+	IMG_FAULT_SET_WRITABLE = 1u << 29,
+};
 /* fault is borrowed; storages may share it; it may be changed while nothing is in flight. */
 int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct img_storage **out);
 

@@ -115,6 +115,7 @@ static const struct img_storage_ops window_ops = {
 	.extent = window_extent,
 	.allocated = window_allocated,
 	.publish = img_filter_publish,
+	.set_writable = img_filter_set_writable,
 	.close = window_close,
 };
 

@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "libimg/storage/posix_file.h"
+
 TestSuite(lock, .init = make_folder, .fini = remove_folder, .timeout = 60);
 
 enum { R = 0,
@@ -242,4 +244,177 @@ Test(lock, qemu_comes_second)
 	cr_assert_eq(run_qemu(""), 0);
 	img_storage_close(s);
 	cr_assert_eq(run_qemu(""), 0);
+}
+
+/* ---- Changing the role of an open file ---- */
+
+static int change(struct img_storage *s, bool writable, struct img_error *err)
+{
+	return img_storage_set_writable(s, writable, err);
+}
+
+Test(lock, change_of_role)
+{
+	static const unsigned how[] = { 0, IMG_STORAGE_TRY_DIRECT };
+
+	make_file("f", "", 0);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(how); i++) {
+		struct img_storage *a, *b = NULL;
+		struct img_error err = { 0 };
+
+		cr_assert_eq(try_open(R | how[i], &a, NULL), 0);
+		cr_assert_eq(try_open(R, &b, NULL), 0);
+		cr_assert_eq(change(a, true, &err), -EAGAIN);
+		cr_assert(strstr(img_error_text(&err), "Failed to get \"write\" lock"), "%s",
+			  img_error_text(&err));
+		cr_assert(!a->writable);
+		/* what was taken for nothing is given back, what was held before is held */
+		img_storage_close(b);
+		cr_assert_eq(try_open(R, &b, NULL), 0);
+		img_storage_close(b);
+		b = NULL;
+		cr_assert_eq(try_open(W, &b, NULL), -EAGAIN);
+		cr_assert_eq(change(a, true, &err), 0, "%s", img_error_text(&err));
+		cr_assert(a->writable);
+		cr_assert_eq(try_open(R, &b, NULL), -EAGAIN);
+		cr_assert_eq(try_open(U, &b, NULL), 0);
+		cr_assert_eq(change(b, true, NULL), -EINVAL, "who shares with writers is none");
+		img_storage_close(b);
+		b = NULL;
+		cr_assert_eq(change(a, false, &err), 0);
+		cr_assert(!a->writable);
+		cr_assert_eq(try_open(W, &b, NULL), -EAGAIN);
+		cr_assert_eq(try_open(R, &b, NULL), 0);
+		img_storage_close(b);
+		b = NULL;
+		img_storage_close(a);
+		cr_assert_eq(try_open(W, &a, NULL), 0, "nothing is held any more");
+		img_storage_close(a);
+		img_error_clear(&err);
+	}
+}
+
+Test(lock, change_of_role_without_locks)
+{
+	struct img_storage *a, *b;
+
+	make_file("f", "", 0);
+	cr_assert_eq(try_open(NO, &a, NULL), 0);
+	cr_assert_eq(try_open(W, &b, NULL), 0);
+	cr_assert_eq(change(a, true, NULL), 0);
+	cr_assert_eq(change(a, false, NULL), 0);
+	img_storage_close(b);
+	img_storage_close(a);
+}
+
+struct intruder {
+	pthread_t thread;
+	_Atomic bool stop;
+	unsigned tries, got;
+};
+
+static void *intrude(void *arg)
+{
+	struct intruder *t = arg;
+
+	while (!atomic_load(&t->stop)) {
+		int fd = open(in_folder("f"), O_RDWR | O_CLOEXEC);
+		struct img_storage *s;
+
+		t->tries++;
+		if (!img_storage_open_fd(fd, "f", W, &s, NULL)) {
+			t->got++;
+			img_storage_close(s);
+		}
+	}
+	return NULL;
+}
+
+/* There is no moment at which another writer gets in. */
+Test(lock, change_of_role_lets_go_of_nothing)
+{
+	struct intruder t = { 0 };
+	struct img_storage *a;
+	unsigned changes = 0;
+
+	make_file("f", "", 0);
+	cr_assert_eq(try_open(R, &a, NULL), 0);
+	cr_assert_eq(pthread_create(&t.thread, NULL, intrude, &t), 0);
+	/* the other's attempt may be in our way: then we stay readers */
+	for (int i = 0; i < 4000; i++) {
+		int rc = change(a, true, NULL);
+
+		cr_assert(rc == 0 || rc == -EAGAIN);
+		changes += !rc;
+		cr_assert_eq(change(a, false, NULL), 0);
+	}
+	atomic_store(&t.stop, true);
+	pthread_join(t.thread, NULL);
+	cr_assert_gt(t.tries, 0);
+	cr_assert_gt(changes, 0);
+	cr_assert_eq(t.got, 0);
+	img_storage_close(a);
+}
+
+/* Locks that no descriptor of their own holds stay when the file is opened again. */
+Test(lock, change_of_role_with_one_descriptor)
+{
+	struct img_storage *a, *b = NULL;
+
+	make_file("f", "", 0);
+	cr_assert_eq(try_open(R, &a, NULL), 0);
+	close(img_file_of(a)->lock_fd);
+	img_file_of(a)->lock_fd = -1;
+	cr_assert_eq(img_file_lock(img_file_of(a)->fd, "f", false, false, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		cr_assert_eq(change(a, true, NULL), 0);
+		cr_assert_eq(try_open(R, &b, NULL), -EAGAIN);
+		cr_assert_eq(change(a, false, NULL), 0);
+		cr_assert_eq(try_open(W, &b, NULL), -EAGAIN);
+		cr_assert_eq(try_open(R, &b, NULL), 0);
+		img_storage_close(b);
+		b = NULL;
+	}
+	img_storage_close(a);
+	cr_assert_eq(try_open(W, &a, NULL), 0);
+	img_storage_close(a);
+}
+
+/* A reader of qemu's is in the way of who wants to write; once it has gone nobody is. */
+Test(lock, change_of_role_beside_qemu)
+{
+	struct img_error err = { 0 };
+	struct img_storage *s;
+
+	start_qemu("-r");
+	cr_assert_eq(try_open(R, &s, NULL), 0);
+	cr_assert_eq(change(s, true, &err), -EAGAIN);
+	cr_assert(strstr(img_error_text(&err), "Failed to get \"write\" lock"), "%s",
+		  img_error_text(&err));
+	cr_assert_eq(run_qemu("-r"), 0, "a refusal leaves nothing held");
+	stop_qemu();
+	cr_assert_eq(change(s, true, &err), 0, "%s", img_error_text(&err));
+	cr_assert_neq(run_qemu("-r"), 0);
+	cr_assert(qemu_said("Failed to get shared \"write\" lock"));
+	cr_assert_eq(change(s, false, &err), 0);
+	cr_assert_eq(run_qemu("-r"), 0);
+	cr_assert_neq(run_qemu(""), 0);
+	cr_assert(qemu_said("Failed to get \"write\" lock"));
+	img_storage_close(s);
+	cr_assert_eq(run_qemu(""), 0);
+	img_error_clear(&err);
+}
+
+/* A writer of qemu's that lets in who shares: qemu-io -U beside it stays, and is no hindrance. */
+Test(lock, change_of_role_beside_a_sharing_reader)
+{
+	struct img_storage *s, *u;
+
+	make_image();
+	cr_assert_eq(try_open(U, &u, NULL), 0);
+	cr_assert_eq(try_open(R, &s, NULL), 0);
+	cr_assert_eq(change(s, true, NULL), 0);
+	cr_assert_eq(run_qemu("-r -U"), 0);
+	img_storage_close(s);
+	img_storage_close(u);
 }
