@@ -302,8 +302,28 @@ Test(nbd, an_export_for_reading_is_not_opened_for_writing)
 	cr_assert_eq(open_with("", IMG_STORAGE_WRITE, &s, &err), -EROFS);
 	cr_assert(strstr(img_error_text(&err), "read-only"));
 	cr_assert_eq(open_with("", 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_set_writable(s, true, &err), -EROFS);
+	cr_assert(strstr(img_error_text(&err), "read-only"));
 	img_storage_close(s);
 	img_error_clear(&err);
+	end(server);
+}
+
+Test(nbd, an_export_becomes_writable_and_back)
+{
+	pid_t server = serve("memory 4M");
+	struct img_storage *s = NULL;
+	uint8_t byte = 0;
+
+	cr_assert_eq(open_with("", 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_write(s, 0, "x", 1, NULL), -EROFS);
+	cr_assert_eq(img_storage_set_writable(s, true, NULL), 0);
+	cr_assert_eq(img_storage_write(s, 0, "x", 1, NULL), 0);
+	cr_assert_eq(img_storage_set_writable(s, false, NULL), 0);
+	cr_assert_eq(img_storage_write(s, 0, "y", 1, NULL), -EROFS);
+	cr_assert_eq(img_storage_read(s, 0, &byte, 1, NULL), 0);
+	cr_assert_eq(byte, 'x');
+	img_storage_close(s);
 	end(server);
 }
 
