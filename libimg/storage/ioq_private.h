@@ -8,6 +8,7 @@
 
 #include "libimg/base/pool.h"
 #include "libimg/storage/ioq.h"
+#include "libimg/storage/ioq_watch.h"
 
 enum {
 	IMG_IOQ_WORKERS = 16,
@@ -40,6 +41,9 @@ struct img_ioq {
 	bool running;		   /* in img_ioq_run(); the owner's */
 	int event_fd;
 	struct img_pool *pool;
+	struct img_watches watches;
+	struct img_attachment *attachments; /* guarded by watches.lock */
+	unsigned detaching;		    /* guarded as img_storage.detaching */
 
 	pthread_mutex_t lock;	  /* guards the rest */
 	struct img_list posts;	  /* img_post.link */
@@ -54,6 +58,8 @@ struct img_ioq {
 int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel);
 void img_ioq_destroy(struct img_ioq *q);
 
+/* Have img_ioq_run() look, from any thread. */
+void img_ioq_signal(struct img_ioq *q);
 /* Take the signal of event_fd back. What it announced is found in the lists. */
 void img_ioq_clear_signal(struct img_ioq *q);
 

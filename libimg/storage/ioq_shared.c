@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/storage/ioq_attach.h"
 #include "libimg/storage/ioq_private.h"
 #include "libimg/storage/storage.h"
 
@@ -32,6 +33,13 @@ static void signal_event(struct img_ioq *q)
 	/* cannot fail: the counter is 0 or 1 */
 	if (write(q->event_fd, &one, sizeof(one)) < 0)
 		q->signalled = false;
+}
+
+void img_ioq_signal(struct img_ioq *q)
+{
+	pthread_mutex_lock(&q->lock);
+	signal_event(q);
+	pthread_mutex_unlock(&q->lock);
 }
 
 void img_ioq_clear_signal(struct img_ioq *q)
@@ -110,6 +118,7 @@ int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq
 	}
 	q->kernel = kernel;
 	q->kind = kind;
+	img_watches_init(&q->watches);
 	pthread_mutex_init(&q->lock, NULL);
 	img_list_init(&q->completed);
 	img_list_init(&q->posts);
@@ -128,24 +137,24 @@ int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq
 void img_ioq_destroy(struct img_ioq *q)
 {
 	img_pool_free(q->pool); /* a worker may still be on its way out */
+	img_watches_destroy(&q->watches);
 	pthread_mutex_destroy(&q->lock);
 	close(q->event_fd);
 }
 
 void img_ioq_free(struct img_ioq *q)
 {
-	if (q)
-		q->kernel->free(q);
+	if (!q)
+		return;
+	img_ioq_detach_storages(q);
+	q->kernel->free(q);
 }
 
 void img_ioq_complete(struct img_ioq *q, struct img_io *io)
 {
 	/* inside img_ioq_run() the next pass sees it; outside, somebody may be about to poll */
-	if (!q->running && img_list_empty(&q->completed)) {
-		pthread_mutex_lock(&q->lock);
-		signal_event(q);
-		pthread_mutex_unlock(&q->lock);
-	}
+	if (!q->running && img_list_empty(&q->completed))
+		img_ioq_signal(q);
 	img_list_add_tail(&q->completed, &io->link);
 }
 

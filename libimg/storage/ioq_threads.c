@@ -12,13 +12,15 @@ static int threads_harvest(struct img_ioq *q, bool block)
 {
 	struct pollfd event = { .fd = q->event_fd, .events = POLLIN };
 
-	/* the answers are in q->finished, which the caller looks through itself */
+	/* answers of workers are in q->finished, which the caller looks through itself */
+	if (atomic_load(&q->watches.count))
+		return img_watches_wait(q, block ? -1 : 0);
 	return block && poll(&event, 1, -1) > 0;
 }
 
 static int threads_fd(struct img_ioq *q)
 {
-	return q->event_fd;
+	return img_watches_epoll(q);
 }
 
 static void threads_free(struct img_ioq *q)

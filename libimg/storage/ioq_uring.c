@@ -56,8 +56,11 @@ struct uring {
 	bool armed;	    /* such a request is in the ring */
 	pthread_t armed_by; /* whose it is */
 	bool one_shot;	    /* the kernel (before 5.13) cannot leave it there for good */
-	int poll_fd;	    /* an epoll of the ring and event_fd; -1: nobody has asked for it */
+	bool in_epoll;	    /* the ring, in the queue's epoll */
 };
+
+/* Marks, in an answer, what is a struct img_watch_poll and no request. */
+#define WATCH_TAG ((uintptr_t)1)
 
 static struct uring *uring_of(struct img_ioq *q)
 {
@@ -107,6 +110,7 @@ static int give_up_ring(struct uring *u)
 	unsigned from = *sq->khead, to = sq->sqe_tail;
 	int taken = 0;
 
+	img_watches_leave_ring(&u->base.watches);
 	*sq->ktail = sq->sqe_head = sq->sqe_tail = from;
 	for (unsigned i = from; i != to; i++) {
 		const struct io_uring_sqe *sqe = &sq->sqes[i & *sq->kring_mask];
@@ -115,6 +119,8 @@ static int give_up_ring(struct uring *u)
 
 		if (data == &u->event[0] || data == &u->event[1]) {
 			u->armed = false;
+		} else if ((uintptr_t)data & WATCH_TAG) {
+			continue;
 		} else if (data != &u->nobody) {
 			io->storage->ops->completed(io->storage, io, -EAGAIN);
 			taken++;
@@ -257,30 +263,142 @@ static void arm(struct uring *u)
 	u->armed_by = pthread_self();
 }
 
+static struct io_uring_sqe *get_watch_entry(struct uring *u, struct img_watch_poll *p)
+{
+	struct io_uring_sqe *sqe = get_entry(u);
+
+	if (sqe && p->cancel) {
+		io_uring_prep_rw(IORING_OP_POLL_REMOVE, sqe, -1, NULL, 0, 0);
+		sqe->addr = (uintptr_t)p | WATCH_TAG;
+		io_uring_sqe_set_data(sqe, &u->nobody);
+		p->cancel = false;
+	} else if (sqe) {
+		io_uring_prep_poll_add(sqe, p->w->fd, p->w->events);
+		io_uring_sqe_set_data(sqe, (void *)((uintptr_t)p | WATCH_TAG));
+	}
+	return sqe;
+}
+
+/* Have the ring wait for what w wants, by a request of this thread. False: not now. */
+static bool arm_watch(struct uring *u, struct img_watch *w)
+{
+	struct img_watch_poll *p = w->poll;
+
+	if (p && p->in_ring) { /* another thread's */
+		p->w = NULL;
+		p->cancel = true;
+		p = NULL;
+	}
+	if (!p) {
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return false;
+		img_list_init(&p->link);
+		img_list_add_tail(&u->base.watches.polls, &p->link);
+	}
+	w->poll = p;
+	p->w = w;
+	p->owner = pthread_self();
+	w->armed = p->in_ring = get_watch_entry(u, p);
+	return w->armed;
+}
+
+/* Everything that is watched for is in the ring afterwards, or false. */
+static bool arm_watches(struct uring *u)
+{
+	struct img_watches *s = &u->base.watches;
+	bool all = true;
+
+	pthread_mutex_lock(&s->lock);
+	for (struct img_list *n = s->all.next; n != &s->all; n = n->next) {
+		struct img_watch *w = IMG_CONTAINER(n, struct img_watch, link);
+
+		if (w->events && (!w->armed || w->poll->owner != pthread_self()))
+			all = arm_watch(u, w) && all;
+	}
+	for (struct img_list *n = s->polls.next; n != &s->polls; n = n->next) {
+		struct img_watch_poll *p = IMG_CONTAINER(n, struct img_watch_poll, link);
+
+		if (p->cancel)
+			all = get_watch_entry(u, p) && all;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return all;
+}
+
+/* The kernel's answer to a poll request for a watch. */
+static void answer_watch(struct uring *u, struct img_watch_poll *p, int res)
+{
+	struct img_watches *s = &u->base.watches;
+
+	pthread_mutex_lock(&s->lock);
+	p->in_ring = false;
+	if (!p->w) {
+		img_list_del(&p->link);
+		free(p);
+	} else if (res == -ECANCELED) { /* its thread has ended */
+		p->w->armed = false;
+	} else {
+		img_watch_call(p->w, res < 0 ? POLLERR : (unsigned)res);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+static int uring_fd(struct img_ioq *q)
+{
+	struct uring *u = uring_of(q);
+	struct epoll_event event = { .events = EPOLLIN };
+	int fd = img_watches_epoll(q);
+
+	if (fd < 0 || u->in_epoll)
+		return fd;
+	if (epoll_ctl(fd, EPOLL_CTL_ADD, u->ring.ring_fd, &event))
+		return -errno;
+	u->in_epoll = true;
+	return fd;
+}
+
+/* Without the ring, but it may still answer what it took. */
+static void wait_without_ring(struct uring *u, bool block)
+{
+	struct pollfd fds[] = {
+		{ .fd = u->ring.ring_fd, .events = POLLIN },
+		{ .fd = u->base.event_fd, .events = POLLIN },
+	};
+
+	if (atomic_load(&u->base.watches.count) && uring_fd(&u->base) >= 0)
+		img_watches_wait(&u->base, block ? -1 : 0);
+	else if (block)
+		poll(fds, IMG_ARRAY_LEN(fds), atomic_load(&u->base.watches.count) ? 10 : -1);
+}
+
 static void enter_kernel(struct uring *u, bool block)
 {
 	struct pollfd fds[] = {
 		{ .fd = u->ring.ring_fd, .events = POLLIN },
 		{ .fd = u->base.event_fd, .events = POLLIN },
 	};
+	bool all_armed;
 	int rc;
 
 	if (io_uring_cq_ready(&u->ring))
 		block = false;
-	if (!block) {
+	all_armed = is_refused(u) || !atomic_load(&u->base.watches.count) || arm_watches(u);
+	if (!is_refused(u) && !block) {
 		if (io_uring_sq_ready(&u->ring))
 			submit(u);
 		return;
 	}
 	if (is_refused(u)) {
-		poll(fds, IMG_ARRAY_LEN(fds), -1);
+		wait_without_ring(u, block);
 		return;
 	}
 	arm(u);
-	rc = u->armed ? io_uring_submit_and_wait(&u->ring, 1) : -EAGAIN;
+	all_armed = all_armed && u->armed;
+	rc = all_armed ? io_uring_submit_and_wait(&u->ring, 1) : -EAGAIN;
 	note_answer(u, rc);
 	if (rc < 0 && rc != -EINTR && !is_refused(u)) /* it is short of memory: wait by other means */
-		poll(fds, IMG_ARRAY_LEN(fds), u->armed ? 1 : 10);
+		poll(fds, IMG_ARRAY_LEN(fds), all_armed ? 1 : 10);
 }
 
 /* A poll request for event_fd was answered. */
@@ -317,31 +435,12 @@ static int uring_harvest(struct img_ioq *q, bool block)
 			continue;
 		if ((void *)io == &u->event[0] || (void *)io == &u->event[1])
 			parse_event(u, (void *)io, res, flags);
+		else if ((uintptr_t)io & WATCH_TAG)
+			answer_watch(u, (void *)((uintptr_t)io & ~WATCH_TAG), res);
 		else
 			io->storage->ops->completed(io->storage, io, res);
 	}
 	return taken + given_up;
-}
-
-static int uring_fd(struct img_ioq *q)
-{
-	struct uring *u = uring_of(q);
-	struct epoll_event event = { .events = EPOLLIN };
-	int fd;
-
-	if (u->poll_fd >= 0)
-		return u->poll_fd;
-	fd = epoll_create1(EPOLL_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (epoll_ctl(fd, EPOLL_CTL_ADD, u->ring.ring_fd, &event) ||
-	    epoll_ctl(fd, EPOLL_CTL_ADD, q->event_fd, &event)) {
-		int rc = -errno;
-
-		close(fd);
-		return rc;
-	}
-	return u->poll_fd = fd;
 }
 
 static int uring_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count)
@@ -353,8 +452,6 @@ static void uring_free(struct img_ioq *q)
 {
 	struct uring *u = uring_of(q);
 
-	if (u->poll_fd >= 0)
-		close(u->poll_fd);
 	img_fixed_destroy(&u->fixed);
 	io_uring_queue_exit(&u->ring);
 	img_ioq_destroy(q);
@@ -411,7 +508,6 @@ int img_ioq_uring_new(struct img_ioq **out)
 
 	if (!u)
 		return -ENOMEM;
-	u->poll_fd = -1;
 	rc = io_uring_queue_init_params(SUBMISSION_ENTRIES, &u->ring, &params);
 	if (rc)
 		goto free_queue;

@@ -11,6 +11,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/storage/ioq_attach.h"
 
 static const char *op_name(enum img_io_op op)
 {
@@ -250,6 +251,8 @@ int img_storage_set_writable(struct img_storage *s, bool writable, struct img_er
 
 void img_storage_close(struct img_storage *s)
 {
-	if (s)
-		s->ops->close(s);
+	if (!s)
+		return;
+	img_storage_detach(s);
+	s->ops->close(s);
 }

@@ -50,6 +50,15 @@ struct img_storage_ops {
 	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		  uint64_t off, uint64_t len);
 	int (*resize)(struct img_storage *s, uint64_t size, enum img_preallocate how);
+	/*
+	 * What s keeps for each queue that it is used on: a connection, a context that is not thread-safe.
+	 * attach: on the queue's thread, when img_ioq_attach() first asks for it. detach: when s or the
+	 * queue goes, whichever is first; nothing of s is in flight then, and no watch's function of the
+	 * queue runs, but it may be on another thread than the queue's. It must not wait for a thread that
+	 * runs a queue.
+	 */
+	int (*attach)(struct img_storage *s, struct img_ioq *q, void **state);
+	void (*detach)(struct img_storage *s, struct img_ioq *q, void *state);
 	/* NULL: the whole file is data. */
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
@@ -84,6 +93,10 @@ struct img_storage {
 	_Atomic bool unsynced; /* written since the last successful sync began */
 	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
+
+	/* The queues' (ioq_attach.c). */
+	struct img_attachment *attachments;
+	unsigned detaching;
 };
 
 /* What a file begins with that was not complete when its writer ended. */
