@@ -62,10 +62,19 @@ $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
 $(BUILD)/qemu-img $(BUILD)/qemu-io: $(BUILD)/imgtool
 	ln -sf imgtool $@
 
-$(TESTS): %: %.o $(BUILD)/libimg.a
+# What tests run has the engine's invariants checked; the library has it without.
+ifeq ($(findstring -DIMG_DEBUG,$(CFLAGS)),)
+CHECKED := $(patsubst %.c,$(BUILD)/checked/%.o,$(wildcard libimg/engine/*.c))
+endif
+
+$(BUILD)/checked/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DIMG_DEBUG -MMD -MP -c -o $@ $<
+
+$(TESTS): %: %.o $(CHECKED) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcriterion $(LIBS)
 
-$(HELPERS): %: %.o $(SHARED) $(BUILD)/libimg.a
+$(HELPERS): %: %.o $(SHARED) $(CHECKED) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # What an image names comes from memory there.
@@ -78,7 +87,7 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
--include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(SHARED:.o=.d) \
+-include $(LIB_OBJ:.o=.d) $(CHECKED:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(SHARED:.o=.d) \
 	 $(FUZZERS:=.d)
 
 tests: all $(TESTS) $(HELPERS)
@@ -128,10 +137,10 @@ run: deps
 
 SUITES := unit asan install corpus interop tools callers cases random crash repair fault fuzz
 
-ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+ASAN := -O1 -g -DIMG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
 MAKE_TSAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-tsan CC=clang \
-	    CFLAGS="-O1 -g -fsanitize=thread -fno-omit-frame-pointer"
+	    CFLAGS="-O1 -g -DIMG_DEBUG -fsanitize=thread -fno-omit-frame-pointer"
 MAKE_FUZZ = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-fuzz CC=clang \
 	    CFLAGS="$(ASAN) -fsanitize=fuzzer-no-link"
 

@@ -3,21 +3,54 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/invariant.h"
 
 enum {
 	MERGED_BYTES = 4096, /* of iovecs */
 	MERGED_MAX = MERGED_BYTES / (int)sizeof(struct iovec),
 };
 
+/* Does p write back what the guest did not name? */
+static bool is_wider(const struct img_piece *p)
+{
+	const struct img_plan *plan = &p->plan;
+
+	return plan->kind == IMG_PLAN_DATA && !p->packed.at && !plan->commit &&
+	       (plan->fill_start < p->off || plan->fill_end > p->off + plan->length);
+}
+
+#ifdef IMG_DEBUG
+/* Claims share no byte, and hold all that their plans read or make reachable. */
+static void check_claims(const struct img_engine *e)
+{
+	for (struct img_list *i = e->claims.next; i != &e->claims; i = i->next) {
+		const struct img_piece *p = IMG_CONTAINER(i, struct img_piece, claim_link);
+
+		IMG_INVARIANT(p->claim_start < p->claim_end && p->plan_open == p->plan.commit && !p->host);
+		IMG_INVARIANT(p->claim_start <= p->off);
+		IMG_INVARIANT(!is_wider(p) || (e->rewrites && !e->unclaimed));
+		for (struct img_list *j = i->next; j != &e->claims; j = j->next) {
+			const struct img_piece *o = IMG_CONTAINER(j, struct img_piece, claim_link);
+
+			IMG_INVARIANT(o->claim_end <= p->claim_start || o->claim_start >= p->claim_end);
+		}
+	}
+}
+#else
+static void check_claims(const struct img_engine *e)
+{
+	(void)e;
+}
+#endif
+
 bool img_claim(struct img_piece *p)
 {
 	const struct img_plan *plan = &p->plan;
 	struct img_engine *e = p->task->img->engine;
 	uint64_t unit = e->img->unit_bytes, from = p->off, to = p->off + plan->length, len;
-	bool wider = false;
+	bool wider = is_wider(p);
 
 	if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
-		wider = !plan->commit && (plan->fill_start < from || plan->fill_end > to);
 		from = min_u64(from, plan->fill_start);
 		to = max_u64(to, plan->fill_end);
 	}
@@ -40,15 +73,20 @@ bool img_claim(struct img_piece *p)
 	p->claim_start = from;
 	p->claim_end = to;
 	img_list_add_tail(&e->claims, &p->claim_link);
+	check_claims(e);
 	return true;
 }
 
 void img_unclaim(struct img_piece *p)
 {
+	struct img_engine *e = p->task->img->engine;
+
+	IMG_INVARIANT(e->unclaimed > 0 || !img_list_empty(&p->claim_link));
 	if (img_list_empty(&p->claim_link))
-		p->task->img->engine->unclaimed--;
+		e->unclaimed--;
 	else
 		img_list_del(&p->claim_link);
+	check_claims(e);
 }
 
 struct img_piece *img_claim_of(const struct img_engine *e, uint64_t off, uint64_t *len)
@@ -82,12 +120,14 @@ bool img_claim_join(struct img_piece *p, struct img_piece *c, uint64_t len)
 				     .file_off = plan->file_off + (p->off - plan->fill_start) };
 	p->host = c;
 	c->joined++;
+	IMG_INVARIANT(c->plan_open && !c->host && c->plan.commit);
 	return true;
 }
 
 /* p's bytes are in its host's write: it waits for that, and for the commit. */
 static void merged(struct img_piece *p, struct img_piece *host)
 {
+	IMG_INVARIANT(host->joined > 0 && host->kept_back && !host->completed);
 	host->joined--;
 	img_list_add_tail(&host->joiners, &p->claim_link);
 }

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "libimg/base/invariant.h"
+
 void img_engine_touch(struct img_engine *e, struct img_storage *s)
 {
 	for (size_t i = 0; i < e->ntouched; i++)
@@ -46,13 +48,18 @@ void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len)
 	uint64_t first = off / IMG_STRIPE_BYTES, last = len ? (off + len - 1) / IMG_STRIPE_BYTES : first;
 	uint64_t version = new_version();
 
-	for (uint64_t i = first; i <= last && i - first < IMG_STRIPES; i++)
+	for (uint64_t i = first; i <= last && i - first < IMG_STRIPES; i++) {
+		IMG_INVARIANT(atomic_load(&e->mapped[i % IMG_STRIPES]) < version);
 		atomic_store(&e->mapped[i % IMG_STRIPES], version);
+	}
 }
 
 void img_engine_reused(struct img_engine *e)
 {
-	atomic_store(&e->reused, new_version());
+	uint64_t version = new_version();
+
+	IMG_INVARIANT(atomic_load(&e->reused) < version);
+	atomic_store(&e->reused, version);
 }
 
 void img_engine_changed(struct img_engine *e)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/fork.h"
+#include "libimg/base/invariant.h"
 #include "libimg/engine/core.h"
 #include "libimg/engine/request.h"
 
@@ -57,6 +58,17 @@ static void wait_for_service(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Nobody is at work on e: nothing is claimed, planned, pinned or waited for. */
+static void check_idle(const struct img_engine *e)
+{
+	IMG_INVARIANT(!e->plans && !e->unclaimed && !e->freed_reserved);
+	IMG_INVARIANT(!e->exclusive && !e->alone && !e->growing && !e->writing_out);
+	IMG_INVARIANT(img_list_empty(&e->claims) && img_list_empty(&e->ordered) &&
+		      img_list_empty(&e->waiting) && img_list_empty(&e->growers) &&
+		      img_list_empty(&e->flushes));
+	img_meta_check(e->meta, true);
+}
+
 void img_engine_free(struct img *img)
 {
 	struct img_engine *e = img->engine;
@@ -64,6 +76,7 @@ void img_engine_free(struct img *img)
 	if (!e)
 		return;
 	wait_for_service(e);
+	check_idle(e);
 	img_blocking_queues_free(e);
 	img_epoch_domain_destroy(&e->epochs);
 	img_meta_cache_free(e->meta);
@@ -101,7 +114,11 @@ int img_engine_finish(struct img *img, struct img_error *err)
 	if (img->driver->finish)
 		rc = img->driver->finish(img, err);
 	img_writeout_resume(e);
-	return rc ? rc : img_writeout(e, true, err);
+	if (!rc)
+		rc = img_writeout(e, true, err);
+	IMG_INVARIANT(rc || !img_meta_dirty_bytes(e->meta));
+	IMG_INVARIANT(rc || (!e->freed.n && !e->freed_written.n && !e->freed_durable.n));
+	return rc;
 }
 
 /* Stop planning, and wait for the plans that are in flight. */

@@ -4,6 +4,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/fork.h"
+#include "libimg/base/invariant.h"
 
 /* Grows each time that something is unlinked; all images count together. */
 static _Atomic uint64_t clock_now = 1;
@@ -29,6 +30,9 @@ void img_epoch_domain_init(struct img_epoch_domain *s)
 
 static void free_readers(struct img_epoch_readers *r)
 {
+	IMG_INVARIANT(img_list_empty(&r->running) && atomic_load(&r->oldest) == UINT64_MAX);
+	IMG_INVARIANT(!atomic_load(&r->reading) && !atomic_load(&r->changing) &&
+		      !atomic_load(&r->inside));
 	for (size_t i = 0; i < r->nlevels; i++)
 		img_list_del(&r->level[i].link);
 	img_list_del(&r->queue_link);
@@ -118,8 +122,11 @@ struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, str
 void img_reader_start(struct img_epoch_readers *r, struct img_reader *reader)
 {
 	reader->since = atomic_load(&clock_now);
-	if (img_list_empty(&r->running))
+	if (img_list_empty(&r->running)) {
+		IMG_INVARIANT(atomic_load(&r->oldest) == UINT64_MAX);
 		atomic_store(&r->oldest, reader->since); /* seen before anything that is looked up now */
+	}
+	IMG_INVARIANT(atomic_load(&r->oldest) <= reader->since);
 	img_list_add_tail(&r->running, &reader->link);
 }
 
@@ -128,6 +135,7 @@ void img_reader_end(struct img_epoch_readers *r, struct img_reader *reader)
 	bool first = r->running.next == &reader->link;
 	uint64_t oldest = UINT64_MAX;
 
+	IMG_INVARIANT(atomic_load(&r->oldest) <= reader->since);
 	img_list_del(&reader->link);
 	if (!first)
 		return;
@@ -148,6 +156,7 @@ bool img_reader_enter(struct img_epoch_readers *r)
 
 bool img_reader_leave(struct img_epoch_readers *r)
 {
+	IMG_INVARIANT(atomic_load(&r->inside) > 0);
 	atomic_fetch_sub(&r->inside, 1);
 	return atomic_load(&r->kept_out_by);
 }

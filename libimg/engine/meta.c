@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/invariant.h"
 #include "libimg/engine/core.h"
 
 enum {
@@ -194,13 +195,16 @@ void img_req_unpin(struct img_req *req, struct img_engine *engine)
 	unsigned kept = 0;
 
 	for (unsigned i = 0; i < req->npins; i++) {
-		if (req->pins[i]->engine == engine)
+		if (req->pins[i]->engine == engine) {
+			IMG_INVARIANT(req->pins[i]->pins > 0);
 			req->pins[i]->pins--;
-		else
+		} else {
 			req->pins[kept++] = req->pins[i];
+		}
 	}
 	req->npins = kept;
 	if (req->engine == engine) {
+		IMG_INVARIANT(engine->freed_reserved >= req->reserved);
 		engine->freed_reserved -= req->reserved;
 		req->reserved = 0;
 	}
@@ -493,6 +497,37 @@ uint64_t img_meta_dirty_bytes(const struct img_meta *m)
 	return m->dirty_sectors * IMG_META_SECTOR;
 }
 
+#ifdef IMG_DEBUG
+void img_meta_check(const struct img_meta *m, bool idle)
+{
+	size_t blocks = 0;
+	uint64_t dirty = 0;
+
+	for (struct img_list *node = m->lru.next; node != &m->lru; node = node->next) {
+		const struct img_block *b = lru_block(node);
+		uint32_t seen = 0;
+
+		IMG_INVARIANT(find(m, b->storage, b->index) == b);
+		for (unsigned r = 0; r < IMG_RANKS; r++) {
+			IMG_INVARIANT(!(seen & b->dirty[r]));
+			seen |= b->dirty[r];
+		}
+		IMG_INVARIANT(!(seen & ~b->valid) && !(b->made & ~b->valid));
+		IMG_INVARIANT(!idle || (!b->pins && !b->writing && img_list_empty(&b->loads) &&
+					img_list_empty(&b->waiters)));
+		dirty += (unsigned)__builtin_popcount(seen);
+		blocks++;
+	}
+	IMG_INVARIANT(blocks == m->blocks && dirty == m->dirty_sectors);
+}
+#else
+void img_meta_check(const struct img_meta *m, bool idle)
+{
+	(void)m;
+	(void)idle;
+}
+#endif
+
 static int group_add(struct img_meta_group *g, enum img_rank rank, struct img_block *b,
 		     unsigned first, unsigned count)
 {
@@ -538,6 +573,7 @@ static void group_free(struct img_meta_group *g)
 int img_meta_collect(struct img_meta *m, struct img_meta_group groups[IMG_RANKS])
 {
 	memset(groups, 0, IMG_RANKS * sizeof(*groups));
+	img_meta_check(m, false);
 	for (struct img_list *node = m->lru.next; node != &m->lru; node = node->next) {
 		struct img_block *b = lru_block(node);
 
@@ -595,4 +631,5 @@ void img_meta_written(struct img_meta *m, struct img_meta_group groups[IMG_RANKS
 	for (struct img_list *node = m->lru.next; node != &m->lru; node = node->next)
 		lru_block(node)->writing = false;
 	trim(m);
+	img_meta_check(m, false);
 }

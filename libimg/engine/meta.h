@@ -84,6 +84,11 @@ void img_meta_loaded(struct img_load *load, int rc);
  */
 int img_meta_fetch(struct img_req *req);
 
+/*
+ * The cache agrees with itself: counts, valid sectors, one rank for each that is dirty. idle: and
+ * nobody has a block pinned or is reading one. Does nothing without IMG_DEBUG.
+ */
+void img_meta_check(const struct img_meta *m, bool idle);
 /* Dirty bytes now. */
 uint64_t img_meta_dirty_bytes(const struct img_meta *m);
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/invariant.h"
 #include "libimg/engine/core.h"
 
 static bool list_reserve(struct img_freed_list *l, size_t n)
@@ -45,7 +46,11 @@ int img_free_reserve(struct img_req *req, size_t n)
 void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_off, uint64_t len)
 {
 	struct img_engine *e = req->engine;
+	size_t all = e->freed.n + e->freed_written.n + e->freed_durable.n;
 
+	IMG_INVARIANT(req->reserved > 0 && len > 0);
+	IMG_INVARIANT(all < e->freed.max && all < e->freed_written.max &&
+		      all < e->freed_durable.max);
 	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, img_epoch_now() };
 }
 
@@ -53,6 +58,7 @@ static void move_all(struct img_freed_list *to, struct img_freed_list *from)
 {
 	if (!from->n)
 		return;
+	IMG_INVARIANT(to->n + from->n <= to->max);
 	memcpy(to->item + to->n, from->item, from->n * sizeof(*from->item));
 	to->n += from->n;
 	from->n = 0;

@@ -214,6 +214,7 @@ static void serve_waiting(struct img_piece *p)
 	struct img_cached_unit *unit = p->decoding;
 	struct img_list waiting, *node;
 
+	p->decoding = NULL;
 	img_list_init(&waiting);
 	img_unit_cache_end(unit, &p->unit, &waiting);
 	/* all of them before the first is done: what comes then may throw the unit out */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/fork.h"
+#include "libimg/base/invariant.h"
 #include "libimg/engine/batch.h"
 #include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
@@ -210,10 +211,16 @@ int img_engine_queue_free(struct img_queue *q)
 		return -EDEADLK;
 	if (q->in_flight)
 		return -EBUSY;
-	while ((node = img_list_pop(&q->free_tasks)))
+	while ((node = img_list_pop(&q->free_tasks))) {
 		free(IMG_CONTAINER(node, struct img_task, free_link));
-	while ((node = img_list_pop(&q->free_pieces)))
+		q->tasks--;
+	}
+	while ((node = img_list_pop(&q->free_pieces))) {
 		free(IMG_CONTAINER(node, struct img_piece, free_link));
+		q->pieces--;
+	}
+	IMG_INVARIANT(!q->tasks && !q->pieces && !q->ngathered && img_list_empty(&q->gathered) &&
+		      img_list_empty(&q->kept_back));
 	img_unit_cache_clear(&q->units, &q->buffers);
 	img_buffers_clear(&q->buffers);
 	img_queue_epochs_destroy(&q->readers);

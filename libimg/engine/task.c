@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/invariant.h"
 
 enum {
 	MAX_PIECES = 64,
@@ -44,6 +45,7 @@ struct img_task *img_task_make(struct img_queue *q, struct img *img,
 
 	if (!t)
 		return NULL;
+	q->tasks += !node;
 	*t = (struct img_task){ .img = img,
 				.queue = q,
 				.readers = img_queue_epochs_of(q, img),
@@ -69,6 +71,7 @@ static struct img_piece *piece_new(struct img_task *t)
 
 	if (!p)
 		return NULL;
+	q->pieces += !node;
 	memset(p, 0, sizeof(*p));
 	img_list_init(&p->claim_link);
 	img_list_init(&p->batch_link);
@@ -87,6 +90,10 @@ static void piece_free(struct img_piece *p)
 {
 	struct img_buffers *b = &p->queue->buffers;
 
+	IMG_INVARIANT(!p->plan_open && !p->inside && !p->fills && !p->joined && !p->kept_back);
+	IMG_INVARIANT(!p->req.npins && !p->req.reserved && !p->decoding);
+	IMG_INVARIANT(img_list_empty(&p->claim_link) && img_list_empty(&p->batch_link) &&
+		      img_list_empty(&p->joiners));
 	if (p->iov != p->small_iov)
 		free(p->iov);
 	img_buffer_put(b, &p->stored);
@@ -163,7 +170,9 @@ static void task_finish(struct img_task *t)
 {
 	struct img_queue *q = t->queue;
 
+	IMG_INVARIANT(!t->pieces && !t->ordered && (t->rc || t->next == t->end));
 	if (!t->inner) {
+		IMG_INVARIANT(q->in_flight > 0 && atomic_load(in_flight(t)) > 0);
 		img_reader_end(t->readers, &t->reader);
 		atomic_fetch_sub(in_flight(t), 1);
 		q->in_flight--;

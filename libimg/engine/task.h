@@ -23,6 +23,7 @@ struct img_queue {
 	bool blocking;		   /* behind blocking calls: no callback of the program's */
 	size_t in_flight;	   /* tasks, fills not counted */
 	size_t completed;	   /* since the present run began */
+	size_t tasks, pieces;	   /* that were made, in use or free */
 	struct img_list free_tasks, free_pieces;
 	struct img_queue_epochs readers;
 	bool running; /* img_engine_queue_run() is on its thread's stack */
@@ -95,6 +96,7 @@ struct img_piece {
 
 	/* Writing. */
 	struct img_plan plan;
+	bool plan_open;			 /* it is to be committed or dropped, and was not yet */
 	uint64_t claim_start, claim_end; /* guest bytes; claimed while claim_link is in a list */
 	struct img_piece *host;		 /* whose claim this piece has joined; NULL: none */
 	bool joinable;			 /* others may write to what this plan fills */

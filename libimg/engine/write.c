@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/invariant.h"
 #include "libimg/engine/batch.h"
 #include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
@@ -34,8 +35,27 @@ static const uint8_t zeroes[ZEROES];
 /* Under the lock: the plan's I/O is over. */
 static void plan_over(struct img_piece *p, struct img_engine *e)
 {
+	IMG_INVARIANT(e->plans > 0 && !p->plan_open);
 	img_req_unpin(&p->req, e);
 	e->plans--;
+}
+
+static void drop(struct img_piece *p)
+{
+	struct img *img = p->task->img;
+
+	IMG_INVARIANT(p->plan_open);
+	p->plan_open = false;
+	img->driver->drop(img, &p->req, &p->plan);
+}
+
+static void commit(struct img_piece *p)
+{
+	struct img *img = p->task->img;
+
+	IMG_INVARIANT(p->plan_open && !img_list_empty(&p->claim_link));
+	p->plan_open = false;
+	img->driver->commit(img, &p->req, &p->plan);
 }
 
 /* What a plan made reachable is there to its end, or to the disk's: the file has to be as long. */
@@ -61,12 +81,12 @@ static void settle(struct img_piece *p, int rc)
 	p->req.engine = e;
 	if (p->plan.commit) {
 		if (rc) {
-			img->driver->drop(img, &p->req, &p->plan);
+			drop(p);
 		} else {
 			/* before anything is counted as unlinked */
 			img_engine_remapped(e, p->claim_start, p->claim_end - p->claim_start);
 			note_due(img, &p->plan);
-			img->driver->commit(img, &p->req, &p->plan);
+			commit(p);
 		}
 	}
 	img_unclaim(p);
@@ -596,11 +616,12 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 		return ask_growth(p, e, len);
 	if (rc)
 		return rc;
+	p->plan_open = plan->commit;
 	plan->length = min_u64(plan->length, p->len);
 	zero_by_punching(&p->req, plan);
 	if (!img_claim(p)) {
 		if (plan->commit)
-			img->driver->drop(img, &p->req, plan);
+			drop(p);
 		img_req_unpin(&p->req, e);
 		img_piece_wait(p, &e->waiting);
 		return -EINPROGRESS;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/invariant.h"
 #include "libimg/engine/core.h"
 
 /* Let the file be as long as is counted on: new units that end in zeroes are not written to their end. */
@@ -263,6 +264,9 @@ int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err)
 		/* What became durable frees space, which makes metadata dirty once more. */
 		if (!e->writing_out && !img_meta_dirty_bytes(e->meta)) {
 			e->writing_out = true;
+			IMG_INVARIANT(!alone || (!e->freed.n && !e->freed_written.n &&
+						 !e->freed_durable.n &&
+						 img_epoch_domain_empty(&e->epochs)));
 			pthread_mutex_unlock(&e->lock);
 			return 0;
 		}
@@ -293,6 +297,7 @@ static int run_grow(struct img_engine *e, struct img_error *err)
 
 	if (rc)
 		return rc;
+	IMG_INVARIANT(e->exclusive && !e->plans && e->writing_out && !img_meta_dirty_bytes(e->meta));
 	if (!e->first_write_done) {
 		rc = img->driver->first_write ? img->driver->first_write(img, err) : 0;
 		e->first_write_done = !rc;
