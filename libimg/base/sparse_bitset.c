@@ -1,77 +1,119 @@
+/*
+ * A bitset in sparse pages: a page that is missing has no bit set.
+ */
 #include "libimg/base/sparse_bitset.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "libimg/base/arith.h"
 
 enum {
-	LEAF_UNITS = 32768,
-	LEAF_BYTES = LEAF_UNITS / 8,
-	LEAVES_MAX = 1 << 20,	     /* pointers: 8 MiB */
-	LEAVES_USED_MAX = 16 * 1024, /* 64 MiB: 32 TiB of grains of 64 KiB */
+	PAGE_BYTES = 1024,
+	WORD_BITS = 64,
+	PAGE_BITS = PAGE_BYTES * 8,
 };
 
-int img_sparse_bitset_init(struct img_sparse_bitset *s, uint64_t units)
+void img_sparse_bitset_init(struct img_sparse_bitset *s, uint64_t size, uint64_t bytes_max)
 {
-	uint64_t leaves = div_round_up_u64(units, LEAF_UNITS);
-
-	if (leaves > LEAVES_MAX)
-		return -E2BIG;
 	*s = (struct img_sparse_bitset){
-		.units = units,
-		.leaf_count = (size_t)leaves,
-		.leaves = calloc(leaves + 1, sizeof(*s->leaves)),
+		.size = size,
+		.pages_max = bytes_max ? bytes_max / PAGE_BYTES : UINT64_MAX,
+		.pages.page_bytes = PAGE_BYTES,
 	};
-	return s->leaves ? 0 : -ENOMEM;
 }
 
-int img_sparse_bitset_add(struct img_sparse_bitset *s, uint64_t unit)
+/* The words of the page that number is in, made if it is missing. */
+static int make_page(struct img_sparse_bitset *s, uint64_t number, uint64_t **words)
 {
-	uint8_t **leaf = &s->leaves[unit / LEAF_UNITS], *byte, bit = (uint8_t)(1u << unit % 8);
+	*words = img_sparse_pages_get(&s->pages, number / PAGE_BITS);
+	if (!*words && s->pages.count >= s->pages_max)
+		return -E2BIG;
+	if (!*words)
+		*words = img_sparse_pages_make(&s->pages, number / PAGE_BITS);
+	return *words ? 0 : -ENOMEM;
+}
 
-	if (!*leaf) {
-		if (s->leaves_used == LEAVES_USED_MAX)
-			return -E2BIG;
-		*leaf = calloc(1, LEAF_BYTES);
-		if (!*leaf)
-			return -ENOMEM;
-		s->leaves_used++;
+static int add(struct img_sparse_bitset *s, uint64_t first, uint64_t n,
+	       struct img_sparse_bitset *again)
+{
+	int had = 0;
+
+	for (uint64_t at = first, end = first + n; at < end;) {
+		uint64_t stop = at + min_u64(end - at, PAGE_BITS - at % PAGE_BITS), *words;
+		int rc = make_page(s, at, &words);
+
+		if (rc)
+			return rc;
+		while (at < stop) {
+			unsigned bit = (unsigned)(at % WORD_BITS);
+			unsigned bits = (unsigned)min_u64(stop - at, WORD_BITS - bit);
+			uint64_t mask = (bits == WORD_BITS ? UINT64_MAX : (UINT64_C(1) << bits) - 1)
+					<< bit;
+			uint64_t *word = &words[at % PAGE_BITS / WORD_BITS], old = *word & mask;
+
+			*word |= mask;
+			s->count += bits - (unsigned)__builtin_popcountll(old);
+			had |= old != 0;
+			for (; old && again; old &= old - 1) {
+				rc = add(again, at - bit + (unsigned)__builtin_ctzll(old), 1, NULL);
+				if (rc < 0)
+					return rc;
+			}
+			at += bits;
+		}
 	}
-	byte = &(*leaf)[unit % LEAF_UNITS / 8];
-	if (*byte & bit)
-		return 1;
-	*byte |= bit;
-	return 0;
+	return had;
 }
 
-static bool has(const struct img_sparse_bitset *s, uint64_t unit)
+int img_sparse_bitset_add(struct img_sparse_bitset *s, uint64_t first, uint64_t n)
 {
-	const uint8_t *leaf = s->leaves[unit / LEAF_UNITS];
-
-	return leaf && leaf[unit % LEAF_UNITS / 8] >> unit % 8 & 1;
+	return add(s, first, n, NULL);
 }
 
-bool img_sparse_bitset_run(const struct img_sparse_bitset *s, uint64_t unit, uint64_t *run)
+int img_sparse_bitset_add_again(struct img_sparse_bitset *s, uint64_t first, uint64_t n,
+				struct img_sparse_bitset *again)
 {
-	bool first = has(s, unit);
-	uint64_t at = unit;
+	return add(s, first, n, again);
+}
 
-	while (at < s->units && has(s, at) == first) {
-		/* Where nothing has come at all, in large steps. */
-		if (!first && !s->leaves[at / LEAF_UNITS])
-			at = min_u64(align_down_u64(at, LEAF_UNITS) + LEAF_UNITS, s->units);
-		else
-			at++;
+bool img_sparse_bitset_has(const struct img_sparse_bitset *s, uint64_t number)
+{
+	const uint64_t *words = img_sparse_pages_get(&s->pages, number / PAGE_BITS);
+
+	return words && words[number % PAGE_BITS / WORD_BITS] >> number % WORD_BITS & 1;
+}
+
+bool img_sparse_bitset_run(const struct img_sparse_bitset *s, uint64_t number, uint64_t *run)
+{
+	bool first = img_sparse_bitset_has(s, number);
+	uint64_t at = number;
+
+	while (at < s->size) {
+		const uint64_t *words = img_sparse_pages_get(&s->pages, at / PAGE_BITS);
+		uint64_t word, next;
+
+		if (!words) {
+			if (first)
+				break;
+			next = img_sparse_pages_next(&s->pages, at / PAGE_BITS);
+			at = next > s->size / PAGE_BITS ? s->size : next * PAGE_BITS;
+			continue;
+		}
+		/* The bits from `at` on that end the run. */
+		word = words[at % PAGE_BITS / WORD_BITS];
+		word = (first ? ~word : word) >> at % WORD_BITS;
+		if (word) {
+			at += (unsigned)__builtin_ctzll(word);
+			break;
+		}
+		at += min_u64(s->size - at, WORD_BITS - at % WORD_BITS);
 	}
-	*run = at - unit;
+	*run = min_u64(at, s->size) - number;
 	return first;
 }
 
 void img_sparse_bitset_free(struct img_sparse_bitset *s)
 {
-	for (size_t i = 0; i < s->leaf_count && s->leaves; i++)
-		free(s->leaves[i]);
-	free(s->leaves);
-	*s = (struct img_sparse_bitset){ 0 };
+	img_sparse_pages_free(&s->pages);
+	s->count = 0;
 }

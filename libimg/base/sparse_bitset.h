@@ -1,6 +1,6 @@
 /*
- * Which units of a disk have come, for input in any order. Memory is taken for what has come, 4 KiB
- * for each run of 32768 units.
+ * A set of numbers, a bit each; memory follows what is in the set: 1 KiB for each run of 8192 numbers
+ * that has one, however large they are. Not thread-safe.
  */
 #ifndef LIBIMG_BASE_SPARSE_BITSET_H
 #define LIBIMG_BASE_SPARSE_BITSET_H
@@ -9,19 +9,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Zero-initialise. */
+#include "libimg/base/sparse_pages.h"
+
 struct img_sparse_bitset {
-	uint64_t units;
-	uint8_t **leaves;
-	size_t leaf_count, leaves_used;
+	uint64_t size;	    /* numbers are below */
+	uint64_t count;	    /* how many are in the set */
+	uint64_t pages_max; /* that may be taken */
+	struct img_sparse_pages pages;
 };
 
-/* Of so many units none has come. -ENOMEM; -E2BIG: more than can be kept in mind. */
-int img_sparse_bitset_init(struct img_sparse_bitset *s, uint64_t units);
-/* One has come. 1: it had come before. -ENOMEM; -E2BIG: too many, too far from each other. */
-int img_sparse_bitset_add(struct img_sparse_bitset *s, uint64_t unit);
-/* From unit on: have they come, and how many in a row have or have not (*run, at least 1)? */
-bool img_sparse_bitset_run(const struct img_sparse_bitset *s, uint64_t unit, uint64_t *run);
+/* An empty set of numbers below size, of at most bytes_max of memory (0: no limit). */
+void img_sparse_bitset_init(struct img_sparse_bitset *s, uint64_t size, uint64_t bytes_max);
+/* Add n numbers from first on, first + n <= size. 1: some were there. -ENOMEM; -E2BIG: bytes_max. */
+int img_sparse_bitset_add(struct img_sparse_bitset *s, uint64_t first, uint64_t n);
+/* The same; those that were there are added to *again. */
+int img_sparse_bitset_add_again(struct img_sparse_bitset *s, uint64_t first, uint64_t n,
+				struct img_sparse_bitset *again);
+bool img_sparse_bitset_has(const struct img_sparse_bitset *s, uint64_t number);
+/* Is number < size in the set? *run: how many from there on are, or are not, in a row; at least 1. */
+bool img_sparse_bitset_run(const struct img_sparse_bitset *s, uint64_t number, uint64_t *run);
 void img_sparse_bitset_free(struct img_sparse_bitset *s);
 
 #endif

@@ -20,7 +20,10 @@
 #include "libimg/jobs/ordered.h"
 #include "libimg/jobs/zero.h"
 
-enum { WINDOW = 1 << 20 };
+enum {
+	WINDOW = 1 << 20,
+	SEEN_BYTES_MAX = 64 << 20, /* 32 TiB of units of 64 KiB */
+};
 
 struct job {
 	struct img_ordered ordered;
@@ -83,7 +86,7 @@ static int look_ahead(struct job *j, struct img_error *err)
 
 static int note_unit(struct job *j, uint64_t off, struct img_error *err)
 {
-	int rc = j->source->plain ? 0 : img_sparse_bitset_add(&j->seen, off / j->unit);
+	int rc = j->source->plain ? 0 : img_sparse_bitset_add(&j->seen, off / j->unit, 1);
 
 	if (rc == 1)
 		return img_fail(err, -EUCLEAN,
@@ -407,17 +410,12 @@ static const struct img_ordered_ops ops = {
 static int run(struct job *j, uint64_t unit, struct img_error *err)
 {
 	uint64_t units;
-	int rc = 0;
 
 	j->unit = j->source->unit_bytes;
 	j->window = (size_t)max_u64(WINDOW, max_u64(unit, j->unit));
 	units = div_round_up_u64(j->source->size, j->unit);
 	if (!j->source->plain)
-		rc = img_sparse_bitset_init(&j->seen, units);
-	if (rc)
-		return img_fail(err, rc, "%s: a disk of %llu units of %zu bytes: %s",
-				img_source_name(j->in), (unsigned long long)units, j->unit,
-				strerrordesc_np(-rc));
+		img_sparse_bitset_init(&j->seen, units, SEEN_BYTES_MAX);
 	img_rate_limit_begin(&j->limit, j->o->rate);
 	j->ordered.total = j->source->size;
 	return img_ordered_run(&j->ordered, err);
@@ -447,7 +445,7 @@ static int fill_gaps(struct job *j, struct img_error *err)
 
 	if (j->source->plain || (j->target_is_zero && !j->o->no_sparse))
 		return 0;
-	for (uint64_t unit = 0; unit < j->seen.units && !rc; unit += run) {
+	for (uint64_t unit = 0; unit < j->seen.size && !rc; unit += run) {
 		uint64_t off = unit * j->unit;
 
 		if (!img_sparse_bitset_run(&j->seen, unit, &run))
