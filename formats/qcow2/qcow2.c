@@ -31,8 +31,7 @@ static void free_state(struct qcow2 *q)
 	img_storage_close(q->data_file);
 	free(q->data_file_name);
 	free(q->reftable);
-	free(q->fixed);
-	free(q->tables);
+	img_range_map_free(&q->metadata);
 	free(q);
 }
 

@@ -87,73 +87,6 @@ static uint64_t first_zero(const uint8_t *bytes, unsigned order, uint64_t i, uin
 	return i;
 }
 
-const struct qcow2_fixed *qcow2_fixed_hit(const struct qcow2 *q, uint64_t off, uint64_t len)
-{
-	size_t low = 0, high = q->nfixed;
-
-	/* The first piece that ends past off. */
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (q->fixed[mid].off + q->fixed[mid].len > off)
-			high = mid;
-		else
-			low = mid + 1;
-	}
-	return low < q->nfixed && q->fixed[low].off < off + len ? &q->fixed[low] : NULL;
-}
-
-/* The first known L2 table at off or above. */
-static size_t table_from(const struct qcow2 *q, uint64_t off)
-{
-	size_t low = 0, high = q->ntables;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (q->tables[mid] >= off)
-			high = mid;
-		else
-			low = mid + 1;
-	}
-	return low;
-}
-
-const char *qcow2_metadata_at(const struct qcow2 *q, uint64_t off, uint64_t len)
-{
-	const struct qcow2_fixed *hit = qcow2_fixed_hit(q, off, len);
-	size_t i;
-
-	if (hit)
-		return hit->what;
-	i = table_from(q, align_down_u64(off, q->geometry.cluster_bytes));
-	return i < q->ntables && q->tables[i] < off + len ? "L2 table" : NULL;
-}
-
-int qcow2_reserve_table(struct qcow2 *q)
-{
-	size_t max = q->max_tables ? q->max_tables * 2 : 64;
-	uint64_t *more;
-
-	if (q->ntables < q->max_tables)
-		return 0;
-	more = realloc(q->tables, max * sizeof(*more));
-	if (!more)
-		return -ENOMEM;
-	q->tables = more;
-	q->max_tables = max;
-	return 0;
-}
-
-void qcow2_add_table(struct qcow2 *q, uint64_t off)
-{
-	size_t i = table_from(q, off);
-
-	memmove(q->tables + i + 1, q->tables + i, (q->ntables - i) * sizeof(*q->tables));
-	q->tables[i] = off;
-	q->ntables++;
-}
-
 int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_t *first,
 		    uint64_t *count)
 {
@@ -185,7 +118,7 @@ int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_
 					img->name);
 		n = min_u64(n, fit - q->next_free);
 	}
-	hit = qcow2_metadata_at(q, q->next_free * cluster_bytes, n * cluster_bytes);
+	hit = img_range_map_at(&q->metadata, q->next_free * cluster_bytes, n * cluster_bytes);
 	if (hit)
 		return img_fail(img_req_error(req), -EUCLEAN,
 				"%s: refcounts of the %" PRIu64 " clusters from offset %" PRIu64 " "
@@ -233,7 +166,7 @@ static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *ne
 		uint64_t off = (cluster + 1) * cluster_bytes;
 
 		if (!next.bytes || count_in(q, &next, cluster + 1) ||
-		    qcow2_metadata_at(q, off, cluster_bytes) ||
+		    img_range_map_at(&q->metadata, off, cluster_bytes) ||
 		    (img->file->device && !range_in(off, cluster_bytes, img->file->size)))
 			return false;
 		set_counts(img, req, &next, cluster + 1, 1, 1);

@@ -991,9 +991,7 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
 				s->img->name, s->clusters, INT32_MAX);
 	s->overlap_left = MAX_OVERLAP;
 	/* One more for what ends in a last cluster that is cut short. */
-	if (qcow2_counts_init(&s->refs, s->clusters + 1))
-		return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters",
-				s->img->name);
+	qcow2_counts_init(&s->refs, s->clusters + 1);
 	return 0;
 }
 

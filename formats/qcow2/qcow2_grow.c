@@ -30,7 +30,7 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 
 	for (uint64_t i = 0; !rc && i < n; i++) {
 		uint64_t entry = be64_load((uint8_t *)&out[i]);
-		const struct qcow2_fixed *hit;
+		const struct img_range *hit;
 
 		out[i] = entry;
 		if (entry & QCOW2_L1_RESERVED ||
@@ -41,8 +41,8 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 					"%" PRIu64,
 					img->name, q->header.l1_off, first + i, entry,
 					q->geometry.cluster_bytes);
-		hit = entry ? qcow2_fixed_hit(q, entry & QCOW2_OFFSET_MASK,
-					      q->geometry.cluster_bytes)
+		hit = entry ? img_range_map_range_at(&q->metadata, entry & QCOW2_OFFSET_MASK,
+						     q->geometry.cluster_bytes)
 			    : NULL;
 		if (hit)
 			return img_fail(err, -EUCLEAN,
@@ -50,7 +50,7 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 					"found an L2 table at offset %" PRIu64 ", where the %s "
 					"lies",
 					img->name, q->header.l1_off, first + i,
-					entry & QCOW2_OFFSET_MASK, hit->what);
+					entry & QCOW2_OFFSET_MASK, hit->name);
 	}
 	return rc;
 }

@@ -12,52 +12,41 @@
 
 /* ---- Fixed metadata ---- */
 
-static int add_fixed(struct qcow2 *q, size_t *max, uint64_t off, uint64_t len, const char *what)
+static int add_fixed(struct img *img, uint64_t off, uint64_t len, const char *name,
+		     struct img_error *err)
 {
-	if (!len)
-		return 0;
-	if (!q->fixed || q->nfixed == *max) {
-		size_t more = *max ? *max * 2 : 16;
-		struct qcow2_fixed *fixed = realloc(q->fixed, more * sizeof(*fixed));
+	struct qcow2 *q = img->state;
+	int rc = 0;
 
-		if (!fixed)
-			return -ENOMEM;
-		q->fixed = fixed;
-		*max = more;
-	}
 	/* Nothing else may lie in the rest of a cluster. */
-	len = round_up_u64(len, q->geometry.cluster_bytes);
-	q->fixed[q->nfixed++] = (struct qcow2_fixed){ off, len, what };
-	return 0;
+	if (len)
+		rc = img_range_map_add(&q->metadata, off,
+				       round_up_u64(len, q->geometry.cluster_bytes), name);
+	if (rc == -EOVERFLOW)
+		return img_fail(err, -EUCLEAN, "%s: the %s at offset %" PRIu64 " is past any file",
+				img->name, name, off);
+	return rc ? qcow2_no_memory(img, err) : 0;
 }
 
-struct fixing {
+struct snapshot_tables {
 	struct img *img;
-	size_t *max;
 	struct img_error *err;
 };
 
 static int add_snapshot_l1(void *user, const struct qcow2_snapshot *s)
 {
-	struct fixing *f = user;
-	struct qcow2 *q = f->img->state;
-	int rc = qcow2_check_snapshot_l1(&q->geometry, s, f->err);
+	struct snapshot_tables *t = user;
+	struct qcow2 *q = t->img->state;
+	int rc = qcow2_check_snapshot_l1(&q->geometry, s, t->err);
 
 	if (rc)
-		return img_error_prefix(f->err, rc, "%s", f->img->name);
-	return add_fixed(q, f->max, s->l1_off, (uint64_t)s->l1_entries * 8,
-			 "L1 table of a snapshot");
-}
-
-static int by_offset(const void *a, const void *b)
-{
-	const struct qcow2_fixed *x = a, *y = b;
-
-	return x->off < y->off ? -1 : x->off > y->off;
+		return img_error_prefix(t->err, rc, "%s", t->img->name);
+	return add_fixed(t->img, s->l1_off, (uint64_t)s->l1_entries * 8, "L1 table of a snapshot",
+			 t->err);
 }
 
 /* Read the refcount table to q->reftable. */
-static int load_reftable(struct img *img, struct img_error *err)
+static int load_refcount_table(struct img *img, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -96,43 +85,36 @@ static int load_reftable(struct img *img, struct img_error *err)
 	return rc;
 }
 
-static int by_number(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return *x < *y ? -1 : *x > *y;
-}
-
 int qcow2_list_tables(struct img *img, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
 	/* At most 4 Mi, by the header's check. */
-	size_t n = q->header.l1_entries, found = 0;
-	uint64_t *tables = calloc(n + 1, sizeof(*tables));
+	size_t n = q->header.l1_entries;
+	uint64_t *entries = calloc(n + 1, sizeof(*entries));
 	int rc;
 
-	if (!tables)
+	if (!entries)
 		return qcow2_no_memory(img, err);
-	rc = img_storage_read(img->file, q->header.l1_off, tables, n * sizeof(*tables), err);
+	rc = img_storage_read(img->file, q->header.l1_off, entries, n * sizeof(*entries), err);
 	if (rc) {
-		free(tables);
+		free(entries);
 		return rc;
 	}
-	for (size_t i = 0; i < n; i++) {
-		uint64_t off = be64_load((const uint8_t *)&tables[i]) & QCOW2_OFFSET_MASK;
+	img_range_map_clear_blocks(&q->metadata);
+	q->metadata.block_bytes = q->geometry.cluster_bytes;
+	q->metadata.block_name = "L2 table";
+	for (size_t i = 0; !rc && i < n; i++) {
+		uint64_t off = be64_load((const uint8_t *)&entries[i]) & QCOW2_OFFSET_MASK;
 
 		if (off)
-			tables[found++] = off;
+			rc = img_range_map_add_block(&q->metadata, off);
 	}
-	qsort(tables, found, sizeof(*tables), by_number);
-	free(q->tables);
-	q->tables = tables;
-	q->ntables = found;
-	q->max_tables = n + 1;
-	return 0;
+	free(entries);
+	img_range_map_sort(&q->metadata);
+	return rc ? qcow2_no_memory(img, err) : 0;
 }
 
-static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
+static int list_bitmaps(struct img *img, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
 	uint8_t *directory;
@@ -141,8 +123,8 @@ static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
 
 	if (rc)
 		return rc;
-	rc = add_fixed(q, max, q->bitmap_directory_off, q->bitmap_directory_bytes,
-		       "bitmap directory");
+	rc = add_fixed(img, q->bitmap_directory_off, q->bitmap_directory_bytes, "bitmap directory",
+		       err);
 	for (uint32_t i = 0; !rc && i < q->bitmaps; i++) {
 		struct qcow2_bitmap b;
 
@@ -152,8 +134,8 @@ static int list_bitmaps(struct img *img, size_t *max, struct img_error *err)
 			img_error_prefix(err, rc, "%s: bitmap directory", img->name);
 			break;
 		}
-		rc = add_fixed(q, max, b.table_off, (uint64_t)b.table_entries * 8,
-			       "table of a bitmap");
+		rc = add_fixed(img, b.table_off, (uint64_t)b.table_entries * 8, "table of a bitmap",
+			       err);
 		at += qcow2_bitmap_bytes(directory + at);
 	}
 	free(directory);
@@ -164,51 +146,43 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
 	const struct qcow2_header *h = &q->header;
-	size_t max = 0;
-	struct fixing f = { img, &max, err };
+	struct snapshot_tables snapshots = { img, err };
+	struct img_range overlap[2];
 	int rc;
 
-	free(q->fixed);
-	q->fixed = NULL;
-	q->nfixed = 0;
-	rc = load_reftable(img, err);
+	img_range_map_clear_ranges(&q->metadata);
+	rc = load_refcount_table(img, err);
 	if (rc)
 		return rc;
-	rc = add_fixed(q, &max, 0, q->geometry.cluster_bytes, "header");
+	rc = add_fixed(img, 0, q->geometry.cluster_bytes, "header", err);
 	if (!rc)
-		rc = add_fixed(q, &max, h->l1_off, (uint64_t)h->l1_entries * 8, "L1 table");
+		rc = add_fixed(img, h->l1_off, (uint64_t)h->l1_entries * 8, "L1 table", err);
 	if (!rc)
-		rc = add_fixed(q, &max, h->reftable_off, q->reftable_entries * 8, "refcount table");
+		rc = add_fixed(img, h->reftable_off, q->reftable_entries * 8, "refcount table", err);
 	if (!rc)
-		rc = add_fixed(q, &max, q->crypto_off, q->crypto_bytes, "encryption header");
+		rc = add_fixed(img, q->crypto_off, q->crypto_bytes, "encryption header", err);
 	for (uint64_t i = 0; !rc && i < q->reftable_entries; i++)
 		if (q->reftable[i])
-			rc = add_fixed(q, &max, q->reftable[i], q->geometry.cluster_bytes,
-				       "refcount block");
+			rc = add_fixed(img, q->reftable[i], q->geometry.cluster_bytes,
+				       "refcount block", err);
 	if (!rc && h->snapshots) {
 		uint64_t bytes = 0;
 
-		rc = qcow2_each_snapshot(img, add_snapshot_l1, &f, &bytes, err);
+		rc = qcow2_each_snapshot(img, add_snapshot_l1, &snapshots, &bytes, err);
 		if (!rc)
-			rc = add_fixed(q, &max, h->snapshots_off, bytes, "snapshot table");
+			rc = add_fixed(img, h->snapshots_off, bytes, "snapshot table", err);
 	}
 	if (!rc && q->bitmaps)
-		rc = list_bitmaps(img, &max, err);
-	if (rc == -ENOMEM)
-		return img_fail(err, rc, "%s: out of memory", img->name);
+		rc = list_bitmaps(img, err);
+	img_range_map_sort(&q->metadata);
 	if (rc)
 		return rc;
-	if (q->fixed)
-		qsort(q->fixed, q->nfixed, sizeof(*q->fixed), by_offset);
-	for (size_t i = 1; q->fixed && i < q->nfixed; i++) {
-		const struct qcow2_fixed *a = &q->fixed[i - 1], *b = &q->fixed[i];
-
-		if (b->off - a->off < a->len)
-			return img_fail(err, -EUCLEAN,
-					"%s: the %s at offset %" PRIu64 " runs into the %s at "
-					"offset %" PRIu64,
-					img->name, a->what, a->off, b->what, b->off);
-	}
+	if (img_range_map_overlap(&q->metadata, overlap))
+		return img_fail(err, -EUCLEAN,
+				"%s: the %s at offset %" PRIu64 " runs into the %s at offset "
+				"%" PRIu64,
+				img->name, overlap[0].name, overlap[0].off, overlap[1].name,
+				overlap[1].off);
 	return qcow2_list_tables(img, err);
 }
 

@@ -313,7 +313,7 @@ static int add_blocks(struct qcow2_refcounts *r, uint64_t block, uint64_t want, 
 				img->name, off);
 	if (img->file->device && off + bytes > img->file->size)
 		return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
-	hit = qcow2_metadata_at(q, off, bytes);
+	hit = img_range_map_at(&q->metadata, off, bytes);
 	if (hit)
 		return img_fail(err, -EUCLEAN,
 				"%s: the clusters from offset %" PRIu64 " on have no refcount "
@@ -392,7 +392,7 @@ static int find_covered(struct qcow2_refcounts *r, uint64_t n, uint64_t *first, 
 			return rc;
 		if (img->file->device && (*first + n) * cluster_bytes > img->file->size)
 			return img_fail(err, -ENOSPC, "%s: the device is full", img->name);
-		hit = qcow2_metadata_at(q, *first * cluster_bytes, n * cluster_bytes);
+		hit = img_range_map_at(&q->metadata, *first * cluster_bytes, n * cluster_bytes);
 		if (hit)
 			return img_fail(err, -EUCLEAN,
 					"%s: refcounts of the %" PRIu64 " clusters from offset "

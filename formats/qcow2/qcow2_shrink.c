@@ -18,11 +18,11 @@ static int check_distinct(struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 
-	for (size_t i = 1; i < q->ntables; i++)
-		if (q->tables[i] == q->tables[i - 1])
+	for (size_t i = 1; i < q->metadata.block_count; i++)
+		if (q->metadata.blocks[i] == q->metadata.blocks[i - 1])
 			return img_fail(err, -EUCLEAN,
 					"%s: two L1 entries name the L2 table at offset %" PRIu64,
-					img->name, q->tables[i]);
+					img->name, q->metadata.blocks[i]);
 	return 0;
 }
 
@@ -121,7 +121,7 @@ static int free_entries(struct cutting *c, const uint8_t *table, uint64_t start,
 		    (!qcow2_has_host(&e) && e.kind != QCOW2_COMPRESSED))
 			continue;
 		bytes = e.kind == QCOW2_COMPRESSED ? e.stored_bytes : g->cluster_bytes;
-		if (!qcow2_metadata_at(q, e.host_off, bytes))
+		if (!img_range_map_at(&q->metadata, e.host_off, bytes))
 			rc = unuse(c, e.host_off, bytes, err);
 	}
 	return rc;

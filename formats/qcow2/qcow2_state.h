@@ -20,13 +20,8 @@
 #include <errno.h>
 
 #include "formats/qcow2/qcow2_layout.h"
+#include "libimg/base/range_map.h"
 #include "libimg/engine/driver.h"
-
-/* A piece of the file that holds metadata for good: no data or L2 table may ever lie there. */
-struct qcow2_fixed {
-	uint64_t off, len;
-	const char *what;
-};
 
 /*
  * img->state. What follows from the header is copied here; everything but the fields under
@@ -47,10 +42,8 @@ struct qcow2 {
 	/* Writable images (not those opened for a check) only: */
 	uint64_t *reftable; /* offsets of refcount blocks, 0: none */
 	uint64_t reftable_entries;
-	uint64_t *tables; /* offsets of the L2 tables in use, sorted */
-	size_t ntables, max_tables;
-	struct qcow2_fixed *fixed; /* by offset, not overlapping */
-	size_t nfixed;
+	/* Where metadata lies that stays for good, and the L2 tables in use: nothing else may. */
+	struct img_range_map metadata;
 
 	/* Allocation; under the metadata lock. Clusters by number: file offset / cluster. */
 	uint64_t next_free;	 /* no cluster below is free */
@@ -67,8 +60,8 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
 /* ---- qcow2_metadata.c ---- */
 
 /*
- * Read and check the refcount table, and list the fixed metadata, of an image that is going to be
- * written. Blocking. -EUCLEAN.
+ * Read and check the refcount table, and list the metadata, of an image that is going to be written.
+ * Blocking. -EUCLEAN.
  */
 int qcow2_load_tables(struct img *img, struct img_error *err);
 /*
@@ -134,15 +127,6 @@ int qcow2_info(struct img *img, struct img_value *top, struct img_value *specifi
 	       struct img_error *err);
 
 /* ---- qcow2_alloc.c: in memory, under the metadata lock ---- */
-
-/* What of [off, off + len) is fixed metadata; NULL: nothing. */
-const struct qcow2_fixed *qcow2_fixed_hit(const struct qcow2 *q, uint64_t off, uint64_t len);
-
-/* What metadata lies somewhere in [off, off + len): "L2 table"; NULL: none that is known. */
-const char *qcow2_metadata_at(const struct qcow2 *q, uint64_t off, uint64_t len);
-/* Have room to know of one more L2 table (-ENOMEM); know of it. */
-int qcow2_reserve_table(struct qcow2 *q);
-void qcow2_add_table(struct qcow2 *q, uint64_t off);
 
 /*
  * Find 1..want free clusters in a row. Changes nothing but what is remembered about used ones.

@@ -84,30 +84,23 @@ void qcow2_map_free(struct qcow2_map *m)
 
 /* ---- Counters ---- */
 
-static uint64_t page_count(const struct qcow2_counts *c)
+void qcow2_counts_init(struct qcow2_counts *c, uint64_t clusters)
 {
-	return div_round_up_u64(c->clusters, QCOW2_PAGE_CLUSTERS);
-}
-
-int qcow2_counts_init(struct qcow2_counts *c, uint64_t clusters)
-{
-	*c = (struct qcow2_counts){ .clusters = clusters };
-	c->pages = calloc(page_count(c) + 1, sizeof(struct qcow2_page *));
-	return c->pages ? 0 : -ENOMEM;
+	*c = (struct qcow2_counts){
+		.clusters = clusters,
+		.pages.page_bytes = sizeof(struct qcow2_page),
+	};
 }
 
 void qcow2_counts_free(struct qcow2_counts *c)
 {
-	for (uint64_t i = 0; c->pages && i < page_count(c); i++)
-		free(c->pages[i]);
-	free(c->pages);
+	img_sparse_pages_free(&c->pages);
 	qcow2_map_free(&c->many);
-	*c = (struct qcow2_counts){ 0 };
 }
 
 static struct qcow2_page *page_of(const struct qcow2_counts *c, uint64_t cluster)
 {
-	return cluster < c->clusters ? c->pages[cluster >> QCOW2_PAGE_BITS] : NULL;
+	return img_sparse_pages_get(&c->pages, cluster >> QCOW2_PAGE_BITS);
 }
 
 uint64_t qcow2_counts_get(const struct qcow2_counts *c, uint64_t cluster)
@@ -120,10 +113,10 @@ uint64_t qcow2_counts_get(const struct qcow2_counts *c, uint64_t cluster)
 
 int qcow2_counts_set(struct qcow2_counts *c, uint64_t cluster, uint64_t count)
 {
-	struct qcow2_page **page = &c->pages[cluster >> QCOW2_PAGE_BITS];
+	struct qcow2_page *page = img_sparse_pages_make(&c->pages, cluster >> QCOW2_PAGE_BITS);
 	uint64_t *many;
 
-	if (!*page && !(*page = calloc(1, sizeof(**page))))
+	if (!page)
 		return -ENOMEM;
 	if (count >= IN_MAP) {
 		many = qcow2_map_add(&c->many, cluster);
@@ -132,7 +125,7 @@ int qcow2_counts_set(struct qcow2_counts *c, uint64_t cluster, uint64_t count)
 		*many = count;
 		count = IN_MAP;
 	}
-	(*page)->count[cluster % QCOW2_PAGE_CLUSTERS] = (uint8_t)count;
+	page->count[cluster % QCOW2_PAGE_CLUSTERS] = (uint8_t)count;
 	return 0;
 }
 
@@ -158,12 +151,11 @@ bool qcow2_counts_marked(const struct qcow2_counts *c, uint64_t cluster, enum qc
 
 uint64_t qcow2_counts_next_page(const struct qcow2_counts *c, uint64_t cluster, uint64_t end)
 {
-	while (cluster < end && cluster < c->clusters) {
-		if (page_of(c, cluster))
-			return cluster;
-		cluster = ((cluster >> QCOW2_PAGE_BITS) + 1) << QCOW2_PAGE_BITS;
-	}
-	return end;
+	uint64_t page = img_sparse_pages_next(&c->pages, cluster >> QCOW2_PAGE_BITS);
+
+	if (page > UINT64_MAX >> QCOW2_PAGE_BITS)
+		return end;
+	return min_u64(end, max_u64(cluster, page << QCOW2_PAGE_BITS));
 }
 
 uint64_t qcow2_counts_free_run(const struct qcow2_counts *c, uint64_t n)

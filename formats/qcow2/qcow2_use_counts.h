@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "libimg/base/sparse_pages.h"
+
 /* Numbers by number. Zero-initialised: empty. */
 struct qcow2_map {
 	uint64_t *keys; /* key + 1; 0: free */
@@ -40,13 +42,12 @@ struct qcow2_page {
 };
 
 struct qcow2_counts {
-	uint64_t clusters;	   /* that can be counted */
-	struct qcow2_page **pages; /* NULL: all 0 */
+	uint64_t clusters;	       /* that can be counted */
+	struct img_sparse_pages pages; /* of struct qcow2_page */
 	struct qcow2_map many;
 };
 
-/* clusters: at most 2^32. -ENOMEM. */
-int qcow2_counts_init(struct qcow2_counts *c, uint64_t clusters);
+void qcow2_counts_init(struct qcow2_counts *c, uint64_t clusters);
 void qcow2_counts_free(struct qcow2_counts *c);
 /* 0 past the end. */
 uint64_t qcow2_counts_get(const struct qcow2_counts *c, uint64_t cluster);

@@ -59,7 +59,8 @@ static bool occupies(const struct qcow2 *q, const struct qcow2_entry *e, uint64_
 static int check_host(struct img *img, struct img_req *req, uint64_t guest_off, uint64_t off,
 		      uint64_t len)
 {
-	const char *hit = qcow2_metadata_at(img->state, off, len);
+	const struct qcow2 *q = img->state;
+	const char *hit = img_range_map_at(&q->metadata, off, len);
 
 	if (!hit)
 		return 0;
@@ -81,7 +82,7 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 	if (rc)
 		return rc;
 	table_off = first * q->geometry.cluster_bytes;
-	rc = qcow2_reserve_table(q);
+	rc = img_range_map_reserve_blocks(&q->metadata, 1);
 	if (!rc)
 		rc = img_meta_new(req, img->file, table_off, q->geometry.cluster_bytes,
 				  IMG_RANK_MAPPING);
@@ -90,7 +91,7 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 				"%s: out of memory for an L2 table",
 				img->name);
 	qcow2_alloc(img, req, first, 1);
-	qcow2_add_table(q, table_off);
+	img_range_map_insert_block(&q->metadata, table_off);
 	l1 = img_meta_edit(req, img->file, qcow2_l1_entry_off(q, off), 8, IMG_RANK_ROOT);
 	be64_store(l1, table_off | QCOW2_COPIED);
 	return 0;
@@ -101,7 +102,7 @@ static int look_up_writable(struct img *img, struct img_req *req, uint64_t off, 
 			    struct qcow2_lookup *l)
 {
 	const struct qcow2 *q = img->state;
-	const struct qcow2_fixed *hit;
+	const struct img_range *hit;
 	int rc = qcow2_lookup(img, req, off, len, l);
 
 	if (!rc && !l->table_off) {
@@ -113,12 +114,12 @@ static int look_up_writable(struct img *img, struct img_req *req, uint64_t off, 
 		return rc;
 	if (!l->table_copied)
 		return IMG_NEED_EXCLUSIVE;
-	hit = qcow2_fixed_hit(q, l->table_off, q->geometry.cluster_bytes);
+	hit = img_range_map_range_at(&q->metadata, l->table_off, q->geometry.cluster_bytes);
 	if (hit)
 		return img_fail(img_req_error(req), -EUCLEAN,
 				"%s: L1 entry for guest offset %" PRIu64 ": found an L2 table "
 				"at offset %" PRIu64 ", where the %s lies",
-				img->name, off, l->table_off, hit->what);
+				img->name, off, l->table_off, hit->name);
 	return 0;
 }
 
@@ -199,7 +200,7 @@ static int count_new(struct img *img, struct img_req *req, const struct qcow2_lo
 			return *count ? 0 : rc;
 		if (!occupies(q, &e, &off, &len))
 			continue;
-		if (qcow2_metadata_at(q, off, len))
+		if (img_range_map_at(&q->metadata, off, len))
 			return *count ? 0 : check_host(img, req, l->guest_off, off, len);
 		++*frees;
 	}

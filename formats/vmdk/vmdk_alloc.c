@@ -1,13 +1,12 @@
 /*
- * Room in sparse extent files that are written to: where the next grain goes, what was freed, and
- * where metadata lies, which no grain may touch. New grains go to the end of the file; what is
- * freed is used again while the image is open (nothing on disk tells what is free).
+ * Room in sparse extent files that are written to. New grains go to the end of the file; what is
+ * freed is used again while the image is open (nothing on disk tells what is free). Where metadata
+ * lies, which no grain may touch, is listed when the image is opened for writing; new grain tables are
+ * written here by blocking I/O, when the engine has stopped all else (grow).
  */
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
@@ -18,97 +17,6 @@
 
 /* Entries count sectors in 32 bits. */
 #define FILE_BYTES_MAX ((UINT64_C(1) << 32) * VMDK_SECTOR)
-
-/* ---- Metadata ---- */
-
-/* Metadata that has one place; what[i] names it. */
-struct fixed {
-	const char *what;
-	uint64_t off, len;
-};
-
-enum {
-	FIXED_COUNT = 4,
-};
-
-static void list_fixed(const struct vmdk_sparse *s, struct fixed out[FIXED_COUNT])
-{
-	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
-
-	out[0] = (struct fixed){ "header", 0, VMDK_HOSTED_HEADER_BYTES };
-	out[1] = (struct fixed){ "descriptor", s->descriptor_off,
-				 s->descriptor_off ? s->descriptor_bytes : 0 };
-	out[2] = (struct fixed){ "grain directory", s->directory_off, directory_bytes };
-	out[3] = (struct fixed){ "grain directory's copy", s->redundant_off,
-				 s->redundant_off ? directory_bytes : 0 };
-}
-
-static const char *fixed_at(const struct vmdk_sparse *s, uint64_t off, uint64_t len)
-{
-	struct fixed fixed[FIXED_COUNT];
-
-	list_fixed(s, fixed);
-	for (size_t i = 0; i < FIXED_COUNT; i++)
-		if (fixed[i].len && off < fixed[i].off + fixed[i].len &&
-		    fixed[i].off - min_u64(fixed[i].off, off) < len)
-			return fixed[i].what;
-	return NULL;
-}
-
-/* The first known table that ends past off. */
-static size_t table_from(const struct vmdk_file *f, uint64_t off)
-{
-	uint64_t bytes = vmdk_table_bytes(&f->sparse);
-	size_t low = 0, high = f->alloc->table_count;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if ((uint64_t)f->alloc->tables[mid] * VMDK_SECTOR + bytes > off)
-			high = mid;
-		else
-			low = mid + 1;
-	}
-	return low;
-}
-
-const char *vmdk_metadata_at(const struct vmdk_file *f, uint64_t off, uint64_t len)
-{
-	const char *hit = fixed_at(&f->sparse, off, len);
-	size_t i;
-
-	if (hit)
-		return hit;
-	i = table_from(f, off);
-	if (i < f->alloc->table_count &&
-	    (uint64_t)f->alloc->tables[i] * VMDK_SECTOR < off + len)
-		return "grain table";
-	return NULL;
-}
-
-static int reserve_tables(struct vmdk_alloc *alloc, size_t n)
-{
-	size_t max = alloc->table_max ? alloc->table_max : 64;
-	uint32_t *more;
-
-	while (max < alloc->table_count + n)
-		max *= 2;
-	if (max == alloc->table_max)
-		return 0;
-	more = realloc(alloc->tables, max * sizeof(*more));
-	if (!more)
-		return -ENOMEM;
-	alloc->tables = more;
-	alloc->table_max = max;
-	return 0;
-}
-
-static int compare_sectors(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
-}
 
 /* ---- Preparing ---- */
 
@@ -141,17 +49,16 @@ static int add_tables(struct vmdk_file *f, uint64_t number, const uint8_t *slot,
 				    err);
 	if (e.kind == VMDK_ABSENT)
 		return 0;
-	/* More than fit the file: two are the same. Told before memory is taken for them. */
-	if (alloc->table_count >= s->file_bytes / vmdk_table_bytes(s))
+	/* More than fit the file: two are the same. Refused before memory is taken for them. */
+	if (alloc->metadata.block_count >= s->file_bytes / vmdk_table_bytes(s))
 		return img_fail(err, -EUCLEAN,
 				"%s: grain directory: found more tables than its %" PRIu64 " "
 				"bytes have room for, allowed each only once",
 				f->storage->name, s->file_bytes);
-	if (reserve_tables(alloc, 2))
+	if (img_range_map_add_block(&alloc->metadata, e.file_off) ||
+	    (other.file_off != e.file_off &&
+	     img_range_map_add_block(&alloc->metadata, other.file_off)))
 		return img_fail(err, -ENOMEM, "out of memory");
-	alloc->tables[alloc->table_count++] = (uint32_t)(e.file_off / VMDK_SECTOR);
-	if (other.file_off != e.file_off)
-		alloc->tables[alloc->table_count++] = (uint32_t)(other.file_off / VMDK_SECTOR);
 	return 0;
 }
 
@@ -161,7 +68,8 @@ static int find_tables(struct vmdk_file *f, struct img_error *err)
 	const struct vmdk_sparse *s = &f->sparse;
 	struct vmdk_alloc *alloc = f->alloc;
 	uint8_t directory[4096], copy[4096];
-	uint64_t batch = sizeof(directory) / s->entry_bytes, bytes = vmdk_table_bytes(s);
+	uint64_t batch = sizeof(directory) / s->entry_bytes;
+	struct img_range overlap[2];
 	int rc = 0;
 
 	for (uint64_t from = 0; from < s->directory_entries; from += batch) {
@@ -177,43 +85,49 @@ static int find_tables(struct vmdk_file *f, struct img_error *err)
 		if (rc)
 			return rc;
 	}
-	if (alloc->table_count) /* else there is no array to sort */
-		qsort(alloc->tables, alloc->table_count, sizeof(*alloc->tables), compare_sectors);
-	for (size_t i = 0; i < alloc->table_count; i++) {
-		uint64_t off = (uint64_t)alloc->tables[i] * VMDK_SECTOR;
-		const char *hit = fixed_at(s, off, bytes);
-
-		if (i && off - (uint64_t)alloc->tables[i - 1] * VMDK_SECTOR < bytes)
-			hit = "grain table";
-		if (hit)
-			return img_fail(err, -EUCLEAN,
-					"%s: grain directory: found a table at %" PRIu64 ", where "
-					"a %s lies already: it cannot be written to",
-					f->storage->name, off, hit);
-	}
+	img_range_map_sort(&alloc->metadata);
+	if (img_range_map_block_overlap(&alloc->metadata, overlap))
+		return img_fail(err, -EUCLEAN,
+				"%s: grain directory: found a table at %" PRIu64 ", where a %s "
+				"lies already: it cannot be written to",
+				f->storage->name, overlap[1].off, overlap[0].name);
 	return 0;
 }
 
-/* The pieces that have one place are clear of each other. */
-static int check_fixed(const struct vmdk_file *f, struct img_error *err)
+static int add_fixed(struct vmdk_file *f, uint64_t off, uint64_t len, const char *name,
+		     struct img_error *err)
 {
-	struct fixed p[FIXED_COUNT];
+	int rc = img_range_map_add(&f->alloc->metadata, off, len, name);
 
-	list_fixed(&f->sparse, p);
-	for (size_t i = 0; i < FIXED_COUNT; i++) {
-		uint64_t end;
+	if (rc == -EOVERFLOW)
+		return img_fail(err, -EUCLEAN, "%s: the %s at %" PRIu64 " is past any file",
+				f->storage->name, name, off);
+	return rc ? img_fail(err, rc, "out of memory") : 0;
+}
 
-		if (!add_u64(p[i].off, p[i].len, &end))
-			return img_fail(err, -EUCLEAN, "%s: the %s at %" PRIu64 " is past any file",
-					f->storage->name, p[i].what, p[i].off);
-		for (size_t k = 0; k < i; k++)
-			if (p[i].len && p[k].len && p[i].off < p[k].off + p[k].len &&
-			    p[k].off < end)
-				return img_fail(err, -EUCLEAN,
-						"%s: found the %s at %" PRIu64 ", where the %s "
-						"lies already: it cannot be written to",
-						f->storage->name, p[i].what, p[i].off, p[k].what);
-	}
+/* The metadata that has one place: each piece is clear of the others. */
+static int list_fixed(struct vmdk_file *f, struct img_error *err)
+{
+	const struct vmdk_sparse *s = &f->sparse;
+	struct img_range_map *metadata = &f->alloc->metadata;
+	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
+	struct img_range overlap[2];
+	int rc = add_fixed(f, 0, VMDK_HOSTED_HEADER_BYTES, "header", err);
+
+	if (!rc && s->descriptor_off)
+		rc = add_fixed(f, s->descriptor_off, s->descriptor_bytes, "descriptor", err);
+	if (!rc)
+		rc = add_fixed(f, s->directory_off, directory_bytes, "grain directory", err);
+	if (!rc && s->redundant_off)
+		rc = add_fixed(f, s->redundant_off, directory_bytes, "grain directory's copy", err);
+	if (rc)
+		return rc;
+	img_range_map_sort(metadata);
+	if (img_range_map_overlap(metadata, overlap))
+		return img_fail(err, -EUCLEAN,
+				"%s: found the %s at %" PRIu64 ", where the %s lies already: it "
+				"cannot be written to",
+				f->storage->name, overlap[1].name, overlap[1].off, overlap[0].name);
 	return 0;
 }
 
@@ -257,9 +171,12 @@ static int prepare_file(const struct img *img, struct vmdk_file *f, struct img_e
 	f->alloc = calloc(1, sizeof(*f->alloc));
 	if (!f->alloc)
 		return img_fail(err, -ENOMEM, "out of memory");
-	f->alloc->next = round_up_u64(f->storage->size, f->sparse.grain_bytes);
+	img_unit_alloc_init(&f->alloc->grains, f->sparse.grain_bytes,
+			    round_up_u64(f->storage->size, f->sparse.grain_bytes), FILE_BYTES_MAX);
+	f->alloc->metadata.block_bytes = vmdk_table_bytes(&f->sparse);
+	f->alloc->metadata.block_name = "grain table";
 	f->alloc->was_unclean = f->sparse.unclean;
-	rc = check_fixed(f, err);
+	rc = list_fixed(f, err);
 	return rc ? rc : find_tables(f, err);
 }
 
@@ -294,8 +211,8 @@ void vmdk_free_alloc(struct vmdk_alloc *alloc)
 {
 	if (!alloc)
 		return;
-	free(alloc->runs);
-	free(alloc->tables);
+	img_unit_alloc_free(&alloc->grains);
+	img_range_map_free(&alloc->metadata);
 	free(alloc);
 }
 
@@ -304,52 +221,14 @@ void vmdk_free_alloc(struct vmdk_alloc *alloc)
 int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
 		      struct img_error *err)
 {
-	struct vmdk_alloc *alloc = f->alloc;
-	uint64_t grain = f->sparse.grain_bytes, room;
+	int rc = img_unit_alloc_get(&f->alloc->grains, want, off, got);
 
-	if (alloc->run_count) {
-		struct vmdk_run *run = &alloc->runs[alloc->run_count - 1];
-
-		*got = min_u64(want, run->len / grain);
-		*off = run->off;
-		run->off += *got * grain;
-		run->len -= *got * grain;
-		if (!run->len)
-			alloc->run_count--;
-		return 0;
-	}
-	room = alloc->next < FILE_BYTES_MAX ? (FILE_BYTES_MAX - alloc->next) / grain : 0;
-	if (!room)
-		return img_fail(err, -EFBIG,
+	if (rc)
+		return img_fail(err, rc,
 				"%s: found no room for another grain, allowed are %" PRIu64 " "
 				"bytes of an extent file",
 				f->storage->name, FILE_BYTES_MAX);
-	*got = min_u64(want, room);
-	*off = alloc->next;
-	alloc->next += *got * grain;
 	return 0;
-}
-
-void vmdk_free_grains(struct vmdk_file *f, uint64_t off, uint64_t len)
-{
-	struct vmdk_alloc *alloc = f->alloc;
-	struct vmdk_run *last = alloc->run_count ? &alloc->runs[alloc->run_count - 1] : NULL;
-
-	if (last && last->off + last->len == off) {
-		last->len += len;
-		return;
-	}
-	if (!alloc->runs || alloc->run_count == alloc->run_max) {
-		size_t max = alloc->run_max ? alloc->run_max * 2 : 64;
-		struct vmdk_run *more = realloc(alloc->runs, max * sizeof(*more));
-
-		if (!more)
-			return;
-		alloc->runs = more;
-		alloc->run_max = max;
-	}
-	assert(alloc->runs);
-	alloc->runs[alloc->run_count++] = (struct vmdk_run){ off, len };
 }
 
 /* ---- Tables ---- */
@@ -371,37 +250,36 @@ static int write_entry(struct img *img, struct vmdk_file *f, uint64_t directory_
 /*
  * Make table `number` and its copy at the end of the file. They are durable before the directories
  * lead there, and the copy's entry before the other: what a power cut leaves in between, a check
- * tells and mends.
+ * reports and repairs.
  */
 static int make_table(struct img *img, struct vmdk_file *f, uint64_t number, struct img_error *err)
 {
 	struct vmdk_sparse *s = &f->sparse;
 	uint64_t bytes = round_up_u64(vmdk_table_bytes(s), VMDK_SECTOR);
-	uint64_t copies = s->redundant_off ? 2 : 1, grains, got, off;
-	int rc = 0;
+	uint64_t copies = s->redundant_off ? 2 : 1;
+	uint64_t grains = div_round_up_u64(copies * bytes, s->grain_bytes), off;
+	int rc;
 
-	grains = div_round_up_u64(copies * bytes, s->grain_bytes);
-	/* Freed grains need not lie in a row: take new ones. */
-	off = f->alloc->next;
-	got = off < FILE_BYTES_MAX ? (FILE_BYTES_MAX - off) / s->grain_bytes : 0;
-	if (got < grains)
-		return img_fail(err, -EFBIG,
+	if (img_range_map_reserve_blocks(&f->alloc->metadata, copies))
+		return img_fail(err, -ENOMEM, "out of memory");
+	/* Freed grains need not lie in a row. */
+	rc = img_unit_alloc_get_at_end(&f->alloc->grains, grains, &off);
+	if (rc)
+		return img_fail(err, rc,
 				"%s: found no room for a grain table, allowed are %" PRIu64 " "
 				"bytes of an extent file",
 				f->storage->name, FILE_BYTES_MAX);
-	if (reserve_tables(f->alloc, 2))
-		return img_fail(err, -ENOMEM, "out of memory");
 	rc = img_storage_zero(f->storage, off, grains * s->grain_bytes, err);
 	if (!rc && !img->unsafe)
 		rc = img_storage_sync(f->storage, err);
-	if (rc)
+	if (rc) {
+		img_unit_alloc_put(&f->alloc->grains, off, grains * s->grain_bytes);
 		return rc;
+	}
 	img_meta_forget(img, f->storage, off, grains * s->grain_bytes);
-	f->alloc->next += grains * s->grain_bytes;
-	s->file_bytes = max_u64(s->file_bytes, f->alloc->next);
+	s->file_bytes = max_u64(s->file_bytes, off + grains * s->grain_bytes);
 	for (uint64_t i = 0; i < copies; i++)
-		f->alloc->tables[f->alloc->table_count++] =
-			(uint32_t)((off + i * bytes) / VMDK_SECTOR);
+		img_range_map_insert_block(&f->alloc->metadata, off + i * bytes);
 	if (s->redundant_off)
 		rc = write_entry(img, f, s->redundant_off, number, off + bytes, err);
 	if (!rc && s->redundant_off && !img->unsafe)

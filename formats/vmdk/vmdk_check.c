@@ -17,90 +17,7 @@
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-
-/*
- * Which parts of a file are taken: a bit for each granule (a sector; SESparse: a grain), in chunks
- * that are made when something in them is marked.
- */
-enum {
-	CHUNK_GRANULES = 32768,
-};
-
-struct used {
-	uint64_t granule_bytes;
-	size_t chunk_count;
-	uint8_t **chunks;
-	uint8_t **twice; /* taken more than once */
-};
-
-static int used_init(struct used *u, const struct vmdk_sparse *s)
-{
-	u->granule_bytes = s->kind == VMDK_SE ? s->grain_bytes : VMDK_SECTOR;
-	u->chunk_count = (size_t)(s->file_bytes / u->granule_bytes / CHUNK_GRANULES + 1);
-	u->chunks = calloc(u->chunk_count, sizeof(*u->chunks));
-	u->twice = calloc(u->chunk_count, sizeof(*u->twice));
-	return u->chunks && u->twice ? 0 : -ENOMEM;
-}
-
-static void used_free(struct used *u)
-{
-	for (size_t i = 0; u->chunks && u->twice && i < u->chunk_count; i++) {
-		free(u->chunks[i]);
-		free(u->twice[i]);
-	}
-	free(u->chunks);
-	free(u->twice);
-}
-
-/* Set a granule's bit: was it set? -ENOMEM. */
-static int set_bit(uint8_t **chunks, uint64_t g)
-{
-	uint8_t **chunk = &chunks[g / CHUNK_GRANULES];
-	unsigned bit = (unsigned)(g % CHUNK_GRANULES);
-	int was;
-
-	if (!*chunk)
-		*chunk = calloc(CHUNK_GRANULES / 8, 1);
-	if (!*chunk)
-		return -ENOMEM;
-	was = (*chunk)[bit / 8] >> bit % 8 & 1;
-	(*chunk)[bit / 8] |= (uint8_t)(1u << (bit % 8));
-	return was;
-}
-
-/* Mark bytes [off, off + len), which are in the file. 0; 1: some were taken already; -ENOMEM. */
-static int used_mark(struct used *u, uint64_t off, uint64_t len)
-{
-	uint64_t first = off / u->granule_bytes, last = (off + len - 1) / u->granule_bytes;
-	int taken = 0;
-
-	for (uint64_t g = first; g <= last; g++) {
-		int rc = set_bit(u->chunks, g);
-
-		if (rc == 1) {
-			taken = 1;
-			rc = set_bit(u->twice, g);
-		}
-		if (rc < 0)
-			return rc;
-	}
-	return taken;
-}
-
-/* Is any of [off, off + len), which is in the file, taken more than once? */
-static bool used_twice(const struct used *u, uint64_t off, uint64_t len)
-{
-	uint64_t first = off / u->granule_bytes, last = (off + len - 1) / u->granule_bytes;
-
-	for (uint64_t g = first; g <= last; g++) {
-		const uint8_t *chunk = u->twice[g / CHUNK_GRANULES];
-		unsigned bit = (unsigned)(g % CHUNK_GRANULES);
-
-		if (chunk && (chunk[bit / 8] >> bit % 8 & 1))
-			return true;
-	}
-	return false;
-}
+#include "libimg/base/use_map.h"
 
 /* One extent file being checked. */
 struct walk {
@@ -108,8 +25,8 @@ struct walk {
 	struct img_check *c;
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
-	struct used used;
-	struct used walked;	    /* tables whose grains were looked at */
+	struct img_use_map used;    /* by sector; SESparse: by grain */
+	struct img_use_map walked;  /* tables whose grains were looked at */
 	uint8_t *table, *redundant; /* one table, and its copy */
 	uint64_t repairs;	    /* made in this round */
 };
@@ -130,15 +47,16 @@ enum {
 /* A part of the metadata; what: for the sentence. -ENOMEM. */
 static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_t len)
 {
+	enum img_use use;
 	int rc;
 
 	if (!len || w->s->kind == VMDK_SE) /* SESparse has areas of its own for each kind */
 		return 0;
-	rc = used_mark(&w->used, off, len);
-	if (rc == 1)
+	rc = img_use_map_add(&w->used, off, len, &use);
+	if (!rc && use == IMG_USE_SHARED)
 		DEFECT(w, "ERROR %s: %s at %" PRIu64 " shares sectors with other metadata",
 		       w->storage->name, what, off);
-	return rc < 0 ? rc : 0;
+	return rc;
 }
 
 /* A copy at off that differs from what it is a copy of; what is left by a power cut is a leak. */
@@ -209,6 +127,7 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
 	const struct vmdk_sparse *s = w->s;
 	uint64_t need = vmdk_bytes_needed(s, s->capacity_bytes, grain_off);
 	struct vmdk_entry e = vmdk_table_entry(s, slot, need);
+	enum img_use use;
 	uint64_t len;
 	int rc;
 
@@ -222,13 +141,13 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
 	rc = grain_length(w, grain_off, e.file_off, &len, err);
 	if (rc || !len)
 		return rc;
-	rc = used_mark(&w->used, e.file_off, len);
-	if (rc == 1)
+	rc = img_use_map_add(&w->used, e.file_off, len, &use);
+	if (!rc && use == IMG_USE_SHARED)
 		DEFECT(w,
 		       "ERROR %s: the grain of sector %" PRIu64 " at %" PRIu64 " shares sectors "
 		       "with another grain or with metadata",
 		       w->storage->name, grain_off / VMDK_SECTOR, e.file_off);
-	return rc < 0 ? img_fail(err, rc, "out of memory") : 0;
+	return rc ? img_fail(err, rc, "out of memory") : 0;
 }
 
 /* One table of the directory and its copy. copy: the redundant directory's slot, or NULL. */
@@ -293,6 +212,7 @@ static int check_grains(struct walk *w, uint64_t number, const uint8_t *slot, co
 	const struct vmdk_sparse *s = w->s;
 	struct vmdk_entry e = vmdk_directory_entry(s, slot), other = { .kind = VMDK_ABSENT };
 	uint64_t at = number * vmdk_table_covers(s), bytes = vmdk_table_bytes(s);
+	enum img_use use;
 	int rc;
 
 	if (copy)
@@ -301,10 +221,10 @@ static int check_grains(struct walk *w, uint64_t number, const uint8_t *slot, co
 		e = other;
 	if (e.kind != VMDK_STORED)
 		return 0;
-	rc = used_mark(&w->walked, e.file_off, 1);
-	if (rc < 0)
+	rc = img_use_map_add(&w->walked, e.file_off, 1, &use);
+	if (rc)
 		return img_fail(err, rc, "out of memory");
-	if (rc == 1) /* several entries name it: told in the first round */
+	if (use == IMG_USE_SHARED) /* several entries name it: reported in the first round */
 		return 0;
 	rc = img_storage_read(w->storage, e.file_off, w->table, bytes, err);
 	if (!rc && other.kind == VMDK_STORED && other.file_off != e.file_off) {
@@ -334,7 +254,7 @@ static int write_metadata(struct walk *w, uint64_t off, const uint8_t *bytes, ui
 /* May what [off, off + len) is said to be be believed, so that it can be written to? */
 static bool is_its_own(const struct walk *w, uint64_t off, uint64_t len)
 {
-	return range_in(off, len, w->s->file_bytes) && !used_twice(&w->used, off, len);
+	return range_in(off, len, w->s->file_bytes) && !img_use_map_is_shared(&w->used, off, len);
 }
 
 /* Let a directory's entry lead to a table that is sound. */
@@ -378,8 +298,8 @@ static int unite(struct walk *w, uint64_t number, uint64_t table_off, uint64_t c
 
 		if (memcmp(slot, w->redundant + i * s->entry_bytes, s->entry_bytes) != 0 &&
 		    e.kind == VMDK_STORED &&
-		    used_twice(&w->used, e.file_off,
-			       min_u64(s->grain_bytes, s->file_bytes - e.file_off)))
+		    img_use_map_is_shared(&w->used, e.file_off,
+					  min_u64(s->grain_bytes, s->file_bytes - e.file_off)))
 			return 0;
 	}
 	rc = write_metadata(w, table_off, w->table, bytes, err);
@@ -653,13 +573,13 @@ static int look_through(struct walk *w, const struct inside *in, struct img_erro
 	const struct vmdk_sparse *s = w->s;
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
 	uint64_t header_bytes = s->kind == VMDK_COWD ? VMDK_COWD_HEADER_BYTES : VMDK_HOSTED_HEADER_BYTES;
+	uint64_t unit = s->kind == VMDK_SE ? s->grain_bytes : VMDK_SECTOR;
 	int rc;
 
-	used_free(&w->used);
-	used_free(&w->walked);
-	w->used = w->walked = (struct used){ 0 };
-	if (used_init(&w->used, s) < 0 || used_init(&w->walked, s) < 0)
-		return -ENOMEM;
+	img_use_map_free(&w->used);
+	img_use_map_free(&w->walked);
+	img_use_map_init(&w->used, s->file_bytes, unit);
+	img_use_map_init(&w->walked, s->file_bytes, VMDK_SECTOR);
 	check_header(w, in->line_bytes);
 	rc = mark_metadata(w, "the header", 0, header_bytes);
 	if (!rc && range_in(in->text_off, in->text_bytes, s->file_bytes))
@@ -734,8 +654,8 @@ static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
 		rc = look_through(&w, in, err);
 	if (!rc && c->repair && s->kind == VMDK_HOSTED)
 		rc = repair_file(&w, s, in, err);
-	used_free(&w.used);
-	used_free(&w.walked);
+	img_use_map_free(&w.used);
+	img_use_map_free(&w.walked);
 	free(w.table);
 	free(w.redundant);
 	if (rc == -ENOMEM)

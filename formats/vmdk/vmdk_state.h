@@ -7,6 +7,8 @@
 #include "formats/vmdk/vmdk_descriptor.h"
 #include "formats/vmdk/vmdk_layout.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/range_map.h"
+#include "libimg/base/unit_alloc.h"
 #include "libimg/engine/driver.h"
 
 /*
@@ -17,19 +19,11 @@ enum {
 	VMDK_FILES_MAX = 4096,
 };
 
-/* Bytes of an extent file that nothing uses: whole grains. */
-struct vmdk_run {
-	uint64_t off, len;
-};
-
 /* What writing to a sparse extent file needs; under the metadata lock. */
 struct vmdk_alloc {
-	uint64_t next;	       /* file offset for the next new grain, a multiple of the grain */
-	struct vmdk_run *runs; /* freed since the image was opened */
-	size_t run_count, run_max;
-	uint32_t *tables; /* the sectors where tables begin, both copies, ascending */
-	size_t table_count, table_max;
-	bool was_unclean; /* already when it was opened */
+	struct img_unit_alloc grains;
+	struct img_range_map metadata; /* the tables, both copies, and what has one place */
+	bool was_unclean;	       /* already when it was opened */
 };
 
 /* A grain of a stream that has lost its tables. */
@@ -135,13 +129,9 @@ static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk
 /* vmdk_alloc.c. All that writing to an image needs to know; refuses what cannot be written. */
 int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err);
 void vmdk_free_alloc(struct vmdk_alloc *alloc);
-/* What metadata, if any, lies in [off, off + len) of the file; NULL: none. */
-const char *vmdk_metadata_at(const struct vmdk_file *f, uint64_t off, uint64_t len);
 /* Room for 1 to want grains in a row: *off, *got. -EFBIG. */
 int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
 		      struct img_error *err);
-/* Nothing uses [off, off + len) any more. Out of memory: the room is lost. */
-void vmdk_free_grains(struct vmdk_file *f, uint64_t off, uint64_t len);
 /* The driver's grow(): grain tables that are missing. */
 int vmdk_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 

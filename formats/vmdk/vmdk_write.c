@@ -136,7 +136,7 @@ static int entry_at(const struct look *l, uint64_t i, struct vmdk_entry *out, st
 				"found %#" PRIx64 ", allowed a place inside the file's %" PRIu64 " "
 				"bytes",
 				l->f->storage->name, at / VMDK_SECTOR, out->value, s->file_bytes);
-	hit = out->kind == VMDK_STORED ? vmdk_metadata_at(l->f, out->file_off, need) : NULL;
+	hit = out->kind == VMDK_STORED ? img_range_map_at(&l->f->alloc->metadata, out->file_off, need) : NULL;
 	if (hit)
 		return img_fail(err, -EUCLEAN,
 				"%s: grain table entry of guest sector %" PRIu64 " of the extent: "
@@ -359,7 +359,7 @@ void vmdk_commit(struct img *img, struct img_req *req, const struct img_plan *pl
 	size_t bytes = (size_t)n * s->entry_bytes;
 	uint8_t *slots = img_meta_edit(req, f->storage, plan->slot[SLOT_TABLE], bytes,
 				       IMG_RANK_MAPPING);
-	struct vmdk_run freed = { 0 };
+	struct img_unit_run freed = { 0 };
 
 	for (uint64_t i = 0; i < n; i++) {
 		uint8_t *slot = slots + i * s->entry_bytes;
@@ -395,8 +395,8 @@ void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan
 
 	(void)req;
 	if (plan->slot[SLOT_KIND] == COMMIT_NEW)
-		vmdk_free_grains(f, plan->slot[SLOT_TARGET],
-				 plan->slot[SLOT_COUNT] * f->sparse.grain_bytes);
+		img_unit_alloc_put(&f->alloc->grains, plan->slot[SLOT_TARGET],
+				   plan->slot[SLOT_COUNT] * f->sparse.grain_bytes);
 }
 
 /* ---- Freed space ---- */
@@ -421,7 +421,7 @@ int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, ui
 	(void)req;
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		if (vmdk->files[i].storage == s) {
-			vmdk_free_grains(&vmdk->files[i], file_off, len);
+			img_unit_alloc_put(&vmdk->files[i].alloc->grains, file_off, len);
 			break;
 		}
 	}

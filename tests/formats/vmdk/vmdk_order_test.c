@@ -265,7 +265,7 @@ Test(vmdk_order, the_room_of_a_write_that_failed_is_used_again)
 	uint64_t next;
 
 	write_bytes(img, 0, 1, 512, 0);
-	next = vmdk->files[0].alloc->next;
+	next = vmdk->files[0].alloc->grains.next;
 	f->watch.before = fail_big_writes;
 	f->watch.torn = true;
 	f->watch.a = 1;
@@ -274,7 +274,7 @@ Test(vmdk_order, the_room_of_a_write_that_failed_is_used_again)
 	cr_assert(reads_as(img, 1 * MIB, 0, 128 * KIB));
 	write_bytes(img, 2 * MIB + 512, 5, 512, 0);
 	cr_assert(reads_as(img, 2 * MIB + 1024, 0, 63 * KIB));
-	cr_assert_leq(vmdk->files[0].alloc->next, next + 128 * KIB);
+	cr_assert_leq(vmdk->files[0].alloc->grains.next, next + 128 * KIB);
 	close_sound(img);
 	folder_remove(f);
 }
@@ -329,8 +329,8 @@ Test(vmdk_grains, are_freed_in_its_own_file)
 	write_bytes(img, second, 2, 640 * KIB, 0);
 	cr_assert_eq(img_zero(img, second, 320 * KIB, NULL), 0);
 	cr_assert_eq(img_flush(img, NULL), 0);
-	cr_assert_eq(vmdk->files[0].alloc->run_count, 0);
-	cr_assert_eq(vmdk->files[1].alloc->run_count, 1);
+	cr_assert_eq(vmdk->files[0].alloc->grains.run_count, 0);
+	cr_assert_eq(vmdk->files[1].alloc->grains.run_count, 1);
 	write_bytes(img, 1 * MIB, 3, 320 * KIB, 0);
 	write_bytes(img, second, 4, 64 * KIB, 0);
 	cr_assert(reads_as(img, 0, 1, 64 * KIB));
