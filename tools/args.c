@@ -20,19 +20,6 @@ void *args_memory(void *p)
 	return p;
 }
 
-int args_help(const char *text)
-{
-	const char *at;
-
-	while ((at = strstr(text, "%s"))) {
-		fwrite(text, 1, (size_t)(at - text), stdout);
-		fputs(say_program(), stdout);
-		text = at + 2;
-	}
-	fputs(text, stdout);
-	return 0;
-}
-
 bool args_output(const char *command, const char *text, bool *json)
 {
 	if (strcmp(text, "json") && strcmp(text, "human")) {

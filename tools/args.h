@@ -9,38 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What getopt_long() answers for options without a letter. */
-enum {
-	ARG_OUTPUT = 256,
-	ARG_IMAGE_OPTS,
-	ARG_OBJECT,
-	ARG_REFERENCES,
-	ARG_BACKING_CHAIN,
-	ARG_LIMITS,
-	ARG_TARGET_IMAGE_OPTS,
-	ARG_TARGET_IS_ZERO,
-	ARG_BITMAPS,
-	ARG_SKIP_BROKEN_BITMAPS,
-	ARG_SALVAGE,
-	ARG_SHRINK,
-	ARG_PREALLOCATION,
-	ARG_SOURCE_SIZE,
-	ARG_PATTERN,
-	ARG_FLUSH_INTERVAL,
-	ARG_NO_DRAIN,
-	ARG_REGISTERED,
-	ARG_NO_READ_AHEAD,
-	ARG_RANDOM,
-	ARG_MIX,
-	ARG_QUEUES,
-	ARG_SECONDS,
-};
-
 /* p as it is; NULL: says that memory ran out and exits. Only while no image is open for writing. */
 void *args_memory(void *p);
-
-/* Print a subcommand's help; each %s in it stands for the program's name. Returns 0. */
-int args_help(const char *text);
 
 /* --output human|json. False: neither; said. */
 bool args_output(const char *command, const char *text, bool *json);

@@ -1,5 +1,4 @@
 /* bench: how fast an image answers. The requests themselves are bench_run.c's. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -15,46 +14,81 @@
 #include "tools/say.h"
 #include "tools/signals.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s bench [OPTIONS] FILE\n\n"
-	"Send many requests to an image, always as many at once as asked for, and tell how long\n"
-	"that took. Nothing is written without --write; with it the disk's content is lost.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT      of the image (default: found out by its content)\n"
-	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
-	"  -t, --cache MODE         none, try-none (none where that is possible), writeback\n"
-	"                           (default), unsafe, directsync or writethrough\n"
-	"  -c, --count N            requests in all (default: 75000, with --seconds no limit)\n"
-	"  -d, --depth N            requests at once (default: 64)\n"
-	"  -o, --offset SIZE        where in the disk the first request goes (default: 0)\n"
-	"  -s, --buffer-size SIZE   bytes of a request (default: 4k)\n"
-	"  -S, --step-size SIZE     from one request to the next (default: the buffer size); behind\n"
-	"                           the disk's end they go on at its begin\n"
-	"  -w, --write              write instead of reading\n"
-	"      --pattern BYTE       what is written (default: 0)\n"
-	"      --flush-interval N   after N requests let all that are on their way end, and flush\n"
-	"      --no-drain           flush without waiting for anything\n"
-	"  -i, --aio KIND           threads, native or io_uring (default: io_uring if the kernel\n"
-	"                           lets us, else threads). native is taken for io_uring, and only\n"
-	"                           together with -t none or directsync, as elsewhere\n"
-	"  -n, --native             the same as --aio native\n"
-	"  -U, --force-share        also if another program has the image open for writing\n"
-	"  -q, --quiet              print nothing but errors (under the name qemu-img the two lines\n"
-	"                           that qemu-img prints in spite of it)\n"
-	"      --random[=SEED]      to random offsets, multiples of the buffer size from --offset on;\n"
-	"                           the same for the same SEED (default: 0)\n"
-	"      --mix PERCENT        with --write: so many of the requests are reads\n"
-	"      --queues N           on N threads, each with a queue of --depth requests (default: 1);\n"
-	"                           they share the requests; --flush-interval counts on each\n"
-	"      --seconds N          no new requests after N seconds\n"
-	"      --registered         register the buffers with the kernel (see ulimit -l)\n"
-	"      --no-read-ahead      read what is asked for and no more\n"
-	"      --output human|json  for people (default) or for programs\n"
-	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help               print this and exit\n\n"
-	"SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024). An interrupt (Ctrl-C) ends\n"
-	"the run early; what was measured until then is printed.\n";
+enum {
+	OPT_PATTERN = ARG_OWN,
+	OPT_FLUSH_INTERVAL,
+	OPT_NO_DRAIN,
+	OPT_REGISTERED,
+	OPT_NO_READ_AHEAD,
+	OPT_RANDOM,
+	OPT_MIX,
+	OPT_QUEUES,
+	OPT_SECONDS,
+};
+
+static const struct option_row option_rows[] = {
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION_ROW_CACHE('t'),
+	OPTION(.letter = 'c', .name = "count", .metavar = "N", .value = VALUE_NUMBER,
+	       .help = "requests in all (default: 75000, with --seconds no limit)"),
+	OPTION(.letter = 'd', .name = "depth", .metavar = "N", .value = VALUE_NUMBER,
+	       .help = "requests at once (default: 64)"),
+	OPTION(.letter = 'o', .name = "offset", .metavar = "SIZE", .value = VALUE_SIZE,
+	       .help = "where in the disk the first request goes (default: 0)"),
+	OPTION(.letter = 's', .name = "buffer-size", .metavar = "SIZE", .value = VALUE_SIZE,
+	       .help = "bytes of a request (default: 4k)"),
+	OPTION(.letter = 'S', .name = "step-size", .metavar = "SIZE", .value = VALUE_SIZE,
+	       .help = "from one request to the next (default: the buffer size); behind the "
+		       "disk's end they go on at its begin"),
+	OPTION(.letter = 'w', .name = "write", .help = "write instead of reading"),
+	OPTION(.name = "pattern", .id = OPT_PATTERN, .metavar = "BYTE", .value = VALUE_NUMBER,
+	       .help = "what is written (default: 0)"),
+	OPTION(.name = "flush-interval", .id = OPT_FLUSH_INTERVAL, .metavar = "N",
+	       .value = VALUE_NUMBER,
+	       .help = "after N requests let all that are on their way end, and flush"),
+	OPTION(.name = "no-drain", .id = OPT_NO_DRAIN,
+	       .help = "flush without waiting for anything"),
+	OPTION(.letter = 'i', .name = "aio", .metavar = "threads|native|io_uring",
+	       .value = VALUE_CHOICE, .choices = "threads native io_uring",
+	       .help = "how requests go to the kernel (default: io_uring if the kernel lets "
+		       "us, else threads). native is taken for io_uring, and only together "
+		       "with -t none or directsync, as elsewhere"),
+	OPTION(.letter = 'n', .name = "native", .help = "the same as --aio native"),
+	OPTION_ROW_SHARE("the image"),
+	OPTION(.letter = 'q', .name = "quiet",
+	       .help = "print nothing but errors (under the name qemu-img the two lines that "
+		       "qemu-img prints in spite of it)"),
+	/* Abbreviations that would be ambiguous with what is ours alone. */
+	OPTION(.name = "q", .id = 'q', .flags = OPTION_ALIAS, .help = "short for --quiet"),
+	OPTION(.name = "qu", .id = 'q', .flags = OPTION_ALIAS, .help = "short for --quiet"),
+	OPTION(.name = "s", .id = 'S', .metavar = "SIZE", .value = VALUE_SIZE,
+	       .flags = OPTION_ALIAS, .help = "short for --step-size"),
+	OPTION(.name = "random", .id = OPT_RANDOM, .metavar = "SEED", .value = VALUE_NUMBER,
+	       .flags = OPTION_OPTIONAL,
+	       .help = "to random offsets, multiples of the buffer size from --offset on; the "
+		       "same for the same SEED (default: 0)"),
+	OPTION(.name = "mix", .id = OPT_MIX, .metavar = "PERCENT", .value = VALUE_NUMBER,
+	       .help = "with --write: so many of the requests are reads"),
+	OPTION(.name = "queues", .id = OPT_QUEUES, .metavar = "N", .value = VALUE_NUMBER,
+	       .help = "on N threads, each with a queue of --depth requests (default: 1); "
+		       "they share the requests; --flush-interval counts on each"),
+	OPTION(.name = "seconds", .id = OPT_SECONDS, .metavar = "N", .value = VALUE_NUMBER,
+	       .help = "no new requests after N seconds"),
+	OPTION(.name = "registered", .id = OPT_REGISTERED,
+	       .help = "register the buffers with the kernel (see ulimit -l)"),
+	OPTION(.name = "no-read-ahead", .id = OPT_NO_READ_AHEAD,
+	       .help = "read what is asked for and no more"),
+	OPTION_ROW_OUTPUT,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ 0 },
+};
 
 enum {
 	GO_ON = -1,
@@ -80,40 +114,6 @@ static bool is_qemu_img(void)
 }
 
 /* ---- The command line ---- */
-
-static const struct option options[] = {
-	{ "help", no_argument, NULL, 'h' },
-	{ "format", required_argument, NULL, 'f' },
-	{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-	{ "cache", required_argument, NULL, 't' },
-	{ "count", required_argument, NULL, 'c' },
-	{ "depth", required_argument, NULL, 'd' },
-	{ "offset", required_argument, NULL, 'o' },
-	{ "buffer-size", required_argument, NULL, 's' },
-	{ "step-size", required_argument, NULL, 'S' },
-	{ "write", no_argument, NULL, 'w' },
-	{ "pattern", required_argument, NULL, ARG_PATTERN },
-	{ "flush-interval", required_argument, NULL, ARG_FLUSH_INTERVAL },
-	{ "no-drain", no_argument, NULL, ARG_NO_DRAIN },
-	{ "registered", no_argument, NULL, ARG_REGISTERED },
-	{ "no-read-ahead", no_argument, NULL, ARG_NO_READ_AHEAD },
-	{ "aio", required_argument, NULL, 'i' },
-	{ "native", no_argument, NULL, 'n' },
-	{ "force-share", no_argument, NULL, 'U' },
-	{ "quiet", no_argument, NULL, 'q' },
-	{ "object", required_argument, NULL, ARG_OBJECT },
-	/* Abbreviations that would be ambiguous with what is ours alone. */
-	{ "q", no_argument, NULL, 'q' },
-	{ "qu", no_argument, NULL, 'q' },
-	{ "s", required_argument, NULL, 'S' },
-	{ "random", optional_argument, NULL, ARG_RANDOM },
-	{ "mix", required_argument, NULL, ARG_MIX },
-	{ "queues", required_argument, NULL, ARG_QUEUES },
-	{ "seconds", required_argument, NULL, ARG_SECONDS },
-	{ "output", required_argument, NULL, ARG_OUTPUT },
-	{ "references", required_argument, NULL, ARG_REFERENCES },
-	{ 0 },
-};
 
 static bool parse_aio(struct bench *b, const char *text)
 {
@@ -169,20 +169,20 @@ static bool parse_request(struct bench *b, int opt, const char *text)
 	case 'S':
 		b->have_step = true;
 		return args_size("step size", text, 0, INT_MAX, &plan->step);
-	case ARG_PATTERN:
+	case OPT_PATTERN:
 		if (!parse_unsigned("pattern byte", text, 0, UINT8_MAX, &pattern))
 			return false;
 		plan->pattern = (uint8_t)pattern;
 		return true;
-	case ARG_FLUSH_INTERVAL:
+	case OPT_FLUSH_INTERVAL:
 		return args_number("flush interval", text, 0, INT_MAX, &plan->flush_interval);
-	case ARG_RANDOM:
+	case OPT_RANDOM:
 		plan->random = true;
 		return !text || args_number("seed", text, 0, UINT64_MAX, &plan->seed);
-	case ARG_MIX:
+	case OPT_MIX:
 		b->mix = true;
 		return parse_unsigned("percentage of reads", text, 0, 100, &plan->read_percent);
-	case ARG_QUEUES:
+	case OPT_QUEUES:
 		return parse_unsigned("number of queues", text, 1, MAX_QUEUES, &plan->queues);
 	default:
 		return parse_unsigned("number of seconds", text, 1, INT_MAX, &plan->seconds);
@@ -253,36 +253,36 @@ static bool settle_open(struct bench *b)
 static int parse(struct bench *b, int argc, char **argv)
 {
 	struct open_request *r = &b->request;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:t:c:d:o:s:S:wi:nUq", options, NULL)) != -1) {
+	options_begin(&o, &bench_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			r->format = optarg;
+			r->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			r->image_opts = true;
 			break;
 		case 't':
-			if (!parse_cache(b, optarg))
+			if (!parse_cache(b, o.value))
 				return 1;
 			break;
 		case 'w':
 			b->write = true;
 			break;
-		case ARG_NO_DRAIN:
+		case OPT_NO_DRAIN:
 			b->plan.drain = false;
 			break;
-		case ARG_REGISTERED:
+		case OPT_REGISTERED:
 			b->plan.registered = true;
 			break;
-		case ARG_NO_READ_AHEAD:
+		case OPT_NO_READ_AHEAD:
 			b->no_read_ahead = true;
 			break;
 		case 'i':
-			if (!parse_aio(b, optarg))
+			if (!parse_aio(b, o.value))
 				return 1;
 			break;
 		case 'n':
@@ -295,26 +295,26 @@ static int parse(struct bench *b, int argc, char **argv)
 			b->quiet = true;
 			break;
 		case ARG_OUTPUT:
-			if (!args_output("bench", optarg, &b->json))
+			if (!args_output("bench", o.value, &b->json))
 				return 1;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			r->references = optarg;
+			r->references = o.value;
 			break;
-		case '?':
-			return say_try_help("bench");
+		case OPTIONS_EXIT:
+			return o.code;
 		default:
-			if (!parse_request(b, opt, optarg))
+			if (!parse_request(b, opt, o.value))
 				return 1;
 		}
 	}
-	if (optind != argc - 1)
+	if (o.operand_count != 1)
 		return say_usage("bench", "Expecting one image file name");
-	r->name = argv[optind];
+	r->name = o.operands[0];
 	return settle_plan(b) && settle_open(b) ? GO_ON : 1;
 }
 
@@ -515,7 +515,7 @@ static int measure(struct bench *b, struct img *img)
 	return sound ? 0 : 1;
 }
 
-int bench_run(int argc, char **argv)
+static int bench_run(int argc, char **argv)
 {
 	struct bench b = {
 		.plan = { .count = DEFAULT_COUNT,
@@ -547,3 +547,16 @@ int bench_run(int argc, char **argv)
 	signals_finish();
 	return rc;
 }
+
+const struct command bench_command = {
+	.name = "bench",
+	.purpose = "measure how fast an image answers",
+	.description = "Send many requests to an image, always as many at once as asked for, and "
+		       "tell how long that took. Nothing is written without --write; with it the "
+		       "disk's content is lost.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.notes = "SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024). An interrupt "
+		 "(Ctrl-C) ends the run early; what was measured until then is printed.",
+	.run = bench_run,
+};

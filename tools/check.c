@@ -1,6 +1,5 @@
 /* check: look for damage in an image's own structures. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,24 +11,32 @@
 #include "tools/open.h"
 #include "tools/say.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s check [OPTIONS] FILE\n\n"
-	"Look for damage in an image's own structures, not in the disk's content.\n"
-	"Exit code: 0 sound or completely repaired, 1 the check could not be completed,\n"
-	"2 damaged, 3 space is wasted but nothing is damaged, 63 the format has no checks.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT      of the image (default: found out by its content)\n"
-	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
-	"  -T, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
-	"  -r, --repair leaks|all   give back wasted space; or repair everything that can be\n"
-	"      --accept-loss        with -r all: what the file does not hold any more (it was cut\n"
-	"                           short) becomes zeroes; without this it is left as it is\n"
-	"  -U, --force-share        also if another program has the image open for writing\n"
-	"      --output human|json  for people (default) or for programs\n"
-	"  -q, --quiet              print nothing but errors\n"
-	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help               print this and exit\n";
+enum {
+	OPT_ACCEPT_LOSS = ARG_OWN,
+};
+
+static const struct option_row option_rows[] = {
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION_ROW_CACHE('T'),
+	OPTION(.letter = 'r', .name = "repair", .metavar = "leaks|all", .value = VALUE_CHOICE,
+	       .choices = "leaks all",
+	       .help = "give back wasted space; or repair everything that can be"),
+	OPTION(.name = "accept-loss", .id = OPT_ACCEPT_LOSS,
+	       .help = "with -r all: what the file does not hold any more (it was cut short) "
+		       "becomes zeroes; without this it is left as it is"),
+	OPTION_ROW_SHARE("the image"),
+	OPTION_ROW_OUTPUT,
+	OPTION_ROW_QUIET,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ 0 },
+};
 
 enum {
 	EXIT_SOUND = 0,
@@ -41,9 +48,6 @@ enum {
 enum {
 	GO_ON = -1,
 };
-enum {
-	OPT_ACCEPT_LOSS = 0x1000,
-};
 
 struct check {
 	struct open_request request;
@@ -53,46 +57,32 @@ struct check {
 
 static int parse(struct check *check, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "cache", required_argument, NULL, 'T' },
-		{ "repair", required_argument, NULL, 'r' },
-		{ "accept-loss", no_argument, NULL, OPT_ACCEPT_LOSS },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "output", required_argument, NULL, ARG_OUTPUT },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
 	static const char bad_repair[] = "--repair (-r) expects 'leaks' or 'all', not '%s'";
 	struct open_request *r = &check->request;
 	const char *cache = "writeback";
 	bool share = false, loss = false;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:T:r:Uq", options, NULL)) != -1) {
+	options_begin(&o, &check_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			r->format = optarg;
+			r->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			r->image_opts = true;
 			break;
 		case 'T':
-			cache = optarg;
+			cache = o.value;
 			break;
 		case 'r':
-			if (!strcmp(optarg, "leaks"))
+			if (!strcmp(o.value, "leaks"))
 				check->repair = IMG_CHECK_REPAIR_LEAKS;
-			else if (!strcmp(optarg, "all"))
+			else if (!strcmp(o.value, "all"))
 				check->repair = IMG_CHECK_REPAIR_ALL;
 			else
-				return say_usage("check", bad_repair, optarg);
+				return say_usage("check", bad_repair, o.value);
 			break;
 		case OPT_ACCEPT_LOSS:
 			loss = true;
@@ -101,30 +91,30 @@ static int parse(struct check *check, int argc, char **argv)
 			share = true;
 			break;
 		case ARG_OUTPUT:
-			if (!args_output("check", optarg, &check->json))
+			if (!args_output("check", o.value, &check->json))
 				return 1;
 			break;
 		case 'q':
 			check->quiet = true;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			r->references = optarg;
+			r->references = o.value;
 			break;
-		default:
-			return say_try_help("check");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind != argc - 1)
+	if (o.operand_count != 1)
 		return say_usage("check", "Expecting one image file name");
 	if (loss && check->repair != IMG_CHECK_REPAIR_ALL)
 		return say_usage("check", "--accept-loss goes with '-r all' only");
 	if (loss)
 		check->repair |= IMG_CHECK_ACCEPT_LOSS;
-	r->name = argv[optind];
+	r->name = o.operands[0];
 	if (!args_cache("source cache", cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
@@ -255,7 +245,7 @@ static int check_image(const struct check *check, struct img *img, struct img_er
 	return result.leaks ? EXIT_LEAKS : EXIT_SOUND;
 }
 
-int check_run(int argc, char **argv)
+static int check_run(int argc, char **argv)
 {
 	struct check check = { 0 };
 	struct img_error *err;
@@ -276,3 +266,14 @@ int check_run(int argc, char **argv)
 	img_error_free(err);
 	return rc;
 }
+
+const struct command check_command = {
+	.name = "check",
+	.purpose = "look for damage in an image's own structures, and repair it",
+	.description = "Look for damage in an image's own structures, not in the disk's content.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.exit_status = "0 sound or completely repaired, 1 the check could not be completed, 2 "
+		       "damaged, 3 space is wasted but nothing is damaged, 63 the format has no checks.",
+	.run = check_run,
+};

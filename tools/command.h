@@ -1,18 +1,14 @@
-/*
- * The subcommands. argv[0] is "PROGRAM COMMAND", as getopt_long() puts it before its complaints.
- * Each returns the exit code; main() sees to what could not be written to standard output.
- */
+/* The subcommands: a file for each. */
 #ifndef TOOLS_COMMAND_H
 #define TOOLS_COMMAND_H
 
-int bench_run(int argc, char **argv);
-int check_run(int argc, char **argv);
-int compare_run(int argc, char **argv);
-int convert_run(int argc, char **argv);
-int create_run(int argc, char **argv);
-int info_run(int argc, char **argv);
-int io_run(int argc, char **argv); /* under the name qemu-io argv[0] is that */
-int map_run(int argc, char **argv);
-int resize_run(int argc, char **argv);
+#include "tools/options.h"
+
+extern const struct command bench_command, check_command, compare_command, convert_command,
+	create_command, info_command, io_command, map_command, resize_command;
+
+/* The program itself; and in alphabetical order its commands; NULL past the last. */
+extern const struct command program_command;
+const struct command *command_at(size_t i);
 
 #endif

@@ -1,6 +1,5 @@
 /* compare: tell whether two images hold the same disk. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -12,22 +11,28 @@
 #include "tools/say.h"
 #include "tools/signals.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s compare [OPTIONS] FILE1 FILE2\n\n"
-	"Tell whether two images hold the same disk. Where one is longer, it must read as zeroes\n"
-	"there. Exit code: 0 the same, 1 different, more than 1 on errors.\n\n"
-	"Options:\n"
-	"  -f, --a-format FORMAT    of FILE1 (default: found out by its content)\n"
-	"  -F, --b-format FORMAT    of FILE2\n"
-	"      --image-opts         FILE1 and FILE2 are lists KEY=VALUE,... instead of names\n"
-	"  -s, --strict             sizes and what is allocated must be the same too\n"
-	"  -T, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
-	"  -U, --force-share        also if another program has an image open for writing\n"
-	"  -p, --progress           show how far it is\n"
-	"  -q, --quiet              print nothing but errors\n"
-	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help               print this and exit\n";
+static const struct option_row option_rows[] = {
+	OPTION(.letter = 'f', .name = "a-format", .metavar = "FORMAT", .value = VALUE_FORMAT,
+	       .help = "of FILE1 (default: found out by its content)"),
+	OPTION(.letter = 'F', .name = "b-format", .metavar = "FORMAT", .value = VALUE_FORMAT,
+	       .help = "of FILE2"),
+	OPTION_ROW_IMAGE_OPTS("FILE1 and FILE2 are lists KEY=VALUE,... instead of names"),
+	OPTION(.letter = 's', .name = "strict",
+	       .help = "sizes and what is allocated must be the same too"),
+	OPTION_ROW_CACHE('T'),
+	OPTION_ROW_SHARE("an image"),
+	OPTION(.letter = 'p', .name = "progress", .help = "show how far it is"),
+	OPTION_ROW_QUIET,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE1", .value = VALUE_FILE },
+	{ .metavar = "FILE2", .value = VALUE_FILE },
+	{ 0 },
+};
 
 enum {
 	EXIT_SAME = 0,
@@ -44,34 +49,20 @@ struct compare {
 
 static int parse(struct compare *compare, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "a-format", required_argument, NULL, 'f' },
-		{ "b-format", required_argument, NULL, 'F' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "strict", no_argument, NULL, 's' },
-		{ "cache", required_argument, NULL, 'T' },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "progress", no_argument, NULL, 'p' },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
 	struct open_request *a = &compare->a, *b = &compare->b;
 	const char *cache = "writeback";
 	unsigned share = 0;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:F:sT:Upq", options, NULL)) != -1) {
+	options_begin(&o, &compare_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			a->format = optarg;
+			a->format = o.value;
 			break;
 		case 'F':
-			b->format = optarg;
+			b->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			a->image_opts = b->image_opts = true;
@@ -80,7 +71,7 @@ static int parse(struct compare *compare, int argc, char **argv)
 			compare->strict = true;
 			break;
 		case 'T':
-			cache = optarg;
+			cache = o.value;
 			break;
 		case 'U':
 			share = IMG_OPEN_SHARE;
@@ -92,20 +83,20 @@ static int parse(struct compare *compare, int argc, char **argv)
 			compare->quiet = true;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			a->references = b->references = optarg;
+			a->references = b->references = o.value;
 			break;
-		default:
-			return say_try_help("compare");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind != argc - 2)
+	if (o.operand_count != 2)
 		return say_usage("compare", "Expecting two image file names");
-	a->name = argv[optind];
-	b->name = argv[optind + 1];
+	a->name = o.operands[0];
+	b->name = o.operands[1];
 	if (!args_cache("source cache", cache, &a->flags) ||
 	    !args_one_way_to_open(a->image_opts, a->format) ||
 	    !args_one_way_to_open(b->image_opts, b->format))
@@ -172,7 +163,7 @@ static int compare_images(const struct compare *compare, struct img *a, struct i
 	return rc;
 }
 
-int compare_run(int argc, char **argv)
+static int compare_run(int argc, char **argv)
 {
 	struct compare compare = { 0 };
 	struct img *a = NULL, *b = NULL;
@@ -191,3 +182,14 @@ int compare_run(int argc, char **argv)
 	signals_finish();
 	return rc;
 }
+
+const struct command compare_command = {
+	.name = "compare",
+	.purpose = "tell whether two images hold the same disk",
+	.description = "Tell whether two images hold the same disk. Where one is longer, it must "
+		       "read as zeroes there.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.exit_status = "0 the same, 1 different, more than 1 on errors.",
+	.run = compare_run,
+};

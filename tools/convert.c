@@ -4,7 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,53 +22,91 @@
 #include "tools/say.h"
 #include "tools/signals.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s convert [OPTIONS] SOURCE... TARGET\n\n"
-	"Copy an image to a new one. Several sources are put one behind the other. The target\n"
-	"takes the place of what a file of that name holds. '-' is standard input or output: a\n"
-	"pipe, also one with a name, can carry a raw disk or a streamOptimized VMDK.\n\n"
-	"Sources:\n"
-	"  -f, --source-format FORMAT     of all sources (default: found out by their content)\n"
-	"      --image-opts               each SOURCE is a list KEY=VALUE,... instead of a name\n"
-	"  -T, --source-cache MODE        none, try-none, writeback (default), unsafe, directsync\n"
-	"                                 or writethrough. try-none: past the page cache as with\n"
-	"                                 none, where that is possible, else as writeback\n"
-	"  -l, --snapshot SNAPSHOT        what a snapshot inside the source holds: its ID, or else its\n"
-	"                                 name; or snapshot.id=ID,snapshot.name=NAME\n"
-	"      --salvage                  go on where a source cannot be read: warn, and put zeroes\n"
-	"                                 into the target\n"
-	"  -U, --force-share              also if another program has a source open for writing\n"
-	"      --references POLICY        which files images may name: none, folder, any or\n"
-	"                                 DIR:DIR\n"
-	"      --source-size SIZE         what comes from a pipe has so many bytes, no more and no\n"
-	"                                 less; needed for targets that cannot grow\n\n"
-	"Target:\n"
-	"  -O, --target-format FORMAT     of the target (default: raw)\n"
-	"      --target-image-opts        TARGET is a list KEY=VALUE,...; needs -n\n"
-	"  -o, --target-format-options KEY=VALUE,...\n"
-	"                                 options of the format; '-o help' lists them. The size\n"
-	"                                 is always that of the sources\n"
-	"  -t, --target-cache MODE        default: unsafe\n"
-	"  -b, --backing FILE             the target's backing image: what the source has from its\n"
-	"                                 own is copied only where FILE differs (older: -B)\n"
-	"  -F, --backing-format FORMAT    of FILE\n"
-	"  -c, --compress                 store compressed; see also compression_level in\n"
-	"                                 '-O qcow2 -o help'\n"
-	"  -S, --sparse-size SIZE         leave out zeroes from so many in a row on (default: 4k);\n"
-	"                                 0: write them all\n"
-	"  -n, --no-create                write into a target that exists and is large enough\n"
-	"      --target-is-zero           with -n: the target reads as zeroes already; of a device\n"
-	"                                 this is believed, a file is looked at\n\n"
-	"Copying:\n"
-	"  -m, --parallel N               pieces in flight, 1 to 16 (default: as many as keep all\n"
-	"                                 cores busy)\n"
-	"  -W, --oob-writes               write in any order: the same disk, though not always the\n"
-	"                                 same bytes in the file\n"
-	"  -r, --rate-limit RATE          bytes a second that are copied; zeroes do not count\n"
-	"  -p, --progress                 show how far it is; else SIGUSR1 does once\n"
-	"  -q, --quiet                    print nothing but errors\n"
-	"  -h, --help                     print this and exit\n";
+enum {
+	OPT_TARGET_IMAGE_OPTS = ARG_OWN,
+	OPT_TARGET_IS_ZERO,
+	OPT_SALVAGE,
+	OPT_SOURCE_SIZE,
+};
+
+static const struct option_row option_rows[] = {
+	OPTION(.flags = OPTION_HEADING, .help = "Sources"),
+	OPTION(.letter = 'f', .name = "source-format", .metavar = "FORMAT",
+	       .value = VALUE_FORMAT,
+	       .help = "of all sources (default: found out by their content)"),
+	OPTION_ROW_IMAGE_OPTS("each SOURCE is a list KEY=VALUE,... instead of a name"),
+	OPTION(.name = "source-image-opts", .id = ARG_IMAGE_OPTS, .flags = OPTION_ALIAS,
+	       .help = "other spelling of --image-opts"),
+	OPTION(.letter = 'T', .name = "source-cache", .metavar = "MODE", .value = VALUE_CHOICE,
+	       .choices = OPTIONS_CACHE_MODES,
+	       .help = "none, try-none, writeback (default), unsafe, directsync or "
+		       "writethrough. try-none: past the page cache as with none, where that "
+		       "is possible, else as writeback"),
+	OPTION(.letter = 'l', .name = "snapshot", .metavar = "SNAPSHOT",
+	       .help = "what a snapshot inside the source holds: its ID, or else its name; or "
+		       "snapshot.id=ID,snapshot.name=NAME"),
+	OPTION(.name = "salvage", .id = OPT_SALVAGE,
+	       .help = "go on where a source cannot be read: warn, and put zeroes into the "
+		       "target"),
+	OPTION_ROW_SHARE("a source"),
+	OPTION_ROW_REFERENCES,
+	OPTION(.name = "source-size", .id = OPT_SOURCE_SIZE, .metavar = "SIZE",
+	       .value = VALUE_SIZE,
+	       .help = "what comes from a pipe has so many bytes, no more and no less; needed "
+		       "for targets that cannot grow"),
+	OPTION(.flags = OPTION_HEADING, .help = "Target"),
+	OPTION(.letter = 'O', .name = "target-format", .metavar = "FORMAT",
+	       .value = VALUE_NEW_FORMAT, .help = "of the target (default: raw)"),
+	OPTION(.name = "target-image-opts", .id = OPT_TARGET_IMAGE_OPTS,
+	       .help = "TARGET is a list KEY=VALUE,...; needs -n"),
+	OPTION(.letter = 'o', .name = "target-format-options", .metavar = "KEY=VALUE,...",
+	       .value = VALUE_CREATE_OPTIONS, .flags = OPTION_MANY,
+	       .help = "options of the format; '-o help' lists them. The size is always that "
+		       "of the sources"),
+	OPTION(.letter = 't', .name = "target-cache", .metavar = "MODE", .value = VALUE_CHOICE,
+	       .choices = OPTIONS_CACHE_MODES, .help = "as -T; default: unsafe"),
+	OPTION(.letter = 'b', .name = "backing", .metavar = "FILE", .value = VALUE_FILE,
+	       .help = "the target's backing image: what the source has from its own is "
+		       "copied only where FILE differs"),
+	OPTION(.letter = 'B', .id = 'b', .metavar = "FILE", .value = VALUE_FILE,
+	       .flags = OPTION_ALIAS, .help = "older spelling of -b"),
+	OPTION(.letter = 'F', .name = "backing-format", .metavar = "FORMAT",
+	       .value = VALUE_FORMAT, .help = "of FILE"),
+	OPTION(.letter = 'c', .name = "compress",
+	       .help = "store compressed; see also compression_level in '-O qcow2 -o help'"),
+	OPTION(.letter = 'S', .name = "sparse-size", .metavar = "SIZE", .value = VALUE_SIZE,
+	       .help = "leave out zeroes from so many in a row on (default: 4k); 0: write "
+		       "them all"),
+	OPTION(.letter = 'n', .name = "no-create",
+	       .help = "write into a target that exists and is large enough"),
+	OPTION(.name = "target-is-zero", .id = OPT_TARGET_IS_ZERO,
+	       .help = "with -n: the target reads as zeroes already; of a device this is "
+		       "believed, a file is looked at"),
+	OPTION(.flags = OPTION_HEADING, .help = "Copying"),
+	OPTION(.letter = 'm', .name = "parallel", .metavar = "N", .value = VALUE_NUMBER,
+	       .help = "pieces in flight, 1 to 16 (default: as many as keep all cores busy)"),
+	OPTION(.letter = 'W', .name = "oob-writes",
+	       .help = "write in any order: the same disk, though not always the same bytes "
+		       "in the file"),
+	OPTION(.letter = 'r', .name = "rate-limit", .metavar = "RATE", .value = VALUE_SIZE,
+	       .help = "bytes a second that are copied; zeroes do not count"),
+	OPTION(.letter = 'p', .name = "progress",
+	       .help = "show how far it is; else SIGUSR1 does once"),
+	OPTION_ROW_QUIET,
+	OPTION_ROW_OBJECT,
+	OPTION(.letter = 'C', .name = "copy-range-offloading", .flags = OPTION_REFUSED,
+	       .help = "data is read and written, never shared with a source"),
+	OPTION(.name = "bitmaps", .flags = OPTION_REFUSED, .help = "bitmaps are not copied"),
+	OPTION(.name = "skip-broken-bitmaps", .flags = OPTION_REFUSED,
+	       .help = "bitmaps are not copied"),
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "SOURCE", .value = VALUE_FILE, .many = true },
+	{ .metavar = "TARGET", .value = VALUE_FILE },
+	{ 0 },
+};
 
 /* Besides exit codes. */
 enum {
@@ -143,99 +180,65 @@ static bool parse_parallel(struct convert *c, const char *text)
 	return true;
 }
 
-static const struct option options[] = {
-	{ "help", no_argument, NULL, 'h' },
-	{ "source-format", required_argument, NULL, 'f' },
-	{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-	{ "source-image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-	{ "source-cache", required_argument, NULL, 'T' },
-	{ "snapshot", required_argument, NULL, 'l' },
-	{ "bitmaps", no_argument, NULL, ARG_BITMAPS },
-	{ "skip-broken-bitmaps", no_argument, NULL, ARG_SKIP_BROKEN_BITMAPS },
-	{ "salvage", no_argument, NULL, ARG_SALVAGE },
-	{ "target-format", required_argument, NULL, 'O' },
-	{ "target-image-opts", no_argument, NULL, ARG_TARGET_IMAGE_OPTS },
-	{ "target-format-options", required_argument, NULL, 'o' },
-	{ "target-cache", required_argument, NULL, 't' },
-	{ "backing", required_argument, NULL, 'b' },
-	{ "backing-format", required_argument, NULL, 'F' },
-	{ "sparse-size", required_argument, NULL, 'S' },
-	{ "no-create", no_argument, NULL, 'n' },
-	{ "target-is-zero", no_argument, NULL, ARG_TARGET_IS_ZERO },
-	{ "compress", no_argument, NULL, 'c' },
-	{ "force-share", no_argument, NULL, 'U' },
-	{ "rate-limit", required_argument, NULL, 'r' },
-	{ "parallel", required_argument, NULL, 'm' },
-	{ "oob-writes", no_argument, NULL, 'W' },
-	{ "copy-range-offloading", no_argument, NULL, 'C' },
-	{ "progress", no_argument, NULL, 'p' },
-	{ "quiet", no_argument, NULL, 'q' },
-	{ "object", required_argument, NULL, ARG_OBJECT },
-	{ "references", required_argument, NULL, ARG_REFERENCES },
-	{ "source-size", required_argument, NULL, ARG_SOURCE_SIZE },
-	{ 0 },
-};
-
-static int source_option(struct convert *c, int opt)
+static int source_option(struct convert *c, int opt, const char *value)
 {
 	switch (opt) {
 	case 'f':
-		c->source_format = optarg;
+		c->source_format = value;
 		break;
 	case ARG_IMAGE_OPTS:
 		c->image_opts = true;
 		break;
 	case 'T':
-		c->source_cache = optarg;
+		c->source_cache = value;
 		break;
 	case 'l':
 		c->one_snapshot = true;
-		return open_parse_snapshot(optarg, &c->snapshot) ? GO_ON : 1;
+		return open_parse_snapshot(value, &c->snapshot) ? GO_ON : 1;
 	case 'U':
 		c->share = true;
 		break;
-	case ARG_SALVAGE:
+	case OPT_SALVAGE:
 		c->salvage = true;
 		break;
 	case ARG_REFERENCES:
-		c->references = optarg;
+		c->references = value;
 		break;
-	case ARG_SOURCE_SIZE:
+	case OPT_SOURCE_SIZE:
 		c->source_size_given = true;
-		return args_size("source size", optarg, 0, INT64_MAX - 511, &c->source_size) ? GO_ON : 1;
+		return args_size("source size", value, 0, INT64_MAX - 511, &c->source_size) ? GO_ON : 1;
 	default:
 		return NOT_MINE;
 	}
 	return GO_ON;
 }
 
-static int target_option(struct convert *c, int opt)
+static int target_option(struct convert *c, int opt, const char *value)
 {
 	switch (opt) {
 	case 'O':
-		c->target_format = optarg;
+		c->target_format = value;
 		break;
-	case ARG_TARGET_IMAGE_OPTS:
+	case OPT_TARGET_IMAGE_OPTS:
 		c->target_image_opts = true;
 		break;
 	case 'o':
-		return creation_add(&c->creation, optarg) ? GO_ON : 1;
+		return creation_add(&c->creation, value) ? GO_ON : 1;
 	case 't':
-		c->target_cache = optarg;
+		c->target_cache = value;
 		break;
 	case 'b':
-	case 'B':
-		c->backing_name = optarg;
+		c->backing_name = value;
 		break;
 	case 'F':
-		c->backing_format = optarg;
+		c->backing_format = value;
 		break;
 	case 'S':
-		return parse_sparse(c, optarg) ? GO_ON : 1;
+		return parse_sparse(c, value) ? GO_ON : 1;
 	case 'n':
 		c->no_create = true;
 		break;
-	case ARG_TARGET_IS_ZERO:
+	case OPT_TARGET_IS_ZERO:
 		c->target_is_zero = true;
 		break;
 	case 'c':
@@ -247,16 +250,13 @@ static int target_option(struct convert *c, int opt)
 	return GO_ON;
 }
 
-/* How to copy, and what cannot be. */
-static int copy_option(struct convert *c, int opt)
+static int copy_option(struct convert *c, int opt, const char *value)
 {
 	switch (opt) {
-	case 'h':
-		return args_help(help);
 	case 'r':
-		return args_size("rate limit", optarg, 0, INT64_MAX, &c->rate) ? GO_ON : 1;
+		return args_size("rate limit", value, 0, INT64_MAX, &c->rate) ? GO_ON : 1;
 	case 'm':
-		return parse_parallel(c, optarg) ? GO_ON : 1;
+		return parse_parallel(c, value) ? GO_ON : 1;
 	case 'W':
 		c->out_of_order = true;
 		break;
@@ -266,18 +266,10 @@ static int copy_option(struct convert *c, int opt)
 	case 'q':
 		c->quiet = true;
 		break;
-	case 'C':
-		return say_refusal("convert", "-C");
-	case ARG_BITMAPS:
-		return say_refusal("convert", "--bitmaps");
-	case ARG_SKIP_BROKEN_BITMAPS:
-		return say_refusal("convert", "--skip-broken-bitmaps");
 	case ARG_OBJECT:
-		if (!open_add_object(optarg))
+		if (!open_add_object(value))
 			return 1;
 		break;
-	default:
-		return say_try_help("convert");
 	}
 	return GO_ON;
 }
@@ -328,15 +320,18 @@ static bool is_pipe(const char *target)
 static int parse(struct convert *c, int argc, char **argv)
 {
 	const char *format;
+	struct options o;
 	int opt, rc;
 
-	while ((opt = getopt_long(argc, argv, "hf:T:l:O:o:t:b:B:F:S:ncUr:m:WCpq", options, NULL)) !=
-	       -1) {
-		rc = source_option(c, opt);
+	options_begin(&o, &convert_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
+		if (opt == OPTIONS_EXIT)
+			return o.code;
+		rc = source_option(c, opt, o.value);
 		if (rc == NOT_MINE)
-			rc = target_option(c, opt);
+			rc = target_option(c, opt, o.value);
 		if (rc == NOT_MINE)
-			rc = copy_option(c, opt);
+			rc = copy_option(c, opt, o.value);
 		if (rc != GO_ON)
 			return rc;
 	}
@@ -349,13 +344,13 @@ static int parse(struct convert *c, int argc, char **argv)
 	if (check_options(c) != GO_ON)
 		return 1;
 	c->target_format = format;
-	if (optind > argc - 2) {
+	if (o.operand_count < 2) {
 		say_error("Must specify image file name");
 		return 1;
 	}
-	c->names = argv + optind;
-	c->count = (size_t)(argc - 1 - optind);
-	c->target_name = argv[argc - 1];
+	c->names = o.operands;
+	c->count = (size_t)(o.operand_count - 1);
+	c->target_name = o.operands[c->count];
 	c->target_is_export = !c->no_create && open_is_export(c->target_name);
 	c->target_is_pipe = !c->no_create && is_pipe(c->target_name);
 	return check_caches(c);
@@ -701,7 +696,7 @@ static int write_target(struct convert *c)
 	return convert(c, path, -1);
 }
 
-int convert_run(int argc, char **argv)
+static int convert_run(int argc, char **argv)
 {
 	struct convert c = { .sparse_bytes = 4096 };
 	size_t i;
@@ -727,3 +722,15 @@ int convert_run(int argc, char **argv)
 	signals_finish();
 	return rc;
 }
+
+const struct command convert_command = {
+	.name = "convert",
+	.purpose = "copy images to a new one, of any format",
+	.description = "Copy an image to a new one. Several sources are put one behind the other. "
+		       "The target takes the place of what a file of that name holds. '-' is "
+		       "standard input or output: a pipe, also one with a name, can carry a raw disk "
+		       "or a streamOptimized VMDK.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.run = convert_run,
+};

@@ -1,5 +1,4 @@
 /* create: make a new image. */
-#include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,23 +11,31 @@
 #include "tools/open.h"
 #include "tools/say.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s create [OPTIONS] FILE [SIZE]\n\n"
-	"Make a new image. A file that is there is replaced.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT         of the new image (default: raw)\n"
-	"  -o, --options KEY=VALUE,... options of the format; '-o help' lists them\n"
-	"  -b, --backing FILE          what was not written reads as in this image;\n"
-	"                              a relative name starts at the new image's folder\n"
-	"  -B, --backing-format FORMAT of the backing image (older spelling: -F)\n"
-	"  -u, --backing-unsafe        do not open the backing image\n"
-	"  -q, --quiet                 print nothing but errors\n"
-	"      --references POLICY     which files images may name: none, folder, any or\n"
-	"                              DIR:DIR\n"
-	"  -h, --help                  print this and exit\n\n"
-	"SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024). Without it the\n"
-	"new disk is as large as that of the backing image.\n";
+static const struct option_row option_rows[] = {
+	OPTION(.letter = 'f', .name = "format", .metavar = "FORMAT", .value = VALUE_NEW_FORMAT,
+	       .help = "of the new image (default: raw)"),
+	OPTION(.letter = 'o', .name = "options", .metavar = "KEY=VALUE,...",
+	       .value = VALUE_CREATE_OPTIONS, .flags = OPTION_MANY,
+	       .help = "options of the format; '-o help' lists them"),
+	OPTION(.letter = 'b', .name = "backing", .metavar = "FILE", .value = VALUE_FILE,
+	       .help = "what was not written reads as in this image; a relative name starts "
+		       "at the new image's folder"),
+	OPTION(.letter = 'B', .name = "backing-format", .metavar = "FORMAT",
+	       .value = VALUE_FORMAT, .help = "of the backing image"),
+	OPTION(.letter = 'F', .id = 'B', .metavar = "FORMAT", .value = VALUE_FORMAT,
+	       .flags = OPTION_ALIAS, .help = "older spelling of -B"),
+	OPTION(.letter = 'u', .name = "backing-unsafe", .help = "do not open the backing image"),
+	OPTION_ROW_QUIET,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ .metavar = "SIZE", .value = VALUE_SIZE, .optional = true },
+	{ 0 },
+};
 
 struct create {
 	const char *file, *size; /* operands */
@@ -45,37 +52,24 @@ enum { GO_ON = -1 };
 /* Fill c; GO_ON, or the exit code. */
 static int parse(struct create *c, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "options", required_argument, NULL, 'o' },
-		{ "backing", required_argument, NULL, 'b' },
-		{ "backing-format", required_argument, NULL, 'B' },
-		{ "backing-unsafe", no_argument, NULL, 'u' },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:o:b:B:F:uq", options, NULL)) != -1) {
+	options_begin(&o, &create_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			c->format = optarg;
+			c->format = o.value;
 			break;
 		case 'o':
-			if (!creation_add(&c->creation, optarg))
+			if (!creation_add(&c->creation, o.value))
 				return 1;
 			break;
 		case 'b':
-			c->backing_name = optarg;
+			c->backing_name = o.value;
 			break;
 		case 'B':
-		case 'F':
-			c->backing_format = optarg;
+			c->backing_format = o.value;
 			break;
 		case 'u':
 			c->backing_unchecked = true;
@@ -84,22 +78,22 @@ static int parse(struct create *c, int argc, char **argv)
 			c->quiet = true;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			c->references = optarg;
+			c->references = o.value;
 			break;
-		default:
-			return say_try_help("create");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind < argc)
-		c->file = argv[optind++];
-	if (optind < argc)
-		c->size = argv[optind++];
-	if (optind < argc)
-		return say_usage("create", "Unexpected argument: %s", argv[optind]);
+	if (o.operand_count > 0)
+		c->file = o.operands[0];
+	if (o.operand_count > 1)
+		c->size = o.operands[1];
+	if (o.operand_count > 2)
+		return say_usage("create", "Unexpected argument: %s", o.operands[2]);
 	return GO_ON;
 }
 
@@ -184,7 +178,7 @@ static int settle(struct create *c, struct img_create_options *options)
 	return GO_ON;
 }
 
-int create_run(int argc, char **argv)
+static int create_run(int argc, char **argv)
 {
 	struct create c = { .format = "raw" };
 	struct img_create_options options = { 0 };
@@ -197,3 +191,14 @@ int create_run(int argc, char **argv)
 	creation_free(&c.creation);
 	return rc;
 }
+
+const struct command create_command = {
+	.name = "create",
+	.purpose = "make a new image",
+	.description = "Make a new image. A file that is there is replaced.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.notes = "SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024). Without it the "
+		 "new disk is as large as that of the backing image.",
+	.run = create_run,
+};

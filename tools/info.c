@@ -1,5 +1,4 @@
 /* info: tell what an image is. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,21 +13,30 @@
 #include "tools/say.h"
 #include "tools/size.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s info [OPTIONS] FILE\n\n"
-	"Tell what an image is. Nothing but the file itself is opened, unless --backing-chain\n"
-	"asks for the images below it.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT      of the image (default: found out by its content)\n"
-	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
-	"      --backing-chain      also tell about the image's backing images\n"
-	"  -t, --cache MODE         none, writeback (default), unsafe, directsync or writethrough\n"
-	"      --limits             also tell how requests are best aligned\n"
-	"  -U, --force-share        also if another program has the image open for writing\n"
-	"      --output human|json  for people (default) or for programs\n"
-	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help               print this and exit\n";
+enum {
+	OPT_BACKING_CHAIN = ARG_OWN,
+	OPT_LIMITS,
+};
+
+static const struct option_row option_rows[] = {
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION(.name = "backing-chain", .id = OPT_BACKING_CHAIN,
+	       .help = "also tell about the image's backing images"),
+	OPTION_ROW_CACHE('t'),
+	OPTION(.name = "limits", .id = OPT_LIMITS,
+	       .help = "also tell how requests are best aligned"),
+	OPTION_ROW_SHARE("the image"),
+	OPTION_ROW_OUTPUT,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ 0 },
+};
 
 struct info {
 	struct open_request request;
@@ -41,64 +49,51 @@ enum {
 
 static int parse(struct info *info, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "backing-chain", no_argument, NULL, ARG_BACKING_CHAIN },
-		{ "cache", required_argument, NULL, 't' },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "limits", no_argument, NULL, ARG_LIMITS },
-		{ "output", required_argument, NULL, ARG_OUTPUT },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
 	struct open_request *r = &info->request;
 	const char *cache = "writeback";
 	bool share = false;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:t:U", options, NULL)) != -1) {
+	options_begin(&o, &info_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			r->format = optarg;
+			r->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			r->image_opts = true;
 			break;
-		case ARG_BACKING_CHAIN:
+		case OPT_BACKING_CHAIN:
 			info->chain = true;
 			break;
 		case 't':
-			cache = optarg;
+			cache = o.value;
 			break;
 		case 'U':
 			share = true;
 			break;
-		case ARG_LIMITS:
+		case OPT_LIMITS:
 			info->limits = true;
 			break;
 		case ARG_OUTPUT:
-			if (!args_output("info", optarg, &info->json))
+			if (!args_output("info", o.value, &info->json))
 				return 1;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			r->references = optarg;
+			r->references = o.value;
 			break;
-		default:
-			return say_try_help("info");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind != argc - 1)
+	if (o.operand_count != 1)
 		return say_usage("info", "Expecting one image file name");
-	r->name = argv[optind];
+	r->name = o.operands[0];
 	if (!args_cache("cache", cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
@@ -277,7 +272,7 @@ static int print_chain(struct img *top, const struct info *info, struct json *js
 	return rc;
 }
 
-int info_run(int argc, char **argv)
+static int info_run(int argc, char **argv)
 {
 	struct info info = { 0 };
 	struct json json = { .out = stdout };
@@ -300,3 +295,13 @@ int info_run(int argc, char **argv)
 	img_error_free(err);
 	return rc;
 }
+
+const struct command info_command = {
+	.name = "info",
+	.purpose = "tell what an image is",
+	.description = "Tell what an image is. Nothing but the file itself is opened, unless "
+		       "--backing-chain asks for the images below it.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.run = info_run,
+};

@@ -3,7 +3,6 @@
  * under the name qemu-io the program is this command alone.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,27 +15,7 @@
 #include "tools/io_session.h"
 #include "tools/open.h"
 #include "tools/say.h"
-
-static const char help[] =
-	" [OPTIONS] [FILE]\n\n"
-	"Read, write, compare, discard: commands are given with -c, or come from standard input, one\n"
-	"to a line. The exit code is 1 if one of them failed, which does not keep the next from being\n"
-	"run. In a line everything from a word that begins with '#' on is a comment.\n\n"
-	"Options:\n"
-	"  -c, --cmd COMMAND        run this; can be given again\n"
-	"  -f, --format FORMAT      of the image (default: found out by its content)\n"
-	"      --image-opts         FILE is a list KEY=VALUE,... instead of a name\n"
-	"  -r, --read-only          open the image for reading only\n"
-	"  -t, --cache MODE         writethrough (default), writeback, none, directsync or unsafe\n"
-	"  -n, --nocache            the same as -t none\n"
-	"  -d, --discard MODE       unmap (default): what is discarded is given back; or ignore\n"
-	"  -i, --aio KIND           io_uring or threads\n"
-	"  -U, --force-share        with -r: also if another program has it open for writing\n"
-	"  -m, --misalign           buffers do not begin at a page\n"
-	"      --references POLICY  which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help               print this and exit\n"
-	"  -V, --version            print the version and exit\n\n"
-	"Commands (-c 'help COMMAND' tells more about each):\n\n";
+#include "tools/suggest.h"
 
 enum {
 	GO_ON = -1,
@@ -104,6 +83,19 @@ static char **cut_line(char *line, int *count)
 	return words;
 }
 
+static void say_not_found(const char *name)
+{
+	const struct io_command *c;
+	struct suggestion s;
+	unsigned i;
+
+	fprintf(stderr, "command \"%s\" not found\n", name);
+	suggest_begin(&s, name, strlen(name));
+	for (i = 0; (c = io_command_at(i)); i++)
+		suggest_offer(&s, c->command.name);
+	suggest_say(&s, "");
+}
+
 /* line is cut up. Returns the exit code. */
 static int run_line(struct io_session *s, char *line)
 {
@@ -116,7 +108,7 @@ static int run_line(struct io_session *s, char *line)
 	if (count) {
 		c = io_command_find(words[0]);
 		if (!c)
-			fprintf(stderr, "command \"%s\" not found\n", words[0]);
+			say_not_found(words[0]);
 		code = 1;
 		if (c && may_run(s, c, words[0], count - 1))
 			code = c->run(s, c, count, words);
@@ -174,74 +166,60 @@ static int run_input(struct io_session *s)
 
 /* ---- The command line ---- */
 
-static int print_help(void)
-{
-	const struct io_command *c;
-	unsigned i;
+static const struct option_row option_rows[] = {
+	OPTION(.letter = 'c', .name = "cmd", .metavar = "COMMAND", .flags = OPTION_MANY,
+	       .help = "run this"),
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION(.letter = 'r', .name = "read-only", .help = "open the image for reading only"),
+	OPTION(.letter = 't', .name = "cache", .metavar = "MODE", .value = VALUE_CHOICE,
+	       .choices = OPTIONS_CACHE_MODES,
+	       .help = "writethrough (default), writeback, none, try-none (none where that is "
+		       "possible), directsync or unsafe"),
+	OPTION(.letter = 'n', .name = "nocache", .help = "the same as -t none"),
+	OPTION(.letter = 'd', .name = "discard", .metavar = "MODE", .value = VALUE_CHOICE,
+	       .choices = "unmap ignore",
+	       .help = "unmap (default): what is discarded is given back; or ignore"),
+	OPTION(.letter = 'i', .name = "aio", .metavar = "KIND", .value = VALUE_CHOICE,
+	       .choices = "io_uring threads", .help = "io_uring or threads"),
+	OPTION(.letter = 'U', .name = "force-share",
+	       .help = "with -r: also if another program has it open for writing"),
+	OPTION(.letter = 'm', .name = "misalign", .help = "buffers do not begin at a page"),
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	OPTION(.letter = 'V', .name = "version", .help = "print the version and exit"),
+	OPTION(.letter = 's', .name = "snapshot", .flags = OPTION_REFUSED,
+	       .help = "make an overlay with `create -b` and open that"),
+	OPTION(.letter = 'C', .name = "copy-on-read", .flags = OPTION_REFUSED,
+	       .help = "reading never writes"),
+	OPTION(.letter = 'k', .name = "native-aio", .flags = OPTION_REFUSED,
+	       .help = "there are -i io_uring and -i threads"),
+	OPTION(.letter = 'T', .name = "trace", .metavar = "TRACE", .flags = OPTION_REFUSED,
+	       .help = "there are no trace events"),
+	{ 0 },
+};
 
-	printf("Usage:\n  %s%s%s", say_program(), io_is_qemu_io() ? "" : " io", help);
-	for (i = 0; (c = io_command_at(i)); i++)
-		printf("  %-11s %s\n", c->name, c->purpose);
-	return 0;
-}
-
-static int try_help(void)
-{
-	return say_try_help(io_is_qemu_io() ? NULL : "io");
-}
-
-/* qemu-io's options that cannot be honoured. Returns 1. */
-static int refuse(int opt)
-{
-	switch (opt) {
-	case 's':
-		return io_refuse("-s", "make an overlay with `create -b` and open that");
-	case 'C':
-		return io_refuse("-C", "reading never writes");
-	case 'k':
-		return io_refuse("-k", "there are -i io_uring and -i threads");
-	default:
-		return io_refuse("-T", "there are no trace events");
-	}
-}
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE, .optional = true },
+	{ 0 },
+};
 
 static int parse(struct io *io, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-		{ "cmd", required_argument, NULL, 'c' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "read-only", no_argument, NULL, 'r' },
-		{ "cache", required_argument, NULL, 't' },
-		{ "nocache", no_argument, NULL, 'n' },
-		{ "discard", required_argument, NULL, 'd' },
-		{ "aio", required_argument, NULL, 'i' },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "misalign", no_argument, NULL, 'm' },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ "snapshot", no_argument, NULL, 's' },
-		{ "copy-on-read", no_argument, NULL, 'C' },
-		{ "native-aio", no_argument, NULL, 'k' },
-		{ "trace", required_argument, NULL, 'T' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ 0 },
-	};
 	struct io_open *how = &io->how;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hVc:f:rt:nd:i:UmsCkT:", options, NULL)) != -1) {
+	options_begin(&o, &io_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return print_help();
 		case 'V':
 			return say_version();
 		case 'c':
-			args_list_add(&io->commands, optarg);
+			args_list_add(&io->commands, o.value);
 			break;
 		case 'f':
-			how->format = optarg;
+			how->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			how->image_opts = true;
@@ -251,15 +229,15 @@ static int parse(struct io *io, int argc, char **argv)
 			break;
 		case 't':
 		case 'n':
-			if (!io_parse_cache(opt == 'n' ? "none" : optarg, &how->flags))
+			if (!io_parse_cache(opt == 'n' ? "none" : o.value, &how->flags))
 				return 1;
 			break;
 		case 'd':
-			if (!io_parse_discard(optarg, &how->flags))
+			if (!io_parse_discard(o.value, &how->flags))
 				return 1;
 			break;
 		case 'i':
-			if (!io_parse_aio(optarg, &how->io))
+			if (!io_parse_aio(o.value, &how->io))
 				return 1;
 			break;
 		case 'U':
@@ -269,24 +247,20 @@ static int parse(struct io *io, int argc, char **argv)
 			io->session.misalign = true;
 			break;
 		case ARG_REFERENCES:
-			how->references = optarg;
+			how->references = o.value;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
-		case '?':
-			return try_help();
-		default:
-			return refuse(opt);
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind < argc)
-		how->name = argv[optind++];
-	if (optind < argc) {
-		say_error("Expecting at most one image file name");
-		return try_help();
-	}
+	how->name = o.operands[0];
+	if (o.operand_count > 1)
+		return say_usage(options_command_name(&io_command),
+				 "Expecting at most one image file name");
 	if (how->image_opts && how->format) {
 		say_error("--image-opts and -f are mutually exclusive");
 		return 1;
@@ -296,7 +270,7 @@ static int parse(struct io *io, int argc, char **argv)
 	return GO_ON;
 }
 
-int io_run(int argc, char **argv)
+static int io_run(int argc, char **argv)
 {
 	struct io io = { .how = { .flags = IO_OPEN_DEFAULT } };
 	struct io_session *s = &io.session;
@@ -313,3 +287,28 @@ out:
 	args_list_free(&io.commands);
 	return code;
 }
+
+static void print_commands(void)
+{
+	const struct io_command *c;
+	unsigned i;
+
+	puts("\nCommands (-c 'help COMMAND' tells more about each):\n");
+	for (i = 0; (c = io_command_at(i)); i++)
+		printf("  %-11s %s\n", c->command.name, c->command.purpose);
+}
+
+const struct command io_command = {
+	.name = "io",
+	.alone = "qemu-io",
+	.purpose = "read, write and compare by script",
+	.description = "Read, write, compare, discard: commands are given with -c, or come from "
+		       "standard input, one to a line. A command that fails does not keep the next "
+		       "from being run. In a line everything from a word that begins with '#' on is "
+		       "a comment.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.exit_status = "0 all commands did what they should, 1 one of them failed.",
+	.run = io_run,
+	.print_more = print_commands,
+};

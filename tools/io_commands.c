@@ -82,8 +82,14 @@ static int run_help(struct io_session *s, const struct io_command *c, int argc, 
 			return 1;
 		}
 		io_command_usage(c);
-		if (c->more)
-			printf("\n%s", c->more);
+		if (!option_row_ends(c->command.options)) {
+			putchar('\n');
+			options_print_rows(c->command.options);
+		}
+		if (c->command.notes) {
+			putchar('\n');
+			options_print_wrapped(c->command.notes, 0, 0);
+		}
 		return 0;
 	}
 	for (i = 0; (c = io_command_at(i)); i++)
@@ -92,90 +98,252 @@ static int run_help(struct io_session *s, const struct io_command *c, int argc, 
 	return 0;
 }
 
+/* ---- What options they have ---- */
+
+#define ROW_QUIET \
+	OPTION(.letter = 'q', .help = "print nothing but errors")
+#define ROW_MACHINE \
+	OPTION(.letter = 'C', \
+	       .help = "print BYTES,1,TIME,BYTES PER SECOND,REQUESTS PER SECOND")
+#define ROW_EXPECTED_PATTERN \
+	OPTION(.letter = 'P', .metavar = "PATTERN", .value = VALUE_NUMBER, \
+	       .help = "complain if not every byte that is read is PATTERN")
+#define ROW_EXPECTED_SEED \
+	OPTION(.letter = 'r', .metavar = "SEED", .value = VALUE_NUMBER, \
+	       .help = "complain if it is not what `write -r SEED` writes there")
+#define ROW_DUMP \
+	OPTION(.letter = 'v', .help = "print what is read, in hex and as text")
+#define ROW_PATTERN \
+	OPTION(.letter = 'P', .metavar = "PATTERN", .value = VALUE_NUMBER, \
+	       .help = "write this byte instead of 0xcd")
+#define ROW_SEED \
+	OPTION(.letter = 'r', .metavar = "SEED", .value = VALUE_NUMBER, \
+	       .help = "write bytes made from SEED and their offset in the disk: `verify -r " \
+		       "SEED` knows them (not under the name qemu-io, where -r means " \
+		       "something else)")
+#define ROW_DURABLE \
+	OPTION(.letter = 'f', .help = "durably")
+#define ROW_ZEROES \
+	OPTION(.letter = 'z', \
+	       .help = "write zeroes without storing them, where that is possible")
+#define ROW_UNMAP \
+	OPTION(.letter = 'u', \
+	       .help = "with -z: the old content's room may be given back. It is, with -u " \
+		       "or without, if discards are: see -d of `open`")
+#define ROW_VM_STATE \
+	OPTION(.letter = 'b', .flags = OPTION_REFUSED, \
+	       .help = "the VM state is not accessible")
+#define ROW_NO_MEANING \
+	OPTION(.letter = 'p', .flags = OPTION_ALIAS, \
+	       .help = "taken as by qemu-io, where it has no meaning")
+
+static const struct option_row none[] = { { 0 } };
+static const struct option_row discard_options[] = { ROW_MACHINE, ROW_QUIET, { 0 } };
+static const struct option_row aio_read_options[] = {
+	ROW_MACHINE,
+	ROW_QUIET,
+	ROW_DUMP,
+	ROW_EXPECTED_PATTERN,
+	ROW_EXPECTED_SEED,
+	OPTION(.letter = 'i', .flags = OPTION_REFUSED,
+	       .help = "no statistics of requests are kept"),
+	{ 0 },
+};
+static const struct option_row aio_write_options[] = {
+	ROW_MACHINE,
+	ROW_DURABLE,
+	ROW_QUIET,
+	ROW_UNMAP,
+	ROW_ZEROES,
+	ROW_PATTERN,
+	ROW_SEED,
+	OPTION(.letter = 'i', .flags = OPTION_REFUSED,
+	       .help = "no statistics of requests are kept"),
+	{ 0 },
+};
+static const struct option_row open_options[] = {
+	OPTION(.letter = 'n', .help = "the same as -t none"),
+	OPTION(.letter = 'r', .help = "for reading only"),
+	OPTION(.letter = 'U',
+	       .help = "with -r: also if another program has it open for writing"),
+	OPTION(.letter = 't', .metavar = "CACHE",
+	       .help = "cache mode: writethrough (default), writeback, none, try-none, "
+		       "directsync, unsafe"),
+	OPTION(.letter = 'd', .metavar = "DISCARD",
+	       .help = "discards: unmap (default) or ignore"),
+	OPTION(.letter = 'i', .metavar = "AIO", .help = "io_uring or threads"),
+	OPTION(.letter = 'o', .metavar = "OPTIONS",
+	       .help = "KEY=VALUE,... as for --image-opts; with PATH too, it is file.filename"),
+	OPTION(.letter = 's', .flags = OPTION_REFUSED,
+	       .help = "make an overlay with `create -b` instead"),
+	OPTION(.letter = 'C', .flags = OPTION_REFUSED, .help = "reading never writes"),
+	OPTION(.letter = 'k', .flags = OPTION_REFUSED, .help = "use -i threads or -i io_uring"),
+	{ 0 },
+};
+static const struct option_row read_options[] = {
+	ROW_MACHINE,
+	ROW_QUIET,
+	ROW_DUMP,
+	ROW_EXPECTED_PATTERN,
+	ROW_EXPECTED_SEED,
+	OPTION(.letter = 's', .metavar = "OFF", .value = VALUE_SIZE,
+	       .help = "compare only from so many bytes behind OFF on"),
+	OPTION(.letter = 'l', .metavar = "LEN", .value = VALUE_SIZE,
+	       .help = "compare only so many bytes"),
+	ROW_VM_STATE,
+	ROW_NO_MEANING,
+	{ 0 },
+};
+static const struct option_row readv_options[] = {
+	ROW_MACHINE,
+	ROW_QUIET,
+	ROW_DUMP,
+	ROW_EXPECTED_PATTERN,
+	ROW_EXPECTED_SEED,
+	{ 0 },
+};
+static const struct option_row truncate_options[] = {
+	OPTION(.letter = 'm', .metavar = "PREALLOC",
+	       .help = "off (default), metadata, falloc or full"),
+	{ 0 },
+};
+static const struct option_row verify_options[] = {
+	ROW_MACHINE,
+	ROW_QUIET,
+	OPTION(.letter = 'P', .metavar = "PATTERN", .help = "every byte is PATTERN"),
+	OPTION(.letter = 'r', .metavar = "SEED",
+	       .help = "it is what `write -r SEED` writes there"),
+	OPTION(.letter = 'f', .metavar = "FILE",
+	       .help = "it is the file's content, over and over if the file is shorter"),
+	{ 0 },
+};
+static const struct option_row write_options[] = {
+	OPTION(.letter = 'c', .help = "store compressed: whole units"),
+	ROW_MACHINE,
+	ROW_DURABLE,
+	OPTION(.letter = 'n', .help = "with -z: it is a failure if zeroes had to be stored"),
+	ROW_QUIET,
+	ROW_UNMAP,
+	ROW_ZEROES,
+	ROW_PATTERN,
+	ROW_SEED,
+	OPTION(.letter = 's', .metavar = "FILE",
+	       .help = "write the file's content, over and over if the file is shorter"),
+	ROW_VM_STATE,
+	ROW_NO_MEANING,
+	{ 0 },
+};
+static const struct option_row writev_options[] = {
+	ROW_MACHINE,
+	ROW_DURABLE,
+	ROW_QUIET,
+	ROW_PATTERN,
+	ROW_SEED,
+	{ 0 },
+};
+
+static const struct operand_row range_operands[] = {
+	{ .metavar = "OFF" },
+	{ .metavar = "LEN" },
+	{ 0 },
+};
+static const struct operand_row ranges_operands[] = {
+	{ .metavar = "OFF" },
+	{ .metavar = "LEN", .many = true },
+	{ 0 },
+};
+static const struct operand_row alloc_operands[] = {
+	{ .metavar = "OFF" },
+	{ .metavar = "COUNT", .optional = true },
+	{ 0 },
+};
+static const struct operand_row help_operands[] = {
+	{ .metavar = "COMMAND", .optional = true },
+	{ 0 },
+};
+static const struct operand_row open_operands[] = { { .metavar = "PATH", .optional = true }, { 0 } };
+static const struct operand_row sigraise_operands[] = { { .metavar = "SIGNAL" }, { 0 } };
+static const struct operand_row sleep_operands[] = { { .metavar = "MS" }, { 0 } };
+static const struct operand_row truncate_operands[] = { { .metavar = "SIZE" }, { 0 } };
+
 /* ---- All of them ---- */
 
-#define REPORTS \
-	" -q  print nothing but errors\n" \
-	" -C  print BYTES,1,TIME,BYTES PER SECOND,REQUESTS PER SECOND\n"
-#define EXPECTS \
-	" -P  complain if not every byte that is read is PATTERN\n" \
-	" -r  complain if it is not what `write -r SEED` writes there\n" \
-	" -v  print what is read, in hex and as text\n"
-#define CONTENTS \
-	" -P  write this byte instead of 0xcd\n" \
-	" -r  write bytes made from SEED and their offset in the disk: `verify -r SEED` knows them (not\n" \
-	"     under the name qemu-io, where -r means something else)\n"
 #define LATER \
-	" The command does not wait: its report, and what goes wrong, come with a later command, at\n" \
-	" the latest with `aio_flush`, and do not count for the exit code.\n"
-#define PARTS " With several lengths each has a buffer of its own.\n"
-#define ZEROES " -z  write zeroes without storing them, where that is possible\n" \
-	       " -u  with -z: the old content's room may be given back. It is, with -u or without,\n" \
-	       "     if discards are: see -d of `open`\n"
+	"The command does not wait: its report, and what goes wrong, come with a later command, at " \
+	"the latest with `aio_flush`, and do not count for the exit code."
+#define PARTS "With several lengths each has a buffer of its own."
+
+#define COMMAND(its_name, its_alias, min, max, its_flags, its_run, ...) \
+	{ \
+		.command = { .name = its_name, __VA_ARGS__ }, .alias = its_alias, .min_words = min, \
+		.max_words = max, .flags = its_flags, .run = its_run \
+	}
 
 static const struct io_command commands[] = {
-	{ "abort", NULL, 0, 0, IO_NEEDS_NO_IMAGE, run_abort, "", "", "die as in a crash", NULL },
-	{ "aio_discard", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_discard, "Cq", "[-Cq] off len",
-	  "begin to discard a range", LATER REPORTS },
-	{ "aio_flush", NULL, 0, 0, 0, run_aio_flush, "", "",
-	  "wait for everything that aio_read and its like have begun", NULL },
-	{ "aio_read", NULL, 2, IO_MANY, 0, io_run_readv, "CiP:qr:v",
-	  "[-Cqv] [-P pattern | -r seed] off len [len..]", "begin to read a range",
-	  LATER PARTS EXPECTS REPORTS },
-	{ "aio_write", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_writev, "CfiP:qr:uz",
-	  "[-Cfquz] [-P pattern | -r seed] off len [len..]", "begin to write a range",
-	  LATER PARTS CONTENTS ZEROES " -f  durably\n" REPORTS },
-	{ "alloc", "a", 1, 2, 0, io_run_alloc, "", "offset [count]",
-	  "tell how much of a range the image itself holds, not its backing images", NULL },
-	{ "close", "c", 0, 0, 0, io_run_close, "", "", "close the image", NULL },
-	{ "discard", "d", 2, IO_MANY, IO_CHANGES_IMAGE, io_run_discard, "Cq", "[-Cq] off len",
-	  "give a range's room back, where possible: it need not keep its content", REPORTS },
-	{ "flush", "f", 0, 0, 0, io_run_flush, "", "", "make all that was written durable", NULL },
-	{ "help", "?", 0, 1, IO_NEEDS_NO_IMAGE, run_help, "", "[command]",
-	  "help for one or all commands", NULL },
-	{ "info", "i", 0, 0, 0, io_run_info, "", "", "print what kind of image it is", NULL },
-	{ "length", "l", 0, 0, 0, io_run_length, "", "", "print the size of the disk", NULL },
-	{ "map", NULL, 0, 0, 0, io_run_map, "", "",
-	  "print which ranges the image itself holds, not its backing images", NULL },
-	{ "open", "o", 1, IO_MANY, IO_NEEDS_NO_IMAGE, io_run_open, "CUd:i:kno:rst:",
-	  "[-nrU] [-t cache] [-d discard] [-i aio] [-o options] [path]", "open an image",
-	  " -r  for reading only\n"
-	  " -U  with -r: also if another program has it open for writing\n"
-	  " -t  cache mode: writethrough (default), writeback, none, directsync, unsafe\n"
-	  " -n  the same as -t none\n"
-	  " -d  discards: unmap (default) or ignore\n"
-	  " -i  io_uring or threads\n"
-	  " -o  KEY=VALUE,... as for --image-opts; with path too, it is file.filename\n" },
-	{ "quit", "q", 0, IO_MANY, IO_NEEDS_NO_IMAGE, run_quit, "", "", "exit the program", NULL },
-	{ "read", "r", 2, IO_MANY, 0, io_run_read, "bCl:pP:qr:s:v",
-	  "[-Cqv] [-P pattern | -r seed] [-s off] [-l len] off len", "read a range",
-	  EXPECTS " -s  compare only from so many bytes behind off on\n"
-		  " -l  compare only so many bytes\n" REPORTS },
-	{ "readv", NULL, 2, IO_MANY, 0, io_run_readv, "CP:qr:v",
-	  "[-Cqv] [-P pattern | -r seed] off len [len..]",
-	  "read a range into several buffers", PARTS EXPECTS REPORTS },
-	{ "sigraise", NULL, 1, 1, IO_NEEDS_NO_IMAGE, run_sigraise, "", "signal",
-	  "send the program itself a signal, by number", NULL },
-	{ "sleep", NULL, 1, 1, IO_NEEDS_NO_IMAGE, run_sleep, "", "ms",
-	  "wait for so many milliseconds", NULL },
-	{ "truncate", "t", 1, 3, IO_CHANGES_IMAGE, io_run_truncate, "m:", "[-m prealloc] size",
-	  "make the disk larger or smaller", " -m  off (default), metadata, falloc or full\n" },
-	{ "verify", NULL, 2, IO_MANY, 0, io_run_verify, "CP:qr:f:",
-	  "[-Cq] {-P pattern | -r seed | -f file} off len",
-	  "read a range and tell where it is not what it should be",
-	  " -P  every byte is PATTERN\n"
-	  " -r  it is what `write -r SEED` writes there\n"
-	  " -f  it is the file's content, over and over if the file is shorter\n" REPORTS },
-	{ "write", "w", 2, IO_MANY, IO_CHANGES_IMAGE, io_run_write, "bcCfnpP:qr:s:uz",
-	  "[-cCfnquz] [-P pattern | -r seed | -s file] off len", "write a range",
-	  CONTENTS
-	  " -s  write the file's content, over and over if the file is shorter\n"
-	  " -c  store compressed: whole units\n"
-	  " -f  durably\n" ZEROES
-	  " -n  with -z: it is a failure if zeroes had to be stored\n" REPORTS },
-	{ "writev", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_writev, "CfP:qr:",
-	  "[-Cfq] [-P pattern | -r seed] off len [len..]",
-	  "write a range from several buffers", PARTS CONTENTS " -f  durably\n" REPORTS },
+	COMMAND("abort", NULL, 0, 0, IO_NEEDS_NO_IMAGE, run_abort,
+		.purpose = "die as in a crash", .options = none),
+	COMMAND("aio_discard", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_discard,
+		.purpose = "begin to discard a range", .options = discard_options,
+		.operands = range_operands, .notes = LATER),
+	COMMAND("aio_flush", NULL, 0, 0, 0, run_aio_flush,
+		.purpose = "wait for everything that aio_read and its like have begun",
+		.options = none),
+	COMMAND("aio_read", NULL, 2, IO_MANY, 0, io_run_readv,
+		.purpose = "begin to read a range", .options = aio_read_options,
+		.operands = ranges_operands, .notes = LATER " " PARTS),
+	COMMAND("aio_write", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_writev,
+		.purpose = "begin to write a range", .options = aio_write_options,
+		.operands = ranges_operands, .notes = LATER " " PARTS),
+	COMMAND("alloc", "a", 1, 2, 0, io_run_alloc,
+		.purpose = "tell how much of a range the image itself holds, not its backing "
+			   "images",
+		.options = none, .operands = alloc_operands),
+	COMMAND("close", "c", 0, 0, 0, io_run_close, .purpose = "close the image",
+		.options = none),
+	COMMAND("discard", "d", 2, IO_MANY, IO_CHANGES_IMAGE, io_run_discard,
+		.purpose = "give a range's room back, where possible: it need not keep its "
+			   "content",
+		.options = discard_options, .operands = range_operands),
+	COMMAND("flush", "f", 0, 0, 0, io_run_flush,
+		.purpose = "make all that was written durable", .options = none),
+	COMMAND("help", "?", 0, 1, IO_NEEDS_NO_IMAGE, run_help,
+		.purpose = "help for one or all commands", .options = none,
+		.operands = help_operands),
+	COMMAND("info", "i", 0, 0, 0, io_run_info, .purpose = "print what kind of image it is",
+		.options = none),
+	COMMAND("length", "l", 0, 0, 0, io_run_length, .purpose = "print the size of the disk",
+		.options = none),
+	COMMAND("map", NULL, 0, 0, 0, io_run_map,
+		.purpose = "print which ranges the image itself holds, not its backing images",
+		.options = none),
+	COMMAND("open", "o", 1, IO_MANY, IO_NEEDS_NO_IMAGE, io_run_open,
+		.purpose = "open an image", .options = open_options, .operands = open_operands),
+	COMMAND("quit", "q", 0, IO_MANY, IO_NEEDS_NO_IMAGE, run_quit,
+		.purpose = "exit the program", .options = none),
+	COMMAND("read", "r", 2, IO_MANY, 0, io_run_read, .purpose = "read a range",
+		.options = read_options, .operands = range_operands),
+	COMMAND("readv", NULL, 2, IO_MANY, 0, io_run_readv,
+		.purpose = "read a range into several buffers", .options = readv_options,
+		.operands = ranges_operands, .notes = PARTS),
+	COMMAND("sigraise", NULL, 1, 1, IO_NEEDS_NO_IMAGE, run_sigraise,
+		.purpose = "send the program itself a signal, by number", .options = none,
+		.operands = sigraise_operands),
+	COMMAND("sleep", NULL, 1, 1, IO_NEEDS_NO_IMAGE, run_sleep,
+		.purpose = "wait for so many milliseconds", .options = none,
+		.operands = sleep_operands),
+	COMMAND("truncate", "t", 1, 3, IO_CHANGES_IMAGE, io_run_truncate,
+		.purpose = "make the disk larger or smaller", .options = truncate_options,
+		.operands = truncate_operands),
+	COMMAND("verify", NULL, 2, IO_MANY, 0, io_run_verify,
+		.purpose = "read a range and tell where it is not what it should be",
+		.options = verify_options, .operands = range_operands,
+		.notes = "One of -P, -r and -f is needed."),
+	COMMAND("write", "w", 2, IO_MANY, IO_CHANGES_IMAGE, io_run_write,
+		.purpose = "write a range", .options = write_options,
+		.operands = range_operands),
+	COMMAND("writev", NULL, 2, IO_MANY, IO_CHANGES_IMAGE, io_run_writev,
+		.purpose = "write a range from several buffers", .options = writev_options,
+		.operands = ranges_operands, .notes = PARTS),
 };
 
 const struct io_command *io_command_at(unsigned i)
@@ -189,7 +357,7 @@ const struct io_command *io_command_find(const char *name)
 	unsigned i;
 
 	for (i = 0; (c = io_command_at(i)); i++)
-		if (!strcmp(name, c->name) || (c->alias && !strcmp(name, c->alias)))
+		if (!strcmp(name, c->command.name) || (c->alias && !strcmp(name, c->alias)))
 			return c;
 	return NULL;
 }

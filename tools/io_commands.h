@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "tools/io_session.h"
+#include "tools/options.h"
 
 enum {
 	IO_NEEDS_NO_IMAGE = 1 << 0,
@@ -14,15 +15,12 @@ enum {
 enum { IO_MANY = -1 };
 
 struct io_command {
-	const char *name, *alias; /* alias NULL: none */
+	struct command command;	  /* name, purpose, options (letters alone), operands, notes */
+	const char *alias;	  /* NULL: none */
 	int min_words, max_words; /* after the name, options too; IO_MANY: any number */
 	unsigned flags;
 	/* Returns the exit code, 0 or 1. argv[0] is the name that was used. */
 	int (*run)(struct io_session *s, const struct io_command *c, int argc, char **argv);
-	const char *letters; /* getopt()'s */
-	const char *words;   /* what follows the name, for people */
-	const char *purpose;
-	const char *more; /* lines about its options, or NULL */
 };
 
 /* In alphabetical order; NULL past the last. */
@@ -32,11 +30,13 @@ const struct io_command *io_command_find(const char *name); /* or alias; NULL: n
 /* "NAME WORDS -- PURPOSE" on standard output. Returns 1. */
 int io_command_usage(const struct io_command *c);
 
-/* Options of a command: what getopt() found, by letter; NULL: not given, "": without an argument. */
+/* A command's words: options by letter (NULL: not given, "": without an argument), operands. */
 struct io_options {
 	const char *given[128];
+	char **operands; /* NULL past the last */
+	int operand_count;
 };
-/* What remains begins at optind. False: a wrong option, or one that cannot be honoured; said. */
+/* False: a wrong option, or one that cannot be honoured; said. */
 bool io_parse_options(const struct io_command *c, int argc, char **argv, struct io_options *o);
 
 /* A size up to 2^63 - 1. False: it is none; said. */
@@ -59,9 +59,6 @@ bool io_is_qemu_io(void);
 bool io_parse_cache(const char *text, unsigned *flags);
 bool io_parse_discard(const char *text, unsigned *flags);
 bool io_parse_aio(const char *text, enum img_io_kind *io);
-/* "option '-X' is not supported: why". Returns 1. */
-int io_refuse(const char *option, const char *why);
-
 /* What an image is opened with if nothing else is said: each write lasts, discards go through. */
 enum { IO_OPEN_DEFAULT = IMG_OPEN_WRITETHROUGH | IMG_OPEN_UNMAP };
 

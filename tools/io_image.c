@@ -1,6 +1,5 @@
 /* io: commands on the image as a whole. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +46,7 @@ bool io_parse_aio(const char *text, enum img_io_kind *io)
 	else if (!strcmp(text, "io_uring"))
 		*io = IMG_IO_URING_KIND;
 	else if (!strcmp(text, "native"))
-		io_refuse("-i native", "threads and io_uring are");
+		say_refusal(NULL, "-i native", "threads and io_uring are");
 	else
 		say_error("Invalid aio option: %s", text);
 	return *io != IMG_IO_AUTO_KIND;
@@ -80,14 +79,6 @@ static bool read_open_options(const struct io_options *o, struct io_open *how)
 {
 	const char *const *given = o->given;
 
-	if (given['s'] || given['C'] || given['k']) {
-		io_refuse(given['s'] ? "-s" : given['C'] ? "-C"
-							 : "-k",
-			  given['s']   ? "make an overlay with `create -b` instead"
-			  : given['C'] ? "reading never writes"
-				       : "use -i threads or -i io_uring");
-		return false;
-	}
 	if ((given['n'] && !io_parse_cache("none", &how->flags)) ||
 	    (given['t'] && !io_parse_cache(given['t'], &how->flags)) ||
 	    (given['d'] && !io_parse_discard(given['d'], &how->flags)) ||
@@ -107,7 +98,7 @@ int io_run_open(struct io_session *s, const struct io_command *c, int argc, char
 
 	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
-	if (optind < argc - 1 || (optind == argc && !o.given['o']))
+	if (o.operand_count > 1 || (!o.operand_count && !o.given['o']))
 		return io_command_usage(c);
 	if (s->img) {
 		say_error("file open already, try 'help close'");
@@ -115,7 +106,7 @@ int io_run_open(struct io_session *s, const struct io_command *c, int argc, char
 	}
 	if (!read_open_options(&o, &how))
 		return 1;
-	how.name = argv[optind];
+	how.name = o.operands[0];
 	how.image_opts = s->image_opts;
 	if (o.given['o']) {
 		if (s->image_opts && how.name) {
@@ -181,10 +172,10 @@ int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, 
 
 	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
-	if (optind != argc - 1)
+	if (o.operand_count != 1)
 		return io_command_usage(c);
 	if ((o.given['m'] && !parse_preallocation(o.given['m'], &preallocation)) ||
-	    !io_parse_size(argv[optind], &size))
+	    !io_parse_size(o.operands[0], &size))
 		return 1;
 	io_session_drain(s);
 	err = img_error_new();

@@ -2,7 +2,6 @@
  * io: commands that read, write, discard. What they print on standard output, down to the words of
  * what is wrong, is what scripts written for qemu-io look for.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,20 +36,20 @@ static bool parse_content(const struct io_options *o, const char *path, struct i
 	return true;
 }
 
-/* What remains of the words: an offset and one length, or more if many. False: said. */
-static bool parse_range(const struct io_command *c, int argc, char **argv, bool many,
+/* The operands: an offset and one length, or more if many. False: said. */
+static bool parse_range(const struct io_command *c, const struct io_options *o, bool many,
 			struct io_request *r)
 {
-	int i, lengths = argc - optind - 1;
+	int i, lengths = o->operand_count - 1;
 
 	if (lengths < 1 || (lengths > 1 && !many)) {
 		io_command_usage(c);
 		return false;
 	}
-	if (!io_parse_size(argv[optind], &r->off))
+	if (!io_parse_size(o->operands[0], &r->off))
 		return false;
 	if (lengths == 1)
-		return io_parse_size(argv[optind + 1], &r->len);
+		return io_parse_size(o->operands[1], &r->len);
 	r->parts = calloc((size_t)lengths, sizeof(*r->parts));
 	if (!r->parts) {
 		say_error("out of memory");
@@ -58,7 +57,7 @@ static bool parse_range(const struct io_command *c, int argc, char **argv, bool 
 	}
 	r->part_count = (size_t)lengths;
 	for (i = 0; i < lengths; i++) {
-		if (!io_parse_size(argv[optind + 1 + i], &r->parts[i]))
+		if (!io_parse_size(o->operands[1 + i], &r->parts[i]))
 			return false;
 		/* Each is below 2^63, and so was the sum: it cannot wrap around before this. */
 		r->len += r->parts[i];
@@ -117,7 +116,7 @@ static bool take_compared_part(const struct io_command *c, const struct io_optio
 }
 
 static bool set_read(struct io_request *r, const struct io_command *c, const struct io_options *o,
-		     int argc, char **argv, bool many)
+		     bool many)
 {
 	if (o->given['P'] && o->given['r']) {
 		puts("Only one of -P and -r can be specified at the same time");
@@ -125,7 +124,7 @@ static bool set_read(struct io_request *r, const struct io_command *c, const str
 	}
 	r->compare = o->given['P'] || o->given['r'];
 	r->dump = o->given['v'];
-	return parse_content(o, NULL, &r->content) && parse_range(c, argc, argv, many, r) &&
+	return parse_content(o, NULL, &r->content) && parse_range(c, o, many, r) &&
 	       take_compared_part(c, o, r);
 }
 
@@ -139,14 +138,14 @@ int io_run_read(struct io_session *s, const struct io_command *c, int argc, char
 	r = io_request_new(s, IO_READ);
 	if (!r)
 		return 1;
-	set_report(r, &o, c->name, "read");
-	return send_request(r, set_read(r, c, &o, argc, argv, false), false);
+	set_report(r, &o, c->command.name, "read");
+	return send_request(r, set_read(r, c, &o, false), false);
 }
 
 /* Several lengths, each with a buffer of its own. */
 int io_run_readv(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	bool alone = !strcmp(c->name, "aio_read");
+	bool alone = !strcmp(c->command.name, "aio_read");
 	struct io_request *r;
 	struct io_options o;
 
@@ -156,7 +155,7 @@ int io_run_readv(struct io_session *s, const struct io_command *c, int argc, cha
 	if (!r)
 		return 1;
 	set_report(r, &o, "readv", "read");
-	return send_request(r, set_read(r, c, &o, argc, argv, true), alone);
+	return send_request(r, set_read(r, c, &o, true), alone);
 }
 
 int io_run_verify(struct io_session *s, const struct io_command *c, int argc, char **argv)
@@ -174,9 +173,9 @@ int io_run_verify(struct io_session *s, const struct io_command *c, int argc, ch
 	r = io_request_new(s, IO_READ);
 	if (!r)
 		return 1;
-	set_report(r, &o, c->name, "verified");
+	set_report(r, &o, c->command.name, "verified");
 	r->compare = r->explain = true;
-	ready = parse_content(&o, o.given['f'], &r->content) && parse_range(c, argc, argv, false, r);
+	ready = parse_content(&o, o.given['f'], &r->content) && parse_range(c, &o, false, r);
 	r->compare_len = r->len;
 	return send_request(r, ready, false);
 }
@@ -241,35 +240,35 @@ int io_run_write(struct io_session *s, const struct io_command *c, int argc, cha
 	r = io_request_new(s, IO_WRITE);
 	if (!r)
 		return 1;
-	set_report(r, &o, c->name, "wrote");
+	set_report(r, &o, c->command.name, "wrote");
 	return send_request(r,
-			    set_write(r, &o) && parse_range(c, argc, argv, false, r) &&
+			    set_write(r, &o) && parse_range(c, &o, false, r) &&
 				    is_compressible(r),
 			    false);
 }
 
 int io_run_writev(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	bool alone = !strcmp(c->name, "aio_write");
+	bool alone = !strcmp(c->command.name, "aio_write");
 	struct io_request *r;
 	struct io_options o;
 
 	if (!io_parse_options(c, argc, argv, &o))
 		return 1;
-	if (o.given['z'] && argc - optind > 2) {
+	if (o.given['z'] && o.operand_count > 2) {
 		puts("-z supports only a single length parameter");
 		return 1;
 	}
 	r = io_request_new(s, IO_WRITE);
 	if (!r)
 		return 1;
-	set_report(r, &o, c->name, "wrote");
-	return send_request(r, set_write(r, &o) && parse_range(c, argc, argv, true, r), alone);
+	set_report(r, &o, c->command.name, "wrote");
+	return send_request(r, set_write(r, &o) && parse_range(c, &o, true, r), alone);
 }
 
 int io_run_discard(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	bool alone = !strcmp(c->name, "aio_discard");
+	bool alone = !strcmp(c->command.name, "aio_discard");
 	struct io_request *r;
 	struct io_options o;
 
@@ -278,8 +277,8 @@ int io_run_discard(struct io_session *s, const struct io_command *c, int argc, c
 	r = io_request_new(s, IO_DISCARD);
 	if (!r)
 		return 1;
-	set_report(r, &o, c->name, alone ? "discarded " : "discard");
-	return send_request(r, parse_range(c, argc, argv, false, r), alone);
+	set_report(r, &o, c->command.name, alone ? "discarded " : "discard");
+	return send_request(r, parse_range(c, &o, false, r), alone);
 }
 
 /* ---- Flushing ---- */
@@ -291,7 +290,7 @@ int io_run_flush(struct io_session *s, const struct io_command *c, int argc, cha
 	(void)argc, (void)argv;
 	if (!r)
 		return 1;
-	r->subject = c->name;
+	r->subject = c->command.name;
 	r->durable = r->quiet = true; /* of nothing */
 	return io_request_run(r);
 }

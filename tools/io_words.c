@@ -1,6 +1,5 @@
 /* io: reading commands. What is wrong with one is said on standard output, where scripts look. */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,59 +13,36 @@ bool io_is_qemu_io(void)
 	return !strcmp(say_program(), "qemu-io");
 }
 
-int io_refuse(const char *option, const char *why)
-{
-	say_error("option '%s' is not supported: %s", option, why);
-	return 1;
-}
-
 int io_command_usage(const struct io_command *c)
 {
-	printf("%s%s%s -- %s\n", c->name, *c->words ? " " : "", c->words, c->purpose);
+	printf("%s ", c->command.name);
+	options_print_synopsis(&c->command);
+	printf("%s-- %s\n", option_row_ends(c->command.options) && !c->command.operands ? "" : " ",
+	       c->command.purpose);
 	return 1;
-}
-
-/* Options of qemu-io's that cannot be honoured. */
-static bool is_refused(const struct io_command *c, int letter)
-{
-	static const struct {
-		char letter;
-		const char *why;
-	} refusals[] = {
-		{ 'b', "the VM state is not accessible" },
-		{ 'i', "no statistics of requests are kept" },
-	};
-	char option[] = { '-', (char)letter, '\0' };
-	size_t i;
-
-	for (i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
-		if (refusals[i].letter == letter && c->run != io_run_open) {
-			io_refuse(option, refusals[i].why);
-			return true;
-		}
-	}
-	if (letter == 'r' && io_is_qemu_io() && c->run != io_run_open) {
-		io_refuse(option, "buffers are not registered; as `imgtool io` it takes a seed");
-		return true;
-	}
-	return false;
 }
 
 bool io_parse_options(const struct io_command *c, int argc, char **argv, struct io_options *o)
 {
+	struct options options;
 	int letter;
 
 	*o = (struct io_options){ 0 };
-	optind = 0; /* begin anew, for another command line */
-	while ((letter = getopt(argc, argv, c->letters)) != -1) {
-		if (letter == '?') {
-			io_command_usage(c);
+	options_begin_letters(&options, c->command.options, argc, argv);
+	while ((letter = options_next(&options)) != OPTIONS_END) {
+		if (letter == OPTIONS_EXIT) {
+			if (!options.refused)
+				io_command_usage(c);
 			return false;
 		}
-		if (is_refused(c, letter))
+		if (letter == 'r' && io_is_qemu_io() && c->run != io_run_open) {
+			say_refusal(NULL, "-r", "buffers are not registered; as `imgtool io` it takes a seed");
 			return false;
-		o->given[letter & 127] = optarg ? optarg : "";
+		}
+		o->given[letter & 127] = options.value ? options.value : "";
 	}
+	o->operands = options.operands;
+	o->operand_count = options.operand_count;
 	return true;
 }
 

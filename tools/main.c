@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -15,112 +14,50 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
-#include "tools/args.h"
 #include "tools/command.h"
 #include "tools/open.h"
 #include "tools/say.h"
+#include "tools/suggest.h"
 
-static const struct command {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *help;
-} commands[] = {
-	{ "bench", bench_run, "measure how fast an image answers" },
-	{ "check", check_run, "look for damage in an image's own structures, and repair it" },
-	{ "compare", compare_run, "tell whether two images hold the same disk" },
-	{ "convert", convert_run, "copy images to a new one, of any format" },
-	{ "create", create_run, "make a new image" },
-	{ "info", info_run, "tell what an image is" },
-	{ "io", io_run, "read, write and compare by script" },
-	{ "map", map_run, "tell where an image's data lies" },
-	{ "resize", resize_run, "make a disk larger or smaller" },
-};
-
-/* As many names to a line as fit. */
-static void print_formats(void)
-{
-	size_t column = 0, i;
-	const char *name;
-
-	for (i = 0; (name = img_format_at(i)); i++) {
-		size_t len = strlen(name) + 1;
-
-		if (!column || column + len > 78) {
-			fputs(column ? "\n " : " ", stdout);
-			column = 1;
-		}
-		printf(" %s", name);
-		column += len;
-	}
-	putchar('\n');
-}
-
-static int print_help(void)
-{
-	size_t i;
-
-	printf("%s: virtual disk images\n\n"
-	       "Usage:\n"
-	       "  %s [-h | -V] COMMAND [OPTIONS AND FILES OF THE COMMAND]\n\n"
-	       "Options:\n"
-	       "  -h, --help     print this and exit\n"
-	       "  -V, --version  print the version and exit\n\n"
-	       "Commands (%s COMMAND --help tells more about each):\n\n",
-	       say_program(), say_program(), say_program());
-	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		printf("  %-8s %s\n", commands[i].name, commands[i].help);
-	puts("\nSupported image formats:\n");
-	print_formats();
-	return 0;
-}
-
-/* What getopt_long() complains about begins with argv[0]: "PROGRAM COMMAND" there. */
+/* What is complained about begins with argv[0]: "PROGRAM COMMAND" there. */
 static int run_command(int argc, char **argv)
 {
+	const struct command *c;
+	struct suggestion s;
 	char name[64];
 	size_t i;
 
-	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(argv[0], commands[i].name))
-			continue;
-		snprintf(name, sizeof(name), "%s %s", say_program(), commands[i].name);
-		argv[0] = name;
-		optind = 0; /* begin anew, for another command line */
-		return commands[i].run(argc, argv);
+	suggest_begin(&s, argv[0], strlen(argv[0]));
+	for (i = 0; (c = command_at(i)); i++) {
+		if (!strcmp(argv[0], c->name)) {
+			snprintf(name, sizeof(name), "%s %s", say_program(), c->name);
+			argv[0] = name;
+			return c->run(argc, argv);
+		}
+		suggest_offer(&s, c->name);
 	}
-	return say_usage(NULL, "Command not found: %s", argv[0]);
+	say_error("Command not found: %s", argv[0]);
+	suggest_say(&s, "");
+	return say_try_help(NULL);
 }
 
 static int run(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-		{ "trace", required_argument, NULL, 'T' },
-		{ 0 },
-	};
 	char name[32];
-	int c;
+	struct options o;
 
 	snprintf(name, sizeof(name), "%s", say_program());
 	argv[0] = name;
-	while ((c = getopt_long(argc, argv, "+hVT:", options, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			return print_help();
-		case 'V':
-			return say_version();
-		case 'T':
-			say_error("option '-T' is not supported");
-			return 1;
-		default:
-			return say_try_help(NULL);
-		}
+	options_begin(&o, &program_command, argc, argv);
+	switch (options_next(&o)) {
+	case 'V':
+		return say_version();
+	case OPTIONS_EXIT:
+		return o.code;
 	}
-	if (optind >= argc)
+	if (!o.operand_count)
 		return say_usage(NULL, "Not enough arguments");
-	return run_command(argc - optind, argv + optind);
+	return run_command(o.operand_count, o.operands);
 }
 
 /* A split disk has hundreds of extents, each a file; where the usual 1024 are allowed, more may be. */
@@ -187,7 +124,7 @@ int main(int argc, char **argv)
 		if (!getenv("LIBIMG_REFERENCES"))
 			open_set_default_references("any");
 	}
-	if (other && !strcmp(other, "qemu-io"))
-		return finish_output(io_run(argc, argv));
+	if (other && !strcmp(other, io_command.alone))
+		return finish_output(io_command.run(argc, argv));
 	return finish_output(run(argc, argv));
 }

@@ -1,5 +1,4 @@
 /* map: tell where an image's data lies. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,19 +9,24 @@
 #include "tools/open.h"
 #include "tools/say.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s map [OPTIONS] FILE\n\n"
-	"Tell where the data of an image and its backing images lies.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT       of the image (default: found out by its content)\n"
-	"      --image-opts          FILE is a list KEY=VALUE,... instead of a name\n"
-	"  -s, --start-offset OFFSET begin here in the disk\n"
-	"  -l, --max-length LENGTH   end after so many bytes\n"
-	"      --output human|json   for people (default) or for programs\n"
-	"  -U, --force-share         also if another program has the image open for writing\n"
-	"      --references POLICY   which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help                print this and exit\n";
+static const struct option_row option_rows[] = {
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION(.letter = 's', .name = "start-offset", .metavar = "OFFSET", .value = VALUE_SIZE,
+	       .help = "begin here in the disk"),
+	OPTION(.letter = 'l', .name = "max-length", .metavar = "LENGTH", .value = VALUE_SIZE,
+	       .help = "end after so many bytes"),
+	OPTION_ROW_OUTPUT,
+	OPTION_ROW_SHARE("the image"),
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ 0 },
+};
 
 struct map {
 	struct open_request request;
@@ -36,60 +40,48 @@ enum {
 
 static int parse(struct map *map, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "start-offset", required_argument, NULL, 's' },
-		{ "max-length", required_argument, NULL, 'l' },
-		{ "output", required_argument, NULL, ARG_OUTPUT },
-		{ "force-share", no_argument, NULL, 'U' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
 	struct open_request *r = &map->request;
+	struct options o;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "hf:s:l:U", options, NULL)) != -1) {
+	options_begin(&o, &map_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			r->format = optarg;
+			r->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			r->image_opts = true;
 			break;
 		case 's':
-			if (!args_size("start offset", optarg, 0, INT64_MAX, &map->start))
+			if (!args_size("start offset", o.value, 0, INT64_MAX, &map->start))
 				return 1;
 			break;
 		case 'l':
-			if (!args_size("max length", optarg, 0, INT64_MAX, &map->length))
+			if (!args_size("max length", o.value, 0, INT64_MAX, &map->length))
 				return 1;
 			break;
 		case ARG_OUTPUT:
-			if (!args_output("map", optarg, &map->json))
+			if (!args_output("map", o.value, &map->json))
 				return 1;
 			break;
 		case 'U':
 			r->flags |= IMG_OPEN_SHARE;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			r->references = optarg;
+			r->references = o.value;
 			break;
-		default:
-			return say_try_help("map");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind != argc - 1)
+	if (o.operand_count != 1)
 		return say_usage("map", "Expecting one image file name");
-	r->name = argv[optind];
+	r->name = o.operands[0];
 	return args_one_way_to_open(r->image_opts, r->format) ? GO_ON : 1;
 }
 
@@ -172,7 +164,7 @@ static int print_map(struct img *img, const struct map *map, struct img_error *e
 	return print_entry(map, &now, true) ? 0 : 1;
 }
 
-int map_run(int argc, char **argv)
+static int map_run(int argc, char **argv)
 {
 	struct map map = { .length = UINT64_MAX };
 	struct img_error *err;
@@ -190,3 +182,12 @@ int map_run(int argc, char **argv)
 	img_error_free(err);
 	return rc;
 }
+
+const struct command map_command = {
+	.name = "map",
+	.purpose = "tell where an image's data lies",
+	.description = "Tell where the data of an image and its backing images lies.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.run = map_run,
+};

@@ -1,7 +1,6 @@
 /* resize: make a disk larger or smaller. */
 #include <ctype.h>
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,20 +11,30 @@
 #include "tools/say.h"
 #include "tools/size.h"
 
-static const char help[] =
-	"Usage:\n"
-	"  %s resize [OPTIONS] FILE [+-]SIZE\n\n"
-	"Make the disk in an image larger or smaller: SIZE bytes, or by SIZE with a sign. What is\n"
-	"new reads as zeroes; partitions and file systems are not touched.\n\n"
-	"Options:\n"
-	"  -f, --format FORMAT       of the image (default: found out by its content)\n"
-	"      --image-opts          FILE is a list KEY=VALUE,... instead of a name\n"
-	"      --shrink              allow a smaller disk: what lies behind its end is lost\n"
-	"      --preallocation MODE  off (default), metadata, falloc or full: for what is new\n"
-	"  -q, --quiet               print nothing but errors\n"
-	"      --references POLICY   which files images may name: none, folder, any or DIR:DIR\n"
-	"  -h, --help                print this and exit\n\n"
-	"SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024).\n";
+enum {
+	OPT_SHRINK = ARG_OWN,
+	OPT_PREALLOCATION,
+};
+
+static const struct option_row option_rows[] = {
+	OPTION_ROW_FORMAT("of the image"),
+	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
+	OPTION(.name = "shrink", .id = OPT_SHRINK,
+	       .help = "allow a smaller disk: what lies behind its end is lost"),
+	OPTION(.name = "preallocation", .id = OPT_PREALLOCATION, .metavar = "MODE",
+	       .value = VALUE_CHOICE, .choices = "off metadata falloc full",
+	       .help = "off (default), metadata, falloc or full: for what is new"),
+	OPTION_ROW_QUIET,
+	OPTION_ROW_OBJECT,
+	OPTION_ROW_REFERENCES,
+	{ 0 },
+};
+
+static const struct operand_row operand_rows[] = {
+	{ .metavar = "FILE", .value = VALUE_FILE },
+	{ .metavar = "[+-]SIZE", .value = VALUE_SIZE },
+	{ 0 },
+};
 
 enum {
 	GO_ON = -1,
@@ -64,8 +73,8 @@ static bool parse_preallocation(const char *text, int *out)
 }
 
 /*
- * "-1M" is a size here, not options: no option is a digit. Take it out, so that getopt_long() does
- * not see it; what follows "--" it leaves alone anyway.
+ * "-1M" is a size here, not options: no option is a digit. Take it out, so that
+ * the parser does not see it; what follows "--" it leaves alone anyway.
  */
 static const char *parse_negative_size(int *argc, char **argv)
 {
@@ -98,59 +107,50 @@ static int parse_size(struct resize *resize)
 
 static int parse(struct resize *resize, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "format", required_argument, NULL, 'f' },
-		{ "image-opts", no_argument, NULL, ARG_IMAGE_OPTS },
-		{ "shrink", no_argument, NULL, ARG_SHRINK },
-		{ "preallocation", required_argument, NULL, ARG_PREALLOCATION },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "object", required_argument, NULL, ARG_OBJECT },
-		{ "references", required_argument, NULL, ARG_REFERENCES },
-		{ 0 },
-	};
 	struct open_request *r = &resize->request;
+	struct options o;
+	char **operand;
 	int opt;
 
 	resize->size = parse_negative_size(&argc, argv);
-	while ((opt = getopt_long(argc, argv, "hf:q", options, NULL)) != -1) {
+	options_begin(&o, &resize_command, argc, argv);
+	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'h':
-			return args_help(help);
 		case 'f':
-			r->format = optarg;
+			r->format = o.value;
 			break;
 		case ARG_IMAGE_OPTS:
 			r->image_opts = true;
 			break;
-		case ARG_SHRINK:
+		case OPT_SHRINK:
 			resize->shrink = true;
 			break;
-		case ARG_PREALLOCATION:
-			if (!parse_preallocation(optarg, &resize->preallocation))
+		case OPT_PREALLOCATION:
+			if (!parse_preallocation(o.value, &resize->preallocation))
 				return 1;
 			break;
 		case 'q':
 			resize->quiet = true;
 			break;
 		case ARG_OBJECT:
-			if (!open_add_object(optarg))
+			if (!open_add_object(o.value))
 				return 1;
 			break;
 		case ARG_REFERENCES:
-			r->references = optarg;
+			r->references = o.value;
 			break;
-		default:
-			return say_try_help("resize");
+		case OPTIONS_EXIT:
+			return o.code;
 		}
 	}
-	if (optind < argc)
-		r->name = argv[optind++];
-	if (optind < argc && !resize->size)
-		resize->size = argv[optind++];
+	operand = o.operands;
+	if (*operand)
+		r->name = *operand++;
+	if (*operand && !resize->size)
+		resize->size = *operand++;
 	if (!r->name || !resize->size)
 		return say_usage("resize", "Expecting image file name and size");
-	if (optind < argc)
+	if (*operand)
 		return say_usage("resize", "Extra argument(s) in command line");
 	if (!args_one_way_to_open(r->image_opts, r->format))
 		return 1;
@@ -209,7 +209,7 @@ static int resize_image(const struct resize *resize, struct img *img)
 	return rc ? 1 : 0;
 }
 
-int resize_run(int argc, char **argv)
+static int resize_run(int argc, char **argv)
 {
 	struct resize resize = { 0 };
 	struct img_error *err;
@@ -232,3 +232,14 @@ int resize_run(int argc, char **argv)
 	img_error_free(err);
 	return rc;
 }
+
+const struct command resize_command = {
+	.name = "resize",
+	.purpose = "make a disk larger or smaller",
+	.description = "Make the disk in an image larger or smaller: SIZE bytes, or by SIZE with a "
+		       "sign. What is new reads as zeroes; partitions and file systems are not touched.",
+	.options = option_rows,
+	.operands = operand_rows,
+	.notes = "SIZE is in bytes, or ends in k, M, G, T, P or E (powers of 1024).",
+	.run = resize_run,
+};

@@ -171,9 +171,10 @@ int say_usage(const char *command, const char *fmt, ...)
 	return say_try_help(command);
 }
 
-int say_refusal(const char *command, const char *option)
+int say_refusal(const char *command, const char *option, const char *why)
 {
-	fprintf(stderr, "%s %s: option '%s' is not supported\n", program, command, option);
+	fprintf(stderr, "%s%s%s: option '%s' is not supported: %s\n", program, command ? " " : "",
+		command ? command : "", option, why);
 	return 1;
 }
 

@@ -37,8 +37,8 @@ void say_more(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
  */
 int say_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* "PROGRAM COMMAND: option 'option' is not supported". Returns 1. */
-int say_refusal(const char *command, const char *option);
+/* "PROGRAM COMMAND: option 'option' is not supported: why"; command NULL: none. Returns 1. */
+int say_refusal(const char *command, const char *option, const char *why);
 
 /* A name or a text from an image, made printable, on standard output. */
 void say_text(const char *text);
