@@ -146,8 +146,10 @@ static int create_image(struct create *c, const struct img_create_options *optio
 			print_formatting(c->file, settings);
 		rc = img_create(c->path, options, err);
 	}
-	if (rc)
+	if (rc) {
 		say_failure(err, "%s", c->file);
+		creation_suggest(&c->creation, c->format);
+	}
 	img_value_free(settings);
 	img_error_free(err);
 	return rc ? 1 : 0;

@@ -8,6 +8,7 @@
 
 #include "libimg/image/img.h"
 #include "tools/say.h"
+#include "tools/suggest.h"
 #include "tools/size.h"
 
 /* Lists are joined by commas, so one that begins or ends with a comma would change another. */
@@ -102,6 +103,37 @@ bool creation_asks_for_help(const struct creation *c)
 	return help;
 }
 
+/* Of one element KEY[=VALUE]: the likely key, unless it is known. */
+static void suggest_key(const char *element, const struct img_value *options)
+{
+	size_t len = strcspn(element, "="), i;
+	struct suggestion s;
+
+	suggest_begin(&s, element, len);
+	for (i = 0; i < img_value_count(options); i++)
+		suggest_offer(&s, img_value_string(img_value_get(img_value_at(options, i), "name")));
+	if (s.distance)
+		suggest_say(&s, "");
+}
+
+void creation_suggest(const struct creation *c, const char *format)
+{
+	struct img_value *options = img_format_create_options(format);
+	size_t i;
+
+	for (i = 0; i < c->given.count && options; i++) {
+		const char *at = c->given.items[i];
+
+		while (*at) {
+			char *element = args_next_element(&at);
+
+			suggest_key(element, options);
+			free(element);
+		}
+	}
+	img_value_free(options);
+}
+
 bool creation_preallocates(const struct creation *c)
 {
 	static const char key[] = "preallocation=";
@@ -141,6 +173,8 @@ bool creation_settle(struct creation *c, const char *format)
 		}
 	}
 	img_value_free(options);
+	if (!sound)
+		creation_suggest(c, format);
 	return sound && (!c->size || size_is_sound(c->size));
 }
 
@@ -149,11 +183,13 @@ bool creation_possible(const char *format, const char *subject)
 	const char *before = subject ? subject : "", *colon = subject ? ": " : "";
 	int features = img_format_features(format);
 
-	if (features < 0)
+	if (features < 0) {
 		say_error("%s%sUnknown file format '%s'", before, colon, format);
-	else if (!(features & IMG_FORMAT_CREATE))
+		suggest_format(format);
+	} else if (!(features & IMG_FORMAT_CREATE)) {
 		say_error("%s%sFormat driver '%s' does not support image creation", before, colon,
 			  format);
+	}
 	return features >= 0 && (features & IMG_FORMAT_CREATE);
 }
 

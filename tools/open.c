@@ -9,6 +9,7 @@
 #include "libimg/image/img.h"
 #include "tools/args.h"
 #include "tools/say.h"
+#include "tools/suggest.h"
 
 static const char *default_references;
 static struct img_secrets *objects; /* of the command line; NULL: none */
@@ -263,6 +264,8 @@ struct img *open_image(const struct open_request *r)
 	if (rc) {
 		say_failure(err, "%s", subject);
 		say_hint(err, r->name);
+		if (r->format)
+			suggest_format(r->format);
 	}
 	if (!rc && r->io)
 		note_io(node, r->io);
