@@ -121,6 +121,7 @@ static void print_backing(const struct img_value *report, unsigned indent)
 	const char *name = img_value_string(img_value_get(report, "backing-filename"));
 	const char *full = img_value_string(img_value_get(report, "full-backing-filename"));
 
+	print_text(report, "backing-uuid", "backing file UUID", indent);
 	if (!name)
 		return;
 	printf("%*sbacking file: ", (int)(4 * indent), "");

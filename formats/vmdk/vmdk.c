@@ -30,37 +30,6 @@ static int vmdk_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint
 	return vmdk_is_nearly_descriptor((const char *)head, len, &utf16) ? IMG_PROBE_NEARLY : 0;
 }
 
-static int vmdk_parent_opened(struct img *img, struct img_error *err)
-{
-	const struct vmdk *vmdk = img->state;
-	const struct vmdk *parent;
-	bool same_uuid;
-
-	if (vmdk->alone) /* the user says that this is its parent; nothing in it tells */
-		return 0;
-	if (img->parent->driver != img->driver)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk",
-				img->name, img->parent->name, img->parent->driver->name);
-	parent = img->parent->state;
-	/* VirtualBox checks by UUID, all others by content ID. */
-	same_uuid = vmdk->uuid_parent && parent->uuid_image &&
-		    !strcasecmp(vmdk->uuid_parent, parent->uuid_image);
-	if (vmdk->uuid_parent && parent->uuid_image && !same_uuid)
-		return img_fail(err, -EUCLEAN,
-				"%s: the parent %s: found UUID %s, allowed %s: it is not the "
-				"disk that this one was made on",
-				img->name, img->parent->name, parent->uuid_image,
-				vmdk->uuid_parent);
-	if (vmdk->parent_cid == VMDK_NO_PARENT && same_uuid)
-		return 0;
-	if (parent->cid != vmdk->parent_cid)
-		return img_fail(err, -EUCLEAN,
-				"%s: the parent %s: found CID %08" PRIx32 ", allowed "
-				"%08" PRIx32 ": it was changed since this disk was made on it",
-				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
-	return 0;
-}
-
 static void vmdk_close(struct img *img)
 {
 	vmdk_free(img->state, img);
@@ -447,6 +416,7 @@ const struct img_driver vmdk_driver = {
 	.probe = vmdk_probe,
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,
+	.identify = vmdk_identify,
 	.close = vmdk_close,
 	.first_write = vmdk_first_write,
 	.finish = vmdk_finish,

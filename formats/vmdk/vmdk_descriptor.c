@@ -461,6 +461,8 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		d->uuid_image = uuid_or_none(value);
 	} else if (text_is(key, "ddb.uuid.modification") && !d->uuid_modification.at) {
 		d->uuid_modification = value;
+	} else if (text_is(key, "ddb.uuid.parentmodification") && !d->uuid_parent_modification.at) {
+		d->uuid_parent_modification = value;
 	} else if (text_is(key, "ddb.uuid.parent") && !d->uuid_parent.at) {
 		d->uuid_parent = uuid_or_none(value);
 	} else if (text_has(key, "keySafe") || text_begins(key, "encryption.") ||

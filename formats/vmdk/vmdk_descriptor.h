@@ -41,7 +41,8 @@ struct vmdk_descriptor {
 	struct vmdk_text parent_hint; /* parentFileNameHint; not there: empty or missing */
 	struct vmdk_text uuid_image;  /* VirtualBox's ddb.uuid.image; nil ones count as not there */
 	struct vmdk_text uuid_parent;
-	struct vmdk_text uuid_modification; /* changes with the disk's content */
+	struct vmdk_text uuid_modification;	   /* changes with the disk's content */
+	struct vmdk_text uuid_parent_modification; /* the parent's when the child was made; may be nil */
 	bool encrypted;
 	bool extents_title; /* has the comment that programs put before the extent lines */
 	bool database;	    /* has the part behind the extent lines: its title, or a key of it */

@@ -93,6 +93,13 @@ static char *text_dup(struct vmdk_text t)
 	return t.at ? strndup(t.at, t.len) : NULL;
 }
 
+/* False: out of memory. */
+static bool keep_text(struct vmdk_text t, char **out)
+{
+	*out = text_dup(t);
+	return !t.at || *out;
+}
+
 /* Read len bytes at off as text. The caller frees *out. */
 static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **out,
 		     struct img_error *err)
@@ -133,16 +140,11 @@ static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_desc
 	vmdk->create_type = d->create_type.at ? text_dup(d->create_type) : strdup("custom");
 	if (!vmdk->create_type)
 		return img_fail(err, -ENOMEM, "out of memory");
-	if (d->uuid_image.at) {
-		vmdk->uuid_image = text_dup(d->uuid_image);
-		if (!vmdk->uuid_image)
-			return img_fail(err, -ENOMEM, "out of memory");
-	}
-	if (d->uuid_parent.at) {
-		vmdk->uuid_parent = text_dup(d->uuid_parent);
-		if (!vmdk->uuid_parent)
-			return img_fail(err, -ENOMEM, "out of memory");
-	}
+	if (!keep_text(d->uuid_image, &vmdk->uuid_image) ||
+	    !keep_text(d->uuid_parent, &vmdk->uuid_parent) ||
+	    !keep_text(d->uuid_modification, &vmdk->uuid_modification) ||
+	    !keep_text(d->uuid_parent_modification, &vmdk->uuid_parent_modification))
+		return img_fail(err, -ENOMEM, "out of memory");
 	/*
 	 * Programs that give disks such identifiers make flat files of whole sectors. Without one, a file
 	 * of any size may have been given its descriptor by hand.
@@ -153,6 +155,9 @@ static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_desc
 	 * that has none: QEMU reads that as an empty disk of its own.
 	 */
 	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
+	img->backing_uuid_count =
+		d->uuid_parent.at &&
+		img_uuid_parse(d->uuid_parent.at, d->uuid_parent.len, &img->backing_uuids[0]);
 	if (d->parent_hint.at) {
 		img->backing_name = vmdk_plain_name(d->parent_hint.at, d->parent_hint.len);
 		img->backing_format = strdup(img->driver->name);
@@ -536,6 +541,8 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 	free(vmdk->create_type);
 	free(vmdk->uuid_image);
 	free(vmdk->uuid_parent);
+	free(vmdk->uuid_modification);
+	free(vmdk->uuid_parent_modification);
 	free(vmdk);
 }
 

@@ -197,7 +197,8 @@ int vmdk_describe(const struct img_creating *c, const struct vmdk_parameters *w,
 		"ddb.uuid.parent=\"%s\"\n"
 		"ddb.uuid.parentmodification=\"%s\"\n",
 		id.long_cid[0], (uint32_t)id.long_cid[1], id.cid, id.image, id.modification,
-		parent && parent->uuid_image ? parent->uuid_image : nil, nil);
+		parent && parent->uuid_image ? parent->uuid_image : nil,
+		parent && parent->uuid_modification ? parent->uuid_modification : nil);
 	if (fclose(out) || !complete) {
 		free(*text);
 		return img_fail(err, -ENOMEM, "out of memory");

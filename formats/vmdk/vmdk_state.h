@@ -74,7 +74,8 @@ struct vmdk {
 	bool has_cid;
 	uint32_t cid, parent_cid; /* cid 0: not given */
 	char *create_type;
-	char *uuid_image, *uuid_parent; /* VirtualBox's; NULL: none */
+	char *uuid_image, *uuid_parent;			    /* VirtualBox's; NULL: none */
+	char *uuid_modification, *uuid_parent_modification; /* the same, but may be nil */
 	struct vmdk_file *files;
 	size_t file_count;
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
@@ -152,6 +153,10 @@ int vmdk_finish(struct img *img, struct img_error *err);
 enum { VMDK_UUID_CHARS = 36 };
 int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
 void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1]);
+
+/* vmdk_parent.c. The driver's entries. */
+int vmdk_identify(struct img_storage *s, struct img_uuid *out, struct img_error *err);
+int vmdk_parent_opened(struct img *img, struct img_error *err);
 
 /* vmdk_create.c. The driver's entries. */
 extern const struct img_option vmdk_create_options[];

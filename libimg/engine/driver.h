@@ -19,6 +19,7 @@
 
 #include "libimg/base/error.h"
 #include "libimg/base/options.h"
+#include "libimg/base/uuid.h"
 #include "libimg/base/value.h"
 #include "libimg/engine/codec.h"
 #include "libimg/storage/storage.h"
@@ -56,8 +57,20 @@ struct img {
 	uint64_t unit_bytes;   /* what one allocation covers: a multiple of 512 */
 	char *backing_name;    /* malloc'd; as stored in the image; NULL: none */
 	char *backing_format;  /* malloc'd; NULL: not stored */
-	bool backing_required; /* a child that names no parent file is refused */
-	bool dirty;	       /* not closed cleanly */
+	bool backing_required; /* a child that does not tell which its parent is is refused */
+	/*
+	 * Further names of the parent, in the order in which they are tried after backing_name: malloc'd,
+	 * and each of them, too. UTF-8, with "/" in what is relative.
+	 */
+	char **backing_alternatives;
+	size_t backing_alternative_count;
+	/*
+	 * The parent by its identity, as identify() tells it; with two, either will do. A name must then
+	 * lead to such an image, and where none does it is sought in the image's own folder.
+	 */
+	struct img_uuid backing_uuids[2];
+	unsigned backing_uuid_count; /* 0: not stored */
+	bool dirty;		     /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
 	/*
@@ -391,6 +404,7 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 /* ---- The driver ---- */
 
 enum { IMG_PROBE_NEARLY = -1 };
+enum { IMG_IDENTIFY_BYTES_MAX = 128 << 10 };
 
 enum {
 	IMG_DRIVER_BACKING = 1 << 0,   /* images may have a backing file (create takes one) */
@@ -418,8 +432,14 @@ struct img_driver {
 
 	/* Parse and validate, fill img. On failure nothing is kept. -EMEDIUMTYPE: not ours. */
 	int (*open)(struct img *img, struct img_opening *o, struct img_error *err);
-	/* Optional. The parent is open: does it fit (VMDK's parent CID)? */
+	/* Optional. The parent is open: does it fit (VMDK's parent CID)? Whoever chose it. */
 	int (*parent_opened)(struct img *img, struct img_error *err);
+	/*
+	 * Optional: formats whose children store an identity of their parent. Which one has the image in
+	 * s? Blocking, from the file alone, reading at most IMG_IDENTIFY_BYTES_MAX: any file of a folder may be
+	 * asked. -EMEDIUMTYPE: not ours; -ENODATA: it has none; -EUCLEAN, ...
+	 */
+	int (*identify)(struct img_storage *s, struct img_uuid *out, struct img_error *err);
 	/* Free state. Everything was written out before. */
 	void (*close)(struct img *img);
 

@@ -171,9 +171,13 @@ static int close_one(struct img *img, struct img_error *err)
 	free(context->created);
 	free(context->parts);
 	free(context->path);
+	free(context->parent_path);
 	free(context);
 	free(img->backing_name);
 	free(img->backing_format);
+	for (size_t i = 0; i < img->backing_alternative_count; i++)
+		free(img->backing_alternatives[i]);
+	free(img->backing_alternatives);
 	free(img->warning);
 	free(img->name);
 	free(img);

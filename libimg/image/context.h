@@ -28,6 +28,7 @@ struct img_context {
 	unsigned flags;		     /* IMG_OPEN_* */
 	bool opened;		     /* driver->open() succeeded: close() is due */
 	struct img *above;	     /* the image that names it; NULL: top */
+	char *parent_path;	     /* of the open parent, where it is not what backing_name says; NULL: it is */
 	bool special;		     /* not what the file alone says: the user named a further file, or a view */
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */
 	struct img_created *created; /* further files */

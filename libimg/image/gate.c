@@ -16,6 +16,7 @@
 
 #include <assert.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -542,4 +543,85 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 out:
 	img_gate_file_free(&file);
 	return rc;
+}
+
+/* ---- The folder ---- */
+
+void img_gate_list_free(char **names, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(names[i]);
+	free(names);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* A name as img_gate_open() takes it for one of the folder, whatever it looks like. malloc'd. */
+static char *plain_name(const char *name)
+{
+	char *plain;
+
+	if (asprintf(&plain, "%s%s", strpbrk(name, ":\\") ? "./" : "", name) < 0)
+		return NULL;
+	return plain;
+}
+
+int img_gate_list(const struct img_gate *gate, const char *image, char ***names, size_t *count,
+		  struct img_error *err)
+{
+	const char *slash = strrchr(image, '/');
+	char **list = NULL, *folder;
+	size_t n = 0;
+	struct dirent *e;
+	DIR *dir;
+	int rc = 0;
+
+	if (gate && gate->policy == POLICY_NONE)
+		return img_fail(err, -EPERM,
+				"%s: its folder is not searched, because images may name no other "
+				"files (--references none)",
+				image);
+	folder = slash ? strndup(image, (size_t)(slash - image) + 1) : strdup(".");
+	list = calloc(IMG_GATE_NAMES_MAX, sizeof(*list));
+	dir = folder && list ? opendir(folder) : NULL;
+	if (!dir) {
+		rc = folder && list ? -errno : -ENOMEM;
+		img_fail(err, rc, "%s: its folder: %s", image, strerror(-rc));
+		goto out;
+	}
+	while (!rc && (errno = 0, e = readdir(dir))) {
+		if (e->d_type == DT_DIR || !strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		if (n == IMG_GATE_NAMES_MAX) {
+			rc = img_fail(err, -E2BIG,
+				      "%s: its folder: found more than %d files, which are too many to "
+				      "search",
+				      image, IMG_GATE_NAMES_MAX);
+			break;
+		}
+		list[n] = plain_name(e->d_name);
+		if (!list[n])
+			rc = img_fail(err, -ENOMEM, "out of memory");
+		else
+			n++;
+	}
+	if (!rc && errno) {
+		rc = -errno;
+		img_fail(err, rc, "%s: its folder: %s", image, strerror(-rc));
+	}
+	closedir(dir);
+	if (!rc)
+		qsort(list, n, sizeof(*list), compare_names);
+out:
+	free(folder);
+	if (rc) {
+		img_gate_list_free(list, n);
+		return rc;
+	}
+	*names = list;
+	*count = n;
+	return 0;
 }

@@ -45,6 +45,15 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 		  struct img_error *err);
 
 /*
+ * All names in the folder of the image at path image, sorted, that are not known to be folders: each to be
+ * given to img_gate_open(). -EPERM: the policy is "none"; -E2BIG: more than IMG_GATE_NAMES_MAX; -ENOENT, ...
+ */
+enum { IMG_GATE_NAMES_MAX = 4096 };
+int img_gate_list(const struct img_gate *gate, const char *image, char ***names, size_t *count,
+		  struct img_error *err);
+void img_gate_list_free(char **names, size_t count);
+
+/*
  * The path that a name means, seen from the image at path image: absolute and protocol names as
  * they are, others relative to its folder. malloc'd; NULL: out of memory.
  */

@@ -157,7 +157,8 @@ struct img_open_options {
  * ...); or json:{...}. A path with a colon is given as ./a:b. options may be NULL. Errors: -ENOENT,
  * -EACCES, ... of the file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature
  * that this library does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that
- * loops or is deeper than 256; -EAGAIN: locked by another process; -EINVAL: a name that makes no sense;
+ * loops or is deeper than 256; -ENOTUNIQ, -E2BIG: a parent by UUID that two files of the folder have, or that
+ * is in a folder of too many files; -EAGAIN: locked by another process; -EINVAL: a name that makes no sense;
  * -EPROTONOSUPPORT: a protocol that there is not.
  */
 int img_open(const char *name, const struct img_open_options *options, struct img **out,
@@ -241,8 +242,8 @@ const struct img *img_backing(const struct img *img); /* NULL: none; lives as lo
 bool img_is_made_of(const struct img *img, const char *name);
 
 /*
- * The image's report: an object with the keys of `qemu-img info --limits --output=json`.
- * The caller frees it. For the backing chain call it on each img_backing().
+ * The image's report: an object with the keys of `qemu-img info --limits --output=json`, and "backing-uuid"
+ * where the image has its parent's. What it came to is told if the chain is open. The caller frees it. For the backing chain call it on each img_backing().
  */
 int img_info(struct img *img, struct img_value **out, struct img_error *err);
 

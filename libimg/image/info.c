@@ -24,6 +24,33 @@ static void add_limits(struct img *img, struct img_value *top)
 			  units ? zero : 0, units && img->driver->release ? img->unit_bytes : 0);
 }
 
+/* The backing file: as stored, and what it came to, which is known better where it was sought. */
+static int add_backing(struct img *img, struct img_value *top, struct img_error *err)
+{
+	const char *found = img->context->parent_path, *name = img->backing_name;
+	char *full = NULL, uuid[IMG_UUID_CHARS + 1];
+
+	if (name && !*name)
+		name = NULL;
+	if (!name)
+		name = found;
+	if (name && !found) {
+		full = img_resolve_name(img->context->path, name);
+		if (!full)
+			return img_fail(err, -ENOMEM, "out of memory");
+	}
+	if (name) {
+		img_value_add_string(top, "full-backing-filename", found ? found : full);
+		img_value_add_string(top, "backing-filename", name);
+	}
+	free(full);
+	if (img->backing_uuid_count) {
+		img_uuid_print(&img->backing_uuids[0], uuid);
+		img_value_add_string(top, "backing-uuid", uuid);
+	}
+	return 0;
+}
+
 /* top, and the driver's own data; both stay the caller's. */
 static int fill(struct img *img, struct img_value *top, struct img_value *data,
 		struct img_error *err)
@@ -60,7 +87,6 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 	struct img_value *top = img_value_new(IMG_VALUE_OBJECT);
 	struct img_value *data = img_value_new(IMG_VALUE_OBJECT);
 	struct img_value *specific;
-	char *full = NULL;
 	bool quiet = false;
 	int rc = -ENOMEM;
 
@@ -82,13 +108,10 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 		img_value_adopt(specific, "data", data);
 		data = NULL;
 	}
-	if (img->backing_name && *img->backing_name) {
-		full = img_resolve_name(img->context->path, img->backing_name);
-		if (!full)
-			goto nomem;
-		img_value_add_string(top, "full-backing-filename", full);
-		img_value_add_string(top, "backing-filename", img->backing_name);
-	}
+	rc = add_backing(img, top, err);
+	if (rc)
+		goto out;
+	rc = -ENOMEM;
 	img_value_add_bool(top, "dirty-flag", img->dirty);
 	if (!img_value_ok(top))
 		goto nomem;
@@ -103,6 +126,5 @@ out:
 		img_engine_resume(img);
 	img_value_free(top);
 	img_value_free(data);
-	free(full);
 	return rc;
 }

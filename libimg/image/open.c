@@ -13,6 +13,7 @@
 #include "libimg/image/image_storage.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/level.h"
+#include "libimg/image/parent.h"
 
 /* What a backing file inherits of how the image above it was opened. */
 enum {
@@ -349,6 +350,30 @@ static int open_given(struct img *above, const struct way *way, struct img **out
 			    out, err);
 }
 
+/* The parent that img has names or an identity of; img's gate judges. */
+static int open_named(struct img *img, struct way *way, struct img_error *err)
+{
+	struct img_parent parent = { .name = img->backing_name };
+	struct img_gate *gate = img->context->gate;
+	const char *path = img->context->path;
+	bool find = !img_parent_has_one_name(img);
+	int rc = find ? img_parent_find(img, way->driver, &parent, err) : 0;
+
+	if (rc)
+		return rc;
+	if (find && parent.driver)
+		way->driver = parent.driver;
+	rc = open_stored(path, parent.name, gate, gate, img, way, &img->parent, err);
+	if (!rc && find && (!img->backing_name || strcmp(parent.name, img->backing_name) != 0)) {
+		img->context->parent_path = strdup(img->parent->context->path);
+		if (!img->context->parent_path)
+			rc = img_fail(err, -ENOMEM, "out of memory");
+	}
+	if (find)
+		free(parent.name);
+	return rc;
+}
+
 int img_open_stored(const char *image, const char *name, const char *format,
 		    struct img_gate *inner, const struct img_open_options *options,
 		    struct img **out, struct img_error *err)
@@ -367,7 +392,6 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 		       bool *done, struct img_error *err)
 {
 	const struct img_node *node = above->level.backing;
-	const char *name = img->backing_name;
 	bool given;
 	int rc;
 
@@ -380,7 +404,7 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 		return img_fail(err, given ? -ENOTSUP : -EINVAL,
 				"%s: images of format %s have no backing file, one is given",
 				img->name, img->driver->name);
-	*done = !given && (!name || !*name);
+	*done = !given && !img_parent_is_named(img);
 	if (*done && node)
 		return img_fail(err, -EINVAL,
 				"%s: it has no backing file to be opened in a certain way; give one",
@@ -407,8 +431,7 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 	if (!rc && given)
 		rc = open_given(img, way, &img->parent, err);
 	else if (!rc)
-		rc = open_stored(img->context->path, name, img->context->gate, img->context->gate, img, way,
-				 &img->parent, err);
+		rc = open_named(img, way, err);
 	if (!rc && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
 	return rc;

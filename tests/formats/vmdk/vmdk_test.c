@@ -868,7 +868,7 @@ static const struct {
 	{ "good-child.vmdk",
 	  "e80232b4d18d0bb7e794be263ba937626f383f9917d4b8a737ba893a8f752293", 0 },
 	{ "bad-parent-cid.vmdk", NULL, -EUCLEAN },
-	{ "bad-parent-uuid-only.vmdk", NULL, -EUCLEAN },
+	{ "bad-parent-uuid-only.vmdk", NULL, -ENOENT },
 	{ "bad-self.vmdk", NULL, -EUCLEAN },
 	{ "bad-flat-short.vmdk", NULL, -EUCLEAN },
 	{ "bad-stream-cut.vmdk", NULL, -EUCLEAN },

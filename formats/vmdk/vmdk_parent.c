@@ -1,0 +1,130 @@
+/*
+ * A child and its parent: which disk a file is, and whether an open one is the one that a child was made on.
+ * VMware and QEMU go by content ID and name, VirtualBox by UUIDs. spec/vmdk.md, "Parents".
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/vmdk/vmdk_state.h"
+#include "libimg/base/arith.h"
+
+/* ---- Which disk is it? ---- */
+
+/* Where a file has its descriptor. -EMEDIUMTYPE; -ENODATA: it has none. */
+static int find_text(struct img_storage *s, uint64_t *off, uint64_t *len, struct img_error *err)
+{
+	uint8_t head[VMDK_HEADER_BYTES_MAX];
+	size_t n = (size_t)min_u64(s->size, sizeof(head));
+	struct vmdk_sparse sparse;
+	int rc = img_storage_read(s, 0, head, n, err);
+
+	if (rc)
+		return rc;
+	*off = 0;
+	*len = s->size;
+	if (vmdk_is_descriptor((const char *)head, n))
+		return 0;
+	if (vmdk_sparse_kind(head, n) == VMDK_NOT_SPARSE)
+		return img_fail(err, -EMEDIUMTYPE, "%s: not a VMDK image", s->name);
+	rc = vmdk_parse_sparse(head, n, s->size, &sparse, err);
+	if (rc)
+		return img_error_prefix(err, rc, "%s", s->name);
+	*off = sparse.descriptor_off;
+	*len = sparse.descriptor_off ? sparse.descriptor_bytes : 0;
+	if (!*len)
+		return img_fail(err, -ENODATA, "%s: it has no descriptor", s->name);
+	if (!range_in(*off, 1, s->size))
+		return img_fail(err, -EUCLEAN,
+				"%s: descriptor: found offset %" PRIu64 ", allowed inside the file's %" PRIu64
+				" bytes",
+				s->name, *off, (uint64_t)s->size);
+	*len = min_u64(*len, s->size - *off);
+	return 0;
+}
+
+int vmdk_identify(struct img_storage *s, struct img_uuid *out, struct img_error *err)
+{
+	const uint64_t most = IMG_IDENTIFY_BYTES_MAX - VMDK_HEADER_BYTES_MAX;
+	struct vmdk_descriptor d;
+	uint64_t off, len;
+	char *text;
+	int rc = find_text(s, &off, &len, err);
+
+	if (rc)
+		return rc;
+	len = min_u64(len, most);
+	text = malloc((size_t)len);
+	if (!text)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = img_storage_read(s, off, text, (size_t)len, err);
+	if (!rc)
+		rc = vmdk_parse_descriptor(text, (size_t)len, &d, err);
+	if (!rc && (!d.uuid_image.at || !img_uuid_parse(d.uuid_image.at, d.uuid_image.len, out)))
+		rc = img_fail(err, -ENODATA, "%s: descriptor: found no ddb.uuid.image in %" PRIu64 " bytes",
+			      s->name, len);
+	free(text);
+	return rc;
+}
+
+/* ---- Is it the one? ---- */
+
+/* VirtualBox makes children on disks of other formats, too: there are only UUIDs to go by. */
+static int check_other_format(const struct img *img, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	const struct img *parent = img->parent;
+	struct img_uuid uuid;
+
+	if (vmdk->parent_cid == VMDK_NO_PARENT && img->backing_uuid_count && parent->driver->identify &&
+	    !parent->driver->identify(parent->file, &uuid, NULL) &&
+	    img_uuid_same(&uuid, &img->backing_uuids[0]))
+		return 0;
+	return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk", img->name,
+			parent->name, parent->driver->name);
+}
+
+/* Where there is no parentCID to tell: has the parent's content changed? */
+static int check_modification(const struct img *img, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state, *parent = img->parent->state;
+
+	if (!vmdk->uuid_parent_modification || !parent->uuid_modification ||
+	    !strcasecmp(vmdk->uuid_parent_modification, parent->uuid_modification))
+		return 0;
+	return img_fail(err, -EUCLEAN,
+			"%s: the parent %s: found modification UUID %s, allowed %s: it was changed since "
+			"this disk was made on it",
+			img->name, img->parent->name, parent->uuid_modification,
+			vmdk->uuid_parent_modification);
+}
+
+int vmdk_parent_opened(struct img *img, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	const struct vmdk *parent;
+	bool same_uuid;
+
+	if (vmdk->alone) /* the user says that this is its parent; nothing in it tells */
+		return 0;
+	if (img->parent->driver != img->driver)
+		return check_other_format(img, err);
+	parent = img->parent->state;
+	same_uuid = vmdk->uuid_parent && parent->uuid_image &&
+		    !strcasecmp(vmdk->uuid_parent, parent->uuid_image);
+	if (vmdk->uuid_parent && parent->uuid_image && !same_uuid)
+		return img_fail(err, -EUCLEAN,
+				"%s: the parent %s: found UUID %s, allowed %s: it is not the "
+				"disk that this one was made on",
+				img->name, img->parent->name, parent->uuid_image,
+				vmdk->uuid_parent);
+	if (vmdk->parent_cid == VMDK_NO_PARENT && same_uuid)
+		return check_modification(img, err);
+	if (parent->cid != vmdk->parent_cid)
+		return img_fail(err, -EUCLEAN,
+				"%s: the parent %s: found CID %08" PRIx32 ", allowed "
+				"%08" PRIx32 ": it was changed since this disk was made on it",
+				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
+	return 0;
+}
