@@ -4,6 +4,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/invariant.h"
+#include "libimg/base/iovec.h"
 
 enum {
 	MERGED_BYTES = 4096, /* of iovecs */
@@ -135,12 +136,7 @@ static void merged(struct img_piece *p, struct img_piece *host)
 /* Put p's bytes into what its host is going to encrypt and write. */
 static void merge_clear_text(struct img_piece *p, struct img_piece *host)
 {
-	uint64_t at = p->off - host->plan.fill_start;
-
-	for (int i = 0; i < p->io.iovcnt; i++) {
-		memcpy(host->clear.at + at, p->io.iov[i].iov_base, p->io.iov[i].iov_len);
-		at += p->io.iov[i].iov_len;
-	}
+	img_iov_gather(p->io.iov, p->io.iovcnt, host->clear.at + (p->off - host->plan.fill_start));
 	merged(p, host);
 }
 

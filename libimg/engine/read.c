@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/iovec.h"
 #include "libimg/engine/batch.h"
 
 /* More than a format has reason to store for a unit; a bound for what is read at once. */
@@ -19,20 +20,6 @@ enum {
 	DECODE_TOGETHER = 4,   /* units; each takes 20 to 100 us */
 	DECRYPT_TOGETHER = 16, /* reads; a sector takes less than a microsecond */
 };
-
-static void zero_iov(const struct iovec *iov, int n)
-{
-	for (int i = 0; i < n; i++)
-		memset(iov[i].iov_base, 0, iov[i].iov_len);
-}
-
-static void copy_to_iov(const struct iovec *iov, int n, const uint8_t *from)
-{
-	for (int i = 0; i < n; i++) {
-		memcpy(iov[i].iov_base, from, iov[i].iov_len);
-		from += iov[i].iov_len;
-	}
-}
 
 /*
  * An extent has to be there: a file that was cut short is not one that is full of zeroes. One that the
@@ -159,7 +146,7 @@ static void decrypted(struct img_piece *p)
 		img_fail(&p->err, p->rc, "%s: decryption failed at guest offset %" PRIu64,
 			 p->level->name, p->off);
 	else
-		copy_to_iov(p->iov, p->iovcnt, p->unit.at + into_sector(&p->extent));
+		img_iov_scatter(p->iov, p->iovcnt, p->unit.at + into_sector(&p->extent));
 	img_piece_done(p, p->rc);
 }
 
@@ -221,7 +208,7 @@ static void serve_waiting(struct img_piece *p)
 	for (node = waiting.next; !p->rc && node != &waiting; node = node->next) {
 		struct img_piece *w = IMG_CONTAINER(node, struct img_piece, batch_link);
 
-		copy_to_iov(w->iov, w->iovcnt, unit->bytes.at + w->extent.within);
+		img_iov_scatter(w->iov, w->iovcnt, unit->bytes.at + w->extent.within);
 	}
 	while ((node = img_list_pop(&waiting))) {
 		struct img_piece *w = IMG_CONTAINER(node, struct img_piece, batch_link);
@@ -236,7 +223,7 @@ static void serve_waiting(struct img_piece *p)
 static void decoded(struct img_piece *p)
 {
 	if (!p->rc && p->unit.at)
-		copy_to_iov(p->iov, p->iovcnt, p->unit.at + p->extent.within);
+		img_iov_scatter(p->iov, p->iovcnt, p->unit.at + p->extent.within);
 	if (p->rc)
 		img_buffer_put(&p->queue->buffers, &p->unit);
 	if (p->decoding)
@@ -326,7 +313,7 @@ static void read_compressed(struct img_piece *p)
 	} else if (!unit->bytes.at) {
 		img_list_add_tail(&unit->waiting, &p->batch_link);
 	} else {
-		copy_to_iov(p->iov, p->iovcnt, unit->bytes.at + x->within);
+		img_iov_scatter(p->iov, p->iovcnt, unit->bytes.at + x->within);
 		img_piece_done(p, 0);
 	}
 }
@@ -401,7 +388,7 @@ void img_read_look(struct img_piece *p)
 		break;
 	case IMG_ZERO:
 	case IMG_BACKING:
-		zero_iov(p->iov, p->iovcnt);
+		img_iov_zero(p->iov, p->iovcnt);
 		img_piece_done(p, 0);
 		break;
 	}

@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/invariant.h"
+#include "libimg/base/iovec.h"
 
 enum {
 	MAX_PIECES = 64,
@@ -105,26 +106,6 @@ static void piece_free(struct img_piece *p)
 	img_buffer_put(b, &p->clear);
 	img_error_clear(&p->err);
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);
-}
-
-int img_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t len,
-		  struct iovec *out)
-{
-	int n = 0;
-
-	for (int i = 0; i < iovcnt && len; i++) {
-		size_t use;
-
-		if (skip >= iov[i].iov_len) {
-			skip -= iov[i].iov_len;
-			continue;
-		}
-		use = min_size(iov[i].iov_len - (size_t)skip, (size_t)min_u64(len, SIZE_MAX));
-		out[n++] = (struct iovec){ (char *)iov[i].iov_base + skip, use };
-		len -= use;
-		skip = 0;
-	}
-	return n;
 }
 
 int img_piece_take(struct img_piece *p, uint64_t len)

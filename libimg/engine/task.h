@@ -149,10 +149,4 @@ void img_task_leave(struct img_task *t);
 /* Look again when woken from waiters; the engine's lock is held. p must not be touched after. */
 void img_piece_wait(struct img_piece *p, struct img_list *waiters);
 
-/*
- * The entries of iov that cover len bytes from skip on, as out[]; returns how many.
- */
-int img_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t len,
-		  struct iovec *out);
-
 #endif

@@ -15,6 +15,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/invariant.h"
+#include "libimg/base/iovec.h"
 #include "libimg/engine/batch.h"
 #include "libimg/engine/claims.h"
 #include "libimg/engine/read.h"
@@ -187,14 +188,9 @@ static void send(struct img_piece *p)
 /* Replace p->iov by one copy that can be encrypted. */
 static int gather(struct img_piece *p, uint64_t len)
 {
-	uint64_t at = 0;
-
 	if (!img_buffer_get(&p->queue->buffers, (size_t)len, &p->clear))
 		return -ENOMEM;
-	for (int i = 0; i < p->iovcnt; i++) {
-		memcpy(p->clear.at + at, p->iov[i].iov_base, p->iov[i].iov_len);
-		at += p->iov[i].iov_len;
-	}
+	img_iov_gather(p->iov, p->iovcnt, p->clear.at);
 	p->iov[0] = (struct iovec){ p->clear.at, (size_t)len };
 	p->iovcnt = 1;
 	return 0;
@@ -442,14 +438,12 @@ static void packed(struct img_piece *p)
 static void pack(struct img_piece *p)
 {
 	const struct img *img = p->task->img;
-	size_t unit = (size_t)img->unit_bytes, at = 0;
+	size_t unit = (size_t)img->unit_bytes;
 	const uint8_t *bytes = p->task->iov[0].iov_base;
 
 	if (p->unit.at) {
-		for (int i = 0; i < p->task->iovcnt; i++) {
-			memcpy(p->unit.at + at, p->task->iov[i].iov_base, p->task->iov[i].iov_len);
-			at += p->task->iov[i].iov_len;
-		}
+		size_t at = img_iov_gather(p->task->iov, p->task->iovcnt, p->unit.at);
+
 		memset(p->unit.at + at, 0, unit - at);
 		bytes = p->unit.at;
 	}

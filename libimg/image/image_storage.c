@@ -6,7 +6,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/image/context.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 
 struct image_storage {
 	struct img_storage base;

@@ -9,6 +9,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
+#include "libimg/base/iovec.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
 #include "libimg/image/arguments.h"
@@ -225,22 +226,13 @@ static int start(struct img_queue *q, struct img *img, enum img_request_kind kin
 	return rc ? rc : img_request_submit(q, img, &r);
 }
 
-static bool iov_length(const struct iovec *iov, int iovcnt, uint64_t *len)
-{
-	*len = 0;
-	for (int i = 0; i < iovcnt; i++)
-		if (!add_u64(*len, iov[i].iov_len, len))
-			return false;
-	return iovcnt >= 0;
-}
-
 int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
 		     int iovcnt, unsigned flags, img_done_fn *done, void *user)
 {
 	uint64_t len;
 	int rc;
 
-	if (flags || !iov_length(iov, iovcnt, &len))
+	if (flags || !img_iov_length(iov, iovcnt, &len))
 		return -EINVAL;
 	rc = check_range(img, off, len, NULL);
 	return rc ? rc
@@ -266,7 +258,7 @@ int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct
 	int rc;
 
 	if ((flags & ~(unsigned)(IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS)) ||
-	    !iov_length(iov, iovcnt, &len))
+	    !img_iov_length(iov, iovcnt, &len))
 		return -EINVAL;
 	rc = check_change(img, off, len, NULL);
 	if (!rc && (flags & IMG_SUBMIT_COMPRESS))

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/posix_file.h"
 #include "libimg/storage/ioq_private.h"
 

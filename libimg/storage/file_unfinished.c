@@ -18,7 +18,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/posix_file.h"
 
 enum {

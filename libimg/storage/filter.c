@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq.h"
 
 /* A request on its way through; iov is a copy, so that the outer one's buffers stay as they are. */
@@ -75,17 +76,6 @@ static void passed(struct img_io *io)
 	outer->rc = p->finished ? p->finished(p->wrap, outer, io->rc, p->token) : io->rc;
 	free(p);
 	outer->done(outer);
-}
-
-size_t img_iov_cut(struct iovec *iov, size_t count, uint64_t len)
-{
-	size_t i;
-
-	for (i = 0; i < count && len; i++) {
-		iov[i].iov_len = min_size(iov[i].iov_len, len);
-		len -= iov[i].iov_len;
-	}
-	return i;
 }
 
 void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *io,

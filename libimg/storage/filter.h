@@ -39,9 +39,6 @@ typedef int img_filter_finished(struct img_filter *w, struct img_io *io, int rc,
 void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *io,
 		       img_filter_finished *finished, void *token);
 
-/* Leave len bytes in iov, which has at least that many. Returns how many buffers they are. */
-size_t img_iov_cut(struct iovec *iov, size_t count, uint64_t len);
-
 /* Operations that are simply inner's. */
 int img_filter_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);

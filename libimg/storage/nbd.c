@@ -12,7 +12,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/secrets.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq_private.h"
 
 enum {

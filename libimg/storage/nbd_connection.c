@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/nbd.h"
 
 enum {

@@ -9,7 +9,7 @@
 #include <pthread.h>
 
 #include "libimg/base/list.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/storage.h"
 
 struct img_file;

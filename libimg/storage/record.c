@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq.h"
 #include "libimg/storage/filter.h"
 
@@ -122,7 +123,7 @@ static struct img_record_entry *make_write(const struct iovec *iov, int iovcnt, 
 					   uint64_t len)
 {
 	struct img_record_entry *entry = make_entry(IMG_RECORD_WRITE, off, len);
-	uint64_t filled = 0;
+	struct img_cursor from = { .iov = iov, .iovcnt = iovcnt };
 
 	if (!entry)
 		return NULL;
@@ -131,12 +132,7 @@ static struct img_record_entry *make_write(const struct iovec *iov, int iovcnt, 
 		free(entry);
 		return NULL;
 	}
-	for (int i = 0; i < iovcnt && filled < len; i++) {
-		size_t n = (size_t)min_u64(iov[i].iov_len, len - filled);
-
-		memcpy(entry->data + filled, iov[i].iov_base, n);
-		filled += n;
-	}
+	img_cursor_gather(&from, entry->data, len);
 	return entry;
 }
 

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq.h"
 #include "libimg/storage/filter.h"
 

@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#include "libimg/storage/cursor.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq_attach.h"
 #include "libimg/storage/ioq_private.h"
 
