@@ -1,6 +1,8 @@
 /*
- * The module "nbd": a disk that an NBD server exports, by libnbd. Requests go to one connection, or
- * in turn to several where the server says that they may; holes are asked for and never read.
+ * The module "nbd": a disk that an NBD server exports, by libnbd; holes are asked for and never read.
+ * Where the server says that there may be several connections, each queue that uses the disk has some,
+ * and drives them itself. Otherwise all requests go to the storage's own queue, which a thread of its
+ * own runs; so do the blocking ones always.
  */
 #include "libimg/storage/nbd.h"
 
@@ -11,12 +13,14 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/base/secrets.h"
 #include "libimg/base/iovec.h"
+#include "libimg/base/secrets.h"
+#include "libimg/storage/ioq_attach.h"
 #include "libimg/storage/ioq_private.h"
 
 enum {
-	MAX_CONNECTIONS = 4,
+	MAX_CONNECTIONS = 2,	   /* of a queue: more gain nothing */
+	ENOUGH_BYTES = 256 * 1024, /* for one; below, another only costs system calls */
 	EXTENTS_AT_ONCE = 1 << 30, /* bytes that the server is asked about */
 	CHANGE_BYTES = 1 << 20,	   /* read, changed and written back at a time */
 };
@@ -28,11 +32,16 @@ struct nbd {
 	struct img_nbd_export export;
 	char *texts[8]; /* what export points to */
 	size_t text_count;
-	struct img_nbd_connection *connections[MAX_CONNECTIONS];
-	unsigned connection_count;
-	_Atomic uint64_t changes; /* grows with each request that changes something */
+	struct img_ioq *q;		  /* its own, and its thread's */
+	struct img_nbd_connection *first; /* q's */
+	_Atomic uint64_t changes;	  /* grows with each request that changes something */
 
 	pthread_mutex_t change_lock; /* one at a time: blocks that are read, changed and written back */
+
+	pthread_mutex_t thread_lock; /* guards the thread's start */
+	bool running;
+	_Atomic bool stop;
+	pthread_t thread;
 
 	pthread_mutex_t lock;				    /* guards the rest */
 	struct img_nbd_extent extents[IMG_NBD_MAX_EXTENTS]; /* what the server last said */
@@ -45,20 +54,103 @@ static struct nbd *nbd_of(struct img_storage *s)
 	return IMG_CONTAINER(s, struct nbd, base);
 }
 
-/* The connection with the least to do. */
-static struct img_nbd_connection *choose(struct nbd *n)
+/* ---- The storage's own queue ---- */
+
+static void *run_queue(void *user)
 {
-	struct img_nbd_connection *best = n->connections[0];
-	unsigned least = n->connection_count > 1 ? img_nbd_load(best) : 0;
+	struct nbd *n = user;
 
-	for (unsigned i = 1; i < n->connection_count && least; i++) {
-		unsigned load = img_nbd_load(n->connections[i]);
+	while (!atomic_load(&n->stop))
+		img_ioq_run(n->q, true);
+	return NULL;
+}
 
-		if (load < least) {
-			best = n->connections[i];
-			least = load;
-		}
+static void begin_posted(struct img_post *post)
+{
+	struct img_nbd_request *r = IMG_CONTAINER(post, struct img_nbd_request, post);
+
+	img_nbd_request(r->connection, r);
+}
+
+/* From any thread. -EAGAIN: no thread could be started. */
+static int request_on_own_queue(struct nbd *n, struct img_nbd_request *r)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&n->thread_lock);
+	if (!n->running)
+		rc = pthread_create(&n->thread, NULL, run_queue, n) ? -EAGAIN : 0;
+	n->running = !rc;
+	pthread_mutex_unlock(&n->thread_lock);
+	if (rc)
+		return rc;
+	r->connection = n->first;
+	r->post.fn = begin_posted;
+	img_ioq_post(n->q, &r->post);
+	return 0;
+}
+
+static void stop_posted(struct img_post *post)
+{
+	(void)post; /* it woke the thread */
+}
+
+static void stop_queue(struct nbd *n)
+{
+	struct img_post post = { .fn = stop_posted };
+
+	if (n->running) {
+		atomic_store(&n->stop, true);
+		img_ioq_post(n->q, &post);
+		pthread_join(n->thread, NULL);
 	}
+	img_nbd_connection_free(n->first);
+	img_ioq_free(n->q);
+}
+
+/* ---- A queue's connections ---- */
+
+struct connections {
+	struct img_nbd_connection *all[MAX_CONNECTIONS];
+	unsigned count;
+};
+
+static int disk_attach(struct img_storage *s, struct img_ioq *q, void **state)
+{
+	struct connections *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	/* each connects when it gets its first request */
+	while (c->count < MAX_CONNECTIONS &&
+	       !img_nbd_connection_new(&nbd_of(s)->export, q, &c->all[c->count]))
+		c->count++;
+	*state = c;
+	if (c->count)
+		return 0;
+	free(c);
+	return -ENOMEM;
+}
+
+static void disk_detach(struct img_storage *s, struct img_ioq *q, void *state)
+{
+	struct connections *c = state;
+
+	(void)s;
+	(void)q;
+	for (unsigned i = 0; i < c->count; i++)
+		img_nbd_connection_free(c->all[i]);
+	free(c);
+}
+
+/* The one with the least to do, or the first that has little. */
+static struct img_nbd_connection *choose(const struct connections *c)
+{
+	struct img_nbd_connection *best = c->all[0];
+
+	for (unsigned i = 1; i < c->count && img_nbd_load(best) >= ENOUGH_BYTES; i++)
+		if (img_nbd_load(c->all[i]) < img_nbd_load(best))
+			best = c->all[i];
 	return best;
 }
 
@@ -101,8 +193,25 @@ static void submitted_done(struct img_nbd_request *r, int rc)
 	if (!rc && io->op == IMG_IO_SYNC)
 		atomic_store(&io->storage->unsynced, false);
 	io->rc = rc;
+	if (r->connection)
+		img_ioq_finish(io->ioq, io);
+	else
+		img_ioq_complete(io->ioq, io);
 	free(r);
-	img_ioq_finish(io->ioq, io);
+}
+
+/* By the queue's own connection, or by the storage's. */
+static int request(struct nbd *n, struct img_ioq *q, struct img_nbd_request *r)
+{
+	void *connections;
+	int rc;
+
+	if (!n->export.can_multi_conn)
+		return request_on_own_queue(n, r);
+	rc = img_ioq_attach(q, &n->base, &connections);
+	if (!rc)
+		img_nbd_request(choose(connections), r);
+	return rc;
 }
 
 static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -110,6 +219,7 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 	struct nbd *n = nbd_of(s);
 	struct img_nbd_request *r;
 	uint64_t len;
+	int rc;
 
 	io->rc = clip(n, io, &len);
 	if (io->rc || (!len && io->op != IMG_IO_SYNC)) {
@@ -131,9 +241,10 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 		r->len = len;
 		r->finished = submitted_done;
 	}
-	io->rc = r ? img_nbd_request(choose(n), r) : -ENOMEM;
-	if (io->rc) {
+	rc = r ? request(n, q, r) : -ENOMEM;
+	if (rc) {
 		free(r);
+		io->rc = rc;
 		img_ioq_complete(q, io);
 	}
 }
@@ -165,7 +276,7 @@ static int ask_and_wait(struct nbd *n, struct img_nbd_request *r)
 
 	r->finished = waiter_done;
 	r->user = &w;
-	rc = img_nbd_request(choose(n), r);
+	rc = request_on_own_queue(n, r);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&w.lock);
@@ -333,10 +444,11 @@ static void disk_close(struct img_storage *s)
 {
 	struct nbd *n = nbd_of(s);
 
-	for (unsigned i = 0; i < n->connection_count; i++)
-		img_nbd_connection_free(n->connections[i]);
+	stop_queue(n);
 	for (size_t i = 0; i < n->text_count; i++)
 		free(n->texts[i]);
+	pthread_mutex_destroy(&n->export.lock);
+	pthread_mutex_destroy(&n->thread_lock);
 	pthread_mutex_destroy(&n->change_lock);
 	pthread_mutex_destroy(&n->lock);
 	free(s->identity);
@@ -359,6 +471,8 @@ static const struct img_storage_ops disk_ops = {
 	.submit = disk_submit,
 	.io = disk_io,
 	.resize = disk_resize,
+	.attach = disk_attach,
+	.detach = disk_detach,
 	.extent = disk_extent,
 	.allocated = disk_allocated,
 	.set_writable = disk_set_writable,
@@ -487,14 +601,6 @@ static int parse_options(struct nbd *n, const struct img_module_opening *o, stru
 	return ok ? 0 : img_fail(err, -ENOMEM, "out of memory");
 }
 
-/* As many more as the server likes; they connect when there is work for them. */
-static void add_connections(struct nbd *n)
-{
-	while (n->export.can_multi_conn && n->connection_count < MAX_CONNECTIONS &&
-	       !img_nbd_connection_new(&n->export, &n->connections[n->connection_count]))
-		n->connection_count++;
-}
-
 static int disk_open(const struct img_module_opening *o, struct img_storage **out,
 		     struct img_error *err)
 {
@@ -504,25 +610,25 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 	if (!n)
 		return img_fail(err, -ENOMEM, "out of memory");
 	n->base.ops = &disk_ops;
+	pthread_mutex_init(&n->export.lock, NULL);
+	img_list_init(&n->export.connections);
+	pthread_mutex_init(&n->thread_lock, NULL);
 	pthread_mutex_init(&n->change_lock, NULL);
 	pthread_mutex_init(&n->lock, NULL);
 	rc = img_nbd_library(&n->export.lib, err);
 	if (!rc)
 		rc = parse_options(n, o, err);
 	if (!rc)
-		rc = img_nbd_connect(&n->export, &n->connections[0], err);
-	if (!rc) {
-		n->connection_count = 1;
-		if ((o->flags & IMG_STORAGE_WRITE) && n->export.read_only)
-			rc = img_fail(err, -EROFS, "Could not open '%s': the server exports it "
-						   "read-only",
-				      n->base.name);
-	}
+		rc = img_ioq_new(IMG_IOQ_THREADS, &n->q, err);
+	if (!rc)
+		rc = img_nbd_connect(&n->export, n->q, &n->first, err);
+	if (!rc && (o->flags & IMG_STORAGE_WRITE) && n->export.read_only)
+		rc = img_fail(err, -EROFS, "Could not open '%s': the server exports it read-only",
+			      n->base.name);
 	if (rc) {
 		disk_close(&n->base);
 		return rc;
 	}
-	add_connections(n);
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
 	n->base.device = true;
 	n->base.io_align = n->export.block_bytes;

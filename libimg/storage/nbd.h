@@ -1,5 +1,5 @@
 /*
- * Inside the module "nbd": names (nbd_name.c), libnbd (nbd_library.h), one connection and its thread
+ * Inside the module "nbd": names (nbd_name.c), libnbd (nbd_library.h), one connection
  * (nbd_connection.c), and the storage made of them (nbd.c).
  */
 #ifndef LIBIMG_STORAGE_NBD_H
@@ -37,6 +37,8 @@ struct img_nbd_export {
 	/* Set when the server went away with writes that nobody had flushed: no later flush is true. */
 	_Atomic bool lost_writes;
 	_Atomic uint64_t written, flushed; /* changes that were answered; those of them before a flush */
+	pthread_mutex_t lock;		   /* guards the list, and its connections' sockets */
+	struct img_list connections;
 };
 
 /* A run of bytes of one kind. */
@@ -56,12 +58,15 @@ struct img_nbd_request {
 	uint64_t off, len;		/* multiples of the export's block */
 	struct img_nbd_extent *extents; /* IMG_NBD_MAX_EXTENTS of them, from off on */
 	size_t extent_count;
-	/* On the connection's thread. May free the request. */
+	/* On the connection's queue, also from inside img_nbd_request(). May free the request. */
 	void (*finished)(struct img_nbd_request *r, int rc);
 	void *user;
 
-	/* The connection's own. */
+	/* The storage's own, on the way to a connection of another thread. */
+	struct img_post post;
 	struct img_nbd_connection *connection;
+
+	/* The connection's own. */
 	bool begun;
 	uint64_t issued;  /* bytes of it that went to the server */
 	uint64_t written; /* SYNC: of the export, when it was sent */
@@ -72,18 +77,19 @@ struct img_nbd_request {
 struct img_nbd_connection;
 
 /*
- * Connect, and fill what export learns by that. The thread starts with the first request. export is
+ * Connect, and fill what export learns by that: blocks, and q's thread need not run yet. export is
  * borrowed. Errors: of connecting; -EPROTO: the server says what cannot be; -ETIMEDOUT.
  */
-int img_nbd_connect(struct img_nbd_export *export, struct img_nbd_connection **out,
-		    struct img_error *err);
-/* A further connection, which is made when the first request needs it. -ENOMEM, -EMFILE. */
-int img_nbd_connection_new(struct img_nbd_export *export, struct img_nbd_connection **out);
+int img_nbd_connect(struct img_nbd_export *export, struct img_ioq *q,
+		    struct img_nbd_connection **out, struct img_error *err);
+/* A further connection, which is made when the first request needs it. -ENOMEM. */
+int img_nbd_connection_new(struct img_nbd_export *export, struct img_ioq *q,
+			   struct img_nbd_connection **out);
 /* Nothing may be in flight. NULL is fine. */
 void img_nbd_connection_free(struct img_nbd_connection *c);
-/* Thread-safe; never calls finished() itself. -EAGAIN: no thread could be started. */
-int img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r);
-/* How many requests it has. */
-unsigned img_nbd_load(struct img_nbd_connection *c);
+/* These two on the thread of the connection's queue. */
+void img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r);
+/* How many bytes its requests have. */
+uint64_t img_nbd_load(const struct img_nbd_connection *c);
 
 #endif

@@ -1,20 +1,19 @@
 /*
- * One connection to an NBD server, and the thread that serves it: it alone calls libnbd for it.
- * Requests come by a list and an eventfd; each goes to the server in parts of a size that the server
- * takes. When the server goes away, what was not answered is sent again once it is back, or fails
- * when it stays away.
+ * One connection to an NBD server, driven by the I/O queue that it belongs to: the queue watches
+ * libnbd's socket, and a deadline, and all of this runs on its thread. Each request goes to the server
+ * in parts of a size that the server takes. When the server goes away, what was not answered is sent
+ * again once it is back, or fails when it stays away.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/iovec.h"
+#include "libimg/storage/ioq_watch.h"
 #include "libimg/storage/nbd.h"
 
 enum {
@@ -24,23 +23,31 @@ enum {
 	LEAST_ALONE = 64 * 1024,      /* a buffer of this size is a part of its own */
 	DEFAULT_MAX_BYTES = 32 << 20, /* what servers take that say nothing */
 	RETRY_MS = 250,
-	MIN_TIMEOUT_MS = 10,
+	MAX_LOSSES = 5, /* connections lost in a row with no request done */
 };
 
 struct img_nbd_connection {
 	struct img_nbd_export *export;
-	struct nbd_handle *handle; /* NULL: not connected. The thread's, once there is one */
-	int wake_fd;
+	struct img_watch watch;
+	struct nbd_handle *handle;  /* NULL: not connected, nor connecting */
+	bool ready;		    /* the handshake is over */
 	struct img_list active;	    /* requests that are at work */
+	uint64_t load;		    /* their bytes */
 	unsigned parts;		    /* unanswered, of all of them */
 	struct img_list unanswered; /* struct part */
-	int64_t heard_ms;	    /* when the server last said something */
+	unsigned losses;
 
-	pthread_mutex_t lock; /* guards the rest */
-	struct img_list incoming;
-	unsigned load;
-	bool running, stop;
-	pthread_t thread;
+	/* For other connections' flushes. */
+	struct img_list link;  /* in export->connections */
+	int fd;		       /* its socket; -1: not connected */
+	_Atomic uint64_t last; /* of its changes that were answered: the number of the last; 0: none */
+
+	/* Times of now_ms(); 0: none. */
+	int64_t heard;	     /* when the server last said something */
+	int64_t connect_by;  /* when the attempt under way is given up */
+	int64_t retry_at;    /* when the next one begins */
+	int64_t retry_until; /* how long attempts go on */
+	int64_t deadline;    /* what the watch's is set to, or earlier than that is needed */
 };
 
 /* What went to the server in one command. */
@@ -108,30 +115,50 @@ static int step(const struct img_nbd_library *lib, struct nbd_handle *h, int64_t
 	return 0;
 }
 
-/* A handle that is connected. */
-static int connect_handle(const struct img_nbd_export *e, struct nbd_handle **out,
-			  struct img_error *err)
+/* A handle that is connecting. */
+static int begin_connect(const struct img_nbd_export *e, struct nbd_handle **out,
+			 struct img_error *err)
 {
 	const struct img_nbd_library *lib = e->lib;
-	int64_t deadline = now_ms() + (int64_t)e->connect_seconds * 1000;
 	struct nbd_handle *h = lib->create();
 	int rc;
 
 	if (!h)
 		return img_fail(err, -ENOMEM, "out of memory");
 	rc = set_up(e, h, err);
+	if (!rc && (e->path ? lib->aio_connect_unix(h, e->path)
+			    : lib->aio_connect_tcp(h, e->host, e->port)))
+		rc = fail(e, -ECONNREFUSED, "no connection", err);
 	if (rc)
-		goto out;
-	rc = e->path ? lib->aio_connect_unix(h, e->path)
-		     : lib->aio_connect_tcp(h, e->host, e->port);
-	while (!rc && !lib->aio_is_ready(h) && !lib->aio_is_dead(h) && !lib->aio_is_closed(h))
+		lib->close(h);
+	else
+		*out = h;
+	return rc;
+}
+
+static bool is_gone(const struct img_nbd_library *lib, struct nbd_handle *h)
+{
+	return lib->aio_is_dead(h) || lib->aio_is_closed(h);
+}
+
+/* A handle that is connected. */
+static int connect_handle(const struct img_nbd_export *e, struct nbd_handle **out,
+			  struct img_error *err)
+{
+	const struct img_nbd_library *lib = e->lib;
+	int64_t deadline = now_ms() + (int64_t)e->connect_seconds * 1000;
+	struct nbd_handle *h;
+	int rc = begin_connect(e, &h, err);
+
+	if (rc)
+		return rc;
+	while (!rc && !lib->aio_is_ready(h) && !is_gone(lib, h))
 		rc = step(lib, h, deadline);
 	if (rc == -ETIMEDOUT)
 		rc = img_fail(err, rc, "Could not open '%s': the server did not answer within %u s",
 			      e->name, e->connect_seconds);
 	else if (rc || !lib->aio_is_ready(h))
 		rc = fail(e, -ECONNREFUSED, "no connection", err);
-out:
 	if (rc)
 		lib->close(h);
 	else
@@ -170,25 +197,6 @@ static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_erro
 	return 0;
 }
 
-/* The server is back: is it the same export? What was written and never flushed may be gone. */
-static int reconnect_once(struct img_nbd_connection *c)
-{
-	struct img_nbd_export *e = c->export;
-	struct nbd_handle *h = NULL;
-	int rc = connect_handle(e, &h, NULL);
-
-	if (rc)
-		return rc;
-	if (e->lib->get_size(h) != (int64_t)e->size ||
-	    (e->lib->is_read_only(h) != 0) != e->read_only) {
-		e->lib->close(h);
-		return -ESTALE;
-	}
-	c->handle = h;
-	c->heard_ms = now_ms();
-	return 0;
-}
-
 /* ---- Parts ---- */
 
 static void free_part(struct part *p)
@@ -198,7 +206,7 @@ static void free_part(struct part *p)
 	free(p);
 }
 
-/* libnbd calls this on the connection's thread: the server has answered, or never will. */
+/* libnbd calls this from inside its functions: the server has answered, or never will. */
 static int part_done(void *user, int *error)
 {
 	struct part *p = user;
@@ -212,7 +220,7 @@ static int part_done(void *user, int *error)
 		img_cursor_advance(&at, p->at);
 		img_cursor_scatter(&at, p->gathered, p->bytes);
 	}
-	p->c->heard_ms = now_ms();
+	p->c->heard = now_ms();
 	p->c->parts--;
 	r->parts--;
 	free_part(p);
@@ -338,23 +346,52 @@ static int issue_part(struct img_nbd_connection *c, struct img_nbd_request *r)
 	return -EINVAL;
 }
 
-/* ---- The thread ---- */
+/* ---- Requests ---- */
+
+/*
+ * A flush was answered. It is good for what other connections wrote if it was the same server's that
+ * answered them: one that went away has closed them, which they may not have noticed yet.
+ */
+static void check_others(struct img_nbd_connection *c, uint64_t flushed)
+{
+	struct img_nbd_export *e = c->export;
+
+	pthread_mutex_lock(&e->lock);
+	for (struct img_list *n = e->connections.next; n != &e->connections; n = n->next) {
+		struct img_nbd_connection *other = IMG_CONTAINER(n, struct img_nbd_connection, link);
+		struct pollfd p = { .fd = other->fd, .events = POLLRDHUP };
+
+		if (other != c && atomic_load(&other->last) > flushed && poll(&p, 1, 0) > 0 &&
+		    (p.revents & (POLLRDHUP | POLLHUP | POLLERR)))
+			atomic_store(&e->lost_writes, true);
+	}
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void set_socket(struct img_nbd_connection *c, int fd)
+{
+	pthread_mutex_lock(&c->export->lock);
+	c->fd = fd;
+	pthread_mutex_unlock(&c->export->lock);
+}
 
 static void finish(struct img_nbd_connection *c, struct img_nbd_request *r)
 {
 	struct img_nbd_export *e = c->export;
 
 	img_list_del(&r->link);
-	pthread_mutex_lock(&c->lock);
-	c->load--;
-	pthread_mutex_unlock(&c->lock);
+	c->load -= r->len;
+	if (!r->rc)
+		c->losses = 0;
 	if (r->io && r->io->op == IMG_IO_SYNC) {
+		if (!r->rc)
+			check_others(c, atomic_load(&e->flushed));
 		if (!r->rc && atomic_load(&e->lost_writes))
 			r->rc = -EIO;
 		if (!r->rc && atomic_load(&e->flushed) < r->written)
 			atomic_store(&e->flushed, r->written);
 	} else if (r->io && r->io->op != IMG_IO_READ) {
-		atomic_fetch_add(&e->written, 1);
+		atomic_store(&c->last, atomic_fetch_add(&e->written, 1) + 1);
 	}
 	r->finished(r, r->rc);
 }
@@ -415,19 +452,29 @@ static void fail_all(struct img_nbd_connection *c, int rc)
 	}
 }
 
+/* ---- The connection ---- */
+
+static void close_handle(struct img_nbd_connection *c)
+{
+	img_watch_set(&c->watch, -1, 0);
+	set_socket(c, -1);
+	if (c->handle)
+		c->export->lib->close(c->handle);
+	c->handle = NULL;
+	c->ready = false;
+}
+
 /* The server is gone: nothing is in flight any more, and all requests begin anew. */
 static void disconnect(struct img_nbd_connection *c)
 {
 	struct img_nbd_export *e = c->export;
 	struct img_list *n;
 
-	if (c->handle)
-		e->lib->close(c->handle);
-	c->handle = NULL;
+	close_handle(c);
 	while ((n = c->unanswered.next) != &c->unanswered)
 		free_part(IMG_CONTAINER(n, struct part, link));
 	c->parts = 0;
-	if (atomic_load(&e->written) != atomic_load(&e->flushed))
+	if (atomic_load(&c->last) > atomic_load(&e->flushed))
 		atomic_store(&e->lost_writes, true);
 	for (n = c->active.next; n != &c->active; n = n->next) {
 		struct img_nbd_request *r = IMG_CONTAINER(n, struct img_nbd_request, link);
@@ -440,122 +487,171 @@ static void disconnect(struct img_nbd_connection *c)
 	}
 }
 
-/* Try again until it works or has gone on for too long; then nobody waits for nothing. */
-static void reconnect(struct img_nbd_connection *c)
+/* An attempt came to nothing. Others follow for some time; then nobody waits for nothing. */
+static void attempt_failed(struct img_nbd_connection *c, int rc)
 {
-	int64_t deadline = now_ms() + (int64_t)c->export->reconnect_seconds * 1000;
+	int64_t now = now_ms();
+
+	close_handle(c);
+	if (rc != -ESTALE && now + RETRY_MS <= c->retry_until) {
+		c->retry_at = now + RETRY_MS;
+		return;
+	}
+	c->retry_at = c->retry_until = 0;
+	fail_all(c, rc == -ESTALE || rc == -ETIMEDOUT ? rc : -ENOTCONN);
+}
+
+/* Begin an attempt, if there is work and it is time. */
+static void connect_again(struct img_nbd_connection *c)
+{
+	int64_t now = now_ms();
 	int rc;
 
-	for (;;) {
-		rc = reconnect_once(c);
-		if (!rc || rc == -ESTALE || now_ms() + RETRY_MS > deadline)
-			break;
-		poll(NULL, 0, RETRY_MS);
-	}
+	if (img_list_empty(&c->active) || c->retry_at > now)
+		return;
+	c->retry_at = 0;
+	if (!c->retry_until)
+		c->retry_until = now + (int64_t)c->export->reconnect_seconds * 1000;
+	c->connect_by = now + (int64_t)c->export->connect_seconds * 1000;
+	rc = begin_connect(c->export, &c->handle, NULL);
 	if (rc)
-		fail_all(c, rc == -ESTALE || rc == -ETIMEDOUT ? rc : -ENOTCONN);
+		attempt_failed(c, rc);
 }
 
-static bool is_lost(const struct img_nbd_connection *c)
+/* Is the server there, and is it the same export? What was written and never flushed may be gone. */
+static void check_attempt(struct img_nbd_connection *c)
 {
-	return c->export->lib->aio_is_dead(c->handle) || c->export->lib->aio_is_closed(c->handle);
+	struct img_nbd_export *e = c->export;
+
+	if (!e->lib->aio_is_ready(c->handle)) {
+		if (now_ms() >= c->connect_by)
+			attempt_failed(c, -ETIMEDOUT);
+		return;
+	}
+	if (e->lib->get_size(c->handle) != (int64_t)e->size ||
+	    (e->lib->is_read_only(c->handle) != 0) != e->read_only) {
+		attempt_failed(c, -ESTALE);
+		return;
+	}
+	set_socket(c, e->lib->aio_get_fd(c->handle));
+	c->ready = true;
+	c->retry_until = 0;
+	c->heard = now_ms();
 }
 
-/* Wait for an answer, a new request, or the end of patience. */
+static void lost(struct img_nbd_connection *c)
+{
+	if (!c->ready) {
+		attempt_failed(c, -ENOTCONN);
+		return;
+	}
+	disconnect(c);
+	if (!img_list_empty(&c->active) && ++c->losses > MAX_LOSSES) {
+		c->losses = 0;
+		fail_all(c, -EPROTO);
+	}
+}
+
+/* Is the server silent, with requests unanswered? */
+static bool is_silent(const struct img_nbd_connection *c)
+{
+	return c->parts && now_ms() - c->heard > (int64_t)c->export->request_seconds * 1000;
+}
+
+static unsigned wanted_events(const struct img_nbd_connection *c)
+{
+	unsigned direction = c->export->lib->aio_get_direction(c->handle);
+
+	return (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+	       (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
+}
+
 static void wait_for_more(struct img_nbd_connection *c)
 {
-	const struct img_nbd_library *lib = c->export->lib;
-	unsigned direction = c->handle ? lib->aio_get_direction(c->handle) : 0;
-	int64_t left = c->heard_ms + (int64_t)c->export->request_seconds * 1000 - now_ms();
-	struct pollfd fds[2] = {
-		{ .fd = c->wake_fd, .events = POLLIN },
-		{ .fd = c->handle ? lib->aio_get_fd(c->handle) : -1,
-		  .events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
-				    (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0)) },
-	};
-	int timeout = -1;
-	uint64_t count;
+	int64_t next = c->retry_at, now;
 
-	if (c->parts)
-		timeout = left > MIN_TIMEOUT_MS ? (int)left : MIN_TIMEOUT_MS;
-	if (poll(fds, 2, timeout) < 0)
-		return;
-	if (fds[0].revents && read(c->wake_fd, &count, sizeof(count)) < 0)
-		return;
-	if (!c->handle || !fds[1].revents)
-		return;
-	if ((fds[1].revents & (POLLIN | POLLHUP | POLLERR)) &&
-	    (direction & LIBNBD_AIO_DIRECTION_READ))
-		lib->aio_notify_read(c->handle);
-	else
-		lib->aio_notify_write(c->handle);
-}
-
-static bool take_incoming(struct img_nbd_connection *c)
-{
-	bool stop;
-
-	if (img_list_empty(&c->active))
-		c->heard_ms = now_ms();
-	pthread_mutex_lock(&c->lock);
-	img_list_splice(&c->active, &c->incoming);
-	stop = c->stop;
-	pthread_mutex_unlock(&c->lock);
-	return !stop || !img_list_empty(&c->active);
-}
-
-static void *serve(void *user)
-{
-	struct img_nbd_connection *c = user;
-
-	while (take_incoming(c)) {
-		if (c->handle && is_lost(c))
-			disconnect(c);
-		if (!c->handle && !img_list_empty(&c->active))
-			reconnect(c);
-		if (c->handle) {
-			issue(c);
-			if (!is_lost(c))
-				finish_answered(c);
-			else
-				continue;
-			if (c->parts && now_ms() - c->heard_ms > (int64_t)c->export->request_seconds * 1000) {
-				disconnect(c);
-				fail_all(c, -ETIMEDOUT);
-			}
-		}
-		wait_for_more(c);
+	if (c->handle) {
+		img_watch_set(&c->watch, c->export->lib->aio_get_fd(c->handle), wanted_events(c));
+		next = c->connect_by;
 	}
-	return NULL;
+	if (c->ready)
+		next = c->parts ? c->heard + (int64_t)c->export->request_seconds * 1000 + 1 : 0;
+	if (next && (!c->deadline || next < c->deadline)) {
+		now = now_ms();
+		img_watch_set_deadline(&c->watch,
+				       next > now ? (uint64_t)(next - now) * 1000000 : 1);
+		c->deadline = next;
+	}
+}
+
+/* Do what can be done now. */
+static void drive(struct img_nbd_connection *c)
+{
+	const struct img_nbd_library *lib = c->export->lib;
+
+	for (bool again = true; again;) {
+		again = false;
+		if (!c->handle)
+			connect_again(c);
+		if (c->handle && !c->ready && !is_gone(lib, c->handle))
+			check_attempt(c);
+		if (c->ready)
+			issue(c);
+		if (c->handle && is_gone(lib, c->handle)) {
+			lost(c);
+			again = !c->retry_at && !img_list_empty(&c->active);
+		} else if (c->ready && is_silent(c)) {
+			disconnect(c);
+			fail_all(c, -ETIMEDOUT);
+		} else if (c->ready) {
+			finish_answered(c);
+		}
+	}
+	wait_for_more(c);
+}
+
+static void ready(struct img_watch *w, unsigned events)
+{
+	struct img_nbd_connection *c = IMG_CONTAINER(w, struct img_nbd_connection, watch);
+	const struct img_nbd_library *lib = c->export->lib;
+
+	if (!events)
+		c->deadline = 0;
+	if (c->handle && (events & (POLLIN | POLLHUP | POLLERR)) && (wanted_events(c) & POLLIN))
+		lib->aio_notify_read(c->handle);
+	if (c->handle && (events & (POLLOUT | POLLHUP | POLLERR)) && (wanted_events(c) & POLLOUT))
+		lib->aio_notify_write(c->handle);
+	drive(c);
 }
 
 /* ---- For the storage ---- */
 
-int img_nbd_connection_new(struct img_nbd_export *export, struct img_nbd_connection **out)
+int img_nbd_connection_new(struct img_nbd_export *export, struct img_ioq *q,
+			   struct img_nbd_connection **out)
 {
 	struct img_nbd_connection *c = calloc(1, sizeof(*c));
 
 	if (!c)
 		return -ENOMEM;
-	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (c->wake_fd < 0) {
-		free(c);
-		return -EMFILE;
-	}
 	c->export = export;
+	c->fd = -1;
 	img_list_init(&c->active);
-	img_list_init(&c->incoming);
 	img_list_init(&c->unanswered);
-	pthread_mutex_init(&c->lock, NULL);
+	c->watch.fn = ready;
+	img_watch_add(q, &c->watch);
+	pthread_mutex_lock(&export->lock);
+	img_list_init(&c->link);
+	img_list_add_tail(&export->connections, &c->link);
+	pthread_mutex_unlock(&export->lock);
 	*out = c;
 	return 0;
 }
 
-int img_nbd_connect(struct img_nbd_export *export, struct img_nbd_connection **out,
-		    struct img_error *err)
+int img_nbd_connect(struct img_nbd_export *export, struct img_ioq *q,
+		    struct img_nbd_connection **out, struct img_error *err)
 {
 	struct img_nbd_connection *c = NULL;
-	int rc = img_nbd_connection_new(export, &c);
+	int rc = img_nbd_connection_new(export, q, &c);
 
 	if (rc)
 		return img_fail(err, rc, "Could not open '%s': %s", export->name,
@@ -563,6 +659,9 @@ int img_nbd_connect(struct img_nbd_export *export, struct img_nbd_connection **o
 	rc = connect_handle(export, &c->handle, err);
 	if (!rc)
 		rc = learn(export, c->handle, err);
+	c->ready = !rc;
+	if (!rc)
+		set_socket(c, export->lib->aio_get_fd(c->handle));
 	if (rc)
 		img_nbd_connection_free(c);
 	else
@@ -570,66 +669,35 @@ int img_nbd_connect(struct img_nbd_export *export, struct img_nbd_connection **o
 	return rc;
 }
 
-static void wake(struct img_nbd_connection *c)
-{
-	uint64_t one = 1;
-
-	/* cannot fail for long: the counter is read whenever the thread wakes */
-	while (write(c->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
 void img_nbd_connection_free(struct img_nbd_connection *c)
 {
 	if (!c)
 		return;
-	if (c->running) {
-		pthread_mutex_lock(&c->lock);
-		c->stop = true;
-		pthread_mutex_unlock(&c->lock);
-		wake(c);
-		pthread_join(c->thread, NULL);
-	}
-	if (c->handle) {
+	if (c->ready)
 		c->export->lib->aio_disconnect(c->handle, 0);
-		c->export->lib->close(c->handle);
-	}
-	close(c->wake_fd);
-	pthread_mutex_destroy(&c->lock);
+	close_handle(c);
+	img_watch_remove(&c->watch);
+	pthread_mutex_lock(&c->export->lock);
+	img_list_del(&c->link);
+	pthread_mutex_unlock(&c->export->lock);
 	free(c);
 }
 
-int img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r)
+void img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r)
 {
-	int rc = 0;
-
-	r->connection = c;
 	r->begun = false;
 	r->issued = 0;
 	r->parts = 0;
 	r->rc = 0;
 	img_list_init(&r->link);
-	pthread_mutex_lock(&c->lock);
-	if (!c->running) {
-		rc = pthread_create(&c->thread, NULL, serve, c) ? -EAGAIN : 0;
-		c->running = !rc;
-	}
-	if (!rc) {
-		img_list_add_tail(&c->incoming, &r->link);
-		c->load++;
-	}
-	pthread_mutex_unlock(&c->lock);
-	if (!rc)
-		wake(c);
-	return rc;
+	if (!c->parts)
+		c->heard = now_ms();
+	img_list_add_tail(&c->active, &r->link);
+	c->load += r->len;
+	drive(c);
 }
 
-unsigned img_nbd_load(struct img_nbd_connection *c)
+uint64_t img_nbd_load(const struct img_nbd_connection *c)
 {
-	unsigned load;
-
-	pthread_mutex_lock(&c->lock);
-	load = c->load;
-	pthread_mutex_unlock(&c->lock);
-	return load;
+	return c->load;
 }

@@ -363,6 +363,84 @@ Test(nbd, a_server_that_goes_away_is_an_error)
 	img_storage_close(s);
 }
 
+/* Each answer to the same request is that the server dies; somebody starts it again each time. */
+Test(nbd, a_server_that_dies_of_a_request_is_given_up)
+{
+	char command[512];
+	struct img_storage *s = NULL;
+	uint8_t bytes[512];
+	double begun;
+	pid_t pid;
+	int rc, failed = 0;
+
+	if (system("command -v nbdkit >/dev/null 2>&1") != 0)
+		cr_skip_test("no nbdkit");
+	snprintf(command, sizeof(command),
+		 "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do rm -f %s; nbdkit -f -U %s eval get_size='echo 4M' "
+		 "pread='kill -9 $PPID; sleep 1' </dev/null >/dev/null 2>&1; done",
+		 path, path);
+	pid = fork();
+	if (!pid) {
+		setpgid(0, 0);
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	for (int i = 0; i < 1000 && !answers(); i++)
+		usleep(10000);
+	rc = open_with("reconnect-delay=5", 0, &s, NULL);
+	begun = seconds();
+	if (!rc)
+		failed = img_storage_read(s, 0, bytes, 512, NULL);
+	kill(-pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	cr_assert_eq(rc, 0);
+	cr_assert_eq(failed, -EPROTO);
+	cr_assert_lt(seconds() - begun, 40);
+	img_storage_close(s);
+}
+
+/* Two queues have written, each by a connection of its own; the server is another one by the time of
+ * the flush, which only one of them makes. */
+Test(nbd, a_flush_knows_of_what_other_connections_lost)
+{
+	char command[256];
+	struct img_ioq *q[2] = { NULL, NULL };
+	struct slot slots[2] = { 0 };
+	struct img_storage *s;
+	pid_t server;
+
+	snprintf(command, sizeof(command), "truncate -s 4M %s/disk", folder);
+	cr_assert_eq(system(command), 0);
+	snprintf(command, sizeof(command), "file %s/disk", folder);
+	server = serve(command);
+	s = opened("reconnect-delay=20");
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q[i], NULL), 0);
+		cr_assert((slots[i].buf = calloc(1, 4096)));
+	}
+	slots[0].io = (struct img_io){ .storage = s, .op = IMG_IO_WRITE, .len = 4096, .done = slot_done };
+	slots[0].busy = true;
+	give_buffers(&slots[0], 4096);
+	img_ioq_submit(q[0], &slots[0].io);
+	while (slots[0].busy)
+		img_ioq_run(q[0], true);
+	end(server);
+	server = serve(command);
+	slots[1].io = (struct img_io){ .storage = s, .op = IMG_IO_READ, .len = 4096, .done = slot_done };
+	slots[1].busy = true;
+	give_buffers(&slots[1], 4096);
+	img_ioq_submit(q[1], &slots[1].io);
+	while (slots[1].busy)
+		img_ioq_run(q[1], true);
+	cr_assert_eq(img_storage_sync(s, NULL), -EIO);
+	for (unsigned i = 0; i < 2; i++) {
+		img_ioq_free(q[i]);
+		free(slots[i].buf);
+	}
+	img_storage_close(s);
+	end(server);
+}
+
 /* Killed while requests are in flight, and back a little later with the same file. */
 Test(nbd, a_server_that_comes_back)
 {
