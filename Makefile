@@ -58,6 +58,9 @@ $(BUILD)/$(SONAME): $(BUILD)/libimg.so.$(VERSION)
 $(BUILD)/imgtool: $(TOOL_OBJ) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# Nothing links to a program: what it exported could only take the place of a library's function.
+$(TOOL_OBJ): override CFLAGS += -fvisibility=hidden
+
 # Under these names it answers as those tools do.
 $(BUILD)/qemu-img $(BUILD)/qemu-io: $(BUILD)/imgtool
 	ln -sf imgtool $@

@@ -416,30 +416,30 @@ static void json_parameters(struct json *j, const struct bench *b, const struct 
 	const struct bench_plan *plan = &b->plan;
 
 	json_open(j, "parameters", '{');
-	json_string(j, "filename", b->request.name);
-	json_string(j, "format", img_format(img));
-	json_uint(j, "virtual-size", img_size(img));
-	json_string(j, "cache", b->cache);
-	json_string(j, "aio", kinds[plan->io]);
+	json_put_string(j, "filename", b->request.name);
+	json_put_string(j, "format", img_format(img));
+	json_put_uint(j, "virtual-size", img_size(img));
+	json_put_string(j, "cache", b->cache);
+	json_put_string(j, "aio", kinds[plan->io]);
 	if (plan->count != UINT64_MAX)
-		json_uint(j, "count", plan->count);
+		json_put_uint(j, "count", plan->count);
 	if (plan->seconds)
-		json_uint(j, "seconds", plan->seconds);
-	json_uint(j, "depth", plan->depth);
-	json_uint(j, "queues", plan->queues);
-	json_uint(j, "buffer-size", plan->bytes);
-	json_uint(j, "read-percent", plan->read_percent);
-	json_uint(j, "offset", plan->offset);
-	json_bool(j, "random", plan->random);
+		json_put_uint(j, "seconds", plan->seconds);
+	json_put_uint(j, "depth", plan->depth);
+	json_put_uint(j, "queues", plan->queues);
+	json_put_uint(j, "buffer-size", plan->bytes);
+	json_put_uint(j, "read-percent", plan->read_percent);
+	json_put_uint(j, "offset", plan->offset);
+	json_put_bool(j, "random", plan->random);
 	if (plan->random)
-		json_uint(j, "seed", plan->seed);
+		json_put_uint(j, "seed", plan->seed);
 	else
-		json_uint(j, "step-size", plan->step);
+		json_put_uint(j, "step-size", plan->step);
 	if (b->write)
-		json_uint(j, "pattern", plan->pattern);
+		json_put_uint(j, "pattern", plan->pattern);
 	if (plan->flush_interval) {
-		json_uint(j, "flush-interval", plan->flush_interval);
-		json_bool(j, "drain", plan->drain);
+		json_put_uint(j, "flush-interval", plan->flush_interval);
+		json_put_bool(j, "drain", plan->drain);
 	}
 	json_close(j, '}');
 }
@@ -451,16 +451,16 @@ static void json_kind(struct json *j, const char *name, uint64_t bytes, const st
 	if (!h->count)
 		return;
 	json_open(j, name, '{');
-	json_uint(j, "requests", h->count);
+	json_put_uint(j, "requests", h->count);
 	if (bytes)
-		json_uint(j, "bytes", h->count * bytes);
+		json_put_uint(j, "bytes", h->count * bytes);
 	json_open(j, "latency-us", '{');
-	json_fixed(j, "min", (double)h->min / 1e3, 3);
-	json_fixed(j, "mean", histogram_mean(h) / 1e3, 3);
+	json_put_fixed(j, "min", (double)h->min / 1e3, 3);
+	json_put_fixed(j, "mean", histogram_mean(h) / 1e3, 3);
 	for (i = 0; i < QUANTILES; i++)
-		json_fixed(j, quantiles[i].name,
-			   (double)histogram_quantile(h, quantiles[i].part) / 1e3, 3);
-	json_fixed(j, "max", (double)h->max / 1e3, 3);
+		json_put_fixed(j, quantiles[i].name,
+			       (double)histogram_quantile(h, quantiles[i].part) / 1e3, 3);
+	json_put_fixed(j, "max", (double)h->max / 1e3, 3);
 	json_close(j, '}');
 	json_close(j, '}');
 }
@@ -474,12 +474,12 @@ static void json_result(const struct bench *b, const struct img *img,
 
 	json_open(j, NULL, '{');
 	json_parameters(j, b, img);
-	json_fixed(j, "seconds", result->seconds, 6);
-	json_bool(j, "interrupted", result->interrupted);
-	json_uint(j, "requests", requests_done(result));
-	json_uint(j, "bytes", requests_done(result) * b->plan.bytes);
-	json_fixed(j, "iops", rate, 1);
-	json_fixed(j, "bytes-per-second", rate * (double)b->plan.bytes, 0);
+	json_put_fixed(j, "seconds", result->seconds, 6);
+	json_put_bool(j, "interrupted", result->interrupted);
+	json_put_uint(j, "requests", requests_done(result));
+	json_put_uint(j, "bytes", requests_done(result) * b->plan.bytes);
+	json_put_fixed(j, "iops", rate, 1);
+	json_put_fixed(j, "bytes-per-second", rate * (double)b->plan.bytes, 0);
 	for (kind = 0; kind < BENCH_KINDS; kind++)
 		json_kind(j, kind_names[kind], kind == BENCH_FLUSH ? 0 : b->plan.bytes,
 			  &result->latency[kind]);

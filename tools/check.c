@@ -140,7 +140,7 @@ static void say_defect(void *user, const char *line)
 static void json_count(struct json *json, const char *key, uint64_t n)
 {
 	if (n)
-		json_uint(json, key, n);
+		json_put_uint(json, key, n);
 }
 
 static void print_json(const struct check *check, const struct img *img,
@@ -156,10 +156,10 @@ static void print_json(const struct check *check, const struct img *img,
 	json_count(&json, "corruptions-fixed", result->corruptions_fixed);
 	json_count(&json, "leaks", result->leaks);
 	json_count(&json, "leaks-fixed", result->leaks_fixed);
-	json_uint(&json, "check-errors", result->check_errors);
+	json_put_uint(&json, "check-errors", result->check_errors);
 	json_count(&json, "allocated-clusters", result->allocated_units);
-	json_string(&json, "filename", check->request.name);
-	json_string(&json, "format", img_format(img));
+	json_put_string(&json, "filename", check->request.name);
+	json_put_string(&json, "format", img_format(img));
 	json_count(&json, "fragmented-clusters", result->fragmented_units);
 	json_close(&json, '}');
 }

@@ -247,7 +247,7 @@ static int print_image(struct img *img, const struct info *info, struct json *js
 	if (img_info(img, &report, err))
 		return 1;
 	if (info->json)
-		json_value(json, NULL, report);
+		json_put_value(json, NULL, report);
 	else
 		print_report(report, info->limits, "", 0);
 	img_value_free(report);

@@ -94,32 +94,32 @@ void json_close(struct json *j, char bracket)
 		fputc('\n', j->out);
 }
 
-void json_string(struct json *j, const char *key, const char *text)
+void json_put_string(struct json *j, const char *key, const char *text)
 {
 	begin_member(j, key);
 	json_quote(j->out, text);
 }
 
-void json_uint(struct json *j, const char *key, uint64_t n)
+void json_put_uint(struct json *j, const char *key, uint64_t n)
 {
 	begin_member(j, key);
 	fprintf(j->out, "%" PRIu64, n);
 }
 
-void json_fixed(struct json *j, const char *key, double n, int decimals)
+void json_put_fixed(struct json *j, const char *key, double n, int decimals)
 {
 	begin_member(j, key);
 	fprintf(j->out, "%.*f", decimals, n);
 }
 
-void json_bool(struct json *j, const char *key, bool b)
+void json_put_bool(struct json *j, const char *key, bool b)
 {
 	begin_member(j, key);
 	fputs(b ? "true" : "false", j->out);
 }
 
 /* Recursion ends with the tree, which the library built: it is a few levels deep. */
-void json_value(struct json *j, const char *key, const struct img_value *v)
+void json_put_value(struct json *j, const char *key, const struct img_value *v)
 {
 	bool object = img_value_kind(v) == IMG_VALUE_OBJECT;
 	size_t i;
@@ -132,22 +132,22 @@ void json_value(struct json *j, const char *key, const struct img_value *v)
 			const char *member = object ? img_value_key_at(v, i) : NULL;
 
 			if (!member || !j->hidden || strcmp(member, j->hidden))
-				json_value(j, member, img_value_at(v, i));
+				json_put_value(j, member, img_value_at(v, i));
 		}
 		json_close(j, object ? '}' : ']');
 		break;
 	case IMG_VALUE_STRING:
-		json_string(j, key, img_value_string(v));
+		json_put_string(j, key, img_value_string(v));
 		break;
 	case IMG_VALUE_INT:
 		begin_member(j, key);
 		fprintf(j->out, "%" PRId64, img_value_int(v));
 		break;
 	case IMG_VALUE_UINT:
-		json_uint(j, key, img_value_uint(v));
+		json_put_uint(j, key, img_value_uint(v));
 		break;
 	case IMG_VALUE_BOOL:
-		json_bool(j, key, img_value_bool(v));
+		json_put_bool(j, key, img_value_bool(v));
 		break;
 	}
 }

@@ -14,7 +14,7 @@ struct img_value;
 /* Zero-initialise, set out. Members are written as they are given. */
 struct json {
 	FILE *out;
-	const char *hidden; /* json_value() leaves members of this name out; NULL: none */
+	const char *hidden; /* json_put_value() leaves members of this name out; NULL: none */
 	unsigned depth;
 	bool more; /* a comma is due before the next member */
 };
@@ -22,11 +22,11 @@ struct json {
 /* key NULL: an element of an array, or the whole. */
 void json_open(struct json *j, const char *key, char bracket); /* '{' or '[' */
 void json_close(struct json *j, char bracket);		       /* '}' or ']'; ends the line at last */
-void json_string(struct json *j, const char *key, const char *text);
-void json_uint(struct json *j, const char *key, uint64_t n);
-void json_fixed(struct json *j, const char *key, double n, int decimals); /* n: finite */
-void json_bool(struct json *j, const char *key, bool b);
-void json_value(struct json *j, const char *key, const struct img_value *v);
+void json_put_string(struct json *j, const char *key, const char *text);
+void json_put_uint(struct json *j, const char *key, uint64_t n);
+void json_put_fixed(struct json *j, const char *key, double n, int decimals); /* n: finite */
+void json_put_bool(struct json *j, const char *key, bool b);
+void json_put_value(struct json *j, const char *key, const struct img_value *v);
 
 /*
  * text as a JSON string with its quotes. Pure ASCII comes out; what is not UTF-8 becomes U+FFFD,

@@ -22,6 +22,10 @@ grep -oE '^[a-z].*\bimg_[a-z0-9_]+\(' libimg/image/img.h | grep -v '^typedef' |
 	grep -oE 'img_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$work/declared"
 nm -D --defined-only "$root/usr/lib/libimg.so" | sed -n 's/.* T \(.*\)@@LIBIMG_.*/\1/p' | sort >"$work/exported"
 try "what the header declares is what is exported" diff "$work/declared" "$work/exported"
+nm -D --defined-only "$root/usr/lib/libimg.so" | grep -vE ' T img_[a-z0-9_]+@@LIBIMG_| A LIBIMG_' >"$work/other"
+try "the library exports nothing else" diff /dev/null "$work/other"
+nm -D --defined-only "$root/usr/bin/imgtool" >"$work/tool"
+try "imgtool exports nothing" diff /dev/null "$work/tool"
 try "SONAME" sh -c "readelf -d '$root/usr/lib/libimg.so' | grep -q 'SONAME.*libimg.so.0'"
 
 # The header stands alone, in C and in C++.
