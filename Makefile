@@ -25,6 +25,7 @@ LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson -ldl -pthread
 LIB_SRC  := $(sort $(wildcard libimg/base/*.c libimg/storage/*.c libimg/engine/*.c libimg/image/*.c \
 	      libimg/jobs/*.c formats/*.c formats/*/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
+DOCS_SRC := $(sort $(wildcard tools/docs/*.c))
 TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
 SHARE_SRC := $(wildcard tests/support/*.c)
 HELP_SRC := $(filter-out $(TEST_SRC) $(SHARE_SRC),$(sort $(wildcard tests/*/*.c)))	# of other suites
@@ -32,17 +33,19 @@ FUZZ_SRC := $(sort $(wildcard fuzz/*_fuzz.c))
 
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TOOL_OBJ := $(TOOL_SRC:%.c=$(BUILD)/%.o)
+DOCS_OBJ := $(DOCS_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
 SHARED   := $(SHARE_SRC:%.c=$(BUILD)/%.o)
 HELPERS  := $(HELP_SRC:%.c=$(BUILD)/%)
 FUZZERS  := $(FUZZ_SRC:%.c=$(BUILD)/%)
-ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(TEST_SRC) $(HELP_SRC) $(SHARE_SRC) $(FUZZ_SRC) \
+ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(DOCS_SRC) $(TEST_SRC) $(HELP_SRC) $(SHARE_SRC) $(FUZZ_SRC) \
 	    $(wildcard libimg/examples/*.c)
 HEADERS  := $(sort $(shell find libimg formats tools tests fuzz -name '*.h'))
 
 # ---- Building ----
 
-all: $(BUILD)/libimg.a $(BUILD)/$(SONAME) $(BUILD)/imgtool $(BUILD)/qemu-img $(BUILD)/qemu-io
+all: $(BUILD)/libimg.a $(BUILD)/$(SONAME) $(BUILD)/imgtool $(BUILD)/qemu-img $(BUILD)/qemu-io \
+	$(BUILD)/share/.made
 
 $(BUILD)/libimg.a: $(LIB_OBJ)
 	rm -f $@
@@ -64,6 +67,22 @@ $(TOOL_OBJ): override CFLAGS += -fvisibility=hidden
 # Under these names it answers as those tools do.
 $(BUILD)/qemu-img $(BUILD)/qemu-io: $(BUILD)/imgtool
 	ln -sf imgtool $@
+
+# Manual pages and completion, from the tables of imgtool's commands.
+MAN_DIR  := share/man/man1
+BASH_DIR := share/bash-completion/completions
+ZSH_DIR  := share/zsh/site-functions
+FISH_DIR := share/fish/vendor_completions.d
+
+$(BUILD)/docs: $(DOCS_OBJ) $(filter-out %/main.o,$(TOOL_OBJ)) $(BUILD)/libimg.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/share/.made: $(BUILD)/docs tools/docs/completion.bash
+	@rm -rf $(BUILD)/share
+	@mkdir -p $(addprefix $(BUILD)/,$(MAN_DIR) $(BASH_DIR) $(ZSH_DIR) $(FISH_DIR))
+	$(BUILD)/docs $(BUILD)/share
+	cat tools/docs/completion.bash >> $(BUILD)/$(BASH_DIR)/imgtool
+	@touch $@
 
 # What tests run has the engine's invariants checked; the library has it without.
 ifeq ($(findstring -DIMG_DEBUG,$(CFLAGS)),)
@@ -90,8 +109,8 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
--include $(LIB_OBJ:.o=.d) $(CHECKED:.o=.d) $(TOOL_OBJ:.o=.d) $(TESTS:=.d) $(HELPERS:=.d) $(SHARED:.o=.d) \
-	 $(FUZZERS:=.d)
+-include $(LIB_OBJ:.o=.d) $(CHECKED:.o=.d) $(TOOL_OBJ:.o=.d) $(DOCS_OBJ:.o=.d) $(TESTS:=.d) \
+	 $(HELPERS:=.d) $(SHARED:.o=.d) $(FUZZERS:=.d)
 
 tests: all $(TESTS) $(HELPERS)
 fuzzers: $(FUZZERS)
@@ -102,6 +121,11 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 		$(DESTDIR)$(PREFIX)/include/libimg
 	install -m 755 $(BUILD)/imgtool $(DESTDIR)$(PREFIX)/bin/
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,$(MAN_DIR) $(BASH_DIR) $(ZSH_DIR) $(FISH_DIR))
+	install -m 644 $(BUILD)/$(MAN_DIR)/imgtool*.1 $(DESTDIR)$(PREFIX)/$(MAN_DIR)/
+	install -m 644 $(BUILD)/$(BASH_DIR)/imgtool $(DESTDIR)$(PREFIX)/$(BASH_DIR)/
+	install -m 644 $(BUILD)/$(ZSH_DIR)/_imgtool $(DESTDIR)$(PREFIX)/$(ZSH_DIR)/
+	install -m 644 $(BUILD)/$(FISH_DIR)/imgtool.fish $(DESTDIR)$(PREFIX)/$(FISH_DIR)/
 	install -m 644 $(BUILD)/libimg.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 755 $(BUILD)/libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
@@ -113,7 +137,10 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/imgtool $(DESTDIR)$(PREFIX)/lib/libimg.a \
 		$(DESTDIR)$(PREFIX)/lib/libimg.so $(DESTDIR)$(PREFIX)/lib/libimg.so.* \
-		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc $(DESTDIR)$(PREFIX)/include/libimg/img.h
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc $(DESTDIR)$(PREFIX)/include/libimg/img.h \
+		$(DESTDIR)$(PREFIX)/$(MAN_DIR)/imgtool.1 $(DESTDIR)$(PREFIX)/$(MAN_DIR)/imgtool-*.1 \
+		$(DESTDIR)$(PREFIX)/$(BASH_DIR)/imgtool $(DESTDIR)$(PREFIX)/$(ZSH_DIR)/_imgtool \
+		$(DESTDIR)$(PREFIX)/$(FISH_DIR)/imgtool.fish
 	-rmdir $(DESTDIR)$(PREFIX)/include/libimg
 
 deps:
@@ -138,7 +165,7 @@ run: deps
 
 # ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
 
-SUITES := unit asan install corpus interop tools callers cases random crash repair fault fuzz
+SUITES := unit asan install docs corpus interop tools callers cases random crash repair fault fuzz
 
 ASAN := -O1 -g -DIMG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
@@ -164,7 +191,7 @@ check-unit: build-all
 	@BUILD=$(BUILD) tests/run unit
 check-asan asan: build-asan
 	@BUILD=$(BUILD) tests/run asan
-check-install tools callers cases interop corpus random crash repair: build-all
+check-install check-docs tools callers cases interop corpus random crash repair: build-all
 	@BUILD=$(BUILD) tests/run $(@:check-%=%)
 crash-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run crash
@@ -210,8 +237,8 @@ clean:
 	rm -rf build build-*
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
-	build-fuzz build-tsan check check-unit check-asan asan check-install tools callers cases interop \
-	corpus random crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
+	build-fuzz build-tsan check check-unit check-asan asan check-install check-docs tools callers \
+	cases interop corpus random crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
 	fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.

@@ -247,14 +247,16 @@ static bool has_names(const struct option_row *row)
 
 static void print_row(const struct option_row *row, bool named, unsigned column)
 {
-	char left[80];
+	char left[80], help[512];
 	size_t len = format_left(row, named, left, sizeof(left));
 
 	if (len + 2 > column)
 		printf("%s\n%*s", left, (int)column, "");
 	else
 		printf("%-*s", (int)column, left);
-	options_print_wrapped(row->help, column, column);
+	snprintf(help, sizeof(help), "%s%s", row->help,
+		 row->flags & OPTION_MANY ? " (can be given again)" : "");
+	options_print_wrapped(help, column, column);
 }
 
 void options_print_rows(const struct option_row *table)

@@ -11,6 +11,11 @@ for file in bin/imgtool lib/libimg.a lib/libimg.so lib/libimg.so.0 include/libim
 	try "installed: $file" test -e "$root/usr/$file"
 done
 try "qemu-img is not replaced unasked" test ! -e "$root/usr/bin/qemu-img"
+for file in man/man1/imgtool.1 man/man1/imgtool-convert.1 bash-completion/completions/imgtool zsh/site-functions/_imgtool \
+	fish/vendor_completions.d/imgtool.fish; do
+	try "installed: share/$file" test -s "$root/usr/share/$file"
+done
+try "a manual page for each command" test "$(ls "$root/usr/share/man/man1" | wc -l)" -gt 9
 version=$(sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/image/img.h)
 try "imgtool runs" "$root/usr/bin/imgtool" --version
 
