@@ -85,7 +85,7 @@ static int compress(struct writing *w, uint64_t off, uint8_t *data, size_t len)
 {
 	struct iovec iov = { .iov_base = data, .iov_len = len };
 	struct outcome o = { .rc = 1 };
-	int rc = img_submit_writev(w->q, w->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, done, &o);
+	int rc = img_submit_writev(w->q, w->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, done, &o, NULL);
 
 	while (!rc && o.rc == 1)
 		img_queue_run(w->q, true);

@@ -174,9 +174,9 @@ static void send_request(struct worker *w)
 	slot->started = w->now;
 	w->in_flight++;
 	if (slot->kind == BENCH_READ)
-		rc = img_submit_readv(w->queue, w->img, off, &slot->iov, 1, 0, answer, slot);
+		rc = img_submit_readv(w->queue, w->img, off, &slot->iov, 1, 0, answer, slot, NULL);
 	else
-		rc = img_submit_writev(w->queue, w->img, off, &slot->iov, 1, 0, answer, slot);
+		rc = img_submit_writev(w->queue, w->img, off, &slot->iov, 1, 0, answer, slot, NULL);
 	if (rc) {
 		w->in_flight--;
 		w->idle.count++;
@@ -201,7 +201,7 @@ static bool send_flush(struct worker *w)
 	slot = w->idle_flushes.slots[--w->idle_flushes.count];
 	slot->started = w->now;
 	w->in_flight++;
-	rc = img_submit_flush(w->queue, w->img, answer, slot);
+	rc = img_submit_flush(w->queue, w->img, answer, slot, NULL);
 	if (rc) {
 		w->in_flight--;
 		w->idle_flushes.count++;

@@ -211,10 +211,8 @@ static bool set_write(struct io_request *r, const struct io_options *o)
 
 	if (given['z'])
 		r->kind = IO_ZERO;
-	r->durable = given['f'];
-	r->compress = given['c'];
-	r->no_fallback = given['n'];
-	r->may_unmap = given['u'];
+	r->flags = (given['f'] ? IMG_SUBMIT_FUA : 0) | (given['c'] ? IMG_SUBMIT_COMPRESS : 0) |
+		   (given['n'] ? IMG_SUBMIT_FAST : 0) | (given['u'] ? IMG_SUBMIT_MAY_UNMAP : 0);
 	return suit_write(o) && parse_content(o, given['s'], &r->content);
 }
 
@@ -223,7 +221,7 @@ static bool is_compressible(const struct io_request *r)
 {
 	bool off = r->off % 512, len = r->len % 512;
 
-	if (!r->compress || (!off && !len))
+	if (!(r->flags & IMG_SUBMIT_COMPRESS) || (!off && !len))
 		return true;
 	printf("%" PRIu64 " is not a sector-aligned value for '%s'\n", off ? r->off : r->len,
 	       off ? "offset" : "count");
@@ -285,12 +283,12 @@ int io_run_discard(struct io_session *s, const struct io_command *c, int argc, c
 
 int io_run_flush(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	struct io_request *r = io_request_new(s, IO_WRITE);
+	struct io_request *r = io_request_new(s, IO_FLUSH);
 
 	(void)argc, (void)argv;
 	if (!r)
 		return 1;
 	r->subject = c->command.name;
-	r->durable = r->quiet = true; /* of nothing */
+	r->quiet = true;
 	return io_request_run(r);
 }

@@ -214,17 +214,16 @@ static void piece_done(void *user, int rc, const struct img_error *err)
 		fail(r, rc, img_error_text(err));
 		return;
 	}
-	if (r->syncing) {
-		finish(r);
-		return;
-	}
 	if (r->kind == IO_READ && !look_at_piece(r)) {
 		r->said = true;
 		fail(r, -EIO, NULL);
 		return;
 	}
 	r->done += r->piece;
-	next(r);
+	if (r->done < r->len)
+		next(r);
+	else
+		finish(r);
 }
 
 /* The piece's buffer as the parts that the request was given in. Returns how many there are. */
@@ -251,7 +250,7 @@ static int cut_piece(struct io_request *r)
 	return n;
 }
 
-static int submit_piece(struct io_request *r)
+static int submit_piece(struct io_request *r, struct img_error *err)
 {
 	struct io_session *s = r->session;
 	uint64_t off = r->off + r->done, left = r->len - r->done;
@@ -259,44 +258,39 @@ static int submit_piece(struct io_request *r)
 	switch (r->kind) {
 	case IO_ZERO:
 		r->done = r->len;
-		return img_submit_zero(s->queue, s->img, off, left,
-				       r->may_unmap ? IMG_SUBMIT_MAY_UNMAP : 0, piece_done, r);
+		return img_submit_zero(s->queue, s->img, off, left, r->flags, piece_done, r, err);
 	case IO_DISCARD:
 		r->done = r->len;
-		return img_submit_discard(s->queue, s->img, off, left, 0, piece_done, r);
+		return img_submit_discard(s->queue, s->img, off, left, r->flags, piece_done, r, err);
+	case IO_FLUSH:
+		return img_submit_flush(s->queue, s->img, piece_done, r, err);
 	case IO_READ:
 	case IO_WRITE:
 		break;
 	}
 	r->piece = left < r->buf_bytes ? (size_t)left : r->buf_bytes;
 	if (r->kind == IO_READ)
-		return img_submit_readv(s->queue, s->img, off, r->iov, cut_piece(r), 0, piece_done,
-					r);
+		return img_submit_readv(s->queue, s->img, off, r->iov, cut_piece(r), r->flags,
+					piece_done, r, err);
 	if (!io_content_fill(&r->content, off, r->done, r->buf, r->piece)) {
 		r->said = true;
 		return -EIO;
 	}
 	r->since = io_clock();
 	return img_submit_writev(s->queue, s->img, off, r->iov, cut_piece(r),
-				 r->compress ? IMG_SUBMIT_COMPRESS : 0, piece_done, r);
+				 r->flags, piece_done, r, err);
 }
 
 static void next(struct io_request *r)
 {
+	struct img_error *err = img_error_new();
 	int rc;
 
 	r->since = io_clock();
-	if (r->done < r->len) {
-		rc = submit_piece(r);
-	} else if (r->durable) {
-		r->syncing = true;
-		rc = img_submit_flush(r->session->queue, r->session->img, piece_done, r);
-	} else {
-		finish(r);
-		return;
-	}
+	rc = submit_piece(r, err);
 	if (rc)
-		fail(r, rc, NULL);
+		fail(r, rc, r->said ? NULL : img_error_text(err));
+	img_error_free(err);
 }
 
 /* ---- Before it goes ---- */
@@ -324,7 +318,7 @@ static bool make_buffers(struct io_request *r)
 
 	if (r->kind != IO_READ && r->kind != IO_WRITE)
 		return true;
-	if (r->compress)
+	if (r->flags & IMG_SUBMIT_COMPRESS)
 		want = img_unit_bytes(s->img);
 	bytes = (size_t)(r->len < want ? r->len : want);
 	while (s->buffered + bytes > BUFFERED_BYTES && img_queue_in_flight(s->queue))
@@ -344,27 +338,10 @@ static bool make_buffers(struct io_request *r)
 
 static void start(struct io_request *r)
 {
-	if (is_in_disk(r) && make_buffers(r))
+	if (is_in_disk(r) && make_buffers(r) && (r->len || r->kind == IO_FLUSH))
 		next(r);
 	else
 		finish(r);
-}
-
-/*
- * Were zeroes stored as data after all? There is no way to know before, so it is told afterwards.
- */
-static void look_for_data(struct io_request *r)
-{
-	struct io_session *s = r->session;
-	struct img_map_entry e = { 0 };
-	uint64_t at = r->off, end = r->off + r->len;
-
-	io_session_drain(s);
-	for (; at < end && !r->rc; at = e.start + e.length) {
-		r->rc = img_map(s->img, at, end - at, true, &e, NULL);
-		if (!r->rc && !e.zero)
-			r->rc = -ENOTSUP;
-	}
 }
 
 int io_request_run(struct io_request *r)
@@ -375,8 +352,6 @@ int io_request_run(struct io_request *r)
 	start(r);
 	while (!r->finished)
 		img_queue_run(s->queue, true);
-	if (!r->rc && r->no_fallback)
-		look_for_data(r);
 	code = report(r);
 	io_request_free(r);
 	return code;

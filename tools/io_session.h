@@ -49,6 +49,7 @@ enum io_kind {
 	IO_WRITE,
 	IO_ZERO,
 	IO_DISCARD,
+	IO_FLUSH, /* off and len are 0 */
 };
 
 /*
@@ -69,18 +70,15 @@ struct io_request {
 	bool compare;
 	uint64_t compare_off, compare_len; /* which part, from off on */
 
-	bool dump;	  /* reads: print what was read */
-	bool explain;	  /* reads: say where the first difference is */
-	bool quiet;	  /* no report */
-	bool machine;	  /* the report is numbers only */
-	bool durable;	  /* it is done when it would survive a power cut */
-	bool compress;	  /* writes: store compressed */
-	bool no_fallback; /* zeroes: it is a failure if they were stored as data */
-	bool may_unmap;	  /* zeroes: the room may be given back */
+	bool dump;	/* reads: print what was read */
+	bool explain;	/* reads: say where the first difference is */
+	bool quiet;	/* no report */
+	bool machine;	/* the report is numbers only */
+	unsigned flags; /* IMG_SUBMIT_* */
 
 	/* While it runs. */
 	bool alone; /* nobody waits: it reports and goes when it is done */
-	bool syncing, finished, said;
+	bool finished, said;
 	int rc;
 	uint64_t done;
 	size_t piece; /* of done .. len, in flight */

@@ -369,6 +369,8 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	if (rc)
 		return rc;
 	after = cleared(img, !discard && !img_req_may_unmap(req), &e);
+	if (!discard && img_req_keep_allocated(req) && !qcow2_has_host(&after))
+		return IMG_NEED_WRITE;
 	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file)) {
 		*way = discard ? WAY_PUNCH : WAY_ZERO;
 		return 0;
@@ -439,6 +441,8 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
 		look_at_part(img, &e, within, len, &all_data, &all_zero);
+	if (!discard && img_req_keep_allocated(req))
+		all_zero &= qcow2_has_host(&e);
 	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
 		return 0;
 	if (!all_data || !is_ours(q, &e) || !l.table_copied)

@@ -247,11 +247,13 @@ enum way {
 	WAY_WRITE, /* as a write of zeroes */
 };
 
-static enum way way_to_clear(const struct img *img, const struct look *l, bool discard,
+static enum way way_to_clear(const struct img *img, const struct look *l, bool discard, bool keep,
 			     const struct vmdk_entry *e)
 {
 	bool by_entry = !has_backing(img) || l->f->sparse.zeroed_grains;
 
+	if (keep)
+		return e->kind == VMDK_STORED ? WAY_HERE : WAY_WRITE;
 	if (e->kind == VMDK_STORED)
 		return by_entry ? WAY_ENTRY : WAY_HERE;
 	if (e->kind == VMDK_ZERO || !has_backing(img) || discard)
@@ -278,6 +280,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 {
 	const struct vmdk *vmdk = img->state;
 	struct vmdk_entry first, e;
+	bool keep = !discard && img_req_keep_allocated(req);
 	uint64_t grain, whole, n;
 	enum way way;
 	struct look l;
@@ -289,7 +292,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		return rc;
 	grain = l.f->sparse.grain_bytes;
 	whole = whole_grains(&l, off, len);
-	way = way_to_clear(img, &l, discard, &first);
+	way = way_to_clear(img, &l, discard, keep, &first);
 	if (way == WAY_ENTRY && !whole) /* a part of a grain: in the room that it has, or not at all */
 		way = first.kind == VMDK_STORED ? WAY_HERE : discard ? WAY_NOTHING
 								     : WAY_WRITE;
@@ -301,7 +304,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		return 0;
 	}
 	for (n = 1; n < max_u64(whole, 1); n++)
-		if (entry_at(&l, n, &e, NULL) || way_to_clear(img, &l, discard, &e) != way)
+		if (entry_at(&l, n, &e, NULL) || way_to_clear(img, &l, discard, keep, &e) != way)
 			break;
 	plan->length = min_u64(len,
 			       l.x->guest_off + min_u64(l.grain_off + n * grain, l.x->bytes) - off);

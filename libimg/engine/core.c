@@ -35,12 +35,28 @@ void img_wake_all(struct img_list *waiters, int rc, const struct img_error *err)
 	}
 }
 
+static _Atomic uint64_t last_version;
+
 /* A number that was never given out before. */
 static uint64_t new_version(void)
 {
-	static _Atomic uint64_t last;
+	return atomic_fetch_add(&last_version, 1) + 1;
+}
 
-	return atomic_fetch_add(&last, 1) + 1;
+uint64_t img_engine_version(void)
+{
+	return atomic_load(&last_version);
+}
+
+bool img_engine_is_durable(const struct img_engine *e, uint64_t off, uint64_t len)
+{
+	uint64_t first = off / IMG_STRIPE_BYTES, last = (off + len - 1) / IMG_STRIPE_BYTES;
+	uint64_t durable = atomic_load(&e->durable);
+	bool all = true;
+
+	for (uint64_t i = first; i <= last && i - first < IMG_STRIPES && all; i++)
+		all = atomic_load(&e->mapped[i % IMG_STRIPES]) <= durable;
+	return all;
 }
 
 void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len)

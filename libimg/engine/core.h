@@ -52,6 +52,8 @@ struct img_engine {
 	 * Written under the lock, read without.
 	 */
 	_Atomic uint64_t mapped[IMG_STRIPES], reused;
+	/* What was mapped by this number or an earlier one is durable. */
+	_Atomic uint64_t durable;
 	struct img_epoch_domain epochs;
 
 	struct img_list claims;	 /* plans that others must keep clear of (claims.c) */
@@ -107,6 +109,10 @@ static inline uint64_t img_engine_mapped(const struct img_engine *e, uint64_t of
 {
 	return atomic_load(&e->mapped[off / IMG_STRIPE_BYTES % IMG_STRIPES]);
 }
+/* The last number that was given out: what is mapped now is by this or an earlier one. Under the lock. */
+uint64_t img_engine_version(void);
+/* Is it durable how guest bytes [off, off + len) are mapped now? */
+bool img_engine_is_durable(const struct img_engine *e, uint64_t off, uint64_t len);
 /* Space may hold something else from now on: the same for e->reused. Under the lock. */
 void img_engine_reused(struct img_engine *e);
 /* Something changed: wake e->waiting and blocking waiters. Under the lock. */

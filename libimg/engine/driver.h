@@ -226,6 +226,11 @@ struct img_meta_write {
 
 /* plan_write of ZERO: may the room be given back? Else what is allocated stays so. */
 bool img_req_may_unmap(const struct img_req *req);
+/*
+ * plan_write of ZERO: afterwards all of it must be allocated, what is not yet too. Where metadata cannot
+ * say that, and there is no room to be zeroed in place: IMG_NEED_WRITE.
+ */
+bool img_req_keep_allocated(const struct img_req *req);
 
 /* Where a sentence goes. */
 struct img_error *img_req_error(struct img_req *req);

@@ -231,6 +231,11 @@ bool img_req_may_unmap(const struct img_req *req)
 	return req->may_unmap;
 }
 
+bool img_req_keep_allocated(const struct img_req *req)
+{
+	return req->keep_allocated;
+}
+
 struct img_error *img_req_error(struct img_req *req)
 {
 	return req->err;

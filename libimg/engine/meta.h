@@ -19,7 +19,7 @@ struct img_engine;
 struct img_req {
 	struct img_engine *engine; /* of the level being asked; set before each driver call */
 	struct img_error *err;
-	bool may_unmap; /* see img_req_may_unmap() */
+	bool may_unmap, keep_allocated; /* see img_req_may_unmap(), img_req_keep_allocated() */
 	struct img_block **pins;
 	unsigned npins, max_pins;
 	struct img_block *few[6];    /* pins' first home */

@@ -74,41 +74,45 @@ static int submit_flush(struct img_queue *q, struct img *img,
 	return 0;
 }
 
-/* ---- Writethrough: a change is done when a flush behind it is ---- */
+/* ---- Changes that are done when they are durable ---- */
 
-struct through {
+/*
+ * What a storage makes durable by itself, and no metadata leads to that is not durable, is done then;
+ * of all else (task->sync) a flush behind it has to be.
+ */
+struct durable {
+	struct img_task *task; /* until it is done */
 	struct img_queue *queue;
 	struct img *img;
 	void (*done)(void *user, int rc, const struct img_error *err);
 	void *user;
 };
 
-static void flushed_through(void *user, int rc, const struct img_error *err)
+static void made_durable(void *user, int rc, const struct img_error *err)
 {
-	struct through *t = user;
+	struct durable *d = user;
 
-	t->done(t->user, rc, err);
-	free(t);
+	d->done(d->user, rc, err);
+	free(d);
 }
 
 static void written(void *user, int rc, const struct img_error *err)
 {
-	struct through *t = user;
+	struct durable *d = user;
 	struct img_error e = { 0 };
 
-	if (!rc) {
+	if (!rc && d->task->sync) {
 		/* The change itself was counted as completed; its flush is what counts. */
-		t->queue->completed--;
-		rc = submit_flush(t->queue, t->img, flushed_through, t);
+		d->queue->completed--;
+		rc = submit_flush(d->queue, d->img, made_durable, d);
 		if (!rc)
 			return;
-		t->queue->completed++;
-		img_fail(&e, rc, "%s: out of memory for a flush", t->img->name);
+		d->queue->completed++;
+		img_fail(&e, rc, "%s: out of memory for a flush", d->img->name);
 		err = &e;
 	}
-	t->done(t->user, rc, err);
+	made_durable(d, rc, err);
 	img_error_clear(&e);
-	free(t);
 }
 
 /* ---- Submitting ---- */
@@ -122,35 +126,39 @@ static void own(struct img_queue *q)
 
 int img_request_submit(struct img_queue *q, struct img *img, const struct img_request *r)
 {
-	bool through = img->engine->config.writethrough && r->kind != IMG_REQUEST_READ;
-	struct through *wait = NULL;
+	const struct img_engine_config *config = &img->engine->config;
+	bool changes = r->kind != IMG_REQUEST_READ;
+	bool fua = changes && (r->fua || config->writethrough) && !config->unsafe;
+	struct durable *wait = NULL;
 	struct img_task *t;
 
 	own(q);
 	if (r->kind == IMG_REQUEST_FLUSH)
 		return submit_flush(q, img, r->done, r->user);
-	t = img_task_make(q, img, r->kind == IMG_REQUEST_READ ? img_read_look : img_write_look,
-			  r->off, r->len);
-	if (t && through)
+	t = img_task_make(q, img, changes ? img_write_look : img_read_look, r->off, r->len);
+	if (t && fua)
 		wait = malloc(sizeof(*wait));
-	if (!t || (through && !wait)) {
+	if (!t || (fua && !wait)) {
 		if (t)
 			img_list_add_head(&q->free_tasks, &t->free_link);
 		return -ENOMEM;
 	}
-	t->changes = r->kind != IMG_REQUEST_READ;
+	t->changes = changes;
 	t->op = r->kind == IMG_REQUEST_ZERO	 ? IMG_OP_ZERO
 		: r->kind == IMG_REQUEST_DISCARD ? IMG_OP_DISCARD
 						 : IMG_OP_WRITE;
 	t->ordered = r->ordered;
 	t->compress = r->compress;
 	t->may_unmap = r->may_unmap && img->unmap;
+	t->keep_allocated = r->keep_allocated;
+	t->fast = r->fast;
+	t->fua = fua;
 	t->iov = r->iov;
 	t->iovcnt = r->iovcnt;
 	t->done = r->done;
 	t->user = r->user;
-	if (through) {
-		*wait = (struct through){ q, img, r->done, r->user };
+	if (fua) {
+		*wait = (struct durable){ t, q, img, r->done, r->user };
 		t->done = written;
 		t->user = wait;
 	}

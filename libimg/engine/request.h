@@ -21,11 +21,14 @@ enum img_request_kind {
 
 struct img_request {
 	enum img_request_kind kind;
-	bool ordered;	   /* changes: allocate in the order of submission among such */
-	bool compress;	   /* WRITE: one unit, stored compressed */
-	bool may_unmap;	   /* ZERO: the room may be given back, if the image is open for that */
-	uint64_t off, len; /* guest bytes; inside the image */
-	struct iovec *iov; /* READ, WRITE: borrowed until done; the engine may change the array meanwhile */
+	bool ordered;	     /* changes: allocate in the order of submission among such */
+	bool compress;	     /* WRITE: one unit, stored compressed */
+	bool may_unmap;	     /* ZERO: the room may be given back, if the image is open for that */
+	bool keep_allocated; /* ZERO: all of it is allocated afterwards; not with may_unmap */
+	bool fast;	     /* ZERO: -ENOTSUP where zeroes would have to be written */
+	bool fua;	     /* changes: done only when durable */
+	uint64_t off, len;   /* guest bytes; inside the image */
+	struct iovec *iov;   /* READ, WRITE: borrowed until done; the engine may change the array meanwhile */
 	int iovcnt;
 	/* On the queue's thread, never from inside img_request_submit(). err: never NULL. */
 	void (*done)(void *user, int rc, const struct img_error *err);

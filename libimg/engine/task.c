@@ -84,6 +84,7 @@ static struct img_piece *piece_new(struct img_task *t)
 	p->iov = p->small_iov;
 	img_req_init(&p->req, &p->err);
 	p->req.may_unmap = t->may_unmap;
+	p->req.keep_allocated = t->keep_allocated;
 	return p;
 }
 

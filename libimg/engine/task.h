@@ -44,7 +44,9 @@ struct img_task {
 	void (*look)(struct img_piece *p);
 	bool changes; /* it writes: */
 	enum img_op op;
-	bool ordered, compress, may_unmap;
+	bool ordered, compress, may_unmap, keep_allocated, fast;
+	bool fua;	   /* it is done only when durable: */
+	bool sync;	   /* ... and is not yet: it takes a write-out */
 	bool inner;	   /* made by a piece: done() may run inside img_task_start() */
 	uint64_t off, end; /* guest bytes */
 	uint64_t next;	   /* the first byte not dealt out yet */
@@ -105,6 +107,7 @@ struct img_piece {
 	struct img_buffer merged;	 /* struct iovec[]: its bytes and those that follow on them */
 	unsigned joined;		 /* of them, still being written */
 	struct img_list joiners;	 /* img_piece.claim_link: written, waiting for the commit */
+	unsigned io_flags;		 /* IMG_IO_* of the plan's write, zero or punch */
 	bool zeroes;			 /* the data is zeroes, not the task's buffers */
 	/* Fill: what the image reads as around the piece; none: zeroes. head may hold both. */
 	struct img_buffer head, tail;

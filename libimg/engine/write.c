@@ -258,6 +258,7 @@ static void write_data(struct img_piece *p)
 	}
 	p->io = (struct img_io){ .storage = plan->storage,
 				 .op = IMG_IO_WRITE,
+				 .flags = p->io_flags,
 				 .iov = p->iov,
 				 .iovcnt = p->iovcnt,
 				 .off = plan->file_off + p->io_skip,
@@ -405,6 +406,7 @@ static void carry_out(struct img_piece *p)
 		p->io = (struct img_io){ .storage = plan->storage,
 					 .op = plan->kind == IMG_PLAN_ZERO ? IMG_IO_ZERO
 									   : IMG_IO_PUNCH,
+					 .flags = p->io_flags,
 					 .off = plan->file_off,
 					 .len = plan->length,
 					 .done = io_done };
@@ -466,6 +468,13 @@ static void start_packing(struct img_piece *p)
 
 /* ---- Looking up ---- */
 
+static int refuse_slow(struct img_piece *p)
+{
+	return img_fail(&p->err, -ENOTSUP,
+			"%s: guest offset %" PRIu64 " can be zeroed by writing zeroes only",
+			p->task->img->name, p->off);
+}
+
 /*
  * The next part of zeroing or discarding: whole units, or sectors of one unit, which the driver is
  * asked about; or a part of a sector. 0: go on with p->op and *len; -EALREADY: the part *len needs
@@ -500,10 +509,12 @@ static int choose(struct img_piece *p, uint64_t *len)
 	img_piece_leave(p); /* nothing is used of it but that it is zeroes */
 	if (rc)
 		return rc;
-	if (x.kind == IMG_ZERO)
+	if (x.kind == IMG_ZERO && (!p->task->keep_allocated || (level == img && x.storage)))
 		return -EALREADY;
 	if (sectors)
 		return 0;
+	if (p->task->fast)
+		return refuse_slow(p);
 	p->op = IMG_OP_WRITE;
 	p->zeroes = true;
 	return 0;
@@ -562,6 +573,27 @@ static void zero_by_punching(const struct img_req *req, struct img_plan *plan)
 	plan->kind = IMG_PLAN_PUNCH;
 }
 
+/* How the plan's I/O is to be done, and whether a task that has to be durable is so by that alone. */
+static void choose_io_flags(struct img_piece *p, const struct img_engine *e)
+{
+	const struct img_plan *plan = &p->plan;
+	struct img_task *t = p->task;
+
+	p->io_flags = 0;
+	if (plan->kind == IMG_PLAN_ZERO && t->keep_allocated)
+		p->io_flags |= IMG_IO_KEEP_ALLOCATED;
+	if (plan->kind == IMG_PLAN_ZERO || plan->kind == IMG_PLAN_PUNCH)
+		p->io_flags |= t->fast ? IMG_IO_FAST : 0;
+	if (!t->fua)
+		return;
+	if (plan->commit || !img_engine_is_durable(e, p->off, plan->length))
+		t->sync = true;
+	else if (plan->storage && !plan->storage->fua)
+		t->sync = true;
+	else
+		p->io_flags |= IMG_IO_FUA;
+}
+
 /*
  * Under the lock: plan p's next part. 0: planned; IMG_NEED_METADATA; -EINPROGRESS: p waits and
  * must not be touched; else an error.
@@ -583,6 +615,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	claim = img_claim_of(e, p->off, &len);
 	if (claim && p->op == IMG_OP_WRITE && !p->zeroes && !p->packed.at &&
 	    img_claim_join(p, claim, len)) {
+		p->task->sync = true; /* by who is joined it becomes reachable */
 		e->plans++;
 		return 0;
 	}
@@ -599,6 +632,8 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	*plan = (struct img_plan){ 0 };
 	rc = img->driver->plan_write(img, &p->req, p->packed.at ? IMG_OP_WRITE_COMPRESSED : p->op,
 				     p->off, p->packed.at ? p->packed_len : len, plan);
+	if (rc == IMG_NEED_WRITE && p->task->fast)
+		return refuse_slow(p);
 	if (rc == IMG_NEED_WRITE) {
 		p->op = IMG_OP_WRITE;
 		p->zeroes = true;
@@ -620,6 +655,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 		img_piece_wait(p, &e->waiting);
 		return -EINPROGRESS;
 	}
+	choose_io_flags(p, e);
 	e->plans++;
 	e->changed_image = true;
 	if (plan->storage)
@@ -645,6 +681,7 @@ void img_write_look(struct img_piece *p)
 	if (rc == -EINPROGRESS)
 		return;
 	if (rc == -EALREADY) {
+		t->sync |= t->fua && !img_engine_is_durable(e, p->off, len);
 		img_piece_done(p, img_piece_take(p, len));
 		return;
 	}

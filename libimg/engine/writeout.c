@@ -77,7 +77,7 @@ static int write_group(const struct img_meta_group *g, struct img_error *err)
 			end += g->writes[i++].len;
 		}
 		rc = img_storage_io(first->storage, IMG_IO_WRITE, iov, n, first->off,
-				    end - first->off);
+				    end - first->off, 0);
 		if (rc) {
 			struct img_io io = { .storage = first->storage,
 					     .op = IMG_IO_WRITE,
@@ -195,6 +195,7 @@ static int write_ranks(struct img_engine *e, const struct img_meta_group *groups
 int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 {
 	struct img_meta_group groups[IMG_RANKS];
+	uint64_t version;
 	int rc;
 
 	pthread_mutex_lock(&e->lock);
@@ -205,6 +206,7 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 		pthread_mutex_unlock(&e->lock);
 		return img_fail(err, rc, "%s: out of memory for a write-out", e->img->name);
 	}
+	version = img_engine_version();
 	e->writing_out = true;
 	img_quarantine_written(e);
 	pthread_mutex_unlock(&e->lock);
@@ -218,6 +220,8 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	img_meta_written(e->meta, groups, rc);
 	if (!rc && (durable || e->config.unsafe))
 		img_quarantine_durable(e);
+	if (!rc && durable)
+		atomic_store(&e->durable, version);
 	e->writing_out = false;
 	e->writeout_rc = rc;
 	img_engine_changed(e);

@@ -130,16 +130,16 @@ static int submit(struct backend *b, struct img_queue *queue, struct request *r)
 	r->busy = true;
 	switch (r->op) {
 	case READ:
-		return img_submit_readv(queue, b->img, r->off, &r->iov, 1, 0, finished, r);
+		return img_submit_readv(queue, b->img, r->off, &r->iov, 1, 0, finished, r, NULL);
 	case WRITE:
 		memset(r->data, (int)(1 + next_random(b) % 255), r->len);
 		memcpy(r->data, &b->random, sizeof(b->random));
-		return img_submit_writev(queue, b->img, r->off, &r->iov, 1, 0, finished, r);
+		return img_submit_writev(queue, b->img, r->off, &r->iov, 1, 0, finished, r, NULL);
 	case ZERO:
-		return img_submit_zero(queue, b->img, r->off, r->len, 0, finished, r);
+		return img_submit_zero(queue, b->img, r->off, r->len, 0, finished, r, NULL);
 	default:
 		r->len = 0;
-		return img_submit_flush(queue, b->img, finished, r);
+		return img_submit_flush(queue, b->img, finished, r, NULL);
 	}
 }
 

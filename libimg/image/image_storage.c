@@ -18,9 +18,16 @@ static struct img *img_of(struct img_storage *s)
 	return IMG_CONTAINER(s, struct image_storage, base)->img;
 }
 
+/* IMG_SUBMIT_* for IMG_IO_*. */
+static unsigned submit_flags(unsigned flags)
+{
+	return (flags & IMG_IO_FUA ? IMG_SUBMIT_FUA : 0) | (flags & IMG_IO_FAST ? IMG_SUBMIT_FAST : 0) |
+	       (flags & IMG_IO_KEEP_ALLOCATED ? IMG_SUBMIT_KEEP_ALLOCATED : IMG_SUBMIT_MAY_UNMAP);
+}
+
 /* One buffer after the other; blocking, on a worker of the queue that it was asked on. */
 static int transfer(struct img *img, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len)
+		    uint64_t off, uint64_t len, unsigned flags)
 {
 	int rc = 0;
 
@@ -28,7 +35,7 @@ static int transfer(struct img *img, enum img_io_op op, const struct iovec *iov,
 		size_t n = min_size(iov[i].iov_len, len);
 
 		rc = op == IMG_IO_READ ? img_read(img, off, iov[i].iov_base, n, NULL)
-				       : img_write(img, off, iov[i].iov_base, n, NULL);
+				       : img_write_with(img, off, iov[i].iov_base, n, flags, NULL);
 		off += n;
 		len -= n;
 	}
@@ -36,7 +43,7 @@ static int transfer(struct img *img, enum img_io_op op, const struct iovec *iov,
 }
 
 static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len)
+		    uint64_t off, uint64_t len, unsigned flags)
 {
 	struct img *img = img_of(s);
 	uint64_t in = off < img->size ? min_u64(len, img->size - off) : 0;
@@ -49,17 +56,17 @@ static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec
 			atomic_store(&s->unsynced, false);
 		return rc;
 	}
-	if (op != IMG_IO_READ)
+	if (op != IMG_IO_READ && !(flags & IMG_IO_FUA))
 		atomic_store(&s->unsynced, true);
 	if ((op == IMG_IO_WRITE || op == IMG_IO_ZERO) && in < len)
 		return -ENOSPC;
 	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
-		return in ? img_zero(img, off, in, NULL) : 0;
+		return in ? img_zero_with(img, off, in, submit_flags(flags), NULL) : 0;
 	if (in < len) {
 		img_cursor_advance(&c, in);
 		img_cursor_zero(&c, len - in);
 	}
-	return transfer(img, op, iov, iovcnt, off, in);
+	return transfer(img, op, iov, iovcnt, off, in, submit_flags(flags) & IMG_SUBMIT_FUA);
 }
 
 static int image_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
@@ -126,6 +133,7 @@ int img_image_storage(struct img *img, struct img_storage **out, struct img_erro
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
 	s->base.writable = img->writable;
+	s->base.fua = true;
 	s->base.device = true;
 	s->base.io_align = 1;
 	s->base.mem_align = 1;

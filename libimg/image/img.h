@@ -307,6 +307,13 @@ int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 /* All that was written before is durable when this returns. */
 int img_flush(struct img *img, struct img_error *err);
+/* The same with IMG_SUBMIT_* flags (below), as img_submit_writev() and the others take them. */
+int img_write_with(struct img *img, uint64_t off, const void *buf, size_t len, unsigned flags,
+		   struct img_error *err);
+int img_zero_with(struct img *img, uint64_t off, uint64_t len, unsigned flags,
+		  struct img_error *err);
+int img_discard_with(struct img *img, uint64_t off, uint64_t len, unsigned flags,
+		     struct img_error *err);
 
 /* ---- Asynchronous I/O ---- */
 
@@ -350,31 +357,48 @@ int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned
 typedef void img_done_fn(void *user, int rc, const struct img_error *err);
 
 enum {
-	IMG_SUBMIT_ORDERED = 1 << 0,  /* writes: allocate in the order of submission among such */
+	IMG_SUBMIT_ORDERED = 1 << 0,  /* changes: allocate in the order of submission among such */
 	IMG_SUBMIT_COMPRESS = 1 << 1, /* writev: store compressed; off a unit's start, len a unit */
 	/*
 	 * zero: what is allocated there may be given back, if the image was opened with IMG_OPEN_UNMAP
-	 * (img_zero() always may). Else it stays allocated.
+	 * (img_zero() always may). Else it stays allocated where the format can say that of zeroes.
 	 */
 	IMG_SUBMIT_MAY_UNMAP = 1 << 2,
+	/*
+	 * Changes: done, and all that leads to it, is durable, as after a flush, but of this request alone.
+	 * Nothing else is synced where the storage can do that (files, NBD) and the metadata is durable
+	 * already. With IMG_OPEN_UNSAFE nothing is.
+	 */
+	IMG_SUBMIT_FUA = 1 << 3,
+	/*
+	 * zero: no hole is made, and all of the range is allocated afterwards, what was not before too.
+	 * Not with MAY_UNMAP.
+	 */
+	IMG_SUBMIT_KEEP_ALLOCATED = 1 << 4,
+	/* zero: -ENOTSUP rather than writing zeroes; a part of the range may have been zeroed then */
+	IMG_SUBMIT_FAST = 1 << 5,
 };
 
 /*
  * iov and its buffers are borrowed until done runs; the library may change the iovec array meanwhile,
- * the caller may not. 0, or an error, and then done is not called: -ENOMEM; -EINVAL: unknown flags, a
- * range past the end, or a compressed write that is not one unit; -EROFS: the image is not open for
- * writing; -ENOTSUP: its format has no compression; -EPERM: see IMG_OPEN_PROBE_WRITE, and fork().
- * Everything else comes by done().
+ * the caller may not. 0, or an error with its sentence in err, and then done is not called: -ENOMEM;
+ * -EINVAL: flags that this kind of request has not or that contradict each other, a range past the end,
+ * or a compressed write that is not one unit; -EROFS: the image is not open for writing; -ENOTSUP: its
+ * format has no compression; -EPERM: see IMG_OPEN_PROBE_WRITE, and fork(). Everything else comes by
+ * done().
  */
 int img_submit_readv(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
-		     int iovcnt, unsigned flags, img_done_fn *done, void *user);
+		     int iovcnt, unsigned flags, img_done_fn *done, void *user,
+		     struct img_error *err);
 int img_submit_writev(struct img_queue *q, struct img *img, uint64_t off, struct iovec *iov,
-		      int iovcnt, unsigned flags, img_done_fn *done, void *user);
+		      int iovcnt, unsigned flags, img_done_fn *done, void *user,
+		      struct img_error *err);
 int img_submit_zero(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
-		    unsigned flags, img_done_fn *done, void *user);
+		    unsigned flags, img_done_fn *done, void *user, struct img_error *err);
 int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint64_t len,
-		       unsigned flags, img_done_fn *done, void *user);
-int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user);
+		       unsigned flags, img_done_fn *done, void *user, struct img_error *err);
+int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user,
+		     struct img_error *err);
 
 /* ---- Where data is ---- */
 

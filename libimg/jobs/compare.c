@@ -99,7 +99,7 @@ static int submit(struct compare *c, unsigned slot, int i)
 		return img_fail(c->err, -ENOMEM, "out of memory for comparing");
 	s->iov = (struct iovec){ s->data, p->len };
 	c->reads[slot]++;
-	rc = img_submit_readv(c->q, c->img[i], p->off, &s->iov, 1, 0, read_done, s);
+	rc = img_submit_readv(c->q, c->img[i], p->off, &s->iov, 1, 0, read_done, s, NULL);
 	if (rc) {
 		c->reads[slot]--;
 		return img_fail(c->err, rc, "%s: a read could not be submitted: %s",

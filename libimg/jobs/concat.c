@@ -51,7 +51,7 @@ int img_concat_read(const struct img_concat *s, struct img_queue *q, uint64_t of
 		int rc;
 
 		*iov = (struct iovec){ data + at, n };
-		rc = img_submit_readv(q, source, within, iov, 1, 0, done, user);
+		rc = img_submit_readv(q, source, within, iov, 1, 0, done, user, NULL);
 		if (rc)
 			return img_fail(err, rc, "%s: a read could not be submitted: %s",
 					img_name(source), strerrordesc_np(-rc));

@@ -166,7 +166,7 @@ static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
 	unsigned flags = IMG_SUBMIT_MAY_UNMAP | (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED);
 
 	k->writes++;
-	check_submit(k, img_submit_zero(c->q, c->target, off, len, flags, write_done, k));
+	check_submit(k, img_submit_zero(c->q, c->target, off, len, flags, write_done, k, NULL));
 }
 
 /* Zero what is not known to be. */
@@ -211,7 +211,7 @@ static void submit_write(struct chunk *k, size_t at, size_t len)
 
 	*iov = (struct iovec){ k->data + at, len };
 	k->writes++;
-	check_submit(k, img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k));
+	check_submit(k, img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k, NULL));
 }
 
 /* How long is the first piece of what is left at `at`? Pieces end at multiples of the grain. */
@@ -413,7 +413,7 @@ static int read_chunk(struct copy *c, size_t len, bool compare)
 	k->reads += submitted;
 	if (!rc && compare) {
 		k->old_iov = (struct iovec){ k->old, len };
-		rc = img_submit_readv(c->q, c->target, k->off, &k->old_iov, 1, 0, old_done, k);
+		rc = img_submit_readv(c->q, c->target, k->off, &k->old_iov, 1, 0, old_done, k, NULL);
 		if (!rc)
 			k->reads++;
 		else

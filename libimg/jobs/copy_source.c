@@ -219,14 +219,14 @@ static void submit_write(struct worker *w, size_t at, size_t len, unsigned flags
 
 	*iov = (struct iovec){ w->data + at, len };
 	check_submit(w, img_submit_writev(w->q, w->job->target, w->off + at, iov, 1,
-					  flags | IMG_SUBMIT_ORDERED, written, w));
+					  flags | IMG_SUBMIT_ORDERED, written, w, NULL));
 }
 
 static void submit_zero(struct worker *w, size_t at, size_t len)
 {
 	if (!w->job->target_is_zero)
 		check_submit(w, img_submit_zero(w->q, w->job->target, w->off + at, len,
-						IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP, written, w));
+						IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP, written, w, NULL));
 }
 
 /* Data of the input, with or without runs of zeroes. */

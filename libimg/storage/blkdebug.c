@@ -116,7 +116,7 @@ static void debug_submit(struct img_storage *s, struct img_ioq *q, struct img_io
 }
 
 static int debug_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len)
+		    uint64_t off, uint64_t len, unsigned flags)
 {
 	struct debugged *d = debugged_of(s);
 	int rc = judge(d, op, off, len);
@@ -125,7 +125,7 @@ static int debug_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		note_failure(s, op);
 		return rc;
 	}
-	rc = img_storage_io(d->wrap.inner, op, iov, iovcnt, off, len);
+	rc = img_storage_io(d->wrap.inner, op, iov, iovcnt, off, len, flags);
 	img_filter_refresh(&d->wrap);
 	return rc;
 }

@@ -53,7 +53,7 @@ static void fault_submit(struct img_storage *s, struct img_ioq *q, struct img_io
 }
 
 static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len)
+		    uint64_t off, uint64_t len, unsigned flags)
 {
 	struct faulty *f = faulty_of(s);
 	struct img_storage *inner = f->wrap.inner;
@@ -63,7 +63,7 @@ static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		note_failure(s, op);
 		return rc;
 	}
-	rc = img_storage_io(inner, op, iov, iovcnt, off, len);
+	rc = img_storage_io(inner, op, iov, iovcnt, off, len, flags);
 	img_filter_refresh(&f->wrap);
 	return rc;
 }

@@ -219,12 +219,12 @@ static bool is_kept_back(const struct img_file *f, enum img_io_op op, uint64_t o
 }
 
 static int file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len)
+		   uint64_t off, uint64_t len, unsigned flags)
 {
 	struct img_file *f = img_file_of(s);
 
-	return is_kept_back(f, op, off) ? img_file_unfinished_io(f, op, iov, iovcnt, off, len)
-					: img_file_io(f, op, iov, iovcnt, off, len);
+	return is_kept_back(f, op, off) ? img_file_unfinished_io(f, op, iov, iovcnt, off, len, flags)
+					: img_file_io(f, op, iov, iovcnt, off, len, flags);
 }
 
 static void file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -374,12 +374,12 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->base.ops = &file_ops;
 	f->base.writable = write;
 	f->base.device = !S_ISREG(st.st_mode);
+	f->base.fua = true;
 	f->base.zero_fill = !f->base.device;
 	f->base.io_align = f->base.mem_align = 1;
 	atomic_init(&f->base.size, size);
 	f->fd = fd;
 	f->buffered_fd = f->lock_fd = -1;
-	f->rw_flags = flags & IMG_STORAGE_DSYNC ? RWF_DSYNC : 0;
 	f->flags = flags;
 	f->reserve = !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->all);

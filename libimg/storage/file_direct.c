@@ -154,14 +154,14 @@ static int64_t bounce_read(struct img_file *f, uint8_t *buf, struct img_cursor *
 
 /* Bytes [off, off + len) inside the file's last, partial block. */
 static int64_t write_tail(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
-			  uint64_t len)
+			  uint64_t len, int rw_flags)
 {
 	struct img_cursor at = *c;
 	struct iovec iov = { .iov_base = buf, .iov_len = (size_t)len };
 	ssize_t n;
 
 	img_cursor_gather(&at, buf, (size_t)len);
-	n = pwritev2(f->buffered_fd, &iov, 1, (off_t)off, f->rw_flags);
+	n = pwritev2(f->buffered_fd, &iov, 1, (off_t)off, rw_flags);
 	if (n < 0)
 		return -errno;
 	img_cursor_advance(c, (uint64_t)n);
@@ -170,7 +170,7 @@ static int64_t write_tail(struct img_file *f, uint8_t *buf, struct img_cursor *c
 
 /* Called with the blocks of [off, off + len) held. Their number fits the buffer. */
 static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
-			      uint64_t len)
+			      uint64_t len, int rw_flags)
 {
 	uint32_t block = f->base.io_align;
 	uint64_t from = align_down_u64(off, block), end = off + len, to = round_up_u64(end, block);
@@ -184,7 +184,7 @@ static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_curso
 		return -errno;
 	if (to > end && !f->base.device && to > (uint64_t)st.st_size) {
 		if (align_down_u64(end, block) <= off)
-			return write_tail(f, buf, c, off, len);
+			return write_tail(f, buf, c, off, len, rw_flags);
 		to = end = align_down_u64(end, block); /* the tail is the next step */
 		len = end - off;
 	}
@@ -196,7 +196,7 @@ static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_curso
 		return rc;
 	img_cursor_gather(&at, buf + (off - from), (size_t)len);
 	iov = (struct iovec){ .iov_base = buf, .iov_len = (size_t)(to - from) };
-	n = pwritev2(f->fd, &iov, 1, (off_t)from, f->rw_flags);
+	n = pwritev2(f->fd, &iov, 1, (off_t)from, rw_flags);
 	if (n < 0)
 		return -errno;
 	if ((uint64_t)n <= off - from)
@@ -207,7 +207,7 @@ static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_curso
 }
 
 static int64_t bounce_write(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
-			    uint64_t len)
+			    uint64_t len, int rw_flags)
 {
 	uint32_t block = f->base.io_align;
 	struct img_file_range range = { .off = align_down_u64(off, block), .exclusive = true };
@@ -216,13 +216,13 @@ static int64_t bounce_write(struct img_file *f, uint8_t *buf, struct img_cursor 
 	len = min_u64(len, BOUNCE_BYTES - (off - range.off));
 	range.end = round_up_u64(off + len, block);
 	img_file_range_lock(f, &range);
-	n = rewrite_blocks(f, buf, c, off, len);
+	n = rewrite_blocks(f, buf, c, off, len, rw_flags);
 	img_file_range_unlock(f, &range);
 	return n;
 }
 
 int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor *c, uint64_t off,
-			uint64_t len)
+			uint64_t len, int rw_flags)
 {
 	/* mapped, not allocated: aligned, and a worker that never allocates has no malloc arena */
 	size_t bytes = (size_t)min_u64(BOUNCE_BYTES,
@@ -235,7 +235,7 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 	if (buf == MAP_FAILED)
 		return -ENOMEM;
 	n = op == IMG_IO_READ ? bounce_read(f, buf, c, off, len)
-			      : bounce_write(f, buf, c, off, len);
+			      : bounce_write(f, buf, c, off, len, rw_flags);
 	munmap(buf, bytes);
 	return n;
 }

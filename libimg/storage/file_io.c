@@ -30,7 +30,8 @@ enum {
 	MAX_RETRIES = 1000, /* of a call that says "not now", a millisecond apart */
 };
 
-void img_file_changed(struct img_file *f, uint64_t end)
+/* The file reaches to end, and what is known of its holes is old. */
+static void note_change(struct img_file *f, uint64_t end)
 {
 	uint64_t size = atomic_load(&f->base.size);
 
@@ -38,6 +39,11 @@ void img_file_changed(struct img_file *f, uint64_t end)
 	       !atomic_compare_exchange_weak(&f->base.size, &size, end))
 		;
 	atomic_fetch_add(&f->changes, 1);
+}
+
+void img_file_changed(struct img_file *f, uint64_t end)
+{
+	note_change(f, end);
 	atomic_store(&f->base.unsynced, true);
 }
 
@@ -57,9 +63,15 @@ static int judge_end(struct img_file *f, uint64_t off)
 	return (uint64_t)st.st_size > off ? 0 : -EIO;
 }
 
+/* What a write is told by io->flags. */
+static int write_flags(unsigned flags)
+{
+	return flags & IMG_IO_FUA ? RWF_DSYNC : 0;
+}
+
 /* Bytes written or a negative errno. */
 static int64_t write_guarded(struct img_file *f, const struct iovec *iov, int iovcnt, uint64_t off,
-			     uint64_t len)
+			     uint64_t len, int rw_flags)
 {
 	struct img_file_range range = { .off = off, .end = off + len };
 	bool guard = f->buffered_fd >= 0;
@@ -68,7 +80,7 @@ static int64_t write_guarded(struct img_file *f, const struct iovec *iov, int io
 	/* O_DIRECT: whole blocks keep away from those who read and rewrite parts of them */
 	if (guard)
 		img_file_range_lock(f, &range);
-	n = pwritev2(f->fd, iov, iovcnt, (off_t)off, f->rw_flags);
+	n = pwritev2(f->fd, iov, iovcnt, (off_t)off, rw_flags);
 	if (n < 0)
 		n = -errno;
 	if (guard)
@@ -77,16 +89,16 @@ static int64_t write_guarded(struct img_file *f, const struct iovec *iov, int io
 }
 
 static int64_t transfer_step(struct img_file *f, enum img_io_op op, struct img_cursor *c,
-			     uint64_t off, uint64_t len)
+			     uint64_t off, uint64_t len, int rw_flags)
 {
 	struct iovec window[WINDOW];
 	int count = img_cursor_window(c, window, WINDOW);
 	int64_t n;
 
 	if (!img_file_is_aligned(f, window, count, off, len))
-		return img_file_bounce(f, op, c, off, len);
+		return img_file_bounce(f, op, c, off, len, rw_flags);
 	if (op == IMG_IO_WRITE) {
-		n = write_guarded(f, window, count, off, len);
+		n = write_guarded(f, window, count, off, len, rw_flags);
 	} else {
 		n = preadv(f->fd, window, count, (off_t)off);
 		if (n < 0)
@@ -99,14 +111,14 @@ static int64_t transfer_step(struct img_file *f, enum img_io_op op, struct img_c
 
 /* READ or WRITE. */
 static int transfer(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len)
+		    uint64_t off, uint64_t len, int rw_flags)
 {
 	static const struct timespec pause = { .tv_nsec = 1000 * 1000 };
 	struct img_cursor cursor = { .iov = iov, .iovcnt = iovcnt };
 	int retries = 0;
 
 	while (len) {
-		int64_t n = transfer_step(f, op, &cursor, off, len);
+		int64_t n = transfer_step(f, op, &cursor, off, len, rw_flags);
 
 		if (n == -EINTR)
 			continue;
@@ -157,16 +169,44 @@ static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t le
 }
 
 /*
- * A write of [off, end) has ended. If it failed, a part of it may be in the file all the same: past
- * the end, where others count on zeroes, that is taken back as far as the file system lets us.
+ * A sync has ended. Once one has failed all fail: the kernel has marked what it could not write as
+ * clean, so that the next sync would promise what is lost.
  */
-static void note_written(struct img_file *f, uint64_t off, uint64_t end, int rc)
+static int note_synced(struct img_file *f, int rc)
+{
+	int none = 0;
+
+	if (rc)
+		atomic_compare_exchange_strong(&f->sync_rc, &none, rc);
+	rc = atomic_load(&f->sync_rc);
+	if (rc)
+		atomic_store(&f->base.unsynced, true);
+	return rc;
+}
+
+/* Is it for want of room that a write failed, so that it may be tried again? */
+static bool is_no_room(int rc)
+{
+	return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+/*
+ * A write of [off, end) has ended. If it failed, a part of it may be in the file all the same: past
+ * the end, where others count on zeroes, that is taken back as far as the file system lets us. A
+ * durable one that failed may have been told of other writes that were lost, as a sync is.
+ */
+static void note_written(struct img_file *f, uint64_t off, uint64_t end, int rc, bool durable)
 {
 	uint64_t from = max_u64(off, atomic_load(&f->base.size));
 
 	if (rc && from < end && !f->base.device)
 		try_fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
-	img_file_changed(f, rc ? 0 : end);
+	if (rc && durable && !is_no_room(rc))
+		note_synced(f, rc);
+	if (!rc && durable)
+		note_change(f, end);
+	else
+		img_file_changed(f, rc ? 0 : end);
 }
 
 /*
@@ -222,15 +262,15 @@ void img_file_trim(struct img_file *f)
 }
 
 static int file_write(struct img_file *f, const struct iovec *iov, int iovcnt, uint64_t off,
-		      uint64_t len)
+		      uint64_t len, unsigned flags)
 {
 	struct img_ioq_reserve r;
 	int rc;
 
 	if (reserve_before(f, off, len, &r))
 		fallocate(f->fd, r.mode, (off_t)r.off, (off_t)r.len);
-	rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len);
-	note_written(f, off, off + len, rc);
+	rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len, write_flags(flags));
+	note_written(f, off, off + len, rc, flags & IMG_IO_FUA);
 	return rc;
 }
 
@@ -249,7 +289,7 @@ int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len)
 			iov[n].iov_len = (size_t)min_u64(len - bytes, sizeof(zeroes));
 			bytes += iov[n].iov_len;
 		}
-		rc = file_write(f, iov, n, off, bytes);
+		rc = file_write(f, iov, n, off, bytes, 0);
 		off += bytes;
 		len -= bytes;
 	}
@@ -257,7 +297,8 @@ int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len)
 }
 
 /* ZERO or PUNCH of a range that lies inside the file. */
-static int zero_inside(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+static int zero_inside(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len,
+		       unsigned flags)
 {
 	const int zero = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -268,7 +309,8 @@ static int zero_inside(struct img_file *f, enum img_io_op op, uint64_t off, uint
 		if (is_unsupported(rc))
 			atomic_store(&f->no_zero_range, true);
 	}
-	if (is_unsupported(rc) && !atomic_load(&f->no_punch_hole)) {
+	if (is_unsupported(rc) && !(flags & IMG_IO_KEEP_ALLOCATED) &&
+	    !atomic_load(&f->no_punch_hole)) {
 		rc = try_fallocate(f, punch, off, len);
 		if (is_unsupported(rc))
 			atomic_store(&f->no_punch_hole, true);
@@ -278,11 +320,14 @@ static int zero_inside(struct img_file *f, enum img_io_op op, uint64_t off, uint
 		if (is_unsupported(rc))
 			atomic_store(&f->no_zero_range, true);
 	}
-	return is_unsupported(rc) ? img_file_write_zeroes(f, off, len) : rc;
+	if (!is_unsupported(rc))
+		return rc;
+	return flags & IMG_IO_FAST ? -ENOTSUP : img_file_write_zeroes(f, off, len);
 }
 
 /* A block device zeroes whole blocks only; the rest is written. */
-static int zero_device(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+static int zero_device(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len,
+		       unsigned flags)
 {
 	uint64_t end = off + len;
 	uint64_t from = round_up_u64(off, DEVICE_ALIGN), to = align_down_u64(end, DEVICE_ALIGN);
@@ -290,41 +335,33 @@ static int zero_device(struct img_file *f, enum img_io_op op, uint64_t off, uint
 
 	if (end > atomic_load(&f->base.size))
 		return -ENOSPC;
+	/* for zeroes that are to stay allocated the kernel may write them, and does not say */
+	if ((flags & IMG_IO_FAST) && (op == IMG_IO_ZERO || from >= to))
+		return -ENOTSUP;
 	if (from >= to)
 		return img_file_write_zeroes(f, off, len);
 	rc = off < from ? img_file_write_zeroes(f, off, from - off) : 0;
 	if (!rc)
-		rc = zero_inside(f, op, from, to - from);
+		rc = zero_inside(f, op, from, to - from, flags);
 	if (!rc && to < end)
 		rc = img_file_write_zeroes(f, to, end - to);
 	return rc;
 }
 
 /*
- * Let the file end at end at least, without touching what is there. Not ftruncate(): it would cut
- * off what another request may be writing behind end at this moment.
+ * Let the file, of size bytes, end at end at least, without touching what is there. Not ftruncate(): it
+ * would cut off what another request may be writing behind end at this moment.
  */
-static int extend(struct img_file *f, uint64_t end)
+static int extend(struct img_file *f, uint64_t size, uint64_t end, unsigned flags)
 {
-	int rc = try_fallocate(f, 0, end - 1, 1);
+	uint64_t from = flags & IMG_IO_KEEP_ALLOCATED ? size : end - 1;
+	int rc = try_fallocate(f, 0, from, end - from);
 
-	return is_unsupported(rc) ? img_file_write_zeroes(f, end - 1, 1) : rc;
-}
-
-/*
- * A sync has ended. Once one has failed all fail: the kernel has marked what it could not write as
- * clean, so that the next sync would promise what is lost.
- */
-static int note_synced(struct img_file *f, int rc)
-{
-	int none = 0;
-
-	if (rc)
-		atomic_compare_exchange_strong(&f->sync_rc, &none, rc);
-	rc = atomic_load(&f->sync_rc);
-	if (rc)
-		atomic_store(&f->base.unsynced, true);
-	return rc;
+	if (!is_unsupported(rc))
+		return rc;
+	if ((flags & IMG_IO_FAST) && end - from > 1)
+		return -ENOTSUP;
+	return img_file_write_zeroes(f, from, end - from);
 }
 
 static int file_sync(struct img_file *f)
@@ -338,41 +375,42 @@ static int file_sync(struct img_file *f)
 	return note_synced(f, rc);
 }
 
-static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len)
+static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len,
+		     unsigned flags)
 {
 	uint64_t end = off + len, size, inside;
 	struct stat st;
 	int rc = 0;
 
 	if (f->base.device) {
-		rc = zero_device(f, op, off, len);
+		rc = zero_device(f, op, off, len, flags);
 	} else {
 		if (fstat(f->fd, &st))
 			return -errno;
 		size = (uint64_t)st.st_size;
 		inside = off < size ? min_u64(len, size - off) : 0;
 		if (inside)
-			rc = zero_inside(f, op, off, inside);
+			rc = zero_inside(f, op, off, inside, flags);
 		if (!rc && op == IMG_IO_ZERO && end > size)
-			rc = extend(f, end);
+			rc = extend(f, max_u64(size, off), end, flags);
 	}
 	img_file_changed(f, rc || op == IMG_IO_PUNCH ? 0 : end);
-	if (!rc && f->rw_flags)
+	if (!rc && (flags & IMG_IO_FUA))
 		rc = file_sync(f);
 	return rc;
 }
 
 int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		uint64_t off, uint64_t len)
+		uint64_t off, uint64_t len, unsigned flags)
 {
 	switch (op) {
 	case IMG_IO_READ:
-		return transfer(f, op, iov, iovcnt, off, len);
+		return transfer(f, op, iov, iovcnt, off, len, 0);
 	case IMG_IO_WRITE:
-		return file_write(f, iov, iovcnt, off, len);
+		return file_write(f, iov, iovcnt, off, len, flags);
 	case IMG_IO_ZERO:
 	case IMG_IO_PUNCH:
-		return file_zero(f, op, off, len);
+		return file_zero(f, op, off, len, flags);
 	case IMG_IO_SYNC:
 		return file_sync(f);
 	}
@@ -513,8 +551,8 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 		if (is_large(f, len)) /* see there */
 			return false;
 		before = reserve_before(f, off, len, &r);
-		return img_ioq_ring_write(io->ioq, io, f->fd, f->rw_flags, f->buffered_fd < 0,
-					  before ? &r : NULL);
+		return img_ioq_ring_write(io->ioq, io, f->fd, write_flags(io->flags),
+					  f->buffered_fd < 0, before ? &r : NULL);
 	}
 	return img_ioq_ring_read(io->ioq, io, f->fd, f->buffered_fd < 0);
 }
@@ -525,7 +563,7 @@ static bool ring_zero(struct img_file *f, struct img_io *io)
 	bool zero = io->op == IMG_IO_ZERO;
 	int mode;
 
-	if (f->base.device || f->buffered_fd >= 0 || f->rw_flags ||
+	if (f->base.device || f->buffered_fd >= 0 || (io->flags & IMG_IO_FUA) ||
 	    io->off + io->len > atomic_load(&f->base.size) ||
 	    atomic_load(zero ? &f->no_zero_range : &f->no_punch_hole))
 		return false;
@@ -562,7 +600,7 @@ static void finish(struct img_file *f, struct img_io *io, int rc)
 {
 	release_range(f, io);
 	if (io->op == IMG_IO_WRITE)
-		note_written(f, io->off, io->off + io->len, rc);
+		note_written(f, io->off, io->off + io->len, rc, io->flags & IMG_IO_FUA);
 	else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH)
 		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
 	else if (io->op == IMG_IO_SYNC)

@@ -205,24 +205,24 @@ static void head_io(struct img_file_unfinished *u, enum img_io_op op, struct img
 
 /* The rest of a request whose first bytes are done with. */
 static int rest_io(struct img_file *f, enum img_io_op op, const struct img_cursor *c, uint64_t off,
-		   uint64_t len)
+		   uint64_t len, unsigned flags)
 {
 	struct iovec *iov;
 	int rc, n;
 
 	if (op != IMG_IO_READ && op != IMG_IO_WRITE)
-		return img_file_io(f, op, NULL, 0, off, len);
+		return img_file_io(f, op, NULL, 0, off, len, flags);
 	iov = calloc((size_t)c->iovcnt, sizeof(*iov));
 	if (!iov)
 		return -ENOMEM;
 	n = img_cursor_window(c, iov, c->iovcnt);
-	rc = img_file_io(f, op, iov, n, off, len);
+	rc = img_file_io(f, op, iov, n, off, len, flags);
 	free(iov);
 	return rc;
 }
 
 int img_file_unfinished_io(struct img_file *f, enum img_io_op op, const struct iovec *iov,
-			   int iovcnt, uint64_t off, uint64_t len)
+			   int iovcnt, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
 	uint64_t kept = off < KEPT ? min_u64(len, KEPT - off) : 0;
@@ -243,7 +243,7 @@ int img_file_unfinished_io(struct img_file *f, enum img_io_op op, const struct i
 	}
 	if (off < KEPT && op != IMG_IO_READ)
 		img_file_changed(f, op == IMG_IO_PUNCH ? 0 : off + kept);
-	return len > kept || off >= KEPT ? rest_io(f, op, &c, off + kept, len - kept) : 0;
+	return len > kept || off >= KEPT ? rest_io(f, op, &c, off + kept, len - kept, flags) : 0;
 }
 
 int img_file_unfinished_resize(struct img_file *f, uint64_t size, enum img_preallocate how,

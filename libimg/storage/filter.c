@@ -29,6 +29,7 @@ int img_filter_init(struct img_filter *w, const struct img_storage_ops *ops, str
 	w->base.ops = ops;
 	w->base.writable = inner->writable;
 	w->base.device = inner->device;
+	w->base.fua = inner->fua;
 	w->base.zero_fill = inner->zero_fill;
 	if (inner->identity) {
 		w->base.identity = strdup(inner->identity);
@@ -59,6 +60,8 @@ void img_filter_refresh(struct img_filter *w)
 {
 	uint64_t size;
 
+	if (w->keeps_state)
+		return;
 	pthread_mutex_lock(&w->refresh);
 	size = atomic_load(&w->inner->size);
 	size = size > w->start ? size - w->start : 0;
@@ -103,6 +106,7 @@ void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *i
 	p->io = (struct img_io){
 		.storage = w->inner,
 		.op = io->op,
+		.flags = io->flags,
 		.iov = p->iov,
 		.iovcnt = (int)count,
 		.off = io->op == IMG_IO_SYNC ? 0 : io->off + w->start,

@@ -13,6 +13,7 @@ struct img_filter {
 	struct img_storage base;
 	struct img_storage *inner; /* owned */
 	pthread_mutex_t refresh;   /* so that an older size does not overtake a newer one */
+	bool keeps_state;	   /* size and unsynced are not inner's, but kept by the filter itself */
 	uint64_t start, room;	   /* what is seen of inner: from start on, at most room bytes */
 };
 
@@ -26,7 +27,7 @@ int img_filter_init(struct img_filter *w, const struct img_storage_ops *ops, str
 /* Close inner and free what img_filter_init() made; not w itself. */
 void img_filter_destroy(struct img_filter *w);
 
-/* Take over size and unsynced from inner, after it did something. */
+/* Take over size and unsynced from inner, after it did something; unless w keeps its own. */
 void img_filter_refresh(struct img_filter *w);
 
 /*

@@ -25,6 +25,14 @@ enum img_io_op {
 	IMG_IO_SYNC,  /* all writes completed before are durable */
 };
 
+/* How a request is to be done; struct img_storage says which a storage takes. */
+enum {
+	/* WRITE, ZERO, PUNCH: complete only when durable. Only to a storage that has `fua`. */
+	IMG_IO_FUA = 1 << 0,
+	IMG_IO_KEEP_ALLOCATED = 1 << 1, /* ZERO: no holes, as far as the storage knows of any */
+	IMG_IO_FAST = 1 << 2,		/* ZERO, PUNCH: -ENOTSUP rather than writing zeroes */
+};
+
 /*
  * One request. The submitter owns it and its buffers until done() runs, on the queue's thread,
  * never from inside img_ioq_submit(). done() may free it or submit it again.
@@ -36,6 +44,7 @@ enum img_io_op {
 struct img_io {
 	struct img_storage *storage;
 	enum img_io_op op;
+	unsigned flags;	   /* IMG_IO_FUA, ... */
 	int iovcnt;	   /* READ, WRITE */
 	struct iovec *iov; /* READ, WRITE; the queue may change the array while in flight */
 	uint64_t off, len; /* bytes in the file; READ, WRITE: len is the iovecs' sum */

@@ -66,7 +66,7 @@ static void run_worker(struct img_work *work)
 
 		pthread_mutex_unlock(&q->lock);
 		io->rc = s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
-				    io->len - io->transferred);
+				    io->len - io->transferred, io->flags);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
 		signal_event(q);

@@ -130,7 +130,7 @@ static int transfer(struct memory *m, enum img_io_op op, const struct iovec *iov
 }
 
 static int memory_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		     uint64_t off, uint64_t len)
+		     uint64_t off, uint64_t len, unsigned flags)
 {
 	struct memory *m = memory_of(s);
 	uint64_t size, end = off + len;
@@ -154,7 +154,8 @@ static int memory_io(struct img_storage *s, enum img_io_op op, const struct iove
 	if (!rc && op != IMG_IO_READ) {
 		if (op != IMG_IO_PUNCH && end > size)
 			atomic_store(&s->size, end);
-		atomic_store(&s->unsynced, true);
+		if (!(flags & IMG_IO_FUA))
+			atomic_store(&s->unsynced, true);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return rc;
@@ -162,7 +163,7 @@ static int memory_io(struct img_storage *s, enum img_io_op op, const struct iove
 
 static void memory_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = memory_io(s, io->op, io->iov, io->iovcnt, io->off, io->len);
+	io->rc = memory_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_complete(q, io);
 }
 
@@ -264,6 +265,7 @@ int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct i
 	}
 	m->base.ops = &memory_ops;
 	m->base.writable = true;
+	m->base.fua = true;
 	m->base.zero_fill = true;
 	m->base.io_align = 1;
 	m->base.mem_align = 1;

@@ -181,6 +181,16 @@ static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
 	return 0;
 }
 
+/* A request that changes something is about to be sent. */
+static void note_change(struct nbd *n, const struct img_io *io)
+{
+	if (!is_change(io->op))
+		return;
+	if (!(io->flags & IMG_IO_FUA))
+		atomic_store(&n->base.unsynced, true);
+	atomic_fetch_add(&n->changes, 1);
+}
+
 static bool is_aligned(const struct nbd *n, uint64_t off, uint64_t len)
 {
 	return is_aligned_u64(off | len, n->export.block_bytes);
@@ -230,10 +240,7 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 		img_ioq_offload(q, io);
 		return;
 	}
-	if (is_change(io->op)) {
-		atomic_store(&s->unsynced, true);
-		atomic_fetch_add(&n->changes, 1);
-	}
+	note_change(n, io);
 	r = calloc(1, sizeof(*r));
 	if (r) {
 		r->io = io;
@@ -290,16 +297,19 @@ static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t l
 {
 	struct img_nbd_request r = { .io = io, .off = off, .len = len };
 
-	if (is_change(io->op)) {
-		atomic_store(&n->base.unsynced, true);
-		atomic_fetch_add(&n->changes, 1);
-	}
+	note_change(n, io);
 	return ask_and_wait(n, &r);
 }
 
-static int aligned_buffer(struct nbd *n, enum img_io_op op, uint8_t *buf, uint64_t off, size_t len)
+static int aligned_buffer(struct nbd *n, enum img_io_op op, uint8_t *buf, uint64_t off, size_t len,
+			  unsigned flags)
 {
-	struct img_io io = { .storage = &n->base, .op = op, .off = off, .len = len, .iovcnt = 1 };
+	struct img_io io = { .storage = &n->base,
+			     .op = op,
+			     .flags = flags,
+			     .off = off,
+			     .len = len,
+			     .iovcnt = 1 };
 
 	io.one = (struct iovec){ buf, len };
 	io.iov = &io.one;
@@ -308,7 +318,7 @@ static int aligned_buffer(struct nbd *n, enum img_io_op op, uint8_t *buf, uint64
 
 /* Through whole blocks: what the server does not take as it is. c: the caller's bytes (not ZERO). */
 static int through_blocks(struct nbd *n, enum img_io_op op, struct img_cursor *c, uint64_t off,
-			  uint64_t len)
+			  uint64_t len, unsigned flags)
 {
 	uint32_t block = n->export.block_bytes;
 	uint8_t *buf = malloc(CHANGE_BYTES);
@@ -322,7 +332,7 @@ static int through_blocks(struct nbd *n, enum img_io_op op, struct img_cursor *c
 
 		if (op != IMG_IO_READ)
 			pthread_mutex_lock(&n->change_lock);
-		rc = aligned_buffer(n, IMG_IO_READ, buf, from, whole);
+		rc = aligned_buffer(n, IMG_IO_READ, buf, from, whole, 0);
 		if (!rc && op == IMG_IO_READ)
 			img_cursor_scatter(c, at, part);
 		else if (!rc && op == IMG_IO_WRITE)
@@ -330,7 +340,7 @@ static int through_blocks(struct nbd *n, enum img_io_op op, struct img_cursor *c
 		else if (!rc)
 			memset(at, 0, part);
 		if (!rc && op != IMG_IO_READ)
-			rc = aligned_buffer(n, IMG_IO_WRITE, buf, from, whole);
+			rc = aligned_buffer(n, IMG_IO_WRITE, buf, from, whole, flags & IMG_IO_FUA);
 		if (op != IMG_IO_READ)
 			pthread_mutex_unlock(&n->change_lock);
 		off = end;
@@ -349,19 +359,20 @@ static int zero_unaligned(struct nbd *n, struct img_io *io, uint64_t len)
 	int rc;
 
 	if (first >= last)
-		return through_blocks(n, IMG_IO_ZERO, NULL, io->off, len);
-	rc = through_blocks(n, IMG_IO_ZERO, NULL, io->off, first - io->off);
+		return through_blocks(n, IMG_IO_ZERO, NULL, io->off, len, io->flags);
+	rc = through_blocks(n, IMG_IO_ZERO, NULL, io->off, first - io->off, io->flags);
 	if (!rc)
 		rc = aligned_io(n, io, first, last - first);
-	return rc ? rc : through_blocks(n, IMG_IO_ZERO, NULL, last, end - last);
+	return rc ? rc : through_blocks(n, IMG_IO_ZERO, NULL, last, end - last, io->flags);
 }
 
 static int disk_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len)
+		   uint64_t off, uint64_t len, unsigned flags)
 {
 	struct nbd *n = nbd_of(s);
 	struct img_io io = { .storage = s,
 			     .op = op,
+			     .flags = flags,
 			     .iov = (struct iovec *)(uintptr_t)iov,
 			     .iovcnt = iovcnt,
 			     .off = off,
@@ -378,7 +389,7 @@ static int disk_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 		return rc;
 	}
 	return op == IMG_IO_ZERO || op == IMG_IO_PUNCH ? zero_unaligned(n, &io, len)
-						       : through_blocks(n, op, &c, off, len);
+						       : through_blocks(n, op, &c, off, len, flags);
 }
 
 /* ---- Where there are holes ---- */
@@ -630,6 +641,7 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 		return rc;
 	}
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
+	n->base.fua = n->export.can_fua;
 	n->base.device = true;
 	n->base.io_align = n->export.block_bytes;
 	n->base.mem_align = 1;

@@ -32,7 +32,8 @@ struct img_nbd_export {
 	uint64_t size;
 	uint64_t max_bytes; /* of one request */
 	uint32_t block_bytes;
-	bool read_only, can_flush, can_zero, can_multi_conn, can_extents;
+	uint64_t best_bytes; /* multiples of this are answered best; 0: it does not say */
+	bool read_only, can_flush, can_fua, can_zero, can_fast_zero, can_multi_conn, can_extents;
 
 	/* Set when the server went away with writes that nobody had flushed: no later flush is true. */
 	_Atomic bool lost_writes;

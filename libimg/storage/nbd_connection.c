@@ -191,7 +191,9 @@ static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_erro
 	e->max_bytes = align_down_u64(e->max_bytes, e->block_bytes);
 	e->read_only = lib->is_read_only(h) != 0;
 	e->can_flush = lib->can_flush(h) > 0;
+	e->can_fua = lib->can_fua(h) > 0;
 	e->can_zero = lib->can_zero(h) > 0;
+	e->can_fast_zero = e->can_zero && lib->can_fast_zero(h) > 0;
 	e->can_multi_conn = lib->can_multi_conn(h) > 0;
 	e->can_extents = lib->can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
 	return 0;
@@ -289,6 +291,25 @@ static uint8_t *buffer_of_part(const struct img_nbd_connection *c, struct img_cu
 	return p->gathered;
 }
 
+static bool is_fua(const struct img_nbd_request *r)
+{
+	return r->io && (r->io->flags & IMG_IO_FUA);
+}
+
+/* LIBNBD_CMD_FLAG_* of a change. */
+static uint32_t command_flags(const struct img_nbd_connection *c, const struct img_nbd_request *r)
+{
+	uint32_t flags = is_fua(r) ? LIBNBD_CMD_FLAG_FUA : 0;
+
+	if (r->io->op == IMG_IO_WRITE || sends_zeroes(c, r))
+		return flags;
+	if (r->io->flags & IMG_IO_KEEP_ALLOCATED)
+		flags |= LIBNBD_CMD_FLAG_NO_HOLE;
+	if (r->io->flags & IMG_IO_FAST)
+		flags |= LIBNBD_CMD_FLAG_FAST_ZERO;
+	return flags;
+}
+
 /* One more command for r. 0, or why there can be none. */
 static int issue_part(struct img_nbd_connection *c, struct img_nbd_request *r)
 {
@@ -300,6 +321,10 @@ static int issue_part(struct img_nbd_connection *c, struct img_nbd_request *r)
 	uint8_t *buffer = NULL;
 	int64_t cookie;
 
+	if (r->io && (r->io->flags & IMG_IO_FAST) && !c->export->can_fast_zero) {
+		free(p);
+		return -ENOTSUP;
+	}
 	if (!p)
 		return -ENOMEM;
 	img_list_init(&p->link);
@@ -334,9 +359,10 @@ static int issue_part(struct img_nbd_connection *c, struct img_nbd_request *r)
 	else if (r->io->op == IMG_IO_SYNC)
 		cookie = lib->aio_flush(c->handle, done, 0);
 	else if (buffer)
-		cookie = lib->aio_pwrite(c->handle, buffer, p->bytes, off, done, 0);
+		cookie = lib->aio_pwrite(c->handle, buffer, p->bytes, off, done,
+					 command_flags(c, r));
 	else
-		cookie = lib->aio_zero(c->handle, p->bytes, off, done, 0);
+		cookie = lib->aio_zero(c->handle, p->bytes, off, done, command_flags(c, r));
 	if (cookie >= 0)
 		return 0;
 	/* refused before it was sent; the callback is not called then */
@@ -390,7 +416,7 @@ static void finish(struct img_nbd_connection *c, struct img_nbd_request *r)
 			r->rc = -EIO;
 		if (!r->rc && atomic_load(&e->flushed) < r->written)
 			atomic_store(&e->flushed, r->written);
-	} else if (r->io && r->io->op != IMG_IO_READ) {
+	} else if (r->io && r->io->op != IMG_IO_READ && (r->rc || !is_fua(r))) {
 		atomic_store(&c->last, atomic_fetch_add(&e->written, 1) + 1);
 	}
 	r->finished(r, r->rc);

@@ -23,6 +23,8 @@
 	X(is_read_only) \
 	X(can_flush) \
 	X(can_zero) \
+	X(can_fast_zero) \
+	X(can_fua) \
 	X(can_multi_conn) \
 	X(can_meta_context) \
 	X(aio_connect_tcp) \

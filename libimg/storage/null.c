@@ -15,12 +15,13 @@ struct null_disk {
 };
 
 static int null_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len)
+		   uint64_t off, uint64_t len, unsigned flags)
 {
 	struct null_disk *n = IMG_CONTAINER(s, struct null_disk, base);
 	struct timespec wait = { .tv_sec = (time_t)(n->latency_ns / 1000000000),
 				 .tv_nsec = (long)(n->latency_ns % 1000000000) };
 
+	(void)flags; /* nothing is ever stored */
 	if (op != IMG_IO_READ && op != IMG_IO_SYNC && off + len > atomic_load(&s->size))
 		return -ENOSPC;
 	while (n->latency_ns && nanosleep(&wait, &wait) && errno == EINTR)
@@ -32,7 +33,7 @@ static int null_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 
 static void null_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = null_io(s, io->op, io->iov, io->iovcnt, io->off, io->len);
+	io->rc = null_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_complete(q, io);
 }
 
@@ -108,6 +109,7 @@ static int null_open(const struct img_module_opening *o, struct img_storage **ou
 	}
 	n->base.ops = img_options_number(o->options, "latency-ns") ? &slow_ops : &null_ops;
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
+	n->base.fua = true;
 	n->base.device = true; /* of a size of its own */
 	n->base.io_align = 1;
 	n->base.mem_align = 1;

@@ -27,7 +27,6 @@ struct img_file {
 	struct img_storage base;
 	int fd;
 	int buffered_fd;			   /* with O_DIRECT: the same file without; else -1 */
-	int rw_flags;				   /* of each write: RWF_DSYNC or 0 */
 	unsigned flags;				   /* IMG_STORAGE_* it was opened with */
 	int lock_fd;				   /* the same file once more, for its locks; or -1 */
 	struct img_list locked_link;		   /* among those that hold locks (lock.c) */
@@ -69,7 +68,7 @@ bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size);
 
 /* Of a file that is not unfinished, or what of it is not kept back. */
 int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		uint64_t off, uint64_t len);
+		uint64_t off, uint64_t len, unsigned flags);
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 void img_file_completed(struct img_storage *s, struct img_io *io, int res);
 /* Write zeroes over [off, off + len), for want of better. */
@@ -99,10 +98,10 @@ bool img_file_range_try(struct img_file *f, struct img_file_range *r);
 void img_file_range_unlock(struct img_file *f, struct img_file_range *r);
 /*
  * Move up to len bytes at off, of any alignment, through an aligned buffer. Returns how many (READ:
- * 0 at the end of the file), or a negative errno. The cursor has moved by as many.
+ * 0 at the end of the file), or a negative errno. The cursor has moved by as many. rw_flags: of writes.
  */
 int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor *c, uint64_t off,
-			uint64_t len);
+			uint64_t len, int rw_flags);
 
 /* ---- file_reopen.c ---- */
 
@@ -122,7 +121,7 @@ int img_file_keep_unfinished(struct img_file *f);
 bool img_file_unfinished_takes(const struct img_file *f, enum img_io_op op, uint64_t off);
 /* As img_file_io(); not for SYNC. */
 int img_file_unfinished_io(struct img_file *f, enum img_io_op op, const struct iovec *iov,
-			   int iovcnt, uint64_t off, uint64_t len);
+			   int iovcnt, uint64_t off, uint64_t len, unsigned flags);
 /*
  * Before f (no device) is cut or lengthened from *from to size: *from and *to are what is to be done
  * to the file instead.

@@ -77,7 +77,7 @@ const struct img_record_entry *img_record_at(const struct img_record *r, size_t 
 }
 
 /* Owns entry, also on failure. */
-static int append(const struct recorder *rec, struct img_record_entry *entry)
+static int append(const struct recorder *rec, struct img_record_entry *entry, bool fua)
 {
 	struct img_record *r = rec->record;
 	struct img_record_entry **entries;
@@ -87,6 +87,7 @@ static int append(const struct recorder *rec, struct img_record_entry *entry)
 	if (!entry)
 		return -ENOMEM;
 	entry->file = rec->file;
+	entry->fua = fua;
 	pthread_mutex_lock(&r->lock);
 	if (r->count == r->room) {
 		room = r->room ? r->room * 2 : 64;
@@ -141,37 +142,63 @@ static struct recorder *recorder_of(struct img_storage *s)
 	return IMG_CONTAINER(img_filter_of(s), struct recorder, wrap);
 }
 
-/* A request of the inner storage succeeded. */
-static int record_io_done(struct recorder *rec, enum img_io_op op, const struct iovec *iov,
-			  int iovcnt, uint64_t off, uint64_t len)
+/*
+ * What was done is seen in size and unsynced when it is recorded, which may be later than the inner
+ * storage did it: who syncs in between syncs again.
+ */
+static void note_recorded(struct recorder *rec, enum img_io_op op, uint64_t end, bool fua)
 {
 	uint64_t size = atomic_load(&rec->wrap.base.size);
 
-	if (op == IMG_IO_WRITE)
-		return append(rec, make_write(iov, iovcnt, off, len));
+	while (op != IMG_IO_PUNCH && end > size &&
+	       !atomic_compare_exchange_weak(&rec->wrap.base.size, &size, end))
+		;
+	if (!fua)
+		atomic_store(&rec->wrap.base.unsynced, true);
+}
+
+/* A request of the inner storage succeeded. */
+static int record_io_done(struct recorder *rec, enum img_io_op op, const struct iovec *iov,
+			  int iovcnt, uint64_t off, uint64_t len, unsigned flags)
+{
+	uint64_t size = atomic_load(&rec->wrap.base.size);
+	bool fua = flags & IMG_IO_FUA;
+	int rc;
+
+	if (op == IMG_IO_READ || op == IMG_IO_SYNC)
+		return 0;
+	if (op == IMG_IO_WRITE) {
+		rc = append(rec, make_write(iov, iovcnt, off, len), fua);
+		note_recorded(rec, op, off + len, fua);
+		return rc;
+	}
 	if (op == IMG_IO_PUNCH) { /* as ZERO, but it never makes the file longer */
 		if (off >= size)
 			return 0;
 		len = min_u64(len, size - off);
 	}
-	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
-		return append(rec, make_entry(IMG_RECORD_ZERO, off, len));
-	return 0;
+	rc = append(rec, make_entry(IMG_RECORD_ZERO, off, len), fua);
+	note_recorded(rec, op, off + len, fua);
+	return rc;
 }
 
 /* A sync takes its place now; it is filled in when it succeeds. */
 static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
 {
 	struct img_record_entry *made = make_entry(IMG_RECORD_ZERO, 0, 0);
-	int rc = append(rec, made);
+	int rc = append(rec, made, false);
 
-	if (!rc)
+	if (!rc) {
 		*entry = made;
+		atomic_store(&rec->wrap.base.unsynced, false);
+	}
 	return rc;
 }
 
 static void end_sync(struct recorder *rec, struct img_record_entry *entry, int rc)
 {
+	if (rc)
+		atomic_store(&rec->wrap.base.unsynced, true);
 	pthread_mutex_lock(&rec->record->lock);
 	entry->kind = rc ? IMG_RECORD_SYNC_FAILED : IMG_RECORD_SYNC;
 	pthread_mutex_unlock(&rec->record->lock);
@@ -183,7 +210,7 @@ static int finished(struct img_filter *w, struct img_io *io, int rc, void *token
 
 	if (token)
 		end_sync(rec, token, rc);
-	return rc ? rc : record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len);
+	return rc ? rc : record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 }
 
 static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -199,7 +226,7 @@ static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 }
 
 static int record_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		     uint64_t off, uint64_t len)
+		     uint64_t off, uint64_t len, unsigned flags)
 {
 	struct recorder *rec = recorder_of(s);
 	struct img_storage *inner = rec->wrap.inner;
@@ -207,11 +234,10 @@ static int record_io(struct img_storage *s, enum img_io_op op, const struct iove
 	int rc = op == IMG_IO_SYNC ? begin_sync(rec, &sync) : 0;
 
 	if (!rc)
-		rc = img_storage_io(inner, op, iov, iovcnt, off, len);
-	img_filter_refresh(&rec->wrap);
+		rc = img_storage_io(inner, op, iov, iovcnt, off, len, flags);
 	if (sync)
 		end_sync(rec, sync, rc);
-	return rc ? rc : record_io_done(rec, op, iov, iovcnt, off, len);
+	return rc ? rc : record_io_done(rec, op, iov, iovcnt, off, len, flags);
 }
 
 static int record_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
@@ -220,8 +246,11 @@ static int record_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	struct img_storage *inner = rec->wrap.inner;
 	int rc = inner->ops->resize(inner, size, how);
 
-	img_filter_refresh(&rec->wrap);
-	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size));
+	if (!rc) {
+		atomic_store(&rec->wrap.base.size, atomic_load(&inner->size));
+		atomic_store(&rec->wrap.base.unsynced, true);
+	}
+	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size), false);
 }
 
 static void record_close(struct img_storage *s)
@@ -257,6 +286,7 @@ int img_storage_record_file(struct img_storage *inner, struct img_record *r, uns
 		free(rec);
 		return -ENOMEM;
 	}
+	rec->wrap.keeps_state = true;
 	rec->record = r;
 	rec->file = file;
 	*out = &rec->wrap.base;

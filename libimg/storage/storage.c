@@ -62,11 +62,12 @@ static void stop_waiting(struct img_io *io)
 
 /* What has no blocking form, on a queue made for it. */
 static int io_by_queue(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		       uint64_t off, uint64_t len)
+		       uint64_t off, uint64_t len, unsigned flags)
 {
 	struct iovec *copy = iovcnt ? calloc((size_t)iovcnt, sizeof(*copy)) : NULL;
 	struct waiting w = { .io = { .storage = s,
 				     .op = op,
+				     .flags = flags,
 				     .iov = copy,
 				     .iovcnt = iovcnt,
 				     .off = off,
@@ -91,10 +92,10 @@ static int io_by_queue(struct img_storage *s, enum img_io_op op, const struct io
 }
 
 int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len)
+		   uint64_t off, uint64_t len, unsigned flags)
 {
-	return s->ops->io ? s->ops->io(s, op, iov, iovcnt, off, len)
-			  : io_by_queue(s, op, iov, iovcnt, off, len);
+	return s->ops->io ? s->ops->io(s, op, iov, iovcnt, off, len, flags)
+			  : io_by_queue(s, op, iov, iovcnt, off, len, flags);
 }
 
 static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint64_t off,
@@ -111,7 +112,7 @@ static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint
 	else if (!len && op != IMG_IO_SYNC && op != IMG_IO_ZERO)
 		rc = 0;
 	else
-		rc = img_storage_io(s, op, &iov, 1, off, len);
+		rc = img_storage_io(s, op, &iov, 1, off, len, 0);
 	return rc ? fail(s, op, off, len, rc, err) : 0;
 }
 

@@ -48,7 +48,7 @@ struct img_storage_ops {
 	void (*completed)(struct img_storage *s, struct img_io *io, int res);
 	/* Blocking form of submit, for the same op and rules. */
 	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		  uint64_t off, uint64_t len);
+		  uint64_t off, uint64_t len, unsigned flags);
 	int (*resize)(struct img_storage *s, uint64_t size, enum img_preallocate how);
 	/*
 	 * What s keeps for each queue that it is used on: a connection, a context that is not thread-safe.
@@ -87,10 +87,11 @@ struct img_storage {
 	bool device;	       /* a block device, or /dev/null: fixed size */
 	bool may_grow_ahead;   /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
+	bool fua;	       /* takes IMG_IO_FUA; where not, who wants it syncs afterwards */
 	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
 	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */
 	uint32_t mem_align;    /* the same for memory */
-	_Atomic bool unsynced; /* written since the last successful sync began */
+	_Atomic bool unsynced; /* written, without IMG_IO_FUA, since the last successful sync began */
 	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
 
@@ -110,7 +111,6 @@ enum {
 	IMG_STORAGE_NO_LOCK = 1 << 3,	 /* take no lock at all */
 	IMG_STORAGE_SHARE = 1 << 4,	 /* force-share reader: deny writers nothing */
 	IMG_STORAGE_TRY_DIRECT = 1 << 5, /* O_DIRECT if possible, else buffered */
-	IMG_STORAGE_DSYNC = 1 << 6,	 /* each write durable when complete (writethrough) */
 	IMG_STORAGE_RANDOM = 1 << 7,	 /* no read-ahead by the kernel */
 };
 
@@ -188,7 +188,7 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
 /*
  * Recording around inner (owned by the wrapper): each write, zero, punch, resize and sync is
  * appended, in order of completion for writes (a sync takes its place when it is submitted: it
- * covers only what completed before).
+ * covers only what completed before). What was done with IMG_IO_FUA is marked so.
  */
 struct img_record_entry {
 	enum img_record_kind {
@@ -198,6 +198,7 @@ struct img_record_entry {
 		IMG_RECORD_SYNC,
 		IMG_RECORD_SYNC_FAILED /* what it was to cover may be lost, whatever comes later */
 	} kind;
+	bool fua;	   /* WRITE, ZERO: durable by itself */
 	unsigned file;	   /* of those that share a record */
 	uint64_t off, len; /* RESIZE: len is the new size */
 	uint8_t *data;	   /* WRITE */
@@ -242,9 +243,9 @@ int img_storage_sync(struct img_storage *s, struct img_error *err);
 /* Cut or grow. A device: stays as it is; -ENOSPC above its own size, -ENOTSUP. -EFBIG, ... */
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
 		       struct img_error *err);
-/* Any op on several buffers: 0 or a negative errno, without a sentence. len is their sum. */
+/* Any op on several buffers: 0 or a negative errno, without a sentence. len is their sum; flags: IMG_IO_FUA, ... */
 int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len);
+		   uint64_t off, uint64_t len, unsigned flags);
 /*
  * Is [off, off + *run) data or a hole? 1 <= *run <= len. Where the file system cannot tell,
  * everything is data. Past the end: a hole.

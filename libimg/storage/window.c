@@ -50,7 +50,7 @@ static void window_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 }
 
 static int window_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		     uint64_t off, uint64_t len)
+		     uint64_t off, uint64_t len, unsigned flags)
 {
 	struct img_filter *w = img_filter_of(s);
 	struct iovec *part = NULL;
@@ -68,7 +68,8 @@ static int window_io(struct img_storage *s, enum img_io_op op, const struct iove
 		iovcnt = (int)img_iov_cut(part, (size_t)iovcnt, len);
 		iov = part;
 	}
-	rc = img_storage_io(w->inner, op, iov, iovcnt, op == IMG_IO_SYNC ? 0 : off + w->start, len);
+	rc = img_storage_io(w->inner, op, iov, iovcnt, op == IMG_IO_SYNC ? 0 : off + w->start, len,
+			    flags);
 	free(part);
 	img_filter_refresh(w);
 	return rc;

@@ -5,7 +5,7 @@
  * file is recorded. Then states that a power cut could have left are built: everything up to some
  * write, of which any subset of the writes since the last sync may be missing or torn between
  * sectors. Each must open, pass the check (leaks are allowed), and hold in each sector what was
- * flushed or what a later request wrote there, never anything else. Some are then repaired, which
+ * flushed or written with FUA, or what a later request wrote there, never anything else. Some are then repaired, which
  * must end the leaks and change nothing else, and written to again.
  *
  *	seed=N		(1)
@@ -601,8 +601,8 @@ static void passed(size_t at)
 		else if (e->kind == IMG_RECORD_SYNC_FAILED)
 			crash.lost[i] |= !crash.sure[i];
 	}
-	if (e->kind != IMG_RECORD_WRITE && !e->len)
-		crash.sure[at] = true; /* a sync, nothing else */
+	if (e->fua || (e->kind != IMG_RECORD_WRITE && !e->len))
+		crash.sure[at] = true; /* by itself; or a sync, nothing else */
 	for (; crash.based <= at && crash.sure[crash.based]; crash.based++)
 		apply(&crash.base, img_record_at(crash.record, crash.based));
 }

@@ -122,10 +122,10 @@ Test(refuse, closing_what_has_requests_in_flight)
 
 	for (int kind = 0; kind < 4; kind++) {
 		iov = (struct iovec){ buf, sizeof(buf) };
-		cr_assert_eq(kind == 0	 ? img_submit_readv(c.q, c.img, 0, &iov, 1, 0, note, &c)
-			     : kind == 1 ? img_submit_writev(c.q, c.img, 0, &iov, 1, 0, note, &c)
-			     : kind == 2 ? img_submit_discard(c.q, c.img, 0, 65536, 0, note, &c)
-					 : img_submit_flush(c.q, c.img, note, &c),
+		cr_assert_eq(kind == 0	 ? img_submit_readv(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
+			     : kind == 1 ? img_submit_writev(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
+			     : kind == 2 ? img_submit_discard(c.q, c.img, 0, 65536, 0, note, &c, NULL)
+					 : img_submit_flush(c.q, c.img, note, &c, NULL),
 			     0);
 		cr_assert_eq(img_queue_close(c.q, err), -EBUSY);
 		cr_assert(strstr(img_error_text(err), "1 requests are in flight") ||
@@ -150,7 +150,7 @@ Test(refuse, closing_and_running_inside_a_callback)
 	uint8_t buf[512];
 	struct iovec iov = { buf, sizeof(buf) };
 
-	cr_assert_eq(img_submit_readv(c.q, c.img, 0, &iov, 1, 0, misuse, &c), 0);
+	cr_assert_eq(img_submit_readv(c.q, c.img, 0, &iov, 1, 0, misuse, &c, NULL), 0);
 	while (img_queue_in_flight(c.q))
 		img_queue_run(c.q, true);
 	cr_assert_eq(c.n, 1);
@@ -174,11 +174,11 @@ Test(refuse, changes_to_an_image_that_is_read_only_in_one_way)
 	cr_assert_eq(img_zero(img, 0, 512, NULL), -EROFS);
 	cr_assert_eq(img_discard(img, 0, 512, NULL), -EROFS);
 	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, NULL), -EROFS);
-	cr_assert_eq(img_submit_writev(q, img, 0, &iov, 1, 0, note, &c), -EROFS);
-	cr_assert_eq(img_submit_zero(q, img, 0, 512, 0, note, &c), -EROFS);
-	cr_assert_eq(img_submit_discard(q, img, 0, 512, 0, note, &c), -EROFS);
+	cr_assert_eq(img_submit_writev(q, img, 0, &iov, 1, 0, note, &c, NULL), -EROFS);
+	cr_assert_eq(img_submit_zero(q, img, 0, 512, 0, note, &c, NULL), -EROFS);
+	cr_assert_eq(img_submit_discard(q, img, 0, 512, 0, note, &c, NULL), -EROFS);
 	cr_assert_eq(img_flush(img, NULL), 0);
-	cr_assert_eq(img_submit_flush(q, img, note, &c), 0);
+	cr_assert_eq(img_submit_flush(q, img, note, &c, NULL), 0);
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);
 	cr_assert_eq(c.rc, 0);
@@ -201,8 +201,8 @@ static void in_child(struct img *img, struct img_queue *q)
 	cr_assert_eq(img_write(img, 0, buf, 512, NULL), -EPERM);
 	cr_assert_eq(img_flush(img, NULL), -EPERM);
 	cr_assert_eq(img_map(img, 0, 512, true, &e, NULL), -EPERM);
-	cr_assert_eq(img_submit_readv(own, img, 0, &iov, 1, 0, note, &c), -EPERM);
-	cr_assert_eq(img_submit_flush(own, img, note, &c), -EPERM);
+	cr_assert_eq(img_submit_readv(own, img, 0, &iov, 1, 0, note, &c, NULL), -EPERM);
+	cr_assert_eq(img_submit_flush(own, img, note, &c, NULL), -EPERM);
 	cr_assert_eq(img_queue_run(q, false), -EPERM);
 	cr_assert_eq(img_queue_close(q, NULL), -EPERM);
 	cr_assert_eq(img_close(img, NULL), -EPERM);
@@ -211,8 +211,8 @@ static void in_child(struct img *img, struct img_queue *q)
 	other = must_open("child.qcow2", "qcow2", IMG_OPEN_WRITE);
 	memset(buf, 'c', sizeof(buf));
 	cr_assert_eq(img_write(other, 0, buf, sizeof(buf), NULL), 0);
-	cr_assert_eq(img_submit_flush(own, other, note, &c), 0);
-	cr_assert_eq(img_submit_readv(own, other, 0, &iov, 1, 0, note, &c), 0);
+	cr_assert_eq(img_submit_flush(own, other, note, &c, NULL), 0);
+	cr_assert_eq(img_submit_readv(own, other, 0, &iov, 1, 0, note, &c, NULL), 0);
 	while (img_queue_in_flight(own))
 		img_queue_run(own, true);
 	cr_assert_eq(c.n, 2);

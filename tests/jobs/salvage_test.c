@@ -60,12 +60,12 @@ static void spotty_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 }
 
 static int spotty_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		     uint64_t off, uint64_t len)
+		     uint64_t off, uint64_t len, unsigned flags)
 {
 	struct img_storage *inner = img_filter_of(s)->inner;
 	int rc = check(s, op, off, len);
 
-	return rc ? rc : inner->ops->io(inner, op, iov, iovcnt, off, len);
+	return rc ? rc : inner->ops->io(inner, op, iov, iovcnt, off, len, flags);
 }
 
 static void spotty_close(struct img_storage *s)

@@ -74,6 +74,7 @@ struct request {
 	uint64_t off, len;
 	uint8_t *data; /* MAX_BYTES */
 	struct iovec iov[IOVS];
+	unsigned flags; /* IMG_SUBMIT_* */
 };
 
 struct worker {
@@ -270,6 +271,10 @@ static void finished(void *user, int rc, const struct img_error *err)
 {
 	struct request *r = user;
 
+	if (rc == -ENOTSUP && (r->flags & IMG_SUBMIT_FAST)) {
+		r->op = run.overlap ? r->op : DISCARD; /* some of it is zeroes, or nothing */
+		rc = 0;
+	}
 	if (rc) {
 		complain(r, img_error_text(err));
 		unclaim(r);
@@ -311,28 +316,47 @@ static void finished(void *user, int rc, const struct img_error *err)
 	unclaim(r);
 }
 
+/* Durable or not, allocated or not, at any price or not. */
+static void choose_flags(struct request *r, uint64_t *state)
+{
+	static const unsigned zero[] = { 0, IMG_SUBMIT_MAY_UNMAP, IMG_SUBMIT_KEEP_ALLOCATED };
+	uint64_t pick = next_random(state);
+
+	r->flags = 0;
+	if (r->op == READ || r->op == READ_BACK || r->op == FLUSH)
+		return;
+	if (pick % 16 == 0)
+		r->flags |= IMG_SUBMIT_FUA;
+	if (pick / 16 % 8 == 0)
+		r->flags |= IMG_SUBMIT_ORDERED;
+	if (r->op == ZERO)
+		r->flags |= zero[pick / 128 % 3] | (pick / 512 % 4 ? 0 : IMG_SUBMIT_FAST);
+	if (r->op == COMPRESS)
+		r->flags |= IMG_SUBMIT_COMPRESS;
+}
+
 static int submit(struct request *r)
 {
 	struct worker *w = r->worker;
 	int iovs = split(r, &w->random);
 
+	choose_flags(r, &w->random);
+
 	switch (r->op) {
 	case READ:
 	case READ_BACK:
-		return img_submit_readv(w->queue, run.img, r->off, r->iov, iovs, 0, finished, r);
+		return img_submit_readv(w->queue, run.img, r->off, r->iov, iovs, 0, finished, r, NULL);
 	case WRITE:
-		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
-					 next_random(&w->random) % 8 ? 0 : IMG_SUBMIT_ORDERED,
-					 finished, r);
 	case COMPRESS:
-		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs,
-					 IMG_SUBMIT_COMPRESS, finished, r);
+		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs, r->flags, finished, r,
+					 NULL);
 	case ZERO:
-		return img_submit_zero(w->queue, run.img, r->off, r->len, r->off & 1024 ? IMG_SUBMIT_MAY_UNMAP : 0, finished, r);
+		return img_submit_zero(w->queue, run.img, r->off, r->len, r->flags, finished, r, NULL);
 	case DISCARD:
-		return img_submit_discard(w->queue, run.img, r->off, r->len, 0, finished, r);
+		return img_submit_discard(w->queue, run.img, r->off, r->len, r->flags, finished, r,
+					  NULL);
 	default:
-		return img_submit_flush(w->queue, run.img, finished, r);
+		return img_submit_flush(w->queue, run.img, finished, r, NULL);
 	}
 }
 
@@ -380,6 +404,7 @@ static void start(struct worker *w, struct request *r)
 	if (!claim(r, off, len))
 		return;
 	r->op = op;
+	r->flags = 0;
 	if (op == WRITE || op == COMPRESS)
 		fill(r, &w->random);
 	else if (run.overlap && op == ZERO)

@@ -271,12 +271,62 @@ Test(file, sync_marks)
 	img_storage_close(s);
 }
 
-Test(file, dsync)
-{
-	struct img_storage *s = new_file("f", IMG_STORAGE_DSYNC);
+struct simple {
+	struct img_io io;
+	bool done;
+};
 
-	random_requests(s, IMG_IOQ_AUTO, 20000, false, 1, 20);
-	random_requests(s, IMG_IOQ_THREADS, 20000, false, 2, 20);
+static void simple_done(struct img_io *io)
+{
+	IMG_CONTAINER(io, struct simple, io)->done = true;
+}
+
+/* What is written durably need not be synced later; what is zeroed so is synced at once. */
+Test(file, durable_requests)
+{
+	static uint8_t bytes[8192];
+
+	for (int i = 0; i < 8; i++) {
+		enum img_ioq_kind kind = i & 1 ? IMG_IOQ_THREADS : IMG_IOQ_AUTO;
+		enum img_io_op op = i & 4 ? IMG_IO_ZERO : IMG_IO_WRITE;
+		struct img_storage *s = new_file("f", i & 2 ? IMG_STORAGE_TRY_DIRECT : 0);
+		struct simple r = { .io = { .storage = s,
+					    .op = op,
+					    .flags = IMG_IO_FUA,
+					    .off = 100,
+					    .len = 5000,
+					    .iovcnt = 1,
+					    .one = { bytes, 5000 },
+					    .done = simple_done } };
+		struct img_ioq *q;
+
+		r.io.iov = &r.io.one;
+		cr_assert(s->fua);
+		cr_assert_eq(img_ioq_new(kind, &q, NULL), 0);
+		img_ioq_submit(q, &r.io);
+		while (!r.done)
+			img_ioq_run(q, true);
+		cr_assert_eq(r.io.rc, 0);
+		cr_assert(!atomic_load(&s->unsynced), "%d", i);
+		cr_assert_eq(atomic_load(&s->size), 5100);
+		cr_assert_eq(img_storage_write(s, 0, bytes, 1, NULL), 0);
+		cr_assert(atomic_load(&s->unsynced));
+		img_ioq_free(q);
+		img_storage_close(s);
+	}
+}
+
+/* Zeroes that stay allocated have blocks, also where the file had none, or was shorter. */
+Test(file, zeroes_that_stay_allocated)
+{
+	struct img_storage *s = new_file("f", 0);
+	uint64_t none;
+
+	cr_assert_eq(img_storage_resize(s, 1 << 20, IMG_PREALLOCATE_OFF, NULL), 0);
+	none = img_storage_allocated(s);
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 0, 2 << 20, IMG_IO_KEEP_ALLOCATED), 0);
+	cr_assert_eq(atomic_load(&s->size), 2 << 20);
+	cr_assert_geq(img_storage_allocated(s), none + (2 << 20));
 	img_storage_close(s);
 }
 

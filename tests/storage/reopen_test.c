@@ -63,7 +63,7 @@ static int access_mode(int fd)
 Test(reopen, file)
 {
 	static const unsigned how[] = { 0, IMG_STORAGE_TRY_DIRECT, IMG_STORAGE_NO_LOCK,
-					IMG_STORAGE_RANDOM | IMG_STORAGE_DSYNC };
+					IMG_STORAGE_RANDOM };
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(how); i++) {
 		struct img_storage *s;

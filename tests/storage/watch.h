@@ -19,7 +19,8 @@ enum {
 
 struct watch_entry {
 	unsigned file;
-	unsigned op; /* IMG_IO_*, without READ */
+	unsigned op;	/* IMG_IO_*, without READ */
+	unsigned flags; /* IMG_IO_FUA, ... */
 	uint64_t off, len;
 };
 
@@ -48,10 +49,11 @@ static inline struct watched *watched_of(struct img_storage *s)
 	return IMG_CONTAINER(img_filter_of(s), struct watched, wrap);
 }
 
-static inline int watch_note(struct watched *d, unsigned op, uint64_t off, uint64_t len)
+static inline int watch_note(struct watched *d, unsigned op, uint64_t off, uint64_t len,
+			     unsigned flags)
 {
 	struct watch *w = d->watch;
-	struct watch_entry e = { d->file, op, off, len };
+	struct watch_entry e = { d->file, op, flags, off, len };
 	int rc = w->before ? w->before(w, &e) : 0;
 
 	if (!rc && op != IMG_IO_READ) {
@@ -62,17 +64,17 @@ static inline int watch_note(struct watched *d, unsigned op, uint64_t off, uint6
 }
 
 static inline int watched_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov,
-			     int iovcnt, uint64_t off, uint64_t len)
+			     int iovcnt, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct watched *d = watched_of(s);
 	struct img_storage *inner = d->wrap.inner;
-	int rc = watch_note(d, op, off, len);
+	int rc = watch_note(d, op, off, len, flags);
 
 	if (rc && op == IMG_IO_WRITE && d->watch->torn)
-		img_storage_io(inner, op, iov, iovcnt, off, len / 2);
+		img_storage_io(inner, op, iov, iovcnt, off, len / 2, flags);
 	if (rc)
 		return rc;
-	rc = img_storage_io(inner, op, iov, iovcnt, off, len);
+	rc = img_storage_io(inner, op, iov, iovcnt, off, len, flags);
 	/* as a file does: it does not know of bytes that a failed write has left */
 	if (!rc && (op == IMG_IO_WRITE || op == IMG_IO_ZERO) && off + len > atomic_load(&s->size))
 		atomic_store(&s->size, off + len);
@@ -82,7 +84,7 @@ static inline int watched_io(struct img_storage *s, enum img_io_op op, const str
 
 static inline void watched_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = watched_io(s, io->op, io->iov, io->iovcnt, io->off, io->len);
+	io->rc = watched_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_complete(q, io);
 }
 
@@ -90,7 +92,7 @@ static inline int watched_resize(struct img_storage *s, uint64_t size, enum img_
 {
 	struct watched *d = watched_of(s);
 	struct img_storage *inner = d->wrap.inner;
-	int rc = watch_note(d, WATCH_RESIZE, 0, size);
+	int rc = watch_note(d, WATCH_RESIZE, 0, size, 0);
 
 	if (!rc)
 		rc = inner->ops->resize(inner, size, how);
@@ -101,7 +103,7 @@ static inline int watched_resize(struct img_storage *s, uint64_t size, enum img_
 static inline int watched_publish(struct img_storage *s, bool durable, struct img_error *err)
 {
 	struct watched *d = watched_of(s);
-	int rc = watch_note(d, WATCH_PUBLISH, 0, 0);
+	int rc = watch_note(d, WATCH_PUBLISH, 0, 0, 0);
 
 	return rc ? img_fail(err, rc, "%s: not published", s->name)
 		  : img_filter_publish(s, durable, err);
@@ -149,7 +151,8 @@ static inline struct img_storage *watched_memory(struct watch *w, unsigned file,
 static inline bool watch_unsynced(const struct watch *w, size_t n, unsigned file)
 {
 	while (n-- > 0)
-		if (w->entry[n].file == file && w->entry[n].op != WATCH_PUBLISH)
+		if (w->entry[n].file == file && w->entry[n].op != WATCH_PUBLISH &&
+		    !(w->entry[n].flags & IMG_IO_FUA))
 			return w->entry[n].op != IMG_IO_SYNC;
 	return false;
 }

@@ -59,7 +59,7 @@ static int ask(int how, struct img_storage *s, enum img_io_op op, struct iovec *
 	       uint64_t off, uint64_t len)
 {
 	return how ? by_queue(s, op, iov, iovcnt, off, len)
-		   : img_storage_io(s, op, iov, iovcnt, off, len);
+		   : img_storage_io(s, op, iov, iovcnt, off, len, 0);
 }
 
 Test(window, shows_its_range_and_nothing_else, .timeout = 30)
@@ -174,14 +174,14 @@ struct half {
 };
 
 static int half_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len)
+		   uint64_t off, uint64_t len, unsigned flags)
 {
-	return img_storage_io(IMG_CONTAINER(s, struct half, base)->inner, op, iov, iovcnt, off, len);
+	return img_storage_io(IMG_CONTAINER(s, struct half, base)->inner, op, iov, iovcnt, off, len, flags);
 }
 
 static void half_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = half_io(s, io->op, io->iov, io->iovcnt, io->off, io->len);
+	io->rc = half_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_finish(q, io);
 }
 

@@ -84,7 +84,7 @@ static void io(const struct calls *c, struct img_storage *s, enum img_io_op op, 
 {
 	struct iovec iov = { .iov_base = data, .iov_len = data ? (size_t)len : 0 };
 
-	if (img_storage_io(s, op, &iov, data ? 1 : 0, off, len))
+	if (img_storage_io(s, op, &iov, data ? 1 : 0, off, len, 0))
 		give_up(c, "cannot be done again", "");
 }
 

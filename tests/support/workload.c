@@ -128,6 +128,7 @@ void workload_init(struct workload *w, struct img *img)
 	w->size = img_size(img);
 	w->before = must(malloc(w->size));
 	w->flushed = must(malloc(w->size));
+	w->last = must(calloc(w->size / SECTOR + 1, sizeof(*w->last)));
 	for (uint64_t off = 0; off < w->size; off += READ_BYTES) {
 		size_t len = (size_t)min_u64(READ_BYTES, w->size - off);
 
@@ -144,6 +145,7 @@ void workload_free(struct workload *w)
 {
 	free(w->before);
 	free(w->flushed);
+	free(w->last);
 	free(w->deed);
 	free(w->durable);
 	free(w->sentence);
@@ -167,6 +169,7 @@ static void note(struct workload *w, uint64_t off, uint64_t len, uint64_t stamp,
 		.len = len,
 		.stamp = stamp,
 		.mark = mark,
+		.sure = SIZE_MAX,
 	};
 }
 
@@ -181,7 +184,9 @@ static void note_failure(struct workload *w, int rc, const struct img_error *err
 
 struct flight {
 	struct workload *w;
-	bool discard, compress;
+	bool discard, compress, fua;
+	size_t deed, deeds; /* its own: from, how many */
+	const struct img_record *record;
 	uint64_t off, len;
 	size_t mark;
 	struct iovec iov;
@@ -192,6 +197,8 @@ static void completed(void *user, int rc, const struct img_error *err)
 {
 	struct flight *f = user;
 
+	for (size_t i = 0; !rc && f->fua && i < f->deeds; i++)
+		f->w->deed[f->deed + i].sure = img_record_count(f->record);
 	if (!rc)
 		return;
 	f->w->trusting = false; /* it may have come or not */
@@ -229,12 +236,14 @@ static int submit_compressed(struct img_queue *q, struct img *img, struct flight
 		stamp(f, at, len);
 	}
 	f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
-	return img_submit_writev(q, img, f->off, &f->iov, 1, IMG_SUBMIT_COMPRESS, completed, f);
+	return img_submit_writev(q, img, f->off, &f->iov, 1,
+				 IMG_SUBMIT_COMPRESS | (f->fua ? IMG_SUBMIT_FUA : 0), completed, f, NULL);
 }
 
 static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64_t *random)
 {
 	uint64_t pick = next_random(random) % 100, writes = f->w->churn ? 50 : 75;
+	unsigned flags = f->fua ? IMG_SUBMIT_FUA : 0;
 
 	f->discard = !f->compress && pick >= (f->w->churn ? 70 : 90);
 	if (f->compress)
@@ -242,14 +251,15 @@ static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64
 	if (pick < writes) {
 		stamp(f, 0, f->len);
 		f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
-		return img_submit_writev(q, img, f->off, &f->iov, 1, 0, completed, f);
+		return img_submit_writev(q, img, f->off, &f->iov, 1, flags, completed, f, NULL);
 	}
 	if (!f->discard) {
 		note(f->w, f->off, f->len, 0, f->mark);
-		return img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, completed, f);
+		flags |= pick % 2 ? IMG_SUBMIT_MAY_UNMAP : IMG_SUBMIT_KEEP_ALLOCATED;
+		return img_submit_zero(q, img, f->off, f->len, flags, completed, f, NULL);
 	}
 	note(f->w, f->off, f->len, 0, f->mark);
-	return img_submit_discard(q, img, f->off, f->len, 0, completed, f);
+	return img_submit_discard(q, img, f->off, f->len, flags, completed, f, NULL);
 }
 
 /* True: for a compressed write. */
@@ -328,8 +338,13 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 			f->off = off;
 			f->len = len;
 			f->mark = img_record_count(record);
+			f->record = record;
+			f->fua = next_random(&random) % 4 == 0;
+			f->deed = w->deeds;
+			f->deeds = 0;
 			if (submit(q, img, f, &random))
 				must(NULL);
+			f->deeds = w->deeds - f->deed;
 			n++;
 			done++;
 		}
@@ -390,6 +405,27 @@ static bool is_possible(const struct workload *w, size_t first, size_t cut, uint
 	return false;
 }
 
+/* Find of each sector the last request since `certain` that was done, and durable by itself. */
+static void find_sure(struct workload *w, size_t certain, size_t cut)
+{
+	memset(w->last, 0, w->size / SECTOR * sizeof(*w->last));
+	for (size_t i = certain; i < w->deeds; i++) {
+		const struct deed *d = &w->deed[i];
+
+		for (uint64_t at = 0; d->sure <= cut && at < d->len; at += SECTOR)
+			w->last[(d->off + at) / SECTOR] = i + 1;
+	}
+}
+
+/* Is it as at the last flush, if nothing was durable by itself since then? */
+static bool is_expected(const struct workload *w, uint64_t off, const uint8_t *sector)
+{
+	size_t last = w->last[off / SECTOR];
+
+	return last ? is_stamped(sector, w->deed[last - 1].stamp)
+		    : !memcmp(sector, w->flushed + off, SECTOR);
+}
+
 int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_error *err)
 {
 	static uint8_t buf[READ_BYTES];
@@ -399,6 +435,7 @@ int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_e
 		certain = w->durable[i].deeds;
 	while (w->applied < certain)
 		redo(w, &w->deed[w->applied++]);
+	find_sure(w, certain, cut);
 	for (uint64_t off = 0; off < w->size; off += READ_BYTES) {
 		size_t len = (size_t)min_u64(READ_BYTES, w->size - off);
 		int rc = img_read(img, off, buf, len, err);
@@ -406,14 +443,17 @@ int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_e
 		if (rc)
 			return rc;
 		for (size_t at = 0; at < len; at += SECTOR) {
-			if (memcmp(buf + at, w->flushed + off + at, SECTOR) &&
-			    !is_possible(w, certain, cut, off + at, buf + at))
+			size_t last = w->last[(off + at) / SECTOR];
+
+			if (!is_expected(w, off + at, buf + at) &&
+			    !is_possible(w, last ? last : certain, cut, off + at, buf + at))
 				return img_fail(err, -EBADMSG,
 						"sector at %" PRIu64 " begins with %016" PRIx64
-						", flushed was %016" PRIx64 ", and no "
-						"request since then wrote that",
+						", flushed was %016" PRIx64 ", durable by itself %016" PRIx64
+						", and no request since then wrote that",
 						off + at, be64_load(buf + at),
-						be64_load(w->flushed + off + at));
+						be64_load(w->flushed + off + at),
+						last ? w->deed[last - 1].stamp : 0);
 		}
 	}
 	return 0;

@@ -35,6 +35,7 @@ struct deed {
 	uint64_t off, len;
 	uint64_t stamp; /* each 8 bytes of what was written; 0: zeroes */
 	size_t mark;	/* entries in the record when it was submitted */
+	size_t sure;	/* ... when it was done, if it was to be durable then; SIZE_MAX */
 };
 
 /* A flush that succeeded. */
@@ -48,6 +49,7 @@ struct workload {
 	uint8_t *before;  /* guest content at first */
 	uint8_t *flushed; /* judge()'s: content at the last flush before the cut */
 	size_t applied;	  /* judge()'s: deeds that flushed has */
+	size_t *last;	  /* judge()'s: of each sector, 1 + its last deed that is durable by itself */
 	struct deed *deed;
 	size_t deeds, deeds_room;
 	struct durable *durable;
@@ -74,7 +76,8 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 
 /*
  * Is what img holds possible when only the first cut entries of the record were begun? Each sector
- * must be as at the last flush before, or as one later request made it. Cuts must not decrease
+ * must be as at the last flush before, or as a later request with FUA made it that was done, or as one
+ * later still made it. Cuts must not decrease
  * from call to call (workload_rewind() starts again). 0, or -EBADMSG with a sentence.
  */
 int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_error *err);

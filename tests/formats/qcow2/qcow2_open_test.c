@@ -397,7 +397,7 @@ static void pack_units(const char *options, unsigned refcount_max)
 		b.model[i * CLUSTER] = unit[0];
 		iov = (struct iovec){ unit, CLUSTER };
 		cr_assert_eq(img_submit_writev(q, img, i * CLUSTER, &iov, 1, IMG_SUBMIT_COMPRESS,
-					       packed, NULL),
+					       packed, NULL, NULL),
 			     0);
 		while (img_queue_in_flight(q))
 			img_queue_run(q, true);

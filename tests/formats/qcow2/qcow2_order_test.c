@@ -310,7 +310,7 @@ Test(qcow2_room, where_a_compressed_write_failed_is_not_zeroes)
 	f->watch.before = full;
 	f->watch.torn = true;
 	f->watch.a = 1;
-	cr_assert_eq(img_submit_writev(q, img, 1 * MIB, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc),
+	cr_assert_eq(img_submit_writev(q, img, 1 * MIB, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL),
 		     0);
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);

@@ -75,17 +75,17 @@ static void submit(struct img_queue *q, struct img *img, struct flight *f)
 		random_bytes(b, f->buffer, f->len);
 		memcpy(b->model + f->off, f->buffer, f->len);
 		rc = img_submit_writev(q, img, f->off, &f->iov, 1,
-				       f->op == OP_COMPRESS ? IMG_SUBMIT_COMPRESS : 0, flown, f);
+				       f->op == OP_COMPRESS ? IMG_SUBMIT_COMPRESS : 0, flown, f, NULL);
 		break;
 	case OP_ZERO:
 		memset(b->model + f->off, 0, f->len);
-		rc = img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, flown, f);
+		rc = img_submit_zero(q, img, f->off, f->len, IMG_SUBMIT_MAY_UNMAP, flown, f, NULL);
 		break;
 	case OP_DISCARD:
-		rc = img_submit_discard(q, img, f->off, f->len, 0, flown, f);
+		rc = img_submit_discard(q, img, f->off, f->len, 0, flown, f, NULL);
 		break;
 	default:
-		rc = img_submit_readv(q, img, f->off, &f->iov, 1, 0, flown, f);
+		rc = img_submit_readv(q, img, f->off, &f->iov, 1, 0, flown, f, NULL);
 	}
 	cr_assert_eq(rc, 0);
 }

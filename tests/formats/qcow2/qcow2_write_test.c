@@ -114,7 +114,7 @@ static void write_packed(struct play *p, uint64_t off, uint64_t len)
 	memset(unit, (int)below(p, 256), len);
 	for (uint64_t i = 0; i < odd; i++)
 		unit[i] = (uint8_t)below(p, 256);
-	cr_assert_eq(img_submit_writev(p->q, p->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc),
+	cr_assert_eq(img_submit_writev(p->q, p->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL),
 		     0);
 	while (img_queue_in_flight(p->q))
 		img_queue_run(p->q, true);
@@ -482,7 +482,7 @@ Test(qcow2_packed, units_share_a_cluster_no_more_often_than_its_count_can_say)
 			memset(unit, (int)u + 1, sizeof(unit)); /* a few bytes when packed */
 			memset(p->model + u * sizeof(unit), (int)u + 1, sizeof(unit));
 			cr_assert_eq(img_submit_writev(p->q, p->img, u * sizeof(unit), &iov, 1,
-						       IMG_SUBMIT_COMPRESS, answered, &rc),
+						       IMG_SUBMIT_COMPRESS, answered, &rc, NULL),
 				     0);
 			while (img_queue_in_flight(p->q))
 				img_queue_run(p->q, true);
@@ -563,7 +563,7 @@ static void pack_one(struct img *img, uint64_t off, uint8_t byte)
 
 	memset(bytes, byte, unit);
 	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
-	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc), 0);
+	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL), 0);
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);
 	cr_assert_eq(rc, 0);
@@ -641,18 +641,18 @@ Test(qcow2_packed, the_last_unit_is_packed_with_zeroes_behind_the_end)
 		for (unsigned i = 0; i < 4; i++) { /* so that memory that is used again is not empty */
 			write_bytes(img, 512, 0xee, 64 * KIB, 0);
 			cr_assert_eq(img_submit_writev(q, img, i % 2 * 64 * KIB, &iov[0], 1,
-						       IMG_SUBMIT_COMPRESS, answered, &rc[0]),
+						       IMG_SUBMIT_COMPRESS, answered, &rc[0], NULL),
 				     0);
 			while (img_queue_in_flight(q))
 				img_queue_run(q, true);
 			cr_assert_eq(img_submit_writev(q, img, i % 2 * 64 * KIB, halves, 2,
-						       IMG_SUBMIT_COMPRESS, answered, &rc[0]),
+						       IMG_SUBMIT_COMPRESS, answered, &rc[0], NULL),
 				     0);
 			while (img_queue_in_flight(q))
 				img_queue_run(q, true);
 		}
 		cr_assert_eq(img_submit_writev(q, img, 128 * KIB, &iov[1], 1, IMG_SUBMIT_COMPRESS,
-					       answered, &rc[1]),
+					       answered, &rc[1], NULL),
 			     0);
 		while (img_queue_in_flight(q))
 			img_queue_run(q, true);
@@ -743,7 +743,7 @@ Test(qcow2_queues, do_not_give_a_cluster_room_twice)
 		for (unsigned k = 0; k < 2; k++) {
 			cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q[k], NULL), 0);
 			cr_assert_eq(img_submit_writev(q[k], img, k ? pair[i].two : pair[i].one,
-						       &iov[k], 1, 0, answered, &rc[k]),
+						       &iov[k], 1, 0, answered, &rc[k], NULL),
 				     0);
 		}
 		for (unsigned k = 0; k < 20; k++)
