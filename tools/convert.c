@@ -379,7 +379,8 @@ static int open_input(struct convert *c, const char *name)
 {
 	if (check_input(c) != GO_ON)
 		return 1;
-	c->input = input_open(name, c->source_format, c->source_size_given ? &c->source_size : NULL);
+	c->input = input_open(name, c->source_format,
+			      c->source_size_given ? &c->source_size : NULL);
 	if (!c->input)
 		return 1;
 	if (!c->quiet)

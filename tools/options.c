@@ -325,6 +325,8 @@ static void print_usage(const struct command *c)
 
 void options_print_help(const struct command *c)
 {
+	if (!c->name && !say_as_itself())
+		say_version(); /* callers look for it in the first line */
 	print_usage(c);
 	options_print_wrapped(c->description, 0, 0);
 	putchar('\n');
