@@ -181,10 +181,11 @@ void img_watch_set(struct img_watch *w, int fd, unsigned events)
 void img_watch_remove(struct img_watch *w)
 {
 	struct img_ioq *q = w->q;
-	struct img_watches *s = &q->watches;
+	struct img_watches *s;
 
 	if (!q)
 		return;
+	s = &q->watches;
 	pthread_mutex_lock(&s->lock);
 	abandon(w);
 	unregister(w);
