@@ -157,7 +157,7 @@ static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_desc
 	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
 	img->backing_uuid_count =
 		d->uuid_parent.at &&
-		img_uuid_parse(d->uuid_parent.at, d->uuid_parent.len, &img->backing_uuids[0]);
+		img_guid_parse(d->uuid_parent.at, d->uuid_parent.len, img->backing_uuids[0]);
 	if (d->parent_hint.at) {
 		img->backing_name = vmdk_plain_name(d->parent_hint.at, d->parent_hint.len);
 		img->backing_format = strdup(img->driver->name);

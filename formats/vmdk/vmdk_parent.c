@@ -44,7 +44,7 @@ static int find_text(struct img_storage *s, uint64_t *off, uint64_t *len, struct
 	return 0;
 }
 
-int vmdk_identify(struct img_storage *s, struct img_uuid *out, struct img_error *err)
+int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err)
 {
 	const uint64_t most = IMG_IDENTIFY_BYTES_MAX - VMDK_HEADER_BYTES_MAX;
 	struct vmdk_descriptor d;
@@ -61,7 +61,7 @@ int vmdk_identify(struct img_storage *s, struct img_uuid *out, struct img_error 
 	rc = img_storage_read(s, off, text, (size_t)len, err);
 	if (!rc)
 		rc = vmdk_parse_descriptor(text, (size_t)len, &d, err);
-	if (!rc && (!d.uuid_image.at || !img_uuid_parse(d.uuid_image.at, d.uuid_image.len, out)))
+	if (!rc && (!d.uuid_image.at || !img_guid_parse(d.uuid_image.at, d.uuid_image.len, out)))
 		rc = img_fail(err, -ENODATA, "%s: descriptor: found no ddb.uuid.image in %" PRIu64 " bytes",
 			      s->name, len);
 	free(text);
@@ -75,11 +75,11 @@ static int check_other_format(const struct img *img, struct img_error *err)
 {
 	const struct vmdk *vmdk = img->state;
 	const struct img *parent = img->parent;
-	struct img_uuid uuid;
+	uint8_t uuid[IMG_GUID_BYTES];
 
 	if (vmdk->parent_cid == VMDK_NO_PARENT && img->backing_uuid_count && parent->driver->identify &&
-	    !parent->driver->identify(parent->file, &uuid, NULL) &&
-	    img_uuid_same(&uuid, &img->backing_uuids[0]))
+	    !parent->driver->identify(parent->file, uuid, NULL) &&
+	    img_guid_equal(uuid, img->backing_uuids[0]))
 		return 0;
 	return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk", img->name,
 			parent->name, parent->driver->name);

@@ -155,7 +155,7 @@ int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
 void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1]);
 
 /* vmdk_parent.c. The driver's entries. */
-int vmdk_identify(struct img_storage *s, struct img_uuid *out, struct img_error *err);
+int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 int vmdk_parent_opened(struct img *img, struct img_error *err);
 
 /* vmdk_create.c. The driver's entries. */

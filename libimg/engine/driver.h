@@ -18,8 +18,8 @@
 #include <stdint.h>
 
 #include "libimg/base/error.h"
+#include "libimg/base/guid.h"
 #include "libimg/base/options.h"
-#include "libimg/base/uuid.h"
 #include "libimg/base/value.h"
 #include "libimg/engine/codec.h"
 #include "libimg/storage/storage.h"
@@ -68,9 +68,9 @@ struct img {
 	 * The parent by its identity, as identify() tells it; with two, either will do. A name must then
 	 * lead to such an image, and where none does it is sought in the image's own folder.
 	 */
-	struct img_uuid backing_uuids[2];
-	unsigned backing_uuid_count; /* 0: not stored */
-	bool dirty;		     /* not closed cleanly */
+	uint8_t backing_uuids[2][IMG_GUID_BYTES]; /* in the order of guid.h */
+	unsigned backing_uuid_count;		  /* 0: not stored */
+	bool dirty;				  /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
 	/*
@@ -444,7 +444,7 @@ struct img_driver {
 	 * s? Blocking, from the file alone, reading at most IMG_IDENTIFY_BYTES_MAX: any file of a folder may be
 	 * asked. -EMEDIUMTYPE: not ours; -ENODATA: it has none; -EUCLEAN, ...
 	 */
-	int (*identify)(struct img_storage *s, struct img_uuid *out, struct img_error *err);
+	int (*identify)(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 	/* Free state. Everything was written out before. */
 	void (*close)(struct img *img);
 

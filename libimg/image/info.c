@@ -28,7 +28,7 @@ static void add_limits(struct img *img, struct img_value *top)
 static int add_backing(struct img *img, struct img_value *top, struct img_error *err)
 {
 	const char *found = img->context->parent_path, *name = img->backing_name;
-	char *full = NULL, uuid[IMG_UUID_CHARS + 1];
+	char *full = NULL, uuid[IMG_GUID_CHARS + 1];
 
 	if (name && !*name)
 		name = NULL;
@@ -45,7 +45,7 @@ static int add_backing(struct img *img, struct img_value *top, struct img_error 
 	}
 	free(full);
 	if (img->backing_uuid_count) {
-		img_uuid_print(&img->backing_uuids[0], uuid);
+		img_guid_print(img->backing_uuids[0], uuid);
 		img_value_add_string(top, "backing-uuid", uuid);
 	}
 	return 0;

@@ -53,8 +53,8 @@ __attribute__((format(printf, 4, 5))) static void add_reason(struct search *s, F
 /* Whose image is in s, and which? */
 static enum looked identify(struct search *s, struct img_storage *storage, struct img_error *why)
 {
-	struct img_uuid uuid;
-	char text[IMG_UUID_CHARS + 1];
+	uint8_t uuid[IMG_GUID_BYTES];
+	char text[IMG_GUID_CHARS + 1];
 	int rc = -EMEDIUMTYPE;
 
 	s->driver = NULL;
@@ -63,7 +63,7 @@ static enum looked identify(struct search *s, struct img_storage *storage, struc
 
 		if (!d->identify || (s->only && d != s->only))
 			continue;
-		rc = d->identify(storage, &uuid, NULL);
+		rc = d->identify(storage, uuid, NULL);
 		if (rc != -EMEDIUMTYPE)
 			s->driver = d;
 	}
@@ -72,9 +72,9 @@ static enum looked identify(struct search *s, struct img_storage *storage, struc
 		return LOOKED_NONE;
 	}
 	for (unsigned i = 0; i < s->img->backing_uuid_count; i++)
-		if (img_uuid_same(&uuid, &s->img->backing_uuids[i]))
+		if (img_guid_equal(uuid, s->img->backing_uuids[i]))
 			return LOOKED_SAME;
-	img_uuid_print(&uuid, text);
+	img_guid_print(uuid, text);
 	img_fail(why, -ENOENT, "found UUID %s", text);
 	return LOOKED_OTHER;
 }
@@ -141,9 +141,9 @@ static int try_name(struct search *s, const char *name, struct img_parent *out, 
 
 static int fail_two(const struct img *img, const char *one, const char *other, struct img_error *err)
 {
-	char uuid[IMG_UUID_CHARS + 1];
+	char uuid[IMG_GUID_CHARS + 1];
 
-	img_uuid_print(&img->backing_uuids[0], uuid);
+	img_guid_print(img->backing_uuids[0], uuid);
 	return img_fail(err, -ENOTUNIQ,
 			"%s: its parent has the UUID %s, which two files of its folder have, '%s' and "
 			"'%s': the right one can be given with backing.file.filename (--image-opts)",
@@ -162,7 +162,7 @@ static int fail_loop(const struct img *img, const char *name, struct img_error *
 static int try_folder(struct search *s, struct img_parent *out, FILE *reasons, struct img_error *err)
 {
 	const struct img *img = s->img;
-	char uuid[IMG_UUID_CHARS + 1], *found = NULL, *loop = NULL;
+	char uuid[IMG_GUID_CHARS + 1], *found = NULL, *loop = NULL;
 	struct img_parent parent = { 0 };
 	struct img_error why = { 0 };
 	size_t count = 0, refused = 0;
@@ -204,10 +204,10 @@ static int try_folder(struct search *s, struct img_parent *out, FILE *reasons, s
 		parent.name = NULL;
 		rc = 1;
 	} else if (!rc) {
-		img_uuid_print(&img->backing_uuids[0], uuid);
+		img_guid_print(img->backing_uuids[0], uuid);
 		add_reason(s, reasons, -ENOENT, "no image of UUID %s", uuid);
 		if (img->backing_uuid_count > 1) {
-			img_uuid_print(&img->backing_uuids[1], uuid);
+			img_guid_print(img->backing_uuids[1], uuid);
 			fprintf(reasons, " or %s", uuid);
 		}
 		fprintf(reasons, " among the %zu files of its folder", count);

@@ -18,9 +18,9 @@ enum { KIN_HEAD = 512,
 
 struct kin_head {
 	char magic[4];
-	struct img_uuid uuid; /* all zero: none */
+	uint8_t uuid[IMG_GUID_BYTES]; /* all zero: none */
 	uint8_t parent_count;
-	struct img_uuid parent[2];
+	uint8_t parent[2][IMG_GUID_BYTES];
 	char names[KIN_HEAD - 53];
 };
 _Static_assert(sizeof(struct kin_head) == KIN_HEAD, "a sector");
@@ -32,16 +32,15 @@ static inline int kin_read(struct img_storage *s, struct kin_head *h, struct img
 	return 0;
 }
 
-static inline int kin_identify(struct img_storage *s, struct img_uuid *out, struct img_error *err)
+static inline int kin_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err)
 {
-	static const struct img_uuid none;
 	struct kin_head h;
 	int rc = kin_read(s, &h, err);
 
 	if (rc)
 		return rc;
-	*out = h.uuid;
-	return img_uuid_same(&none, out) ? -ENODATA : 0;
+	memcpy(out, h.uuid, sizeof(h.uuid));
+	return img_guid_is_zero(out) ? -ENODATA : 0;
 }
 
 static inline int kin_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t size)
@@ -73,13 +72,13 @@ static inline int kin_open(struct img *img, struct img_opening *o, struct img_er
 
 static inline int kin_parent_opened(struct img *img, struct img_error *err)
 {
-	struct img_uuid uuid;
+	uint8_t uuid[IMG_GUID_BYTES];
 	bool fits = !img->backing_uuid_count;
 
 	for (unsigned i = 0; i < img->backing_uuid_count; i++)
 		fits |= !img->parent->driver->identify ||
-			img->parent->driver->identify(img->parent->file, &uuid, NULL) == -ENODATA ||
-			img_uuid_same(&uuid, &img->backing_uuids[i]);
+			img->parent->driver->identify(img->parent->file, uuid, NULL) == -ENODATA ||
+			img_guid_equal(uuid, img->backing_uuids[i]);
 	return fits ? 0 : img_fail(err, -EUCLEAN, "%s: not the parent", img->name);
 }
 
@@ -129,10 +128,10 @@ static inline void kin_make(const char *path, uint8_t id, const char *parents, c
 	size_t n = KIN_HEAD + (fill ? KIN_DISK : 0);
 
 	memcpy(h->magic, "KIN1", 4);
-	h->uuid.bytes[15] = id;
+	h->uuid[15] = id;
 	h->parent_count = (uint8_t)strlen(parents);
 	for (unsigned i = 0; i < h->parent_count; i++)
-		h->parent[i].bytes[15] = (uint8_t)(parents[i] - '0');
+		h->parent[i][15] = (uint8_t)(parents[i] - '0');
 	memcpy(h->names, names, names_len);
 	memset(bytes + KIN_HEAD, fill, KIN_DISK);
 	make_file(path, bytes, n, (off_t)n);

@@ -317,7 +317,7 @@ Test(parent, names_in_order)
 /* VirtualBox makes children on disks of other formats. */
 Test(parent, of_another_format)
 {
-	static const char id[] = "\0\0\0\0\0\0\x40\0\x80\0\0\0\0\0\0\1";
+	static const char id[] = "\0\0\0\0\0\0\0\x40\x80\0\0\0\0\0\0\1";
 	int fd;
 
 	KIN("base.kin", 1, "", "", 'k');
