@@ -171,6 +171,16 @@ bool img_file_is_open_twice(const struct img_file *f, char *name, size_t size)
 	return found;
 }
 
+void img_file_set_identity(struct img_file *f, char *identity)
+{
+	char *old = f->base.identity;
+
+	pthread_mutex_lock(&all_lock);
+	f->base.identity = identity;
+	pthread_mutex_unlock(&all_lock);
+	free(old);
+}
+
 static void file_close(struct img_storage *s)
 {
 	struct img_file *f = img_file_of(s);
@@ -246,6 +256,7 @@ static const struct img_storage_ops file_ops = {
 	.publish = file_publish,
 	.set_attributes = file_set_attributes,
 	.set_writable = img_file_set_writable,
+	.replace = img_file_replace,
 	.close = file_close,
 };
 

@@ -113,6 +113,14 @@ int img_file_reopen(int fd, const char *path, int mode);
 /* See img_storage_set_writable(). */
 int img_file_set_writable(struct img_storage *s, bool writable, struct img_error *err);
 
+/* ---- file_replace.c ---- */
+
+/* See img_storage_replace(). */
+int img_file_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
+		     struct img_error *err);
+/* f is that file now; identity becomes its own. file.c */
+void img_file_set_identity(struct img_file *f, char *identity);
+
 /* ---- file_unfinished.c ---- */
 
 /* From now on, until img_file_finish(), f is one: empty, if it is no device. -ENOMEM. */

@@ -235,6 +235,14 @@ void img_storage_set_attributes(struct img_storage *s, const struct img_file_att
 		s->ops->set_attributes(s, a);
 }
 
+int img_storage_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
+			struct img_error *err)
+{
+	if (!s->ops->replace)
+		return img_fail(err, -ENOTSUP, "%s: it cannot be replaced as a whole", s->name);
+	return s->ops->replace(s, bytes, len, sync, err);
+}
+
 int img_storage_set_writable(struct img_storage *s, bool writable, struct img_error *err)
 {
 	int rc;

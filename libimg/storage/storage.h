@@ -68,6 +68,9 @@ struct img_storage_ops {
 	int (*publish)(struct img_storage *s, bool durable, struct img_error *err);
 	/* NULL: there are none. */
 	void (*set_attributes)(struct img_storage *s, const struct img_file_attributes *a);
+	/* See img_storage_replace(); NULL: not to be had. Sets size and identity. */
+	int (*replace)(struct img_storage *s, const void *bytes, size_t len, bool sync,
+		       struct img_error *err);
 	/* As img_storage_set_writable(), which sets s->writable. NULL: its role cannot be changed. */
 	int (*set_writable)(struct img_storage *s, bool writable, struct img_error *err);
 	void (*close)(struct img_storage *s);
@@ -223,6 +226,15 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 
 /* Are there bytes that belong to both? By identity; sizes as they are now. */
 bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b);
+
+/*
+ * Let the bytes be all that s holds, durably (unless sync is false): a power cut leaves the old content or the new. A
+ * file is replaced by another one of its name, owner, mode and extended attributes, with the same locks; requests in
+ * flight may be answered by either. -EMLINK: a file of several names, of which only one would be replaced;
+ * -ENOTSUP: no regular file; -EPERM, ...: its owner cannot be kept, its folder not be written to.
+ */
+int img_storage_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
+			struct img_error *err);
 
 /* NULL is fine. Releases locks; removes an unpublished file. Nothing may be in flight. */
 void img_storage_close(struct img_storage *s);
