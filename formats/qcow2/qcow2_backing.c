@@ -140,13 +140,15 @@ static int rewrite(struct img *img, struct first *f, const char *name, const cha
 	return 0;
 }
 
-int qcow2_set_backing(struct img *img, const char *name, const char *format, struct img_error *err)
+int qcow2_set_backing(struct img *img, const char *name, const char *format,
+		      const struct img *backing, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 	struct first f = { .bytes = q->geometry.cluster_bytes };
 	char *new_name = name ? strdup(name) : NULL, *new_format = format ? strdup(format) : NULL;
 	int rc = check_names(img, name, format, err);
 
+	(void)backing;
 	f.old = malloc(f.bytes);
 	f.next = malloc(f.bytes);
 	if (!rc && (!f.old || !f.next || (name && !new_name) || (format && !new_format)))

@@ -233,7 +233,8 @@ int qcow2_make_empty(struct img *img, struct img_error *err);
 
 /* ---- qcow2_backing.c ---- */
 
-int qcow2_set_backing(struct img *img, const char *name, const char *format, struct img_error *err);
+int qcow2_set_backing(struct img *img, const char *name, const char *format,
+		      const struct img *backing, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

@@ -412,7 +412,8 @@ static int vmdk_info(struct img *img, struct img_value *top, struct img_value *s
 
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK |
+		    IMG_DRIVER_BACKING_KNOWN,
 	.probe = vmdk_probe,
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,
@@ -427,6 +428,8 @@ const struct img_driver vmdk_driver = {
 	.last_use = vmdk_last_use,
 	.release = vmdk_release,
 	.grow = vmdk_grow,
+	.set_backing = vmdk_set_backing,
+	.make_empty = vmdk_make_empty,
 	.create_options = vmdk_create_options,
 	.create_check = vmdk_create_check,
 	.create = vmdk_create,

@@ -106,6 +106,8 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 		rc = vmdk_new_uuid(uuid, err);
 		if (!rc)
 			rc = write_digits(img, base, text, d.uuid_modification, uuid, err);
+		if (!rc)
+			memcpy(vmdk->uuid_modification, uuid, VMDK_UUID_CHARS);
 	}
 	if (!rc)
 		rc = sync_file(img, img->file, err);

@@ -55,8 +55,7 @@ static bool same(const char *a, const char *b)
 
 /* ---- Checking ---- */
 
-/* Text that a descriptor can hold between quotes. */
-static int check_text(const char *what, const char *text, struct img_error *err)
+int vmdk_check_text(const char *what, const char *text, struct img_error *err)
 {
 	if (strlen(text) > VMDK_NAME_BYTES_MAX)
 		return img_fail(err, -ENAMETOOLONG, "%s: found %zu bytes, allowed up to %d", what,
@@ -102,7 +101,7 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 				"%s: the backing file has no content ID (CID=...) in its descriptor, by "
 				"which the new image would notice that it was changed",
 				c->name);
-	return check_text("backing_file", c->backing_name, err);
+	return vmdk_check_text("backing_file", c->backing_name, err);
 }
 
 /* What only streams have, and what they cannot have. */
@@ -243,7 +242,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_number(o, "toolsversion", err);
 	if (!rc)
-		rc = check_text("the image's name", vmdk_base_name(c->name), err);
+		rc = vmdk_check_text("the image's name", vmdk_base_name(c->name), err);
 	if (!rc)
 		rc = vmdk_parameters_make(c, &w, err);
 	if (rc)

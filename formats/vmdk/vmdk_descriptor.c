@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -520,4 +521,111 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 	}
 	*out = d;
 	return 0;
+}
+
+/* ---- Another parent ---- */
+
+enum parent_key { KEY_NONE,
+		  KEY_PARENT_CID,
+		  KEY_HINT,
+		  KEY_UUID,
+		  KEY_MODIFICATION };
+
+static enum parent_key parent_key(struct vmdk_text line)
+{
+	const char *equals = line.len && line.at[0] != '#' ? memchr(line.at, '=', line.len) : NULL;
+	struct vmdk_text key;
+
+	if (!equals)
+		return KEY_NONE;
+	key = trim((struct vmdk_text){ line.at, (size_t)(equals - line.at) });
+	return text_is(key, "parentCID")		     ? KEY_PARENT_CID
+	       : text_is(key, "parentFileNameHint")	     ? KEY_HINT
+	       : text_is(key, "ddb.uuid.parent")	     ? KEY_UUID
+	       : text_is(key, "ddb.uuid.parentmodification") ? KEY_MODIFICATION
+							     : KEY_NONE;
+}
+
+/* What is written of the parent, and what of it has been. */
+struct writing {
+	FILE *out;
+	const struct vmdk_new_parent *parent;
+	const char *end; /* of a line */
+	int end_len;
+	bool has_cid, has_hint;
+};
+
+static void put_cid(struct writing *w)
+{
+	if (!w->has_cid)
+		fprintf(w->out, "parentCID=%08" PRIx32 "%.*s", w->parent->cid, w->end_len, w->end);
+	w->has_cid = true;
+}
+
+static void put_hint(struct writing *w)
+{
+	if (!w->has_hint && w->parent->hint)
+		fprintf(w->out, "parentFileNameHint=\"%s\"%.*s", w->parent->hint, w->end_len, w->end);
+	w->has_hint = true;
+}
+
+static void put_uuid(const struct writing *w, const char *key, const char *value)
+{
+	fprintf(w->out, "%s=\"%s\"%.*s", key, value ? value : "00000000-0000-0000-0000-000000000000",
+		w->end_len, w->end);
+}
+
+char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_parent *parent,
+			  size_t *out_len)
+{
+	struct writing w = { .parent = parent, .end = "\n", .end_len = 1 };
+	struct vmdk_text line;
+	enum vmdk_access access;
+	char *out = NULL;
+	size_t at = 0, from = 0;
+
+	w.out = open_memstream(&out, out_len);
+	if (!w.out)
+		return NULL;
+	for (; next_line(text, len, &at, &line); from = at) {
+		size_t n = at - from;
+
+		while (n && is_line_end(text[from + n - 1]))
+			n--;
+		if (!from && from + n < at) { /* all lines end as the first one does */
+			w.end = text + n;
+			w.end_len = (int)(at - n);
+		}
+		switch (parent_key(line)) {
+		case KEY_PARENT_CID:
+			put_cid(&w);
+			put_hint(&w);
+			break;
+		case KEY_HINT:
+			put_cid(&w);
+			put_hint(&w);
+			break;
+		case KEY_UUID:
+			put_uuid(&w, "ddb.uuid.parent", parent->uuid);
+			break;
+		case KEY_MODIFICATION:
+			put_uuid(&w, "ddb.uuid.parentmodification", parent->modification);
+			break;
+		case KEY_NONE:
+			/* where it was not there, behind the other keys of the header */
+			if (extent_access(line, &access) || text_begins(line, "# Extent")) {
+				put_cid(&w);
+				put_hint(&w);
+			}
+			fwrite(text + from, 1, at - from, w.out);
+			break;
+		}
+	}
+	put_cid(&w);
+	put_hint(&w);
+	if (fclose(w.out)) {
+		free(out);
+		return NULL;
+	}
+	return out;
 }

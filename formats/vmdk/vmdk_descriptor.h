@@ -103,6 +103,20 @@ struct vmdk_cursor {
 int vmdk_next_extent(const char *text, size_t len, struct vmdk_cursor *c, struct vmdk_line *out,
 		     struct img_error *err);
 
+/* What a descriptor is to say of the disk's parent. */
+struct vmdk_new_parent {
+	uint32_t cid;	  /* VMDK_NO_PARENT: none */
+	const char *hint; /* for parentFileNameHint; NULL: none */
+	/* VirtualBox's UUIDs, where the descriptor has them; NULL: nil. */
+	const char *uuid, *modification;
+};
+/*
+ * The text, up to its first NUL, with another parent and all else as it is. malloc'd, *out_len bytes without a NUL.
+ * NULL: out of memory.
+ */
+char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_parent *parent,
+			  size_t *out_len);
+
 /*
  * A file's name for who takes "text:" in front for a protocol: there are none in a descriptor, so
  * "./" goes before it ("vm-10:20-flat.vmdk"). Paths of Windows stay as they are, and so do "file:" and

@@ -94,6 +94,7 @@ enum {
 /* Where a header has its capacity, and the places of its directories: le64, in sectors. */
 enum {
 	VMDK_OFF_CAPACITY = 12,
+	VMDK_OFF_DESCRIPTOR = 28,
 	VMDK_OFF_REDUNDANT = 48,
 	VMDK_OFF_DIRECTORY = 56,
 };

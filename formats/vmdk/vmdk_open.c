@@ -124,7 +124,30 @@ static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **o
 	return 0;
 }
 
-/* What the header keys say, about the parent above all. */
+int vmdk_keep_parent(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
+		     struct img_error *err)
+{
+	if (!keep_text(d->uuid_parent, &vmdk->uuid_parent) ||
+	    !keep_text(d->uuid_parent_modification, &vmdk->uuid_parent_modification))
+		return img_fail(err, -ENOMEM, "out of memory");
+	/*
+	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk
+	 * that has none: QEMU reads that as an empty disk of its own.
+	 */
+	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
+	img->backing_uuid_count =
+		d->uuid_parent.at &&
+		img_guid_parse(d->uuid_parent.at, d->uuid_parent.len, img->backing_uuids[0]);
+	if (d->parent_hint.at) {
+		img->backing_name = vmdk_plain_name(d->parent_hint.at, d->parent_hint.len);
+		img->backing_format = strdup(img->driver->name);
+		if (!img->backing_name || !img->backing_format)
+			return img_fail(err, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+/* What the header keys say. */
 static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
 		      struct img_error *err)
 {
@@ -141,30 +164,14 @@ static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_desc
 	if (!vmdk->create_type)
 		return img_fail(err, -ENOMEM, "out of memory");
 	if (!keep_text(d->uuid_image, &vmdk->uuid_image) ||
-	    !keep_text(d->uuid_parent, &vmdk->uuid_parent) ||
-	    !keep_text(d->uuid_modification, &vmdk->uuid_modification) ||
-	    !keep_text(d->uuid_parent_modification, &vmdk->uuid_parent_modification))
+	    !keep_text(d->uuid_modification, &vmdk->uuid_modification))
 		return img_fail(err, -ENOMEM, "out of memory");
 	/*
 	 * Programs that give disks such identifiers make flat files of whole sectors. Without one, a file
 	 * of any size may have been given its descriptor by hand.
 	 */
 	vmdk->whole_sectors = d->long_cid.at || d->uuid_image.at;
-	/*
-	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk
-	 * that has none: QEMU reads that as an empty disk of its own.
-	 */
-	img->backing_required = d->parent_cid != VMDK_NO_PARENT || d->uuid_parent.at;
-	img->backing_uuid_count =
-		d->uuid_parent.at &&
-		img_guid_parse(d->uuid_parent.at, d->uuid_parent.len, img->backing_uuids[0]);
-	if (d->parent_hint.at) {
-		img->backing_name = vmdk_plain_name(d->parent_hint.at, d->parent_hint.len);
-		img->backing_format = strdup(img->driver->name);
-		if (!img->backing_name || !img->backing_format)
-			return img_fail(err, -ENOMEM, "out of memory");
-	}
-	return 0;
+	return vmdk_keep_parent(img, vmdk, d, err);
 }
 
 /* Extent lines that name a file, for sorting by name. */

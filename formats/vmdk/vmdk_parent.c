@@ -9,6 +9,7 @@
 
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
 
 /* ---- Which disk is it? ---- */
 
@@ -127,4 +128,207 @@ int vmdk_parent_opened(struct img *img, struct img_error *err)
 				"%08" PRIx32 ": it was changed since this disk was made on it",
 				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
 	return 0;
+}
+
+/* ---- Another parent ---- */
+
+/* QEMU rewrites so many bytes from where a descriptor begins, whatever the header says of its size. */
+enum { QEMU_DESCRIPTOR_BYTES = 20 * VMDK_SECTOR };
+
+static int sync_own(const struct img *img, struct img_error *err)
+{
+	return img->unsafe ? 0 : img_storage_sync(img->file, err);
+}
+
+static int write_own(struct img *img, uint64_t off, const void *bytes, size_t len, struct img_error *err)
+{
+	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
+	int rc = img_storage_write(img->file, off, bytes, len, err);
+
+	img_meta_forget(img, img->file, from, round_up_u64(off + len, IMG_META_SECTOR) - from);
+	return rc ? rc : sync_own(img, err);
+}
+
+/* Let the header say where the descriptor is: a write of one sector, so it says the old or the new. */
+static int point_at(struct img *img, uint64_t off, struct img_error *err)
+{
+	uint8_t header[VMDK_HOSTED_HEADER_BYTES];
+	int rc = img_storage_read(img->file, 0, header, sizeof(header), err);
+
+	if (rc)
+		return rc;
+	le64_store(header + VMDK_OFF_DESCRIPTOR, off / VMDK_SECTOR);
+	return write_own(img, 0, header, sizeof(header), err);
+}
+
+/* The sectors that differ: from the first one on, *count to the last one. */
+static uint64_t changed_sectors(const char *old, const char *next, uint64_t bytes, uint64_t *count)
+{
+	uint64_t sectors = bytes / VMDK_SECTOR, first = sectors, last = 0;
+
+	for (uint64_t i = 0; i < sectors; i++)
+		if (memcmp(old + i * VMDK_SECTOR, next + i * VMDK_SECTOR, VMDK_SECTOR) != 0) {
+			first = min_u64(first, i);
+			last = i;
+		}
+	*count = first == sectors ? 0 : last - first + 1;
+	return first;
+}
+
+/*
+ * Another text in the room that the header gives it. What is more than a sector could be torn: a copy is
+ * made at the end of the file, where the header leads while the room itself is written. old and next fill the room.
+ */
+static int write_embedded(struct img *img, const char *old, const char *next, struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	struct vmdk_file *f = &vmdk->files[0];
+	uint64_t home = f->sparse.descriptor_off, bytes = f->sparse.descriptor_bytes;
+	uint64_t grain = f->sparse.grain_bytes, count, first = changed_sectors(old, next, bytes, &count);
+	uint64_t before = img->file->size, copy = f->alloc->grains.next;
+	uint64_t room = round_up_u64(max_u64(bytes, QEMU_DESCRIPTOR_BYTES), grain), taken;
+	int rc;
+
+	if (!count)
+		return 0;
+	if (count == 1)
+		return write_own(img, home + first * VMDK_SECTOR, next + first * VMDK_SECTOR, VMDK_SECTOR,
+				 err);
+	rc = img_storage_zero(img->file, copy, room, err);
+	if (!rc)
+		rc = write_own(img, copy, next, (size_t)bytes, err);
+	if (rc) {
+		img_storage_resize(img->file, before, IMG_PREALLOCATE_OFF, NULL);
+		return rc;
+	}
+	rc = point_at(img, copy, err);
+	if (!rc)
+		rc = write_own(img, home, next, (size_t)bytes, err);
+	if (!rc)
+		rc = point_at(img, home, err);
+	if (!rc)
+		return img_storage_resize(img->file, before, IMG_PREALLOCATE_OFF, err);
+	/* Whichever of them the header leads to, no grain may go there. */
+	img_unit_alloc_get_at_end(&f->alloc->grains, room / grain, &taken);
+	return rc;
+}
+
+/* The new text, where and as the old one is. */
+static int write_text(struct img *img, const char *text, size_t len, struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
+	uint64_t room = embedded ? vmdk->files[0].sparse.descriptor_bytes : VMDK_DESCRIPTOR_BYTES_MAX;
+	char *old, *next;
+	int rc;
+
+	if (len >= room)
+		return img_fail(err, -ENOSPC,
+				"%s: descriptor: found %zu bytes with the parent's name, allowed up to %" PRIu64
+				": there is no more room for it",
+				img->name, len, room - 1);
+	if (!embedded)
+		return img_storage_replace(img->file, text, len, !img->unsafe, err);
+	old = calloc(1, (size_t)room);
+	next = calloc(1, (size_t)room);
+	rc = old && next ? img_storage_read(img->file, vmdk->text_off, old, (size_t)room, err)
+			 : img_fail(err, -ENOMEM, "out of memory");
+	if (!rc) {
+		memcpy(next, text, len);
+		rc = write_embedded(img, old, next, err);
+	}
+	free(old);
+	free(next);
+	return rc;
+}
+
+static int check_new_parent(const struct img *img, const char *name, const char *format,
+			    const struct img *backing, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	int rc = 0;
+
+	if (vmdk->for_check)
+		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
+	if (!vmdk->text_bytes)
+		return img_fail(err, -ENOTSUP,
+				"%s: it is an extent without a descriptor, which would name its parent",
+				img->name);
+	for (size_t i = 0; i < vmdk->file_count; i++)
+		if (vmdk->files[i].storage == img->file && !vmdk->files[i].alloc)
+			return img_fail(err, -ENOTSUP,
+					"%s: its descriptor lies in one file with a flat extent, and cannot be "
+					"replaced alone",
+					img->name);
+	if (!name)
+		return 0;
+	for (size_t i = 0; i < vmdk->extent_count && !rc; i++)
+		if (vmdk->extents[i].kind != VMDK_EXTENT_SPARSE)
+			rc = img_fail(err, -ENOTSUP,
+				      "%s: extent %zu is flat and hides all of a parent: it cannot have one",
+				      img->name, i + 1);
+	if (rc)
+		return rc;
+	if ((format && strcmp(format, img->driver->name) != 0) || backing->driver != img->driver)
+		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, allowed vmdk", img->name,
+				backing->name, backing->driver->name);
+	if (!((const struct vmdk *)backing->state)->has_cid)
+		return img_fail(err, -ENOTSUP,
+				"%s: the parent %s has no content ID (CID=...) in its descriptor, by which "
+				"it would be noticed that it was changed",
+				img->name, backing->name);
+	return vmdk_check_text("the parent's name", name, err);
+}
+
+/* What img says of its parent becomes what the file says now. */
+static int know_parent(struct img *img, const char *text, size_t len, struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	struct vmdk_descriptor d;
+	int rc = vmdk_parse_descriptor(text, len, &d, err);
+
+	if (rc)
+		return rc;
+	free(img->backing_name);
+	free(img->backing_format);
+	free(vmdk->uuid_parent);
+	free(vmdk->uuid_parent_modification);
+	img->backing_name = img->backing_format = NULL;
+	vmdk->uuid_parent = vmdk->uuid_parent_modification = NULL;
+	vmdk->parent_cid = d.parent_cid;
+	vmdk->text_bytes = len;
+	return vmdk_keep_parent(img, vmdk, &d, err);
+}
+
+int vmdk_set_backing(struct img *img, const char *name, const char *format,
+		     const struct img *backing, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state, *parent = backing ? backing->state : NULL;
+	struct vmdk_new_parent to = { .cid = VMDK_NO_PARENT, .hint = name };
+	size_t len = (size_t)vmdk->text_bytes, next_len = 0;
+	char *text, *next = NULL;
+	int rc = check_new_parent(img, name, format, backing, err);
+
+	if (rc)
+		return rc;
+	if (parent) {
+		to.cid = parent->cid;
+		to.uuid = parent->uuid_image;
+		to.modification = parent->uuid_image ? parent->uuid_modification : NULL;
+	}
+	text = malloc(len);
+	if (!text)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = img_storage_read(img->file, vmdk->text_off, text, len, err);
+	if (!rc)
+		next = vmdk_replace_parent(text, len, &to, &next_len);
+	if (!rc && !next)
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	if (!rc)
+		rc = write_text(img, next, next_len, err);
+	if (!rc)
+		rc = know_parent(img, next, next_len, err);
+	free(next);
+	free(text);
+	return rc;
 }

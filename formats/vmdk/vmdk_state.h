@@ -89,6 +89,9 @@ struct vmdk {
 
 /* vmdk_open.c. The driver's open(). */
 int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err);
+/* What a descriptor says of the parent; of an earlier one nothing is kept any more. */
+int vmdk_keep_parent(struct img *img, struct vmdk *vmdk, const struct vmdk_descriptor *d,
+		     struct img_error *err);
 /* NULL is fine. The image's own file stays open. */
 void vmdk_free(struct vmdk *vmdk, const struct img *img);
 /* The grain that all extents have in bytes; 0: not all are sparse, or alike, or known. */
@@ -157,10 +160,17 @@ void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1]);
 /* vmdk_parent.c. The driver's entries. */
 int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 int vmdk_parent_opened(struct img *img, struct img_error *err);
+int vmdk_set_backing(struct img *img, const char *name, const char *format,
+		     const struct img *backing, struct img_error *err);
+
+/* vmdk_empty.c. The driver's make_empty(). */
+int vmdk_make_empty(struct img *img, struct img_error *err);
 
 /* vmdk_create.c. The driver's entries. */
 extern const struct img_option vmdk_create_options[];
 int vmdk_create_check(struct img_creating *c, struct img_error *err);
+/* Can a descriptor hold text between quotes? -EINVAL, -ENAMETOOLONG. */
+int vmdk_check_text(const char *what, const char *text, struct img_error *err);
 int vmdk_create(struct img_creating *c, struct img_error *err);
 
 /* vmdk_sink.c. The driver's sink(). */

@@ -422,6 +422,8 @@ enum {
 	IMG_DRIVER_COMPRESS_SINK = 1 << 5,
 	IMG_DRIVER_VIEWS = 1 << 7,     /* open() heeds its view */
 	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
+	/* set_backing() needs the image that is named, open: what stands in it is stored beside the name. */
+	IMG_DRIVER_BACKING_KNOWN = 1 << 8,
 };
 
 struct img_driver {
@@ -520,10 +522,11 @@ struct img_driver {
 	/*
 	 * Optional. Blocking, image quiet. Store another backing file's name (NULL: none any more) and
 	 * format (NULL: not stored), durably, and set img's: until then, and where it fails, the old
-	 * ones stay. What the guest sees is not looked at. -ENOSPC: no room for the name.
+	 * ones stay. What the guest sees is not looked at. backing: that image, open, if the driver is
+	 * BACKING_KNOWN; else, or without a name: NULL. -ENOSPC: no room for the name.
 	 */
 	int (*set_backing)(struct img *img, const char *name, const char *format,
-			   struct img_error *err);
+			   const struct img *backing, struct img_error *err);
 	/*
 	 * Optional. Blocking, image quiet. Give up all of the present state's content, durably, so that
 	 * map() says BACKING everywhere; the mapping goes first, and a crash leaves each part of the

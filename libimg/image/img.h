@@ -442,11 +442,13 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 /*
  * Store another backing file's name in img's file, durably: relative to the image's own folder, or
  * NULL or "" for none any more. format NULL: none is stored. Only what the file says changes: the
- * chain that is open stays as it is until img is closed, the file need not be there, and what the guest
- * sees afterwards is the caller's to know. Other queues may read meanwhile. Dirty bitmaps inside the
+ * chain that is open stays as it is until img is closed, and what the guest sees afterwards is the caller's to
+ * know. The file need not be there, unless the format stores what it is (VMDK: its content ID and UUID; it is
+ * opened then, or taken from the open chain): the same name once more stores that anew. Other queues may read meanwhile. Dirty bitmaps inside the
  * image are marked as out of date, here and by img_make_empty(), as by any change. A power cut leaves the old
  * name or the new one. -EROFS; -ENOTSUP: the format, or this image, has no such thing; -ELOOP: it is
- * img itself, or built on it; -ENOSPC: no room for the name; -EINVAL; -EDEADLK: requests of this thread
+ * img itself, or built on it; -ENOSPC: no room for the name; -EINVAL; -EMLINK: a file of several names that would have
+ * to be replaced (a VMDK's descriptor); errors of opening the file where it is opened; -EDEADLK: requests of this thread
  * are in flight.
  */
 int img_set_backing_name(struct img *img, const char *name, const char *format,

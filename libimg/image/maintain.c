@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
@@ -111,35 +112,70 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 static int check_may_change(const struct img *img, bool can, const char *what,
 			    struct img_error *err)
 {
+	int rc = img_context_is_ours(img, err);
+
+	if (rc)
+		return rc;
 	if (!can)
 		return img_fail(err, -ENOTSUP, "%s: images of format %s %s", img->name,
 				img->driver->name, what);
 	return img->writable ? 0 : img_fail(err, -EROFS, "%s: opened for reading only", img->name);
 }
 
-/* Does name, stored in img, lead to img itself, or to an image that is read through it? */
-static bool leads_back(const struct img *img, const char *name)
+/* Whose bytes name, stored in img, leads to: malloc'd; NULL: not to be known. */
+static char *identify(const struct img *img, const char *name)
 {
 	char *path = img_resolve_name(img->context->path, name);
 	struct img_node *node = NULL;
 	char *identity = NULL;
-	bool back = false;
 
 	if (path && !img_node_parse_name(path, &node, NULL) && node->child[IMG_NODE_FILE])
 		identity = img_node_identify(node->child[IMG_NODE_FILE]);
-	for (const struct img *i = img; i && identity && !back; i = i->context->above)
-		back = img_context_is_made_of(i, identity);
-	free(identity);
 	img_node_free(node);
 	free(path);
+	return identity;
+}
+
+/* Is that img itself, or an image that is read through it? */
+static bool leads_back(const struct img *img, const char *identity)
+{
+	bool back = false;
+
+	for (const struct img *i = img; i && identity && !back; i = i->context->above)
+		back = img_context_is_made_of(i, identity);
 	return back;
+}
+
+/*
+ * The image that name will lead to: one of the chain below img, which may be open for writing, or else opened
+ * as the user's own name, like that of a new image's backing file: *opened, to be closed then.
+ */
+static int know_backing(const struct img *img, const char *name, const char *format,
+			const char *identity, const struct img **out, struct img **opened,
+			struct img_error *err)
+{
+	const struct img_open_options how = { .flags = img->context->flags };
+	int rc;
+
+	for (const struct img *i = img->parent; i; i = i->parent)
+		if (identity && i->file->identity && !strcmp(i->file->identity, identity)) {
+			*out = i;
+			return 0;
+		}
+	rc = img_open_stored(img->context->path, name, format, img->context->gate, &how, opened, err);
+	*out = *opened;
+	return rc;
 }
 
 int img_set_backing_name(struct img *img, const char *name, const char *format,
 			 struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	int rc = check_may_change(img, img->driver->set_backing,
 				  "cannot be given another backing file", err);
+	const struct img *backing = NULL;
+	struct img *opened = NULL;
+	char *identity;
 
 	if (name && !*name)
 		name = NULL;
@@ -150,20 +186,27 @@ int img_set_backing_name(struct img *img, const char *name, const char *format,
 				img->name);
 	if (format && !img_driver_named(format))
 		return img_fail(err, -EINVAL, "%s: unknown backing format '%s'", img->name, format);
-	if (name && leads_back(img, name))
-		return img_fail(err, -ELOOP,
-				"%s: backing file '%s' is the image itself, or one that is built on it",
-				img->name, name);
-	rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
-	if (rc)
-		return rc;
-	rc = img->driver->set_backing(img, name, format, err);
-	img_engine_resume(img);
+	identity = name ? identify(img, name) : NULL;
+	if (name && leads_back(img, identity))
+		rc = img_fail(err, -ELOOP,
+			      "%s: backing file '%s' is the image itself, or one that is built on it",
+			      img->name, name);
+	if (!rc && name && (img->driver->features & IMG_DRIVER_BACKING_KNOWN))
+		rc = know_backing(img, name, format, identity, &backing, &opened, err);
+	if (!rc)
+		rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
+	if (!rc) {
+		rc = img->driver->set_backing(img, name, format, backing, err);
+		img_engine_resume(img);
+	}
+	img_context_close(opened, NULL);
+	free(identity);
 	return rc;
 }
 
 int img_make_empty(struct img *img, struct img_error *err)
 {
+	IMG_NOT_CANCELLED;
 	int rc = check_may_change(img, img->driver->make_empty, "cannot be emptied", err);
 
 	if (!rc)
