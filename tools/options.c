@@ -19,13 +19,17 @@ enum {
 	MAX_LEFT = 30,	 /* columns of an option; what is longer has a line of its own */
 };
 
-static const struct option_row help_row = { .letter = 'h',
-					    .name = "help",
-					    .help = "print this and exit" };
+const struct option_row options_help_row = OPTION(.letter = 'h', .name = "help",
+						  .help = "print help and exit");
 
 bool option_row_ends(const struct option_row *row)
 {
 	return !row->letter && !row->name && !(row->flags & OPTION_HEADING);
+}
+
+bool option_row_is_offered(const struct option_row *row)
+{
+	return !(row->flags & (OPTION_ALIAS | OPTION_REFUSED | OPTION_HEADING));
 }
 
 static int id_of(const struct option_row *row)
@@ -76,7 +80,7 @@ static void begin(struct options *o, const struct option_row *table, bool ends_a
 		if (!(table->flags & OPTION_HEADING))
 			add_row(table, &letter);
 	if (o->command)
-		add_row(&help_row, &letter);
+		add_row(&options_help_row, &letter);
 	names[name_count] = (struct option){ 0 };
 	*letter = '\0';
 	o->argc = argc;
@@ -116,7 +120,7 @@ static void suggest_name(const char *text)
 
 	suggest_begin(&s, text, len);
 	for (i = 0; i < row_count; i++) {
-		if (!rows[i]->name || (rows[i]->flags & (OPTION_ALIAS | OPTION_REFUSED)))
+		if (!rows[i]->name || !option_row_is_offered(rows[i]))
 			continue;
 		if (!strncmp(rows[i]->name, text, len))
 			return;
@@ -169,7 +173,7 @@ int options_next(struct options *o)
 	if (opt == '?')
 		return complain(o);
 	row = find_row(opt);
-	if (row == &help_row) {
+	if (row == &options_help_row) {
 		options_print_help(o->command);
 		return leave(o, 0);
 	}
@@ -232,11 +236,6 @@ static size_t format_left(const struct option_row *row, bool named, char *left, 
 				row->metavar ? row->metavar : "", row->metavar && optional ? "]" : "");
 }
 
-static bool is_shown(const struct option_row *row)
-{
-	return !(row->flags & (OPTION_ALIAS | OPTION_REFUSED | OPTION_HEADING));
-}
-
 static bool has_names(const struct option_row *row)
 {
 	for (; !option_row_ends(row); row++)
@@ -269,17 +268,17 @@ void options_print_rows(const struct option_row *table)
 	for (row = table; !option_row_ends(row); row++) {
 		size_t len = format_left(row, named, left, sizeof(left)) + 2;
 
-		if (is_shown(row) && len <= MAX_LEFT && len > column)
+		if (option_row_is_offered(row) && len <= MAX_LEFT && len > column)
 			column = (unsigned)len;
 	}
 	for (row = table; !option_row_ends(row); row++) {
 		if (row->flags & OPTION_HEADING)
 			printf("%s%s:\n", row == table ? "" : "\n", row->help);
-		else if (is_shown(row))
+		else if (option_row_is_offered(row))
 			print_row(row, named, column);
 	}
 	if (named)
-		print_row(&help_row, named, column);
+		print_row(&options_help_row, named, column);
 }
 
 /* A name alone that is short, so that "-cf" would be read as that, goes first, as is customary. */
@@ -294,7 +293,7 @@ void options_print_synopsis(const struct command *c)
 				     : row->flags & OPTION_OPTIONAL ? "[="
 								    : " ";
 
-		if (!is_shown(row))
+		if (!option_row_is_offered(row))
 			continue;
 		printf("%s[", gap);
 		if (row->letter)

@@ -40,6 +40,8 @@ struct option_row {
 	const char *help; /* a phrase of any length, without line breaks */
 };
 
+extern const struct option_row options_help_row; /* every command has it, though no table */
+
 #define OPTION(...) \
 	{ \
 		__VA_ARGS__ \
@@ -112,6 +114,8 @@ void options_print_wrapped(const char *text, unsigned column, unsigned indent);
 const char *options_command_name(const struct command *c);
 /* Is it the end of the table? */
 bool option_row_ends(const struct option_row *row);
+/* Is it an option that help and completion offer? Not a heading, an older spelling or a refusal. */
+bool option_row_is_offered(const struct option_row *row);
 
 /* ---- Options that many commands have ---- */
 

@@ -26,9 +26,9 @@ static void put_options(FILE *out, const struct command *c)
 
 	fprintf(out, "\t'%s') echo '", name_of(c));
 	for (row = c->options; !option_row_ends(row); row++)
-		if (docs_offers(row))
+		if (option_row_is_offered(row))
 			put_spellings(out, row, " ");
-	put_spellings(out, &docs_help_row, "");
+	put_spellings(out, &options_help_row, "");
 	fputs("' ;;\n", out);
 }
 
@@ -85,7 +85,7 @@ static void put_format_options(FILE *out)
 
 	for (i = 0; (c = command_at(i)); i++)
 		for (row = c->options; !option_row_ends(row); row++)
-			if (row->value == VALUE_NEW_FORMAT && docs_offers(row))
+			if (row->value == VALUE_NEW_FORMAT && option_row_is_offered(row))
 				fprintf(out, "\t'%s -%c' | '%s --%s') return 0 ;;\n", c->name,
 					row->letter, c->name, row->name);
 }

@@ -7,15 +7,6 @@
 
 #include "libimg/image/img.h"
 
-const struct option_row docs_help_row = { .letter = 'h',
-					  .name = "help",
-					  .help = "print help and exit" };
-
-bool docs_offers(const struct option_row *row)
-{
-	return !(row->flags & (OPTION_HEADING | OPTION_ALIAS | OPTION_REFUSED));
-}
-
 bool docs_has_words(enum value_kind value, const char *choices)
 {
 	return value == VALUE_FORMAT || value == VALUE_NEW_FORMAT || choices;

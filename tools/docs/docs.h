@@ -17,11 +17,6 @@ void fish_completion(FILE *out);
 
 /* ---- What they have in common ---- */
 
-/* Is the row an option that is offered? Not a heading, older spelling or refusal. */
-bool docs_offers(const struct option_row *row);
-/* Every command has it, though no table. */
-extern const struct option_row docs_help_row;
-
 /* Words that the value may be, with blanks between; "": not known. */
 void docs_put_words(FILE *out, enum value_kind value, const char *choices);
 bool docs_has_words(enum value_kind value, const char *choices);

@@ -37,9 +37,9 @@ static void put_options(FILE *out, const char *condition, const struct command *
 	const struct option_row *row;
 
 	for (row = c->options; !option_row_ends(row); row++)
-		if (docs_offers(row))
+		if (option_row_is_offered(row))
 			put_option(out, condition, row);
-	put_option(out, condition, &docs_help_row);
+	put_option(out, condition, &options_help_row);
 }
 
 void fish_completion(FILE *out)

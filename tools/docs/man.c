@@ -139,7 +139,7 @@ static void put_rows(FILE *out, const struct option_row *row)
 	for (; !option_row_ends(row); row++) {
 		if (row->flags & OPTION_HEADING)
 			fprintf(out, ".SS %s\n", row->help);
-		else if (docs_offers(row))
+		else if (option_row_is_offered(row))
 			put_row(out, row);
 	}
 }
@@ -184,7 +184,7 @@ static void put_synopsis(FILE *out, const struct command *c)
 	for (row = c->options; !option_row_ends(row); row++) {
 		struct option_row shown = *row;
 
-		if (!docs_offers(row))
+		if (!option_row_is_offered(row))
 			continue;
 		if (shown.letter)
 			shown.name = NULL;
@@ -312,7 +312,7 @@ void man_program(FILE *out)
 		      "better not guessed. A file whose name has a colon is given as ./NAME.");
 	fputs(".SH OPTIONS\n", out);
 	put_rows(out, program_command.options);
-	put_row(out, &docs_help_row);
+	put_row(out, &options_help_row);
 	fputs(".SH COMMANDS\n", out);
 	for (i = 0; (c = command_at(i)); i++) {
 		fprintf(out, ".TP\n.BR imgtool\\-%s (1)\n", c->name);
@@ -342,7 +342,7 @@ void man_command(FILE *out, const struct command *c)
 	}
 	fputs(".SH OPTIONS\n", out);
 	put_rows(out, c->options);
-	put_row(out, &docs_help_row);
+	put_row(out, &options_help_row);
 	if (c == &io_command)
 		put_io_commands(out);
 	if (c == &create_command)

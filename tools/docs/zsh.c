@@ -60,9 +60,9 @@ static void put_options(FILE *out, const struct command *c)
 	const struct option_row *row;
 
 	for (row = c->options; !option_row_ends(row); row++)
-		if (docs_offers(row))
+		if (option_row_is_offered(row))
 			put_option(out, row);
-	put_option(out, &docs_help_row);
+	put_option(out, &options_help_row);
 }
 
 static void put_command(FILE *out, const struct command *c)
