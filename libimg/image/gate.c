@@ -30,6 +30,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/image/context.h"
 #include "libimg/image/node.h"
 #include "libimg/storage/storage.h"
 
@@ -173,7 +174,7 @@ static bool json_reduce(const char *name, char *path, char **format)
 		ok = false;
 	/* The file itself, under no format: its bytes as they are. */
 	if (ok && !said && leaf)
-		said = "raw";
+		said = img_driver_named(leaf)->name;
 	if (ok) {
 		copy_text(path, filename);
 		*format = said ? strdup(said) : NULL;
