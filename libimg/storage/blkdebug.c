@@ -72,8 +72,9 @@ static bool applies(const struct rule *r, uint64_t state, enum img_io_op op, uin
 }
 
 /* What a request is to fail with; 0: nothing. */
-static int judge(struct debugged *d, enum img_io_op op, uint64_t off, uint64_t len)
+static int check(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t len)
 {
+	struct debugged *d = debugged_of(&w->base);
 	uint64_t state;
 	int rc = 0;
 
@@ -92,41 +93,6 @@ static int judge(struct debugged *d, enum img_io_op op, uint64_t off, uint64_t l
 		}
 	}
 	pthread_mutex_unlock(&d->lock);
-	return rc;
-}
-
-/* A sync that failed leaves what it should have made durable as it was. */
-static void note_failure(struct img_storage *s, enum img_io_op op)
-{
-	if (op == IMG_IO_SYNC)
-		atomic_store(&s->unsynced, true);
-}
-
-static void debug_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
-{
-	struct debugged *d = debugged_of(s);
-
-	io->rc = judge(d, io->op, io->off, io->len);
-	if (!io->rc) {
-		img_filter_submit(&d->wrap, q, io, NULL, NULL);
-		return;
-	}
-	note_failure(s, io->op);
-	img_ioq_complete(q, io);
-}
-
-static int debug_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len, unsigned flags)
-{
-	struct debugged *d = debugged_of(s);
-	int rc = judge(d, op, off, len);
-
-	if (rc) {
-		note_failure(s, op);
-		return rc;
-	}
-	rc = img_storage_io(d->wrap.inner, op, iov, iovcnt, off, len, flags);
-	img_filter_refresh(&d->wrap);
 	return rc;
 }
 
@@ -150,8 +116,8 @@ static void debug_close(struct img_storage *s)
 }
 
 static const struct img_storage_ops debug_ops = {
-	.submit = debug_submit,
-	.io = debug_io,
+	.submit = img_filter_checked_submit,
+	.io = img_filter_checked_io,
 	.resize = debug_resize,
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
@@ -364,6 +330,7 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 		return rc;
 	}
 	pthread_mutex_init(&d->lock, NULL);
+	d->wrap.check = check;
 	*out = &d->wrap.base;
 	return 0;
 }

@@ -30,42 +30,11 @@ static int count(struct img_fault *fault, unsigned kind)
 	return n == fault->at || (fault->sticky && n > fault->at) ? fault->rc : 0;
 }
 
-/* The storage may have more to sync than it thinks after a sync that failed. */
-static void note_failure(struct img_storage *s, enum img_io_op op)
+static int check(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t len)
 {
-	if (op == IMG_IO_SYNC) {
-		atomic_store(&faulty_of(s)->wrap.inner->unsynced, true);
-		atomic_store(&s->unsynced, true);
-	}
-}
-
-static void fault_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
-{
-	struct faulty *f = faulty_of(s);
-
-	io->rc = count(f->fault, 1u << io->op);
-	if (!io->rc) {
-		img_filter_submit(&f->wrap, q, io, NULL, NULL);
-		return;
-	}
-	note_failure(s, io->op);
-	img_ioq_complete(q, io);
-}
-
-static int fault_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len, unsigned flags)
-{
-	struct faulty *f = faulty_of(s);
-	struct img_storage *inner = f->wrap.inner;
-	int rc = count(f->fault, 1u << op);
-
-	if (rc) {
-		note_failure(s, op);
-		return rc;
-	}
-	rc = img_storage_io(inner, op, iov, iovcnt, off, len, flags);
-	img_filter_refresh(&f->wrap);
-	return rc;
+	(void)off;
+	(void)len;
+	return count(faulty_of(&w->base)->fault, 1u << op);
 }
 
 static int fault_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
@@ -99,8 +68,8 @@ static void fault_close(struct img_storage *s)
 }
 
 static const struct img_storage_ops fault_ops = {
-	.submit = fault_submit,
-	.io = fault_io,
+	.submit = img_filter_checked_submit,
+	.io = img_filter_checked_io,
 	.resize = fault_resize,
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
@@ -118,6 +87,7 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
 		return -ENOMEM;
 	}
 	f->fault = fault;
+	f->wrap.check = check;
 	*out = &f->wrap.base;
 	return 0;
 }

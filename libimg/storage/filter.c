@@ -147,3 +147,40 @@ int img_filter_set_writable(struct img_storage *s, bool writable, struct img_err
 	img_filter_refresh(w);
 	return rc;
 }
+
+/* A sync that never reached inner leaves what it should have made durable as it was. */
+static void note_failure(struct img_filter *w, enum img_io_op op)
+{
+	if (op == IMG_IO_SYNC) {
+		atomic_store(&w->inner->unsynced, true);
+		atomic_store(&w->base.unsynced, true);
+	}
+}
+
+void img_filter_checked_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	struct img_filter *w = img_filter_of(s);
+
+	io->rc = w->check(w, io->op, io->off, io->len);
+	if (!io->rc) {
+		img_filter_submit(w, q, io, NULL, NULL);
+		return;
+	}
+	note_failure(w, io->op);
+	img_ioq_complete(q, io);
+}
+
+int img_filter_checked_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov,
+			  int iovcnt, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct img_filter *w = img_filter_of(s);
+	int rc = w->check(w, op, off, len);
+
+	if (rc) {
+		note_failure(w, op);
+		return rc;
+	}
+	rc = img_storage_io(w->inner, op, iov, iovcnt, off, len, flags);
+	img_filter_refresh(w);
+	return rc;
+}

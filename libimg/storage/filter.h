@@ -15,6 +15,8 @@ struct img_filter {
 	pthread_mutex_t refresh;   /* so that an older size does not overtake a newer one */
 	bool keeps_state;	   /* size and unsynced are not inner's, but kept by the filter itself */
 	uint64_t start, room;	   /* what is seen of inner: from start on, at most room bytes */
+	/* For img_filter_checked_*(): what a request is to fail with, or 0. Thread-safe. */
+	int (*check)(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t len);
 };
 
 static inline struct img_filter *img_filter_of(struct img_storage *s)
@@ -39,6 +41,11 @@ void img_filter_refresh(struct img_filter *w);
 typedef int img_filter_finished(struct img_filter *w, struct img_io *io, int rc, void *token);
 void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *io,
 		       img_filter_finished *finished, void *token);
+
+/* Operations that pass a request on only if w->check() has nothing against it. */
+void img_filter_checked_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
+int img_filter_checked_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov,
+			  int iovcnt, uint64_t off, uint64_t len, unsigned flags);
 
 /* Operations that are simply inner's. */
 int img_filter_extent(struct img_storage *s, uint64_t off, uint64_t len,
