@@ -84,6 +84,7 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 	struct img_create_settings r;
 	int rc = img_create_settings_make(&r, path ? path : "stream", options, err);
 
+	*out = NULL;
 	if (rc)
 		return rc;
 	rc = -ENOMEM;
@@ -104,12 +105,9 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 	/* What a sink begins with stays in buf, so that no file is touched for nothing. */
 	if (r.driver->sink)
 		rc = r.driver->sink(&r.creating, &s->append, &s->sink, err);
-	if (!rc && !s->sink)
-		rc = img_fail(err, -ENOTSUP,
-			      "Format '%s' with these options cannot be written as a "
-			      "stream: it goes back to what was written",
-			      r.driver->name);
-	if (!rc && path)
+	if (rc || !s->sink)
+		goto out;
+	if (path)
 		rc = img_storage_create_file(path, img_storage_flags(options->flags), &s->file,
 					     err);
 	if (!rc && s->file)
@@ -122,6 +120,14 @@ out:
 	img_sink_image_free(s);
 	img_create_settings_clear(&r);
 	return rc;
+}
+
+int img_sink_image_refuse(const char *format, struct img_error *err)
+{
+	return img_fail(err, -ENOTSUP,
+			"Format '%s' with these options cannot be written as a stream: it goes back to "
+			"what was written",
+			format);
 }
 
 struct img_sink *img_sink_image_sink(struct img_sink_image *s)

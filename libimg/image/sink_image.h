@@ -11,10 +11,13 @@ struct img_sink_image;
 
 /*
  * path: the file to be made, which has its name only after img_sink_image_publish(); NULL: write to fd,
- * which stays the caller's. -ENOTSUP: with these options the format is not written as a stream.
+ * which stays the caller's. *out NULL: with these options the format is not written as a stream;
+ * nothing was begun.
  */
 int img_sink_image_begin(const char *path, int fd, const struct img_create_options *options,
 			 struct img_sink_image **out, struct img_error *err);
+/* The sentence for that. -ENOTSUP. */
+int img_sink_image_refuse(const char *format, struct img_error *err);
 /* Where units are put; the stream's own. */
 struct img_sink *img_sink_image_sink(struct img_sink_image *s);
 uint64_t img_sink_image_size(const struct img_sink_image *s); /* guest bytes */

@@ -10,6 +10,8 @@
 #include "libimg/base/error.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/context.h"
+#include "libimg/image/sink_image.h"
+#include "libimg/jobs/copy_to_sink.h"
 
 struct job {
 	const struct img_convert_options *o;
@@ -182,16 +184,14 @@ static int check_creation(const struct job *j)
 	return check_compression(j, c->format);
 }
 
-static int write_stream(struct job *j)
+static int write_stream(struct job *j, struct img_sink_image *s)
 {
 	const struct img_convert_options *o = j->o;
 	struct img_copy_options how = j->copy;
 
 	how.sparse_bytes = o->sink_sparse_bytes;
-	*j->stage = IMG_CONVERT_CREATE;
-	return o->input ? img_copy_source_to_sink(o->input, o->path, o->fd, &j->create, &how, j->err)
-			: img_copy_to_sink(o->sources, o->source_count, o->path, o->fd, &j->create,
-					   &how, j->err);
+	return o->input ? img_copy_source_into_sink(o->input, s, &how, j->err)
+			: img_copy_into_sink(o->sources, o->source_count, s, &how, j->err);
 }
 
 static int write_image(struct job *j)
@@ -214,6 +214,7 @@ static int write_image(struct job *j)
 
 static int make(struct job *j)
 {
+	struct img_sink_image *s;
 	int rc = check_creation(j);
 
 	j->create.size = j->size;
@@ -227,11 +228,19 @@ static int make(struct job *j)
 		rc = settle_identity(j);
 	if (rc)
 		return rc;
-	rc = write_stream(j);
-	if (rc != -ENOTSUP || !j->o->path)
+	/* Is it one that is written from front to end? */
+	*j->stage = IMG_CONVERT_CREATE;
+	rc = img_sink_image_begin(j->o->path, j->o->fd, &j->create, &s, j->err);
+	if (rc)
 		return rc;
-	img_error_clear(j->err);
-	return write_image(j);
+	if (s)
+		rc = write_stream(j, s);
+	else if (j->o->path)
+		rc = write_image(j);
+	else
+		rc = img_sink_image_refuse(j->create.format, j->err);
+	img_sink_image_free(s);
+	return rc;
 }
 
 int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,

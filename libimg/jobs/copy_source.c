@@ -13,6 +13,7 @@
 #include "libimg/image/arguments.h"
 #include "libimg/image/source_image.h"
 #include "libimg/image/sink_image.h"
+#include "libimg/jobs/copy_to_sink.h"
 #include "libimg/jobs/rate_limit.h"
 #include "libimg/jobs/encoder.h"
 #include "libimg/base/sparse_bitset.h"
@@ -488,23 +489,16 @@ int img_copy_source(struct img_source_image *in, struct img *target, const struc
 	return rc;
 }
 
-int img_copy_source_to_sink(struct img_source_image *in, const char *path, int fd,
-			    const struct img_create_options *create,
-			    const struct img_copy_options *options, struct img_error *err)
+int img_copy_source_into_sink(struct img_source_image *in, struct img_sink_image *s,
+			      const struct img_copy_options *o, struct img_error *err)
 {
-	static const struct img_copy_options defaults;
-	const struct img_copy_options *o = options ? options : &defaults;
 	struct job j = {
 		.ordered = { .ops = &ops, .o = o },
 		.in = in,
 		.source = img_source_image_source(in),
 		.o = o,
 	};
-	struct img_sink_image *s;
 	int rc = img_check_copy_options(o, err);
-
-	if (!rc)
-		rc = img_sink_image_begin(path, fd, create, &s, err);
 
 	if (rc)
 		return rc;
@@ -524,6 +518,20 @@ int img_copy_source_to_sink(struct img_source_image *in, const char *path, int f
 	if (!rc && o->progress)
 		o->progress(o->user, j.source->size, j.source->size);
 	img_sparse_bitset_free(&j.seen);
+	return rc;
+}
+
+int img_copy_source_to_sink(struct img_source_image *in, const char *path, int fd,
+			    const struct img_create_options *create,
+			    const struct img_copy_options *options, struct img_error *err)
+{
+	static const struct img_copy_options defaults;
+	struct img_sink_image *s;
+	int rc = img_sink_image_begin(path, fd, create, &s, err);
+
+	if (!rc)
+		rc = s ? img_copy_source_into_sink(in, s, options ? options : &defaults, err)
+		       : img_sink_image_refuse(create->format, err);
 	img_sink_image_free(s);
-	return rc == -ENOTSUP ? -EIO : rc; /* that one says that nothing was begun */
+	return rc;
 }

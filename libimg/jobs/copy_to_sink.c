@@ -4,6 +4,7 @@
  * and the output does not depend on the number of workers. Memory is a few buffers for each worker.
  */
 #include "libimg/image/arguments.h"
+#include "libimg/jobs/copy_to_sink.h"
 #include "libimg/image/sink_image.h"
 
 #include <errno.h>
@@ -167,20 +168,14 @@ static const struct img_ordered_ops ops = {
 	.put = put,
 };
 
-int img_copy_to_sink(struct img *const *sources, size_t count, const char *path, int fd,
-		     const struct img_create_options *create, const struct img_copy_options *options,
-		     struct img_error *err)
+int img_copy_into_sink(struct img *const *sources, size_t count, struct img_sink_image *s,
+		       const struct img_copy_options *o, struct img_error *err)
 {
-	static const struct img_copy_options defaults;
-	const struct img_copy_options *o = options ? options : &defaults;
 	struct job j = { .ordered = { .ops = &ops, .o = o }, .o = o };
-	struct img_sink_image *s;
 	int rc = img_check_copy_options(o, err);
 
 	if (!rc)
 		rc = img_concat_init(&j.sources, sources, count, err);
-	if (!rc)
-		rc = img_sink_image_begin(path, fd, create, &s, err);
 	if (rc)
 		return rc;
 	j.ordered.total = j.sources.size;
@@ -202,6 +197,20 @@ int img_copy_to_sink(struct img *const *sources, size_t count, const char *path,
 		rc = img_sink_image_publish(s, err);
 	if (!rc && o->progress)
 		o->progress(o->user, j.sources.size, j.sources.size);
+	return rc;
+}
+
+int img_copy_to_sink(struct img *const *sources, size_t count, const char *path, int fd,
+		     const struct img_create_options *create, const struct img_copy_options *options,
+		     struct img_error *err)
+{
+	static const struct img_copy_options defaults;
+	struct img_sink_image *s;
+	int rc = img_sink_image_begin(path, fd, create, &s, err);
+
+	if (!rc)
+		rc = s ? img_copy_into_sink(sources, count, s, options ? options : &defaults, err)
+		       : img_sink_image_refuse(create->format, err);
 	img_sink_image_free(s);
-	return rc == -ENOTSUP ? -EIO : rc; /* that one says that nothing was begun */
+	return rc;
 }
