@@ -1,7 +1,8 @@
 /*
- * What a check found out about an image: qcow2_check_scan.c counts uses, qcow2_check_refcounts.c compares them with
- * refcounts, qcow2_check_copied.c these with the copied flags; qcow2_repair.c and qcow2_repair_overlaps.c work from that.
- * Everything is read afresh from the file, so a scan after a repair judges the repair.
+ * What a check found out about an image. qcow2_check_scan.c counts uses (L2 tables: qcow2_check_entries.c;
+ * the counting itself: qcow2_check_uses.c), qcow2_check_refcounts.c compares them with refcounts,
+ * qcow2_check_copied.c these with the copied flags; qcow2_repair.c and qcow2_repair_overlaps.c work
+ * from that. Everything is read afresh from the file, so a scan after a repair judges the repair.
  */
 #ifndef FORMATS_QCOW2_CHECK_H
 #define FORMATS_QCOW2_CHECK_H
@@ -30,6 +31,8 @@ struct qcow2_overlap {
 	uint64_t cluster;
 	const char *what; /* what was found there in the second place */
 };
+
+enum { QCOW2_SCAN_WORDS = 8192 }; /* of a table, read in one piece */
 
 enum {
 	QCOW2_SCAN_QUIET = 1 << 0,	  /* say nothing */
@@ -129,6 +132,36 @@ int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char 
 			       struct img_error *err),
 		     void *arg, struct img_error *err);
 
+/* ---- Counting uses ---- */
+
+/*
+ * [off, off + len) is used `uses` times more. *inside (may be NULL): some of it was in use before.
+ * The last cluster of a file may be cut short; what lies further out is a defect and not counted.
+ */
+int qcow2_scan_count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses, bool *inside,
+		     struct img_error *err);
+/*
+ * len bytes at off, of what all in all were counted, have to be in the file. What lies far outside
+ * qcow2_scan_count() has said already.
+ */
+void qcow2_scan_need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t all, const char *what);
+/* A table's cluster that is something else, too; whether that shows elsewhere is seen later. */
+void qcow2_scan_note_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what);
+/* [off, off + len), counted before, holds what has no other place. */
+void qcow2_scan_mark_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what);
+/* Does guest data lie where a table is? */
+void qcow2_scan_check_apart(struct qcow2_scan *s, uint64_t off, uint64_t len);
+/* Count what has no other place. */
+int qcow2_scan_count_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what,
+			   struct img_error *err);
+/*
+ * Count a table, and say whether to walk it: tables that lie inside other things are walked too,
+ * but not without end.
+ */
+int qcow2_scan_count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what,
+			   bool *walk, struct img_error *err);
+/* Count what the entries of an L2 table name. */
+int qcow2_scan_l2_table(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, struct img_error *err);
 /* Does a cluster start or go on so far past the end of the file that it is not just cut short? */
 bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len);
 /* Is it (a part of) a table other than of refcounts? */

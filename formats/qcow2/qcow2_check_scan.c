@@ -1,6 +1,7 @@
 /*
  * Counting how often each cluster of a file is used, by the header, tables and guest data:
- * spec/qcow2.md, "Checking".
+ * spec/qcow2.md, "Checking". Here is the order in which all of it is gone through, down to the L1
+ * tables, snapshots and bitmaps; qcow2_check_entries.c has the L2 tables, qcow2_check_uses.c the counting.
  *
  * An L2 table that several L1 entries share (snapshots do) is read once and counted as often as it
  * is used, so hostile tables that all point at each other cost no more than they are long.
@@ -17,245 +18,9 @@
 #include "libimg/base/endian.h"
 
 enum {
-	WORDS = 8192,		 /* of a table, read in one piece */
-	MAX_LINES = 65536,	 /* said; nobody reads more, and a small file can have 2^31 */
 	MAX_L2_TABLES = 8 << 20, /* twice what an L1 table can hold */
 	MAX_OVERLAP = 256 << 20, /* bytes of tables that lie inside other things */
 };
-
-void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
-{
-	char line[512];
-	va_list ap;
-
-	if (s->flags & QCOW2_SCAN_QUIET || s->lines > MAX_LINES)
-		return;
-	if (s->lines++ == MAX_LINES) {
-		img_check_say(s->check, "More than %d defects: no more of them are listed",
-			      MAX_LINES);
-		return;
-	}
-	va_start(ap, fmt);
-	vsnprintf(line, sizeof(line), fmt, ap);
-	va_end(ap);
-	for (char *p = line; *p; p++) { /* names from the image may hold anything */
-		if (iscntrl((unsigned char)*p))
-			*p = '?';
-	}
-	img_check_say(s->check, "%s", line);
-}
-
-bool qcow2_scan_repairs(const struct qcow2_scan *s, unsigned what)
-{
-	return (s->check->repair & what) == what;
-}
-
-const char *qcow2_scan_verb(const struct qcow2_scan *s)
-{
-	return qcow2_scan_repairs(s, IMG_REPAIR_ALL) ? "Repairing" : "ERROR";
-}
-
-bool qcow2_scan_read(struct qcow2_scan *s, uint64_t off, void *buf, size_t len, const char *what)
-{
-	if (!img_storage_read(s->img->file, off, buf, len, NULL))
-		return true;
-	s->errors++;
-	qcow2_scan_say(s, "ERROR: I/O error reading the %s at offset %" PRIu64, what, off);
-	return false;
-}
-
-int qcow2_scan_words(struct qcow2_scan *s, uint64_t off, uint64_t n, const char *what,
-		     int (*fn)(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			       struct img_error *err),
-		     void *arg, struct img_error *err)
-{
-	uint64_t i = 0;
-
-	while (i < n && off + i * 8 < s->file_bytes) {
-		uint64_t at = off + i * 8, run = 0, count = min_u64(n - i, WORDS);
-		enum img_storage_extent kind;
-
-		if (!img_storage_extent(s->img->file, at, (n - i) * 8, &kind, &run) &&
-		    kind == IMG_STORAGE_HOLE && run >= 8) {
-			i += run / 8;
-			continue;
-		}
-		if (!qcow2_scan_read(s, at, s->words, count * 8, what))
-			return 0;
-		for (uint64_t k = 0; k < count; k++) {
-			int rc = s->words[k] ? fn(s, arg, i + k, be64toh(s->words[k]), err) : 0;
-
-			if (rc)
-				return rc;
-		}
-		i += count;
-	}
-	return 0;
-}
-
-/* ---- Counting uses ---- */
-
-bool qcow2_beyond_end(const struct qcow2_scan *s, uint64_t off, uint64_t len)
-{
-	return off + len > s->file_bytes &&
-	       off + len - s->file_bytes >= s->geometry.cluster_bytes;
-}
-
-bool qcow2_in_table(const struct qcow2_scan *s, uint64_t cluster)
-{
-	return qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_FIXED) ||
-	       qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_L2);
-}
-
-uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster)
-{
-	return min_u64(qcow2_counts_get(&s->refs, cluster), s->geometry.refcount_max);
-}
-
-/*
- * [off, off + len) is used `uses` times more. *inside (may be NULL): some of it was in use before.
- * The last cluster of a file may be cut short; what lies further out is a defect and not counted.
- */
-static int count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t uses, bool *inside,
-		 struct img_error *err)
-{
-	unsigned bits = s->geometry.cluster_bits;
-	uint64_t max = s->geometry.refcount_max, end;
-	bool beyond;
-
-	if (!len)
-		return 0;
-	beyond = !add_u64(off, len, &end);
-	if (beyond || qcow2_beyond_end(s, off, len)) {
-		s->lost_from = min_u64(s->lost_from, off);
-		s->corruptions += uses;
-		qcow2_scan_say(
-			s,
-			"ERROR: counting reference for region exceeding the end of the file by one "
-			"cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64,
-			off, len);
-		return 0;
-	}
-	for (uint64_t c = off >> bits; c <= (end - 1) >> bits; c++) {
-		uint64_t now = qcow2_counts_get(&s->refs, c), next = now;
-
-		if (now && inside)
-			*inside = true;
-		if (!add_u64(now, uses, &next))
-			next = UINT64_MAX;
-		if (next > max) {
-			s->corruptions += next - max_u64(now, max);
-			qcow2_scan_say(s, "ERROR: overflow cluster offset=0x%" PRIx64, c << bits);
-		}
-		if (qcow2_counts_set(&s->refs, c, next))
-			return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters",
-					s->img->name);
-	}
-	return 0;
-}
-
-/*
- * len bytes at off, of what all in all were counted, have to be in the file. What lies far outside
- * count() has said already.
- */
-static void need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t all, const char *what)
-{
-	if (!len || range_in(off, len, s->file_bytes))
-		return;
-	s->lost_data++;
-	s->lost_from = min_u64(s->lost_from, off);
-	if (qcow2_beyond_end(s, off, all))
-		return;
-	s->corruptions++;
-	qcow2_scan_say(s,
-		       "ERROR the %s at offset 0x%" PRIx64 " size 0x%" PRIx64
-		       " is cut off by the end of the file at 0x%" PRIx64,
-		       what, off, len, s->file_bytes);
-}
-
-/* A table's cluster that is something else, too; whether that shows elsewhere is seen later. */
-static void note_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what)
-{
-	if (s->noverlaps < IMG_ARRAY_LEN(s->overlaps))
-		s->overlaps[s->noverlaps++] = (struct qcow2_overlap){ cluster, what };
-}
-
-/* [off, off + len), counted before, holds what has no other place. */
-static void mark_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what)
-{
-	unsigned bits = s->geometry.cluster_bits;
-
-	if (!len || !range_in(off, len, s->refs.clusters << bits))
-		return;
-	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++) {
-		if (qcow2_in_table(s, c)) {
-			s->mixed = true;
-			note_overlap(s, c, what);
-		}
-		qcow2_counts_mark(&s->refs, c, QCOW2_MARK_FIXED, true);
-	}
-}
-
-/* Does guest data lie where a table is? */
-static void check_apart(struct qcow2_scan *s, uint64_t off, uint64_t len)
-{
-	unsigned bits = s->geometry.cluster_bits;
-
-	if (!len || !range_in(off, len, s->refs.clusters << bits))
-		return;
-	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++)
-		if (qcow2_in_table(s, c)) {
-			s->in_tables++;
-			note_overlap(s, c, "guest data");
-			return;
-		}
-}
-
-/* Count what has no other place. */
-static int count_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what,
-		       struct img_error *err)
-{
-	int rc = count(s, off, len, 1, NULL, err);
-
-	if (rc || !len)
-		return rc;
-	need(s, off, len, len, what);
-	s->lost |= !range_in(off, len, s->file_bytes);
-	mark_fixed(s, off, len, what);
-	return 0;
-}
-
-/*
- * Count a table, and say whether to walk it: tables that lie inside other things are walked too,
- * but not without end.
- */
-static int count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what,
-		       bool *walk, struct img_error *err)
-{
-	bool inside = false;
-	int rc = count(s, off, len, 1, &inside, err);
-
-	if (!rc && len) {
-		need(s, off, len, len, what);
-		s->lost |= !range_in(off, len, s->file_bytes);
-		mark_fixed(s, off, len, what);
-	}
-	*walk = !rc;
-	if (rc || !inside)
-		return rc;
-	if (len > s->overlap_left) {
-		s->errors++;
-		s->tangled = true;
-		qcow2_scan_say(s,
-			       "ERROR: the %s at offset %" PRIu64
-			       " lies inside other things, as too many do",
-			       what, off);
-		*walk = false;
-		return 0;
-	}
-	s->overlap_left -= len;
-	return 0;
-}
 
 /* ---- L1 and L2 tables ---- */
 
@@ -322,14 +87,14 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 				       walk->first + i, word);
 		return 0;
 	}
-	rc = count(s, off, g->cluster_bytes, 1, NULL, err);
+	rc = qcow2_scan_count(s, off, g->cluster_bytes, 1, NULL, err);
 	if (rc)
 		return rc;
-	need(s, off, g->cluster_bytes, g->cluster_bytes, "L2 table");
+	qcow2_scan_need(s, off, g->cluster_bytes, g->cluster_bytes, "L2 table");
 	s->lost |= !range_in(off, g->cluster_bytes, s->file_bytes);
 	if (qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_FIXED)) {
 		s->mixed = true;
-		note_overlap(s, cluster, "L2 table");
+		qcow2_scan_note_overlap(s, cluster, "L2 table");
 	}
 	qcow2_counts_mark(&s->refs, cluster, QCOW2_MARK_L2, true);
 	if (!is_aligned_u64(off, s->geometry.cluster_bytes)) {
@@ -355,8 +120,8 @@ static int scan_l1(struct qcow2_scan *s, uint64_t off, uint64_t entries, struct 
 	/* A snapshot that cannot be found is not to be lost by freeing all it has. */
 	if (!walk->active && qcow2_beyond_end(s, off, entries * 8))
 		s->errors++;
-	rc = count_table(s, off, entries * 8, walk->active ? "L1 table" : "L1 table of a snapshot",
-			 &go, err);
+	rc = qcow2_scan_count_table(s, off, entries * 8, walk->active ? "L1 table" : "L1 table of a snapshot",
+				    &go, err);
 	return rc || !go ? rc
 			 : qcow2_scan_words(s, off, entries, "L1 table", visit_l1, walk, err);
 }
@@ -406,251 +171,6 @@ static int scan_rest_of_l1(struct qcow2_scan *s, struct img_error *err)
 		       " entries only %" PRIu64
 		       " can be, as other things lie behind them, or the file ends there",
 		       qcow2_scan_verb(s), h->l1_off, h->l1_entries, s->first_entries);
-	return 0;
-}
-
-bool qcow2_repaired_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t old_word = *word, old_bitmap = *bitmap;
-	struct qcow2_entry e;
-	unsigned bad = qcow2_decode_entry(g, *word, *bitmap, &e);
-
-	if (bad & QCOW2_ODD_COMPRESSED_COPIED)
-		*word &= ~QCOW2_COPIED;
-	if (bad & QCOW2_BAD_COMPRESSED_BITMAP)
-		*bitmap = 0; /* it says nothing there */
-	if (bad & QCOW2_ODD_RESERVED)
-		*word &= ~(QCOW2_L2_RESERVED | (g->extended ? QCOW2_L2_ZERO : 0));
-	if (e.kind != QCOW2_ZERO_ALLOC && e.kind != QCOW2_NORMAL)
-		return *word != old_word || *bitmap != old_bitmap;
-	/* Room set aside without data in it can be forgotten: the guest sees the same. */
-	if (bad & QCOW2_BAD_UNALIGNED &&
-	    (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc)))
-		*word = g->extended ? 0 : QCOW2_L2_ZERO;
-	/*
-	 * Past the end of the file room without data can be forgotten, too. Data is lost there; to make
-	 * zeroes of it is for the user to say. Version 2 has no zeroes that would hide a backing file.
-	 */
-	if (!bad && !g->data_file && qcow2_beyond_end(s, e.host_off, g->cluster_bytes) &&
-	    (e.kind == QCOW2_ZERO_ALLOC || (g->extended && !e.sub_alloc) ||
-	     qcow2_scan_repairs(s, IMG_REPAIR_LOSS))) {
-		if (g->extended) {
-			*word = 0;
-			*bitmap = (uint64_t)(e.sub_zero | e.sub_alloc) << 32;
-		} else if (g->version >= 3) {
-			*word = QCOW2_L2_ZERO;
-		} else if (!s->header.backing_off) {
-			*word = 0;
-		}
-	}
-	return *word != old_word || *bitmap != old_bitmap;
-}
-
-/* Does what the file has of a stream give a whole cluster? */
-static bool is_whole(const struct qcow2_scan *s, uint64_t off)
-{
-	const struct qcow2 *q = s->img->state;
-	uint64_t len = s->file_bytes - off, cluster = s->geometry.cluster_bytes;
-	uint8_t *stored = malloc(len), *out = malloc(cluster);
-	bool whole = stored && out && !img_storage_read(s->img->file, off, stored, len, NULL) &&
-		     !q->codec->decode(stored, len, out, cluster, NULL);
-
-	free(stored);
-	free(out);
-	return whole;
-}
-
-/* Is a stream incomplete? In its last sector it may end anywhere, and the file with it. */
-static bool is_cut(struct qcow2_scan *s, const struct qcow2_entry *e)
-{
-	uint64_t end = e->host_off + e->stored_bytes;
-	struct qcow2_tail *t;
-
-	if (end <= s->file_bytes)
-		return false;
-	if (s->file_bytes <= end - 512 || e->host_off >= s->file_bytes)
-		return true;
-	for (size_t i = 0; i < s->ntails; i++)
-		if (s->tails[i].off == e->host_off)
-			return s->tails[i].cut;
-	if (s->ntails == IMG_ARRAY_LEN(s->tails))
-		return true;
-	t = &s->tails[s->ntails++];
-	*t = (struct qcow2_tail){ e->host_off, !is_whole(s, e->host_off) };
-	return t->cut;
-}
-
-static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-			    uint64_t word, const struct qcow2_entry *e, unsigned bad,
-			    struct img_error *err)
-{
-	if (bad & QCOW2_ODD_COMPRESSED_COPIED) {
-		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "%s: coffset=0x%" PRIx64
-			       ": copied flag must never be set for compressed clusters",
-			       qcow2_scan_verb(s), e->host_off);
-	}
-	if (bad & QCOW2_BAD_COMPRESSED_DATA_FILE) {
-		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "ERROR compressed cluster %" PRIu64
-			       " with data file, entry=0x%" PRIx64,
-			       i, word);
-		return 0;
-	}
-	if (bad & QCOW2_BAD_COMPRESSED_BITMAP) {
-		s->corruptions += l2->uses;
-		s->lost = true;
-		qcow2_scan_say(s,
-			       "%s compressed cluster %" PRIu64
-			       " with non-zero subcluster allocation bitmap, "
-			       "entry=0x%" PRIx64,
-			       qcow2_scan_verb(s), i, word);
-		return 0;
-	}
-	s->allocated += l2->active;
-	s->compressed += l2->active;
-	s->fragmented += l2->active; /* by nature */
-	check_apart(s, e->host_off, e->stored_bytes);
-	if (is_cut(s, e))
-		need(s, e->host_off, e->stored_bytes, e->stored_bytes, "compressed data");
-	return count(s, e->host_off, e->stored_bytes, l2->uses, NULL, err);
-}
-
-/* The bytes of cluster i of a table that have to be there. */
-static uint64_t data_bytes(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-			   const struct qcow2_entry *e)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t before = i * g->cluster_bytes;
-	uint64_t len = g->cluster_bytes;
-
-	if (e->kind == QCOW2_ZERO_ALLOC || (g->extended && !e->sub_alloc) || before >= l2->bytes)
-		return 0;
-	if (g->extended)
-		len = (uint64_t)(32 - __builtin_clz(e->sub_alloc)) * g->subcluster_bytes;
-	return min_u64(len, l2->bytes - before);
-}
-
-static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e, uint64_t guest,
-			      uint64_t len)
-{
-	const struct qcow2 *q = s->img->state;
-
-	if (e->host_off != guest) {
-		s->corruptions++;
-		qcow2_scan_say(s,
-			       "ERROR data of guest offset 0x%" PRIx64
-			       " is said to lie at 0x%" PRIx64
-			       " of the data file, which has it at the guest's",
-			       guest, e->host_off);
-		return;
-	}
-	if (!len || !q->data_file || range_in(e->host_off, len, q->data_file->size))
-		return;
-	s->lost_data++;
-	s->corruptions++;
-	s->data_end = max_u64(s->data_end, e->host_off + len);
-	qcow2_scan_say(s,
-		       "ERROR data at offset 0x%" PRIx64 " size 0x%" PRIx64
-		       " lies past the end of the data file at 0x%" PRIx64,
-		       e->host_off, len, (uint64_t)q->data_file->size);
-}
-
-/* *next: where the next cluster would lie if it followed the last; 0: none yet. */
-static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-			   const struct qcow2_entry *e, unsigned bad, bool mended, uint64_t *next,
-			   struct img_error *err)
-{
-	if (bad & QCOW2_BAD_SUBCLUSTERS) {
-		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "ERROR offset=%" PRIx64
-			       ": Allocated cluster has corrupted subcluster allocation "
-			       "bitmap",
-			       e->host_off);
-	}
-	if (bad & QCOW2_BAD_UNALIGNED) {
-		bool preallocated = e->kind == QCOW2_ZERO_ALLOC ||
-				    (s->geometry.extended && !e->sub_alloc);
-
-		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "%s offset=%" PRIx64
-			       ": %s cluster is not properly aligned; L2 entry corrupted.",
-			       mended ? qcow2_scan_verb(s) : "ERROR", e->host_off,
-			       preallocated ? "Preallocated" : "Data");
-	}
-	s->allocated += l2->active;
-	if (*next && e->host_off != *next)
-		s->fragmented += l2->active;
-	*next = e->host_off + s->geometry.cluster_bytes;
-	if (s->geometry.data_file) {
-		need_in_data_file(s, e, l2->guest + i * s->geometry.cluster_bytes,
-				  data_bytes(s, l2, i, e));
-		return 0;
-	}
-	check_apart(s, e->host_off, s->geometry.cluster_bytes);
-	need(s, e->host_off, data_bytes(s, l2, i, e), s->geometry.cluster_bytes, "data cluster");
-	return count(s, e->host_off, s->geometry.cluster_bytes, l2->uses, NULL, err);
-}
-
-static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-		       uint64_t word, uint64_t bitmap, uint64_t *next, struct img_error *err)
-{
-	struct qcow2_entry e;
-	unsigned bad = qcow2_decode_entry(&s->geometry, word, bitmap, &e);
-	uint64_t new_word = word, new_bitmap = bitmap;
-	bool mended = qcow2_repaired_entry(s, &new_word, &new_bitmap);
-
-	s->bad_entries |= mended;
-	if (bad & QCOW2_ODD_RESERVED) {
-		s->corruptions += l2->uses;
-		qcow2_scan_say(s, "ERROR found l2 entry with reserved bits set: %" PRIx64, word);
-	}
-	if (bad & QCOW2_BAD_V2_ZERO) {
-		s->corruptions += l2->uses;
-		qcow2_scan_say(
-			s,
-			"ERROR found l2 entry with the zero flag in version 2: %" PRIx64,
-			word);
-	}
-	switch (e.kind) {
-	case QCOW2_COMPRESSED:
-		return visit_compressed(s, l2, i, word, &e, bad, err);
-	case QCOW2_ZERO_ALLOC:
-	case QCOW2_NORMAL:
-		return visit_allocated(s, l2, i, &e, bad, mended, next, err);
-	case QCOW2_ZERO_PLAIN:
-		return 0;
-	case QCOW2_UNALLOCATED:
-		if (bad & QCOW2_BAD_UNBACKED) {
-			s->corruptions += l2->uses;
-			qcow2_scan_say(s, "ERROR: Unallocated cluster has non-zero subcluster "
-					  "allocation map");
-		}
-		return 0;
-	}
-	return 0;
-}
-
-static int scan_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, struct img_error *err)
-{
-	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t next = 0;
-
-	if (!qcow2_scan_read(s, l2->off, s->table, g->cluster_bytes, "L2 table"))
-		return 0;
-	for (uint64_t i = 0; i < g->l2_entries; i++) {
-		const uint8_t *at = s->table + i * g->l2_entry_bytes;
-		uint64_t word = be64_load(at), bitmap = g->extended ? be64_load(at + 8) : 0;
-		int rc = word || bitmap ? visit_entry(s, l2, i, word, bitmap, &next, err) : 0;
-
-		if (rc)
-			return rc;
-	}
 	return 0;
 }
 
@@ -770,9 +290,9 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 	}
 	s->snapshots_bytes = end - h->snapshots_off;
 	/* The entries are there; the padding of the last one need not be. */
-	rc = count(s, h->snapshots_off, s->snapshots_bytes, 1, NULL, err);
+	rc = qcow2_scan_count(s, h->snapshots_off, s->snapshots_bytes, 1, NULL, err);
 	if (!rc)
-		mark_fixed(s, h->snapshots_off, s->snapshots_bytes, "snapshot table");
+		qcow2_scan_mark_fixed(s, h->snapshots_off, s->snapshots_bytes, "snapshot table");
 	return rc;
 }
 
@@ -793,7 +313,7 @@ static int visit_bitmap_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64
 			       (const char *)arg, i, word);
 		return 0;
 	}
-	return off ? count_fixed(s, off, s->geometry.cluster_bytes, "data of a bitmap", err) : 0;
+	return off ? qcow2_scan_count_fixed(s, off, s->geometry.cluster_bytes, "data of a bitmap", err) : 0;
 }
 
 /* The directory entry at *off, which is moved to the next one. -EUCLEAN: it cannot be found. */
@@ -820,8 +340,8 @@ static int scan_bitmap_at(struct qcow2_scan *s, uint64_t *off, uint64_t end,
 	}
 	memcpy(name, b.name, b.name_bytes);
 	*off += qcow2_bitmap_bytes(bytes);
-	rc = count_table(s, b.table_off, (uint64_t)b.table_entries * 8, "bitmap table", &walk,
-			 err);
+	rc = qcow2_scan_count_table(s, b.table_off, (uint64_t)b.table_entries * 8, "bitmap table", &walk,
+				    err);
 	if (rc || !walk)
 		return rc;
 	return qcow2_scan_words(s, b.table_off, b.table_entries, "bitmap table",
@@ -836,7 +356,7 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 
 	if (!x->bitmaps)
 		return 0;
-	rc = count_fixed(s, off, x->bitmap_directory_bytes, "bitmap directory", err);
+	rc = qcow2_scan_count_fixed(s, off, x->bitmap_directory_bytes, "bitmap directory", err);
 	for (uint32_t i = 0; !rc && i < x->bitmaps && !s->tangled; i++) {
 		if (off >= end) {
 			s->corruptions++;
@@ -909,14 +429,14 @@ static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
 {
 	unsigned bits = s->geometry.cluster_bits;
 	bool inside = false;
-	int rc = count(s, s->header.reftable_off, s->reftable_entries * 8, 1, &inside, err);
+	int rc = qcow2_scan_count(s, s->header.reftable_off, s->reftable_entries * 8, 1, &inside, err);
 
 	for (uint64_t i = 0; !rc && i < s->reftable_entries; i++) {
 		uint64_t off = s->reftable[i];
 		bool shared = false;
 
 		if (off)
-			rc = count(s, off, s->geometry.cluster_bytes, 1, &shared, err);
+			rc = qcow2_scan_count(s, off, s->geometry.cluster_bytes, 1, &shared, err);
 		inside |= shared;
 		if (rc || !shared)
 			continue;
@@ -971,7 +491,7 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
 	s->first = malloc(cluster);
 	s->table = malloc(cluster);
 	s->block = malloc(cluster);
-	s->words = malloc(WORDS * sizeof(*s->words));
+	s->words = malloc(QCOW2_SCAN_WORDS * sizeof(*s->words));
 	if (!s->first || !s->table || !s->block || !s->words)
 		return img_fail(err, -ENOMEM, "%s: out of memory", s->img->name);
 	rc = img_storage_read(file, 0, s->first, cluster, err);
@@ -1004,7 +524,7 @@ int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, u
 	*s = (struct qcow2_scan){ .img = img, .check = check, .flags = flags };
 	rc = start_scan(s, err);
 	if (!rc)
-		rc = count_fixed(s, 0, s->geometry.cluster_bytes, "header", err);
+		rc = qcow2_scan_count_fixed(s, 0, s->geometry.cluster_bytes, "header", err);
 	if (!rc)
 		scan_header(s);
 	if (!rc)
@@ -1012,13 +532,13 @@ int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, u
 	if (!rc)
 		rc = scan_snapshots(s, err);
 	if (!rc)
-		rc = count_fixed(s, s->extensions.crypto_off, s->extensions.crypto_bytes,
-				 "encryption header", err);
+		rc = qcow2_scan_count_fixed(s, s->extensions.crypto_off, s->extensions.crypto_bytes,
+					    "encryption header", err);
 	if (!rc)
 		rc = scan_bitmaps(s, err);
 	/* Where tables are is known: what is data cannot be there. */
 	for (; !rc && done < s->nl2; done++)
-		rc = scan_l2(s, &s->l2[done], err);
+		rc = qcow2_scan_l2_table(s, &s->l2[done], err);
 	if (!rc)
 		rc = load_reftable(s, err);
 	if (!rc && !(flags & QCOW2_SCAN_NO_REFCOUNTS))
@@ -1026,7 +546,7 @@ int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, u
 	if (!rc)
 		rc = scan_rest_of_l1(s, err);
 	for (; !rc && done < s->nl2; done++)
-		rc = scan_l2(s, &s->l2[done], err);
+		rc = qcow2_scan_l2_table(s, &s->l2[done], err);
 	return rc;
 }
 

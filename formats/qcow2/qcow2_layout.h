@@ -124,6 +124,9 @@ enum {
 	QCOW2_PARSE_FOR_CHECK = 1,
 };
 
+/* A table of bytes at off: aligned, and ending below 2^63? */
+bool qcow2_table_fits(uint64_t off, uint64_t bytes, uint32_t cluster_bits);
+
 /*
  * The size of the first cluster, from the first 24 bytes; 0: not ours, or unsound (parsing will
  * say so: give it what there is).

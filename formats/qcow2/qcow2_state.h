@@ -1,7 +1,7 @@
 /*
  * The qcow2 driver's inside: the state of an open image, and what its files offer each other.
  *
- *	qcow2_layout	bytes: parse and encode
+ *	qcow2_layout	bytes: parse and encode: _header, _tables, _records
  *	qcow2		probe, open, close, the driver table
  *	qcow2_metadata	the refcount table and fixed metadata of an image to be written
  *	qcow2_map	looking up guest offsets in the L1 and L2 tables
@@ -9,10 +9,11 @@
  *	qcow2_alloc	finding and counting clusters in memory
  *	qcow2_write	plan, commit, drop, release
  *	qcow2_refcount	refcounts and tables by blocking I/O
- *	qcow2_grow	what needs the image quiet: grow and resize
+ *	qcow2_grow	what needs the image to itself: grow and resize
  *	qcow2_backing	another backing file's name in the header
  *	qcow2_create
- *	qcow2_check	checks and repairs, with qcow2_scan, _counts, _compare, _copied, _repair, _move
+ *	qcow2_check	checks, with qcow2_check_* and qcow2_use_counts
+ *	qcow2_repair	repairs, with qcow2_repair_overlaps
  */
 #ifndef FORMATS_QCOW2_QCOW2_STATE_H
 #define FORMATS_QCOW2_QCOW2_STATE_H

@@ -1,5 +1,7 @@
 /*
- * qcow2 bytes: see qcow2_layout.h and spec/qcow2.md.
+ * The header, its extensions and the feature name table: bytes to struct and back. A parse answers in this
+ * order: is it qcow2, do its fields agree with each other, is it something we can do. See
+ * qcow2_layout.h and spec/qcow2.md, "Header".
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -45,13 +47,6 @@ uint64_t qcow2_peek_cluster_bytes(const uint8_t *bytes, size_t len)
 	if (bits < QCOW2_MIN_CLUSTER_BITS || bits > QCOW2_MAX_CLUSTER_BITS)
 		return 0;
 	return UINT64_C(1) << bits;
-}
-
-/* A table of bytes at off: aligned, and ending below 2^63? */
-static bool table_sound(uint64_t off, uint64_t bytes, uint32_t cluster_bits)
-{
-	return is_aligned_u64(off, UINT64_C(1) << cluster_bits) &&
-	       range_in(off, bytes, INT64_MAX);
 }
 
 /* Fields up to where the first cluster's length is known. */
@@ -201,7 +196,7 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 				"qcow2 header at %d: Active L1 table too large: %" PRIu32
 				" entries, allowed %d",
 				QCOW2_OFF_L1_ENTRIES, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
-	if (!table_sound(h->l1_off, l1_bytes, h->cluster_bits) || (l1_bytes && !h->l1_off))
+	if (!qcow2_table_fits(h->l1_off, l1_bytes, h->cluster_bits) || (l1_bytes && !h->l1_off))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Active L1 table offset invalid: %" PRIu64
 				", allowed multiples of %" PRIu64 " below 2^63",
@@ -223,7 +218,7 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 				" clusters, allowed %" PRIu64,
 				QCOW2_OFF_REFTABLE_CLUSTERS, h->reftable_clusters,
 				(uint64_t)QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits);
-	if (!table_sound(h->reftable_off, reftable_bytes, h->cluster_bits) ||
+	if (!qcow2_table_fits(h->reftable_off, reftable_bytes, h->cluster_bits) ||
 	    (!h->reftable_off && !for_check))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Reference count table offset "
@@ -237,8 +232,8 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 				"qcow2 header at %d: Snapshot table too large: %" PRIu32
 				" snapshots, allowed %d",
 				QCOW2_OFF_SNAPSHOTS, h->snapshots, QCOW2_MAX_SNAPSHOTS);
-	if (!table_sound(h->snapshots_off, (uint64_t)h->snapshots * QCOW2_SNAPSHOT_FIXED_BYTES,
-			 h->cluster_bits) ||
+	if (!qcow2_table_fits(h->snapshots_off, (uint64_t)h->snapshots * QCOW2_SNAPSHOT_FIXED_BYTES,
+			      h->cluster_bits) ||
 	    (h->snapshots && !h->snapshots_off))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Snapshot table offset invalid: %" PRIu64
@@ -352,7 +347,7 @@ static int parse_crypto(const struct qcow2_extension *ext, const struct qcow2_he
 				ext->bytes);
 	off = be64_load(ext->data);
 	bytes = be64_load(ext->data + 8);
-	if (!off || !bytes || !table_sound(off, bytes, h->cluster_bits))
+	if (!off || !bytes || !qcow2_table_fits(off, bytes, h->cluster_bits))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 encryption header: offset %" PRIu64 ", length %" PRIu64
 				", allowed multiples of the cluster size below 2^63",
@@ -392,7 +387,7 @@ static int parse_bitmaps(const struct qcow2_extension *ext, const struct qcow2_h
 				"qcow2 bitmaps extension: %" PRIu32 " bitmaps, allowed "
 				"1 to %d",
 				count, QCOW2_MAX_BITMAPS);
-	if (!off || !table_sound(off, bytes, h->cluster_bits))
+	if (!off || !qcow2_table_fits(off, bytes, h->cluster_bits))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 bitmaps extension: Invalid bitmap directory "
 				"offset %" PRIu64,
@@ -636,436 +631,4 @@ full:
 			"qcow2: the header, its extensions and the backing file name "
 			"(%zu bytes) do not fit into the first cluster of %zu bytes",
 			name_bytes, cluster);
-}
-
-/* ---- Geometry ---- */
-
-void qcow2_geometry(const struct qcow2_header *h, struct qcow2_geometry *out)
-{
-	bool extended = h->incompatible & QCOW2_INCOMPATIBLE_EXTENDED_L2;
-	unsigned l2_bits = h->cluster_bits - (extended ? 4 : 3);
-
-	*out = (struct qcow2_geometry){
-		.version = h->version,
-		.cluster_bits = h->cluster_bits,
-		.cluster_bytes = UINT64_C(1) << h->cluster_bits,
-		.extended = extended,
-		.data_file = h->incompatible & QCOW2_INCOMPATIBLE_DATA_FILE,
-		.l2_entry_bytes = extended ? 16 : 8,
-		.l2_bits = l2_bits,
-		.l2_entries = UINT64_C(1) << l2_bits,
-		.l2_span = UINT64_C(1) << (l2_bits + h->cluster_bits),
-		.subclusters = extended ? QCOW2_SUBCLUSTERS : 1,
-		.subcluster_bytes = (UINT64_C(1) << h->cluster_bits) /
-				    (extended ? QCOW2_SUBCLUSTERS : 1),
-		.refcount_order = h->refcount_order,
-		.refcount_bits = 1u << h->refcount_order,
-		.refcount_max = UINT64_MAX >> (64 - (1u << h->refcount_order)),
-		.block_entries = UINT64_C(1) << (h->cluster_bits + 3 - h->refcount_order),
-		.compressed_shift = 62 - (h->cluster_bits - 8),
-	};
-}
-
-uint64_t qcow2_l1_needed(const struct qcow2_geometry *g, uint64_t size)
-{
-	return div_round_up_u64(size, g->l2_span);
-}
-
-/* ---- L2 entries ---- */
-
-static unsigned decode_compressed(const struct qcow2_geometry *g, uint64_t word, uint64_t bitmap,
-				  struct qcow2_entry *e)
-{
-	unsigned x = g->compressed_shift;
-	uint64_t sectors = (word & (QCOW2_L2_COMPRESSED - 1)) >> x;
-	unsigned bad = 0;
-
-	e->kind = QCOW2_COMPRESSED;
-	e->host_off = word & ((UINT64_C(1) << x) - 1);
-	/* At most 2^13 sectors follow the first (2 MiB clusters): no overflow. */
-	e->stored_bytes = (uint32_t)((sectors + 1) * 512 - e->host_off % 512);
-	if (bitmap)
-		bad |= QCOW2_BAD_COMPRESSED_BITMAP;
-	if (g->data_file)
-		bad |= QCOW2_BAD_COMPRESSED_DATA_FILE;
-	if (e->host_off >> 56)
-		bad |= QCOW2_BAD_COMPRESSED_OFFSET;
-	if (e->copied)
-		bad |= QCOW2_ODD_COMPRESSED_COPIED;
-	return bad;
-}
-
-unsigned qcow2_decode_entry(const struct qcow2_geometry *g, uint64_t word, uint64_t bitmap,
-			    struct qcow2_entry *out)
-{
-	uint64_t off = word & QCOW2_OFFSET_MASK;
-	bool zero = word & QCOW2_L2_ZERO;
-	unsigned bad = 0;
-
-	*out = (struct qcow2_entry){ .copied = word & QCOW2_COPIED };
-	if (word & QCOW2_L2_COMPRESSED)
-		return decode_compressed(g, word, bitmap, out);
-	if (word & QCOW2_L2_RESERVED || (g->extended && zero))
-		bad |= QCOW2_ODD_RESERVED;
-	if (!is_aligned_u64(off, g->cluster_bytes))
-		bad |= QCOW2_BAD_UNALIGNED;
-	out->host_off = off;
-	if (!g->extended && zero) {
-		out->kind = off ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
-		out->copied &= off != 0;
-		if (g->version < 3)
-			bad |= QCOW2_BAD_V2_ZERO;
-		return bad;
-	}
-	/* In a data file, cluster 0 is a place like any other: the copied flag says it is taken. */
-	out->kind = off || (g->data_file && out->copied) ? QCOW2_NORMAL : QCOW2_UNALLOCATED;
-	out->copied &= out->kind == QCOW2_NORMAL; /* without a cluster it says nothing */
-	if (!g->extended)
-		return bad;
-	out->sub_alloc = (uint32_t)bitmap;
-	out->sub_zero = (uint32_t)(bitmap >> 32);
-	if (out->kind == QCOW2_UNALLOCATED && out->sub_alloc)
-		bad |= QCOW2_BAD_UNBACKED;
-	if (out->sub_alloc & out->sub_zero)
-		bad |= QCOW2_BAD_SUBCLUSTERS;
-	return bad;
-}
-
-const char *qcow2_defect_text(unsigned defects)
-{
-	static const char *const texts[] = {
-		"an unaligned host offset",
-		"subclusters that are both allocated and zero",
-		"allocated subclusters without a host cluster",
-		"the zero flag, which version 2 does not have",
-		"a compressed cluster with a subcluster bitmap",
-		"a compressed cluster in an image with a data file",
-		"a compressed cluster at an offset above 2^56",
-		"reserved bits set",
-		"the copied flag on a compressed cluster",
-	};
-
-	for (size_t i = 0; i < IMG_ARRAY_LEN(texts); i++) {
-		if (defects >> i & 1)
-			return texts[i];
-	}
-	return "nothing wrong";
-}
-
-void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e,
-			uint64_t *word, uint64_t *bitmap)
-{
-	uint64_t sectors, copied = e->copied ? QCOW2_COPIED : 0;
-
-	*bitmap = 0;
-	switch (e->kind) {
-	case QCOW2_UNALLOCATED:
-		*word = 0;
-		if (g->extended)
-			*bitmap = (uint64_t)e->sub_zero << 32;
-		return;
-	case QCOW2_ZERO_PLAIN:
-		*word = g->extended ? 0 : QCOW2_L2_ZERO;
-		if (g->extended)
-			*bitmap = (uint64_t)UINT32_MAX << 32;
-		return;
-	case QCOW2_ZERO_ALLOC:
-		*word = e->host_off | copied | (g->extended ? 0 : QCOW2_L2_ZERO);
-		if (g->extended)
-			*bitmap = (uint64_t)UINT32_MAX << 32;
-		return;
-	case QCOW2_NORMAL:
-		*word = e->host_off | copied;
-		if (g->extended)
-			*bitmap = (uint64_t)e->sub_zero << 32 | e->sub_alloc;
-		return;
-	case QCOW2_COMPRESSED:
-		sectors = (e->host_off % 512 + e->stored_bytes + 511) / 512 - 1;
-		*word = QCOW2_L2_COMPRESSED | sectors << g->compressed_shift | e->host_off;
-		return;
-	}
-}
-
-bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off,
-			   uint64_t stored_bytes)
-{
-	unsigned limit = g->compressed_shift < 56 ? g->compressed_shift : 56;
-
-	/* A cluster's data starts within a sector and is shorter than a cluster: the count fits. */
-	return stored_bytes && stored_bytes <= g->cluster_bytes && !(host_off >> limit);
-}
-
-/* ---- Refcounts ---- */
-
-uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t i)
-{
-	switch (order) {
-	case 3:
-		return block[i];
-	case 4:
-		return be16_load(block + i * 2);
-	case 5:
-		return be32_load(block + i * 4);
-	case 6:
-		return be64_load(block + i * 8);
-	default: { /* several to a byte, the first in the lowest bits */
-		unsigned width = 1u << order;
-		unsigned shift = (unsigned)(i << order & 7);
-
-		return (unsigned)block[i >> (3 - order)] >> shift & ((1u << width) - 1);
-	}
-	}
-}
-
-void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t i, uint64_t value)
-{
-	switch (order) {
-	case 3:
-		block[i] = (uint8_t)value;
-		return;
-	case 4:
-		be16_store(block + i * 2, (uint16_t)value);
-		return;
-	case 5:
-		be32_store(block + i * 4, (uint32_t)value);
-		return;
-	case 6:
-		be64_store(block + i * 8, value);
-		return;
-	default: {
-		unsigned width = 1u << order;
-		unsigned shift = (unsigned)(i << order & 7);
-		unsigned mask = ((1u << width) - 1) << shift;
-		uint8_t *at = &block[i >> (3 - order)];
-
-		*at = (uint8_t)((*at & ~mask) | ((unsigned)value << shift & mask));
-		return;
-	}
-	}
-}
-
-/* ---- Snapshot table ---- */
-
-enum {
-	SNAPSHOT_L1_OFF = 0,
-	SNAPSHOT_L1_ENTRIES = 8,
-	SNAPSHOT_ID_BYTES = 12,
-	SNAPSHOT_NAME_BYTES = 14,
-	SNAPSHOT_SECONDS = 16,
-	SNAPSHOT_NANOSECONDS = 20,
-	SNAPSHOT_GUEST_NS = 24,
-	SNAPSHOT_VM_STATE = 32,
-	SNAPSHOT_EXTRA_BYTES = 36,
-	/* extra data */
-	SNAPSHOT_VM_STATE_64 = 40,
-	SNAPSHOT_SIZE = 48,
-	SNAPSHOT_ICOUNT = 56,
-};
-
-uint64_t qcow2_snapshot_bytes(const uint8_t *fixed)
-{
-	return (uint64_t)QCOW2_SNAPSHOT_FIXED_BYTES + be32_load(fixed + SNAPSHOT_EXTRA_BYTES) +
-	       be16_load(fixed + SNAPSHOT_ID_BYTES) + be16_load(fixed + SNAPSHOT_NAME_BYTES);
-}
-
-uint64_t qcow2_snapshot_encoded_bytes(const struct qcow2_snapshot *s)
-{
-	return (uint64_t)QCOW2_SNAPSHOT_FIXED_BYTES + QCOW2_SNAPSHOT_EXTRA_WRITTEN +
-	       s->more_extra_bytes + s->id_bytes + s->name_bytes;
-}
-
-int qcow2_parse_snapshot(const uint8_t *bytes, size_t len, struct qcow2_snapshot *out,
-			 struct img_error *err)
-{
-	struct qcow2_snapshot s = { .icount = UINT64_MAX };
-	const uint8_t *strings;
-
-	if (len < QCOW2_SNAPSHOT_FIXED_BYTES || len < qcow2_snapshot_bytes(bytes))
-		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot table: an entry runs past the end");
-	s.l1_off = be64_load(bytes + SNAPSHOT_L1_OFF);
-	s.l1_entries = be32_load(bytes + SNAPSHOT_L1_ENTRIES);
-	s.seconds = be32_load(bytes + SNAPSHOT_SECONDS);
-	s.nanoseconds = be32_load(bytes + SNAPSHOT_NANOSECONDS);
-	s.guest_ns = be64_load(bytes + SNAPSHOT_GUEST_NS);
-	s.vm_state_bytes = be32_load(bytes + SNAPSHOT_VM_STATE);
-	s.extra_bytes = be32_load(bytes + SNAPSHOT_EXTRA_BYTES);
-	if (s.extra_bytes >= 8)
-		s.vm_state_bytes = be64_load(bytes + SNAPSHOT_VM_STATE_64);
-	if (s.extra_bytes >= 16) {
-		s.has_size = true;
-		s.size = be64_load(bytes + SNAPSHOT_SIZE);
-	}
-	if (s.extra_bytes >= 24) {
-		s.has_icount = true;
-		s.icount = be64_load(bytes + SNAPSHOT_ICOUNT);
-	}
-	if (s.extra_bytes > QCOW2_SNAPSHOT_EXTRA_WRITTEN) {
-		s.more_extra = bytes + QCOW2_SNAPSHOT_FIXED_BYTES + QCOW2_SNAPSHOT_EXTRA_WRITTEN;
-		s.more_extra_bytes = s.extra_bytes - QCOW2_SNAPSHOT_EXTRA_WRITTEN;
-	}
-	strings = bytes + QCOW2_SNAPSHOT_FIXED_BYTES + s.extra_bytes;
-	s.id = strings;
-	s.id_bytes = be16_load(bytes + SNAPSHOT_ID_BYTES);
-	s.name = strings + s.id_bytes;
-	s.name_bytes = be16_load(bytes + SNAPSHOT_NAME_BYTES);
-	*out = s;
-	if (s.extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot table: too much extra data in an entry: %" PRIu32
-				" bytes, allowed %d",
-				s.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
-	return 0;
-}
-
-void qcow2_encode_snapshot(const struct qcow2_snapshot *s, uint8_t *out)
-{
-	uint8_t *at = out + QCOW2_SNAPSHOT_FIXED_BYTES + QCOW2_SNAPSHOT_EXTRA_WRITTEN;
-
-	be64_store(out + SNAPSHOT_L1_OFF, s->l1_off);
-	be32_store(out + SNAPSHOT_L1_ENTRIES, s->l1_entries);
-	be16_store(out + SNAPSHOT_ID_BYTES, s->id_bytes);
-	be16_store(out + SNAPSHOT_NAME_BYTES, s->name_bytes);
-	be32_store(out + SNAPSHOT_SECONDS, s->seconds);
-	be32_store(out + SNAPSHOT_NANOSECONDS, s->nanoseconds);
-	be64_store(out + SNAPSHOT_GUEST_NS, s->guest_ns);
-	/* For readers that do not know the 64-bit field; 0 where the number does not fit. */
-	be32_store(out + SNAPSHOT_VM_STATE,
-		   s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
-	be32_store(out + SNAPSHOT_EXTRA_BYTES,
-		   QCOW2_SNAPSHOT_EXTRA_WRITTEN + s->more_extra_bytes);
-	be64_store(out + SNAPSHOT_VM_STATE_64, s->vm_state_bytes);
-	be64_store(out + SNAPSHOT_SIZE, s->size);
-	be64_store(out + SNAPSHOT_ICOUNT, s->has_icount ? s->icount : UINT64_MAX);
-	if (s->more_extra_bytes)
-		memcpy(at, s->more_extra, s->more_extra_bytes);
-	at += s->more_extra_bytes;
-	if (s->id_bytes)
-		memcpy(at, s->id, s->id_bytes);
-	if (s->name_bytes)
-		memcpy(at + s->id_bytes, s->name, s->name_bytes);
-}
-
-int qcow2_check_snapshot_l1(const struct qcow2_geometry *g, const struct qcow2_snapshot *s,
-			    struct img_error *err)
-{
-	uint64_t bytes = (uint64_t)s->l1_entries * 8;
-
-	if (bytes > QCOW2_MAX_L1_BYTES)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot: Snapshot L1 table too large: %" PRIu32
-				" entries, allowed %d",
-				s->l1_entries, QCOW2_MAX_L1_BYTES / 8);
-	if (!table_sound(s->l1_off, bytes, g->cluster_bits) || (bytes && !s->l1_off))
-		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot: Snapshot L1 table offset invalid: %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
-				s->l1_off, g->cluster_bytes);
-	return 0;
-}
-
-/* ---- Bitmap directory ---- */
-
-enum {
-	BITMAP_TABLE_OFF = 0,
-	BITMAP_TABLE_ENTRIES = 8,
-	BITMAP_FLAGS = 12,
-	BITMAP_TYPE = 16,
-	BITMAP_GRANULARITY = 17,
-	BITMAP_NAME_BYTES = 18,
-	BITMAP_EXTRA_BYTES = 20,
-};
-
-uint64_t qcow2_bitmap_bytes(const uint8_t *fixed)
-{
-	return round_up_u64((uint64_t)QCOW2_BITMAP_FIXED_BYTES +
-				    be32_load(fixed + BITMAP_EXTRA_BYTES) +
-				    be16_load(fixed + BITMAP_NAME_BYTES),
-			    8);
-}
-
-int qcow2_parse_bitmap(const struct qcow2_geometry *g, const uint8_t *bytes, size_t len,
-		       struct qcow2_bitmap *out, struct img_error *err)
-{
-	struct qcow2_bitmap b;
-
-	if (len < QCOW2_BITMAP_FIXED_BYTES || len < qcow2_bitmap_bytes(bytes))
-		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: an entry runs past the end");
-	b = (struct qcow2_bitmap){
-		.table_off = be64_load(bytes + BITMAP_TABLE_OFF),
-		.table_entries = be32_load(bytes + BITMAP_TABLE_ENTRIES),
-		.flags = be32_load(bytes + BITMAP_FLAGS),
-		.type = bytes[BITMAP_TYPE],
-		.granularity_bits = bytes[BITMAP_GRANULARITY],
-		.name_bytes = be16_load(bytes + BITMAP_NAME_BYTES),
-		.extra_bytes = be32_load(bytes + BITMAP_EXTRA_BYTES),
-	};
-	b.name = bytes + QCOW2_BITMAP_FIXED_BYTES + b.extra_bytes;
-	if (!b.name_bytes || b.name_bytes > QCOW2_MAX_BITMAP_NAME)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a name of %u bytes, allowed 1 "
-				"to %d",
-				b.name_bytes, QCOW2_MAX_BITMAP_NAME);
-	if (b.table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a bitmap table of %" PRIu32
-				" entries, allowed %d",
-				b.table_entries, QCOW2_MAX_BITMAP_TABLE_ENTRIES);
-	if (!table_sound(b.table_off, (uint64_t)b.table_entries * 8, g->cluster_bits) ||
-	    (b.table_entries && !b.table_off))
-		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a bitmap table at %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
-				b.table_off, g->cluster_bytes);
-	if (b.granularity_bits > 63)
-		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: granularity 2^%u, allowed up "
-				"to 2^63",
-				b.granularity_bits);
-	if (b.extra_bytes)
-		return img_fail(err, -ENOTSUP,
-				"qcow2 bitmap directory: %" PRIu32 " bytes of extra data, "
-				"which are not supported",
-				b.extra_bytes);
-	if (b.flags & ~(uint32_t)QCOW2_BITMAP_FLAGS_KNOWN)
-		return img_fail(err, -ENOTSUP,
-				"qcow2 bitmap directory: flags 0x%" PRIx32 " are not supported",
-				b.flags & ~(uint32_t)QCOW2_BITMAP_FLAGS_KNOWN);
-	if (b.type != QCOW2_BITMAP_DIRTY_TRACKING)
-		return img_fail(err, -ENOTSUP,
-				"qcow2 bitmap directory: a bitmap of type %u, supported "
-				"is %d",
-				b.type, QCOW2_BITMAP_DIRTY_TRACKING);
-	if (b.granularity_bits < QCOW2_MIN_BITMAP_GRANULARITY_BITS ||
-	    b.granularity_bits > QCOW2_MAX_BITMAP_GRANULARITY_BITS)
-		return img_fail(err, -ENOTSUP,
-				"qcow2 bitmap directory: granularity 2^%u, supported are "
-				"2^%d to 2^%d",
-				b.granularity_bits, QCOW2_MIN_BITMAP_GRANULARITY_BITS,
-				QCOW2_MAX_BITMAP_GRANULARITY_BITS);
-	*out = b;
-	return 0;
-}
-
-void qcow2_encode_bitmap(const struct qcow2_bitmap *b, uint8_t *out)
-{
-	size_t bytes = QCOW2_BITMAP_FIXED_BYTES + (size_t)b->name_bytes;
-
-	memset(out, 0, round_up_u64(bytes, 8));
-	be64_store(out + BITMAP_TABLE_OFF, b->table_off);
-	be32_store(out + BITMAP_TABLE_ENTRIES, b->table_entries);
-	be32_store(out + BITMAP_FLAGS, b->flags);
-	out[BITMAP_TYPE] = b->type;
-	out[BITMAP_GRANULARITY] = b->granularity_bits;
-	be16_store(out + BITMAP_NAME_BYTES, b->name_bytes);
-	memcpy(out + QCOW2_BITMAP_FIXED_BYTES, b->name, b->name_bytes);
-}
-
-uint64_t qcow2_bitmap_entries(const struct qcow2_geometry *g, uint64_t size,
-			      unsigned granularity_bits)
-{
-	uint64_t bits = div_round_up_u64(size, UINT64_C(1) << granularity_bits);
-
-	return div_round_up_u64(div_round_up_u64(bits, 8), g->cluster_bytes);
 }
