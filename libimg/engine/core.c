@@ -59,6 +59,34 @@ bool img_engine_is_durable(const struct img_engine *e, uint64_t off, uint64_t le
 	return all;
 }
 
+static _Atomic uint64_t chains = 1;
+
+uint64_t img_engine_chains(void)
+{
+	return atomic_load(&chains);
+}
+
+int img_engine_set_parent(struct img *img, struct img *parent)
+{
+	struct img *before = img->parent;
+	int rc = img_epoch_domain_set_below(&img->engine->epochs,
+					    parent ? &parent->engine->epochs : NULL);
+
+	if (rc)
+		return rc;
+	img->parent = parent;
+	atomic_fetch_add(&chains, 1);
+	/* who has closed one of these may have been waiting for readers that are not its own any more */
+	for (; before; before = before->parent) {
+		struct img_engine *e = before->engine;
+
+		pthread_mutex_lock(&e->lock);
+		pthread_cond_broadcast(&e->changed);
+		pthread_mutex_unlock(&e->lock);
+	}
+	return 0;
+}
+
 void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len)
 {
 	uint64_t first = off / IMG_STRIPE_BYTES, last = len ? (off + len - 1) / IMG_STRIPE_BYTES : first;

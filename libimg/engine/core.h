@@ -86,6 +86,9 @@ struct img_engine {
 	struct img_freed_list freed, freed_written, freed_durable;
 	size_t freed_reserved;
 
+	/* Blocking calls that go down the chain by themselves; under blocking_lock (engine.c). */
+	struct img_queue_epochs walkers;
+
 	/* Queues for blocking calls, each with one at a time (request.c). */
 	pthread_mutex_t blocking_lock;
 	pthread_cond_t blocking_freed;
@@ -115,6 +118,8 @@ uint64_t img_engine_version(void);
 bool img_engine_is_durable(const struct img_engine *e, uint64_t off, uint64_t len);
 /* Space may hold something else from now on: the same for e->reused. Under the lock. */
 void img_engine_reused(struct img_engine *e);
+/* Which images are below which: another number after each change of any chain. */
+uint64_t img_engine_chains(void);
 /* Something changed: wake e->waiting and blocking waiters. Under the lock. */
 void img_engine_changed(struct img_engine *e);
 /*
@@ -139,6 +144,8 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err);
  */
 int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err);
 void img_writeout_resume(struct img_engine *e);
+/* Make all that was written to files so far durable, unless unsafe. No lock held. */
+int img_writeout_barrier(struct img_engine *e, struct img_error *err);
 /* The service: what img_service_kick() has run. */
 void img_service_run(struct img_work *work);
 /* More dirty metadata than this makes plans wait. */

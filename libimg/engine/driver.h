@@ -43,12 +43,12 @@ struct img {
 	const struct img_driver *driver;
 	char *name;		  /* as the user named it; for messages */
 	struct img_storage *file; /* the file that was opened; closed after the driver's close() */
-	bool writable;
-	bool unmap;	/* opened so that discarded and freed space is punched */
-	bool keep_room; /* opened so that what is discarded or zeroed stays allocated */
-	bool unsafe;	/* opened so that nothing needs to be durable: never sync */
-	bool probed;	/* the format was not given but guessed */
-	bool made;	/* by create(), just now: open() lets be what is written only once */
+	_Atomic bool writable;	  /* changes only while the image is quiet: see set_writable() */
+	bool unmap;		  /* opened so that discarded and freed space is punched */
+	bool keep_room;		  /* opened so that what is discarded or zeroed stays allocated */
+	bool unsafe;		  /* opened so that nothing needs to be durable: never sync */
+	bool probed;		  /* the format was not given but guessed */
+	bool made;		  /* by create(), just now: open() lets be what is written only once */
 
 	/* Set by open(). */
 	void *state;	       /* the driver's; freed by its close() */
@@ -82,7 +82,7 @@ struct img {
 	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
 	int compress_level;			/* the codec's scale; 0: its default */
 
-	struct img *parent;	     /* the open backing image; set by the image floor */
+	struct img *_Atomic parent;  /* the open backing image; changes only while the image is quiet */
 	struct img_engine *engine;   /* the engine's own */
 	struct img_context *context; /* the image floor's own */
 };
@@ -439,7 +439,10 @@ struct img_driver {
 
 	/* Parse and validate, fill img. On failure nothing is kept. -EMEDIUMTYPE: not ours. */
 	int (*open)(struct img *img, struct img_opening *o, struct img_error *err);
-	/* Optional. The parent is open: does it fit (VMDK's parent CID)? Whoever chose it. */
+	/*
+	 * Optional. The parent is open, whoever chose it, or another one has taken its place: does it fit
+	 * (VMDK's parent CID)?
+	 */
 	int (*parent_opened)(struct img *img, struct img_error *err);
 	/*
 	 * Optional: formats whose children store an identity of their parent. Which one has the image in
@@ -455,8 +458,18 @@ struct img_driver {
 	 * No plan is in flight, but others may be in map().
 	 */
 	int (*first_write)(struct img *img, struct img_error *err);
-	/* Optional. At close of an image that was changed, after the last write-out: clear marks. */
+	/*
+	 * Optional. At close of an image that was changed, or before it becomes read-only, after the last
+	 * write-out: clear marks. Before the next change first_write() runs again.
+	 */
 	int (*finish)(struct img *img, struct img_error *err);
+	/*
+	 * Optional; needed where open() does more for an image that will be written to. Blocking, image
+	 * quiet. The open image has become writable, and so have its files: do what open() does then,
+	 * and refuse what it refuses. Or (after finish()) it has become read-only: forget what only writing
+	 * needs, which cannot fail; so it is too where becoming writable failed.
+	 */
+	int (*set_writable)(struct img *img, bool writable, struct img_error *err);
 
 	/*
 	 * Tell where guest bytes [off, off + len) live, in this image alone. len > 0, clipped to

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "libimg/base/fork.h"
 #include "libimg/base/invariant.h"
@@ -39,6 +40,7 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	if (!img->made) /* what is there was there before */
 		e->durable = img_engine_version();
 	img_epoch_domain_init(&e->epochs);
+	img_queue_epochs_init(&e->walkers);
 	img_list_init(&e->claims);
 	img_list_init(&e->waiting);
 	img_list_init(&e->growers);
@@ -48,6 +50,8 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	if (img->writable)
 		img_engine_touch(e, img->file);
 	img->engine = e;
+	if (img->parent) /* nobody reads it yet, so that this takes no memory */
+		img_engine_set_parent(img, img->parent);
 	return 0;
 }
 
@@ -80,6 +84,7 @@ void img_engine_free(struct img *img)
 	wait_for_service(e);
 	check_idle(e);
 	img_blocking_queues_free(e);
+	img_queue_epochs_destroy(&e->walkers);
 	img_epoch_domain_destroy(&e->epochs);
 	img_meta_cache_free(e->meta);
 	img_quarantine_free(e);
@@ -175,6 +180,84 @@ void img_engine_resume(struct img *img)
 {
 	img_writeout_resume(img->engine);
 	let_go(img->engine);
+}
+
+/* ---- Another role ---- */
+
+int img_engine_end_writing(struct img *img, struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	bool changed = img_engine_is_changed(img);
+	int rc = 0;
+
+	if (changed && img->driver->finish)
+		rc = img->driver->finish(img, err);
+	if (!rc)
+		rc = img_writeout_barrier(e, err);
+	pthread_mutex_lock(&e->lock);
+	e->first_write_done = false; /* its marks may be gone, also where this failed */
+	e->changed_image = changed && rc;
+	pthread_mutex_unlock(&e->lock);
+	return rc;
+}
+
+void img_engine_begin_writing(struct img *img)
+{
+	struct img_engine *e = img->engine;
+
+	pthread_mutex_lock(&e->lock);
+	e->first_write_done = e->changed_image = false;
+	e->writeout_rc = 0;
+	img_engine_touch(e, img->file);
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- Another chain ---- */
+
+struct img_walk {
+	struct img_reader reader;
+	struct img_epoch_readers *readers;
+};
+
+struct img_walk *img_engine_walk_begin(struct img *img)
+{
+	struct img_engine *e = img->engine;
+	struct img_walk *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	pthread_mutex_lock(&e->blocking_lock);
+	w->readers = img_epoch_readers_find(&e->walkers, &e->epochs);
+	if (!w->readers)
+		w->readers = img_epoch_readers_make(&e->walkers, &e->epochs);
+	if (w->readers)
+		img_reader_start(w->readers, &w->reader);
+	pthread_mutex_unlock(&e->blocking_lock);
+	if (!w->readers) {
+		free(w);
+		return NULL;
+	}
+	return w;
+}
+
+void img_engine_walk_end(struct img *img, struct img_walk *w)
+{
+	struct img_engine *e = img->engine;
+
+	pthread_mutex_lock(&e->blocking_lock);
+	img_reader_end(w->readers, &w->reader);
+	pthread_mutex_unlock(&e->blocking_lock);
+	free(w);
+}
+
+void img_engine_drain(struct img *img)
+{
+	static const struct timespec pause = { .tv_nsec = 200 * 1000 };
+	uint64_t now = img_epoch_now();
+
+	/* Requests end without a lock, and tell nobody. */
+	while (!img_epoch_passed(&img->engine->epochs, now))
+		nanosleep(&pause, NULL);
 }
 
 bool img_engine_is_changed(struct img *img)

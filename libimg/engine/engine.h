@@ -47,6 +47,32 @@ enum img_quiesce {
 int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *err);
 void img_engine_resume(struct img *img);
 
+/*
+ * The image, quiet for checking, becomes read-only: what driver->finish() does, and all of it durable
+ * (unless unsafe). On failure it is not read-only yet, and can be written to. Afterwards, and before an
+ * image that was read-only is written to, nothing counts as changed.
+ */
+int img_engine_end_writing(struct img *img, struct img_error *err);
+/* It was read-only and is quiet: it may be written to from now on. */
+void img_engine_begin_writing(struct img *img);
+
+/*
+ * Let parent (NULL: none) be the image below img, which is quiet, or was not used yet. Requests that are
+ * waiting go on with it. -ENOMEM: nothing has changed; never for NULL.
+ */
+int img_engine_set_parent(struct img *img, struct img *parent);
+/*
+ * Wait until all requests and walks that img, or a child, has in flight now have ended: none of them has
+ * a use for what was below img before. The image is not quiet; they end on their own threads.
+ */
+void img_engine_drain(struct img *img);
+
+/* A walk down the chain by a blocking call: no image of it goes away before its end. */
+struct img_walk;
+/* Thread-safe. NULL: out of memory. */
+struct img_walk *img_engine_walk_begin(struct img *img);
+void img_engine_walk_end(struct img *img, struct img_walk *w);
+
 /* Was anything written to the image since it was opened? Thread-safe. */
 bool img_engine_is_changed(struct img *img);
 

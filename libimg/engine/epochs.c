@@ -1,5 +1,6 @@
 #include "libimg/engine/epochs.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
@@ -24,8 +25,34 @@ void img_epoch_domain_init(struct img_epoch_domain *s)
 
 	pthread_once(&once, watch_forks);
 	s->id = atomic_fetch_add(&last_id, 1) + 1;
+	s->below = NULL;
 	img_list_init(&s->levels);
 	atomic_init(&s->closed, false);
+}
+
+/* ---- Which queue reads which image ---- */
+
+static struct img_epoch_level *level_of(struct img_list *link)
+{
+	return IMG_CONTAINER(link, struct img_epoch_level, link);
+}
+
+static struct img_epoch_level *level_in(struct img_list *readers_link)
+{
+	return IMG_CONTAINER(readers_link, struct img_epoch_level, readers_link);
+}
+
+static void free_level(struct img_epoch_level *l)
+{
+	img_list_del(&l->link);
+	img_list_del(&l->readers_link);
+	free(l);
+}
+
+static void free_levels(struct img_list *levels)
+{
+	while (!img_list_empty(levels))
+		free_level(level_in(levels->next));
 }
 
 static void free_readers(struct img_epoch_readers *r)
@@ -33,23 +60,95 @@ static void free_readers(struct img_epoch_readers *r)
 	IMG_INVARIANT(img_list_empty(&r->running) && atomic_load(&r->oldest) == UINT64_MAX);
 	IMG_INVARIANT(!atomic_load(&r->reading) && !atomic_load(&r->changing) &&
 		      !atomic_load(&r->inside));
-	for (size_t i = 0; i < r->nlevels; i++)
-		img_list_del(&r->level[i].link);
+	free_levels(&r->levels);
 	img_list_del(&r->queue_link);
 	free(r);
 }
 
+/* n more that belong to nobody yet. False: out of memory. */
+static bool add_spare_levels(struct img_list *spare, size_t n)
+{
+	for (; n; n--) {
+		struct img_epoch_level *l = calloc(1, sizeof(*l));
+
+		if (!l)
+			return false;
+		img_list_init(&l->link);
+		img_list_add_tail(spare, &l->readers_link);
+	}
+	return true;
+}
+
+static size_t chain_length(const struct img_epoch_domain *top)
+{
+	size_t n = 0;
+
+	for (; top; top = top->below)
+		n++;
+	return n;
+}
+
+/* r reads the chain from top on too. */
+static void add_levels(struct img_epoch_readers *r, struct img_epoch_domain *top, struct img_list *spare)
+{
+	for (; top; top = top->below) {
+		struct img_epoch_level *l = level_in(spare->next);
+
+		img_list_del(&l->readers_link);
+		l->domain = top;
+		l->readers = r;
+		img_list_add_tail(&r->levels, &l->readers_link);
+		img_list_add_tail(&top->levels, &l->link);
+	}
+}
+
+static void count_closed(struct img_epoch_readers *r)
+{
+	unsigned closed = 0;
+
+	for (struct img_list *l = r->levels.next; l != &r->levels; l = l->next)
+		closed += atomic_load(&level_in(l)->domain->closed);
+	atomic_store(&r->kept_out_by, closed);
+}
+
+int img_epoch_domain_set_below(struct img_epoch_domain *s, struct img_epoch_domain *below)
+{
+	struct img_list spare;
+	size_t readers = 0;
+	int rc = 0;
+
+	img_list_init(&spare);
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = s->levels.next; l != &s->levels; l = l->next)
+		readers++;
+	if (!add_spare_levels(&spare, readers * chain_length(below)))
+		rc = -ENOMEM;
+	for (struct img_list *l = s->levels.next; !rc && l != &s->levels; l = l->next) {
+		struct img_epoch_level *at = level_of(l);
+		struct img_epoch_readers *r = at->readers;
+
+		while (at->readers_link.next != &r->levels)
+			free_level(level_in(at->readers_link.next));
+		add_levels(r, below, &spare);
+		count_closed(r);
+	}
+	if (!rc)
+		s->below = below;
+	pthread_mutex_unlock(&common_lock);
+	free_levels(&spare);
+	return rc;
+}
+
 void img_epoch_domain_destroy(struct img_epoch_domain *s)
 {
-	struct img_list *node;
-
 	pthread_mutex_lock(&common_lock);
-	while ((node = img_list_pop(&s->levels))) {
-		struct img_epoch_readers *r = IMG_CONTAINER(node, struct img_epoch_readers_level, link)->readers;
+	while (!img_list_empty(&s->levels)) {
+		struct img_epoch_level *l = level_of(s->levels.next);
 
-		img_list_init(node);
-		if (r->id == s->id) /* else it reads a child, which may stay */
-			free_readers(r);
+		if (l->readers->id == s->id) /* else it reads a child, which may stay */
+			free_readers(l->readers);
+		else
+			free_level(l);
 	}
 	pthread_mutex_unlock(&common_lock);
 }
@@ -94,30 +193,35 @@ struct img_epoch_readers *img_epoch_readers_find(struct img_queue_epochs *q, con
 	return found;
 }
 
-struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *const *chain,
-						 size_t n)
+struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *top)
 {
-	struct img_epoch_readers *r = calloc(1, sizeof(*r) + n * sizeof(r->level[0]));
-	unsigned closed = 0;
+	struct img_epoch_readers *r = calloc(1, sizeof(*r));
+	struct img_list spare;
 
 	if (!r)
 		return NULL;
 	r->queue = q;
-	r->id = chain[0]->id;
+	r->id = top->id;
 	img_list_init(&r->running);
+	img_list_init(&r->levels);
+	img_list_init(&r->queue_link);
 	atomic_init(&r->oldest, UINT64_MAX);
-	r->nlevels = n;
+	img_list_init(&spare);
 	pthread_mutex_lock(&common_lock);
-	img_list_add_tail(&q->all, &r->queue_link);
-	for (size_t i = 0; i < n; i++) {
-		r->level[i].readers = r;
-		img_list_add_tail(&chain[i]->levels, &r->level[i].link);
-		closed += atomic_load(&chain[i]->closed);
+	if (add_spare_levels(&spare, chain_length(top))) {
+		img_list_add_tail(&q->all, &r->queue_link);
+		add_levels(r, top, &spare);
+		count_closed(r);
+	} else {
+		free_levels(&spare);
+		free(r);
+		r = NULL;
 	}
-	atomic_init(&r->kept_out_by, closed);
 	pthread_mutex_unlock(&common_lock);
 	return r;
 }
+
+/* ---- Counting ---- */
 
 void img_reader_start(struct img_epoch_readers *r, struct img_reader *reader)
 {
@@ -168,7 +272,7 @@ uint64_t img_epoch_now(void)
 
 static struct img_epoch_readers *readers_at(struct img_list *level)
 {
-	return IMG_CONTAINER(level, struct img_epoch_readers_level, link)->readers;
+	return level_of(level)->readers;
 }
 
 bool img_epoch_passed(struct img_epoch_domain *s, uint64_t now)

@@ -26,9 +26,11 @@ struct img_epoch_readers;
 
 /* What an image keeps of those who read it, through its children too. */
 struct img_epoch_domain {
-	uint64_t id;		/* never used twice */
-	struct img_list levels; /* img_epoch_readers_level.link; under the common lock */
-	_Atomic bool closed;	/* nobody may enter */
+	uint64_t id; /* never used twice */
+	/* Under the common lock: */
+	struct img_epoch_domain *below; /* of the backing image; NULL: there is none */
+	struct img_list levels;		/* img_epoch_level.link */
+	_Atomic bool closed;		/* nobody may enter */
 };
 
 /* What a queue keeps. Zero-initialise; then img_queue_epochs_init(). */
@@ -41,8 +43,11 @@ struct img_queue_epochs {
 	} seen[16]; /* the owner's */
 };
 
-struct img_epoch_readers_level {
-	struct img_list link; /* in img_epoch_domain.levels */
+/* That readers read an image, their own or one below it. */
+struct img_epoch_level {
+	struct img_list link;	      /* in img_epoch_domain.levels */
+	struct img_list readers_link; /* in img_epoch_readers.levels, or to spare */
+	struct img_epoch_domain *domain;
 	struct img_epoch_readers *readers;
 };
 
@@ -62,8 +67,7 @@ struct img_epoch_readers {
 	_Atomic unsigned reading, changing; /* requests in flight; flushes change */
 	_Atomic unsigned inside;	    /* entered and not left */
 	_Atomic unsigned kept_out_by;	    /* images of the chain that are closed */
-	size_t nlevels;
-	struct img_epoch_readers_level level[]; /* the image, its backing image, ... */
+	struct img_list levels;		    /* the image's, its backing image's, ...; under the common lock */
 };
 
 void img_epoch_domain_init(struct img_epoch_domain *s);
@@ -73,12 +77,14 @@ void img_queue_epochs_init(struct img_queue_epochs *q);
 void img_queue_epochs_destroy(struct img_queue_epochs *q);
 
 /*
- * The queue's readers of the image whose chain this is: itself first, its last backing image at the
- * end. Made when first asked for. NULL: out of memory. On the queue's thread.
+ * Let s be read through to below (NULL: nothing) from now on. There is nobody inside, and s is closed if
+ * anybody may read it. -ENOMEM: nothing has changed; never for NULL.
  */
+int img_epoch_domain_set_below(struct img_epoch_domain *s, struct img_epoch_domain *below);
+
+/* The queue's readers of an image. NULL: not made yet; out of memory. On the queue's thread. */
 struct img_epoch_readers *img_epoch_readers_find(struct img_queue_epochs *q, const struct img_epoch_domain *top);
-struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *const *chain,
-						 size_t n);
+struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *top);
 
 /* What is looked up after this stays in place until img_reader_end(). */
 void img_reader_start(struct img_epoch_readers *r, struct img_reader *reader);

@@ -40,7 +40,7 @@ bool img_extent_cache_find(const struct img_extent_cache *e, const struct img *i
 	uint64_t into = off - e->kept[i].off;
 
 	if (e->kept[i].image != img->engine->epochs.id || off < e->kept[i].off ||
-	    into >= e->kept[i].len ||
+	    into >= e->kept[i].len || e->kept[i].chains != img_engine_chains() ||
 	    e->kept[i].version != version_now(img, e->kept[i].level, off))
 		return false;
 	*out = e->kept[i].extent;
@@ -61,6 +61,7 @@ void img_extent_cache_keep(struct img_extent_cache *e, const struct img *img, ui
 		return;
 	e->kept[i].image = img->engine->epochs.id;
 	e->kept[i].version = version;
+	e->kept[i].chains = img_engine_chains();
 	e->kept[i].off = off;
 	/* only as far as the numbers that made the version go */
 	e->kept[i].len = min_u64(len, IMG_STRIPE_BYTES - off % IMG_STRIPE_BYTES);

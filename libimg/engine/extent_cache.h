@@ -20,7 +20,8 @@ struct img_extent_cache {
 		 * only grows, it is the same only while all are.
 		 */
 		uint64_t version;
-		uint64_t image; /* img_epoch_domain.id; 0: nothing */
+		uint64_t chains; /* img_engine_chains(): level is in the chain only while that stays */
+		uint64_t image;	 /* img_epoch_domain.id; 0: nothing */
 		uint64_t off, len;
 		struct img *level;	  /* the last one that was asked */
 		struct img_extent extent; /* of off */
@@ -32,7 +33,7 @@ struct img_extent_cache {
  * kept for the window that its start lies in.
  */
 uint64_t img_extent_cache_window(const struct img *img);
-/* What is at off, and (*len is clipped) how far. False: not known. */
+/* What is at off, and (*len is clipped) how far. False: not known. The reader is inside (epochs.h). */
 bool img_extent_cache_find(const struct img_extent_cache *e, const struct img *img, uint64_t off,
 			   uint64_t *len, struct img_extent *out, struct img **level);
 void img_extent_cache_keep(struct img_extent_cache *e, const struct img *img, uint64_t version, uint64_t off,

@@ -19,22 +19,8 @@ enum {
 struct img_epoch_readers *img_queue_epochs_of(struct img_queue *q, struct img *img)
 {
 	struct img_epoch_readers *found = img_epoch_readers_find(&q->readers, &img->engine->epochs);
-	struct img_epoch_domain **chain;
-	size_t n = 0;
 
-	if (found)
-		return found;
-	for (struct img *i = img; i; i = i->parent)
-		n++;
-	chain = calloc(n, sizeof(*chain));
-	if (!chain)
-		return NULL;
-	n = 0;
-	for (struct img *i = img; i; i = i->parent)
-		chain[n++] = &i->engine->epochs;
-	found = img_epoch_readers_make(&q->readers, chain, n);
-	free(chain);
-	return found;
+	return found ? found : img_epoch_readers_make(&q->readers, &img->engine->epochs);
 }
 
 struct img_task *img_task_make(struct img_queue *q, struct img *img,

@@ -612,6 +612,8 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 		img_piece_wait(p, &e->waiting);
 		return -EINPROGRESS;
 	}
+	if (!img->writable) /* any more; it was when the request was made */
+		return img_fail(&p->err, -EROFS, "%s: the image has become read-only", img->name);
 	claim = img_claim_of(e, p->off, &len);
 	if (claim && p->op == IMG_OP_WRITE && !p->zeroes && !p->packed.at &&
 	    img_claim_join(p, claim, len)) {

@@ -26,8 +26,7 @@ static int lengthen(struct img_storage *s, struct img_error *err)
 	return rc;
 }
 
-/* Make all that was written so far durable. No lock held. */
-static int barrier(struct img_engine *e, struct img_error *err)
+int img_writeout_barrier(struct img_engine *e, struct img_error *err)
 {
 	for (size_t i = 0;; i++) {
 		struct img_storage *s;
@@ -165,7 +164,7 @@ static int write_journaled(struct img_engine *e, const struct img_meta_group *gr
 			if (to > from && img->journal_bytes && cost > img->journal_bytes)
 				break;
 		}
-		rc = barrier(e, err);
+		rc = img_writeout_barrier(e, err);
 		if (!rc)
 			rc = img->driver->journal(e->img, all + from, to - from, err);
 		if (!rc)
@@ -185,7 +184,7 @@ static int write_ranks(struct img_engine *e, const struct img_meta_group *groups
 		if (!groups[r].n)
 			continue;
 		if (r > 0)
-			rc = barrier(e, err);
+			rc = img_writeout_barrier(e, err);
 		if (!rc)
 			rc = write_group(&groups[r], err);
 	}
@@ -214,7 +213,7 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 	rc = e->img->driver->journal ? write_journaled(e, groups, err)
 				     : write_ranks(e, groups, err);
 	if (!rc && durable)
-		rc = barrier(e, err);
+		rc = img_writeout_barrier(e, err);
 
 	pthread_mutex_lock(&e->lock);
 	img_meta_written(e->meta, groups, rc);

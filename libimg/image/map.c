@@ -100,12 +100,35 @@ static int describe(const struct img *img, const struct img_extent *e, uint64_t 
 	return 0;
 }
 
+/* Down from img to the image that has [off, off + len), which is shortened to what is one answer. */
+static int walk(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
+		struct img_error *err)
+{
+	struct img_extent e;
+	int rc;
+
+	for (;;) {
+		struct img *parent = img->parent;
+
+		rc = img_engine_map(img, off, len, &e, err);
+		if (rc)
+			return rc;
+		len = entry->length = e.length;
+		if (e.kind != IMG_BACKING || !deep || !parent || off >= parent->size)
+			break;
+		img = parent;
+		len = min_u64(len, img->size - off);
+		entry->depth++;
+	}
+	return describe(img, &e, off, deep, entry, err);
+}
+
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
 	struct img_map_entry found = { .start = off };
-	struct img_extent e;
+	struct img_walk *w;
 	int rc = img_context_is_ours(img, err);
 
 	if (rc)
@@ -118,20 +141,12 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 				img->name, off, len, img->size);
 	if (img->context->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
-	for (;;) {
-		rc = img_engine_map(img, off, len, &e, err);
-		if (rc)
-			return rc;
-		len = found.length = e.length;
-		if (e.kind != IMG_BACKING || !deep || !img->parent || off >= img->parent->size)
-			break;
-		img = img->parent;
-		len = min_u64(len, img->size - off);
-		found.depth++;
-	}
-	rc = describe(img, &e, off, deep, &found, err);
-	if (rc)
-		return rc;
-	*entry = found;
-	return 0;
+	w = img_engine_walk_begin(img);
+	if (!w)
+		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	rc = walk(img, off, len, deep, &found, err);
+	img_engine_walk_end(img, w);
+	if (!rc)
+		*entry = found;
+	return rc;
 }

@@ -15,10 +15,11 @@
 #include "libimg/image/level.h"
 #include "libimg/image/parent.h"
 
-/* What a backing file inherits of how the image above it was opened. */
+/* What a backing file inherits of how the image above it was opened; some of it should it become writable. */
 enum {
 	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
-			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD | IMG_OPEN_SALVAGE,
+			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD | IMG_OPEN_SALVAGE |
+			  IMG_OPEN_WRITETHROUGH | IMG_OPEN_UNMAP,
 };
 
 /* ---- What an image's driver asks for ---- */
@@ -351,7 +352,7 @@ static int open_given(struct img *above, const struct way *way, struct img **out
 }
 
 /* The parent that img has names or an identity of; img's gate judges. */
-static int open_named(struct img *img, struct way *way, struct img_error *err)
+static int open_named(struct img *img, struct way *way, struct img **out, struct img_error *err)
 {
 	struct img_parent parent = { .name = img->backing_name };
 	struct img_gate *gate = img->context->gate;
@@ -363,9 +364,9 @@ static int open_named(struct img *img, struct way *way, struct img_error *err)
 		return rc;
 	if (find && parent.driver)
 		way->driver = parent.driver;
-	rc = open_stored(path, parent.name, gate, gate, img, way, &img->parent, err);
+	rc = open_stored(path, parent.name, gate, gate, img, way, out, err);
 	if (!rc && find && (!img->backing_name || strcmp(parent.name, img->backing_name) != 0)) {
-		img->context->parent_path = strdup(img->parent->context->path);
+		img->context->parent_path = strdup((*out)->context->path);
 		if (!img->context->parent_path)
 			rc = img_fail(err, -ENOMEM, "out of memory");
 	}
@@ -392,6 +393,7 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 		       bool *done, struct img_error *err)
 {
 	const struct img_node *node = above->level.backing;
+	struct img *parent = NULL;
 	bool given;
 	int rc;
 
@@ -429,9 +431,11 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 	if (!way->driver)
 		rc = driver_called(img->backing_format, &way->driver, err);
 	if (!rc && given)
-		rc = open_given(img, way, &img->parent, err);
+		rc = open_given(img, way, &parent, err);
 	else if (!rc)
-		rc = open_named(img, way, err);
+		rc = open_named(img, way, &parent, err);
+	if (parent) /* nobody reads img yet, so that this takes no memory */
+		img_engine_set_parent(img, parent);
 	if (!rc && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
 	return rc;

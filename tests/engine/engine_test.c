@@ -284,7 +284,7 @@ Test(engine, reads_the_parent_below_and_fills_around_a_small_write)
 
 	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
 	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
-	top.parent = &base;
+	cr_assert_eq(img_engine_set_parent(&top, &base), 0);
 	memset(expect, 'b', sizeof(expect));
 	cr_assert_eq(io(&base, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
 	memset(expect + UNIT + 100, 't', 200);
@@ -612,7 +612,7 @@ Test(engine, a_queue_sees_what_was_changed_below_a_child)
 
 	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
 	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
-	top.parent = &base;
+	cr_assert_eq(img_engine_set_parent(&top, &base), 0);
 	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
 	submit(q, &top, IMG_REQUEST_READ, 0, &iov, &got);
 	finish_all(q);
@@ -642,7 +642,7 @@ static unsigned released_beside_a_read(bool same, bool child)
 	toy_open(&img, &a, memory(), true, IMG_IOQ_AUTO);
 	toy_open(&other, &b, memory(), true, IMG_IOQ_AUTO);
 	toy_open(&top, &c, memory(), true, IMG_IOQ_AUTO);
-	top.parent = &img;
+	cr_assert_eq(img_engine_set_parent(&top, &img), 0);
 	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	submit(q, child ? &top : same ? &img

@@ -19,20 +19,19 @@ struct readers_setup {
 
 static void readers_begin(struct readers_setup *s)
 {
-	struct img_epoch_domain *chain[] = { &s->top, &s->base };
-
 	*s = (struct readers_setup){ 0 };
 	img_epoch_domain_init(&s->base);
 	img_epoch_domain_init(&s->top);
 	img_epoch_domain_init(&s->other);
+	cr_assert_eq(img_epoch_domain_set_below(&s->top, &s->base), 0);
 	for (int i = 0; i < 2; i++) {
 		img_queue_epochs_init(&s->q[i]);
 		cr_assert_null(img_epoch_readers_find(&s->q[i], &s->top));
-		s->top_by[i] = img_epoch_readers_make(&s->q[i], chain, 2);
+		s->top_by[i] = img_epoch_readers_make(&s->q[i], &s->top);
 		cr_assert_eq(img_epoch_readers_find(&s->q[i], &s->top), s->top_by[i]);
 	}
-	s->base_by = img_epoch_readers_make(&s->q[0], chain + 1, 1);
-	s->other_by = img_epoch_readers_make(&s->q[0], (struct img_epoch_domain *[]){ &s->other }, 1);
+	s->base_by = img_epoch_readers_make(&s->q[0], &s->base);
+	s->other_by = img_epoch_readers_make(&s->q[0], &s->other);
 }
 
 static void readers_finish(struct readers_setup *s)
@@ -148,16 +147,88 @@ Test(readers, do_not_enter_what_is_closed)
 Test(readers, a_queue_that_comes_to_a_closed_image_stays_out)
 {
 	struct readers_setup s;
-	struct img_epoch_domain *chain[] = { &s.other };
 	struct img_epoch_readers *r;
 
 	readers_begin(&s);
 	img_epoch_domain_close(&s.other);
-	r = img_epoch_readers_make(&s.q[1], chain, 1);
+	r = img_epoch_readers_make(&s.q[1], &s.other);
 	cr_assert(!img_reader_enter(r));
 	img_epoch_domain_open(&s.other);
 	cr_assert(img_reader_enter(r));
 	img_reader_leave(r);
+	readers_finish(&s);
+}
+
+/* ---- Readers of a chain that changes ---- */
+
+Test(readers, are_those_of_the_images_below_after_a_change)
+{
+	struct readers_setup s;
+	struct img_epoch_domain new_base, last;
+	struct img_reader reader;
+	uint64_t now;
+
+	readers_begin(&s);
+	img_epoch_domain_init(&new_base);
+	img_epoch_domain_init(&last);
+	cr_assert_eq(img_epoch_domain_set_below(&new_base, &last), 0);
+	img_epoch_domain_close(&s.top);
+	cr_assert_eq(img_epoch_domain_set_below(&s.top, &new_base), 0);
+	cr_assert(!img_reader_enter(s.top_by[0]), "it is closed as before");
+	img_epoch_domain_open(&s.top);
+
+	/* the new ones are read through the top, the old one is not */
+	img_reader_start(s.top_by[1], &reader);
+	now = img_epoch_now();
+	cr_assert(!img_epoch_passed(&s.top, now));
+	cr_assert(!img_epoch_passed(&new_base, now));
+	cr_assert(!img_epoch_passed(&last, now));
+	cr_assert(img_epoch_passed(&s.base, now));
+	img_reader_end(s.top_by[1], &reader);
+	img_epoch_domain_close(&s.base);
+	cr_assert(img_reader_enter(s.top_by[0]));
+	cr_assert(!img_reader_enter(s.base_by), "its own readers are what they were");
+	img_epoch_domain_close(&last);
+	cr_assert(!img_epoch_domain_empty(&last));
+	cr_assert(img_reader_leave(s.top_by[0]), "somebody may be waiting for it");
+	cr_assert(img_epoch_domain_empty(&last));
+	cr_assert(!img_reader_enter(s.top_by[0]));
+	img_epoch_domain_open(&last);
+	img_epoch_domain_open(&s.base);
+
+	/* and back, the new ones going first */
+	img_epoch_domain_close(&s.top);
+	cr_assert_eq(img_epoch_domain_set_below(&s.top, NULL), 0);
+	img_epoch_domain_destroy(&new_base);
+	img_epoch_domain_destroy(&last);
+	cr_assert_eq(img_epoch_domain_set_below(&s.top, &s.base), 0);
+	img_epoch_domain_open(&s.top);
+	cr_assert_eq(img_epoch_readers_find(&s.q[0], &s.top), s.top_by[0]);
+	img_epoch_domain_close(&s.base);
+	cr_assert(!img_reader_enter(s.top_by[1]));
+	img_epoch_domain_open(&s.base);
+	cr_assert(img_reader_enter(s.top_by[1]));
+	img_reader_leave(s.top_by[1]);
+	readers_finish(&s);
+}
+
+/* Who reads a child reads the image whose backing image changes, too. */
+Test(readers, above_a_change_are_of_the_new_chain_too)
+{
+	struct readers_setup s;
+
+	readers_begin(&s);
+	img_epoch_domain_close(&s.base);
+	cr_assert_eq(img_epoch_domain_set_below(&s.base, &s.other), 0);
+	img_epoch_domain_open(&s.base);
+	img_epoch_domain_close(&s.other);
+	cr_assert(!img_reader_enter(s.top_by[0]));
+	cr_assert(!img_reader_enter(s.top_by[1]));
+	cr_assert(!img_reader_enter(s.base_by));
+	cr_assert(!img_reader_enter(s.other_by));
+	img_epoch_domain_open(&s.other);
+	cr_assert(img_reader_enter(s.top_by[0]));
+	cr_assert(!img_reader_leave(s.top_by[0]));
 	readers_finish(&s);
 }
 
@@ -344,7 +415,7 @@ Test(extents, are_old_when_any_image_that_was_asked_has_changed)
 
 	open_image(&base, &units, 65536);
 	open_image(&top, &units, 65536);
-	top.parent = &base;
+	cr_assert_eq(img_engine_set_parent(&top, &base), 0);
 	version = version_of(&top, 0) + version_of(&base, 0);
 	img_extent_cache_keep(&e, &top, version, 0, 65536, &x, &base);
 	cr_assert(img_extent_cache_find(&e, &top, 0, &len, &out, &level));
@@ -355,6 +426,12 @@ Test(extents, are_old_when_any_image_that_was_asked_has_changed)
 	img_extent_cache_keep(&e, &top, version_of(&top, 0), 0, 65536, &x, &top);
 	changed(&base, 0, 65536);
 	cr_assert(img_extent_cache_find(&e, &top, 0, &len, &out, &level), "it was not asked");
+
+	/* an image that is not below any more is not looked at */
+	version = version_of(&top, 0) + version_of(&base, 0);
+	img_extent_cache_keep(&e, &top, version, 0, 65536, &x, &base);
+	cr_assert_eq(img_engine_set_parent(&top, NULL), 0);
+	cr_assert(!img_extent_cache_find(&e, &top, 0, &len, &out, &level));
 	img_engine_free(&top);
 	img_engine_free(&base);
 }

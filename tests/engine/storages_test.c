@@ -107,7 +107,7 @@ static void short_disk(bool fresh, uint64_t at, uint64_t len)
 	struct split *base = split_new(UNIT * UNITS), *top = split_new(SIZE);
 	uint8_t unit[UNIT], expect[UNIT];
 
-	top->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&top->img, &base->img), 0);
 	top->fresh = fresh;
 	write_byte(base, 0, 0xbb, UNIT * UNITS);
 	/* buffers that are used again are not empty */
@@ -160,7 +160,7 @@ Test(fill, fresh_room_still_gets_what_the_backing_image_holds)
 	struct split *base = split_new(UNIT * UNITS), *top = split_new(UNIT * UNITS);
 	uint8_t unit[UNIT], expect[UNIT];
 
-	top->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&top->img, &base->img), 0);
 	top->fresh = true;
 	write_byte(base, 0, 0xbb, UNIT);
 	write_byte(top, 512, 1, 512);
@@ -180,7 +180,7 @@ Test(fill, behind_the_end_of_the_backing_image_is_zeroes)
 	struct split *base = split_new(UNIT + 1536), *top = split_new(UNIT * UNITS);
 	uint8_t unit[UNIT], expect[UNIT] = { 0 };
 
-	top->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&top->img, &base->img), 0);
 	write_byte(base, 0, 0xbb, UNIT + 1536);
 	/* what lies behind the end in its file is not the disk's */
 	memset(unit, 0xcc, UNIT);
@@ -214,7 +214,7 @@ Test(fill, gets_each_byte_from_its_place)
 		uint64_t at = piece[i / 4].at, len = piece[i / 4].len;
 		uint8_t unit[UNIT], expect[UNIT] = { 0 };
 
-		top->img.parent = &base->img;
+		cr_assert_eq(img_engine_set_parent(&top->img, &base->img), 0);
 		top->fresh = i % 2;
 		write_byte(base, 9 * UNIT, 1, 512); /* its table is in memory: zeroes are known */
 		if (i % 4 < 2) {
@@ -243,7 +243,7 @@ Test(fill, that_cannot_be_read_fails_the_write_and_leaves_the_unit)
 	struct split *base = split_new(UNIT * UNITS), *top = split_new(UNIT * UNITS);
 	uint8_t buf[512] = { 1 };
 
-	top->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&top->img, &base->img), 0);
 	write_byte(base, 0, 0xbb, UNIT);
 	base->watch.before = fail_reads_of_data;
 	cr_assert_eq(io(top, IMG_REQUEST_WRITE, 512, buf, 512), -EIO);
@@ -280,7 +280,7 @@ Test(zeroes, are_made_where_they_were_asked_for)
 		uint64_t off = piece[i / 2].off, len = piece[i / 2].len;
 		uint8_t model[SIZE];
 
-		d->img.parent = &base->img;
+		cr_assert_eq(img_engine_set_parent(&d->img, &base->img), 0);
 		memset(model, 0xbb, SIZE);
 		write_byte(base, 0, 0xbb, SIZE);
 		if (i % 2) { /* else all of it is the backing image's */
@@ -364,7 +364,7 @@ Test(look_ups, are_not_believed_after_a_change)
 	struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
 	struct img_queue *q;
 
-	d->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&d->img, &base->img), 0);
 	cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &q, NULL), 0);
 	cr_assert_eq(first_byte(q, d, UNIT), 0);
 	write_byte(base, UNIT, 1, UNIT);
@@ -385,7 +385,7 @@ Test(look_ups, end_where_the_extent_does)
 	struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
 	uint8_t model[UNIT * UNITS];
 
-	d->img.parent = &base->img;
+	cr_assert_eq(img_engine_set_parent(&d->img, &base->img), 0);
 	for (unsigned i = 0; i < UNITS; i++) {
 		write_byte(base, i * UNIT, (uint8_t)(100 + i), UNIT);
 		memset(model + i * UNIT, (int)(100 + i), UNIT);
@@ -531,7 +531,7 @@ Test(tasks, join_or_wait_but_lose_nothing)
 		int rc[2];
 
 		d->fresh = i % 2;
-		d->img.parent = &base->img;
+		cr_assert_eq(img_engine_set_parent(&d->img, &base->img), 0);
 		memset(one, 1, sizeof(one));
 		memset(two, 2, sizeof(two));
 		write_byte(base, 8 * UNIT, 1, 512); /* its table is in memory: zeroes are known */
