@@ -30,8 +30,7 @@ static void free_state(struct qcow2 *q)
 		return;
 	img_storage_close(q->data_file);
 	free(q->data_file_name);
-	free(q->reftable);
-	img_range_map_free(&q->metadata);
+	qcow2_free_tables(q);
 	free(q);
 }
 
@@ -311,6 +310,18 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 	return rc;
 }
 
+static int qcow2_set_writable(struct img *img, bool writable, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
+
+	if (writable)
+		return prepare_writing(img, &(struct img_opening){ 0 }, err);
+	img->file->may_grow_ahead = false;
+	qcow2_free_tables(q);
+	q->next_free = q->compressed_end = 0;
+	return 0;
+}
+
 static void qcow2_close(struct img *img)
 {
 	free_state(img->state);
@@ -326,6 +337,7 @@ const struct img_driver qcow2_driver = {
 	.close = qcow2_close,
 	.first_write = qcow2_first_write,
 	.finish = qcow2_finish,
+	.set_writable = qcow2_set_writable,
 	.map = qcow2_map,
 	.plan_write = qcow2_plan_write,
 	.commit = qcow2_commit,

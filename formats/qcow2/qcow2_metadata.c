@@ -186,6 +186,14 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 	return qcow2_list_tables(img, err);
 }
 
+void qcow2_free_tables(struct qcow2 *q)
+{
+	free(q->reftable);
+	q->reftable = NULL;
+	q->reftable_entries = 0;
+	img_range_map_free(&q->metadata);
+}
+
 int qcow2_counted_past_end(struct img *img, bool *any, struct img_error *err)
 {
 	struct qcow2 *q = img->state;

@@ -65,6 +65,7 @@ static inline int qcow2_no_memory(const struct img *img, struct img_error *err)
  * Blocking. -EUCLEAN.
  */
 int qcow2_load_tables(struct img *img, struct img_error *err);
+void qcow2_free_tables(struct qcow2 *q);
 /*
  * Is anything counted that does not lie in the file wholly? The tables are loaded. Blocking.
  */

@@ -30,6 +30,19 @@ static int vmdk_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint
 	return vmdk_is_nearly_descriptor((const char *)head, len, &utf16) ? IMG_PROBE_NEARLY : 0;
 }
 
+static int vmdk_set_writable(struct img *img, bool writable, struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+
+	if (writable)
+		return vmdk_prepare_writing(img, vmdk, err);
+	for (size_t i = 0; i < vmdk->file_count; i++) {
+		vmdk_free_alloc(vmdk->files[i].alloc);
+		vmdk->files[i].alloc = NULL;
+	}
+	return 0;
+}
+
 static void vmdk_close(struct img *img)
 {
 	vmdk_free(img->state, img);
@@ -421,6 +434,7 @@ const struct img_driver vmdk_driver = {
 	.close = vmdk_close,
 	.first_write = vmdk_first_write,
 	.finish = vmdk_finish,
+	.set_writable = vmdk_set_writable,
 	.map = vmdk_map,
 	.plan_write = vmdk_plan_write,
 	.commit = vmdk_commit,

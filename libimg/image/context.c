@@ -116,6 +116,11 @@ bool img_context_shares(const struct img *img, const struct img_storage *s)
 	return any_in_chain(img, true, overlaps, s);
 }
 
+bool img_context_holds(const struct img *img, const struct img_storage *s)
+{
+	return any_part(img, overlaps, s);
+}
+
 static bool is_called(const struct img_storage *s, const void *what)
 {
 	return s->identity && !strcmp(s->identity, what);
@@ -217,6 +222,9 @@ int img_close(struct img *img, struct img_error *err)
 		return img_fail(err, -EDEADLK,
 				"%s: it cannot be closed by a function that a queue has called",
 				img->name);
+	if (img && img->context->above)
+		return img_fail(err, -EBUSY, "%s: it is the backing image of %s, and closed with that",
+				img->name, img->context->above->name);
 	for (struct img *i = img; i; i = i->parent) {
 		int rc = img_context_is_ours(i, err);
 
@@ -269,7 +277,7 @@ uint64_t img_modified(const struct img *img)
 	return img_storage_modified(img->file);
 }
 
-const struct img *img_backing(const struct img *img)
+struct img *img_backing(const struct img *img)
 {
 	return img->parent;
 }

@@ -27,7 +27,7 @@ struct img_context {
 	struct img_gate *gate;	     /* a counted reference */
 	unsigned flags;		     /* IMG_OPEN_* */
 	bool opened;		     /* driver->open() succeeded: close() is due */
-	struct img *above;	     /* the image that names it; NULL: top */
+	struct img *_Atomic above;   /* the image that it is the backing image of; NULL: top */
 	char *parent_path;	     /* of the open parent, where it is not what backing_name says; NULL: it is */
 	bool special;		     /* not what the file alone says: the user named a further file, or a view */
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */
@@ -102,6 +102,8 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 int img_context_add_part(struct img *img, struct img_storage *s, struct img_error *err);
 /* Does s share bytes with img or an image above or below it? */
 bool img_context_shares(const struct img *img, const struct img_storage *s);
+/* ... with img alone? */
+bool img_context_holds(const struct img *img, const struct img_storage *s);
 /* The same by identity alone. own: img's further storages count too. identity NULL: false. */
 bool img_context_has(const struct img *img, const char *identity, bool own);
 /* The same of img alone. */

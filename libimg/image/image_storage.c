@@ -98,6 +98,11 @@ static uint64_t image_modified(struct img_storage *s)
 	return img_modified(img_of(s));
 }
 
+static int image_set_writable(struct img_storage *s, bool writable, struct img_error *err)
+{
+	return img_set_writable(img_of(s), writable, err);
+}
+
 static void image_close(struct img_storage *s)
 {
 	img_context_close(img_of(s), NULL);
@@ -112,6 +117,7 @@ static const struct img_storage_ops image_ops = {
 	.extent = image_extent,
 	.allocated = image_allocated,
 	.modified = image_modified,
+	.set_writable = image_set_writable,
 	.close = image_close,
 };
 

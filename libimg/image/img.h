@@ -233,7 +233,12 @@ const char *img_guessed_content(const struct img *img);
  * file that was opened); 0: not known (a block device).
  */
 uint64_t img_modified(const struct img *img);
-const struct img *img_backing(const struct img *img); /* NULL: none; lives as long as img */
+bool img_is_writable(const struct img *img); /* open for writing, now */
+/*
+ * The image below img; NULL: none. It lives until img is closed or gets another one, and is not to be
+ * closed itself (-EBUSY). All other calls may be made with it: it is an image like img.
+ */
+struct img *img_backing(const struct img *img);
 
 /*
  * Is what name leads to (a path, a URL) a file or export that img or an image of its backing chain is
@@ -412,7 +417,7 @@ struct img_map_entry {
 	bool encrypted;
 	bool has_offset; /* offset is where the bytes lie, as they are, in file */
 	uint64_t offset;
-	const char *file; /* lives as long as img */
+	const char *file; /* lives as long as the images below img */
 	uint64_t reserved[4];
 };
 /*
@@ -442,7 +447,7 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 /*
  * Store another backing file's name in img's file, durably: relative to the image's own folder, or
  * NULL or "" for none any more. format NULL: none is stored. Only what the file says changes: the
- * chain that is open stays as it is until img is closed, and what the guest sees afterwards is the caller's to
+ * chain that is open stays as it is until img_set_backing(), and what the guest sees afterwards is the caller's to
  * know. The file need not be there, unless the format stores what it is (VMDK: its content ID and UUID; it is
  * opened then, or taken from the open chain): the same name once more stores that anew. Other queues may read meanwhile. Dirty bitmaps inside the
  * image are marked as out of date, here and by img_make_empty(), as by any change. A power cut leaves the old
@@ -460,6 +465,44 @@ int img_set_backing_name(struct img *img, const char *name, const char *format,
  * -EUCLEAN, -EDEADLK.
  */
 int img_make_empty(struct img *img, struct img_error *err);
+
+/*
+ * ---- Changing an open chain; blocking ----
+ *
+ * What other threads have in flight on the image and on those above it is waited for or goes on
+ * afterwards; they need to run their queues for that. -EDEADLK: a queue of the calling thread has
+ * requests in flight there. On failure everything is as it was.
+ */
+
+/*
+ * Let an image that is open for reading be written to, or only be read any more: img_open()'s, or
+ * any img_backing() of it. It stays open all the time, and its locks stay held. To writable: as
+ * img_open() with IMG_OPEN_WRITE would be refused, and -EAGAIN: another process, or another image of
+ * this one, has the file open. Of an image whose format was guessed, writes that would turn it into another
+ * format are refused (see IMG_OPEN_PROBE_WRITE). To read-only: everything is written out and durable
+ * (unless IMG_OPEN_UNSAFE) as by img_close(); who had writes in flight that were not done yet gets
+ * -EROFS. What it is already: 0. -EINVAL: it was opened with SHARE, CHECK, SALVAGE, SELF_ONLY, or as a
+ * snapshot; -EBUSY: it is being created.
+ */
+int img_set_writable(struct img *img, bool writable, struct img_error *err);
+
+/*
+ * Let backing (NULL: none) be the image below img, which may be any image of a chain, from now on.
+ * What the file of img says stays: call img_set_backing_name() before, since a format may compare the
+ * two. What the guest sees afterwards is the caller's to know.
+ *
+ * backing is an image that img_open() gave, alone or with a chain of its own; it belongs to img from now
+ * on. Or it is further down in the chain of img already: then the images between the two are taken out.
+ * *removed: the images that are not below img any more, from the old img_backing() on, are one for the caller
+ * to close, without what backing is; NULL: there are none. Of backing, and of the images that are taken
+ * out, nobody else may be making calls or have requests in flight; of img and those above anybody may.
+ *
+ * -ENOTSUP: the format has no backing image; -ELOOP: backing is img, or one that is above it, or has a
+ * file in common with these; the chain would be deeper than 256; -EBUSY: it is the backing image of
+ * another; it is being created; -EINVAL: the format needs a backing image, or this is another one than
+ * it is made for; img or backing was opened with CHECK, SALVAGE or SELF_ONLY.
+ */
+int img_set_backing(struct img *img, struct img *backing, struct img **removed, struct img_error *err);
 
 struct img_check_result {
 	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;

@@ -13,6 +13,8 @@
  *	compress=1	compressed writes too
  *	resize=1	another thread makes the disk larger and smaller again meanwhile
  *	check=1		... and checks the image, which must find nothing
+ *	chain=1		... and makes images below it writable and read-only again, and
+ *			replaces them by others of the same content
  *	overlap=1	requests in flight may overlap: each sector must then hold what one wrote
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
@@ -96,7 +98,7 @@ static struct {
 	const char *path;
 	uint8_t *model;
 	uint64_t size, unit;
-	bool overlap, compress, resize, check;
+	bool overlap, compress, resize, check, chain;
 	struct worker worker[THREADS_MAX + 1]; /* the last that is used makes blocking calls */
 	unsigned threads;
 	double until;
@@ -460,6 +462,56 @@ static int check(struct img_error *err)
 	return rc;
 }
 
+/* An image below the top becomes writable, has a piece of it written as it is, and is read-only again. */
+static int rewrite(struct img *img, uint64_t n, struct img_error *err)
+{
+	uint64_t off = n * 7919 * SECTOR % (img_size(img) - 65536);
+	uint8_t buf[65536];
+	int rc = img_set_writable(img, true, err);
+
+	if (rc)
+		return rc;
+	rc = img_read(img, off, buf, sizeof(buf), err);
+	/* A VMDK that was written to is not the parent any more that its child was made for. */
+	if (rc == 0 && strcmp(img_format(img), "vmdk") != 0)
+		rc = img_write(img, off, buf, sizeof(buf), err);
+	return rc ? rc : img_set_writable(img, false, err);
+}
+
+/* What is below img is opened once more, and takes its place. */
+static int replace(struct img *img, struct img_error *err)
+{
+	struct img_open_options options = run.options;
+	struct img *backing, *removed = NULL;
+	int rc;
+
+	options.flags &= ~(unsigned)IMG_OPEN_WRITE;
+	options.format = img_format(img_backing(img));
+	rc = img_open(img_name(img_backing(img)), &options, &backing, err);
+	if (rc)
+		return rc;
+	rc = img_set_backing(img, backing, &removed, err);
+	if (rc)
+		img_close(backing, NULL);
+	return rc ? rc : img_close(removed, err);
+}
+
+static int change_chain(uint64_t n, struct img_error *err)
+{
+	struct img *above = run.img;
+	int rc = 0;
+
+	for (uint64_t i = n; i % 2 && img_backing(img_backing(above)); i /= 2)
+		above = img_backing(above);
+	if (n % 3) {
+		/* what is compressed cannot be written to where the format has only that */
+		rc = rewrite(img_backing(above), n, err);
+		if (rc == -ENOTSUP)
+			rc = 0;
+	}
+	return rc ? rc : replace(above, err);
+}
+
 /* What needs the image for itself, in a thread of its own: requests wait, and go on. */
 static void *disturb(void *user)
 {
@@ -477,6 +529,8 @@ static void *disturb(void *user)
 		}
 		if (run.check && rc == 0)
 			rc = check(err);
+		if (run.chain && rc == 0)
+			rc = change_chain(n, err);
 		usleep(2000);
 	}
 	if (rc) {
@@ -558,9 +612,9 @@ static int phase(double seconds, struct img_error *err)
 		if (pthread_create(&run.worker[t].thread, NULL, work, &run.worker[t]))
 			abort();
 	}
-	if ((run.resize || run.check) && pthread_create(&disturber, NULL, disturb, NULL))
+	if ((run.resize || run.check || run.chain) && pthread_create(&disturber, NULL, disturb, NULL))
 		abort();
-	if (run.resize || run.check)
+	if (run.resize || run.check || run.chain)
 		pthread_join(disturber, NULL);
 	for (unsigned t = 0; t <= run.threads; t++) {
 		pthread_join(run.worker[t].thread, NULL);
@@ -631,6 +685,8 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 		run.resize = *value == '1';
 	else if (!strncmp(arg, "check=", 6))
 		run.check = *value == '1';
+	else if (!strncmp(arg, "chain=", 6))
+		run.chain = *value == '1';
 	else if (!strncmp(arg, "references=", 11))
 		run.options.references = value;
 	else if (!strncmp(arg, "flags=", 6))

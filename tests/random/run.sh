@@ -179,6 +179,13 @@ variant "qcow2 512, checked and resized meanwhile" "resize=1 check=1" filled clu
 variant "qcow2 over a chain, resized meanwhile" "resize=1" over_chain compat=1.1
 variant "qcow2 4k packed, checked meanwhile, unmapping" "compress=1 check=1 flags=512" compressed cluster_size=4k
 variant "raw, resized meanwhile" "resize=1" plain
+variant "qcow2 over raw, its chain changed meanwhile" "chain=1" over compat=1.1 base.raw raw
+variant "qcow2 over a chain, which is changed meanwhile" "chain=1 check=1" over_chain compat=1.1
+variant "qcow2 4k packed over a packed base, which is changed meanwhile" "compress=1 chain=1" over_packed cluster_size=4k
+variant "qcow2 over a shorter raw, changed and resized meanwhile" "resize=1 chain=1" over compat=1.1 short.raw raw
+variant "qcow2 over a chain, changed meanwhile, O_DIRECT if possible" "chain=1 flags=128" over_chain cluster_size=4k
+variant "vmdk over vmdk, its chain changed meanwhile" "chain=1" vmdk_over subformat=monolithicSparse
+variant "vmdk over a stream, its chain changed meanwhile" "chain=1" vmdk_over_stream subformat=monolithicSparse
 variant "vmdk without grain tables" "" vmdk_bare subformat=monolithicSparse
 variant "vmdk, checked meanwhile" "check=1" vmdk_theirs subformat=monolithicSparse
 variant "raw, unmapping" "flags=512" plain
