@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
@@ -230,10 +231,27 @@ static void resume_from(struct img *img, struct img *top)
 	img_engine_resume(top);
 }
 
+/* What img->context->parent_path is to be. */
+static int path_of_parent(const struct img *img, const struct img *backing, char **out)
+{
+	const char *name = img->backing_name;
+	char *stored = name ? img_resolve_name(img->context->path, name) : NULL;
+	bool same = !backing || (stored && !strcmp(stored, backing->context->path));
+
+	*out = NULL;
+	if (name && !stored)
+		return -ENOMEM;
+	free(stored);
+	if (!same)
+		*out = strdup(backing->context->path);
+	return same || *out ? 0 : -ENOMEM;
+}
+
 /* img is quiet. On failure all is as it was. */
 static int replace_parent(struct img *img, struct img *backing, struct img_error *err)
 {
 	struct img *before = img->parent;
+	char *path;
 	int rc = 0;
 
 	img->parent = backing;
@@ -242,9 +260,15 @@ static int replace_parent(struct img *img, struct img *backing, struct img_error
 	img->parent = before;
 	if (rc)
 		return rc;
-	rc = img_engine_set_parent(img, backing);
-	if (rc)
+	rc = path_of_parent(img, backing, &path);
+	if (!rc)
+		rc = img_engine_set_parent(img, backing);
+	if (rc) {
+		free(path);
 		return img_fail(err, rc, "%s: out of memory", img->name);
+	}
+	free(img->context->parent_path);
+	img->context->parent_path = path;
 	if (backing)
 		backing->context->above = img;
 	return 0;

@@ -456,6 +456,17 @@ static void make_raw(const char *name, uint8_t value)
 	free(bytes);
 }
 
+/* The report tells what the file says, and what is open. */
+static void check_report(struct img *img, const char *open)
+{
+	struct img_value *info;
+
+	cr_assert_eq(img_info(img, &info, NULL), 0);
+	cr_assert_str_eq(img_value_string(img_value_get(info, "backing-filename")), "a");
+	cr_assert_str_eq(img_value_string(img_value_get(info, "full-backing-filename")), open);
+	img_value_free(info);
+}
+
 Test(reopen, another_backing_image)
 {
 	struct img *top, *removed, *b;
@@ -481,7 +492,9 @@ Test(reopen, another_backing_image)
 
 	/* the same again: nothing is done */
 	cr_assert_null(set_below(top, b));
+	check_report(top, "b.qcow2");
 	removed = set_below(top, NULL);
+	check_report(top, "a");
 	cr_assert_eq(removed, b);
 	cr_assert_eq(byte_at(top, 0), 0);
 	cr_assert_eq(byte_at(removed, 0), 2, "with its own backing image");
