@@ -1,5 +1,5 @@
 /*
- * What is asked for when a disk is created, in the format's terms, and the descriptor that says so.
+ * What is asked for when a disk is created, in the format's terms, and the descriptor made of that.
  */
 #ifndef FORMATS_VMDK_VMDK_PARAMETERS_H
 #define FORMATS_VMDK_VMDK_PARAMETERS_H
@@ -21,7 +21,7 @@ void vmdk_parameters_clear(struct vmdk_parameters *w);
 /* The name of extent n, counted from 0, malloc'd. NULL: out of memory. */
 char *vmdk_extent_name(const struct vmdk_parameters *w, uint64_t n);
 uint64_t vmdk_extent_bytes(const struct img_creating *c, const struct vmdk_parameters *w, uint64_t n);
-/* The descriptor, malloc'd, with an identity of its own. */
+/* vmdk_descriptor_write.c. The descriptor, malloc'd, with an identity of its own. */
 int vmdk_describe(const struct img_creating *c, const struct vmdk_parameters *w, char **text, size_t *len,
 		  struct img_error *err);
 
