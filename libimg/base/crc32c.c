@@ -1,3 +1,6 @@
+/*
+ * CRC-32C eight bytes at a time, by eight tables that are made when the first sum is asked for.
+ */
 #include "libimg/base/crc32c.h"
 
 #include <pthread.h>

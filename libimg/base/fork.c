@@ -1,3 +1,7 @@
+/*
+ * Forks: locks that are watched are held across a fork, so that the child finds what they guard
+ * whole, and users are called in the child to forget what is the parent's.
+ */
 #include "libimg/base/fork.h"
 
 #include <assert.h>

@@ -1,3 +1,6 @@
+/*
+ * GUIDs: the order in which text and bytes have the sixteen bytes is a table.
+ */
 #include "libimg/base/guid.h"
 
 #include <string.h>

@@ -1,3 +1,7 @@
+/*
+ * Identifiers of new images: random bytes, or SHA-256 of the caller's identity and what they are
+ * for.
+ */
 #include "libimg/base/identity.h"
 
 #include <assert.h>

@@ -1,3 +1,7 @@
+/*
+ * Secrets and TLS credentials: each object is parsed from its text when it is added; a passphrase
+ * in a file is read then, once. What held a passphrase is cleared before it is freed.
+ */
 #include "libimg/base/secrets.h"
 
 #include <errno.h>

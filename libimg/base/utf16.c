@@ -1,3 +1,7 @@
+/*
+ * UTF-16 to UTF-8 and back, one code point after the other, in room for the longest that can come
+ * of it.
+ */
 #include "libimg/base/utf16.h"
 
 #include <errno.h>

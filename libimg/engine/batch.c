@@ -1,3 +1,7 @@
+/*
+ * Pieces with CPU work are gathered on their queue; a full batch, or what there is when the queue
+ * has nothing else to do (shared out among the cores), becomes one job of the worker pool.
+ */
 #include "libimg/engine/batch.h"
 
 /* On the queue's thread. A batch is a ring of its pieces. */

@@ -1,3 +1,6 @@
+/*
+ * Free buffers are listed by size class, powers of two from 4 KiB on, up to a few MiB in all.
+ */
 #include "libimg/engine/buffers.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * Claims are in a list of the image, which is short: one for each plan in flight. Requests that
+ * join one hang on their host's list until its commit.
+ */
 #include "libimg/engine/claims.h"
 
 #include <string.h>

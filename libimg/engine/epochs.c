@@ -1,3 +1,7 @@
+/*
+ * Readers are counted for each queue and image, without a lock on the paths that serve requests;
+ * who has to know the oldest, or wait for all, looks through the queues under a common lock.
+ */
 #include "libimg/engine/epochs.h"
 
 #include <errno.h>

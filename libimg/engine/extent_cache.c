@@ -1,3 +1,8 @@
+/*
+ * A table with a slot for each window of the disk, as far as there are slots: a later extent
+ * replaces an earlier one. An entry is true as long as the versions of all levels it came through
+ * are the same.
+ */
 #include "libimg/engine/extent_cache.h"
 
 #include "libimg/base/arith.h"

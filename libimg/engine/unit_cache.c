@@ -1,3 +1,7 @@
+/*
+ * A few units, the one that was used longest ago replaced first. A unit without bytes is being
+ * decoded: whoever wants it waits on its list.
+ */
 #include "libimg/engine/unit_cache.h"
 
 enum {

@@ -1,3 +1,7 @@
+/*
+ * Arguments of the public functions: unknown flags and reserved fields that are not zero are
+ * refused.
+ */
 #include "libimg/image/arguments.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * Settings of a new image: the driver's rows, those that all formats with a backing file have, and
+ * those of the file make one table, against which the options are parsed.
+ */
 #include "libimg/image/create_settings.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/*
+ * A storage on top of an open image: its io() goes through the image's blocking calls.
+ */
 #include "libimg/image/image_storage.h"
 
 #include <errno.h>

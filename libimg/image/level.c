@@ -1,3 +1,7 @@
+/*
+ * Reading a node: each key has a function that sets its field, or says which values there are; keys
+ * that no function takes are the format's or the protocol's, or refused.
+ */
 #include "libimg/image/level.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * Nodes: settings are an array in the order in which they were given, children have a slot for each
+ * name; a dotted key goes down the children, which are made on the way.
+ */
 #include "libimg/image/node.h"
 
 #include <errno.h>

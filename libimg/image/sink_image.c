@@ -1,3 +1,7 @@
+/*
+ * Output that is written once: the sink's bytes are collected in a buffer and go to a new file,
+ * which has its name only at the end, or to the pipe.
+ */
 #include "libimg/image/sink_image.h"
 
 #include <errno.h>

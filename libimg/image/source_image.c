@@ -1,3 +1,8 @@
+/*
+ * Input that is read once: what comes first is kept, so that drivers can be asked in turn whether
+ * it is theirs; the rest is read as their source asks for it. A read can be interrupted by another
+ * thread.
+ */
 #include "libimg/image/source_image.h"
 
 #include <errno.h>

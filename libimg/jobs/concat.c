@@ -1,3 +1,7 @@
+/*
+ * The image that an offset falls into is found by its place in the row; a read is cut where one
+ * ends.
+ */
 #include "libimg/jobs/concat.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/*
+ * Units are encoded on a worker's thread into room for twice as much, and put in order later.
+ */
 #include "libimg/jobs/encoder.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * Workers take pieces and put them out under one lock each; a worker that is done early waits until
+ * it is its turn. The first failure is the job's.
+ */
 #include "libimg/jobs/ordered.h"
 
 #include <errno.h>

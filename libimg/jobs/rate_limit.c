@@ -1,3 +1,6 @@
+/*
+ * A rate limit: what has been moved since the start is held to what the rate allows for the time.
+ */
 #include "libimg/jobs/rate_limit.h"
 
 #include <time.h>

@@ -1,3 +1,6 @@
+/*
+ * Whether a target holds anything: known of files that we made, else asked of its tables.
+ */
 #include "libimg/jobs/target.h"
 
 #include "libimg/engine/engine.h"

@@ -1,3 +1,6 @@
+/*
+ * Zeroes are looked for with the processor's vectors, 256 bytes at a time.
+ */
 #include "libimg/jobs/zero.h"
 
 #include <string.h>

@@ -1,3 +1,7 @@
+/*
+ * Registered files and buffers: files have a slot each as long as there are slots, buffers are
+ * sorted by address so that a request's memory is found among them.
+ */
 #include "libimg/storage/ioq_fixed.h"
 
 #include <errno.h>

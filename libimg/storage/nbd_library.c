@@ -1,3 +1,6 @@
+/*
+ * Loading libnbd: its functions are looked up once, when the first export is opened.
+ */
 #include "libimg/storage/nbd_library.h"
 
 #include <dlfcn.h>
