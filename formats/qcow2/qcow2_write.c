@@ -21,16 +21,18 @@ enum {
 	COMMIT_NEW,   /* to new clusters */
 	COMMIT_REUSE, /* to room that was there and not in use */
 	COMMIT_PACKED,
-	COMMIT_CLEAR,	/* room that is there stays */
-	COMMIT_DISCARD, /* it is given back */
+	COMMIT_CLEAR,	   /* room that is there stays */
+	COMMIT_DISCARD,	   /* it is given back */
+	COMMIT_CLEAR_PART, /* subclusters of one cluster */
 };
 
 /* plan->slot[] */
 enum {
-	SLOT_KIND,  /* COMMIT_* */
-	SLOT_ENTRY, /* file offset of the first cluster's L2 entry */
-	SLOT_COUNT, /* clusters; PACKED: stored bytes */
-	SLOT_HOST,  /* NEW: of the first cluster; PACKED: of the data */
+	SLOT_KIND,	       /* COMMIT_* */
+	SLOT_ENTRY,	       /* file offset of the first cluster's L2 entry */
+	SLOT_COUNT,	       /* clusters; PACKED: stored bytes */
+	SLOT_HOST,	       /* NEW: of the first cluster; PACKED: of the data */
+	SLOT_PART = SLOT_HOST, /* CLEAR_PART: bit i is subcluster i */
 };
 
 static bool has_backing(const struct img *img)
@@ -421,13 +423,62 @@ static void look_at_part(const struct img *img, const struct qcow2_entry *e, uin
 	}
 }
 
-/* Zero or discard a part of one cluster: in the room that it has, or not at all. */
+/* Bits for the subclusters that [within, end) of a cluster touches. */
+static uint32_t subclusters(const struct qcow2_geometry *g, uint64_t within, uint64_t end)
+{
+	uint64_t first = within / g->subcluster_bytes;
+	uint64_t count = div_round_up_u64(end, g->subcluster_bytes) - first;
+
+	return (UINT32_MAX >> (QCOW2_SUBCLUSTERS - count)) << first;
+}
+
+/*
+ * Can a part of a cluster be zeroed by bits of its entry? Shortens *len to whole subclusters, or to what is
+ * before the first one. The bytes of a raw data file are zeroed themselves.
+ */
+static bool is_cleared_by_bits(const struct img *img, const struct qcow2_entry *e, uint64_t off,
+			       uint64_t within, uint64_t *len)
+{
+	const struct qcow2 *q = img->state;
+	uint64_t grain = q->geometry.subcluster_bytes, into = within & (grain - 1);
+
+	if (!q->geometry.extended || e->kind == QCOW2_COMPRESSED || q->raw_data_file)
+		return false;
+	if (into) {
+		*len = min_u64(*len, grain - into);
+		return false;
+	}
+	if (off + *len < img->size && *len >= grain)
+		*len = align_down_u64(*len, grain);
+	return *len >= grain || off + *len >= img->size;
+}
+
+/* Zero subclusters of one cluster by metadata; its room stays. */
+static int plan_clear_bits(struct img *img, struct img_req *req, uint64_t off, uint64_t within,
+			   struct img_plan *plan)
+{
+	const struct qcow2 *q = img->state;
+	struct qcow2_lookup l;
+	int rc = look_up_writable(img, req, off, plan->length, &l);
+
+	if (rc)
+		return rc;
+	plan->kind = IMG_PLAN_META;
+	plan->commit = true;
+	plan->slot[SLOT_KIND] = COMMIT_CLEAR_PART;
+	plan->slot[SLOT_ENTRY] = l.entry_off;
+	plan->slot[SLOT_COUNT] = 1;
+	plan->slot[SLOT_PART] = subclusters(&q->geometry, within, within + plan->length);
+	return 0;
+}
+
+/* Zero or discard a part of one cluster: by bits, in the room that it has, or not at all. */
 static int plan_clear_part(struct img *img, struct img_req *req, bool discard, uint64_t off,
 			   uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED };
-	bool all_data = false, all_zero = false;
+	bool all_data = false, all_zero = false, by_bits;
 	struct qcow2_lookup l;
 	uint64_t within;
 	int rc = qcow2_lookup(img, req, off, len, &l);
@@ -437,7 +488,10 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	if (rc)
 		return rc;
 	within = off - l.guest_off;
-	plan->length = len = min_u64(len, q->geometry.cluster_bytes - within);
+	len = min_u64(len, q->geometry.cluster_bytes - within);
+	by_bits = !discard && is_cleared_by_bits(img, &e, off, within, &len) &&
+		  (qcow2_has_host(&e) || !img_req_keep_allocated(req));
+	plan->length = len;
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
 		look_at_part(img, &e, within, len, &all_data, &all_zero);
@@ -445,6 +499,8 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 		all_zero &= qcow2_has_host(&e);
 	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
 		return 0;
+	if (by_bits)
+		return plan_clear_bits(img, req, off, within, plan);
 	if (!all_data || !is_ours(q, &e) || !l.table_copied)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
@@ -559,9 +615,8 @@ static uint32_t written_subclusters(const struct qcow2_geometry *g, const struct
 {
 	uint64_t from = max_u64(plan->fill_start, guest_off) - guest_off;
 	uint64_t to = min_u64(plan->fill_end, guest_off + g->cluster_bytes) - guest_off;
-	uint64_t first = from / g->subcluster_bytes, count = (to - from) / g->subcluster_bytes;
 
-	return (UINT32_MAX >> (QCOW2_SUBCLUSTERS - count)) << first;
+	return subclusters(g, from, to);
 }
 
 /* The entry of cluster i of a plan, after it. */
@@ -577,6 +632,10 @@ static struct qcow2_entry committed(const struct img *img, const struct img_plan
 	case COMMIT_CLEAR:
 	case COMMIT_DISCARD:
 		return cleared(img, plan->slot[SLOT_KIND] == COMMIT_CLEAR, old);
+	case COMMIT_CLEAR_PART:
+		e.sub_alloc &= ~(uint32_t)plan->slot[SLOT_PART];
+		e.sub_zero |= (uint32_t)plan->slot[SLOT_PART];
+		return e;
 	case COMMIT_PACKED:
 		return (struct qcow2_entry){
 			.kind = QCOW2_COMPRESSED,

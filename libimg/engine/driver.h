@@ -34,7 +34,8 @@ struct img_driver;
 enum {
 	IMG_NEED_METADATA = 1,	/* img_meta_get() gave NULL: fetch and call again */
 	IMG_NEED_EXCLUSIVE = 2, /* plan_write: call grow() with the image quiet, then plan again */
-	IMG_NEED_WRITE = 3,	/* plan_write of ZERO: not by metadata; write zeroes instead */
+	IMG_NEED_WRITE = 3,	/* plan_write of ZERO: not by metadata; write zeroes instead (plan->length
+				   bytes, if that is set: what follows can be done otherwise) */
 };
 
 /* ---- The image, as a driver sees it ---- */

@@ -639,7 +639,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (rc == IMG_NEED_WRITE) {
 		p->op = IMG_OP_WRITE;
 		p->zeroes = true;
-		len = min_u64(len, MAX_ZERO_WRITE);
+		len = min_u64(plan->length ? min_u64(plan->length, len) : len, MAX_ZERO_WRITE);
 		*plan = (struct img_plan){ 0 };
 		rc = img->driver->plan_write(img, &p->req, p->op, p->off, len, plan);
 	}
