@@ -76,7 +76,20 @@ void img_engine_walk_end(struct img *img, struct img_walk *w);
 /* Was anything written to the image since it was opened? Thread-safe. */
 bool img_engine_is_changed(struct img *img);
 
-/* driver->map() for blocking callers: one level, metadata fetched as needed. Thread-safe. */
+/* Where guest bytes from off on live. */
+struct img_lookup {
+	struct img *level; /* the image of the chain whose extent it is */
+	unsigned depth;	   /* how far down that is */
+	uint64_t off;
+	struct img_extent extent;
+};
+/*
+ * Look up, blocking; thread-safe. deep: where an image says BACKING, ask the one below; else it is this
+ * image's answer.
+ */
+int img_engine_lookup(struct img *img, uint64_t off, uint64_t len, bool deep,
+		      struct img_lookup *out, struct img_error *err);
+/* The same of this image alone: its extent. */
 int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_extent *out,
 		   struct img_error *err);
 

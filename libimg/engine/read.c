@@ -95,32 +95,22 @@ int img_read_resolve(struct img *top, struct img_req *req, uint64_t off, uint64_
 	return 0;
 }
 
-int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_extent *out,
-		   struct img_error *err)
+int img_read_level(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+		   struct img_extent *out)
 {
 	struct img_engine *e = img->engine;
-	struct img_req req;
 	int rc;
 
-	img_req_init(&req, err);
-	for (;;) {
-		*out = (struct img_extent){ 0 };
-		pthread_mutex_lock(&e->lock);
-		while (e->alone)
-			pthread_cond_wait(&e->changed, &e->lock);
-		req.engine = e;
-		rc = img->driver->map(img, &req, off, len, out);
-		if (rc != IMG_NEED_METADATA)
-			img_req_unpin(&req, e);
-		pthread_mutex_unlock(&e->lock);
-		if (rc != IMG_NEED_METADATA)
-			return rc ? rc : check_room(img, off, out, err);
-		rc = img_meta_fetch(&req);
-		if (rc) {
-			img_req_release(&req);
-			return rc;
-		}
-	}
+	*out = (struct img_extent){ 0 };
+	pthread_mutex_lock(&e->lock);
+	while (e->alone)
+		pthread_cond_wait(&e->changed, &e->lock);
+	req->engine = e;
+	rc = img->driver->map(img, req, off, len, out);
+	if (rc != IMG_NEED_METADATA)
+		img_req_unpin(req, e);
+	pthread_mutex_unlock(&e->lock);
+	return rc ? rc : check_room(img, off, out, req->err);
 }
 
 /* ---- Plain data ---- */

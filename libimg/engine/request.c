@@ -10,6 +10,7 @@
 #include "libimg/base/invariant.h"
 #include "libimg/engine/batch.h"
 #include "libimg/engine/claims.h"
+#include "libimg/engine/lookup.h"
 #include "libimg/engine/read.h"
 #include "libimg/engine/task.h"
 #include "libimg/engine/write.h"
@@ -127,7 +128,7 @@ static void own(struct img_queue *q)
 int img_request_submit(struct img_queue *q, struct img *img, const struct img_request *r)
 {
 	const struct img_engine_config *config = &img->engine->config;
-	bool changes = r->kind != IMG_REQUEST_READ;
+	bool changes = r->kind != IMG_REQUEST_READ && r->kind != IMG_REQUEST_LOOKUP;
 	bool fua = changes && (r->fua || config->writethrough) && !config->unsafe;
 	struct durable *wait = NULL;
 	struct img_task *t;
@@ -135,7 +136,11 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 	own(q);
 	if (r->kind == IMG_REQUEST_FLUSH)
 		return submit_flush(q, img, r->done, r->user);
-	t = img_task_make(q, img, changes ? img_write_look : img_read_look, r->off, r->len);
+	t = img_task_make(q, img,
+			  changes			  ? img_write_look
+			  : r->kind == IMG_REQUEST_LOOKUP ? img_lookup_look
+							  : img_read_look,
+			  r->off, r->len);
 	if (t && fua)
 		wait = malloc(sizeof(*wait));
 	if (!t || (fua && !wait)) {
@@ -153,6 +158,9 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 	t->keep_allocated = r->keep_allocated;
 	t->fast = r->fast;
 	t->fua = fua;
+	t->deep = r->deep;
+	t->found = r->found;
+	t->found_user = r->found_user;
 	t->iov = r->iov;
 	t->iovcnt = r->iovcnt;
 	t->done = r->done;

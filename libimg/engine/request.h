@@ -17,7 +17,16 @@ enum img_request_kind {
 	IMG_REQUEST_ZERO,
 	IMG_REQUEST_DISCARD,
 	IMG_REQUEST_FLUSH,
+	IMG_REQUEST_LOOKUP, /* where the bytes live */
 };
+
+struct img_lookup;
+/*
+ * LOOKUP: what comes next, in order, on a thread of the waiting pool: may block. 0: *covered bytes of it,
+ * 1 to all, are done with; 1: the same, 0 to all, and no more is wanted; or a negative errno.
+ */
+typedef int img_lookup_fn(void *user, const struct img_lookup *l, uint64_t *covered,
+			  struct img_error *err);
 
 struct img_request {
 	enum img_request_kind kind;
@@ -27,8 +36,11 @@ struct img_request {
 	bool keep_allocated; /* ZERO: all of it is allocated afterwards; not with may_unmap */
 	bool fast;	     /* ZERO: -ENOTSUP where zeroes would have to be written */
 	bool fua;	     /* changes: done only when durable */
-	uint64_t off, len;   /* guest bytes; inside the image */
-	struct iovec *iov;   /* READ, WRITE: borrowed until done; the engine may change the array meanwhile */
+	bool deep;	     /* LOOKUP: see img_engine_lookup() */
+	img_lookup_fn *found;
+	void *found_user;
+	uint64_t off, len; /* guest bytes; inside the image */
+	struct iovec *iov; /* READ, WRITE: borrowed until done; the engine may change the array meanwhile */
 	int iovcnt;
 	/* On the queue's thread, never from inside img_request_submit(). err: never NULL. */
 	void (*done)(void *user, int rc, const struct img_error *err);

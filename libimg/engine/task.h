@@ -10,6 +10,7 @@
 #include "libimg/engine/buffers.h"
 #include "libimg/engine/core.h"
 #include "libimg/engine/extent_cache.h"
+#include "libimg/engine/request.h"
 #include "libimg/engine/unit_cache.h"
 
 struct img_piece;
@@ -45,6 +46,9 @@ struct img_task {
 	bool changes; /* it writes: */
 	enum img_op op;
 	bool ordered, compress, may_unmap, keep_allocated, fast;
+	bool deep; /* looking up: */
+	img_lookup_fn *found;
+	void *found_user;
 	bool fua;	   /* it is done only when durable: */
 	bool sync;	   /* ... and is not yet: it takes a write-out */
 	bool inner;	   /* made by a piece: done() may run inside img_task_start() */
@@ -95,6 +99,8 @@ struct img_piece {
 	struct img_buffer stored;	  /* COMPRESSED: as stored */
 	struct img_cached_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
 	struct img_buffer unit;		  /* decoded; as a cipher needs it; to be packed */
+
+	struct img_lookups *lookups; /* lookup.c's */
 
 	/* Writing. */
 	struct img_plan plan;

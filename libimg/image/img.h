@@ -428,6 +428,26 @@ struct img_map_entry {
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err);
 
+enum {
+	IMG_MAP_DEEP = 1 << 0, /* descend, as img_map() with deep */
+};
+/*
+ * Called on the queue's thread from img_queue_run(). rc 0: count >= 1 entries, borrowed until this
+ * returns: the first begins at the request's off, each where the one before ends, and neighbours
+ * that are alike are one. They cover less than was asked about if there were more than max of them, or
+ * if what follows could not be found out: who asks from there on is told.
+ */
+typedef void img_map_fn(void *user, int rc, const struct img_map_entry *entries, size_t count,
+			const struct img_error *err);
+/*
+ * The same on a queue, of all of [off, off + len), len >= 1, at most max entries. The queue's thread
+ * never waits, neither for metadata nor for a file system or server that is asked for holes; other
+ * requests may be in flight. What a change in flight touches is as before or after it. Errors as
+ * img_submit_readv(); -EINVAL, also: max is 0.
+ */
+int img_submit_map(struct img_queue *q, struct img *img, uint64_t off, uint64_t len, unsigned flags,
+		   size_t max, img_map_fn *done, void *user, struct img_error *err);
+
 /*
  * ---- Maintenance; blocking ----
  *

@@ -72,6 +72,7 @@ static unsigned known_flags(enum img_request_kind kind)
 		return OF_ALL;
 	case IMG_REQUEST_READ:
 	case IMG_REQUEST_FLUSH:
+	case IMG_REQUEST_LOOKUP:
 		break;
 	}
 	return 0;

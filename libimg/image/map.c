@@ -6,10 +6,12 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/engine/request.h"
 #include "libimg/image/context.h"
 
 /*
@@ -100,40 +102,12 @@ static int describe(const struct img *img, const struct img_extent *e, uint64_t 
 	return 0;
 }
 
-/* Down from img to the image that has [off, off + len), which is shortened to what is one answer. */
-static int walk(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
-		struct img_error *err)
+static int check_range(const struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 {
-	struct img_extent e;
-	int rc;
-
-	for (;;) {
-		struct img *parent = img->parent;
-
-		rc = img_engine_map(img, off, len, &e, err);
-		if (rc)
-			return rc;
-		len = entry->length = e.length;
-		if (e.kind != IMG_BACKING || !deep || !parent || off >= parent->size)
-			break;
-		img = parent;
-		len = min_u64(len, img->size - off);
-		entry->depth++;
-	}
-	return describe(img, &e, off, deep, entry, err);
-}
-
-int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
-	    struct img_error *err)
-{
-	IMG_NOT_CANCELLED;
-	struct img_map_entry found = { .start = off };
-	struct img_walk *w;
 	int rc = img_context_is_ours(img, err);
 
 	if (rc)
 		return rc;
-
 	if (!len || !range_in(off, len, img->size))
 		return img_fail(err, -EINVAL,
 				"%s: range %" PRIu64 "+%" PRIu64 " is not in the %" PRIu64
@@ -141,12 +115,140 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 				img->name, off, len, img->size);
 	if (img->context->flags & IMG_OPEN_SELF_ONLY)
 		return img_fail(err, -EINVAL, "%s: opened for its own report only", img->name);
+	return 0;
+}
+
+/* The beginning of what was looked up. May block. */
+static int make_entry(const struct img_lookup *l, bool deep, struct img_map_entry *entry,
+		      struct img_error *err)
+{
+	*entry = (struct img_map_entry){ .start = l->off, .length = l->extent.length, .depth = l->depth };
+	return describe(l->level, &l->extent, l->off, deep, entry, err);
+}
+
+int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
+	    struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+	struct img_map_entry found;
+	struct img_lookup l;
+	struct img_walk *w;
+	int rc = check_range(img, off, len, err);
+
+	if (rc)
+		return rc;
+	/* until holes were looked for, too: space is not given to others meanwhile */
 	w = img_engine_walk_begin(img);
 	if (!w)
 		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
-	rc = walk(img, off, len, deep, &found, err);
+	rc = img_engine_lookup(img, off, len, deep, &l, err);
+	if (!rc)
+		rc = make_entry(&l, deep, &found, err);
 	img_engine_walk_end(img, w);
 	if (!rc)
 		*entry = found;
 	return rc;
+}
+
+/* ---- Many, on a queue ---- */
+
+enum {
+	FIRST_ROOM = 16, /* entries */
+};
+
+struct map_request {
+	const struct img *img;
+	bool deep;
+	struct img_map_entry *entries;
+	size_t n, room, max;
+	img_map_fn *done;
+	void *user;
+};
+
+/* Do b's bytes simply go on where a's end? */
+static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
+{
+	return a->zero == b->zero && a->data == b->data && a->present == b->present &&
+	       a->compressed == b->compressed && a->encrypted == b->encrypted && a->depth == b->depth &&
+	       a->has_offset == b->has_offset && a->file == b->file &&
+	       (!a->has_offset || a->offset + a->length == b->offset);
+}
+
+static int add_entry(struct map_request *m, const struct img_map_entry *e, struct img_error *err)
+{
+	size_t room = m->room ? min_size(m->room * 2, m->max) : min_size(FIRST_ROOM, m->max);
+	struct img_map_entry *more = m->n < m->room ? m->entries
+						    : reallocarray(m->entries, room, sizeof(*more));
+
+	if (!more)
+		return img_fail(err, -ENOMEM, "%s: out of memory for %zu map entries", m->img->name, room);
+	if (m->n == m->room)
+		m->room = room;
+	m->entries = more;
+	m->entries[m->n++] = *e;
+	return 0;
+}
+
+static int found_more(void *user, const struct img_lookup *l, uint64_t *covered,
+		      struct img_error *err)
+{
+	struct map_request *m = user;
+	struct img_map_entry e, *last = m->n ? &m->entries[m->n - 1] : NULL;
+	int rc = make_entry(l, m->deep, &e, err);
+
+	if (rc)
+		return rc;
+	if (last && goes_on(last, &e))
+		last->length += e.length;
+	else if (m->n == m->max)
+		return 1;
+	else
+		rc = add_entry(m, &e, err);
+	*covered = rc ? 0 : e.length;
+	return rc;
+}
+
+static void mapped(void *user, int rc, const struct img_error *err)
+{
+	struct map_request *m = user;
+
+	m->done(m->user, m->n ? 0 : rc, m->entries, m->n, err);
+	free(m->entries);
+	free(m);
+}
+
+int img_submit_map(struct img_queue *q, struct img *img, uint64_t off, uint64_t len, unsigned flags,
+		   size_t max, img_map_fn *done, void *user, struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+	struct map_request *m;
+	struct img_request r = { .kind = IMG_REQUEST_LOOKUP,
+				 .off = off,
+				 .len = len,
+				 .deep = flags & IMG_MAP_DEEP,
+				 .found = found_more,
+				 .done = mapped };
+	int rc = check_range(img, off, len, err);
+
+	if (!rc && (flags & ~(unsigned)IMG_MAP_DEEP))
+		rc = img_fail(err, -EINVAL, "flags of a map request: found %#x, expected IMG_MAP_DEEP or none",
+			      flags);
+	if (!rc && !max)
+		rc = img_fail(err, -EINVAL, "a map request for no entries");
+	if (!rc && !img_engine_queue_is_ours(q))
+		rc = img_fail(err, -EPERM,
+			      "the queue is the parent process's: fork() does not hand it on");
+	if (rc)
+		return rc;
+	m = malloc(sizeof(*m));
+	if (m) {
+		*m = (struct map_request){
+			.img = img, .deep = r.deep, .max = max, .done = done, .user = user
+		};
+		r.user = r.found_user = m;
+	}
+	rc = m ? img_request_submit(q, img, &r) : -ENOMEM;
+	if (rc)
+		free(m);
+	return rc ? img_fail(err, rc, "%s: out of memory for a request", img->name) : 0;
 }

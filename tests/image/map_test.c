@@ -57,6 +57,52 @@ static size_t write_map(const char *name, const char *to)
 	return calls;
 }
 
+struct asked {
+	FILE *f;
+	uint64_t next; /* where the next entry begins */
+	int rc;
+	size_t count;
+};
+
+static void print_mapped(void *user, int rc, const struct img_map_entry *entries, size_t count,
+			 const struct img_error *err)
+{
+	struct asked *a = user;
+
+	cr_assert_eq(rc, 0, "%s", img_error_text(err));
+	cr_assert_geq(count, 1);
+	for (size_t i = 0; i < count; i++) {
+		cr_assert_eq(entries[i].start, a->next);
+		cr_assert(!i || !alike(&entries[i - 1], &entries[i]));
+		print(a->f, !a->next, &entries[i]);
+		a->next += entries[i].length;
+	}
+	a->count = count;
+}
+
+/* The same by requests of so many entries. */
+static void write_map_on_queue(const char *name, const char *to, size_t max)
+{
+	struct img *img = must_open(name, NULL, 0);
+	struct asked a = { .f = fopen(to, "w") };
+	struct img_queue *q;
+
+	cr_assert_not_null(a.f);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	while (a.next < img_size(img)) {
+		cr_assert_eq(img_submit_map(q, img, a.next, img_size(img) - a.next, IMG_MAP_DEEP, max,
+					    print_mapped, &a, NULL),
+			     0);
+		while (img_queue_in_flight(q))
+			img_queue_run(q, true);
+		cr_assert_leq(a.count, max);
+	}
+	fprintf(a.f, "]\n");
+	fclose(a.f);
+	img_queue_free(q);
+	must_close(img);
+}
+
 static bool have_qemu(void)
 {
 	if (!system("command -v qemu-img qemu-io >/dev/null"))
@@ -109,6 +155,10 @@ Test(map, as_qemu_img_says)
 			 "diff theirs ours",
 			 names[i]);
 		cr_expect_eq(system(command), 0, "%s", names[i]);
+		write_map_on_queue(names[i], "ours", 1000);
+		cr_expect_eq(system(command), 0, "%s, on a queue", names[i]);
+		write_map_on_queue(names[i], "ours", 1);
+		cr_expect_eq(system(command), 0, "%s, entry by entry", names[i]);
 	}
 }
 
@@ -136,6 +186,71 @@ Test(map, emptiness_is_told_in_long_runs, .timeout = 10)
 	cr_assert_leq(write_map("huge.raw", "ours"), 2);
 	cr_assert_leq(write_map("huge.qcow2", "ours"), 4096);
 	cr_assert_leq(write_map("over.qcow2", "ours"), 8192);
+}
+
+static void keep_answer(void *user, int rc, const struct img_map_entry *entries, size_t count,
+			const struct img_error *err)
+{
+	struct asked *a = user;
+
+	(void)err;
+	a->rc = rc;
+	a->count = count;
+	a->next = count ? entries[count - 1].start + entries[count - 1].length : 0;
+}
+
+Test(map, on_a_queue_is_refused_with_a_sentence)
+{
+	struct img_error *err = img_error_new();
+	struct asked a = { .rc = 1 };
+	struct img_queue *q;
+	struct img *img;
+
+	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	img = must_open("a.qcow2", NULL, 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_submit_map(q, img, 0, 512, 2, 1, keep_answer, &a, err), -EINVAL);
+	cr_assert(strstr(img_error_text(err), "0x2"), "%s", img_error_text(err));
+	cr_assert_eq(img_submit_map(q, img, 0, 512, 0, 0, keep_answer, &a, err), -EINVAL);
+	cr_assert_eq(img_submit_map(q, img, 0, 0, 0, 1, keep_answer, &a, err), -EINVAL);
+	cr_assert_eq(img_submit_map(q, img, 512, 1 << 20, 0, 1, keep_answer, &a, err), -EINVAL);
+	cr_assert(strstr(img_error_text(err), "a.qcow2"), "%s", img_error_text(err));
+	cr_assert_eq(img_queue_in_flight(q), 0);
+	cr_assert_eq(a.rc, 1);
+	img_queue_free(q);
+	must_close(img);
+	img_error_free(err);
+}
+
+/* What was found before the damage is told; who asks from there on is told of that. */
+Test(map, on_a_queue_goes_as_far_as_it_can)
+{
+	struct asked a = { 0 };
+	struct img_queue *q;
+	struct img *img;
+	uint8_t bytes[65536] = { 1 };
+
+	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
+	cr_assert_eq(img_write(img, 0, bytes, sizeof(bytes), NULL), 0);
+	cr_assert_eq(img_write(img, 256 << 10, bytes, sizeof(bytes), NULL), 0);
+	must_close(img);
+	cr_assert_eq(truncate("a.qcow2", 6 * 65536 + 512), 0); /* the second one's data, but a sector */
+	img = must_open("a.qcow2", "qcow2", 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		cr_assert_eq(img_submit_map(q, img, a.next, (1 << 20) - a.next, IMG_MAP_DEEP, 100,
+					    keep_answer, &a, NULL),
+			     0);
+		cr_assert_neq(img_close(img, NULL), 0, "it is in flight");
+		while (img_queue_in_flight(q))
+			img_queue_run(q, true);
+		cr_assert_eq(a.rc, i ? -EUCLEAN : 0, "%d: %d", i, a.rc);
+		cr_assert(i || a.next == (256 << 10) + 512, "%lu", (unsigned long)a.next);
+		a.next = (256 << 10) + 512;
+	}
+	img_queue_free(q);
+	must_close(img);
 }
 
 Test(map, an_image_opened_for_its_report_has_no_map)

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 
+TestSuite(requests, .init = folder_make, .fini = folder_remove, .timeout = 30);
 TestSuite(refuse, .init = folder_make, .fini = folder_remove, .timeout = 30);
 
 static struct img *make_and_open(unsigned flags)
@@ -84,6 +85,88 @@ Test(refuse, unknown_flags_kinds_and_reserved_fields)
 	cr_assert_eq(img_compare(img, img, &compare, &result, NULL), -EINVAL);
 	img_close(img, NULL);
 	cr_assert_eq(img_version_number(), LIBIMG_VERSION_NUMBER);
+}
+
+/* ---- Flags of requests ---- */
+
+static void never(void *user, int rc, const struct img_error *err)
+{
+	(void)user, (void)rc, (void)err;
+	cr_assert_fail("done() of what was refused");
+}
+
+Test(refuse, flags_that_a_request_has_not_or_that_contradict_each_other)
+{
+	static const unsigned all = IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS | IMG_SUBMIT_MAY_UNMAP |
+				    IMG_SUBMIT_FUA | IMG_SUBMIT_KEEP_ALLOCATED | IMG_SUBMIT_FAST;
+	static const unsigned taken[] = {
+		0,
+		IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS | IMG_SUBMIT_FUA,
+		all & ~(unsigned)IMG_SUBMIT_COMPRESS,
+		IMG_SUBMIT_ORDERED | IMG_SUBMIT_FUA,
+	};
+	struct img_error *err = img_error_new();
+	static char bytes[65536];
+	struct img_queue *q;
+	struct img *img;
+
+	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	for (int kind = 0; kind < 4; kind++) {
+		for (unsigned bit = 1; bit; bit <<= 1) {
+			struct iovec iov = { bytes, sizeof(bytes) };
+			int rc;
+
+			if (taken[kind] & bit)
+				continue;
+			rc = kind == 0	 ? img_submit_readv(q, img, 0, &iov, 1, bit, never, NULL, err)
+			     : kind == 1 ? img_submit_writev(q, img, 0, &iov, 1, bit, never, NULL, err)
+			     : kind == 2 ? img_submit_zero(q, img, 0, 65536, bit, never, NULL, err)
+					 : img_submit_discard(q, img, 0, 65536, bit, never, NULL, err);
+			cr_assert_eq(rc, -EINVAL, "kind %d, flag %#x", kind, bit);
+			cr_assert_eq(img_error_code(err), -EINVAL);
+			cr_assert(strstr(img_error_text(err), "flags"), "%s", img_error_text(err));
+		}
+	}
+	cr_assert_eq(img_zero_with(img, 0, 65536, IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED, err),
+		     -EINVAL);
+	cr_assert(strstr(img_error_text(err), "contradict"), "%s", img_error_text(err));
+	cr_assert_eq(img_submit_zero(q, img, 512, 1 << 20, 0, never, NULL, err), -EINVAL);
+	cr_assert(strstr(img_error_text(err), "past the end"), "%s", img_error_text(err));
+	cr_assert_eq(img_queue_in_flight(q), 0);
+	cr_assert_eq(img_write_with(img, 0, bytes, 65536, IMG_SUBMIT_FUA | IMG_SUBMIT_COMPRESS, err), 0);
+	cr_assert_eq(img_discard_with(img, 0, 65536, IMG_SUBMIT_FUA, err), 0);
+	img_queue_free(q);
+	must_close(img);
+	img_error_free(err);
+}
+
+/* What is to stay or get allocated has room in the file afterwards, whatever it was. */
+Test(requests, zeroes_that_are_allocated)
+{
+	static const char *const formats[] = { "raw", "qcow2", "vmdk" };
+	static char bytes[65536];
+
+	for (size_t i = 0; i < COUNT(formats); i++) {
+		struct img_map_entry e;
+		struct img *img;
+
+		memset(bytes, 1, sizeof(bytes));
+		make_image("z", formats[i], 4 << 20, NULL, NULL);
+		img = must_open("z", formats[i], IMG_OPEN_WRITE | IMG_OPEN_UNMAP);
+		cr_assert_eq(img_write(img, 1 << 20, bytes, sizeof(bytes), NULL), 0);
+		cr_assert_eq(img_zero(img, 2 << 20, 65536, NULL), 0);
+		cr_assert_eq(img_zero_with(img, 512, (3 << 20) + 512, IMG_SUBMIT_KEEP_ALLOCATED, NULL), 0);
+		for (uint64_t off = 512; off < (3 << 20) + 1024; off = e.start + e.length) {
+			cr_assert_eq(img_map(img, off, (3 << 20) + 1024 - off, false, &e, NULL), 0);
+			cr_assert(e.present && e.has_offset, "%s at %lu", formats[i], (unsigned long)off);
+		}
+		cr_assert_eq(img_read(img, 1 << 20, bytes, sizeof(bytes), NULL), 0);
+		cr_assert(!bytes[0] && !memcmp(bytes, bytes + 1, sizeof(bytes) - 1));
+		must_close(img);
+		remove("z");
+	}
 }
 
 /* ---- What is in flight ---- */

@@ -55,6 +55,7 @@ enum op {
 	DISCARD,
 	READ_BACK,
 	FLUSH,
+	MAP,
 };
 
 static const char *const op_name[] = {
@@ -65,6 +66,7 @@ static const char *const op_name[] = {
 	[DISCARD] = "discard",
 	[READ_BACK] = "read after discard",
 	[FLUSH] = "flush",
+	[MAP] = "map",
 };
 
 struct worker;
@@ -192,8 +194,10 @@ static enum op choose_op(uint64_t *state)
 {
 	uint64_t pick = next_random(state) % 100;
 
-	if (pick < 35)
+	if (pick < 31)
 		return READ;
+	if (pick < 35)
+		return MAP;
 	if (pick < 78)
 		return WRITE;
 	if (pick < 88)
@@ -313,9 +317,37 @@ static void finished(void *user, int rc, const struct img_error *err)
 		memcpy(run.model + r->off, r->data, r->len);
 		break;
 	case FLUSH:
+	case MAP:
 		break;
 	}
 	unclaim(r);
+}
+
+/* What is said to be zeroes is, and nothing is left out. */
+static void mapped(void *user, int rc, const struct img_map_entry *entries, size_t count,
+		   const struct img_error *err)
+{
+	struct request *r = user;
+	uint64_t at = r->off;
+
+	for (size_t i = 0; !rc && i < count; i++) {
+		const struct img_map_entry *e = &entries[i];
+
+		if (e->start != at || !e->length || e->length > r->off + r->len - at) {
+			complain(r, "a map with gaps");
+			break;
+		}
+		at += e->length;
+		for (uint64_t k = e->start; e->zero && !run.overlap && k < at; k++) {
+			if (run.model[k]) {
+				complain(r, "mapped as zeroes, which it is not");
+				break;
+			}
+		}
+	}
+	if (!rc && count < 5 && at != r->off + r->len)
+		complain(r, "a map that ends too early");
+	finished(r, rc, err);
 }
 
 /* Durable or not, allocated or not, at any price or not. */
@@ -325,7 +357,7 @@ static void choose_flags(struct request *r, uint64_t *state)
 	uint64_t pick = next_random(state);
 
 	r->flags = 0;
-	if (r->op == READ || r->op == READ_BACK || r->op == FLUSH)
+	if (r->op == READ || r->op == READ_BACK || r->op == FLUSH || r->op == MAP)
 		return;
 	if (pick % 16 == 0)
 		r->flags |= IMG_SUBMIT_FUA;
@@ -357,6 +389,8 @@ static int submit(struct request *r)
 	case DISCARD:
 		return img_submit_discard(w->queue, run.img, r->off, r->len, r->flags, finished, r,
 					  NULL);
+	case MAP:
+		return img_submit_map(w->queue, run.img, r->off, r->len, IMG_MAP_DEEP, 5, mapped, r, NULL);
 	default:
 		return img_submit_flush(w->queue, run.img, finished, r, NULL);
 	}

@@ -1,0 +1,15 @@
+/*
+ * Looking up where guest bytes live, for who does not read them: block status.
+ */
+#ifndef LIBIMG_ENGINE_LOOKUP_H
+#define LIBIMG_ENGINE_LOOKUP_H
+
+#include "libimg/engine/request.h"
+#include "libimg/engine/task.h"
+
+/* A look-up task's look: t->found gets what there is, on threads of the waiting pool. */
+void img_lookup_look(struct img_piece *p);
+/* Memory of a piece that has looked up. */
+void img_lookup_free(struct img_piece *p);
+
+#endif
