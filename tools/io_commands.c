@@ -275,8 +275,8 @@ static const struct operand_row truncate_operands[] = { { .metavar = "SIZE" }, {
 
 #define COMMAND(its_name, its_alias, min, max, its_flags, its_run, ...) \
 	{ \
-		.command = { .name = its_name, __VA_ARGS__ }, .alias = its_alias, \
-		.min_words = min, .max_words = max, .flags = its_flags, .run = its_run \
+		.command = { .name = (its_name), __VA_ARGS__ }, .alias = (its_alias), \
+		.min_words = (min), .max_words = (max), .flags = (its_flags), .run = (its_run) \
 	}
 
 static const struct io_command commands[] = {

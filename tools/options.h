@@ -94,7 +94,7 @@ void options_begin(struct options *o, const struct command *command, int argc, c
  * The same for a table of letters alone, of a command inside another's script: no --name, no --help,
  * and the caller says how it is used.
  */
-void options_begin_letters(struct options *o, const struct option_row *rows, int argc, char **argv);
+void options_begin_letters(struct options *o, const struct option_row *table, int argc, char **argv);
 /* The id of the next option; OPTIONS_END or OPTIONS_EXIT. */
 int options_next(struct options *o);
 
@@ -106,7 +106,7 @@ void options_print_help(const struct command *c);
 /* "[-q] [-f FORMAT] FILE": everything on one line, without the command's name. */
 void options_print_synopsis(const struct command *c);
 /* The help of one table, as part of another's. */
-void options_print_rows(const struct option_row *rows);
+void options_print_rows(const struct option_row *table);
 /* text on standard output in lines of at most width columns; all but the first are indented. */
 void options_print_wrapped(const char *text, unsigned column, unsigned indent);
 
@@ -134,9 +134,9 @@ enum {
 	OPTION(.letter = 'f', .name = "format", .metavar = "FORMAT", .value = VALUE_FORMAT, \
 	       .help = of " (default: found out by its content)")
 #define OPTION_ROW_IMAGE_OPTS(subject) \
-	OPTION(.name = "image-opts", .id = ARG_IMAGE_OPTS, .help = subject)
+	OPTION(.name = "image-opts", .id = ARG_IMAGE_OPTS, .help = (subject))
 #define OPTION_ROW_CACHE(its_letter) \
-	OPTION(.letter = its_letter, .name = "cache", .metavar = "MODE", \
+	OPTION(.letter = (its_letter), .name = "cache", .metavar = "MODE", \
 	       .value = VALUE_CHOICE, .choices = OPTIONS_CACHE_MODES, \
 	       .help = "none, try-none (none where that is possible), writeback (default), " \
 		       "unsafe, directsync or writethrough")

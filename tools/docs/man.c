@@ -106,10 +106,8 @@ static void put_title(FILE *out, const char *name, const char *purpose)
 /* "\fB-f\fR, \fB--format\fR \fIFORMAT\fR" */
 static void put_option(FILE *out, const struct option_row *row)
 {
-	const char letter[] = { '-', row->letter, '\0' };
-
 	if (row->letter)
-		put_font(out, 'B', letter);
+		fprintf(out, "\\fB\\-%c\\fR", row->letter);
 	if (row->letter && row->name)
 		fputs(", ", out);
 	if (row->name) {
