@@ -303,6 +303,17 @@ static int check_type(int fd, const char *path, bool write, struct stat *st, str
 			path, what);
 }
 
+int img_file_check_device(int fd, const char *path, struct img_error *err)
+{
+	int read_only = 0;
+
+	/* The kernel opens such a device for writing, and fails what is written. */
+	if (ioctl(fd, BLKROGET, &read_only) || !read_only)
+		return 0;
+	return img_fail(err, -EACCES, "Could not open '%s': The device is not writable: Permission denied",
+			path);
+}
+
 static int check_access(int fd, const char *path, unsigned flags, struct img_error *err)
 {
 	int status = fcntl(fd, F_GETFL);
@@ -369,6 +380,8 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	rc = check_type(fd, path, write, &st, err);
 	if (!rc)
 		rc = check_access(fd, path, flags, err);
+	if (!rc && write && S_ISBLK(st.st_mode))
+		rc = img_file_check_device(fd, path, err);
 	if (rc)
 		goto out;
 	size = (uint64_t)st.st_size;

@@ -107,7 +107,9 @@ static int make_writable(struct img_file *f, struct img_error *err)
 				"Could not write to '%s': it is a character device, neither a regular "
 				"file nor a block device",
 				f->base.name);
-	rc = img_file_lock_for_writing(f, err);
+	rc = S_ISBLK(st.st_mode) ? img_file_check_device(f->fd, f->base.name, err) : 0;
+	if (!rc)
+		rc = img_file_lock_for_writing(f, err);
 	if (rc)
 		return rc;
 	rc = reopen_all(f, true);

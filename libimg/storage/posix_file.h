@@ -105,6 +105,8 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 
 /* ---- file_reopen.c ---- */
 
+/* -EACCES: the block device fd is a read-only one. */
+int img_file_check_device(int fd, const char *path, struct img_error *err);
 /*
  * The same file as fd once more. mode: O_RDONLY or O_RDWR. path: where to look for it if there is no
  * /proc; NULL: nowhere. A descriptor, or -errno.

@@ -3,6 +3,7 @@
  */
 #include "storage_help.h"
 
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 
@@ -185,5 +186,29 @@ Test(device, created_over_old_images)
 	for (size_t i = 0; i < sizeof(buf); i++)
 		cr_assert_eq(buf[i], i < 65536 || i >= DEVICE_BYTES - 4096 ? 0 : 7, "%zu", i);
 	img_storage_close(s);
+	close(holder);
+}
+
+/* The kernel opens a read-only device for writing, and fails each write. */
+Test(device, a_read_only_device_is_not_opened_for_writing)
+{
+	struct img_storage *s = NULL;
+	struct img_error err = { 0 };
+	int on = 1, off = 0;
+
+	make_device();
+	cr_assert_eq(ioctl(holder, BLKROSET, &on), 0);
+	cr_assert_eq(img_storage_open_file(device, IMG_STORAGE_WRITE, &s, &err), -EACCES);
+	cr_assert(strstr(img_error_text(&err), "The device is not writable"), "%s",
+		  img_error_text(&err));
+	cr_assert_eq(img_storage_create_file(device, 0, &s, NULL), -EACCES);
+	cr_assert_eq(img_storage_open_file(device, 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_set_writable(s, true, &err), -EACCES);
+	cr_assert(strstr(img_error_text(&err), "The device is not writable"), "%s",
+		  img_error_text(&err));
+	cr_assert_eq(ioctl(holder, BLKROSET, &off), 0);
+	cr_assert_eq(img_storage_set_writable(s, true, NULL), 0);
+	img_storage_close(s);
+	img_error_clear(&err);
 	close(holder);
 }
