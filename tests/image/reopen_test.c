@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 
 #include "libimg/base/arith.h"
 #include "tests/image/folder.h"
@@ -419,6 +420,134 @@ Test(reopen, own_requests_are_in_the_way)
 	must_close(removed);
 	img_queue_free(q);
 	must_close(top);
+}
+
+/* ---- Faults ---- */
+
+/* a, behind faults, opened for reading; it was made without them. */
+static struct img *open_behind(struct img_fault *fault, const char *format)
+{
+	struct img_open_options o = { .format = format };
+	struct img_storage *s;
+	struct img *img;
+
+	cr_assert_eq(img_storage_open_file("a", 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_fault(s, fault, &s), 0);
+	cr_assert_eq(img_open_storage(s, "a", &o, &img, NULL), 0);
+	return img;
+}
+
+/* A change that may fail: it is what it was then, to others too. */
+static bool try_role(struct img *img, bool writable)
+{
+	struct img_error *err = img_error_new();
+	int rc = img_set_writable(img, writable, err);
+	const struct img_open_options o = { .format = img_format(img) };
+
+	cr_assert_eq(img_is_writable(img), rc ? !writable : writable);
+	cr_assert(!rc || img_error_text(err)[0]);
+	if (img_is_writable(img))
+		cr_assert_eq(must_fail("a", &o, NULL), -EAGAIN);
+	else
+		must_close(must_open("a", img_format(img), 0));
+	img_error_free(err);
+	return !rc;
+}
+
+/*
+ * Each request of a change fails once, to writable and back, with something written in between. The
+ * image goes on as it was; at the next attempt the change is made, and what was written is there.
+ */
+static void fail_each(const struct kind *k, const uint8_t *model, bool unclean)
+{
+	for (uint64_t at = 0;; at++) {
+		struct img_fault fault = { .ops = (0x1f & ~(1u << IMG_IO_SYNC)) | IMG_FAULT_RESIZE |
+						  IMG_FAULT_SET_WRITABLE,
+					   .at = UINT64_MAX,
+					   .rc = -EIO };
+		uint8_t *now = malloc(DISK);
+		bool to, back;
+		struct img *img;
+
+		memcpy(now, model, DISK);
+		run("cp kept a");
+		if (unclean)
+			run("printf '\\001' | dd of=a bs=1 seek=79 conv=notrunc 2>said");
+		img = open_behind(&fault, k->format);
+		fault.at = atomic_load(&fault.count) + at;
+		to = try_role(img, true);
+		fault.at = UINT64_MAX;
+		check_content(img, now);
+		if (!to)
+			set_role(img, true);
+		put(img, 1 << 20, 0x77, 300000);
+		memset(now + (1 << 20), 0x77, 300000);
+		fault.at = atomic_load(&fault.count) + at;
+		back = try_role(img, false);
+		fault.at = UINT64_MAX;
+		check_content(img, now);
+		if (!back) {
+			put(img, 3 << 20, 0x78, 5000); /* it is what it was: writable */
+			memset(now + (3 << 20), 0x78, 5000);
+			set_role(img, false);
+		}
+		check_content(img, now);
+		check_file("a", k->format, now);
+		must_close(img);
+		check_file("a", k->format, now);
+		free(now);
+		if (to && back)
+			break;
+		cr_assert_lt(at, 1000);
+	}
+}
+
+/* After a sync that failed nobody knows what is on disk: such an image never becomes read-only. */
+static void fail_sync(const struct kind *k)
+{
+	struct img_fault fault = { .ops = 1u << IMG_IO_SYNC, .at = UINT64_MAX, .rc = -EIO };
+	struct img *img;
+	int code;
+
+	run("cp kept a");
+	img = open_behind(&fault, k->format);
+	set_role(img, true);
+	put(img, 1 << 20, 0x77, 300000);
+	fault.at = atomic_load(&fault.count);
+	cr_assert(!try_role(img, false));
+	cr_assert_eq(byte_at(img, 1 << 20), 0x77);
+	fault.at = UINT64_MAX;
+	cr_assert(!try_role(img, false));
+	put(img, 1 << 20, 0x78, 512);
+	cr_assert_lt(img_close(img, NULL), 0);
+	code = strcmp(k->format, "qcow2") ? 0 : quiet("qemu-img check -f qcow2 a");
+	cr_assert(!code || WEXITSTATUS(code) == 3, "leaks at most");
+}
+
+Test(reopen, any_request_of_a_change_may_fail)
+{
+	static const struct kind own[] = { { "raw", NULL, NULL },
+					   { "qcow2", NULL, NULL },
+					   { "qcow2", "cluster_size=4k", NULL },
+					   { "vmdk", NULL, NULL } };
+
+	need_qemu();
+	for (size_t i = 0; i < COUNT(own); i++) {
+		uint8_t *model = calloc(1, DISK);
+		struct img *img;
+
+		make_kind(&own[i]);
+		img = must_open("a", own[i].format, IMG_OPEN_WRITE);
+		put(img, 0, 1, 2 << 20);
+		memset(model, 1, 2 << 20);
+		must_close(img);
+		run("cp a kept");
+		fail_each(&own[i], model, false);
+		if (!strcmp(own[i].format, "qcow2"))
+			fail_each(&own[i], model, true);
+		fail_sync(&own[i]);
+		free(model);
+	}
 }
 
 /* ---- Another backing image ---- */
