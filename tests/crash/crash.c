@@ -15,6 +15,7 @@
  *	full=1		all subsets where they are few, many where not, repairs everywhere
  *	lazy=1		refcounts may be stale: the check repairs first
  *	compress=1	a third of the requests are compressed writes
+ *	roles=1		the image is opened for reading, and becomes writable for a few requests at a time
  *	churn=1		few places, much that is freed and used again
  *	cache=N		bytes of the metadata cache (by the seed: 4 MiB or 128 KiB)
  *	fail=N		the Nth sync fails; later flushes that say that all is well must be right
@@ -89,7 +90,7 @@ static struct {
 	struct img_record *opens_record; /* NULL: not recorded */
 	struct img_fault *fault;	 /* NULL: none */
 	uint64_t cache, random, states, judged, repaired, failures, qemu;
-	bool full, lazy, compress, churn, repairing;
+	bool full, lazy, compress, churn, roles, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
 
 /* ---- The image's files ---- */
@@ -522,14 +523,37 @@ static int resize(struct img *img, const uint64_t *sizes, unsigned n, struct img
 	return rc;
 }
 
+/* Writable for a few requests, then read-only: which makes all of them durable. */
+static int run_in_turns(struct img *img, uint64_t seed, size_t count, struct img_error *err)
+{
+	enum {
+		AT_ONCE = 12,
+	};
+	int rc = 0;
+
+	for (size_t done = 0; !rc && done < count; done += AT_ONCE) {
+		rc = img_set_writable(img, true, err);
+		if (rc)
+			return rc;
+		workload_run(&crash.work, img, crash.record, seed + done,
+			     done + AT_ONCE < count ? AT_ONCE : count - done, true);
+		if (crash.work.rc)
+			return 0;
+		rc = img_set_writable(img, false, err);
+		if (!rc)
+			workload_all_durable(&crash.work, crash.record);
+	}
+	return rc;
+}
+
 static int record_workload(uint64_t seed, size_t count, const uint64_t *sizes, unsigned nsizes,
 			   struct img_error *err)
 {
 	uint64_t cache = crash.cache ? crash.cache : seed % 2 ? 0
 							      : 128 << 10;
 	struct img *img = NULL;
-	int rc = open_files(&crash.base, crash.record, IMG_OPEN_WRITE | IMG_OPEN_UNMAP, cache, &img,
-			    err);
+	unsigned flags = IMG_OPEN_UNMAP | (crash.roles ? 0 : IMG_OPEN_WRITE);
+	int rc = open_files(&crash.base, crash.record, flags, cache, &img, err);
 
 	if (rc)
 		return rc;
@@ -537,8 +561,11 @@ static int record_workload(uint64_t seed, size_t count, const uint64_t *sizes, u
 	crash.work.compress = crash.compress;
 	crash.work.churn = crash.churn;
 	crash.work.trusting = crash.fault;
-	workload_run(&crash.work, img, crash.record, seed, count, !crash.fault);
-	if (crash.work.rc && !crash.fault)
+	if (crash.roles)
+		rc = run_in_turns(img, seed, count, err);
+	else
+		workload_run(&crash.work, img, crash.record, seed, count, !crash.fault);
+	if (!rc && crash.work.rc && !crash.fault)
 		rc = img_fail(err, crash.work.rc, "%s", crash.work.sentence);
 	if (!rc && nsizes)
 		rc = resize(img, sizes, nsizes, err);
@@ -690,6 +717,8 @@ int main(int argc, char **argv)
 			crash.full = value;
 		else if (!strncmp(argv[i], "lazy=", 5))
 			crash.lazy = value;
+		else if (!strncmp(argv[i], "roles=", 6))
+			crash.roles = value;
 		else if (!strncmp(argv[i], "compress=", 9))
 			crash.compress = value;
 		else if (!strncmp(argv[i], "churn=", 6))

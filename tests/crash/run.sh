@@ -144,6 +144,15 @@ variant "vmdk split" "" vmdk_split twoGbMaxExtentSparse
 variant "vmdk flat" "" vmdk_split monolithicFlat
 variant "vmdk flat, split" "" vmdk_split twoGbMaxExtentFlat
 
+# Writable and read-only in turn.
+variant "qcow2 4k, roles in turn" "roles=1" empty cluster_size=4k
+variant "qcow2 64k with a snapshot, roles in turn" "roles=1 compress=1" packed_snapshots compat=1.1
+variant "qcow2 extended L2, roles in turn" "roles=1 churn=1" filled extended_l2=on,cluster_size=16k
+variant "qcow2 4k lazy refcounts, roles in turn" "roles=1 lazy=1" filled lazy_refcounts=on,cluster_size=4k
+variant "qcow2 4k, data file, roles in turn" "roles=1" empty cluster_size=4k,data_file=data.raw
+variant "vmdk, roles in turn" "roles=1 churn=1" vmdk_filled zeroed_grain=on
+variant "vmdk split, roles in turn" "roles=1" vmdk_split twoGbMaxExtentSparse
+
 # Much that is freed and used again; little memory for tables.
 variant "qcow2 4k, churn" "churn=1 compress=1 count=120" empty cluster_size=4k
 variant "qcow2 512, churn, tiny cache" "churn=1 compress=1 cache=16384 count=120" empty cluster_size=512

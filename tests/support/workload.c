@@ -310,6 +310,23 @@ static void settle_discards(struct workload *w, struct img *img, struct flight *
 	}
 }
 
+static void note_durable(struct workload *w, const struct img_record *record, size_t deeds)
+{
+	if (w->durables == w->durables_room) {
+		w->durables_room = w->durables_room ? w->durables_room * 2 : 64;
+		w->durable = must(reallocarray(w->durable, w->durables_room, sizeof(*w->durable)));
+	}
+	w->durable[w->durables++] = (struct durable){
+		.mark = img_record_count(record),
+		.deeds = deeds,
+	};
+}
+
+void workload_all_durable(struct workload *w, const struct img_record *record)
+{
+	note_durable(w, record, w->deeds);
+}
+
 void workload_run(struct workload *w, struct img *img, const struct img_record *record,
 		  uint64_t seed, size_t count, bool stop)
 {
@@ -362,15 +379,7 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 			/* What failed may come or not: nothing is certain any more. */
 			if (w->rc && !w->trusting)
 				continue;
-			if (w->durables == w->durables_room) {
-				w->durables_room = w->durables_room ? w->durables_room * 2 : 64;
-				w->durable = must(reallocarray(w->durable, w->durables_room,
-							       sizeof(*w->durable)));
-			}
-			w->durable[w->durables++] = (struct durable){
-				.mark = img_record_count(record),
-				.deeds = deeds,
-			};
+			note_durable(w, record, deeds);
 		}
 	}
 	for (int i = 0; i < BATCH; i++)

@@ -74,6 +74,9 @@ void workload_free(struct workload *w);
 void workload_run(struct workload *w, struct img *img, const struct img_record *record,
 		  uint64_t seed, size_t count, bool stop);
 
+/* Nothing is in flight, and all that was done is durable, without a flush of the workload's own. */
+void workload_all_durable(struct workload *w, const struct img_record *record);
+
 /*
  * Is what img holds possible when only the first cut entries of the record were begun? Each sector
  * must be as at the last flush before, or as a later request with FUA made it that was done, or as one
