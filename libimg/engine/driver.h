@@ -430,6 +430,11 @@ enum {
 struct img_driver {
 	const char *name;
 	unsigned features; /* IMG_DRIVER_* */
+	/*
+	 * NULL, or images of this format can be folders, known by a file of this name in them: that one is
+	 * opened in the folder's place, and what it names is relative to the folder.
+	 */
+	const char *folder_file;
 
 	/*
 	 * Is it ours? head: the first len bytes (up to 64 KiB). Pure. 0..100; 0: no. raw says 1.

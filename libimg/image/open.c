@@ -10,6 +10,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/folder.h"
 #include "libimg/image/image_storage.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/level.h"
@@ -132,8 +133,10 @@ static int open_node(const struct img_node *node, unsigned flags,
 	const struct img_node_opening o = { .flags = flags,
 					    .secrets = secrets,
 					    .image = open_image_inside };
+	const char *folder = img_folder_named(node);
 
-	return img_node_open_storage(node, &o, out, err);
+	return folder ? img_folder_open(folder, flags, out, err)
+		      : img_node_open_storage(node, &o, out, err);
 }
 
 /* What the user describes, unless that is what img is made of already. what: for messages. */

@@ -7,9 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/image/context.h"
+#include "libimg/image/folder.h"
 #include "libimg/storage/module.h"
 
 enum {
@@ -190,11 +192,15 @@ int img_probe(const char *path, const char **format, struct img_error *err)
 {
 	const struct img_driver *driver = NULL;
 	struct img_storage *s;
+	struct stat st;
 	int rc;
 
 	if (!strncmp(path, "file:", 5))
 		path += 5;
-	rc = img_storage_open_file(path, IMG_STORAGE_SHARE, &s, err);
+	if (!stat(path, &st) && S_ISDIR(st.st_mode))
+		rc = img_folder_open(path, IMG_STORAGE_SHARE, &s, err);
+	else
+		rc = img_storage_open_file(path, IMG_STORAGE_SHARE, &s, err);
 	if (rc)
 		return rc;
 	rc = img_probe_storage(s, path, &driver, err);

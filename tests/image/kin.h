@@ -106,6 +106,7 @@ static inline int kin_map(struct img *img, struct img_req *req, uint64_t off, ui
 static const struct img_driver kin_driver = {
 	.name = "kin",
 	.features = IMG_DRIVER_BACKING,
+	.folder_file = "main.kin",
 	.probe = kin_probe,
 	.open = kin_open,
 	.parent_opened = kin_parent_opened,

@@ -1,0 +1,22 @@
+/*
+ * Images that are folders: a file of a certain name in them tells the rest.
+ */
+#ifndef LIBIMG_IMAGE_FOLDER_H
+#define LIBIMG_IMAGE_FOLDER_H
+
+#include <stdbool.h>
+
+struct img_error;
+struct img_node;
+struct img_storage;
+
+/* The path of the folder that a node, as it stands, leads to: borrowed from it. NULL: it leads to something else. */
+const char *img_folder_named(const struct img_node *node);
+
+/*
+ * Open the file by which a driver knows the folder at path: it must lie in the folder, whatever links say.
+ * flags: IMG_STORAGE_*. -EISDIR: no driver knows this folder; -EPERM: the file lies elsewhere; errors of the file.
+ */
+int img_folder_open(const char *path, unsigned flags, struct img_storage **out, struct img_error *err);
+
+#endif
