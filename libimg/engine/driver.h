@@ -40,6 +40,11 @@ enum {
 
 /* ---- The image, as a driver sees it ---- */
 
+/* A state of the disk that an image keeps besides the present one. Both NULL: the present one. */
+struct img_view {
+	const char *id, *name; /* of a snapshot inside the image (its number, a GUID); both given: both must fit */
+};
+
 struct img {
 	const struct img_driver *driver;
 	char *name;		  /* as the user named it; for messages */
@@ -71,7 +76,12 @@ struct img {
 	 */
 	uint8_t backing_uuids[2][IMG_GUID_BYTES]; /* in the order of guid.h */
 	unsigned backing_uuid_count;		  /* 0: not stored */
-	bool dirty;				  /* not closed cleanly */
+	/*
+	 * Or the parent is this very file, seen as another state (a folder's older snapshot): no name is
+	 * needed then. The driver's, as long as the image is open.
+	 */
+	struct img_view backing_view;
+	bool dirty; /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
 	/*
@@ -251,11 +261,6 @@ void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_of
 void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, uint64_t len);
 
 /* ---- Opening ---- */
-
-/* A state of the disk that an image keeps besides the present one. Both NULL: the present one. */
-struct img_view {
-	const char *id, *name; /* of a snapshot inside the image; both given: both must fit */
-};
 
 /*
  * Handed to open(). Everything an image names goes through reference(), which asks the gate.

@@ -177,6 +177,7 @@ static int close_one(struct img *img, struct img_error *err)
 	free(context->parts);
 	free(context->path);
 	free(context->parent_path);
+	free(context->view);
 	free(context);
 	free(img->backing_name);
 	free(img->backing_format);

@@ -28,6 +28,7 @@ struct img_context {
 	unsigned flags;		     /* IMG_OPEN_* */
 	bool opened;		     /* driver->open() succeeded: close() is due */
 	struct img *_Atomic above;   /* the image that it is the backing image of; NULL: top */
+	char *view;		     /* of the image above, that this is: its ID and its name; NULL: none */
 	char *parent_path;	     /* of the open parent, where it is not what backing_name says; NULL: it is */
 	bool special;		     /* not what the file alone says: the user named a further file, or a view */
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */

@@ -153,7 +153,7 @@ struct img_open_options {
 };
 
 /*
- * Open an image and its backing chain. name: a path; a URL of a protocol that there is (file:, nbd://
+ * Open an image and its backing chain. name: a path, also of a folder that is an image; a URL of a protocol (file:, nbd://
  * ...); or json:{...}. A path with a colon is given as ./a:b. options may be NULL. Errors: -ENOENT,
  * -EACCES, ... of the file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature
  * that this library does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that

@@ -3,6 +3,7 @@
  * it. Nothing here recurses: a chain is as long as a file says.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -354,6 +355,45 @@ static int open_given(struct img *above, const struct way *way, struct img **out
 			    out, err);
 }
 
+static bool is_same_file(const struct img_storage *a, const struct img_storage *b)
+{
+	return a->identity && b->identity && !strcmp(a->identity, b->identity);
+}
+
+/* The parent that is another state of img's own file, which is open already: its lock serves. */
+static int open_own_view(struct img *img, struct way *way, struct img **out, struct img_error *err)
+{
+	const struct img_view *view = &img->backing_view;
+	const char *path = img->context->path, *what = view->id ? view->id : view->name;
+	struct img_storage *storage;
+	char *text;
+	int rc;
+
+	if (asprintf(&text, "%s\n%s", view->id ? view->id : "", view->name ? view->name : "") < 0)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (const struct img *i = img; i; i = i->context->above)
+		if (i->context->view && !strcmp(i->context->view, text) &&
+		    is_same_file(i->file, img->file)) {
+			free(text);
+			return fail_chain_loop(img->name, what, err);
+		}
+	rc = img_storage_open_file(path, img_storage_flags(way->flags) | IMG_STORAGE_NO_LOCK, &storage, err);
+	if (!rc && !is_same_file(storage, img->file)) {
+		img_storage_close(storage);
+		rc = img_fail(err, -EBUSY, "%s: another file has its name since it was opened", path);
+	}
+	if (!rc) {
+		way->driver = img->driver;
+		way->level.view = *view;
+		rc = open_in(storage, img->name, path, img->context->gate, img, way, out, err);
+	}
+	if (rc)
+		free(text);
+	else
+		(*out)->context->view = text;
+	return rc;
+}
+
 /* The parent that img has names or an identity of; img's gate judges. */
 static int open_named(struct img *img, struct way *way, struct img **out, struct img_error *err)
 {
@@ -435,6 +475,8 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 		rc = driver_called(img->backing_format, &way->driver, err);
 	if (!rc && given)
 		rc = open_given(img, way, &parent, err);
+	else if (!rc && img_parent_is_view(img))
+		rc = open_own_view(img, way, &parent, err);
 	else if (!rc)
 		rc = open_named(img, way, &parent, err);
 	if (parent) /* nobody reads img yet, so that this takes no memory */

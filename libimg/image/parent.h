@@ -11,11 +11,17 @@ struct img_parent {
 	const struct img_driver *driver; /* whose image it is; NULL: not known */
 };
 
+/* Is it another state of the same file? */
+static inline bool img_parent_is_view(const struct img *img)
+{
+	return img->backing_view.id || img->backing_view.name;
+}
+
 /* Does img say anything about a parent? */
 static inline bool img_parent_is_named(const struct img *img)
 {
 	return (img->backing_name && *img->backing_name) || img->backing_alternative_count ||
-	       img->backing_uuid_count;
+	       img->backing_uuid_count || img_parent_is_view(img);
 }
 
 /* Is its name all there is to say? */

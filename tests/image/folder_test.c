@@ -97,3 +97,47 @@ Test(folder, of_nobody)
 
 	cr_assert_eq(must_fail("disk.hdd", &o, NULL), -EMEDIUMTYPE);
 }
+
+/* ---- States of one file, each the parent of the next ---- */
+
+static size_t depth(const char *name, const char *view)
+{
+	char text[100];
+	struct img_node *node;
+	struct img *img;
+	size_t n = 0;
+	char byte = 0;
+
+	snprintf(text, sizeof(text), "driver=kin,file.filename=%s%s%s", name, view ? ",snapshot.id=" : "",
+		 view ? view : "");
+	cr_assert_eq(img_node_parse_options(text, &node, NULL), 0);
+	cr_assert_eq(img_open_node(node, NULL, &img, NULL), 0);
+	cr_assert_eq(img_read(img, 0, &byte, 1, NULL), 0);
+	cr_assert_eq(byte, 'm');
+	for (const struct img *i = img; i; i = img_backing(i))
+		n++;
+	must_close(img);
+	img_node_free(node);
+	return n;
+}
+
+Test(folder, states)
+{
+	struct img_open_options o = { .format = "kin" };
+	const char *sentence;
+
+	run("mkdir disk.hdd");
+	KIN("disk.hdd/main.kin", 1, "", "@cba", 'm');
+	cr_assert_eq(depth("disk.hdd", NULL), 4);
+	cr_assert_eq(depth("disk.hdd/main.kin", "c"), 3);
+	cr_assert_eq(depth("disk.hdd", "a"), 1);
+	/* also under an image that names it */
+	KIN("over", 2, "", "disk.hdd/main.kin\0", 0);
+	cr_assert_eq(depth("over", NULL), 5);
+	/* one that leads back to itself ends */
+	KIN("disk.hdd/main.kin", 1, "", "@cbc", 'm');
+	cr_assert_eq(must_fail("disk.hdd", &o, &sentence), -ELOOP);
+	cr_assert(strstr(sentence, "already part of the chain"), "%s", sentence);
+	o.flags = IMG_OPEN_NO_BACKING;
+	must_close(must_open("disk.hdd", "kin", o.flags));
+}

@@ -4,7 +4,8 @@
  *
  * A file is a sector, then the disk: "KIN1", an own UUID, how many UUIDs of the parent, two of these, then
  * names of the parent, each with a NUL behind it, an empty one last. Bytes of the disk that the file does not have
- * are the parent's.
+ * are the parent's. In place of names "@" and a letter for each state that the file keeps: the parent of the present one
+ * is the first, and so on; the last one alone has the disk.
  */
 #ifndef TESTS_IMAGE_KIN_H
 #define TESTS_IMAGE_KIN_H
@@ -50,14 +51,37 @@ static inline int kin_probe(const uint8_t *head, size_t len, const uint8_t *tail
 	return len >= 4 && !memcmp(head, "KIN1", 4) ? 100 : 0;
 }
 
+struct kin {
+	char view[2]; /* the parent's */
+	bool empty;
+};
+
 static inline int kin_open(struct img *img, struct img_opening *o, struct img_error *err)
 {
+	struct kin *kin = calloc(1, sizeof(*kin));
+	const char *views;
 	struct kin_head h;
 	int rc = kin_read(img->file, &h, err);
 
-	(void)o;
-	if (rc)
+	if (rc) {
+		free(kin);
 		return rc;
+	}
+	views = *h.names == '@' ? h.names + 1 : "";
+	if (o->view.id)
+		views = strchr(views, *o->view.id) ? strchr(views, *o->view.id) + 1 : NULL;
+	if (!views) {
+		free(kin);
+		return img_fail(err, -ENOENT, "%s: no state '%s'", img->name, o->view.id);
+	}
+	img->state = kin;
+	if (*h.names == '@') {
+		kin->view[0] = *views;
+		kin->empty = *views;
+		if (*views)
+			img->backing_view.id = kin->view;
+		*h.names = 0;
+	}
 	img->size = KIN_DISK;
 	img->unit_bytes = 512;
 	memcpy(img->backing_uuids, h.parent, sizeof(h.parent));
@@ -84,13 +108,13 @@ static inline int kin_parent_opened(struct img *img, struct img_error *err)
 
 static inline void kin_close(struct img *img)
 {
-	(void)img;
+	free(img->state);
 }
 
 static inline int kin_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 			  struct img_extent *out)
 {
-	uint64_t has = img->file->size - KIN_HEAD;
+	uint64_t has = ((struct kin *)img->state)->empty ? 0 : img->file->size - KIN_HEAD;
 
 	(void)req;
 	if (off < has)
@@ -105,7 +129,7 @@ static inline int kin_map(struct img *img, struct img_req *req, uint64_t off, ui
 
 static const struct img_driver kin_driver = {
 	.name = "kin",
-	.features = IMG_DRIVER_BACKING,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_VIEWS,
 	.folder_file = "main.kin",
 	.probe = kin_probe,
 	.open = kin_open,
