@@ -23,6 +23,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Lookups for one input: a map of few entries can be of many extents. */
 enum { LOOKUPS_MAX = 2000 };
 
+/* With another parent it says that one, and all else as before. */
+static void fuzz_parent(const char *text, size_t len, const struct vmdk_descriptor *d, bool has)
+{
+	static const char uuid[] = "01234567-89ab-4cde-8f01-23456789abcd";
+	struct vmdk_new_parent to = { .cid = VMDK_NO_PARENT };
+	struct vmdk_descriptor next;
+	size_t next_len;
+	char *other;
+
+	if (has)
+		to = (struct vmdk_new_parent){ 0xabcdef01, "folder/name", uuid, NULL };
+	other = vmdk_replace_parent(text, len, &to, &next_len);
+	assert(other && !memchr(other, 0, next_len));
+	assert(!vmdk_parse_descriptor(other, next_len, &next, NULL));
+	assert(next.parent_cid == to.cid && next.cid == d->cid && next.extents == d->extents &&
+	       next.sectors == d->sectors && next.encrypted == d->encrypted);
+	assert(has ? next.parent_hint.len == 11 && !memcmp(next.parent_hint.at, to.hint, 11)
+		   : !next.parent_hint.at);
+	assert(!next.uuid_parent.at || (has && !memcmp(next.uuid_parent.at, uuid, 36)));
+	free(other);
+}
+
 static void fuzz_descriptor(const char *text, size_t len)
 {
 	struct vmdk_descriptor d;
@@ -46,6 +68,21 @@ static void fuzz_descriptor(const char *text, size_t len)
 		n++;
 	}
 	assert(n == d.extents && sectors == d.sectors && sectors <= INT64_MAX / 512);
+	fuzz_parent(text, len, &d, true);
+	fuzz_parent(text, len, &d, false);
+}
+
+/* As a file of a folder in which a parent is sought. */
+static void fuzz_identify(const uint8_t *bytes, size_t len)
+{
+	uint8_t uuid[IMG_GUID_BYTES];
+	struct img_storage *s;
+
+	if (img_storage_memory("file", len, len + 512, &s))
+		return;
+	if (!img_storage_write(s, 0, bytes, len, NULL))
+		vmdk_identify(s, uuid, NULL);
+	img_storage_close(s);
 }
 
 static void fuzz_sparse(const uint8_t *bytes, size_t len)
@@ -257,6 +294,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_sparse(data + 1, size - 1);
 	else
 		fuzz_descriptor((const char *)data + 1, size - 1);
+	fuzz_identify(data + 1, size - 1);
 	fuzz_image(data + 1, size - 1, data[0] & 2);
 	fuzz_repair(data + 1, size - 1);
 	fuzz_writing(data + 1, size - 1);

@@ -621,6 +621,9 @@ char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_pa
 			break;
 		}
 	}
+	/* the last line may have no end */
+	if (!w.has_cid && from && !is_line_end(text[from - 1]))
+		fprintf(w.out, "%.*s", w.end_len, w.end);
 	put_cid(&w);
 	put_hint(&w);
 	if (fclose(w.out)) {

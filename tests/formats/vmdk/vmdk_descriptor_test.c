@@ -340,3 +340,41 @@ Test(vmdk_descriptor, recognised)
 	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
 		cr_expect_not(vmdk_is_descriptor(no[i], strlen(no[i])), "%s", no[i]);
 }
+
+/* ---- Another parent ---- */
+
+static void replaced(const char *text, const struct vmdk_new_parent *to, const char *want)
+{
+	size_t len = 0;
+	char *out = vmdk_replace_parent(text, strlen(text), to, &len);
+
+	cr_assert_not_null(out);
+	cr_assert_eq(len, strlen(out));
+	cr_assert_str_eq(out, want);
+	free(out);
+}
+
+Test(vmdk_descriptor, another_parent)
+{
+	static const struct vmdk_new_parent none = { .cid = VMDK_NO_PARENT },
+					    other = { 0x1a, "sub/b.vmdk", "U", NULL };
+
+	replaced("# Disk DescriptorFile\nversion=1\nCID=7\nparentCID=00000001\n"
+		 "parentFileNameHint=\"a.vmdk\"\n\nRW 1 ZERO\n#DDB\nddb.uuid.parent=\"old\"\n"
+		 "ddb.uuid.parentmodification = \"old\"\n",
+		 &other,
+		 "# Disk DescriptorFile\nversion=1\nCID=7\nparentCID=0000001a\n"
+		 "parentFileNameHint=\"sub/b.vmdk\"\n\nRW 1 ZERO\n#DDB\nddb.uuid.parent=\"U\"\n"
+		 "ddb.uuid.parentmodification=\"00000000-0000-0000-0000-000000000000\"\n");
+	/* none any more; each key that was there twice is there once */
+	replaced("version=1\r\nCID=7\r\nParentCID=1 # words\r\nparentFileNameHint=a\r\ncreateType=x\r\n"
+		 "PARENTFILENAMEHINT=b\r\nparentcid=2\r\nRW 1 ZERO\r\n",
+		 &none, "version=1\r\nCID=7\r\nparentCID=ffffffff\r\ncreateType=x\r\nRW 1 ZERO\r\n");
+	/* where there was none, in front of the extents; comments are left alone */
+	replaced("version=1\nCID=7\n#parentCID=5\n# Extent description\nRW 1 ZERO\n", &other,
+		 "version=1\nCID=7\n#parentCID=5\nparentCID=0000001a\n"
+		 "parentFileNameHint=\"sub/b.vmdk\"\n# Extent description\nRW 1 ZERO\n");
+	replaced("version=1\nCID=7", &other,
+		 "version=1\nCID=7\nparentCID=0000001a\nparentFileNameHint=\"sub/b.vmdk\"\n");
+	replaced("version=1\nRW 1 ZERO\nparentCID=1", &none, "version=1\nparentCID=ffffffff\nRW 1 ZERO\n");
+}
