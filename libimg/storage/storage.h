@@ -224,6 +224,18 @@ int img_storage_record_file(struct img_storage *inner, struct img_record *r, uns
 int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 		       struct img_storage **out, struct img_error *err);
 
+/*
+ * inner, which stays its owner's and outlives it, with other bytes in places: for reading only. Later
+ * patches lie over earlier ones. Takes over the array (malloc'd; NULL: none), not the bytes that it
+ * leads to. size: of the whole, if that is more than inner's. -ENOMEM.
+ */
+struct img_patch {
+	uint64_t off, len;
+	const uint8_t *bytes; /* NULL: zeroes */
+};
+int img_storage_patched(struct img_storage *inner, struct img_patch *patches, size_t count,
+			uint64_t size, struct img_storage **out);
+
 /* Are there bytes that belong to both? By identity; sizes as they are now. */
 bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b);
 
