@@ -1,0 +1,44 @@
+/*
+ * The parent locator of a differencing disk: which disk it was made on, and where that is. Bytes and
+ * text only.
+ */
+#ifndef FORMATS_VHDX_VHDX_LOCATOR_H
+#define FORMATS_VHDX_VHDX_LOCATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libimg/base/guid.h"
+
+struct img_error;
+
+struct vhdx_locator {
+	uint8_t linkage[IMG_GUID_BYTES]; /* the parent's DataWriteGuid */
+	uint8_t linkage2[IMG_GUID_BYTES];
+	bool has_linkage2;
+	/* As stored, in UTF-8, malloc'd; NULL: not there. At least one is. */
+	char *relative, *volume, *absolute;
+};
+
+/* -EUCLEAN; -ENOTSUP: a locator of another type; -ENOMEM. */
+int vhdx_parse_locator(const uint8_t *bytes, size_t len, struct vhdx_locator *out,
+		       struct img_error *err);
+void vhdx_locator_clear(struct vhdx_locator *l);
+
+/*
+ * The places where the parent may be, best first: relative ones as paths of this system, from the child's
+ * folder; a path on a volume of Windows as it is. Fills up to VHDX_PLACES of out with malloc'd text
+ * and returns how many; 0: out of memory.
+ */
+enum { VHDX_PLACES = 3 };
+size_t vhdx_locator_places(const struct vhdx_locator *l, char *out[VHDX_PLACES]);
+
+/*
+ * The item for a parent by that name, relative to the child's folder or absolute. *out: malloc'd.
+ * -EINVAL: a name that the item cannot hold.
+ */
+int vhdx_encode_locator(const uint8_t linkage[IMG_GUID_BYTES], const char *name, uint8_t **out,
+			size_t *len, struct img_error *err);
+
+#endif
