@@ -23,8 +23,8 @@ struct window {
 	uint64_t n;
 };
 
-/* Look at the window that counts a cluster. 0 or IMG_NEED_METADATA. */
-static int look(struct img *img, struct img_req *req, uint64_t cluster, struct window *w)
+/* Get the window that counts a cluster. 0 or IMG_NEED_METADATA. */
+static int get_window(struct img *img, struct img_req *req, uint64_t cluster, struct window *w)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -33,9 +33,9 @@ static int look(struct img *img, struct img_req *req, uint64_t cluster, struct w
 
 	*w = (struct window){ .n = bytes * 8 >> g->refcount_order };
 	w->first = align_down_u64(cluster, w->n);
-	if (block >= q->reftable_entries || !q->reftable[block])
+	if (block >= q->refcount_table_entries || !q->refcount_table[block])
 		return 0;
-	w->file_off = q->reftable[block] + (w->first % g->block_entries) * g->refcount_bits / 8;
+	w->file_off = q->refcount_table[block] + (w->first % g->block_entries) * g->refcount_bits / 8;
 	w->bytes = img_meta_get(req, img->file, w->file_off, bytes);
 	return w->bytes ? 0 : IMG_NEED_METADATA;
 }
@@ -96,7 +96,7 @@ int qcow2_find_free(struct img *img, struct img_req *req, uint64_t want, uint64_
 	struct window w;
 
 	for (;;) {
-		int rc = look(img, req, q->next_free, &w);
+		int rc = get_window(img, req, q->next_free, &w);
 
 		if (rc)
 			return rc;
@@ -134,7 +134,7 @@ void qcow2_alloc(struct img *img, struct img_req *req, uint64_t first, uint64_t 
 	struct qcow2 *q = img->state;
 	struct window w;
 
-	if (look(img, req, first, &w) || !w.bytes)
+	if (get_window(img, req, first, &w) || !w.bytes)
 		return; /* impossible: find_free() looked there */
 	set_counts(img, req, &w, first, count, 1);
 	if (q->next_free == first)
@@ -143,9 +143,9 @@ void qcow2_alloc(struct img *img, struct img_req *req, uint64_t first, uint64_t 
 
 /*
  * Go on where the last compressed data ended, in a cluster that is in use already and perhaps in
- * the next one if that is free. 0: done; 1: not possible; IMG_NEED_METADATA is told by *need.
+ * the next one if that is free. 0: done; 1: not possible; *need: IMG_NEED_METADATA.
  */
-static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *need)
+static bool append_compressed(struct img *img, struct img_req *req, uint64_t len, bool *need)
 {
 	struct qcow2 *q = img->state;
 	uint64_t cluster_bytes = q->geometry.cluster_bytes;
@@ -156,7 +156,7 @@ static bool pack_on(struct img *img, struct img_req *req, uint64_t len, bool *ne
 	*need = false;
 	if (!q->compressed_end || !qcow2_compressed_fits(&q->geometry, q->compressed_end, len))
 		return false;
-	*need = look(img, req, cluster, &w) || (crosses && look(img, req, cluster + 1, &next));
+	*need = get_window(img, req, cluster, &w) || (crosses && get_window(img, req, cluster + 1, &next));
 	if (*need || !w.bytes)
 		return false;
 	count = count_in(q, &w, cluster);
@@ -181,7 +181,7 @@ int qcow2_alloc_compressed(struct img *img, struct img_req *req, uint64_t len, u
 	uint64_t cluster_bytes = q->geometry.cluster_bytes, first = 0, count, off;
 	bool need;
 
-	if (pack_on(img, req, len, &need)) {
+	if (append_compressed(img, req, len, &need)) {
 		off = q->compressed_end;
 	} else {
 		int rc = need ? IMG_NEED_METADATA : qcow2_find_free(img, req, 1, &first, &count);
@@ -210,7 +210,7 @@ static void unuse_one(struct img *img, struct img_req *req, uint64_t cluster)
 	struct window w;
 	uint64_t count;
 
-	if (look(img, req, cluster, &w) || !w.bytes)
+	if (get_window(img, req, cluster, &w) || !w.bytes)
 		return;
 	count = count_in(q, &w, cluster);
 	if (!count)
@@ -231,7 +231,7 @@ int qcow2_unuse(struct img *img, struct img_req *req, uint64_t off, uint64_t len
 	struct window w;
 
 	for (uint64_t c = first; c <= last; c = w.first + w.n) {
-		int rc = look(img, req, c, &w);
+		int rc = get_window(img, req, c, &w);
 
 		if (rc)
 			return rc;
@@ -258,7 +258,7 @@ int qcow2_used_once(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	struct window w;
 
 	for (uint64_t c = first; c <= last; c++) {
-		int rc = look(img, req, c, &w);
+		int rc = get_window(img, req, c, &w);
 
 		if (rc)
 			return rc;

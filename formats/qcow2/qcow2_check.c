@@ -47,10 +47,10 @@ static int refresh(struct img *img, const struct qcow2_scan *s, struct img_error
 	q->next_free = 0;
 	q->compressed_end = 0;
 	img->dirty = s->header.incompatible & QCOW2_INCOMPATIBLE_DIRTY;
-	return q->reftable ? qcow2_load_tables(img, err) : 0;
+	return q->refcount_table ? qcow2_load_tables(img, err) : 0;
 }
 
-/* Is there something left that another round of this repair may mend? */
+/* Is there something left that another round can repair? */
 static bool may_go_on(const struct qcow2_scan *s, unsigned repair)
 {
 	if (s->errors || s->mixed)
@@ -63,7 +63,7 @@ static bool may_go_on(const struct qcow2_scan *s, unsigned repair)
 }
 
 /*
- * Repair in rounds: what was mended may show more (a table that can be read now). Each defect is said
+ * Repair in rounds: what was repaired may show more (a table that can be read now). Each defect is said
  * before it is repaired. s: the scan, without copied flags; at the end, of what is left.
  */
 static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s,

@@ -60,8 +60,8 @@ struct qcow2_scan {
 	struct qcow2_scan_l2 *l2;
 	size_t nl2, max_l2;
 	struct qcow2_map l2_index; /* offset to index in l2 */
-	uint64_t *reftable;	   /* block offsets; what cannot be used is 0 */
-	uint64_t reftable_entries;
+	uint64_t *refcount_table;  /* block offsets; what cannot be used is 0 */
+	uint64_t refcount_table_entries;
 	uint64_t lost_from;    /* the first place of what is referred to but not in the file */
 	bool tangled;	       /* too much of that: no more tables are followed */
 	uint64_t overlap_left; /* bytes of tables inside other things still to be walked */
@@ -79,7 +79,7 @@ struct qcow2_scan {
 	uint64_t in_tables;	       /* entries whose data lies where a table is */
 	uint64_t allocated, fragmented, compressed;
 	uint64_t image_end;
-	bool rebuild; /* refcounts cannot be mended in place */
+	bool rebuild; /* refcounts cannot be repaired in place */
 	bool lost;    /* clusters may be in use by what cannot be followed */
 	struct qcow2_tail tails[64];
 	size_t ntails;
@@ -88,7 +88,7 @@ struct qcow2_scan {
 	bool mixed;	    /* tables lie in each other: which of them is right? */
 	bool bad_header;    /* fields that say what cannot be, and that nothing depends on */
 	bool long_l1;	    /* the header counts L1 entries that cannot be */
-	bool bad_entries;   /* L1 or L2 entries that mending can make sound */
+	bool bad_entries;   /* L1 or L2 entries that repairing can make sound */
 	bool bad_snapshots; /* the same for snapshot table entries */
 };
 
@@ -104,10 +104,10 @@ void qcow2_compare(struct qcow2_scan *s);
 /* The refcount of a cluster in the file. */
 uint64_t qcow2_scan_refcount(struct qcow2_scan *s, uint64_t cluster);
 /*
- * Compare copied flags with the refcounts that qcow2_compare() or a repair has found. mend: set those
+ * Compare copied flags with the refcounts that qcow2_compare() or a repair has found. repair: set those
  * right that can be; they are counted as corruptions all the same.
  */
-int qcow2_check_copied(struct qcow2_scan *s, bool mend, struct img_error *err);
+int qcow2_check_copied(struct qcow2_scan *s, bool repair, struct img_error *err);
 /* Is this L2 table nothing but that? What else lies there must not be written over. */
 bool qcow2_is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2);
 /* The same of the active L1 table. */
@@ -118,7 +118,7 @@ void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* Is all of this (IMG_REPAIR_*) asked for? */
 bool qcow2_scan_repairs(const struct qcow2_scan *s, unsigned what);
-/* How a defect that IMG_REPAIR_ALL mends is announced. */
+/* How a defect that IMG_REPAIR_ALL repairs is announced. */
 const char *qcow2_scan_verb(const struct qcow2_scan *s);
 /* Read into buf; what cannot be read counts as an error, and is false. */
 bool qcow2_scan_read(struct qcow2_scan *s, uint64_t off, void *buf, size_t len, const char *what);

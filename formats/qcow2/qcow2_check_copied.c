@@ -43,7 +43,7 @@ static bool used_once(struct qcow2_scan *s, uint64_t off, bool *sure)
 }
 
 struct copied {
-	bool mend;
+	bool repair;
 	bool l1_alone;
 };
 
@@ -61,15 +61,15 @@ static int check_l1_entry(struct qcow2_scan *s, const struct copied *c, uint64_t
 	qcow2_scan_say(s,
 		       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
 		       " refcount=%" PRIu64,
-		       c->mend ? "Repairing" : "ERROR", i, word,
+		       c->repair ? "Repairing" : "ERROR", i, word,
 		       qcow2_scan_refcount(s, off >> s->geometry.cluster_bits));
-	if (!c->mend || !c->l1_alone || !sure)
+	if (!c->repair || !c->l1_alone || !sure)
 		return 0;
 	be64_store(bytes, word ^ QCOW2_COPIED);
 	return img_storage_write(s->img->file, s->header.l1_off + i * 8, bytes, sizeof(bytes), err);
 }
 
-static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool mend,
+static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool repair,
 		    struct img_error *err)
 {
 	const struct qcow2_geometry *g = &s->geometry;
@@ -96,10 +96,10 @@ static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool m
 		qcow2_scan_say(s,
 			       "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
 			       " refcount=%" PRIu64,
-			       mend ? "Repairing" : "ERROR", word,
+			       repair ? "Repairing" : "ERROR", word,
 			       g->data_file ? 1
 					    : qcow2_scan_refcount(s, e.host_off >> g->cluster_bits));
-		if (!mend || !sure)
+		if (!repair || !sure)
 			continue;
 		be64_store(at, word ^ QCOW2_COPIED);
 		changed = true;
@@ -120,12 +120,12 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 	if (rc || !off || !index || s->l2[*index - 1].seen)
 		return rc;
 	s->l2[*index - 1].seen = true;
-	return check_l2(s, &s->l2[*index - 1], c->mend, err);
+	return check_l2(s, &s->l2[*index - 1], c->repair, err);
 }
 
-int qcow2_check_copied(struct qcow2_scan *s, bool mend, struct img_error *err)
+int qcow2_check_copied(struct qcow2_scan *s, bool repair, struct img_error *err)
 {
-	struct copied c = { mend, qcow2_l1_is_alone(s) };
+	struct copied c = { repair, qcow2_l1_is_alone(s) };
 	int rc;
 
 	for (size_t i = 0; i < s->nl2; i++)
@@ -133,5 +133,5 @@ int qcow2_check_copied(struct qcow2_scan *s, bool mend, struct img_error *err)
 	rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", visit_l1, &c,
 			      err);
 
-	return rc || !mend ? rc : qcow2_sync(s->img, err);
+	return rc || !repair ? rc : qcow2_sync(s->img, err);
 }

@@ -162,7 +162,7 @@ static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e,
 
 /* *next: where the next cluster would lie if it followed the last; 0: none yet. */
 static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uint64_t i,
-			   const struct qcow2_entry *e, unsigned bad, bool mended, uint64_t *next,
+			   const struct qcow2_entry *e, unsigned bad, bool repaired, uint64_t *next,
 			   struct img_error *err)
 {
 	if (bad & QCOW2_BAD_SUBCLUSTERS) {
@@ -181,7 +181,7 @@ static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2,
 		qcow2_scan_say(s,
 			       "%s offset=%" PRIx64
 			       ": %s cluster is not properly aligned; L2 entry corrupted.",
-			       mended ? qcow2_scan_verb(s) : "ERROR", e->host_off,
+			       repaired ? qcow2_scan_verb(s) : "ERROR", e->host_off,
 			       preallocated ? "Preallocated" : "Data");
 	}
 	s->allocated += l2->active;
@@ -204,9 +204,9 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 	struct qcow2_entry e;
 	unsigned bad = qcow2_decode_entry(&s->geometry, word, bitmap, &e);
 	uint64_t new_word = word, new_bitmap = bitmap;
-	bool mended = qcow2_repaired_entry(s, &new_word, &new_bitmap);
+	bool repaired = qcow2_repaired_entry(s, &new_word, &new_bitmap);
 
-	s->bad_entries |= mended;
+	s->bad_entries |= repaired;
 	if (bad & QCOW2_ODD_RESERVED) {
 		s->corruptions += l2->uses;
 		qcow2_scan_say(s, "ERROR found l2 entry with reserved bits set: %" PRIx64, word);
@@ -223,7 +223,7 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 		return visit_compressed(s, l2, i, word, &e, bad, err);
 	case QCOW2_ZERO_ALLOC:
 	case QCOW2_NORMAL:
-		return visit_allocated(s, l2, i, &e, bad, mended, next, err);
+		return visit_allocated(s, l2, i, &e, bad, repaired, next, err);
 	case QCOW2_ZERO_PLAIN:
 		return 0;
 	case QCOW2_UNALLOCATED:

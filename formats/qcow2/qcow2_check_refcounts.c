@@ -63,14 +63,14 @@ static void compare_refcounts(struct qcow2_scan *s)
 
 	for (uint64_t b = 0; b * g->block_entries < end; b++) {
 		uint64_t at = b * g->block_entries, stop = min_u64(at + g->block_entries, end);
-		uint64_t off = b < s->reftable_entries ? s->reftable[b] : 0;
+		uint64_t off = b < s->refcount_table_entries ? s->refcount_table[b] : 0;
 
 		if (!off) {
 			uint64_t next = qcow2_counts_next_page(&s->refs, at, end);
 
 			compare_block(s, at, stop, false);
 			/* Past the table there are no blocks: go where something is used. */
-			if (b >= s->reftable_entries && next / g->block_entries > b)
+			if (b >= s->refcount_table_entries && next / g->block_entries > b)
 				b = next / g->block_entries - 1;
 			continue;
 		}
@@ -92,8 +92,8 @@ uint64_t qcow2_scan_refcount(struct qcow2_scan *s, uint64_t cluster)
 	uint8_t bytes[8] = { 0 };
 	size_t len = g->refcount_bits < 8 ? 1 : g->refcount_bits / 8;
 
-	if (b >= s->reftable_entries || !s->reftable[b] ||
-	    img_storage_read(s->img->file, s->reftable[b] + bit / 8, bytes, len, NULL))
+	if (b >= s->refcount_table_entries || !s->refcount_table[b] ||
+	    img_storage_read(s->img->file, s->refcount_table[b] + bit / 8, bytes, len, NULL))
 		return 0;
 	return qcow2_refcount_get(bytes, g->refcount_order, bit % 8 >> g->refcount_order);
 }

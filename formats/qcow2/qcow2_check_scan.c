@@ -374,36 +374,36 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 /* ---- Refcounts ---- */
 
 /* Read the table; entries that cannot be right are taken out of it. */
-static int load_reftable(struct qcow2_scan *s, struct img_error *err)
+static int load_refcount_table(struct qcow2_scan *s, struct img_error *err)
 {
 	const struct qcow2_header *h = &s->header;
-	uint64_t bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
+	uint64_t bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
 
-	if (!bytes || !h->reftable_off || h->reftable_off >= s->file_bytes) {
+	if (!bytes || !h->refcount_table_off || h->refcount_table_off >= s->file_bytes) {
 		s->rebuild = true;
 		return 0;
 	}
-	if (!range_in(h->reftable_off, bytes, s->file_bytes)) {
+	if (!range_in(h->refcount_table_off, bytes, s->file_bytes)) {
 		s->corruptions++;
 		s->rebuild = true;
 		qcow2_scan_say(s,
 			       "%s the refcount table at offset 0x%" PRIx64 " size 0x%" PRIx64
 			       " is cut off by the end of the file at 0x%" PRIx64,
-			       qcow2_scan_verb(s), h->reftable_off, bytes, s->file_bytes);
+			       qcow2_scan_verb(s), h->refcount_table_off, bytes, s->file_bytes);
 	}
-	s->reftable = malloc(bytes);
-	if (!s->reftable)
+	s->refcount_table = malloc(bytes);
+	if (!s->refcount_table)
 		return img_fail(err, -ENOMEM, "%s: out of memory for the refcount table",
 				s->img->name);
-	if (!qcow2_scan_read(s, h->reftable_off, s->reftable, bytes, "refcount table"))
+	if (!qcow2_scan_read(s, h->refcount_table_off, s->refcount_table, bytes, "refcount table"))
 		return 0;
-	s->reftable_entries = bytes / 8;
-	for (uint64_t i = 0; i < s->reftable_entries; i++) {
-		uint64_t word = be64toh(s->reftable[i]), off = word & QCOW2_REFTABLE_MASK;
+	s->refcount_table_entries = bytes / 8;
+	for (uint64_t i = 0; i < s->refcount_table_entries; i++) {
+		uint64_t word = be64toh(s->refcount_table[i]), off = word & QCOW2_REFTABLE_MASK;
 		bool aligned = is_aligned_u64(off, s->geometry.cluster_bytes);
 		bool inside = !off || range_in(off, s->geometry.cluster_bytes, s->file_bytes);
 
-		s->reftable[i] = aligned && inside ? off : 0;
+		s->refcount_table[i] = aligned && inside ? off : 0;
 		if (aligned && inside && !(word & QCOW2_REFTABLE_RESERVED))
 			continue;
 		s->corruptions++;
@@ -429,10 +429,10 @@ static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
 {
 	unsigned bits = s->geometry.cluster_bits;
 	bool inside = false;
-	int rc = qcow2_scan_count(s, s->header.reftable_off, s->reftable_entries * 8, 1, &inside, err);
+	int rc = qcow2_scan_count(s, s->header.refcount_table_off, s->refcount_table_entries * 8, 1, &inside, err);
 
-	for (uint64_t i = 0; !rc && i < s->reftable_entries; i++) {
-		uint64_t off = s->reftable[i];
+	for (uint64_t i = 0; !rc && i < s->refcount_table_entries; i++) {
+		uint64_t off = s->refcount_table[i];
 		bool shared = false;
 
 		if (off)
@@ -540,7 +540,7 @@ int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, u
 	for (; !rc && done < s->nl2; done++)
 		rc = qcow2_scan_l2_table(s, &s->l2[done], err);
 	if (!rc)
-		rc = load_reftable(s, err);
+		rc = load_refcount_table(s, err);
 	if (!rc && !(flags & QCOW2_SCAN_NO_REFCOUNTS))
 		rc = count_refcounts(s, err);
 	if (!rc)
@@ -556,7 +556,7 @@ void qcow2_scan_free(struct qcow2_scan *s)
 	free(s->table);
 	free(s->block);
 	free(s->words);
-	free(s->reftable);
+	free(s->refcount_table);
 	free(s->l2);
 	qcow2_map_free(&s->l2_index);
 	qcow2_counts_free(&s->refs);

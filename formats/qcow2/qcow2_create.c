@@ -68,7 +68,7 @@ struct wish {
 
 /* Where things go, in clusters from the start of the file. */
 struct plan {
-	uint64_t reftable, reftable_clusters;
+	uint64_t refcount_table, refcount_table_clusters;
 	uint64_t blocks, block_count;
 	uint64_t l1, l1_clusters;
 	uint64_t l2;		/* the first L2 table; mapped only */
@@ -167,7 +167,7 @@ static int check_options(const struct img_creating *c, struct img_error *err)
 }
 
 /* The level is not stored: it matters to what is written right after. */
-static int settle_compression(struct img_creating *c, struct img_error *err)
+static int resolve_compression(struct img_creating *c, struct img_error *err)
 {
 	const struct img_options *o = c->options;
 	const char *type = img_options_string(o, "compression_type");
@@ -237,12 +237,12 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 	if (tables > QCOW2_MAX_L1_BYTES / 8)
 		goto too_large;
 	*p = (struct plan){
-		.reftable = 1,
+		.refcount_table = 1,
 		.l1_clusters = div_round_up_u64(tables * 8, g->cluster_bytes),
 		.l2_tables = tables,
 		.l2_stride = 1 + (w->data_file ? 0 : g->l2_entries),
 		.data_clusters = div_round_up_u64(h->size, g->cluster_bytes),
-		.reftable_clusters = 1,
+		.refcount_table_clusters = 1,
 		.block_count = 1,
 	};
 	/* At most 2^22 tables of 2^18 clusters: no overflow. */
@@ -252,24 +252,24 @@ static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
 	for (;;) {
 		uint64_t blocks, clusters;
 
-		p->total = rest + p->reftable_clusters + p->block_count;
+		p->total = rest + p->refcount_table_clusters + p->block_count;
 		blocks = div_round_up_u64(p->total, g->block_entries);
 		clusters = div_round_up_u64(blocks * 8, g->cluster_bytes);
-		if (blocks <= p->block_count && clusters <= p->reftable_clusters)
+		if (blocks <= p->block_count && clusters <= p->refcount_table_clusters)
 			break;
 		p->block_count = max_u64(blocks, p->block_count);
-		p->reftable_clusters = max_u64(clusters, p->reftable_clusters);
+		p->refcount_table_clusters = max_u64(clusters, p->refcount_table_clusters);
 	}
-	if (p->reftable_clusters * g->cluster_bytes > QCOW2_MAX_REFTABLE_BYTES ||
+	if (p->refcount_table_clusters * g->cluster_bytes > QCOW2_MAX_REFTABLE_BYTES ||
 	    p->total > (UINT64_C(1) << 56) / g->cluster_bytes)
 		goto too_large;
-	p->blocks = p->reftable + p->reftable_clusters;
+	p->blocks = p->refcount_table + p->refcount_table_clusters;
 	p->l1 = p->blocks + p->block_count;
 	p->l2 = p->l1 + p->l1_clusters;
 	h->l1_entries = (uint32_t)tables;
 	h->l1_off = tables ? p->l1 * g->cluster_bytes : 0;
-	h->reftable_off = p->reftable * g->cluster_bytes;
-	h->reftable_clusters = (uint32_t)p->reftable_clusters;
+	h->refcount_table_off = p->refcount_table * g->cluster_bytes;
+	h->refcount_table_clusters = (uint32_t)p->refcount_table_clusters;
 	return 0;
 too_large:
 	img_fail(err, -EFBIG,
@@ -316,7 +316,7 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_options(c, err);
 	if (!rc)
-		rc = settle_compression(c, err);
+		rc = resolve_compression(c, err);
 	if (rc)
 		return rc;
 	make_parameters(c, &w);
@@ -372,7 +372,7 @@ static int write_refcounts(const struct img_creating *c, const struct wish *w,
 	}
 	free(block);
 	return rc ? rc
-		  : write_offsets(c, w, p->reftable, p->reftable_clusters, p->block_count,
+		  : write_offsets(c, w, p->refcount_table, p->refcount_table_clusters, p->block_count,
 				  p->blocks, 1, 0, err);
 }
 

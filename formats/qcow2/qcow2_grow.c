@@ -333,7 +333,7 @@ static enum img_preallocate for_storage(enum img_preallocate how)
 }
 
 /* Take the room; that for data reads as zeroes and is reserved as wanted. */
-static int take_room(struct filling *f, enum img_preallocate how, struct img_error *err)
+static int reserve_room(struct filling *f, enum img_preallocate how, struct img_error *err)
 {
 	struct img *img = f->refs->img;
 	struct qcow2 *q = img->state;
@@ -369,7 +369,7 @@ static int fill_all(struct filling *f, enum img_preallocate how, uint8_t *table,
 	if (!rc)
 		rc = count_filling(f, table, err);
 	if (!rc && f->new_tables + f->new_data)
-		rc = take_room(f, how, err);
+		rc = reserve_room(f, how, err);
 	if (!rc)
 		rc = barrier(f->refs, err);
 	for (uint64_t i = 0; !rc && i < f->tables; i++)
@@ -457,7 +457,7 @@ int qcow2_may_resize(const struct img *img, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
 
-	if (!q->reftable)
+	if (!q->refcount_table)
 		return img_fail(err, -EINVAL,
 				"%s: opened for a check, not for resizing",
 				img->name);

@@ -97,16 +97,16 @@ enum { QCOW2_COMPRESSION_DEFLATE = 0,
 /* ---- Header ---- */
 
 struct qcow2_header {
-	uint32_t version;	    /* 2, 3 */
-	uint64_t backing_off;	    /* 0: none */
-	uint32_t backing_bytes;	    /* <= 1023, inside the first cluster; 0 if backing_off is 0 */
-	uint32_t cluster_bits;	    /* 9..21 */
-	uint64_t size;		    /* as stored: guest bytes, of which whole sectors count */
-	uint32_t crypt_method;	    /* QCOW2_CRYPT_* */
-	uint32_t l1_entries;	    /* covers size */
-	uint64_t l1_off;	    /* aligned; 0 only with no entries */
-	uint64_t reftable_off;	    /* aligned */
-	uint32_t reftable_clusters; /* 0 only for a check */
+	uint32_t version;		  /* 2, 3 */
+	uint64_t backing_off;		  /* 0: none */
+	uint32_t backing_bytes;		  /* <= 1023, inside the first cluster; 0 if backing_off is 0 */
+	uint32_t cluster_bits;		  /* 9..21 */
+	uint64_t size;			  /* as stored: guest bytes, of which whole sectors count */
+	uint32_t crypt_method;		  /* QCOW2_CRYPT_* */
+	uint32_t l1_entries;		  /* covers size */
+	uint64_t l1_off;		  /* aligned; 0 only with no entries */
+	uint64_t refcount_table_off;	  /* aligned */
+	uint32_t refcount_table_clusters; /* 0 only for a check */
 	uint32_t snapshots;
 	uint64_t snapshots_off;			      /* aligned (for a check: unchecked) */
 	uint64_t incompatible, compatible, autoclear; /* version 2: 0 */

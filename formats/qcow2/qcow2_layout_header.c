@@ -59,8 +59,8 @@ static void load_header(const uint8_t *bytes, struct qcow2_header *h)
 	h->crypt_method = be32_load(bytes + QCOW2_OFF_CRYPT_METHOD);
 	h->l1_entries = be32_load(bytes + QCOW2_OFF_L1_ENTRIES);
 	h->l1_off = be64_load(bytes + QCOW2_OFF_L1_OFF);
-	h->reftable_off = be64_load(bytes + QCOW2_OFF_REFTABLE_OFF);
-	h->reftable_clusters = be32_load(bytes + QCOW2_OFF_REFTABLE_CLUSTERS);
+	h->refcount_table_off = be64_load(bytes + QCOW2_OFF_REFTABLE_OFF);
+	h->refcount_table_clusters = be32_load(bytes + QCOW2_OFF_REFTABLE_CLUSTERS);
 	h->snapshots = be32_load(bytes + QCOW2_OFF_SNAPSHOTS);
 	h->snapshots_off = be64_load(bytes + QCOW2_OFF_SNAPSHOTS_OFF);
 	if (h->version < 3) {
@@ -187,7 +187,7 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 {
 	struct qcow2_geometry g;
 	uint64_t l1_bytes = (uint64_t)h->l1_entries * 8;
-	uint64_t reftable_bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
+	uint64_t refcount_table_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
 	bool for_check = flags & QCOW2_PARSE_FOR_CHECK;
 
 	qcow2_geometry(h, &g);
@@ -207,24 +207,24 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 				" entries for a disk of %" PRIu64 " bytes, which needs %" PRIu64,
 				QCOW2_OFF_L1_ENTRIES, h->l1_entries, h->size,
 				qcow2_l1_needed(&g, h->size));
-	if (!h->reftable_clusters && !for_check)
+	if (!h->refcount_table_clusters && !for_check)
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Image does not contain a reference "
 				"count table",
 				QCOW2_OFF_REFTABLE_CLUSTERS);
-	if (reftable_bytes > QCOW2_MAX_REFTABLE_BYTES)
+	if (refcount_table_bytes > QCOW2_MAX_REFTABLE_BYTES)
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Reference count table too large: %" PRIu32
 				" clusters, allowed %" PRIu64,
-				QCOW2_OFF_REFTABLE_CLUSTERS, h->reftable_clusters,
+				QCOW2_OFF_REFTABLE_CLUSTERS, h->refcount_table_clusters,
 				(uint64_t)QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits);
-	if (!qcow2_table_fits(h->reftable_off, reftable_bytes, h->cluster_bits) ||
-	    (!h->reftable_off && !for_check))
+	if (!qcow2_table_fits(h->refcount_table_off, refcount_table_bytes, h->cluster_bits) ||
+	    (!h->refcount_table_off && !for_check))
 		return img_fail(err, -EUCLEAN,
 				"qcow2 header at %d: Reference count table offset "
 				"invalid: %" PRIu64 ", allowed multiples of %" PRIu64
 				" below 2^63",
-				QCOW2_OFF_REFTABLE_OFF, h->reftable_off, g.cluster_bytes);
+				QCOW2_OFF_REFTABLE_OFF, h->refcount_table_off, g.cluster_bytes);
 	if (for_check)
 		return 0;
 	if (h->snapshots > QCOW2_MAX_SNAPSHOTS)
@@ -579,8 +579,8 @@ static void store_header(const struct qcow2_header *h, uint8_t *out)
 	be32_store(out + QCOW2_OFF_CRYPT_METHOD, h->crypt_method);
 	be32_store(out + QCOW2_OFF_L1_ENTRIES, h->l1_entries);
 	be64_store(out + QCOW2_OFF_L1_OFF, h->l1_off);
-	be64_store(out + QCOW2_OFF_REFTABLE_OFF, h->reftable_off);
-	be32_store(out + QCOW2_OFF_REFTABLE_CLUSTERS, h->reftable_clusters);
+	be64_store(out + QCOW2_OFF_REFTABLE_OFF, h->refcount_table_off);
+	be32_store(out + QCOW2_OFF_REFTABLE_CLUSTERS, h->refcount_table_clusters);
 	be32_store(out + QCOW2_OFF_SNAPSHOTS, h->snapshots);
 	be64_store(out + QCOW2_OFF_SNAPSHOTS_OFF, h->snapshots_off);
 	if (h->version < 3)

@@ -45,13 +45,13 @@ static int add_snapshot_l1(void *user, const struct qcow2_snapshot *s)
 			 t->err);
 }
 
-/* Read the refcount table to q->reftable. */
+/* Read the refcount table to q->refcount_table. */
 static int load_refcount_table(struct img *img, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	/* At most 8 MiB, by the header's check. */
-	uint64_t bytes = (uint64_t)q->header.reftable_clusters << g->cluster_bits;
+	uint64_t bytes = (uint64_t)q->header.refcount_table_clusters << g->cluster_bits;
 	uint8_t *table = malloc(bytes);
 	uint64_t *entries = malloc(bytes);
 	int rc = 0;
@@ -59,7 +59,7 @@ static int load_refcount_table(struct img *img, struct img_error *err)
 	if (!table || !entries)
 		rc = qcow2_no_memory(img, err);
 	else
-		rc = img_storage_read(img->file, q->header.reftable_off, table, (size_t)bytes, err);
+		rc = img_storage_read(img->file, q->header.refcount_table_off, table, (size_t)bytes, err);
 	for (uint64_t i = 0; !rc && i < bytes / 8; i++) {
 		entries[i] = be64_load(table + i * 8);
 		/* A block past the end of the file would call everything free that it counts. */
@@ -71,13 +71,13 @@ static int load_refcount_table(struct img *img, struct img_error *err)
 				      "found 0x%" PRIx64 ", allowed multiples of %" PRIu64 " "
 				      "below the file's %" PRIu64 " bytes; a repairing check "
 				      "may help",
-				      img->name, q->header.reftable_off, i, entries[i],
+				      img->name, q->header.refcount_table_off, i, entries[i],
 				      g->cluster_bytes, (uint64_t)img->file->size);
 	}
 	if (!rc) {
-		free(q->reftable);
-		q->reftable = entries;
-		q->reftable_entries = bytes / 8;
+		free(q->refcount_table);
+		q->refcount_table = entries;
+		q->refcount_table_entries = bytes / 8;
 		entries = NULL;
 	}
 	free(entries);
@@ -158,12 +158,12 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 	if (!rc)
 		rc = add_fixed(img, h->l1_off, (uint64_t)h->l1_entries * 8, "L1 table", err);
 	if (!rc)
-		rc = add_fixed(img, h->reftable_off, q->reftable_entries * 8, "refcount table", err);
+		rc = add_fixed(img, h->refcount_table_off, q->refcount_table_entries * 8, "refcount table", err);
 	if (!rc)
 		rc = add_fixed(img, q->crypto_off, q->crypto_bytes, "encryption header", err);
-	for (uint64_t i = 0; !rc && i < q->reftable_entries; i++)
-		if (q->reftable[i])
-			rc = add_fixed(img, q->reftable[i], q->geometry.cluster_bytes,
+	for (uint64_t i = 0; !rc && i < q->refcount_table_entries; i++)
+		if (q->refcount_table[i])
+			rc = add_fixed(img, q->refcount_table[i], q->geometry.cluster_bytes,
 				       "refcount block", err);
 	if (!rc && h->snapshots) {
 		uint64_t bytes = 0;
@@ -188,9 +188,9 @@ int qcow2_load_tables(struct img *img, struct img_error *err)
 
 void qcow2_free_tables(struct qcow2 *q)
 {
-	free(q->reftable);
-	q->reftable = NULL;
-	q->reftable_entries = 0;
+	free(q->refcount_table);
+	q->refcount_table = NULL;
+	q->refcount_table_entries = 0;
 	img_range_map_free(&q->metadata);
 }
 
@@ -205,12 +205,12 @@ int qcow2_counted_past_end(struct img *img, bool *any, struct img_error *err)
 	*any = false;
 	if (!block)
 		return qcow2_no_memory(img, err);
-	for (uint64_t b = first / g->block_entries; !rc && !*any && b < q->reftable_entries; b++) {
+	for (uint64_t b = first / g->block_entries; !rc && !*any && b < q->refcount_table_entries; b++) {
 		uint64_t from = b == first / g->block_entries ? first % g->block_entries : 0;
 
-		if (!q->reftable[b])
+		if (!q->refcount_table[b])
 			continue;
-		rc = img_storage_read(img->file, q->reftable[b], block, g->cluster_bytes, err);
+		rc = img_storage_read(img->file, q->refcount_table[b], block, g->cluster_bytes, err);
 		for (uint64_t i = from; !rc && !*any && i < g->block_entries; i++)
 			*any = qcow2_refcount_get(block, g->refcount_order, i);
 	}

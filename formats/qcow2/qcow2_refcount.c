@@ -40,7 +40,7 @@ int qcow2_refcounts_flush(struct qcow2_refcounts *r, struct img_error *err)
 
 	if (!r->dirty)
 		return 0;
-	rc = qcow2_write_meta(r->img, q->reftable[r->block], r->bytes,
+	rc = qcow2_write_meta(r->img, q->refcount_table[r->block], r->bytes,
 			      (size_t)q->geometry.cluster_bytes, err);
 	if (!rc)
 		r->dirty = false;
@@ -55,7 +55,7 @@ void qcow2_refcounts_end(struct qcow2_refcounts *r)
 
 static bool has_block(const struct qcow2 *q, uint64_t block)
 {
-	return block < q->reftable_entries && q->reftable[block];
+	return block < q->refcount_table_entries && q->refcount_table[block];
 }
 
 /* Have a block that exists in r->bytes. */
@@ -74,7 +74,7 @@ static int load(struct qcow2_refcounts *r, uint64_t block, struct img_error *err
 	if (!r->bytes)
 		return qcow2_no_memory(r->img, err);
 	r->loaded = false;
-	rc = img_storage_read(r->img->file, q->reftable[block], r->bytes,
+	rc = img_storage_read(r->img->file, q->refcount_table[block], r->bytes,
 			      (size_t)q->geometry.cluster_bytes, err);
 	if (rc)
 		return rc;
@@ -150,9 +150,9 @@ static uint64_t missing_blocks(const struct qcow2 *q, uint64_t block)
 {
 	uint64_t n = 0;
 
-	while (block + n < q->reftable_entries && !q->reftable[block + n])
+	while (block + n < q->refcount_table_entries && !q->refcount_table[block + n])
 		n++;
-	return block + n < q->reftable_entries ? n : UINT64_MAX;
+	return block + n < q->refcount_table_entries ? n : UINT64_MAX;
 }
 
 /* What add_blocks() has decided: everything lies from cluster first on, blocks before the table. */
@@ -178,7 +178,7 @@ static int decide_addition(const struct qcow2 *q, uint64_t block, uint64_t want,
 	uint64_t missing = missing_blocks(q, block);
 	uint64_t generous = max_u64(GENEROUS_BLOCKS,
 				    GENEROUS_BYTES / (g->block_entries * g->cluster_bytes));
-	uint64_t useful = blocks_for_guest(q), entries = q->reftable_entries;
+	uint64_t useful = blocks_for_guest(q), entries = q->refcount_table_entries;
 
 	useful = useful > block ? useful - block : 1;
 	*a = (struct addition){ .block = block, .first = block * g->block_entries };
@@ -240,7 +240,7 @@ static int link_blocks(struct img *img, const struct addition *a, struct img_err
 		be64_store(entries + i * 8, (a->first + i) * g->cluster_bytes);
 	while (!rc && done < a->blocks) {
 		next = min_u64(next, a->blocks);
-		rc = qcow2_write_meta(img, q->header.reftable_off + (a->block + done) * 8,
+		rc = qcow2_write_meta(img, q->header.refcount_table_off + (a->block + done) * 8,
 				      entries + done * 8, (size_t)(next - done) * 8, err);
 		if (!rc)
 			rc = qcow2_sync(img, err);
@@ -263,8 +263,8 @@ static int switch_table(struct img *img, const struct addition *a, struct img_er
 
 	if (!table)
 		return qcow2_no_memory(img, err);
-	for (uint64_t i = 0; i < q->reftable_entries; i++)
-		be64_store(table + i * 8, q->reftable[i]);
+	for (uint64_t i = 0; i < q->refcount_table_entries; i++)
+		be64_store(table + i * 8, q->refcount_table[i]);
 	for (uint64_t i = 0; i < a->blocks; i++)
 		be64_store(table + (a->block + i) * 8, (a->first + i) * g->cluster_bytes);
 	rc = qcow2_write_meta(img, off, table, bytes, err);
@@ -280,8 +280,8 @@ static int switch_table(struct img *img, const struct addition *a, struct img_er
 		rc = qcow2_sync(img, err);
 	if (rc)
 		return rc;
-	q->header.reftable_off = off;
-	q->header.reftable_clusters = (uint32_t)a->table_clusters;
+	q->header.refcount_table_off = off;
+	q->header.refcount_table_clusters = (uint32_t)a->table_clusters;
 	return 0;
 }
 
@@ -294,7 +294,7 @@ static int add_blocks(struct qcow2_refcounts *r, uint64_t block, uint64_t want, 
 	struct img *img = r->img;
 	struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t old_off = q->header.reftable_off, old_bytes = q->reftable_entries * 8;
+	uint64_t old_off = q->header.refcount_table_off, old_bytes = q->refcount_table_entries * 8;
 	const char *hit;
 	struct addition a;
 	uint64_t off, bytes;

@@ -44,7 +44,7 @@ static int switch_header(struct qcow2_scan *s, uint64_t off, const uint8_t *byte
 
 /* ---- Snapshot table ---- */
 
-/* Append one entry, mended, to *out; *off moves to the next one in the file. */
+/* Append one entry, repaired, to *out; *off moves to the next one in the file. */
 static int copy_snapshot(struct qcow2_scan *s, uint64_t *off, uint8_t *out, size_t room,
 			 size_t *used, struct img_error *err)
 {
@@ -115,21 +115,21 @@ static int repair_snapshots(struct qcow2_scan *s, struct img_error *err)
 
 /* ---- L1 and L2 entries ---- */
 
-static int mend_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
-			struct img_error *err)
+static int repair_l1_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
+			  struct img_error *err)
 {
-	uint64_t mended = word & ~QCOW2_L1_RESERVED;
+	uint64_t repaired = word & ~QCOW2_L1_RESERVED;
 	uint8_t bytes[8];
 
 	(void)arg;
 	if (qcow2_scan_repairs(s, IMG_REPAIR_LOSS) &&
 	    qcow2_beyond_end(s, word & QCOW2_OFFSET_MASK, s->geometry.cluster_bytes))
-		mended = 0;
-	if (!(mended & QCOW2_OFFSET_MASK))
-		mended = 0;
-	if (mended == word)
+		repaired = 0;
+	if (!(repaired & QCOW2_OFFSET_MASK))
+		repaired = 0;
+	if (repaired == word)
 		return 0;
-	be64_store(bytes, mended);
+	be64_store(bytes, repaired);
 	return img_storage_write(s->img->file, s->header.l1_off + i * 8, bytes, sizeof(bytes), err);
 }
 
@@ -169,7 +169,7 @@ static int repair_entries(struct qcow2_scan *s, struct img_error *err)
 	int rc = 0;
 
 	if (qcow2_l1_is_alone(s))
-		rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", mend_l1_word,
+		rc = qcow2_scan_words(s, s->header.l1_off, s->l1_entries, "L1 table", repair_l1_word,
 				      NULL, err);
 	for (size_t i = 0; !rc && i < s->nl2; i++) {
 		if (qcow2_is_alone(s, &s->l2[i]))
@@ -190,7 +190,7 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, bool lower
 			struct img_error *err)
 {
 	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t off = s->reftable[b], first = b * g->block_entries;
+	uint64_t off = s->refcount_table[b], first = b * g->block_entries;
 	bool changed = false;
 	int rc;
 
@@ -222,7 +222,7 @@ static int adjust_counts(struct qcow2_scan *s, bool raise, bool lower, struct im
 {
 	int rc = 0;
 
-	for (uint64_t b = 0; !rc && b < s->reftable_entries; b++)
+	for (uint64_t b = 0; !rc && b < s->refcount_table_entries; b++)
 		rc = adjust_block(s, b, raise, lower, err);
 	return rc ? rc : qcow2_sync(s->img, err);
 }
@@ -262,7 +262,7 @@ static uint64_t new_count(struct qcow2_scan *s, const struct rebuilt *r, uint64_
 
 	if (uses || !r->pure.lost || cluster >= s->clusters)
 		return uses;
-	return b < s->reftable_entries && s->reftable[b] ? qcow2_scan_refcount(s, cluster) : 1;
+	return b < s->refcount_table_entries && s->refcount_table[b] ? qcow2_scan_refcount(s, cluster) : 1;
 }
 
 /* List the blocks for what is used, and for n clusters from first on. */
@@ -398,7 +398,7 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 
 /* ---- The header ---- */
 
-static int mend_l1_entries(struct qcow2_scan *s, struct img_error *err)
+static int repair_l1_entries(struct qcow2_scan *s, struct img_error *err)
 {
 	uint8_t bytes[4];
 
@@ -478,7 +478,7 @@ static int repair_tables(struct qcow2_scan *s, struct img_error *err)
 	if (!rc && s->bad_header)
 		rc = repair_header(s, err);
 	if (!rc && s->long_l1)
-		rc = mend_l1_entries(s, err);
+		rc = repair_l1_entries(s, err);
 	if (!rc && s->in_tables)
 		rc = qcow2_move_data(s, err);
 	if (!rc && s->bad_snapshots && (s->long_l1 || s->in_tables))
@@ -518,7 +518,7 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 	/* Blocks that hold something else cannot be counted in. */
 	if (!s->rebuild)
 		rc = adjust_counts(s, all, !s->lost, err);
-	/* With counts that are right as they are, flags can be set without mending more. */
+	/* With counts that are right as they are, flags can be set without repairing more. */
 	if (!rc)
 		rc = qcow2_check_copied(s, all || (!s->corruptions && !(s->leaks && s->lost)), err);
 	return rc;

@@ -230,7 +230,7 @@ static int is_unused(struct qcow2_refcounts *r, uint64_t i, bool *unused, struct
 {
 	const struct qcow2 *q = r->img->state;
 	const struct qcow2_geometry *g = &q->geometry;
-	uint64_t own = q->reftable[i] / g->cluster_bytes, first = i * g->block_entries;
+	uint64_t own = q->refcount_table[i] / g->cluster_bytes, first = i * g->block_entries;
 	int rc = 0;
 
 	*unused = true;
@@ -253,20 +253,20 @@ static int drop_blocks(struct cutting *c, bool *more, struct img_error *err)
 	struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	static const uint8_t none[8];
-	uint64_t *dropped = calloc(q->reftable_entries + 1, 8), n = 0;
+	uint64_t *dropped = calloc(q->refcount_table_entries + 1, 8), n = 0;
 	int rc = dropped ? 0 : qcow2_no_memory(img, err);
 
 	*more = false;
-	for (uint64_t i = 0; !rc && i < q->reftable_entries; i++) {
+	for (uint64_t i = 0; !rc && i < q->refcount_table_entries; i++) {
 		bool unused;
 
-		if (!q->reftable[i])
+		if (!q->refcount_table[i])
 			continue;
 		rc = is_unused(c->refs, i, &unused, err);
 		if (rc || !unused)
 			continue;
-		dropped[n++] = q->reftable[i];
-		rc = qcow2_write_meta(img, q->header.reftable_off + i * 8, none, sizeof(none), err);
+		dropped[n++] = q->refcount_table[i];
+		rc = qcow2_write_meta(img, q->header.refcount_table_off + i * 8, none, sizeof(none), err);
 	}
 	c->refs->loaded = false; /* it may be one of them */
 	if (!rc && n) {
@@ -277,7 +277,7 @@ static int drop_blocks(struct cutting *c, bool *more, struct img_error *err)
 	for (uint64_t i = 0; !rc && i < n; i++) {
 		uint64_t counter = dropped[i] / g->cluster_bytes / g->block_entries;
 
-		if (counter >= q->reftable_entries || !q->reftable[counter]) {
+		if (counter >= q->refcount_table_entries || !q->refcount_table[counter]) {
 			note_free(c, dropped[i]); /* it counted itself */
 			continue;
 		}
@@ -295,13 +295,13 @@ static int cut_file(struct qcow2_refcounts *r, struct img_error *err)
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t end = min_u64(div_round_up_u64(img->file->size, g->cluster_bytes),
-			       q->reftable_entries * g->block_entries);
+			       q->refcount_table_entries * g->block_entries);
 
 	while (end) {
 		uint64_t count;
 		int rc;
 
-		if (!q->reftable[(end - 1) / g->block_entries]) {
+		if (!q->refcount_table[(end - 1) / g->block_entries]) {
 			end = align_down_u64(end - 1, g->block_entries);
 			continue;
 		}
@@ -389,7 +389,7 @@ int qcow2_make_empty(struct img *img, struct img_error *err)
 	struct qcow2_refcounts refs = { .img = img };
 	int rc;
 
-	if (!q->reftable)
+	if (!q->refcount_table)
 		return img_fail(err, -EINVAL, "%s: opened for a check, not for emptying", img->name);
 	if (q->raw_data_file)
 		return img_fail(err, -ENOTSUP,

@@ -41,8 +41,8 @@ struct qcow2 {
 	uint64_t crypto_off, crypto_bytes;
 
 	/* Writable images (not those opened for a check) only: */
-	uint64_t *reftable; /* offsets of refcount blocks, 0: none */
-	uint64_t reftable_entries;
+	uint64_t *refcount_table; /* offsets of refcount blocks, 0: none */
+	uint64_t refcount_table_entries;
 	/* Where metadata lies that stays for good, and the L2 tables in use: nothing else may. */
 	struct img_range_map metadata;
 

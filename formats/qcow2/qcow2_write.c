@@ -100,8 +100,8 @@ static int make_table(struct img *img, struct img_req *req, uint64_t off)
 }
 
 /* Look up [off, off + len) for writing: the table is there and this image's alone. */
-static int look_up_writable(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-			    struct qcow2_lookup *l)
+static int lookup_writable(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+			   struct qcow2_lookup *l)
 {
 	const struct qcow2 *q = img->state;
 	const struct img_range *hit;
@@ -265,7 +265,7 @@ static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_
 {
 	struct qcow2_lookup l;
 	struct qcow2_entry e;
-	int rc = look_up_writable(img, req, off, len, &l);
+	int rc = lookup_writable(img, req, off, len, &l);
 
 	if (!rc)
 		rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
@@ -291,7 +291,7 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 		return img_fail(img_req_error(req), -ENOTSUP,
 				"%s: an image with a data file cannot hold compressed clusters",
 				img->name);
-	rc = look_up_writable(img, req, off, 1, &l);
+	rc = lookup_writable(img, req, off, 1, &l);
 	if (!rc)
 		rc = qcow2_entry_at(img, &l, 0, &e, img_req_error(req));
 	if (!rc && occupies(q, &e, &old_off, &old_len)) {
@@ -405,8 +405,8 @@ static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2
 }
 
 /* Are [within, within + len) of the cluster data, and all of it? Do they read as zeroes? */
-static void look_at_part(const struct img *img, const struct qcow2_entry *e, uint64_t within,
-			 uint64_t len, bool *all_data, bool *all_zero)
+static void lookup_part(const struct img *img, const struct qcow2_entry *e, uint64_t within,
+			uint64_t len, bool *all_data, bool *all_zero)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
@@ -459,7 +459,7 @@ static int plan_clear_bits(struct img *img, struct img_req *req, uint64_t off, u
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_lookup l;
-	int rc = look_up_writable(img, req, off, plan->length, &l);
+	int rc = lookup_writable(img, req, off, plan->length, &l);
 
 	if (rc)
 		return rc;
@@ -494,7 +494,7 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	plan->length = len;
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
-		look_at_part(img, &e, within, len, &all_data, &all_zero);
+		lookup_part(img, &e, within, len, &all_data, &all_zero);
 	if (!discard && img_req_keep_allocated(req))
 		all_zero &= qcow2_has_host(&e);
 	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
@@ -536,7 +536,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	if (!rc)
 		rc = run_to_clear(img, req, &l, discard, &way, &count);
 	if (!rc && (way == WAY_META || way == WAY_ZERO)) {
-		rc = look_up_writable(img, req, off, len, &l);
+		rc = lookup_writable(img, req, off, len, &l);
 		count = min_u64(count, l.n);
 		if (!rc && img_free_reserve(req, count))
 			rc = qcow2_no_memory(img, img_req_error(req));
@@ -781,7 +781,7 @@ int qcow2_first_write(struct img *img, struct img_error *err)
 		q->header.autoclear = known;
 	}
 	/* A repair (no tables loaded) changes nothing that bitmaps are about. */
-	return q->bitmaps && q->reftable ? mark_bitmaps(img, err) : 0;
+	return q->bitmaps && q->refcount_table ? mark_bitmaps(img, err) : 0;
 }
 
 /*
@@ -793,7 +793,7 @@ int qcow2_finish(struct img *img, struct img_error *err)
 	const struct qcow2 *q = img->state;
 	uint64_t whole = round_up_u64(img->file->size, q->geometry.cluster_bytes);
 
-	if (!q->reftable || img->file->device || whole == img->file->size)
+	if (!q->refcount_table || img->file->device || whole == img->file->size)
 		return 0;
 	return img_storage_resize(img->file, whole, IMG_PREALLOCATE_OFF, err);
 }

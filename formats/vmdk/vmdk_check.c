@@ -31,16 +31,16 @@ struct walk {
 	uint64_t repairs;	    /* made in this round */
 };
 
-/* Defects beyond these are counted, but not told one by one. */
+/* Defects beyond these are counted, but not reported one by one. */
 enum {
-	TOLD_MAX = 100,
+	REPORTED_MAX = 100,
 };
 
 #define DEFECT(w, ...) \
 	do { \
-		if (++(w)->c->corruptions <= TOLD_MAX) \
+		if (++(w)->c->corruptions <= REPORTED_MAX) \
 			img_check_say((w)->c, __VA_ARGS__); \
-		else if ((w)->c->corruptions == TOLD_MAX + 1) \
+		else if ((w)->c->corruptions == REPORTED_MAX + 1) \
 			img_check_say((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
@@ -60,7 +60,7 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 }
 
 /* A copy at off that differs from what it is a copy of; what is left by a power cut is a leak. */
-static void tell_copy(struct walk *w, uint64_t off, const char *what, uint64_t number)
+static void report_copy(struct walk *w, uint64_t off, const char *what, uint64_t number)
 {
 	if (w->s->unclean) {
 		w->c->leaks++;
@@ -171,8 +171,8 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		other = vmdk_directory_entry(s, copy);
 		if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean)
 			/* A table that was about to be added. */
-			tell_copy(w, s->redundant_off + number * s->entry_bytes,
-				  "grain directory entry", number);
+			report_copy(w, s->redundant_off + number * s->entry_bytes,
+				    "grain directory entry", number);
 		else if (other.kind == VMDK_DAMAGED ||
 			 (other.kind != e.kind && e.kind != VMDK_DAMAGED))
 			DEFECT(w,
@@ -200,7 +200,7 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		if (rc)
 			return rc;
 		if (memcmp(w->table, w->redundant, grains * s->entry_bytes) != 0)
-			tell_copy(w, other.file_off, "grain table", number);
+			report_copy(w, other.file_off, "grain table", number);
 	}
 	return 0;
 }
@@ -427,7 +427,7 @@ static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, co
 /* ---- All of it ---- */
 
 /*
- * Rounds over all tables, so that a grain that lies over metadata is told as the grain's defect
+ * Rounds over all tables, so that a grain that lies over metadata is reported as the grain's defect
  * whatever their order, and nothing is written before all places are known.
  */
 typedef int round_fn(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
@@ -568,7 +568,7 @@ struct inside {
 };
 
 /* Look at all of a file. */
-static int look_through(struct walk *w, const struct inside *in, struct img_error *err)
+static int scan_file(struct walk *w, const struct inside *in, struct img_error *err)
 {
 	const struct vmdk_sparse *s = w->s;
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
@@ -597,18 +597,18 @@ static int look_through(struct walk *w, const struct inside *in, struct img_erro
 /* Some of what was counted is no more: look again, and count what is left. */
 static int count_again(struct walk *w, const struct inside *in, struct img_error *err)
 {
-	struct img_check *c = w->c, quiet = { 0 };
+	struct img_check *c = w->c, silent = { 0 };
 	int rc;
 
-	w->c = &quiet;
-	rc = look_through(w, in, err);
+	w->c = &silent;
+	rc = scan_file(w, in, err);
 	w->c = c;
 	if (rc)
 		return rc;
-	c->corruptions_fixed += c->corruptions - min_u64(c->corruptions, quiet.corruptions);
-	c->leaks_fixed += c->leaks - min_u64(c->leaks, quiet.leaks);
-	c->corruptions = quiet.corruptions;
-	c->leaks = quiet.leaks;
+	c->corruptions_fixed += c->corruptions - min_u64(c->corruptions, silent.corruptions);
+	c->leaks_fixed += c->leaks - min_u64(c->leaks, silent.leaks);
+	c->corruptions = silent.corruptions;
+	c->leaks = silent.leaks;
 	return 0;
 }
 
@@ -651,7 +651,7 @@ static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
 	w.table = malloc(vmdk_table_bytes(s));
 	w.redundant = malloc(vmdk_table_bytes(s));
 	if (w.table && w.redundant)
-		rc = look_through(&w, in, err);
+		rc = scan_file(&w, in, err);
 	if (!rc && c->repair && s->kind == VMDK_HOSTED)
 		rc = repair_file(&w, s, in, err);
 	img_use_map_free(&w.used);
@@ -671,7 +671,7 @@ static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
 }
 
 /* Of file i. */
-static struct inside look_inside(const struct img *img, size_t i)
+static struct inside describe_inside(const struct img *img, size_t i)
 {
 	const struct vmdk *vmdk = img->state;
 	const struct vmdk_sparse *s = &vmdk->files[i].sparse;
@@ -694,7 +694,7 @@ int vmdk_check(struct img *img, struct img_check *c, struct img_error *err)
 
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		struct vmdk_file *f = &vmdk->files[i];
-		struct inside in = look_inside(img, i);
+		struct inside in = describe_inside(img, i);
 		int rc;
 
 		if (!f->storage || f->sparse.kind == VMDK_NOT_SPARSE)

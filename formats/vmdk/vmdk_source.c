@@ -106,7 +106,7 @@ static int fail_order(const struct vmdk_stream_source *s, const char *what, uint
 }
 
 /* The size that the descriptor's only extent has. */
-static int take_extents(struct vmdk_stream_source *s, const char *text, size_t len,
+static int read_extents(struct vmdk_stream_source *s, const char *text, size_t len,
 			struct img_error *err)
 {
 	struct vmdk_cursor cursor = { 0 };
@@ -154,7 +154,7 @@ static int parse_text(struct vmdk_stream_source *s, const char *text, size_t len
 				"%s: the disk is a child of another one, which cannot be found "
 				"from a pipe: save it next to its parent first",
 				s->in->name);
-	return take_extents(s, text, len, err);
+	return read_extents(s, text, len, err);
 }
 
 static int parse_descriptor(struct vmdk_stream_source *s, uint64_t front, struct img_error *err)
@@ -233,7 +233,7 @@ static void count_table(const struct vmdk_stream_source *s, const uint8_t *table
  * Tables in front. Each known writer has them ascending behind the directory; where they are not,
  * only an end marker can tell that the stream is complete.
  */
-static int take_tables(struct vmdk_stream_source *s, uint64_t front, struct img_error *err)
+static int read_tables(struct vmdk_stream_source *s, uint64_t front, struct img_error *err)
 {
 	uint8_t table[VMDK_TABLE_ENTRIES * 4], *directory = NULL;
 	uint64_t bytes = vmdk_table_bytes(&s->sparse), off = s->sparse.directory_off;
@@ -296,7 +296,7 @@ static int parse_header(struct vmdk_stream_source *s, struct img_error *err)
 }
 
 /* All up to the first grain. */
-static int take_front(struct vmdk_stream_source *s, struct img_error *err)
+static int read_front(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint64_t front;
 	int rc = parse_header(s, err);
@@ -313,7 +313,7 @@ static int take_front(struct vmdk_stream_source *s, struct img_error *err)
 	s->base.size = s->sparse.capacity_bytes;
 	rc = parse_descriptor(s, front, err);
 	if (!rc)
-		rc = take_tables(s, front, err);
+		rc = read_tables(s, front, err);
 	return rc ? rc : skip(s, front - s->in->taken, "what is before the grains", err);
 }
 
@@ -360,7 +360,7 @@ static int begin_grain(struct vmdk_stream_source *s, const struct vmdk_marker *m
 	return 0;
 }
 
-static int take_table_behind(struct vmdk_stream_source *s, struct img_error *err)
+static int read_table_behind(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t table[VMDK_TABLE_SECTORS * VMDK_SECTOR];
 	uint64_t bytes = round_up_u64(vmdk_table_bytes(&s->sparse), VMDK_SECTOR);
@@ -377,7 +377,7 @@ static int take_table_behind(struct vmdk_stream_source *s, struct img_error *err
  * All tables of the disk behind one marker, as Xen Orchestra has them (twice): then each entry says
  * which grain it is of.
  */
-static int take_all_tables(struct vmdk_stream_source *s, struct img_error *err)
+static int read_all_tables(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t table[VMDK_TABLE_SECTORS * VMDK_SECTOR];
 	uint64_t bytes = round_up_u64(vmdk_table_bytes(&s->sparse), VMDK_SECTOR);
@@ -431,7 +431,7 @@ static bool is_metadata_marker(const struct vmdk_stream_source *s)
 }
 
 /* What comes behind the stream's end is not ours; whoever sends it may want to get rid of it. */
-static int take_rest(struct vmdk_stream_source *s, struct img_error *err)
+static int read_rest(struct vmdk_stream_source *s, struct img_error *err)
 {
 	uint8_t buf[SKIP_PIECE];
 	size_t got = 1;
@@ -446,7 +446,7 @@ static int take_rest(struct vmdk_stream_source *s, struct img_error *err)
  * A sector of zeroes ends a stream, but Xen Orchestra also pads with them before its tables. So
  * zeroes are passed over; then comes the end of the input, or a marker, or what is not ours.
  */
-static int take_padding(struct vmdk_stream_source *s, struct img_error *err)
+static int read_padding(struct vmdk_stream_source *s, struct img_error *err)
 {
 	size_t got, i;
 
@@ -469,7 +469,7 @@ static int take_padding(struct vmdk_stream_source *s, struct img_error *err)
 			return 0;
 		s->ended = s->footer_seen || s->has_front;
 		if (s->ended)
-			return take_rest(s, err);
+			return read_rest(s, err);
 		return img_fail(err, -EUCLEAN,
 				"%s: behind the end marker: found the byte %#x at %" PRIu64
 				", allowed only zeroes",
@@ -478,7 +478,7 @@ static int take_padding(struct vmdk_stream_source *s, struct img_error *err)
 }
 
 /* What the marker of something else than a grain announces. */
-static int take_metadata(struct vmdk_stream_source *s, const struct vmdk_marker *m, uint64_t off,
+static int read_metadata(struct vmdk_stream_source *s, const struct vmdk_marker *m, uint64_t off,
 			 struct img_error *err)
 {
 	uint64_t sectors;
@@ -491,9 +491,9 @@ static int take_metadata(struct vmdk_stream_source *s, const struct vmdk_marker 
 				s->in->name, off, m->type, m->value);
 	switch (m->type) {
 	case VMDK_MARKER_END:
-		return take_padding(s, err);
+		return read_padding(s, err);
 	case VMDK_MARKER_TABLE:
-		return m->value ? take_table_behind(s, err) : take_all_tables(s, err);
+		return m->value ? read_table_behind(s, err) : read_all_tables(s, err);
 	case VMDK_MARKER_DIRECTORY:
 		return skip(s, sectors * VMDK_SECTOR, "the grain directory", err);
 	case VMDK_MARKER_FOOTER:
@@ -545,7 +545,7 @@ static int source_next(struct img_source *base, struct img_source_unit *unit, st
 					", inside of its sector: it was cut short",
 					s->in->name, off, s->in->taken);
 		vmdk_parse_marker(s->sector, &m);
-		rc = m.bytes ? begin_grain(s, &m, off, err) : take_metadata(s, &m, off, err);
+		rc = m.bytes ? begin_grain(s, &m, off, err) : read_metadata(s, &m, off, err);
 	}
 	if (!rc && !s->have_grain)
 		rc = check_end(s, err);
@@ -584,7 +584,7 @@ int vmdk_source(struct img_byte_reader *in, struct img_source **out, struct img_
 	if (!s)
 		return img_fail(err, -ENOMEM, "out of memory");
 	s->in = in;
-	rc = take_front(s, err);
+	rc = read_front(s, err);
 	if (rc) {
 		free(s);
 		return rc;

@@ -43,7 +43,7 @@ static bool has_backing(const struct img *img)
 /* ---- Looking up ---- */
 
 /* Grains of one table, the first of which holds the byte that was asked for. */
-struct look {
+struct lookup {
 	const struct vmdk_extent *x;
 	struct vmdk_file *f;
 	uint64_t grain_off; /* of the first grain, in the extent */
@@ -58,8 +58,8 @@ static uint64_t entries_in_block(const struct vmdk_sparse *s, uint64_t file_off)
 }
 
 /* Look up the table for extent byte off in one of the directories: *table 0: absent. */
-static int look_directory(struct img_req *req, const struct vmdk_file *f, uint64_t directory_off,
-			  uint64_t number, uint64_t *table)
+static int lookup_directory(struct img_req *req, const struct vmdk_file *f, uint64_t directory_off,
+			    uint64_t number, uint64_t *table)
 {
 	const struct vmdk_sparse *s = &f->sparse;
 	uint64_t at = directory_off + number * s->entry_bytes;
@@ -79,7 +79,7 @@ static int look_directory(struct img_req *req, const struct vmdk_file *f, uint64
 }
 
 /* Grains from guest byte off on, as many as [off, off + len) touches or one look sees. */
-static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len, struct look *l)
+static int lookup_grains(struct img *img, struct img_req *req, uint64_t off, uint64_t len, struct lookup *l)
 {
 	struct vmdk *vmdk = img->state;
 	const struct vmdk_sparse *s;
@@ -100,9 +100,9 @@ static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 	l->table_at = l->copy_at = 0;
 	l->slots = NULL;
 
-	rc = look_directory(req, l->f, s->directory_off, number, &table);
+	rc = lookup_directory(req, l->f, s->directory_off, number, &table);
 	if (!rc && table && s->redundant_off)
-		rc = look_directory(req, l->f, s->redundant_off, number, &copy);
+		rc = lookup_directory(req, l->f, s->redundant_off, number, &copy);
 	if (rc || !table)
 		return rc;
 	l->table_at = table + index * s->entry_bytes;
@@ -118,7 +118,7 @@ static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 }
 
 /* The i'th grain that was looked up. err NULL: -EUCLEAN without a sentence. */
-static int entry_at(const struct look *l, uint64_t i, struct vmdk_entry *out, struct img_error *err)
+static int entry_at(const struct lookup *l, uint64_t i, struct vmdk_entry *out, struct img_error *err)
 {
 	const struct vmdk_sparse *s = &l->f->sparse;
 	uint64_t at = l->grain_off + i * s->grain_bytes, need;
@@ -163,7 +163,7 @@ static void plan_flat(const struct vmdk *vmdk, const struct vmdk_extent *x, enum
 /* ---- Sparse extents ---- */
 
 /* In place, as far as grains follow each other in the file. */
-static void plan_here(const struct look *l, const struct vmdk_entry *first, uint64_t off,
+static void plan_here(const struct lookup *l, const struct vmdk_entry *first, uint64_t off,
 		      uint64_t len, struct img_plan *plan)
 {
 	uint64_t grain = l->f->sparse.grain_bytes, n = 1;
@@ -189,7 +189,7 @@ static uint64_t fill_limit(const struct img *img, const struct vmdk_extent *x)
 	return end == img->size ? round_up_u64(end, img->unit_bytes) : end;
 }
 
-static int plan_new(struct img *img, struct img_req *req, const struct look *l, uint64_t off,
+static int plan_new(struct img *img, struct img_req *req, const struct lookup *l, uint64_t off,
 		    uint64_t len, struct img_plan *plan)
 {
 	const struct vmdk *vmdk = img->state;
@@ -223,8 +223,8 @@ static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_
 		     struct img_plan *plan)
 {
 	struct vmdk_entry e;
-	struct look l;
-	int rc = look_up(img, req, off, len, &l);
+	struct lookup l;
+	int rc = lookup_grains(img, req, off, len, &l);
 
 	if (!rc && !l.slots)
 		return IMG_NEED_EXCLUSIVE;
@@ -247,7 +247,7 @@ enum way {
 	WAY_WRITE, /* as a write of zeroes */
 };
 
-static enum way way_to_clear(const struct img *img, const struct look *l, bool discard, bool keep,
+static enum way way_to_clear(const struct img *img, const struct lookup *l, bool discard, bool keep,
 			     const struct vmdk_entry *e)
 {
 	bool by_entry = !has_backing(img) || l->f->sparse.zeroed_grains;
@@ -262,7 +262,7 @@ static enum way way_to_clear(const struct img *img, const struct look *l, bool d
 }
 
 /* Grains from off on that [off, off + len) covers whole; 0: the first one only in part. */
-static uint64_t whole_grains(const struct look *l, uint64_t off, uint64_t len)
+static uint64_t whole_grains(const struct lookup *l, uint64_t off, uint64_t len)
 {
 	uint64_t grain = l->f->sparse.grain_bytes, end;
 
@@ -283,8 +283,8 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	bool keep = !discard && img_req_keep_allocated(req);
 	uint64_t grain, whole, n;
 	enum way way;
-	struct look l;
-	int rc = look_up(img, req, off, len, &l);
+	struct lookup l;
+	int rc = lookup_grains(img, req, off, len, &l);
 
 	if (!rc)
 		rc = entry_at(&l, 0, &first, img_req_error(req));

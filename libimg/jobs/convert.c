@@ -142,7 +142,7 @@ static void mix_times(struct job *j)
  * The same input gives the same output: what a format makes up at creation comes from the content,
  * and from when that was last changed.
  */
-static int settle_identity(struct job *j)
+static int resolve_identity(struct job *j)
 {
 	int rc;
 
@@ -225,7 +225,7 @@ static int make(struct job *j)
 		if (img_is_made_of(j->o->sources[i], j->o->path))
 			rc = belongs(j, j->o->path, j->o->sources[i]);
 	if (!rc)
-		rc = settle_identity(j);
+		rc = resolve_identity(j);
 	if (rc)
 		return rc;
 	/* Is it one that is written from front to end? */

@@ -150,8 +150,8 @@ Test(qcow2_header, sound)
 	cr_assert_eq(h.size, 1 << 30);
 	cr_assert_eq(h.l1_entries, 2);
 	cr_assert_eq(h.l1_off, 3 * CLUSTER);
-	cr_assert_eq(h.reftable_off, CLUSTER);
-	cr_assert_eq(h.reftable_clusters, 1);
+	cr_assert_eq(h.refcount_table_off, CLUSTER);
+	cr_assert_eq(h.refcount_table_clusters, 1);
 	cr_assert_eq(h.refcount_order, 4);
 	cr_assert_eq(h.header_bytes, 112);
 	cr_assert_null(h.more);

@@ -112,7 +112,7 @@ Test(qcow2_order, refcount_blocks_are_durable_before_the_table_names_them)
 
 	for (unsigned i = 0; i < 16; i++)
 		write_bytes(img, i * UINT64_C(3) * MIB, 7, 512 * KIB, 0);
-	alone_between_syncs(&f->watch, q->header.reftable_off, 4096, 1);
+	alone_between_syncs(&f->watch, q->header.refcount_table_off, 4096, 1);
 	close_sound(img);
 	folder_remove(f);
 }
@@ -163,7 +163,7 @@ Test(qcow2_order, a_copied_l2_table_is_durable_before_it_is_named)
 	write_bytes(img, 4 * KIB, 8, 4 * KIB, 0);
 	table = watch_find(&f->watch, 0, 0, l1, 8);
 	cr_assert_lt(table, f->watch.n);
-	cr_assert_lt(watch_find(&f->watch, 0, 0, q->reftable[0], 4 * KIB), table, "counted before");
+	cr_assert_lt(watch_find(&f->watch, 0, 0, q->refcount_table[0], 4 * KIB), table, "counted before");
 	cr_assert(!watch_unsynced(&f->watch, table, 0));
 	cr_assert_eq(f->watch.entry[table + 1].op, IMG_IO_SYNC);
 	cr_assert_eq(watch_find(&f->watch, table + 1, 0, 0, HEADER), f->watch.n);

@@ -162,8 +162,8 @@ Test(qcow2_refcount, table_grows)
 			if (s.model.table_off == old)
 				continue;
 			cr_assert_gt(s.model.table_clusters, old_clusters, "%s", some[i]);
-			cr_assert_eq(s.q->header.reftable_off, s.model.table_off);
-			cr_assert_eq(s.q->header.reftable_clusters, s.model.table_clusters);
+			cr_assert_eq(s.q->header.refcount_table_off, s.model.table_off);
+			cr_assert_eq(s.q->header.refcount_table_clusters, s.model.table_clusters);
 			old = s.model.table_off;
 			old_clusters = s.model.table_clusters;
 			grown++;
