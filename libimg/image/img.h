@@ -405,6 +405,28 @@ int img_submit_discard(struct img_queue *q, struct img *img, uint64_t off, uint6
 int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, void *user,
 		     struct img_error *err);
 
+/* ---- What requests go best with ---- */
+
+enum {
+	IMG_LIMIT_FUA = 1 << 0, /* IMG_SUBMIT_FUA costs no flush where nothing is allocated */
+};
+/* Bytes. Requests of any alignment and length work: the library cuts them up. */
+struct img_limits {
+	uint32_t block;		   /* multiples of this take no bounce and no read-modify-write */
+	uint32_t memory_align;	   /* the same of buffers */
+	uint64_t optimal;	   /* multiples of this are best: what one write allocates */
+	uint64_t zero_granularity; /* what is zeroed without writing zeroes, if it is at all */
+	uint64_t discard_granularity;
+	uint64_t max_transfer, max_zero, max_discard; /* 0: no limit */
+	uint32_t flags;				      /* IMG_LIMIT_* */
+};
+/*
+ * For img and the files of its whole backing chain, as they are now. bytes: sizeof(struct img_limits) as
+ * the caller knows it: what is beyond is left out, what the library does not know is 0. -ENOMEM, -EPERM;
+ * -EINVAL: opened with IMG_OPEN_SELF_ONLY.
+ */
+int img_get_limits(struct img *img, struct img_limits *out, size_t bytes, struct img_error *err);
+
 /* ---- Where data is ---- */
 
 struct img_map_entry {

@@ -7,22 +7,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/context.h"
-
-enum {
-	SECTOR_BYTES = 512, /* in which raw disks are measured */
-};
-
-/* Requests of any alignment work; these need nothing to be read, written or fetched besides. */
-static void add_limits(struct img *img, struct img_value *top)
-{
-	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
-	bool units = !plain && img->unit_bytes > SECTOR_BYTES;
-	uint64_t zero = img->grain_bytes ? img->grain_bytes : img->unit_bytes;
-
-	img_report_limits(top, img->file,
-			  plain ? (uint32_t)max_u64(img->file->io_align, SECTOR_BYTES) : 1,
-			  units ? zero : 0, units && img->driver->release ? img->unit_bytes : 0);
-}
+#include "libimg/image/limits.h"
 
 /* The backing file: as stored, and what it came to, which is known better where it was sought. */
 static int add_backing(struct img *img, struct img_value *top, struct img_error *err)
@@ -57,9 +42,11 @@ static int fill(struct img *img, struct img_value *top, struct img_value *data,
 {
 	const char *backing = img->backing_name && *img->backing_name ? img->backing_name : NULL;
 	struct img_value *children;
+	struct img_level_limits limits;
 	int rc;
 
-	add_limits(img, top);
+	limits = img_level_limits(img);
+	img_report_limits(top, img->file, limits.block, limits.zero, limits.discard);
 	children = img_value_add_array(top, "children");
 	rc = img->driver->other_files ? img->driver->other_files(img, children, err) : 0;
 	if (rc)

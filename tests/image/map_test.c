@@ -3,6 +3,7 @@
  */
 #include "tests/image/folder.h"
 
+TestSuite(limits, .init = folder_make, .fini = folder_remove, .timeout = 60);
 TestSuite(map, .init = folder_make, .fini = folder_remove, .timeout = 60);
 
 static bool alike(const struct img_map_entry *a, const struct img_map_entry *b)
@@ -261,6 +262,37 @@ Test(map, an_image_opened_for_its_report_has_no_map)
 	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
 	img = must_open("a.qcow2", NULL, IMG_OPEN_SELF_ONLY);
 	cr_assert_eq(img_map(img, 0, 512, true, &e, NULL), -EINVAL);
+	must_close(img);
+}
+
+/* What the chain's files ask for, and what the image's own report says. */
+Test(limits, of_the_whole_chain)
+{
+	struct img_limits l, base, part;
+	struct img *img;
+
+	make_image("base.raw", "raw", 1 << 20, NULL, NULL);
+	make_image("top.qcow2", "qcow2", 0, "base.raw", "raw");
+	img = must_open("base.raw", "raw", 0);
+	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
+	cr_assert(l.block == 512 && l.memory_align == 1 && l.optimal == 4096 && !l.flags);
+	must_close(img);
+	img = must_open("base.raw", "raw", IMG_OPEN_TRY_DIRECT);
+	cr_assert_eq(img_get_limits(img, &base, sizeof(base), NULL), 0);
+	must_close(img);
+	img = must_open("top.qcow2", "qcow2", IMG_OPEN_WRITE | IMG_OPEN_TRY_DIRECT);
+	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
+	cr_assert(l.block == base.block || base.block == 512);
+	cr_assert_eq(l.memory_align, base.memory_align);
+	cr_assert(l.optimal == 65536 && l.zero_granularity == 65536 && l.discard_granularity == 65536);
+	cr_assert_eq(l.flags, IMG_LIMIT_FUA);
+	memset(&part, 0xee, sizeof(part));
+	cr_assert_eq(img_get_limits(img, &part, 8, NULL), 0); /* who knows two fields gets two */
+	cr_assert_eq(memcmp(&part, &l, 8), 0);
+	cr_assert_eq(((uint8_t *)&part)[8], 0xee);
+	must_close(img);
+	img = must_open("top.qcow2", "qcow2", IMG_OPEN_SELF_ONLY);
+	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), -EINVAL);
 	must_close(img);
 }
 
