@@ -96,6 +96,16 @@ static void check_file(const char *name, const char *format, const uint8_t *mode
 		cr_assert(said("does not support checks"), "%s", name);
 }
 
+/* A raw disk of one value. */
+static void make_raw(const char *name, uint8_t value)
+{
+	uint8_t *bytes = malloc(DISK);
+
+	memset(bytes, value, DISK);
+	make_file(name, bytes, DISK, DISK);
+	free(bytes);
+}
+
 /* ---- Another role ---- */
 
 static const struct kind {
@@ -118,7 +128,12 @@ static const struct kind {
 static void make_kind(const struct kind *k)
 {
 	const char *options[] = { k->options, NULL };
-	struct img_create_options o = { .format = k->format, .size = DISK, .have_size = true, .options = k->options ? options : NULL };
+	struct img_create_options o = {
+		.format = k->format,
+		.size = DISK,
+		.have_size = true,
+		.options = k->options ? options : NULL,
+	};
 	struct img_error *err = img_error_new();
 
 	cr_assert_eq(img_create("a", &o, err), 0, "%s %s: %s", k->format, k->options,
@@ -209,6 +224,43 @@ Test(reopen, qemu_sees_the_role)
 	set_role(img, false);
 	cr_assert_eq(quiet("qemu-io -r -f qcow2 -c 'read 0 512' top"), 0);
 	must_close(img);
+}
+
+/* What lies between an image and its file passes it on: windows, filters, another image. */
+Test(reopen, the_role_of_what_lies_under_an_image)
+{
+	static const char *const nodes[] = {
+		"driver=raw,offset=1M,size=1M,file.filename=a",
+		"driver=raw,file.driver=blkdebug,file.image.filename=a",
+		"driver=qcow2,file.driver=blkdebug,file.image.filename=q",
+		"driver=raw,file.driver=qcow2,file.file.filename=q",
+		"driver=raw,file.driver=null-co,file.size=4M",
+	};
+
+	make_raw("a", 1);
+	make_image("q", "qcow2", DISK, NULL, NULL);
+	for (size_t i = 0; i < COUNT(nodes); i++) {
+		const char *file = strstr(nodes[i], "=a") ? "a" : "q";
+		const char *format = *file == 'a' ? "raw" : "qcow2";
+		struct img_open_options o = { .format = format };
+		bool null = strstr(nodes[i], "null");
+		struct img_node *node;
+		struct img *img;
+
+		cr_assert_eq(img_node_parse_options(nodes[i], &node, NULL), 0);
+		cr_assert_eq(img_open_node(node, NULL, &img, NULL), 0, "%s", nodes[i]);
+		for (int n = 0; n < 2; n++) {
+			cr_assert_eq(img_write(img, 0, "x", 1, NULL), -EROFS);
+			set_role(img, true);
+			cr_assert_eq(must_fail(null ? "none" : file, &o, NULL), null ? -ENOENT : -EAGAIN);
+			put(img, 4096, (uint8_t)(5 + n), 4096);
+			set_role(img, false);
+			must_close(must_open(file, format, 0));
+			cr_assert_eq(byte_at(img, 4096), null ? 0 : 5 + n);
+		}
+		must_close(img);
+		img_node_free(node);
+	}
 }
 
 Test(reopen, what_is_written_below_shows_above)
@@ -575,16 +627,6 @@ static void refuse_below(struct img *img, struct img *backing, int want)
 	img_error_free(err);
 }
 
-/* A raw disk of one value. */
-static void make_raw(const char *name, uint8_t value)
-{
-	uint8_t *bytes = malloc(DISK);
-
-	memset(bytes, value, DISK);
-	make_file(name, bytes, DISK, DISK);
-	free(bytes);
-}
-
 /* The report tells what the file says, and what is open. */
 static void check_report(struct img *img, const char *open)
 {
@@ -779,23 +821,20 @@ Test(reopen, chains_have_a_limit)
 		make_image(name, "qcow2", DISK, n == 130 ? NULL : below,
 			   n == 130 ? NULL : n ? "qcow2"
 					       : "raw");
-		strcpy(below, name);
+		memcpy(below, name, sizeof(below));
 	}
 	other = must_open("l129", "qcow2", 0); /* 131 images */
 	half = must_open("r259", "qcow2", 0);  /* 130 */
 	for (i = half; img_backing(i);)
 		i = img_backing(i);
 	refuse_below(i, other, -ELOOP);
-	/* in the place of the last few it fits */
-	for (int n = 0; n < 5; n++) {
+	/* 125 and 131 are as many as there may be, and one more is too many */
+	for (int depth = 126; depth >= 125; depth--) {
 		i = half;
-		for (int k = 0; k < 125 - 1 + (n == 0); k++)
+		for (int k = 1; k < depth; k++)
 			i = img_backing(i);
-		if (n == 0) {
+		if (depth == 126)
 			refuse_below(i, other, -ELOOP);
-			continue;
-		}
-		break;
 	}
 	must_close(set_below(i, other));
 	cr_assert_eq(byte_at(half, 0), 1);
@@ -805,7 +844,7 @@ Test(reopen, chains_have_a_limit)
 Test(reopen, vmdk_compares_content_ids)
 {
 	struct img_create_options o = { .format = "vmdk", .backing_name = "a.vmdk", .backing_format = "vmdk" };
-	struct img *child, *other, *same;
+	struct img *child, *other;
 
 	make_image("a.vmdk", "vmdk", DISK, NULL, NULL);
 	make_image("b.vmdk", "vmdk", DISK, NULL, NULL);
@@ -817,8 +856,7 @@ Test(reopen, vmdk_compares_content_ids)
 	child = must_open("child.vmdk", "vmdk", 0);
 	refuse_below(child, NULL, -EINVAL);
 	other = must_open("b.vmdk", "vmdk", 0);
-	refuse_below(child, other, img_set_backing(child, other, &same, NULL));
-	cr_assert_neq(img_set_backing(child, other, &same, NULL), 0);
+	refuse_below(child, other, -EUCLEAN);
 	must_close(other);
 	must_close(set_below(child, must_open("copy.vmdk", "vmdk", 0)));
 	cr_assert_eq(byte_at(child, 0), 0);
@@ -879,6 +917,7 @@ static void *read_on(void *arg)
 
 		for (int i = 0; i < LANES; i++) {
 			struct lane *l = &lanes[i];
+			int rc;
 
 			if (l->busy)
 				continue;
@@ -886,8 +925,8 @@ static void *read_on(void *arg)
 			l->off = (state >> 8) % (DISK / STEP) * STEP;
 			l->iov = (struct iovec){ l->buf, STEP };
 			l->busy = true;
-			cr_assert_eq(img_submit_readv(q, o->img, l->off, &l->iov, 1, 0, lane_done, l, NULL),
-				     0);
+			rc = img_submit_readv(q, o->img, l->off, &l->iov, 1, 0, lane_done, l, NULL);
+			cr_assert_eq(rc, 0);
 		}
 		img_queue_run(q, true);
 		if (o->maps && (img_map(o->img, lanes[0].off, STEP, true, &e, NULL) || !e.length))
@@ -1125,4 +1164,37 @@ Test(reopen, commit_by_public_calls)
 		check_file("base", format, model);
 		free(model);
 	}
+}
+
+/* A format whose children know their parent by its content is told that this is another one now. */
+Test(reopen, commit_to_a_vmdk)
+{
+	uint8_t *model = calloc(1, DISK);
+	struct img *top, *base, *again, *removed = NULL;
+
+	need_qemu();
+	make_image("base", "vmdk", DISK, NULL, NULL);
+	cr_assert_eq(quiet("qemu-io -f vmdk -c 'write -P 1 0 2M' base"), 0);
+	memset(model, 1, DISK / 2);
+	make_image("top", "vmdk", 0, "base", "vmdk");
+	top = must_open("top", "vmdk", IMG_OPEN_WRITE);
+	put(top, 100000, 2, 300000);
+	memset(model + 100000, 2, 300000);
+	base = img_backing(top);
+	commit(top);
+	cr_assert_eq(img_make_empty(top, NULL), 0);
+	set_role(base, false);
+	check_content(top, model);
+	check_file("base", "vmdk", model);
+	/* the same file opened once more is not what the child was made for, until it is told */
+	again = must_open("base", "vmdk", 0);
+	refuse_below(top, again, -EUCLEAN);
+	cr_assert_eq(img_set_backing_name(top, "base", "vmdk", NULL), 0);
+	cr_assert_eq(img_set_backing(top, again, &removed, NULL), 0);
+	cr_assert_eq(removed, base);
+	must_close(removed);
+	check_content(top, model);
+	must_close(top);
+	check_file("top", "vmdk", model);
+	free(model);
 }

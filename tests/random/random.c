@@ -538,7 +538,7 @@ static int change_chain(uint64_t n, struct img_error *err)
 	for (uint64_t i = n; i % 2 && img_backing(img_backing(above)); i /= 2)
 		above = img_backing(above);
 	if (n % 3) {
-		/* what is compressed cannot be written to where the format has only that */
+		/* A stream is for reading only. */
 		rc = rewrite(img_backing(above), n, err);
 		if (rc == -ENOTSUP)
 			rc = 0;
@@ -634,6 +634,7 @@ static int verify(struct img_error *err)
 
 static int phase(double seconds, struct img_error *err)
 {
+	bool disturbed = run.resize || run.check || run.chain;
 	pthread_t disturber;
 	int rc = 0;
 
@@ -646,9 +647,9 @@ static int phase(double seconds, struct img_error *err)
 		if (pthread_create(&run.worker[t].thread, NULL, work, &run.worker[t]))
 			abort();
 	}
-	if ((run.resize || run.check || run.chain) && pthread_create(&disturber, NULL, disturb, NULL))
+	if (disturbed && pthread_create(&disturber, NULL, disturb, NULL))
 		abort();
-	if (run.resize || run.check || run.chain)
+	if (disturbed)
 		pthread_join(disturber, NULL);
 	for (unsigned t = 0; t <= run.threads; t++) {
 		pthread_join(run.worker[t].thread, NULL);
