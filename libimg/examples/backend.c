@@ -5,7 +5,7 @@
  *	cc backend.c $(pkg-config --cflags --libs libimg) -o backend
  *	backend IMAGE [SECONDS] [SEED]
  *
- * Here the program is a test of itself: random reads, writes, zeroes and flushes, several in
+ * Here the program is a test of itself: random reads, writes (some with FUA), zeroes and flushes, several in
  * flight, on an image that reads as zeroes at first, each read compared with a copy in memory.
  * Two queues take turns; a program would usually give each thread one of its own.
  */
@@ -134,9 +134,12 @@ static int submit(struct backend *b, struct img_queue *queue, struct request *r)
 	case WRITE:
 		memset(r->data, (int)(1 + next_random(b) % 255), r->len);
 		memcpy(r->data, &b->random, sizeof(b->random));
-		return img_submit_writev(queue, b->img, r->off, &r->iov, 1, 0, finished, r, NULL);
+		return img_submit_writev(queue, b->img, r->off, &r->iov, 1,
+					 pick % 16 ? 0 : IMG_SUBMIT_FUA, finished, r, NULL);
 	case ZERO:
-		return img_submit_zero(queue, b->img, r->off, r->len, 0, finished, r, NULL);
+		return img_submit_zero(queue, b->img, r->off, r->len,
+				       pick % 2 ? IMG_SUBMIT_MAY_UNMAP : IMG_SUBMIT_KEEP_ALLOCATED,
+				       finished, r, NULL);
 	default:
 		r->len = 0;
 		return img_submit_flush(queue, b->img, finished, r, NULL);
