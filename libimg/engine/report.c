@@ -36,9 +36,12 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 	img_value_add_array(info, "children");
 	img_value_add_uint(info, "virtual-size", round_up_u64(s ? s->size : size, 512));
 	img_value_add_string(info, "filename", path);
-	img_value_add_string(info, "format", s && s->device ? "host_device" : "file");
-	if (s)
+	img_value_add_string(info, "format", s && s->protocol ? s->protocol : s && s->device ? "host_device"
+											     : "file");
+	if (s && img_storage_allocated_known(s))
 		img_value_add_uint(info, "actual-size", img_storage_allocated(s));
+	if (s && s->protocol)
+		return;
 	specific = img_value_add_object(info, "format-specific");
 	img_value_add_string(specific, "type", "file"); /* for devices too */
 	img_value_add_object(specific, "data");

@@ -62,7 +62,8 @@ static int fill(struct img *img, struct img_value *top, struct img_value *data,
 			return rc;
 	}
 	img_value_add_string(top, "format", img->driver->name);
-	if (!img_value_get(top, "actual-size")) /* a driver with several files knows better */
+	/* a driver with several files knows better */
+	if (!img_value_get(top, "actual-size") && img_storage_allocated_known(img->file))
 		img_value_add_uint(top, "actual-size", img_storage_allocated(img->file));
 	if (img->encrypted)
 		img_value_add_bool(top, "encrypted", true);

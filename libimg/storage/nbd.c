@@ -446,11 +446,6 @@ static int disk_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 	return size <= nbd_of(s)->export.size ? 0 : -ENOTSUP;
 }
 
-static uint64_t disk_allocated(struct img_storage *s)
-{
-	return nbd_of(s)->export.size;
-}
-
 static void disk_close(struct img_storage *s)
 {
 	struct nbd *n = nbd_of(s);
@@ -485,7 +480,6 @@ static const struct img_storage_ops disk_ops = {
 	.attach = disk_attach,
 	.detach = disk_detach,
 	.extent = disk_extent,
-	.allocated = disk_allocated,
 	.set_writable = disk_set_writable,
 	.close = disk_close,
 };
@@ -621,6 +615,7 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 	if (!n)
 		return img_fail(err, -ENOMEM, "out of memory");
 	n->base.ops = &disk_ops;
+	n->base.protocol = "nbd";
 	pthread_mutex_init(&n->export.lock, NULL);
 	img_list_init(&n->export.connections);
 	pthread_mutex_init(&n->thread_lock, NULL);

@@ -108,6 +108,7 @@ static int null_open(const struct img_module_opening *o, struct img_storage **ou
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
 	n->base.ops = img_options_number(o->options, "latency-ns") ? &slow_ops : &null_ops;
+	n->base.protocol = "null-co";
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
 	n->base.fua = true;
 	n->base.device = true; /* of a size of its own */

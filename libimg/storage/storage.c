@@ -216,7 +216,12 @@ bool img_storage_overlap(const struct img_storage *a, const struct img_storage *
 
 uint64_t img_storage_allocated(struct img_storage *s)
 {
-	return s->ops->allocated(s);
+	return s->ops->allocated ? s->ops->allocated(s) : atomic_load(&s->size);
+}
+
+bool img_storage_allocated_known(const struct img_storage *s)
+{
+	return s->ops->allocated;
 }
 
 uint64_t img_storage_modified(struct img_storage *s)

@@ -62,8 +62,8 @@ struct img_storage_ops {
 	/* NULL: the whole file is data. */
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
-	uint64_t (*allocated)(struct img_storage *s);
-	uint64_t (*modified)(struct img_storage *s); /* NULL: not known */
+	uint64_t (*allocated)(struct img_storage *s); /* NULL: not known */
+	uint64_t (*modified)(struct img_storage *s);  /* NULL: not known */
 	/* NULL: nothing to do. */
 	int (*publish)(struct img_storage *s, bool durable, struct img_error *err);
 	/* NULL: there are none. */
@@ -78,7 +78,8 @@ struct img_storage_ops {
 
 struct img_storage {
 	const struct img_storage_ops *ops;
-	char *name; /* for messages; the path for files */
+	char *name;	      /* for messages; the path for files */
+	const char *protocol; /* of a module that is neither for files nor devices: its name; else NULL */
 	/*
 	 * Whose bytes these are: storages with the same text are, from the same place on, the same bytes.
 	 * NULL: nobody else's. identity_off: where byte 0 of this storage is in what the text names.
@@ -278,6 +279,7 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		       enum img_storage_extent *kind, uint64_t *run);
 /* Bytes that the file occupies (st_blocks * 512), or its size where unknown. */
 uint64_t img_storage_allocated(struct img_storage *s);
+bool img_storage_allocated_known(const struct img_storage *s);
 /* When it was last written to, in nanoseconds since 1970; 0: not known. */
 uint64_t img_storage_modified(struct img_storage *s);
 /* The sentence for a failed asynchronous request; returns io->rc. */

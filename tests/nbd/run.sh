@@ -91,6 +91,10 @@ for opts in "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=$
 	try "from $opts" tool convert --image-opts -O raw "$opts" t.raw && try "the same" cmp a.raw t.raw
 done
 
+# What is not known of an export is not said.
+try "info" sh -c "'$imgtool' info --output=json -f raw '$uri' | jq -e '.\"virtual-size\" == 20971520 and .\"actual-size\" == null and
+	(.children[0].info | .format == \"nbd\" and .\"actual-size\" == null and .\"format-specific\" == null)'"
+
 # Characters that mean something elsewhere.
 odd='a b/%+?&=#ü'
 escaped='a%20b/%25%2B%3F%26%3D%23%C3%BC'
