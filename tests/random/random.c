@@ -16,6 +16,7 @@
  *	chain=1		... and makes images below it writable and read-only again, and
  *			replaces them by others of the same content
  *	overlap=1	requests in flight may overlap: each sector must then hold what one wrote
+ *	child=FILE	an empty qcow2 image over IMAGE: all reading goes through it
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
  *
@@ -36,6 +37,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
+#include "libimg/engine/driver.h"
 #include "libimg/image/img.h"
 
 enum {
@@ -96,8 +98,9 @@ struct stamp {
 
 static struct {
 	struct img *img;
+	struct img *reader; /* img, or the child */
 	struct img_open_options options;
-	const char *path;
+	const char *path, *child;
 	uint8_t *model;
 	uint64_t size, unit;
 	bool overlap, compress, resize, check, chain;
@@ -379,7 +382,7 @@ static int submit(struct request *r)
 	switch (r->op) {
 	case READ:
 	case READ_BACK:
-		return img_submit_readv(w->queue, run.img, r->off, r->iov, iovs, 0, finished, r, NULL);
+		return img_submit_readv(w->queue, run.reader, r->off, r->iov, iovs, 0, finished, r, NULL);
 	case WRITE:
 	case COMPRESS:
 		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs, r->flags, finished, r,
@@ -410,7 +413,7 @@ static void blocking(struct request *r)
 		if (rc == 0 && !run.overlap)
 			memcpy(run.model + r->off, r->data, r->len);
 	} else {
-		rc = img_read(run.img, r->off, r->data, r->len, err);
+		rc = img_read(run.reader, r->off, r->data, r->len, err);
 		if (rc == 0 && !run.overlap && memcmp(r->data, run.model + r->off, r->len))
 			complain(r, "wrong data, blocking");
 	}
@@ -612,7 +615,7 @@ static int verify(struct img_error *err)
 
 	for (uint64_t off = 0; off < run.size; off += MAX_BYTES) {
 		size_t len = (size_t)min_u64(MAX_BYTES, run.size - off);
-		int rc = img_read(run.img, off, buf, len, err);
+		int rc = img_read(run.reader, off, buf, len, err);
 
 		if (rc)
 			return rc;
@@ -630,6 +633,33 @@ static int verify(struct img_error *err)
 		}
 	}
 	return 0;
+}
+
+static int open_image(struct img_error *err)
+{
+	struct img_open_options options = { .format = "qcow2", .flags = IMG_OPEN_NO_BACKING };
+	int rc = img_open(run.path, &run.options, &run.img, err);
+
+	run.reader = run.img;
+	if (rc || !run.child)
+		return rc;
+	rc = img_open(run.child, &options, &run.reader, err);
+	if (!rc)
+		run.reader->parent = run.img; /* which is written to meanwhile */
+	return rc;
+}
+
+static int close_image(struct img_error *err)
+{
+	int rc = 0, closed;
+
+	if (run.reader != run.img) {
+		run.reader->parent = NULL;
+		rc = img_close(run.reader, err);
+	}
+	closed = img_close(run.img, rc ? NULL : err);
+	run.img = run.reader = NULL;
+	return rc ? rc : closed;
 }
 
 static int phase(double seconds, struct img_error *err)
@@ -661,12 +691,11 @@ static int phase(double seconds, struct img_error *err)
 		rc = check(err);
 	run.stamps = 0;
 
-	int closed = img_close(run.img, rc ? NULL : err);
+	int closed = close_image(rc ? NULL : err);
 
-	run.img = NULL;
 	rc = rc ? rc : closed;
 	if (rc == 0)
-		rc = img_open(run.path, &run.options, &run.img, err);
+		rc = open_image(err);
 	if (rc == 0)
 		rc = verify(err);
 	return rc;
@@ -703,7 +732,7 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 		return false;
 	value++;
 	if (!strncmp(arg, "format=", 7))
-		run.options.format = value;
+		run.options.format = *value ? value : NULL;
 	else if (!strncmp(arg, "seconds=", 8))
 		*seconds = strtod(value, NULL);
 	else if (!strncmp(arg, "seed=", 5))
@@ -722,6 +751,8 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 		run.check = *value == '1';
 	else if (!strncmp(arg, "chain=", 6))
 		run.chain = *value == '1';
+	else if (!strncmp(arg, "child=", 6))
+		run.child = value;
 	else if (!strncmp(arg, "references=", 11))
 		run.options.references = value;
 	else if (!strncmp(arg, "flags=", 6))
@@ -754,7 +785,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "random: %s: %s\n", argv[2], strerror(errno));
 		return 2;
 	}
-	rc = img_open(run.path, &run.options, &run.img, err);
+	rc = open_image(err);
 	if (rc == 0) {
 		run.size = img_size(run.img);
 		run.unit = img_unit_bytes(run.img);
@@ -779,7 +810,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "random: %s\n", img_error_text(err));
 		run.failures++;
 	}
-	if (img_close(run.img, err)) {
+	if (close_image(err)) {
 		fprintf(stderr, "random: closing: %s\n", img_error_text(err));
 		run.failures++;
 	}

@@ -28,7 +28,7 @@ variant() {
 	shift 2
 	case $name in *"$only"*) ;; *) return ;; esac
 	for io in ${IO:-uring threads}; do
-		rm -f image* data.bin
+		rm -f image* data.bin child.qcow2 outer*
 		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
 		image=$(echo image.*) format=${image##*.}
 		# What qemu-img cannot read was made on base.raw, or is empty.
@@ -38,6 +38,10 @@ variant() {
 		*) qemu-img convert -f "$format" -O raw "$image" model.raw ;;
 		esac
 		truncate -s "$("$imgtool" info -f "$format" --output=json "$image" | jq '."virtual-size"')" model.raw
+		case $keys in
+		*child=*)
+			qemu-img create -q -f qcow2 -o "${child_options:-compat=1.1}" child.qcow2 "$(stat -c %s model.raw)" ;;
+		esac
 		# shellcheck disable=SC2086 # words are wanted
 		try "$name, $io, seed $seed" timeout 120 "$program" "$image" model.raw format="$format" io=$io \
 			seconds="$seconds" seed="$seed" $keys || continue
@@ -55,6 +59,26 @@ variant() {
 			try "$name, $io: the snapshot is as it was" cmp snap.raw base.raw ;;
 		esac
 		cmp -s base.raw base.kept || fail "$name, $io: the base was changed"
+	done
+}
+
+# inside NAME KEYS FORMAT AS: an image of FORMAT from base.raw in another place than a file of its own, as
+# the description AS says; what is around it must stay as it is.
+inside() {
+	name=$1 keys=$2 format=$3 as=$4
+	shift 4
+	case $name in *"$only"*) ;; *) return ;; esac
+	for io in ${IO:-uring threads}; do
+		rm -f image* outer*
+		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
+		cp base.raw model.raw
+		# shellcheck disable=SC2086 # words are wanted
+		try "$name, $io, seed $seed" timeout 120 "$program" "json:$as" model.raw format= io=$io \
+			seconds="$seconds" seed="$seed" $keys || continue
+		try "$name, $io: qemu-img compare" qemu-img compare "json:$as" \
+			'json:{"driver":"raw","file":{"driver":"file","filename":"model.raw"}}'
+		[ "$format" = raw ] || try "$name, $io: qemu-img check" qemu-img check -q "json:$as"
+		[ ! -e outer.kept ] || try "$name, $io: what is around it" outside
 	done
 }
 cp base.raw base.kept
@@ -238,4 +262,79 @@ variant "vhdx child" "" vhdx_over block_size=1M block_size=1M
 variant "vhdx child, overlapping requests" "overlap=1" vhdx_over block_size=2M block_size=1M
 variant "vhdx child, unmapping" "flags=512" vhdx_over block_size=1M subformat=fixed
 variant "vhdx child of a child" "" vhdx_over_chain block_size=1M
+
+# Several queues read from above while its parent is written to, grows, and is given another size.
+variant "qcow2 read from above" "child=child.qcow2" filled compat=1.1
+variant "qcow2 512 read from above, unmapping" "child=child.qcow2 flags=512 threads=4" filled cluster_size=512
+variant "qcow2 read from above, resized meanwhile" "child=child.qcow2 resize=1 check=1" filled cluster_size=4k
+variant "qcow2 packed, read from above" "child=child.qcow2 compress=1" compressed cluster_size=4k
+variant "qcow2 over a chain, read from above" "child=child.qcow2 threads=4" over_chain extended_l2=on,cluster_size=16k
+variant "vmdk without grain tables, read from above" "child=child.qcow2" vmdk_bare subformat=monolithicSparse
+variant "vmdk several extents, read from above" "child=child.qcow2" vmdk_several
+variant "raw, read from above, resized meanwhile" "child=child.qcow2 resize=1" plain
+child_options=extended_l2=on,cluster_size=2M
+variant "qcow2 4k read from above of 2M, unmapping" "child=child.qcow2 flags=512" filled cluster_size=4k
+child_options=
+
+# Resizes beside everything else that changes structures.
+variant "qcow2 512, refcount 64, resized meanwhile, unmapping" "resize=1 check=1 flags=512" filled cluster_size=512,refcount_bits=64
+variant "qcow2 packed extended L2, resized meanwhile" "resize=1 compress=1" compressed extended_l2=on,cluster_size=16k
+variant "qcow2 raw data file, resized meanwhile" "resize=1" data_file data_file_raw=on
+variant "qcow2 lazy refcounts, resized meanwhile, O_DIRECT if possible" "resize=1 flags=128" filled lazy_refcounts=on
+
+# Discards and zeroes below a unit, given back.
+variant "qcow2 2M, unmapping" "flags=512 threads=4" filled cluster_size=2M
+variant "qcow2 2M over raw, unmapping" "flags=512" over cluster_size=2M base.raw raw
+variant "qcow2 extended L2 2M over raw, unmapping" "flags=512" over extended_l2=on,cluster_size=2M base.raw raw
+variant "vmdk zeroed grains, unmapping, four queues" "flags=512 threads=4" vmdk_empty zeroed_grain=on
+
+# Sizes that end within a sector's neighbourhood, a cluster, an L2 table.
+odd() { truncate -s "$1" part.raw && dd if=base.raw of=part.raw bs=512 count=$(($1 / 512)) conv=notrunc status=none &&
+	qemu-img convert -f raw -O "$2" -o "$3" part.raw "image.$2"; }
+variant "qcow2 of 512 bytes" "" odd 512 qcow2 compat=1.1
+variant "qcow2 512 of an L2 table and a sector" "" odd 33280 qcow2 cluster_size=512
+variant "qcow2 extended L2, not of whole subclusters" "" odd 1050112 qcow2 extended_l2=on
+variant "qcow2 2M, not of whole clusters, unmapping" "flags=512" odd 2098688 qcow2 cluster_size=2M
+variant "vmdk not of whole grains" "" odd 1050112 vmdk subformat=monolithicSparse
+
+# Chains of mixed formats.
+mixed_chain() {	# LOWEST: raw, or a VMDK stream
+	case $1 in
+	raw) cp short.raw lowest.raw && low=lowest.raw ;;
+	*)
+		"$imgtool" convert -f raw -O vmdk -o subformat=streamOptimized base.raw lowest.vmdk &&
+			"$imgtool" create -q -f vmdk -b lowest.vmdk -F vmdk low.vmdk && low=low.vmdk ;;
+	esac
+	qemu-img create -q -f qcow2 -o cluster_size=4k -b $low -F ${low##*.} middle.qcow2 $size &&
+		qemu-io -f qcow2 -c 'write -q -P 5 1M 300k' -c 'write -q -z 3M 500k' middle.qcow2 &&
+		over "$2" middle.qcow2 qcow2
+}
+variant "qcow2 over qcow2 over a shorter raw" "" mixed_chain raw compat=1.1
+variant "qcow2 over qcow2 over vmdk over a stream" "" mixed_chain vmdk extended_l2=on,cluster_size=16k
+variant "qcow2 over qcow2 over vmdk over a stream, overlapping" "overlap=1 flags=512" mixed_chain vmdk cluster_size=512
+
+# Windows of a file, an image inside an image.
+window() {	# FORMAT OPTIONS: 20 MiB of room from 1 MiB on, noise around
+	head -c 23000064 /dev/urandom >outer.raw && cp outer.raw outer.kept &&
+		qemu-img convert -f raw -O "$1" -o "$2" base.raw part.raw &&
+		dd if=/dev/zero of=outer.raw bs=1M seek=1 count=20 conv=notrunc status=none &&
+		dd if=part.raw of=outer.raw bs=1M seek=1 conv=notrunc status=none
+}
+outside() { cmp -n 1048576 outer.raw outer.kept && cmp -i 22020096 outer.raw outer.kept; }
+nested() {	# FORMAT OPTIONS: in a qcow2 image
+	qemu-img convert -f raw -O "$1" -o "$2" base.raw part.raw &&
+		qemu-img create -q -f qcow2 -o cluster_size=4k outer.qcow2 64M &&
+		qemu-img convert -n -f raw -O qcow2 part.raw outer.qcow2
+}
+part='{"driver":"raw","offset":1048576,"size":20971520,"file":{"driver":"file","filename":"outer.raw"}}'
+disk='{"driver":"raw","offset":1048576,"size":'$size',"file":{"driver":"file","filename":"outer.raw"}}'
+within='{"driver":"qcow2","file":{"driver":"file","filename":"outer.qcow2"}}'
+inside "raw in a window" "" raw "$disk" window raw preallocation=off
+inside "raw in a window, unmapping, overlapping" "flags=512 overlap=1" raw "$disk" window raw preallocation=off
+inside "qcow2 in a window" "" qcow2 "{\"driver\":\"qcow2\",\"file\":$part}" window qcow2 cluster_size=4k
+inside "qcow2 in a window, O_DIRECT if possible, unmapping" "flags=640" qcow2 "{\"driver\":\"qcow2\",\"file\":$part}" \
+	window qcow2 compat=1.1
+inside "qcow2 in a qcow2" "" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" nested qcow2 compat=1.1
+inside "qcow2 512 in a qcow2, unmapping" "flags=512" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" \
+	nested qcow2 cluster_size=512
 finish
