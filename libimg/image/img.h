@@ -322,7 +322,12 @@ int img_discard_with(struct img *img, uint64_t off, uint64_t len, unsigned flags
 
 /* ---- Asynchronous I/O ---- */
 
-/* kind: AUTO takes io_uring if it may. */
+/*
+ * kind: AUTO takes io_uring if it may. Requests go on only while their queue is run, by whatever thread:
+ * one whose descriptor is readable should be run soon, also for the others' sake. A change to a unit
+ * that another queue's change in flight allocates or rewrites, and all that waits for changes in flight
+ * (resize, check, growth of tables), wait for that queue to be run; reads, flushes and other units do not.
+ */
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
 /*
  * NULL is fine. Refused, with nothing done: -EBUSY: requests are in flight; -EDEADLK: called from a
