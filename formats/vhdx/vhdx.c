@@ -245,5 +245,6 @@ const struct img_driver vhdx_driver = {
 	.create_options = vhdx_create_options,
 	.create_check = vhdx_create_check,
 	.create = vhdx_create,
+	.check = vhdx_check,
 	.info = vhdx_info,
 };

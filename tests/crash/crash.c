@@ -14,6 +14,7 @@
  *	every=N		only each Nth cut (1)
  *	full=1		all subsets where they are few, many where not, repairs everywhere
  *	lazy=1		refcounts may be stale: the check repairs first
+ *	log=1		the format has a log: qemu-img's check is told to repair, which replays it
  *	compress=1	a third of the requests are compressed writes
  *	roles=1		the image is opened for reading, and becomes writable for a few requests at a time
  *	churn=1		few places, much that is freed and used again
@@ -90,7 +91,7 @@ static struct {
 	struct img_record *opens_record; /* NULL: not recorded */
 	struct img_fault *fault;	 /* NULL: none */
 	uint64_t cache, random, states, judged, repaired, failures, qemu;
-	bool full, lazy, compress, churn, roles, repairing;
+	bool full, lazy, log, compress, churn, roles, repairing;
 } crash = { .random = 0x2545f4914f6cdd1d };
 
 /* ---- The image's files ---- */
@@ -333,7 +334,9 @@ static int judge_by_qemu(size_t cut, struct img_error *err)
 		flat_save(&crash.state.file[i], path);
 	}
 	/* 3: leaks; 63: no check of that format. */
-	rc = crash.lazy ? 0 : run("qemu-img check -f %s '%s' >said 2>&1", crash.format, crash.name[0]);
+	rc = crash.lazy ? 0
+			: run("qemu-img check %s -f %s '%s' >said 2>&1", crash.log ? "-r all" : "",
+			      crash.format, crash.name[0]);
 	if (rc && rc != 3 && rc != 63) {
 		run("cat said");
 		return img_fail(err, -EBADMSG, "qemu-img check: exit code %d", rc);
@@ -717,6 +720,8 @@ int main(int argc, char **argv)
 			crash.full = value;
 		else if (!strncmp(argv[i], "lazy=", 5))
 			crash.lazy = value;
+		else if (!strncmp(argv[i], "log=", 4))
+			crash.log = value;
 		else if (!strncmp(argv[i], "roles=", 6))
 			crash.roles = value;
 		else if (!strncmp(argv[i], "compress=", 9))

@@ -27,7 +27,7 @@ truncate -s 1114624 base.raw
 size=$(stat -c %s base.raw)
 
 # What images are based on, for states that qemu-img opens.
-mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk judge/
+mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx judge/
 
 variant() {
 	name=$1 keys=$2
@@ -90,6 +90,12 @@ vmdk_over_stream() {
 	"$imgtool" convert -f raw -O vmdk -o subformat=streamOptimized base.raw lower.vmdk &&
 		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
 }
+vhdx_empty() { "$imgtool" create -q -f vhdx -o "block_size=1M,$1" image.vhdx $size; }
+vhdx_theirs() { qemu-img convert -f raw -O vhdx -o "block_size=1M,$1" base.raw image.vhdx; }
+vhdx_over() {
+	"$imgtool" convert -f raw -O vhdx -o block_size=1M base.raw lower.vhdx &&
+		"$imgtool" create -q -f vhdx -o "block_size=1M,$1" -b lower.vhdx -F vhdx image.vhdx
+}
 # The grain table is missing in both directories (sectors 21 and 36): it has to be made.
 vmdk_bare() {
 	vmdk_empty "$1" && for sector in 21 36; do
@@ -134,6 +140,11 @@ variant "vmdk extent of a split one" "qemu=0" vmdk_extent twoGbMaxExtentSparse
 variant "vmdk over vmdk" "" vmdk_over subformat=monolithicSparse
 variant "vmdk zeroed grains over vmdk" "" vmdk_over zeroed_grain=on
 variant "vmdk over a stream" "" vmdk_over_stream subformat=monolithicSparse
+variant "vhdx" "log=1" vhdx_empty log_size=1M
+variant "vhdx, not present" "log=1" vhdx_empty block_state_zero=off
+variant "vhdx by qemu-img" "log=1" vhdx_theirs log_size=1M
+variant "vhdx fixed" "log=1" vhdx_theirs subformat=fixed
+variant "vhdx over vhdx" "qemu=0" vhdx_over log_size=1M
 
 # Images of several files.
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
@@ -161,11 +172,14 @@ variant "qcow2 extended L2, churn, tiny cache" "churn=1 cache=16384 count=120" f
 variant "qcow2 4k, churn with a snapshot" "churn=1 compress=1 count=120" packed_snapshots cluster_size=4k
 variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
+variant "vhdx, churn, tiny cache" "log=1 churn=1 cache=16384 count=120" vhdx_theirs log_size=1M
+variant "vhdx over vhdx, churn" "qemu=0 churn=1 count=120" vhdx_over log_size=2M
 
 # A sync fails; what is said to be durable after it must be.
 for sync in 1 2 3 5 8 13; do
 	variant "qcow2 4k, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k
 	variant "qcow2 4k, data file, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k,data_file=data.raw
+	variant "vhdx, sync $sync fails" "log=1 fail=$sync count=30" vhdx_empty log_size=1M
 	variant "vmdk split, sync $sync fails" "fail=$sync count=30" vmdk_split twoGbMaxExtentSparse
 done
 
@@ -190,5 +204,8 @@ variant "resize an odd overlay, shrunk first" "resize=99840 resize=2097152" over
 variant "resize data file" "resize=300032 resize=2097152" filled data_file=data.raw
 variant "resize data file, preallocated" "resize=300032 resize=2097152 how=1" filled data_file=data.raw
 variant "resize raw data file" "resize=300032 resize=2097152" empty cluster_size=4k,data_file=data.raw,data_file_raw=on
+variant "resize vhdx" "log=1 resize=300032 resize=2097152 resize=5242880" vhdx_theirs log_size=1M
+variant "resize vhdx, fixed" "log=1 resize=3145728 resize=1048576" vhdx_theirs subformat=fixed
+variant "resize vhdx over vhdx" "qemu=0 resize=300032 resize=2097152" vhdx_over log_size=1M
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish

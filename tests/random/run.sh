@@ -254,10 +254,10 @@ variant "vhdx fixed" "" vhdx_theirs subformat=fixed,block_size=1M
 variant "vhdx 8M, unmapping" "flags=512" vhdx_theirs block_size=8M
 variant "vhdx, unmapping, O_DIRECT if possible" "flags=640" vhdx_theirs block_size=1M
 variant "vhdx, written through" "threads=1 flags=1024" vhdx_theirs block_size=1M
-variant "vhdx, resized meanwhile" "resize=1" vhdx_theirs block_size=1M
+variant "vhdx, checked and resized meanwhile" "resize=1 check=1" vhdx_theirs block_size=1M
 variant "vhdx of sectors of 4096" "" vhdx_4096 block_size=1M
 variant "vhdx child of sectors of 4096" "overlap=1" vhdx_4096_over block_size=1M
-variant "vhdx child, resized meanwhile" "resize=1" vhdx_over block_size=1M block_size=1M
+variant "vhdx child, checked and resized meanwhile" "resize=1 check=1" vhdx_over block_size=1M block_size=1M
 variant "vhdx child" "" vhdx_over block_size=1M block_size=1M
 variant "vhdx child, overlapping requests" "overlap=1" vhdx_over block_size=2M block_size=1M
 variant "vhdx child, unmapping" "flags=512" vhdx_over block_size=1M subformat=fixed
