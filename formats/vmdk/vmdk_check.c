@@ -28,6 +28,7 @@ struct walk {
 	struct img_use_map used;    /* by sector; SESparse: by grain */
 	struct img_use_map walked;  /* tables whose grains were looked at */
 	uint8_t *table, *redundant; /* one table, and its copy */
+	bool copy_is_used;	    /* by readers: find_use_of_copy() */
 	uint64_t repairs;	    /* made in this round */
 };
 
@@ -517,6 +518,23 @@ static int is_all_damaged(struct walk *w, bool *out, struct img_error *err)
 	return 0;
 }
 
+/* Does a copy stand in for a table, or an entry of one, that leads out of the file? For go_round(). */
+static int find_use_of_copy(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
+			    struct img_error *err)
+{
+	struct vmdk_entry e = vmdk_directory_entry(w->s, slot);
+	struct vmdk_entry other = vmdk_directory_entry(w->s, copy);
+	bool sound = true;
+	int rc = 0;
+
+	if (e.kind == VMDK_DAMAGED)
+		sound = other.kind == VMDK_DAMAGED;
+	else if (e.kind == VMDK_STORED && other.kind == VMDK_STORED && e.file_off != other.file_off)
+		rc = stands_in(w, number, other.file_off, e.file_off, true, &sound, err);
+	w->copy_is_used |= !sound;
+	return rc;
+}
+
 static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_bytes,
 			 struct img_error *err)
 {
@@ -524,6 +542,12 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 	bool own = is_its_own(w, s->directory_off, bytes), damaged = false;
 	bool own_copy = s->redundant_off && is_its_own(w, s->redundant_off, bytes);
 	int rc = 0;
+
+	w->copy_is_used = false;
+	if (s->redundant_off && own && !own_copy)
+		rc = go_round(w, find_use_of_copy, err);
+	if (rc)
+		return rc;
 
 	if (is_other_capacity(s, line_bytes)) {
 		rc = write_header_field(w, VMDK_OFF_CAPACITY, line_bytes, capacity, err);
@@ -540,7 +564,8 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 		s->directory_off = place;
 		s->directory_lost = false;
 		s->redundant_off = 0;
-	} else if (s->redundant_lost || (s->redundant_off && own && !own_copy)) {
+	} else if (s->redundant_lost ||
+		   (s->redundant_off && own && !own_copy && !w->copy_is_used)) {
 		rc = write_header_field(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_place, err);
 		s->redundant_lost = false;
 		s->redundant_off = 0;
