@@ -190,6 +190,9 @@ int vhdx_extend(struct img *img, uint64_t size, struct img_error *err)
 				"size, %" PRIu32 ", up to %" PRIu64,
 				img->name, size, v->geometry.sector_bytes, VHDX_DISK_BYTES_MAX);
 	rc = vhdx_load_alloc(img, err);
+	/* Of a last block that the file's end cuts, the disk may need more now. */
+	if (!rc && img->file->size < vhdx_used_end(v) && !img->file->device)
+		rc = img_storage_zero(img->file, vhdx_used_end(v), 0, err);
 	if (!rc)
 		rc = reach_bat(img, vhdx_bat_entries(&v->geometry, size) * VHDX_BAT_ENTRY_BYTES, err);
 	if (!rc)

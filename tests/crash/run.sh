@@ -173,7 +173,7 @@ variant "qcow2 4k, churn with a snapshot" "churn=1 compress=1 count=120" packed_
 variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
 variant "vhdx, churn, tiny cache" "log=1 churn=1 cache=16384 count=120" vhdx_theirs log_size=1M
-variant "vhdx over vhdx, churn" "qemu=0 churn=1 count=120" vhdx_over log_size=2M
+variant "vhdx over vhdx, churn" "qemu=0 churn=1 count=120" vhdx_over log_size=2M,block_size=2M
 
 # A sync fails; what is said to be durable after it must be.
 for sync in 1 2 3 5 8 13; do
