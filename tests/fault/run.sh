@@ -28,6 +28,10 @@ qemu-img convert -f raw -O vmdk -o subformat=streamOptimized base.raw stream.vmd
 
 qemu-img create -q -f vmdk -o zeroed_grain=on empty.vmdk 1M
 qemu-img create -q -f vmdk -b sparse.vmdk -F vmdk child.vmdk
+for options in block_size=1M subformat=fixed,block_size=1M; do
+	qemu-img convert -f raw -O vhdx -o $options base.raw "filled-$options.vhdx"
+done
+"$imgtool" create -q -f vhdx -b filled-block_size=1M.vhdx -F vhdx -o block_size=1M child.vhdx
 head -c 3000320 /dev/urandom >random.raw
 
 run() {
@@ -40,6 +44,7 @@ for image in filled-*.qcow2 zlib.qcow2; do
 done
 run open sparse.vmdk vmdk
 run open stream.vmdk vmdk
+run open child.vhdx vhdx
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$$
 done
@@ -50,10 +55,14 @@ run write base.raw raw
 run write sparse.vmdk vmdk seed=$$
 run write empty.vmdk vmdk seed=$$
 run write child.vmdk vmdk seed=$$
+for image in filled-*.vhdx child.vhdx; do
+	run write "$image" vhdx seed=$$
+	run resize "$image" vhdx
+done
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk; do
+for target in qcow2 qcow2-c raw vmdk vhdx; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -68,6 +77,7 @@ run stream random.raw raw
 for options in compat=1.1 compat=0.10 cluster_size=512 extended_l2=on preallocation=metadata; do
 	run create new qcow2 options=$options
 done
+run create new vhdx options=block_size=1M
 for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done

@@ -1,0 +1,69 @@
+# We write vhdx, others read. Sourced by run.sh.
+
+{ head -c 5000000 /dev/zero; head -c 6000000 /dev/urandom; head -c 2000000 content.raw; } >backwards.raw
+truncate -s "$(stat -c %s content.raw)" backwards.raw
+
+cp --sparse=always content.raw padded.raw
+truncate -s 16M padded.raw
+
+# virtualbox NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
+virtualbox() {
+	have VBoxManage || return
+	rm -f vbox.raw
+	export VBOX_USER_HOME="$work/virtualbox"
+	try "$1: VBoxManage" timeout 60 VBoxManage clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW
+	cmp -s vbox.raw "$3" || fail "$1: VBoxManage reads something else"
+	VBoxManage closemedium disk "$work/vbox.raw" --delete >/dev/null 2>&1
+	VBoxManage closemedium disk "$work/$2" >/dev/null 2>&1
+	rm -f vbox.raw
+}
+
+while read -r options; do
+	name="our vhdx $options"
+	rm -f ./o.vhdx ./t.vhdx
+	try "$name: convert" "$imgtool" convert -f raw -O vhdx -o "$options" content.raw o.vhdx || continue
+	is_content "$name" vhdx o.vhdx
+	qemu-img convert -f raw -O vhdx -o "$options" content.raw t.vhdx
+	same_info "$name" vhdx o.vhdx t.vhdx
+	# 7-Zip takes disks of whole MiB only.
+	"$imgtool" convert -f raw -O vhdx -o "$options" padded.raw s.vhdx
+	seven "$name" s.vhdx padded.raw
+	virtualbox "$name" o.vhdx content.raw
+	try "$name: compare" "$imgtool" compare -f vhdx -F vhdx o.vhdx t.vhdx
+	sound "$name" vhdx o.vhdx
+	try "$name: no larger than theirs" test "$(stat -c %s o.vhdx)" -le "$(stat -c %s t.vhdx)"
+	scribble vhdx o.vhdx
+	reads "$name, changed by qemu-io" vhdx o.vhdx
+	# And we go on where they stopped, on ours and on theirs.
+	scribble vhdx t.vhdx
+	for file in o.vhdx t.vhdx; do
+		what="$name, ${file%.vhdx} written over by us"
+		try "$what" "$imgtool" convert -n -f raw -O vhdx backwards.raw $file
+		is_content "$what" vhdx $file backwards.raw
+		sound "$what" vhdx $file
+	done
+done <<END
+block_size=0
+block_size=1M
+block_size=4M,block_state_zero=off
+block_size=256M
+log_size=4M
+subformat=fixed,block_size=2M
+END
+
+# What qemu-img cannot read: 7-Zip can.
+try "our vhdx of sectors of 4096: create" "$imgtool" create -q -f vhdx -o logical_sector_size=4096 o.vhdx 16M
+try "our vhdx of sectors of 4096: convert" "$imgtool" convert -n -f raw -O vhdx content.raw o.vhdx
+seven "our vhdx of sectors of 4096" o.vhdx padded.raw
+
+for size in 512 1M 5G 3T 64T; do
+	rm -f ./o.vhdx ./t.vhdx
+	name="our empty vhdx of $size"
+	try "$name: create" "$imgtool" create -q -f vhdx o.vhdx $size || continue
+	qemu-img create -q -f vhdx t.vhdx $size
+	same_info "$name" vhdx o.vhdx t.vhdx
+	sound "$name" vhdx o.vhdx
+	try "$name: convert" "$imgtool" convert -f vhdx -O qcow2 o.vhdx t.qcow2
+	try "$name: convert back" "$imgtool" convert -f qcow2 -O vhdx t.qcow2 o.vhdx
+	same_info "$name, converted" vhdx o.vhdx t.vhdx
+done
