@@ -434,6 +434,7 @@ enum {
 
 struct img_driver {
 	const char *name;
+	const char *alias; /* another name that users may give; NULL: none */
 	unsigned features; /* IMG_DRIVER_* */
 	/*
 	 * NULL, or images of this format can be folders, known by a file of this name in them: that one is

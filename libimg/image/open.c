@@ -319,7 +319,7 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 	if (rc)
 		return rc;
 	/* what the name itself says of the format */
-	if (file.format && way->driver && strcmp(file.format, way->driver->name) != 0)
+	if (file.format && way->driver && img_driver_named(file.format) != way->driver)
 		rc = img_fail(err, -EPERM,
 			      "%s: backing file '%s' is said to be of format %s and "
 			      "of format %s",

@@ -33,10 +33,13 @@ const struct img_driver *img_driver_named(const char *name)
 	/* What holds the bytes is a format too, to programs: then they are the disk as they are. */
 	bool bare = img_module_named(name);
 
-	for (size_t i = 0; img_drivers[i]; i++)
-		if (!strcmp(img_drivers[i]->name, name) ||
-		    (bare && img_drivers[i]->features & IMG_DRIVER_PLAIN))
-			return img_drivers[i];
+	for (size_t i = 0; img_drivers[i]; i++) {
+		const struct img_driver *d = img_drivers[i];
+
+		if (!strcmp(d->name, name) || (d->alias && !strcmp(d->alias, name)) ||
+		    (bare && d->features & IMG_DRIVER_PLAIN))
+			return d;
+	}
 	return NULL;
 }
 
