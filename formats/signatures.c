@@ -1,16 +1,12 @@
 /*
  * Formats that are recognised so that they are not taken for raw disks. Sources: the pages of
  * spec/, and for formats without one the programs that write them.
- *
- * A fixed VHD is told only by its footer and is left out on purpose: its guest bytes are where a
- * raw disk has them, and programs rely on its being taken as raw.
  */
 #include "libimg/engine/driver.h"
 
 const struct img_signature img_signatures[] = {
 	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
-	{ .name = "qed", .len = 4, .bytes = "QED" },	  /* and a zero byte */
-	{ .name = "vpc", .len = 8, .bytes = "conectix" }, /* a dynamic one: copy of the footer */
+	{ .name = "qed", .len = 4, .bytes = "QED" }, /* and a zero byte */
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ .name = "vdi", .len = 4, .bytes = "\x7f\x10\xda\xbe", .off = 0x40 },
 	{ .name = "luks", .len = 6, .bytes = "LUKS\xba\xbe" },

@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../lib.sh"
 
 only=$1
-formats="raw qcow2 vmdk vhdx auto"
+formats="raw qcow2 vmdk vhdx vpc auto"
 seconds=2 mebibytes=128		# for what must be refused and what is bent to exhaust us
 
 if [ -z "$corpus" ]; then
@@ -107,7 +107,7 @@ row() {
 	if [ "$given" = - ]; then set --; else set -- -f "$given"; fi
 
 	# What no file system holds as a raw file goes to another format.
-	case $features in *huge*) to=qcow2 ;; *) to=raw ;; esac
+	case $features:$hash in *huge*:sparse4k:* | *huge*:-) to=qcow2 ;; *) to=raw ;; esac
 	word=$(not_yet "$file" "$args")
 	case $args in
 	*'"-l"'*)

@@ -1,0 +1,218 @@
+/*
+ * Opening a VHD. A fixed one has its footer behind its data. A dynamic one begins with a copy of it, which is
+ * what counts: the end of the file may be missing after a crash, and then its last bytes are the guest's.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/vhd/vhd_state.h"
+#include "libimg/base/endian.h"
+
+void vhd_free(struct vhd *v)
+{
+	if (!v)
+		return;
+	img_range_map_free(&v->metadata);
+	img_unit_alloc_free(&v->units);
+	free(v);
+}
+
+/* ---- The footer ---- */
+
+int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err)
+{
+	uint8_t bytes[VHD_FOOTER_BYTES + 1] = { 0 }; /* a short one has lost its last byte, a zero */
+	uint64_t at;
+	int rc;
+
+	if (s->size < VHD_SHORT_FOOTER_BYTES)
+		return -ENODATA;
+	at = s->size - min_u64(s->size, VHD_FOOTER_BYTES);
+	rc = img_storage_read(s, at, bytes, (size_t)(s->size - at), err);
+	if (rc)
+		return rc;
+	*off = at;
+	if (s->size - at == VHD_FOOTER_BYTES && !vhd_parse_footer(bytes, out, NULL))
+		return 0;
+	*off = s->size - VHD_SHORT_FOOTER_BYTES;
+	return vhd_parse_footer(bytes + (*off - at), out, NULL) ? -ENODATA : 0;
+}
+
+/* Which footer is the disk's? */
+static int read_footer(struct img *img, struct vhd *v, bool for_check, struct img_error *err)
+{
+	uint8_t head[VHD_FOOTER_BYTES] = { 0 };
+	struct vhd_footer tail;
+	struct img_error why = { 0 };
+	int rc = img_storage_read(img->file, 0, head,
+				  (size_t)min_u64(img->file->size, sizeof(head)), err);
+	int head_rc, tail_rc;
+
+	if (rc)
+		return rc;
+	head_rc = vhd_parse_footer(head, &v->footer, &why);
+	tail_rc = vhd_find_tail(img->file, &tail, &v->tail_off, err);
+	if (tail_rc && tail_rc != -ENODATA) {
+		rc = tail_rc;
+	} else if (!head_rc && v->footer.type != VHD_FIXED) {
+		if (tail_rc)
+			v->tail = VHD_TAIL_MISSING;
+		else
+			v->tail = memcmp(head, tail.bytes, VHD_FOOTER_BYTES) ? VHD_TAIL_DIFFERS : VHD_TAIL_SOUND;
+	} else if (!tail_rc && (tail.type == VHD_FIXED || head_rc)) {
+		v->footer = tail;
+		v->tail = VHD_TAIL_SOUND;
+		v->head_bad = tail.type != VHD_FIXED;
+		if (v->head_bad && img->writable && !for_check)
+			rc = img_fail(err, -EUCLEAN,
+				      "%s: the copy of the footer at the start: %s: it cannot be written to "
+				      "before it was repaired",
+				      img->name, img_error_text(&why));
+	} else if (head_rc == -EMEDIUMTYPE || !head_rc) {
+		rc = img_fail(err, -EMEDIUMTYPE, "%s: not a VHD image", img->name);
+	} else {
+		rc = img_fail(err, head_rc, "%s: %s", img->name, img_error_text(&why));
+	}
+	img_error_clear(&why);
+	return rc;
+}
+
+static int open_fixed(struct img *img, struct vhd *v, bool salvage, struct img_error *err)
+{
+	/* The geometry may be anything, the data is what lies in front of the footer. */
+	if (v->footer.size > v->tail_off)
+		v->footer.size = v->footer.current;
+	if ((v->footer.size > v->tail_off && !salvage) || v->footer.size % VHD_SECTOR)
+		return img_fail(err, -EUCLEAN,
+				"%s: footer: current size: found %" PRIu64 ", allowed up to the %" PRIu64
+				" bytes in front of it, in multiples of 512",
+				img->name, v->footer.size, v->tail_off);
+	img->unit_bytes = VHD_SECTOR;
+	return 0;
+}
+
+/* ---- A dynamic disk ---- */
+
+static int find_batmap(struct img *img, struct vhd *v, struct img_error *err)
+{
+	uint64_t table_end = v->header.table_off +
+			     round_up_u64((uint64_t)v->header.entries * VHD_ENTRY_BYTES, VHD_SECTOR);
+	uint8_t bytes[24];
+	int rc;
+
+	if (!range_in(table_end, VHD_BATMAP_HEADER_BYTES, img->file->size))
+		return 0;
+	rc = img_storage_read(img->file, table_end, bytes, sizeof(bytes), err);
+	if (!rc && !memcmp(bytes, "tdbatmap", 8))
+		v->batmap_off = table_end;
+	return rc;
+}
+
+static int list_batmap(struct img *img, struct vhd *v, struct img_error *err)
+{
+	uint8_t bytes[24];
+	uint64_t off, len;
+	int rc = img_storage_read(img->file, v->batmap_off, bytes, sizeof(bytes), err);
+
+	if (rc)
+		return rc;
+	rc = img_range_map_add(&v->metadata, v->batmap_off, VHD_BATMAP_HEADER_BYTES, "batmap's header");
+	off = be64_load(bytes + 8);
+	len = (uint64_t)be32_load(bytes + 16) * VHD_SECTOR;
+	if (!rc && range_in(off, len, img->file->size))
+		rc = img_range_map_add(&v->metadata, off, len, "batmap");
+	return rc ? img_fail(err, rc, "out of memory") : 0;
+}
+
+int vhd_list_metadata(struct img *img, struct vhd *v, struct img_error *err)
+{
+	struct img_range_map *m = &v->metadata;
+	struct img_range overlap[2];
+	int rc;
+
+	img_range_map_clear_ranges(m);
+	rc = img_range_map_add(m, 0, VHD_FOOTER_BYTES, "footer's copy");
+	if (!rc)
+		rc = img_range_map_add(m, v->footer.header_off, VHD_HEADER_BYTES, "dynamic disk header");
+	if (!rc)
+		rc = img_range_map_add(m, v->header.table_off,
+				       (uint64_t)v->header.entries * VHD_ENTRY_BYTES,
+				       "block allocation table");
+	for (unsigned i = 0; !rc && vhd_is_child(v) && i < VHD_LOCATORS; i++) {
+		struct vhd_locator l;
+
+		vhd_parse_locator(v->header.bytes, i, &l);
+		if (l.code[0] && l.length && range_in(l.off, l.length, img->file->size))
+			rc = img_range_map_add(m, l.off, l.length, "parent locator");
+	}
+	if (rc)
+		return img_fail(err, rc, "out of memory");
+	if (v->batmap_off)
+		rc = list_batmap(img, v, err);
+	if (rc)
+		return rc;
+	img_range_map_sort(m);
+	if (img_range_map_overlap(m, overlap))
+		return img_fail(err, -EUCLEAN, "%s: found the %s at %" PRIu64 ", where the %s lies already",
+				img->name, overlap[1].name, overlap[1].off, overlap[0].name);
+	return 0;
+}
+
+static int open_dynamic(struct img *img, struct vhd *v, const struct img_opening *o,
+			struct img_error *err)
+{
+	uint8_t bytes[VHD_HEADER_BYTES];
+	uint64_t table_bytes;
+	int rc;
+
+	if (!range_in(v->footer.header_off, VHD_HEADER_BYTES, img->file->size) ||
+	    v->footer.header_off % VHD_SECTOR)
+		return img_fail(err, -EUCLEAN,
+				"%s: footer: dynamic disk header: found offset %" PRIu64
+				", allowed multiples of 512 inside the file's %" PRIu64 " bytes",
+				img->name, v->footer.header_off, (uint64_t)img->file->size);
+	rc = img_storage_read(img->file, v->footer.header_off, bytes, sizeof(bytes), err);
+	if (rc)
+		return rc;
+	rc = vhd_parse_header(bytes, v->footer.size, o->for_check, &v->header, err);
+	if (rc)
+		return img_error_prefix(err, rc, "%s", img->name);
+	v->blocks = vhd_blocks(v->footer.size, v->header.block_bytes);
+	table_bytes = v->blocks * VHD_ENTRY_BYTES;
+	if (!range_in(v->header.table_off, table_bytes, img->file->size))
+		return img_fail(err, -EUCLEAN,
+				"%s: block allocation table: found offset %" PRIu64 " for %" PRIu64
+				" bytes, allowed inside the file's %" PRIu64 " bytes",
+				img->name, v->header.table_off, table_bytes, (uint64_t)img->file->size);
+	/* What lies behind is not needed, and may not be there. */
+	if (!range_in(v->header.table_off, (uint64_t)v->header.entries * VHD_ENTRY_BYTES, img->file->size))
+		v->header.entries = (uint32_t)v->blocks;
+	rc = find_batmap(img, v, err);
+	if (!rc)
+		rc = vhd_list_metadata(img, v, err);
+	if (rc)
+		return rc;
+	img->unit_bytes = v->header.block_bytes;
+	return vhd_is_child(v) ? vhd_keep_parent(img, v, err) : 0;
+}
+
+int vhd_open(struct img *img, struct img_opening *o, struct img_error *err)
+{
+	struct vhd *v = calloc(1, sizeof(*v));
+	int rc;
+
+	if (!v)
+		return img_fail(err, -ENOMEM, "out of memory");
+	rc = read_footer(img, v, o->for_check, err);
+	if (!rc)
+		rc = vhd_is_fixed(v) ? open_fixed(img, v, o->salvage, err) : open_dynamic(img, v, o, err);
+	if (rc) {
+		vhd_free(v);
+		return rc;
+	}
+	img->size = v->footer.size;
+	img->state = v;
+	return 0;
+}
