@@ -135,8 +135,7 @@ struct convert {
 	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
 	bool target_image_opts, no_create, target_is_zero;
-	bool target_is_export; /* of a protocol, and no -n */
-	bool target_is_pipe;   /* or standard output, whatever it is */
+	bool target_is_pipe; /* or standard output, whatever it is */
 	unsigned target_flags;
 	struct creation creation;
 	struct img *target;
@@ -351,7 +350,6 @@ static int parse(struct convert *c, int argc, char **argv)
 	c->names = o.operands;
 	c->count = (size_t)(o.operand_count - 1);
 	c->target_name = o.operands[c->count];
-	c->target_is_export = !c->no_create && open_is_export(c->target_name);
 	c->target_is_pipe = !c->no_create && is_pipe(c->target_name);
 	return check_caches(c);
 }
@@ -390,26 +388,14 @@ static int open_input(struct convert *c, const char *name)
 	return GO_ON;
 }
 
-/* Before anything is made: what must be known of a pipe's end at its beginning? */
+/* Which part of it? */
 static int check_unknown_size(const struct convert *c)
 {
-	const char *why = NULL;
-
-	if (c->size_known)
+	if (c->size_known || !c->progress || c->quiet)
 		return GO_ON;
-	if (c->target_is_pipe)
-		why = "output to a pipe begins with it";
-	else if (!c->no_create && !(img_format_features(c->target_format) & IMG_FORMAT_RESIZE))
-		why = "images of this format cannot be made larger";
-	else if (!c->no_create && c->backing_name)
-		why = "the target has a backing file";
-	else if (!c->no_create && creation_preallocates(&c->creation))
-		why = "room is to be allocated beforehand";
-	else if (c->progress && !c->quiet)
-		why = "-p shows a part of it";
-	if (why)
-		say_error("The size of a raw disk from a pipe must be given (--source-size): %s", why);
-	return why ? 1 : GO_ON;
+	say_error("The size of a raw disk from a pipe must be given (--source-size): -p shows a part "
+		  "of it");
+	return 1;
 }
 
 /* ---- Sources ---- */
@@ -488,24 +474,6 @@ static struct img_create_options creation_options(const struct convert *c)
 
 /* ---- A target that exists ---- */
 
-/* An export is written into like a device, whose bytes are the disk. */
-static int settle_export(struct convert *c)
-{
-	if (strcmp(c->target_format, "raw") != 0) {
-		say_error("%s: an image of format %s is not made in an export; -n writes into one "
-			  "that is there",
-			  c->target_name, c->target_format);
-		return 1;
-	}
-	if (creation_preallocates(&c->creation)) {
-		say_error("%s: an export has its room already, preallocation cannot be used",
-			  c->target_name);
-		return 1;
-	}
-	c->no_create = true;
-	return GO_ON;
-}
-
 static int open_target(struct convert *c)
 {
 	struct open_request r = {
@@ -559,14 +527,10 @@ static void say_convert_failure(const struct convert *c, enum img_convert_stage 
 {
 	switch (stage) {
 	case IMG_CONVERT_CHECK:
-		if (img_error_code(err) != -ENOSPC)
-			say_error("%s", img_error_text(err));
-		else if (c->target_is_export)
-			say_error("%s: the export is too small: %" PRIu64
-				  " bytes do not fit in %" PRIu64,
-				  c->target_name, c->total, img_size(c->target));
-		else
+		if (img_error_code(err) == -ENOSPC && c->target)
 			say_error("output file is smaller than input file");
+		else
+			say_error("%s", img_error_text(err));
 		break;
 	case IMG_CONVERT_READ:
 		say_failure(err, "error while reading '%s'", c->names[0]);
@@ -690,7 +654,7 @@ static int write_target(struct convert *c)
 		if (open_target(c) != GO_ON)
 			return 1;
 	} else {
-		path = open_new_path(c->target_name, NULL);
+		path = open_new_path(c->target_name, NULL, true);
 		if (!path)
 			return 1;
 	}
@@ -707,8 +671,6 @@ static int convert_run(int argc, char **argv)
 		rc = open_sources(&c);
 	if (rc == GO_ON && !c.no_create)
 		rc = settle_creation(&c);
-	if (rc == GO_ON && c.target_is_export)
-		rc = settle_export(&c);
 	if (rc == GO_ON)
 		rc = check_unknown_size(&c);
 	if (rc == GO_ON)

@@ -165,7 +165,7 @@ static int settle(struct create *c, struct img_create_options *options)
 		return say_usage("create", "Expecting image file name");
 	if (c->size && !args_size("image size", c->size, 0, INT64_MAX, &options->size))
 		return 1;
-	c->path = open_new_path(c->file, c->file);
+	c->path = open_new_path(c->file, c->file, false);
 	if (!c->path)
 		return 1;
 	options->format = c->format;

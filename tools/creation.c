@@ -134,18 +134,6 @@ void creation_suggest(const struct creation *c, const char *format)
 	img_value_free(options);
 }
 
-bool creation_preallocates(const struct creation *c)
-{
-	static const char key[] = "preallocation=";
-	const char *value = "off";
-	size_t i;
-
-	for (i = 0; i < c->rest.count; i++)
-		if (!strncmp(c->rest.items[i], key, strlen(key)))
-			value = c->rest.items[i] + strlen(key);
-	return strcmp(value, "off") != 0;
-}
-
 static bool size_is_sound(const char *text)
 {
 	uint64_t size;

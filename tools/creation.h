@@ -28,8 +28,6 @@ bool creation_asks_for_help(const struct creation *c);
  * none; said.
  */
 bool creation_settle(struct creation *c, const char *format);
-/* After that: is there a preallocation other than "off"? */
-bool creation_preallocates(const struct creation *c);
 /* Can images of the format be made? False: said, beginning with subject if that is not NULL. */
 bool creation_possible(const char *format, const char *subject);
 /* Print what can be given. Returns the exit code. */

@@ -45,7 +45,7 @@ static void say_hint(const struct img_error *err, const char *name)
 		say_more("If it is the name of a file, give it as './%s'.", name);
 }
 
-const char *open_new_path(const char *name, const char *subject)
+const char *open_new_path(const char *name, const char *subject, bool export_too)
 {
 	static const char *const plain[] = { "file:", "host_device:" };
 	struct img_error *err = img_error_new();
@@ -64,6 +64,8 @@ const char *open_new_path(const char *name, const char *subject)
 		else
 			say_error("%s", img_error_text(err));
 		say_hint(err, name);
+	} else if (!path && export_too && strncmp(name, "json:", 5) != 0) {
+		path = name;
 	} else if (!path) {
 		say_error("%s%sProtocol '%.*s' cannot be created on", subject ? subject : "",
 			  subject ? ": " : "", (int)len, name);
@@ -71,19 +73,6 @@ const char *open_new_path(const char *name, const char *subject)
 	img_node_free(node);
 	img_error_free(err);
 	return path;
-}
-
-bool open_is_export(const char *name)
-{
-	struct img_node *node = NULL;
-	const char *driver = NULL;
-	bool is = false;
-
-	if (strncmp(name, "json:", 5) != 0 && !img_node_parse_name(name, &node, NULL))
-		driver = img_node_get(node, "file.driver");
-	is = driver && strcmp(driver, "file") != 0 && strcmp(driver, "host_device") != 0;
-	img_node_free(node);
-	return is;
 }
 
 void open_warn_of_content(const char *name, const char *content)

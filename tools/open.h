@@ -47,13 +47,9 @@ const char *open_references(const char *given);
 bool open_add_object(const char *text);
 
 /*
- * Does the name lead to what cannot be made, only written into: an export, or another protocol's disk?
+ * The path that a name for a new file means; export_too: or, as it is, the name of an export of a
+ * protocol. NULL: it is neither; reported, beginning with subject if that is not NULL.
  */
-bool open_is_export(const char *name);
-/*
- * The path that a name for a new file means. NULL: it names no file; said, beginning with subject
- * if that is not NULL.
- */
-const char *open_new_path(const char *name, const char *subject);
+const char *open_new_path(const char *name, const char *subject, bool export_too);
 
 #endif

@@ -686,10 +686,11 @@ struct img_convert_options {
 
 	/* One of the following. */
 	const char *path;   /* a new image, replacing a file that is there; it has its name only when
-			       it is complete, and a failure leaves none */
+			       it is complete, and a failure leaves none. Or the name of an export of a
+			       protocol (nbd://...), whose bytes are the disk: it is written into */
 	struct img *target; /* one that is open for writing and large enough, and stays open: what
 			       was written is durable after img_flush() or img_close() */
-	bool to_fd;	    /* the pipe or file fd, from front to end, whose size must be known */
+	bool to_fd;	    /* the pipe or file fd, from front to end */
 	int fd;
 
 	/* Of a new image; size and identity are made here. compress counts for target too. */
@@ -704,7 +705,8 @@ struct img_convert_options {
 };
 /*
  * Convert. Refused before anything is written: a target that a source is made of (-EINVAL), or that is
- * too small (-ENOSPC); a backing image with several sources, or of unknown format (-EINVAL);
+ * too small (-ENOSPC); a backing image with several sources, or of unknown format (-EINVAL); an input of
+ * unknown size where the target needs it beforehand (-EINVAL);
  * compression or backing images that the format has not (-ENOTSUP); non-zero reserved fields, no or
  * two targets or kinds of source (-EINVAL). Else errors as img_create_begin(), img_copy(),
  * img_copy_to_sink(), img_publish() and img_close(). stage: set, also on failure; may be NULL.

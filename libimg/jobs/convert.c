@@ -10,8 +10,10 @@
 #include "libimg/base/error.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/context.h"
+#include "libimg/image/node.h"
 #include "libimg/image/sink_image.h"
 #include "libimg/jobs/copy_to_sink.h"
+#include "libimg/storage/module.h"
 
 struct job {
 	const struct img_convert_options *o;
@@ -212,6 +214,114 @@ static int write_image(struct job *j)
 	return rc ? rc : closed;
 }
 
+/* Is room to be allocated beforehand? */
+static int is_preallocated(const struct job *j, bool *is)
+{
+	struct img_value *settings;
+	const char *how;
+	int rc = img_create_prepare(j->o->path, &j->create, &settings, j->err);
+
+	if (rc)
+		return rc;
+	how = img_value_string(img_value_get(settings, "preallocation"));
+	*is = how && strcmp(how, "off") != 0;
+	img_value_free(settings);
+	return 0;
+}
+
+/* What needs the size of an input that only its end tells. */
+static int check_unknown_size(const struct job *j)
+{
+	const char *why = NULL;
+	bool preallocated = false;
+
+	if (j->sized)
+		return 0;
+	if (j->o->to_fd)
+		why = "output to a pipe begins with it";
+	else if (!(img_format_features(j->create.format) & IMG_FORMAT_RESIZE))
+		why = "images of this format cannot be made larger";
+	else if (j->create.backing_name)
+		why = "the target has a backing file";
+	if (!why) {
+		int rc = is_preallocated(j, &preallocated);
+
+		if (rc)
+			return rc;
+	}
+	if (preallocated)
+		why = "room is to be allocated beforehand";
+	return why ? img_fail(j->err, -EINVAL, "The size of a raw disk from a pipe must be given: %s",
+			      why)
+		   : 0;
+}
+
+/* ---- A target that a name of a protocol leads to ---- */
+
+/* Nothing can be created there: the disk that is there is written into. */
+static bool is_export(const char *path)
+{
+	const struct img_module *m = NULL;
+	struct img_node *node = NULL;
+
+	if (!strncmp(path, "json:", strlen("json:")) || img_node_parse_name(path, &node, NULL))
+		return false;
+	if (img_node_get(node, "file.driver"))
+		m = img_module_named(img_node_get(node, "file.driver"));
+	img_node_free(node);
+	return m && !m->files;
+}
+
+/* Its bytes are the disk, as a device's are. */
+static int check_export(const struct job *j)
+{
+	const struct img_driver *d = img_driver_named(j->create.format);
+	bool preallocated;
+	int rc;
+
+	if (!d || !(d->features & IMG_DRIVER_PLAIN))
+		return img_fail(j->err, -ENOTSUP,
+				"%s: an image of format %s is not created in an export; one that is "
+				"there can be written into",
+				j->o->path, j->create.format);
+	rc = is_preallocated(j, &preallocated);
+	if (!rc && preallocated)
+		rc = img_fail(j->err, -EINVAL,
+			      "%s: an export has its room already, preallocation cannot be used",
+			      j->o->path);
+	return rc;
+}
+
+static int fill_export(struct job *j)
+{
+	struct img_open_options how = {
+		.format = j->create.format,
+		.flags = (j->create.flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE,
+		.references = j->create.references,
+		.io = j->create.io,
+	};
+	struct img *target;
+	int rc = check_export(j), closed;
+
+	if (rc)
+		return rc;
+	rc = img_open(j->o->path, &how, &target, j->err);
+	if (rc)
+		return rc;
+	if (img_size(target) < j->size)
+		rc = img_fail(j->err, -ENOSPC,
+			      "%s: the export is too small: %llu bytes do not fit in %llu", j->o->path,
+			      (unsigned long long)j->size, (unsigned long long)img_size(target));
+	if (!rc)
+		rc = check_target(j, target);
+	if (!rc)
+		rc = copy_to(j, target);
+	if (!rc)
+		*j->stage = IMG_CONVERT_FINISH;
+	closed = img_close(target, rc ? NULL : j->err);
+	return rc ? rc : closed;
+}
+
 static int make(struct job *j)
 {
 	struct img_sink_image *s;
@@ -219,6 +329,10 @@ static int make(struct job *j)
 
 	j->create.size = j->size;
 	j->create.have_size = true;
+	if (!rc && j->o->path && is_export(j->o->path))
+		return fill_export(j);
+	if (!rc)
+		rc = check_unknown_size(j);
 	j->copy.resize_target = true;
 	j->copy.share_backing = j->create.backing_name;
 	for (size_t i = 0; !rc && j->o->path && i < j->o->source_count; i++)

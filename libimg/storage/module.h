@@ -36,6 +36,7 @@ struct img_module {
 	const char *const *lists; /* beginnings of further keys, with the dot; NULL at the end; NULL: none */
 	bool filter;		  /* lies over another storage */
 	bool devices;		  /* what it is said to be is a device */
+	bool files;		  /* its names are paths, under which new files can be created */
 	/* Take a name apart, schemes[i] and all. -EINVAL, -ENOMEM. Not for modules without schemes. */
 	int (*parse_name)(const char *name, img_module_set_fn *set, void *user,
 			  struct img_error *err);

@@ -67,6 +67,7 @@ static const char *const device_schemes[] = { "host_device", NULL };
 
 const struct img_module img_module_file = {
 	.name = "file",
+	.files = true,
 	.schemes = file_schemes,
 	.options = table,
 	.parse_name = parse_name,
@@ -76,6 +77,7 @@ const struct img_module img_module_file = {
 
 const struct img_module img_module_host_device = {
 	.name = "host_device",
+	.files = true,
 	.devices = true,
 	.schemes = device_schemes,
 	.options = table,
