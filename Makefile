@@ -6,7 +6,7 @@ PREFIX   ?= /usr/local
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
 	    -Wpointer-arith -Wwrite-strings -Wundef -Wvla -Werror
 
-VERSION := $(shell sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/image/img.h)
+VERSION := $(shell sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/img.h)
 SONAME  := libimg.so.0
 
 # Debian's names: what building needs, and what testing needs besides.
@@ -130,7 +130,7 @@ install: all
 	install -m 755 $(BUILD)/libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libimg.so
-	install -m 644 libimg/image/img.h $(DESTDIR)$(PREFIX)/include/libimg/
+	install -m 644 libimg/img.h $(DESTDIR)$(PREFIX)/include/libimg/
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' libimg/libimg.pc.in \
 		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc
 
@@ -221,10 +221,8 @@ lint: deps-lint
 	@for f in $(ALL_SRC) $(HEADERS); do expand $$f | awk -v f=$$f \
 		'length > 100 && !/["*]/ { print f ":" NR ": longer than 100 columns"; bad = 1 } \
 		END { exit bad }' || exit; done
-	@mkdir -p $(BUILD)/include/libimg && ln -sf $(CURDIR)/libimg/image/img.h $(BUILD)/include/libimg/
 	printf '%s\n' $(filter-out libimg/base/error.c,$(ALL_SRC)) | xargs -P $$(nproc) -n 6 sh -c \
-		'clang-tidy --quiet "$$@" -- -include tests/lint.h $(CPPFLAGS) -I$(BUILD)/include \
-		-std=gnu11 2>/dev/null' sh
+		'clang-tidy --quiet "$$@" -- -include tests/lint.h $(CPPFLAGS) -std=gnu11 2>/dev/null' sh
 	clang-tidy --quiet libimg/base/error.c -- $(CPPFLAGS) -std=gnu11
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 		--inline-suppr --suppressions-list=.cppcheck -j $$(nproc) -I. -D_GNU_SOURCE \

@@ -64,7 +64,7 @@ static void open_as(const uint8_t *data, size_t len, const char *format, unsigne
 		.format = format,
 		.flags = flags | IMG_OPEN_NO_BACKING,
 		.references = "none",
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 	};
 	struct img_error *err = img_error_new();
 	struct img_check_result result;
@@ -82,7 +82,7 @@ static void open_as(const uint8_t *data, size_t len, const char *format, unsigne
 		img_value_free(report);
 	if (!(flags & IMG_OPEN_SELF_ONLY)) {
 		walk(img, err);
-		img_check(img, flags & IMG_OPEN_WRITE ? IMG_CHECK_REPAIR_ALL : 0, ignore, NULL,
+		img_check(img, flags & IMG_OPEN_WRITE ? IMG_REPAIR_ALL : 0, ignore, NULL,
 			  &result, err);
 	}
 	img_close(img, err);

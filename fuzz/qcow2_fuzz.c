@@ -156,7 +156,7 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 	struct img_opening o = { .for_check = true,
 				 .reference = reference,
 				 .data_file = data_file };
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
+	struct img_engine_config config = { .io = IMG_IO_THREADS };
 	struct img_check check = { 0 }, mended = { .repair = IMG_REPAIR_ALL }, after = { 0 };
 	struct img img = { .driver = &qcow2_driver, .name = strdup("fuzz"), .writable = true };
 
@@ -168,8 +168,8 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 			abort();
 		if (!qcow2_check(&img, &check, NULL) && !qcow2_check(&img, &mended, NULL) &&
 		    !qcow2_check(&img, &after, NULL))
-			assert(after.corruptions == mended.corruptions &&
-			       after.leaks == mended.leaks);
+			assert(after.result.corruptions == mended.result.corruptions &&
+			       after.result.leaks == mended.result.leaks);
 		img_engine_free(&img);
 		qcow2_driver.close(&img);
 	}

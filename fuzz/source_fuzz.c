@@ -80,11 +80,11 @@ static void copy(const char *format, const uint8_t *bytes, size_t len)
 {
 	struct img_open_options raw = { .format = "raw",
 					.flags = IMG_OPEN_WRITE,
-					.io = IMG_IO_THREADS_KIND };
+					.io = IMG_IO_THREADS };
 	struct img_copy_options how = { .parallel = 1,
 					.target_is_zero = true,
 					.resize_target = true,
-					.io = IMG_IO_THREADS_KIND };
+					.io = IMG_IO_THREADS };
 	struct img_source_image *in = NULL;
 	struct img_storage *s;
 	struct img *img = NULL;

@@ -127,7 +127,7 @@ static int reference(struct img_opening *o, const char *name, const char *what,
 static void fuzz_image(const uint8_t *bytes, size_t len, bool salvage)
 {
 	struct fuzz_opening o = { .base = { .reference = reference, .salvage = salvage } };
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
+	struct img_engine_config config = { .io = IMG_IO_THREADS };
 	struct img_check check = { 0 };
 	struct img img = { .driver = &vmdk_driver, .name = strdup("fuzz") };
 	struct img_extent x;
@@ -194,7 +194,7 @@ static void fuzz_writing(const uint8_t *bytes, size_t len)
 		.format = "vmdk",
 		.flags = IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING,
 		.references = "none",
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 	};
 	uint8_t head[VMDK_SECTOR];
 	struct img_storage *s;
@@ -222,7 +222,7 @@ static struct img *open_copy(const uint8_t *bytes, size_t len, unsigned flags)
 		.format = "vmdk",
 		.flags = flags | IMG_OPEN_NO_BACKING,
 		.references = "none",
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 	};
 	struct img_storage *s;
 	struct img *img;
@@ -269,7 +269,7 @@ static void fuzz_repair(const uint8_t *bytes, size_t len)
 	img = open_copy(bytes, len, IMG_OPEN_WRITE | IMG_OPEN_CHECK);
 	if (!img)
 		return;
-	img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &r, NULL);
+	img_check(img, IMG_REPAIR_ALL, NULL, NULL, &r, NULL);
 	repaired = malloc(img->file->size + 1);
 	len = img->file->size;
 	if (!repaired || img_storage_read(img->file, 0, repaired, len, NULL))

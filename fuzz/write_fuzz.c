@@ -262,7 +262,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct img_open_options options = {
 		.flags = IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING,
 		.references = "none",
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 	};
 	struct writing w = { .err = img_error_new() };
 	struct img_storage *s;
@@ -272,7 +272,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	if (len < 2 || (n = data[1] % (REQUESTS + 1)) * REQUEST_BYTES > len - 2)
 		goto out;
 	if (!q)
-		must(!img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), "no queue", "");
+		must(!img_queue_new(IMG_IO_THREADS, &q, NULL), "no queue", "");
 	w.q = q;
 	options.format = data[0] & 1 ? "vmdk" : "qcow2";
 	if (data[0] & 2)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/bench_run.h"
 #include "tools/command.h"
@@ -121,12 +121,12 @@ static bool parse_aio(struct bench *b, const char *text)
 	if (!strcmp(text, "native"))
 		b->native = true;
 	else if (!strcmp(text, "threads"))
-		b->plan.io = IMG_IO_THREADS_KIND;
+		b->plan.io = IMG_IO_THREADS;
 	else if (!strcmp(text, "io_uring"))
-		b->plan.io = IMG_IO_URING_KIND;
+		b->plan.io = IMG_IO_URING;
 	else
 		say_error("Invalid aio option: %s", text);
-	return b->native || b->plan.io != IMG_IO_AUTO_KIND;
+	return b->native || b->plan.io != IMG_IO_AUTO;
 }
 
 static bool parse_cache(struct bench *b, const char *text)
@@ -217,7 +217,7 @@ static bool settle_plan(struct bench *b)
 	if (plan->seconds && !b->have_count)
 		plan->count = UINT64_MAX;
 	if (b->native)
-		plan->io = IMG_IO_URING_KIND;
+		plan->io = IMG_IO_URING;
 	/* Where nobody asks for it the clock is left alone, but for the begin and the end. */
 	plan->timed = b->json || (!is_qemu_img() && !b->quiet);
 	return true;
@@ -409,9 +409,9 @@ static void print_result(const struct bench *b, const struct bench_result *resul
 static void json_parameters(struct json *j, const struct bench *b, const struct img *img)
 {
 	static const char *const kinds[] = {
-		[IMG_IO_AUTO_KIND] = "auto",
-		[IMG_IO_URING_KIND] = "io_uring",
-		[IMG_IO_THREADS_KIND] = "threads",
+		[IMG_IO_AUTO] = "auto",
+		[IMG_IO_URING] = "io_uring",
+		[IMG_IO_THREADS] = "threads",
 	};
 	const struct bench_plan *plan = &b->plan;
 
@@ -534,7 +534,7 @@ static int bench_run(int argc, char **argv)
 	img = open_image(&b.request);
 	if (!img)
 		return 1;
-	if (b.name_io != IMG_IO_AUTO_KIND)
+	if (b.name_io != IMG_IO_AUTO)
 		b.plan.io = b.name_io;
 	rc = measure(&b, img);
 	err = img_error_new();

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/histogram.h"
 
 enum bench_kind {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/json.h"
@@ -78,9 +78,9 @@ static int parse(struct check *check, int argc, char **argv)
 			break;
 		case 'r':
 			if (!strcmp(o.value, "leaks"))
-				check->repair = IMG_CHECK_REPAIR_LEAKS;
+				check->repair = IMG_REPAIR_LEAKS;
 			else if (!strcmp(o.value, "all"))
-				check->repair = IMG_CHECK_REPAIR_ALL;
+				check->repair = IMG_REPAIR_ALL;
 			else
 				return say_usage("check", bad_repair, o.value);
 			break;
@@ -110,10 +110,10 @@ static int parse(struct check *check, int argc, char **argv)
 	}
 	if (o.operand_count != 1)
 		return say_usage("check", "Expecting one image file name");
-	if (loss && check->repair != IMG_CHECK_REPAIR_ALL)
+	if (loss && check->repair != IMG_REPAIR_ALL)
 		return say_usage("check", "--accept-loss goes with '-r all' only");
 	if (loss)
-		check->repair |= IMG_CHECK_ACCEPT_LOSS;
+		check->repair |= IMG_REPAIR_LOSS;
 	r->name = o.operands[0];
 	if (!args_cache("source cache", cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))

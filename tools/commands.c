@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/command.h"
 #include "tools/say.h"
 

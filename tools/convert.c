@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/creation.h"

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/json.h"

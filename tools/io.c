@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/io_commands.h"

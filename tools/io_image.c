@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/io_commands.h"
 #include "tools/io_report.h"
@@ -42,14 +42,14 @@ bool io_parse_discard(const char *text, unsigned *flags)
 bool io_parse_aio(const char *text, enum img_io_kind *io)
 {
 	if (!strcmp(text, "threads"))
-		*io = IMG_IO_THREADS_KIND;
+		*io = IMG_IO_THREADS;
 	else if (!strcmp(text, "io_uring"))
-		*io = IMG_IO_URING_KIND;
+		*io = IMG_IO_URING;
 	else if (!strcmp(text, "native"))
 		say_refusal(NULL, "-i native", "threads and io_uring are");
 	else
 		say_error("Invalid aio option: %s", text);
-	return *io != IMG_IO_AUTO_KIND;
+	return *io != IMG_IO_AUTO;
 }
 
 /*
@@ -146,10 +146,10 @@ int io_run_length(struct io_session *s, const struct io_command *c, int argc, ch
 static bool parse_preallocation(const char *text, int *out)
 {
 	static const char *const modes[] = {
-		[IMG_PREALLOC_OFF] = "off",
-		[IMG_PREALLOC_METADATA] = "metadata",
-		[IMG_PREALLOC_FALLOC] = "falloc",
-		[IMG_PREALLOC_FULL] = "full",
+		[IMG_PREALLOCATE_OFF] = "off",
+		[IMG_PREALLOCATE_METADATA] = "metadata",
+		[IMG_PREALLOCATE_FALLOC] = "falloc",
+		[IMG_PREALLOCATE_FULL] = "full",
 	};
 	int i;
 
@@ -165,7 +165,7 @@ static bool parse_preallocation(const char *text, int *out)
 
 int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	int rc, preallocation = IMG_PREALLOC_OFF;
+	int rc, preallocation = IMG_PREALLOCATE_OFF;
 	struct img_error *err;
 	struct io_options o;
 	uint64_t size;

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/io_content.h"
 
 /* How an image is opened. Strings are borrowed. */

@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/say.h"
 
 /*

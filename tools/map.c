@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/open.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/say.h"
 #include "tools/suggest.h"
@@ -106,9 +106,9 @@ static void note_io(const struct img_node *node, enum img_io_kind *io)
 
 	aio = aio ? aio : img_node_get(node, "file.aio");
 	if (aio && !strcmp(aio, "threads"))
-		*io = IMG_IO_THREADS_KIND;
+		*io = IMG_IO_THREADS;
 	else if (aio && !strcmp(aio, "io_uring"))
-		*io = IMG_IO_URING_KIND;
+		*io = IMG_IO_URING;
 }
 
 /* ---- Snapshots inside an image ---- */

@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 /* -l: which of the snapshots inside an image. Zero-initialise. */
 struct open_snapshot {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/open.h"
@@ -55,10 +55,10 @@ static bool parse_preallocation(const char *text, int *out)
 		const char *name;
 		int value;
 	} modes[] = {
-		{ "off", IMG_PREALLOC_OFF },
-		{ "metadata", IMG_PREALLOC_METADATA },
-		{ "falloc", IMG_PREALLOC_FALLOC },
-		{ "full", IMG_PREALLOC_FULL },
+		{ "off", IMG_PREALLOCATE_OFF },
+		{ "metadata", IMG_PREALLOCATE_METADATA },
+		{ "falloc", IMG_PREALLOCATE_FALLOC },
+		{ "full", IMG_PREALLOCATE_FULL },
 	};
 	size_t i;
 
@@ -185,7 +185,7 @@ static int resize_image(const struct resize *resize, struct img *img)
 
 	if (!new_size(resize, img_size(img), &size))
 		return 1;
-	if (size <= img_size(img) && resize->preallocation != IMG_PREALLOC_OFF) {
+	if (size <= img_size(img) && resize->preallocation != IMG_PREALLOCATE_OFF) {
 		say_error("Preallocation can only be used for growing images");
 		return 1;
 	}

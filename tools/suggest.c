@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/say.h"
 
 enum { MAX_NAME = 32 }; /* letters; no known name is longer */

@@ -157,9 +157,9 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 	struct qcow2 *old = img->state, *fresh = NULL;
 	int rc = qcow2_check(img, &check, err);
 
-	if (!rc && (check.check_errors || check.corruptions || check.leaks))
+	if (!rc && (check.result.check_errors || check.result.corruptions || check.result.leaks))
 		rc = img_fail(err, -EUCLEAN, "%" PRIu64 " corruptions and %" PRIu64 " leaks remain",
-			      check.corruptions, check.leaks);
+			      check.result.corruptions, check.result.leaks);
 	if (rc)
 		return img_error_prefix(err, rc, "%s: was not closed cleanly and could not be "
 						 "repaired; check it with repair of all defects",

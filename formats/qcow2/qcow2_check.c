@@ -24,15 +24,15 @@ static int look(struct qcow2_scan *s, struct img *img, struct img_check *check, 
 /* What the caller is told. */
 static void report(const struct qcow2_scan *s, struct img_check *check)
 {
-	check->check_errors = s->errors;
-	check->corruptions = s->corruptions;
-	check->leaks = s->leaks;
-	check->image_end = s->image_end;
-	check->total_units = div_round_up_u64(align_down_u64(s->header.size, 512),
-					      s->geometry.cluster_bytes);
-	check->allocated_units = s->allocated;
-	check->fragmented_units = s->fragmented;
-	check->compressed_units = s->compressed;
+	check->result.check_errors = s->errors;
+	check->result.corruptions = s->corruptions;
+	check->result.leaks = s->leaks;
+	check->result.image_end = s->image_end;
+	check->result.total_units = div_round_up_u64(align_down_u64(s->header.size, 512),
+						     s->geometry.cluster_bytes);
+	check->result.allocated_units = s->allocated;
+	check->result.fragmented_units = s->fragmented;
+	check->result.compressed_units = s->compressed;
 }
 
 /* The image's state, after its file was changed behind it. */
@@ -97,9 +97,9 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 			return rc;
 	}
 	report(s, check);
-	check->corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions
-								: 0;
-	check->leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
+	check->result.corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions
+								       : 0;
+	check->result.leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
 	if (s->lost_data && !rc)
 		img_check_say(check,
 			      "Not repaired: data that the file does not hold (any more); it becomes "

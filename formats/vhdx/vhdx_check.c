@@ -41,9 +41,9 @@ struct walk {
 
 #define DEFECT(w, ...) \
 	do { \
-		if (++(w)->c->corruptions <= TOLD_MAX && !(w)->again) \
+		if (++(w)->c->result.corruptions <= TOLD_MAX && !(w)->again) \
 			img_check_say((w)->c, __VA_ARGS__); \
-		else if ((w)->c->corruptions == TOLD_MAX + 1 && !(w)->again) \
+		else if ((w)->c->result.corruptions == TOLD_MAX + 1 && !(w)->again) \
 			img_check_say((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
@@ -224,8 +224,8 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 	if (!vhdx_has_room(vhdx_entry_state(*entry)))
 		return 0;
 	if (!bitmap) {
-		w->c->allocated_units++;
-		w->c->fragmented_units += w->next_off && w->next_off != vhdx_entry_off(*entry);
+		w->c->result.allocated_units++;
+		w->c->result.fragmented_units += w->next_off && w->next_off != vhdx_entry_off(*entry);
 		w->next_off = vhdx_entry_off(*entry) + v->geometry.block_bytes;
 	}
 	return check_room(w, number, entry, err);
@@ -265,7 +265,7 @@ static int check_header(struct walk *w, unsigned i, struct img_error *err)
 	int rc = img_storage_read(w->img->file, VHDX_HEADER_OFF(i), bytes, sizeof(bytes), err);
 
 	if (!rc && vhdx_parse_header(bytes, &h, &why)) {
-		w->c->leaks++;
+		w->c->result.leaks++;
 		if (!w->again)
 			img_check_say(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1, VHDX_HEADER_OFF(i),
 				      img_error_text(&why));
@@ -367,7 +367,7 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 	if (!rc && !v->alloc && !v->storage->device && v->storage->size >= w->used_end + VHDX_MIB) {
 		uint64_t leaked = (v->storage->size - w->used_end) / VHDX_MIB;
 
-		w->c->leaks += leaked;
+		w->c->result.leaks += leaked;
 		if (!w->again)
 			img_check_say(w->c, "Leaked room: %" PRIu64 " MiB behind the last block, which ends at %" PRIu64,
 				      leaked, w->used_end);
@@ -408,7 +408,7 @@ static int repair(struct img *img, struct img_check *c, bool same_regions, uint6
 
 	if (!rc && all && !same_regions)
 		rc = repair_regions(&w, err);
-	if (!rc && all && c->corruptions) {
+	if (!rc && all && c->result.corruptions) {
 		w.repair = true;
 		w.append = round_up_u64(max_u64(img->file->size, used_end), VHDX_MIB);
 		rc = look_through(&w, &same_regions, err);
@@ -427,9 +427,9 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	if (v->replayed && v->storage == v->replayed)
 		img_check_say(c, "The log is not empty: it is replayed when the image is opened for writing");
 	rc = look_through(&w, &same, err);
-	c->total_units = vhdx_block_count(&v->geometry, v->geometry.size);
-	c->image_end = w.used_end;
-	if (rc || !c->repair || (!c->corruptions && !c->leaks))
+	c->result.total_units = vhdx_block_count(&v->geometry, v->geometry.size);
+	c->result.image_end = w.used_end;
+	if (rc || !c->repair || (!c->result.corruptions && !c->result.leaks))
 		return rc;
 	rc = repair(img, c, same, w.used_end, err);
 	if (rc)
@@ -438,18 +438,18 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	w = (struct walk){ .img = img, .c = &after, .again = true };
 	rc = look_through(&w, &same, err);
 	/* The log is closed, so that nothing knows of the length; what is lost may have been there. */
-	if (!rc && after.leaks && !after.corruptions && img->file->size >= w.used_end) {
+	if (!rc && after.result.leaks && !after.result.corruptions && img->file->size >= w.used_end) {
 		rc = img_storage_resize(img->file, w.used_end, IMG_PREALLOCATE_OFF, err);
 		if (!rc)
-			after.leaks = 0;
+			after.result.leaks = 0;
 	}
 	if (rc)
 		return rc;
-	c->image_end = w.used_end;
-	c->corruptions_fixed += c->corruptions - min_u64(c->corruptions, after.corruptions);
-	c->leaks_fixed += c->leaks - min_u64(c->leaks, after.leaks);
-	c->corruptions = after.corruptions;
-	c->leaks = after.leaks;
+	c->result.image_end = w.used_end;
+	c->result.corruptions_fixed += c->result.corruptions - min_u64(c->result.corruptions, after.result.corruptions);
+	c->result.leaks_fixed += c->result.leaks - min_u64(c->result.leaks, after.result.leaks);
+	c->result.corruptions = after.result.corruptions;
+	c->result.leaks = after.result.leaks;
 	if (had_alloc) {
 		vhdx_free_alloc(v->alloc);
 		v->alloc = NULL;

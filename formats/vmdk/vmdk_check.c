@@ -39,9 +39,9 @@ enum {
 
 #define DEFECT(w, ...) \
 	do { \
-		if (++(w)->c->corruptions <= REPORTED_MAX) \
+		if (++(w)->c->result.corruptions <= REPORTED_MAX) \
 			img_check_say((w)->c, __VA_ARGS__); \
-		else if ((w)->c->corruptions == REPORTED_MAX + 1) \
+		else if ((w)->c->result.corruptions == REPORTED_MAX + 1) \
 			img_check_say((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
@@ -64,7 +64,7 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 static void report_copy(struct walk *w, uint64_t off, const char *what, uint64_t number)
 {
 	if (w->s->unclean) {
-		w->c->leaks++;
+		w->c->result.leaks++;
 		img_check_say(w->c,
 			      "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64
 			      " differ",
@@ -630,10 +630,10 @@ static int count_again(struct walk *w, const struct inside *in, struct img_error
 	w->c = c;
 	if (rc)
 		return rc;
-	c->corruptions_fixed += c->corruptions - min_u64(c->corruptions, silent.corruptions);
-	c->leaks_fixed += c->leaks - min_u64(c->leaks, silent.leaks);
-	c->corruptions = silent.corruptions;
-	c->leaks = silent.leaks;
+	c->result.corruptions_fixed += c->result.corruptions - min_u64(c->result.corruptions, silent.result.corruptions);
+	c->result.leaks_fixed += c->result.leaks - min_u64(c->result.leaks, silent.result.leaks);
+	c->result.corruptions = silent.result.corruptions;
+	c->result.leaks = silent.result.leaks;
 	return 0;
 }
 
@@ -642,7 +642,7 @@ enum { ROUNDS_MAX = 4 }; /* of repairs: one makes another possible */
 static int repair_file(struct walk *w, struct vmdk_sparse *s, const struct inside *in,
 		       struct img_error *err)
 {
-	for (int round = 0; round < ROUNDS_MAX && (w->c->corruptions || w->c->leaks); round++) {
+	for (int round = 0; round < ROUNDS_MAX && (w->c->result.corruptions || w->c->result.leaks); round++) {
 		int rc = 0;
 
 		w->repairs = 0;
@@ -685,12 +685,12 @@ static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
 	free(w.redundant);
 	if (rc == -ENOMEM)
 		return img_fail(err, rc, "out of memory");
-	c->corruptions += here.corruptions;
-	c->leaks += here.leaks;
-	c->corruptions_fixed += here.corruptions_fixed;
-	c->leaks_fixed += here.leaks_fixed;
-	if (!rc && c->repair && s->unclean && s->kind == VMDK_HOSTED && !here.corruptions &&
-	    !here.leaks)
+	c->result.corruptions += here.result.corruptions;
+	c->result.leaks += here.result.leaks;
+	c->result.corruptions_fixed += here.result.corruptions_fixed;
+	c->result.leaks_fixed += here.result.leaks_fixed;
+	if (!rc && c->repair && s->unclean && s->kind == VMDK_HOSTED && !here.result.corruptions &&
+	    !here.result.leaks)
 		rc = clear_unclean(img, f, err);
 	return rc;
 }
@@ -728,7 +728,7 @@ int vmdk_check(struct img *img, struct img_check *c, struct img_error *err)
 		if (rc)
 			return rc;
 	}
-	if (c->repair && !c->corruptions && !c->leaks)
+	if (c->repair && !c->result.corruptions && !c->result.leaks)
 		img->dirty = false;
 	return 0;
 }

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libimg/base/printable.h"
-
 struct img_error *img_error_new(void)
 {
 	return calloc(1, sizeof(struct img_error));

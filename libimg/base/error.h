@@ -9,17 +9,13 @@
 
 #include <stdarg.h>
 
+#include "libimg/img.h"
+
 /* Zero-initialised: no error. Owns text. Not thread-safe: one owner at a time. */
 struct img_error {
 	int code;   /* negative errno, 0: none */
 	char *text; /* malloc'd, printable, without a final newline; NULL: none */
 };
-
-/* Public (declared in image/img.h too). */
-struct img_error *img_error_new(void);
-void img_error_free(struct img_error *err);
-const char *img_error_text(const struct img_error *err); /* never NULL */
-int img_error_code(const struct img_error *err);
 
 /*
  * Record a sentence and return code (a negative errno), so that a caller can write

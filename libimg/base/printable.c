@@ -3,7 +3,7 @@
  * showing is written out as \xNN, and so is what is not UTF-8, since a terminal that reads single
  * bytes finds controls there too.
  */
-#include "libimg/base/printable.h"
+#include "libimg/img.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -9,19 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct img_error;
-
-/* Not thread-safe while objects are added. What is in it is cleared when it is freed. */
-struct img_secrets;
-
-struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
-void img_secrets_free(struct img_secrets *s); /* NULL is fine */
-
-/*
- * Add an object. A secret's file is read here. -EINVAL: no such type, a key that it does not have or
- * lacks, an id that is taken; -EFBIG: a file above 64 KiB; errors of the file; -ENOMEM.
- */
-int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
+#include "libimg/img.h"
 
 /* The type of the object with that id; NULL: there is none (also if s is NULL). */
 const char *img_secrets_type(const struct img_secrets *s, const char *id);

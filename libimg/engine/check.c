@@ -18,6 +18,6 @@ void img_check_say(struct img_check *c, const char *fmt, ...)
 	if (vasprintf(&line, fmt, args) < 0)
 		line = NULL;
 	va_end(args);
-	c->say(c, line ? line : "out of memory");
+	c->say(c->user, line ? line : "out of memory");
 	free(line);
 }

@@ -379,20 +379,12 @@ struct img_source {
 
 /* ---- Checking ---- */
 
-enum {
-	IMG_REPAIR_LEAKS = 1,
-	IMG_REPAIR_ALL = 3,
-	IMG_REPAIR_LOSS = 4, /* with ALL: make zeroes of what is lost for good */
-};
-
 struct img_check {
 	unsigned repair; /* in: IMG_REPAIR_* or 0 */
 	/* in: one line of a defect or a repair, without newline; may be NULL */
-	void (*say)(struct img_check *c, const char *line);
-	void *user; /* in: say()'s own */
-	/* out */
-	uint64_t check_errors, corruptions, leaks, corruptions_fixed, leaks_fixed;
-	uint64_t image_end, total_units, allocated_units, fragmented_units, compressed_units;
+	void (*say)(void *user, const char *line);
+	void *user;
+	struct img_check_result result; /* out */
 };
 void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -12,7 +12,7 @@ struct img_engine_config {
 	bool unsafe;	      /* never sync */
 	bool writethrough;    /* sync at the end of each write */
 	bool no_read_ahead;   /* keep nothing of a unit beyond what was asked for */
-	enum img_ioq_kind io; /* of the queues behind the blocking calls */
+	enum img_io_kind io;  /* of the queues behind the blocking calls */
 };
 
 /*

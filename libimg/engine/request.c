@@ -189,7 +189,7 @@ bool img_request_in_callback(void)
 	return callbacks > 0;
 }
 
-int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err)
+int img_engine_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err)
 {
 	struct img_queue *q = calloc(1, sizeof(*q));
 	int rc;

@@ -52,7 +52,7 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 /* Do one and wait (done and user are not used). Thread-safe; calls go side by side. */
 int img_request_run(struct img *img, const struct img_request *r, struct img_error *err);
 
-int img_engine_queue_new(enum img_ioq_kind kind, struct img_queue **out, struct img_error *err);
+int img_engine_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
 /*
  * NULL is fine. -EBUSY: requests are in flight; -EDEADLK: the queue is being run, by a function that
  * this is called from. Then nothing has happened.

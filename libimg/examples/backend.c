@@ -221,7 +221,7 @@ int main(int argc, char **argv)
 	b.random = argc > 3 ? strtoull(argv[3], NULL, 0) | 1 : 88172645463325252u;
 	rc = img_open(argv[1], &options, &b.img, err);
 	for (int q = 0; q < QUEUES && rc == 0; q++)
-		rc = img_queue_new(IMG_IO_AUTO_KIND, &b.queue[q], err);
+		rc = img_queue_new(IMG_IO_AUTO, &b.queue[q], err);
 	if (rc) {
 		fprintf(stderr, "backend: %s\n", img_error_text(err));
 		return 1;

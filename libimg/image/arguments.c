@@ -55,10 +55,10 @@ static int check_reserved(const char *what, const uint64_t *reserved, size_t n,
 
 int img_check_io_kind(enum img_io_kind io, struct img_error *err)
 {
-	if ((unsigned)io <= IMG_IO_THREADS_KIND)
+	if ((unsigned)io <= IMG_IO_THREADS)
 		return 0;
 	return img_fail(err, -EINVAL, "kind of I/O: found %u, allowed 0 to %d", (unsigned)io,
-			IMG_IO_THREADS_KIND);
+			IMG_IO_THREADS);
 }
 
 int img_check_open_options(const char *path, const struct img_open_options *o,

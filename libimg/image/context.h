@@ -6,7 +6,7 @@
 
 #include "libimg/engine/driver.h" /* before img.h, which repeats some of it for programs */
 #include "libimg/image/gate.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum {
 	IMG_CHAIN_MAX = 256,

@@ -13,7 +13,7 @@
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
 #include "libimg/image/arguments.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "libimg/image/context.h"
 
 /* ---- Checks ---- */
@@ -211,13 +211,6 @@ int img_flush(struct img *img, struct img_error *err)
 
 /* ---- Queues ---- */
 
-static enum img_ioq_kind ioq_kind(enum img_io_kind kind)
-{
-	return kind == IMG_IO_URING_KIND     ? IMG_IOQ_URING
-	       : kind == IMG_IO_THREADS_KIND ? IMG_IOQ_THREADS
-					     : IMG_IOQ_AUTO;
-}
-
 static int check_queue(const struct img_queue *q, struct img_error *err)
 {
 	if (img_engine_queue_is_ours(q))
@@ -230,7 +223,7 @@ int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_erro
 	IMG_NOT_CANCELLED;
 	int rc = img_check_io_kind(kind, err);
 
-	return rc ? rc : img_engine_queue_new(ioq_kind(kind), out, err);
+	return rc ? rc : img_engine_queue_new(kind, out, err);
 }
 
 int img_queue_close(struct img_queue *q, struct img_error *err)

@@ -77,9 +77,9 @@ static const char *set_detect_zeroes(struct img_level *l, const char *value)
 static const char *set_aio(struct img_level *l, const char *value)
 {
 	if (!strcmp(value, "threads"))
-		l->io = IMG_IO_THREADS_KIND;
+		l->io = IMG_IO_THREADS;
 	else if (!strcmp(value, "io_uring"))
-		l->io = IMG_IO_URING_KIND;
+		l->io = IMG_IO_URING;
 	else
 		return "threads, io_uring";
 	return NULL;

@@ -76,7 +76,7 @@ static int grow(struct img *img, uint64_t size, enum img_preallocate how, struct
 	return rc;
 }
 
-int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err)
+int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocation, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
 	int rc = img_context_is_ours(img, err);
@@ -87,9 +87,9 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 		return img_fail(err, -ENOTSUP, "Image format driver does not support resize");
 	if (!img->writable)
 		return img_fail(err, -EROFS, "%s: the image is open read-only", img->name);
-	if (preallocation < IMG_PREALLOC_OFF || preallocation > IMG_PREALLOC_FULL)
+	if ((unsigned)preallocation > IMG_PREALLOCATE_FULL)
 		return img_fail(err, -EINVAL, "%s: preallocation: found %d, allowed %d to %d",
-				img->name, preallocation, IMG_PREALLOC_OFF, IMG_PREALLOC_FULL);
+				img->name, preallocation, IMG_PREALLOCATE_OFF, IMG_PREALLOCATE_FULL);
 	if (size > INT64_MAX - 511)
 		return img_fail(err, -EFBIG,
 				"%s: new size: found %" PRIu64 ", allowed at most %" PRId64,
@@ -97,7 +97,7 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 	/* A plain file may end anywhere; formats count sectors. */
 	if (!(img->driver->features & IMG_DRIVER_PLAIN) && !is_aligned_u64(size, 512))
 		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
-	if (preallocation != IMG_PREALLOC_OFF && size < img->size)
+	if (preallocation != IMG_PREALLOCATE_OFF && size < img->size)
 		return img_fail(err, -EINVAL, "Preallocation can only be used for growing images");
 	if (size > img->size && img->backing_name && *img->backing_name && !img->parent)
 		return img_fail(err, -EINVAL,
@@ -105,8 +105,8 @@ int img_resize(struct img *img, uint64_t size, int preallocation, struct img_err
 				"cannot be kept clear of it",
 				img->name);
 	if (size > img->size && img->driver->extend)
-		return grow(img, size, (enum img_preallocate)preallocation, err);
-	return resize_quiet(img, size, (enum img_preallocate)preallocation, err);
+		return grow(img, size, preallocation, err);
+	return resize_quiet(img, size, preallocation, err);
 }
 
 static int check_may_change(const struct img *img, bool can, const char *what,
@@ -218,40 +218,22 @@ int img_make_empty(struct img *img, struct img_error *err)
 	return rc;
 }
 
-/* The caller's say(), behind the driver's. */
-struct listener {
-	void (*say)(void *user, const char *line);
-	void *user;
-};
-
-static void pass_on(struct img_check *c, const char *line)
-{
-	const struct listener *l = c->user;
-
-	l->say(l->user, line);
-}
-
 int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
 	      void *user, struct img_check_result *out, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	struct listener listener = { say, user };
-	struct img_check c = {
-		.repair = repair,
-		.say = say ? pass_on : NULL,
-		.user = &listener,
-	};
+	struct img_check c = { .repair = repair, .say = say, .user = user };
 	int rc = img_context_is_ours(img, err);
 
 	if (rc)
 		return rc;
 	if (!img->driver->check)
 		return img_fail(err, -ENOTSUP, "This image format does not support checks");
-	if (repair & ~(unsigned)(IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS) ||
-	    (repair & IMG_CHECK_ACCEPT_LOSS && ~repair & IMG_CHECK_REPAIR_ALL))
+	if (repair & ~(unsigned)(IMG_REPAIR_ALL | IMG_REPAIR_LOSS) ||
+	    (repair & IMG_REPAIR_LOSS && ~repair & IMG_REPAIR_ALL))
 		return img_fail(err, -EINVAL,
 				"%s: repair: found %u, allowed 0 to %d, and %d only with all of these",
-				img->name, repair, IMG_CHECK_REPAIR_ALL, IMG_CHECK_ACCEPT_LOSS);
+				img->name, repair, IMG_REPAIR_ALL, IMG_REPAIR_LOSS);
 	if (repair && !img->writable)
 		return img_fail(err, -EROFS,
 				"%s: opened for reading only, so nothing can be "
@@ -265,17 +247,6 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 	img_engine_resume(img);
 	if (rc)
 		return rc;
-	*out = (struct img_check_result){
-		.check_errors = c.check_errors,
-		.corruptions = c.corruptions,
-		.leaks = c.leaks,
-		.corruptions_fixed = c.corruptions_fixed,
-		.leaks_fixed = c.leaks_fixed,
-		.image_end = c.image_end,
-		.total_units = c.total_units,
-		.allocated_units = c.allocated_units,
-		.fragmented_units = c.fragmented_units,
-		.compressed_units = c.compressed_units,
-	};
+	*out = c.result;
 	return 0;
 }

@@ -8,10 +8,8 @@
 #ifndef LIBIMG_IMAGE_NODE_H
 #define LIBIMG_IMAGE_NODE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-
 #include "libimg/base/error.h"
+#include "libimg/img.h"
 
 enum img_node_child {
 	IMG_NODE_FILE,	    /* "file": what holds the bytes */
@@ -35,26 +33,5 @@ struct img_node {
 
 /* NULL: out of memory. */
 struct img_node *img_node_new(void);
-void img_node_free(struct img_node *node); /* and all below it; NULL is fine */
-
-/*
- * Give key (dotted: "file.filename", "backing.driver") a value, in place of what it had. value NULL:
- * the null of JSON, which only "backing" can be. -EINVAL: the key names a node and not a setting of
- * one, or leads deeper than any chain; the sentence says which. -ENOMEM.
- */
-int img_node_set(struct img_node *node, const char *key, const char *value,
-		 struct img_error *err);
-
-/* The value of a key, which may be dotted; NULL: not given. */
-const char *img_node_get(const struct img_node *node, const char *key);
-
-/*
- * What a user wrote: a path, "file:PATH", a URL of a protocol that there is, or "json:{...}", as
- * lenient as QEMU's (strings in single quotes; nested and dotted keys). -EINVAL: not to be
- * understood; -EPROTONOSUPPORT: a protocol that there is not; -ENOMEM.
- */
-int img_node_parse_name(const char *name, struct img_node **out, struct img_error *err);
-/* "driver=qcow2,file.filename=x": a comma in a value is doubled, a key alone is "on". */
-int img_node_parse_options(const char *text, struct img_node **out, struct img_error *err);
 
 #endif

@@ -206,7 +206,7 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 		.unsafe = img->context->flags & IMG_OPEN_UNSAFE,
 		.writethrough = img->context->flags & IMG_OPEN_WRITETHROUGH,
 		.no_read_ahead = img->context->flags & IMG_OPEN_NO_READ_AHEAD,
-		.io = (enum img_ioq_kind)how->io,
+		.io = how->io,
 	};
 	struct opening o = {
 		.base = {

@@ -9,7 +9,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/image/arguments.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "libimg/jobs/zero.h"
 
 enum {

@@ -5,7 +5,7 @@
 #define LIBIMG_JOBS_CONCAT_H
 
 #include "libimg/base/error.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 struct img_concat {
 	struct img *const *images; /* at least one; borrowed */

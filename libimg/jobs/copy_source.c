@@ -317,7 +317,7 @@ static int make_room(struct worker *w)
 				"%s: the input goes on after byte %llu, where the target ends",
 				img_source_name(j->in), (unsigned long long)size);
 	return img_resize(j->target, max_u64(end, min_u64(2 * size, INT64_MAX / 2 + 1)),
-			  IMG_PREALLOC_OFF, &w->base.err);
+			  IMG_PREALLOCATE_OFF, &w->base.err);
 }
 
 static int write_window(struct worker *w)
@@ -482,7 +482,7 @@ int img_copy_source(struct img_source_image *in, struct img *target, const struc
 		rc = fill_gaps(&j, err);
 	if (!rc && !j.source->sized && o->resize_target && !has_fixed_size(target) &&
 	    img_size(target) != j.end)
-		rc = img_resize(target, j.end, IMG_PREALLOC_OFF, err);
+		rc = img_resize(target, j.end, IMG_PREALLOCATE_OFF, err);
 	if (!rc && o->progress)
 		o->progress(o->user, j.end, j.end);
 	img_sparse_bitset_free(&j.seen);

@@ -5,7 +5,7 @@
 #ifndef LIBIMG_JOBS_COPY_TO_SINK_H
 #define LIBIMG_JOBS_COPY_TO_SINK_H
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 struct img_sink_image;
 

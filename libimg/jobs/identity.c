@@ -10,7 +10,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "libimg/base/error.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "libimg/jobs/concat.h"
 #include "libimg/jobs/zero.h"
 

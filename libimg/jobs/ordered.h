@@ -9,7 +9,7 @@
 
 #include "libimg/base/error.h"
 #include "libimg/base/pool.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 struct img_ordered;
 

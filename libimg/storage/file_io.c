@@ -576,7 +576,7 @@ void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io
 	struct img_file *f = img_file_of(s);
 	bool taken = false;
 
-	if (img_ioq_kind(q) == IMG_IOQ_URING) {
+	if (img_ioq_kind(q) == IMG_IO_URING) {
 		switch (io->op) {
 		case IMG_IO_READ:
 		case IMG_IO_WRITE:

@@ -19,15 +19,15 @@ static bool is_refusal(int rc)
 	       rc == -EMFILE || rc == -ENFILE || rc == -EAGAIN;
 }
 
-int img_ioq_new(enum img_ioq_kind kind, struct img_ioq **out, struct img_error *err)
+int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *err)
 {
 	int rc;
 
-	if (kind != IMG_IOQ_THREADS) {
+	if (kind != IMG_IO_THREADS) {
 		rc = img_ioq_uring_new(out);
 		if (!rc)
 			return 0;
-		if (kind == IMG_IOQ_URING || !is_refusal(rc))
+		if (kind == IMG_IO_URING || !is_refusal(rc))
 			return img_fail(err, rc, "Could not set up io_uring: %s",
 					strerrordesc_np(-rc));
 	}

@@ -13,6 +13,7 @@
 
 #include "libimg/base/error.h"
 #include "libimg/base/list.h"
+#include "libimg/img.h"
 
 struct img_storage;
 struct img_ioq;
@@ -65,15 +66,11 @@ struct img_post {
 	void (*fn)(struct img_post *post);
 };
 
-enum img_ioq_kind { IMG_IOQ_AUTO,
-		    IMG_IOQ_URING,
-		    IMG_IOQ_THREADS };
-
 /*
  * AUTO: io_uring if the kernel lets us, else threads. URING: io_uring or fail. Errors: -ENOSYS,
  * -EPERM, -ENOMEM (which AUTO answers by taking threads), -EMFILE.
  */
-int img_ioq_new(enum img_ioq_kind kind, struct img_ioq **out, struct img_error *err);
+int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *err);
 /* Nothing may be in flight. NULL is fine. */
 void img_ioq_free(struct img_ioq *q);
 
@@ -104,7 +101,7 @@ int img_ioq_fd(struct img_ioq *q);
  */
 int img_ioq_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned count);
 
-enum img_ioq_kind img_ioq_kind(const struct img_ioq *q); /* URING or THREADS */
+enum img_io_kind img_ioq_kind(const struct img_ioq *q); /* URING or THREADS */
 
 /*
  * For storages that complete a request without the kernel (memory, injected faults): set io->rc

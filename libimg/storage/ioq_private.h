@@ -36,7 +36,7 @@ struct img_ioq_worker {
 
 struct img_ioq {
 	const struct img_ioq_kernel *kernel;
-	enum img_ioq_kind kind;	   /* THREADS also once the kernel has refused the ring */
+	enum img_io_kind kind;	   /* THREADS also once the kernel has refused the ring */
 	struct img_list completed; /* img_io.link: rc is set, done() is due; the owner's */
 	bool running;		   /* in img_ioq_run(); the owner's */
 	int event_fd;
@@ -55,7 +55,7 @@ struct img_ioq {
 };
 
 /* Set up and tear down the shared part. 0, -ENOMEM, -EMFILE. */
-int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel);
+int img_ioq_init(struct img_ioq *q, enum img_io_kind kind, const struct img_ioq_kernel *kernel);
 void img_ioq_destroy(struct img_ioq *q);
 
 /* Have img_ioq_run() look, from any thread. */

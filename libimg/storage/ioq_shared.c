@@ -106,7 +106,7 @@ void img_ioq_offload_in_turn(struct img_ioq *q, struct img_io *io)
 		img_pool_submit(q->pool, &q->turn_worker.work);
 }
 
-int img_ioq_init(struct img_ioq *q, enum img_ioq_kind kind, const struct img_ioq_kernel *kernel)
+int img_ioq_init(struct img_ioq *q, enum img_io_kind kind, const struct img_ioq_kernel *kernel)
 {
 	q->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (q->event_fd < 0)
@@ -279,7 +279,7 @@ int img_ioq_set_buffers(struct img_ioq *q, const struct iovec *iov, unsigned cou
 	return q->kernel->set_buffers ? q->kernel->set_buffers(q, iov, count) : 0;
 }
 
-enum img_ioq_kind img_ioq_kind(const struct img_ioq *q)
+enum img_io_kind img_ioq_kind(const struct img_ioq *q)
 {
 	return q->kind;
 }

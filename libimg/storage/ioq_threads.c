@@ -42,7 +42,7 @@ int img_ioq_threads_new(struct img_ioq **out)
 
 	if (!q)
 		return -ENOMEM;
-	rc = img_ioq_init(q, IMG_IOQ_THREADS, &threads_kernel);
+	rc = img_ioq_init(q, IMG_IO_THREADS, &threads_kernel);
 	if (rc) {
 		free(q);
 		return rc;

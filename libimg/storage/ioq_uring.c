@@ -77,12 +77,12 @@ static bool is_passing(int rc)
 static void note_answer(struct uring *u, int rc)
 {
 	if (rc < 0 && !is_passing(rc))
-		u->base.kind = IMG_IOQ_THREADS;
+		u->base.kind = IMG_IO_THREADS;
 }
 
 static bool is_refused(const struct uring *u)
 {
-	return u->base.kind == IMG_IOQ_THREADS;
+	return u->base.kind == IMG_IO_THREADS;
 }
 
 static void submit(struct uring *u)
@@ -513,7 +513,7 @@ int img_ioq_uring_new(struct img_ioq **out)
 		goto free_queue;
 	rc = check_kernel(u, &params);
 	if (!rc)
-		rc = img_ioq_init(&u->base, IMG_IOQ_URING, &uring_kernel);
+		rc = img_ioq_init(&u->base, IMG_IO_URING, &uring_kernel);
 	if (rc)
 		goto exit_ring;
 	img_fixed_init(&u->fixed, &u->ring);

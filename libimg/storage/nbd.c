@@ -625,7 +625,7 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 	if (!rc)
 		rc = parse_options(n, o, err);
 	if (!rc)
-		rc = img_ioq_new(IMG_IOQ_THREADS, &n->q, err);
+		rc = img_ioq_new(IMG_IO_THREADS, &n->q, err);
 	if (!rc)
 		rc = img_nbd_connect(&n->export, n->q, &n->first, err);
 	if (!rc && (o->flags & IMG_STORAGE_WRITE) && n->export.read_only)

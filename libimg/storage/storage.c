@@ -77,7 +77,7 @@ static int io_by_queue(struct img_storage *s, enum img_io_op op, const struct io
 	int rc = -ENOMEM;
 
 	if (!iovcnt || copy)
-		rc = img_ioq_new(IMG_IOQ_THREADS, &q, NULL);
+		rc = img_ioq_new(IMG_IO_THREADS, &q, NULL);
 	if (!rc) {
 		if (copy)
 			memcpy(copy, iov, (size_t)iovcnt * sizeof(*copy));

@@ -20,13 +20,6 @@ struct stat;
 enum img_storage_extent { IMG_STORAGE_DATA,
 			  IMG_STORAGE_HOLE };
 
-enum img_preallocate {
-	IMG_PREALLOCATE_OFF,
-	IMG_PREALLOCATE_METADATA, /* formats only, no storage does it */
-	IMG_PREALLOCATE_FALLOC,	  /* reserve blocks */
-	IMG_PREALLOCATE_FULL,	  /* write zeroes */
-};
-
 /* What a file system may be told of a new file. */
 struct img_file_attributes {
 	bool nocow;		   /* btrfs: write in place */

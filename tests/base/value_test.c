@@ -4,7 +4,7 @@
 #include <criterion/criterion.h>
 
 #include "libimg/base/value.h"
-#include "libimg/image/img.h" /* declares the same: they must agree */
+#include "libimg/img.h" /* declares the same: they must agree */
 
 Test(value, builds_in_order)
 {

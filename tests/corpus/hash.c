@@ -13,7 +13,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum {
 	CHUNK = 1 << 20,

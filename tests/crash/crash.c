@@ -158,7 +158,7 @@ static int open_files(struct files *files, struct img_record *record, unsigned f
 	struct img_open_options options = {
 		.format = crash.format,
 		.flags = flags,
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 		.cache_bytes = cache,
 	};
 
@@ -323,7 +323,7 @@ __attribute__((format(printf, 1, 2))) static int run(const char *fmt, ...)
 /* What does qemu-img say of the state, and read from it? */
 static int judge_by_qemu(size_t cut, struct img_error *err)
 {
-	struct img_open_options raw = { .format = "raw", .io = IMG_IO_THREADS_KIND };
+	struct img_open_options raw = { .format = "raw", .io = IMG_IO_THREADS };
 	char path[4096];
 	struct img *img;
 	int rc;
@@ -358,7 +358,7 @@ static int judge_by_qemu(size_t cut, struct img_error *err)
 /* Repair the state, look again, go on writing, and look again. */
 static int repair(size_t cut, struct img_error *err)
 {
-	unsigned how = crash.lazy ? IMG_CHECK_REPAIR_ALL : IMG_CHECK_REPAIR_LEAKS;
+	unsigned how = crash.lazy ? IMG_REPAIR_ALL : IMG_REPAIR_LEAKS;
 	struct img_record *record = img_record_new();
 	struct img *img = NULL;
 	size_t kept = 0;

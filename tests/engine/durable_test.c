@@ -152,7 +152,7 @@ Test(durable, a_sync_that_fails_fails_the_request)
 
 Test(durable, with_unsafe_nothing_is)
 {
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS, .unsafe = true };
+	struct img_engine_config config = { .io = IMG_IO_THREADS, .unsafe = true };
 	struct split *d = split_new(UNIT * UNITS);
 
 	img_engine_free(&d->img);
@@ -165,7 +165,7 @@ Test(durable, with_unsafe_nothing_is)
 
 Test(durable, with_writethrough_every_change_is)
 {
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS, .writethrough = true };
+	struct img_engine_config config = { .io = IMG_IO_THREADS, .writethrough = true };
 	struct split *d = split_new(UNIT * UNITS);
 	size_t n;
 

@@ -222,7 +222,7 @@ static const struct img_driver toy_journal_driver = {
 };
 
 static void toy_open(struct img *img, struct toy *toy, struct img_storage *file, bool writable,
-		     enum img_ioq_kind io)
+		     enum img_io_kind io)
 {
 	struct img_engine_config config = { .io = io };
 
@@ -282,8 +282,8 @@ Test(engine, reads_the_parent_below_and_fills_around_a_small_write)
 	struct toy a, b;
 	uint8_t buf[3 * UNIT], expect[3 * UNIT];
 
-	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
-	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&base, &a, memory(), true, IMG_IO_AUTO);
+	toy_open(&top, &b, memory(), true, IMG_IO_AUTO);
 	cr_assert_eq(img_engine_set_parent(&top, &base), 0);
 	memset(expect, 'b', sizeof(expect));
 	cr_assert_eq(io(&base, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
@@ -305,7 +305,7 @@ Test(engine, zeroing_part_of_a_unit_keeps_the_rest)
 	struct toy toy;
 	uint8_t buf[2 * UNIT], expect[2 * UNIT];
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_THREADS);
+	toy_open(&img, &toy, memory(), true, IMG_IO_THREADS);
 	memset(expect, 7, sizeof(expect));
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_ZERO, 1000, NULL, UNIT), 0);
@@ -328,7 +328,7 @@ Test(engine, sectors_of_a_unit_are_zeroed_and_discarded_in_place)
 	size_t before;
 
 	cr_assert_eq(img_storage_record(memory(), record, &s), 0);
-	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, s, true, IMG_IO_AUTO);
 	memset(expect, 7, sizeof(expect));
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, expect, sizeof(expect)), 0);
 	before = img_record_count(record);
@@ -362,7 +362,7 @@ Test(engine, encrypts_what_it_writes_and_decrypts_what_it_reads)
 	struct toy toy;
 	uint8_t buf[UNIT], raw[UNIT], expect[UNIT];
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	toy.encrypt = true;
 	memset(expect, 0, sizeof(expect));
 	memset(expect + 700, 'x', 1000);
@@ -387,7 +387,7 @@ Test(engine, freed_space_is_reused_only_after_its_unlinking_is_durable)
 	struct toy toy;
 	uint8_t buf[UNIT] = { 1 };
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	toy.nfree = 2;
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, 0, NULL, UNIT), 0);
@@ -413,7 +413,7 @@ Test(engine, a_failed_write_drops_its_plan_and_says_so)
 	size_t before;
 
 	cr_assert_eq(img_storage_fault(memory(), &fault, &s), 0);
-	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, s, true, IMG_IO_AUTO);
 	before = toy.nfree;
 	cr_assert_eq(img_request_run(&img, &r, &err), -ENOSPC);
 	cr_assert(strstr(img_error_text(&err), "memory"), "%s", img_error_text(&err));
@@ -434,7 +434,7 @@ Test(engine, a_table_is_written_after_a_barrier_behind_its_data)
 	size_t data = SIZE_MAX, sync = SIZE_MAX, table = SIZE_MAX;
 
 	cr_assert_eq(img_storage_record(memory(), r, &s), 0);
-	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, s, true, IMG_IO_AUTO);
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
 	for (size_t i = 0; i < img_record_count(r); i++) {
@@ -459,7 +459,7 @@ Test(engine, a_journal_gets_the_group_before_it_goes_in_place)
 	struct toy toy;
 	uint8_t buf[UNIT] = { 1 };
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	img.driver = &toy_journal_driver;
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_FLUSH, 0, NULL, 0), 0);
@@ -475,7 +475,7 @@ Test(engine, growth_runs_once_the_image_is_quiet_and_the_write_goes_on)
 	uint8_t buf[8 * UNIT];
 
 	memset(buf, 3, sizeof(buf));
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	toy.need_grow = 3;
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, sizeof(buf)), 0);
 	cr_assert_eq(toy.grows, 3);
@@ -506,7 +506,7 @@ static void op_done(void *user, int rc, const struct img_error *err)
 	op->busy = false;
 }
 
-static void random_ops(enum img_ioq_kind kind, unsigned seed)
+static void random_ops(enum img_io_kind kind, unsigned seed)
 {
 	enum { OPS = 16,
 	       ROUNDS = 6000,
@@ -610,10 +610,10 @@ Test(engine, a_queue_sees_what_was_changed_below_a_child)
 	uint8_t buf[UNIT], x[UNIT];
 	struct iovec iov = { buf, UNIT };
 
-	toy_open(&base, &a, memory(), true, IMG_IOQ_AUTO);
-	toy_open(&top, &b, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&base, &a, memory(), true, IMG_IO_AUTO);
+	toy_open(&top, &b, memory(), true, IMG_IO_AUTO);
 	cr_assert_eq(img_engine_set_parent(&top, &base), 0);
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	submit(q, &top, IMG_REQUEST_READ, 0, &iov, &got);
 	finish_all(q);
 	cr_assert_eq(buf[0], 0);
@@ -639,11 +639,11 @@ static unsigned released_beside_a_read(bool same, bool child)
 	struct iovec iov = { buf, UNIT };
 	unsigned released;
 
-	toy_open(&img, &a, memory(), true, IMG_IOQ_AUTO);
-	toy_open(&other, &b, memory(), true, IMG_IOQ_AUTO);
-	toy_open(&top, &c, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &a, memory(), true, IMG_IO_AUTO);
+	toy_open(&other, &b, memory(), true, IMG_IO_AUTO);
+	toy_open(&top, &c, memory(), true, IMG_IO_AUTO);
 	cr_assert_eq(img_engine_set_parent(&top, &img), 0);
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	submit(q, child ? &top : same ? &img
 				      : &other,
@@ -676,7 +676,7 @@ static void write_together(struct img *img, size_t n, const struct iovec *part, 
 	struct iovec iov[8];
 	struct img_queue *q;
 
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	for (size_t i = 0; i < n; i++) {
 		iov[i] = part[i];
 		submit(q, img, IMG_REQUEST_WRITE, off[i], &iov[i], &got);
@@ -696,7 +696,7 @@ static void change_one_sector(uint32_t sector_bytes, bool swap)
 	struct img img;
 	struct toy toy;
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	toy.encrypt = true;
 	toy.cipher.sector_bytes = sector_bytes;
 	memset(one, 'o', sizeof(one));
@@ -738,7 +738,7 @@ Test(engine, the_first_that_reads_to_write_back_waits_for_those_in_place)
 	struct img img;
 	struct toy toy;
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	memset(one, 'o', sizeof(one));
 	memset(two, 't', sizeof(two));
 	memset(a, 'a', sizeof(a));
@@ -757,7 +757,7 @@ Test(engine, a_cipher_is_worked_on_by_other_threads)
 	struct img img;
 	struct toy toy;
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	toy.encrypt = true;
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, buf, UNIT), 0);
 	cr_assert_neq(toy.ciphered_by, pthread_self());
@@ -775,7 +775,7 @@ Test(engine, claims_of_less_than_a_unit_let_the_rest_of_it_be_written)
 	struct img img;
 	struct toy toy;
 
-	toy_open(&img, &toy, memory(), true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, memory(), true, IMG_IO_AUTO);
 	memset(one, 'o', sizeof(one));
 	memset(a, 'a', sizeof(a));
 	memset(b, 'b', sizeof(b));
@@ -822,7 +822,7 @@ static void write_parts(struct img *img, struct small *parts, const unsigned *or
 {
 	struct img_queue *q;
 
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	for (unsigned i = 0; i < n; i++) {
 		struct small *s = &parts[order[i]];
 		struct img_request r = { .kind = IMG_REQUEST_WRITE,
@@ -864,7 +864,7 @@ static void small_writes_of(bool encrypt, const unsigned *order, unsigned n, siz
 	struct toy toy;
 
 	cr_assert_eq(img_storage_record(memory(), record, &s), 0);
-	toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+	toy_open(&img, &toy, s, true, IMG_IO_AUTO);
 	toy.fresh = true;
 	toy.encrypt = encrypt;
 	toy.nfree = 1;
@@ -925,7 +925,7 @@ Test(engine, those_who_joined_fail_with_their_host_and_nothing_is_reachable)
 		struct toy toy;
 
 		cr_assert_eq(img_storage_fault(memory(), &fault, &s), 0);
-		toy_open(&img, &toy, s, true, IMG_IOQ_AUTO);
+		toy_open(&img, &toy, s, true, IMG_IO_AUTO);
 		toy.fresh = true;
 		toy.nfree = 1;
 		cr_assert_eq(io(&img, IMG_REQUEST_DISCARD, UNIT, NULL, UNIT), 0);
@@ -949,13 +949,13 @@ Test(engine, random_operations_on_io_uring_match_a_flat_model)
 {
 	struct img_ioq *q;
 
-	if (img_ioq_new(IMG_IOQ_URING, &q, NULL))
+	if (img_ioq_new(IMG_IO_URING, &q, NULL))
 		cr_skip("io_uring is not allowed here");
 	img_ioq_free(q);
-	random_ops(IMG_IOQ_URING, 1);
+	random_ops(IMG_IO_URING, 1);
 }
 
 Test(engine, random_operations_on_threads_match_a_flat_model)
 {
-	random_ops(IMG_IOQ_THREADS, 2);
+	random_ops(IMG_IO_THREADS, 2);
 }

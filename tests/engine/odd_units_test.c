@@ -164,7 +164,7 @@ static void random_ops(uint64_t unit, uint64_t below)
 							    .iovcnt = 1 },
 				     NULL),
 		     0);
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	srand((unsigned)unit);
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		unsigned i = (unsigned)rand() % IN_FLIGHT;

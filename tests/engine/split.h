@@ -121,7 +121,7 @@ static const struct img_driver split_driver = {
 
 static inline struct split *split_new(uint64_t size)
 {
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
+	struct img_engine_config config = { .io = IMG_IO_THREADS };
 	struct split *d = calloc(1, sizeof(*d));
 
 	cr_assert_not_null(d);
@@ -141,7 +141,7 @@ static inline struct split *split_new(uint64_t size)
 /* The same files under a new engine, which knows nothing yet. */
 static inline void reopen(struct split *d)
 {
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS };
+	struct img_engine_config config = { .io = IMG_IO_THREADS };
 
 	cr_assert_eq(img_engine_finish(&d->img, NULL), 0);
 	img_engine_free(&d->img);

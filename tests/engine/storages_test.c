@@ -365,7 +365,7 @@ Test(look_ups, are_not_believed_after_a_change)
 	struct img_queue *q;
 
 	cr_assert_eq(img_engine_set_parent(&d->img, &base->img), 0);
-	cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &q, NULL), 0);
+	cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	cr_assert_eq(first_byte(q, d, UNIT), 0);
 	write_byte(base, UNIT, 1, UNIT);
 	cr_assert_eq(first_byte(q, d, UNIT), 1, "changed below");
@@ -493,8 +493,8 @@ Test(tasks, wait_for_a_claim_of_another_queue)
 		d->fresh = i % 2;
 		memset(one, 1, 512);
 		memset(two, 2, 512);
-		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &a, NULL), 0);
-		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &b, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &a, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &b, NULL), 0);
 		write_byte(d, 8 * UNIT, 9, 512); /* the table is in memory */
 		begin(a, d, IMG_REQUEST_WRITE, off[0], &iov[0], false, &rc[0]);
 		begin(b, d, IMG_REQUEST_WRITE, off[1], &iov[1], false, &rc[1]);
@@ -541,7 +541,7 @@ Test(tasks, join_or_wait_but_lose_nothing)
 		}
 		write_byte(d, 8 * UNIT, 9, UNIT);
 		memset(model + 8 * UNIT, 9, UNIT);
-		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &q, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 		begin(q, d, IMG_REQUEST_WRITE, pair[i / 4].one, &iov[0], false, &rc[0]);
 		begin(q, d, IMG_REQUEST_WRITE, pair[i / 4].two, &iov[1], false, &rc[1]);
 		run_all(q);
@@ -568,8 +568,8 @@ Test(tasks, that_allocate_in_order_wait_for_each_other)
 		struct img_queue *a, *b;
 		int rc[3];
 
-		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &a, NULL), 0);
-		cr_assert_eq(img_engine_queue_new(IMG_IOQ_THREADS, &b, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &a, NULL), 0);
+		cr_assert_eq(img_engine_queue_new(IMG_IO_THREADS, &b, NULL), 0);
 		write_byte(d, 8 * UNIT, 9, 512);
 		begin(a, d, IMG_REQUEST_WRITE, 0, &iov[0], false, &rc[0]);
 		begin(b, d, IMG_REQUEST_WRITE, 0, &iov[1], ordered, &rc[1]);
@@ -590,7 +590,7 @@ Test(tasks, that_allocate_in_order_wait_for_each_other)
 
 Test(tasks, with_writethrough_are_durable_when_done)
 {
-	struct img_engine_config config = { .io = IMG_IOQ_THREADS, .writethrough = true };
+	struct img_engine_config config = { .io = IMG_IO_THREADS, .writethrough = true };
 	struct split *d = split_new(UNIT * UNITS);
 
 	img_engine_free(&d->img);

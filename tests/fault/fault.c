@@ -68,7 +68,7 @@ static int open_image(struct img_storage *s, unsigned flags, struct img **img,
 	struct img_open_options options = {
 		.format = test.format,
 		.flags = flags,
-		.io = IMG_IO_THREADS_KIND,
+		.io = IMG_IO_THREADS,
 	};
 
 	return img_open_storage(s, test.path, &options, img, err);
@@ -157,9 +157,9 @@ static int run_create(struct img_error *err)
 static int run_copy(struct img_error *err)
 {
 	struct img_copy_options copy = { .target_is_zero = true,
-					 .io = IMG_IO_THREADS_KIND,
+					 .io = IMG_IO_THREADS,
 					 .compress = strstr(test.to, "-c") != NULL };
-	struct img_open_options options = { .flags = IMG_OPEN_WRITE, .io = IMG_IO_THREADS_KIND };
+	struct img_open_options options = { .flags = IMG_OPEN_WRITE, .io = IMG_IO_THREADS };
 	char *to = strndup(test.to, strcspn(test.to, "-"));
 	struct img *source = NULL, *target = NULL;
 	struct img_storage *s;
@@ -218,8 +218,8 @@ static int run_stream(struct img_error *err)
 	struct img_create_options create = { .format = "vmdk",
 					     .options = options,
 					     .have_size = true,
-					     .io = IMG_IO_THREADS_KIND };
-	struct img_copy_options copy = { .io = IMG_IO_THREADS_KIND, .parallel = 3 };
+					     .io = IMG_IO_THREADS };
+	struct img_copy_options copy = { .io = IMG_IO_THREADS, .parallel = 3 };
 	struct img *source;
 	struct stat st;
 	int rc = open_image(faulty(&test.before, test.path, false), 0, &source, err);
@@ -248,7 +248,7 @@ static int run_repair(struct img_error *err)
 
 	if (rc)
 		return rc;
-	rc = img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &result, err);
+	rc = img_check(img, IMG_REPAIR_ALL, NULL, NULL, &result, err);
 	if (!rc && result.check_errors)
 		rc = img_fail(err, -EIO, "%" PRIu64 " errors while checking", result.check_errors);
 	return close_after(img, rc, err);
@@ -263,9 +263,9 @@ static int run_resize(struct img_error *err)
 		return rc;
 	uint64_t size = img_size(img);
 
-	rc = img_resize(img, size * 2, IMG_PREALLOC_OFF, err);
+	rc = img_resize(img, size * 2, IMG_PREALLOCATE_OFF, err);
 	if (!rc)
-		rc = img_resize(img, size / 2 / SECTOR * SECTOR, IMG_PREALLOC_OFF, err);
+		rc = img_resize(img, size / 2 / SECTOR * SECTOR, IMG_PREALLOCATE_OFF, err);
 	return close_after(img, rc, err);
 }
 
@@ -289,7 +289,7 @@ static const struct scenario {
 /* Does img hold what IMAGE does? */
 static int compare(struct img *img, struct img_error *err)
 {
-	struct img_compare_options options = { .io = IMG_IO_THREADS_KIND };
+	struct img_compare_options options = { .io = IMG_IO_THREADS };
 	struct img_compare_result result;
 	const char *format = test.format;
 	struct img *before;

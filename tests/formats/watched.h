@@ -69,7 +69,7 @@ static inline struct img *folder_open(struct folder *f, struct img_storage *s, c
 {
 	struct img_open_options how = { .format = format,
 					.flags = flags,
-					.io = IMG_IO_THREADS_KIND };
+					.io = IMG_IO_THREADS };
 	struct img_error *err = img_error_new();
 	struct img *img = NULL;
 

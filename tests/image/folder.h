@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

@@ -37,9 +37,9 @@ Test(maintain, what_grows_is_zero)
 	make_image("a.qcow2", "qcow2", 4 << 20, NULL, NULL);
 	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
 	fill(img, 4 << 20);
-	cr_assert_eq(img_resize(img, (2 << 20) + 512, IMG_PREALLOC_OFF, NULL), 0);
+	cr_assert_eq(img_resize(img, (2 << 20) + 512, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_eq(img_size(img), (2 << 20) + 512);
-	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, NULL), 0);
+	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert(is_zero(img, (2 << 20) + 512, 8 << 20));
 	must_close(img);
 	img = must_open("a.qcow2", "qcow2", 0);
@@ -59,10 +59,10 @@ Test(maintain, a_longer_backing_file_does_not_show_in_the_new_part)
 	must_close(img);
 	make_image("top.qcow2", "qcow2", 1 << 20, "base.raw", "raw");
 	img = must_open("top.qcow2", "qcow2", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
-	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, NULL), -EINVAL);
+	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOCATE_OFF, NULL), -EINVAL);
 	must_close(img);
 	img = must_open("top.qcow2", "qcow2", IMG_OPEN_WRITE);
-	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, NULL), 0);
+	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_not(is_zero(img, 0, 1 << 20));
 	cr_assert(is_zero(img, 1 << 20, 8 << 20));
 	must_close(img);
@@ -78,15 +78,15 @@ Test(maintain, sizes_that_are_refused)
 
 	make_image("a.qcow2", "qcow2", 4 << 20, NULL, NULL);
 	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
-	cr_assert_eq(img_resize(img, 1000001, IMG_PREALLOC_OFF, err), -EINVAL);
+	cr_assert_eq(img_resize(img, 1000001, IMG_PREALLOCATE_OFF, err), -EINVAL);
 	cr_assert_str_eq(img_error_text(err), "The new size must be a multiple of 512");
-	cr_assert_eq(img_resize(img, UINT64_MAX, IMG_PREALLOC_OFF, err), -EFBIG);
-	cr_assert_eq(img_resize(img, 1 << 20, IMG_PREALLOC_FULL, err), -EINVAL);
+	cr_assert_eq(img_resize(img, UINT64_MAX, IMG_PREALLOCATE_OFF, err), -EFBIG);
+	cr_assert_eq(img_resize(img, 1 << 20, IMG_PREALLOCATE_FULL, err), -EINVAL);
 	cr_assert_eq(img_resize(img, 8 << 20, 17, err), -EINVAL);
 	cr_assert_eq(img_size(img), 4 << 20);
 	must_close(img);
 	img = must_open("a.qcow2", "qcow2", 0);
-	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, err), -EROFS);
+	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOCATE_OFF, err), -EROFS);
 	must_close(img);
 	img_error_free(err);
 }
@@ -106,7 +106,7 @@ Test(maintain, check)
 	cr_assert_eq(r.total_units, 64);
 	must_close(img);
 	img = must_open("a.qcow2", "qcow2", IMG_OPEN_CHECK);
-	cr_assert_eq(img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &r, err), -EROFS);
+	cr_assert_eq(img_check(img, IMG_REPAIR_ALL, NULL, NULL, &r, err), -EROFS);
 	cr_assert_eq(img_check(img, 8, NULL, NULL, &r, err), -EINVAL);
 	must_close(img);
 	make_image("r", "raw", 512, NULL, NULL);

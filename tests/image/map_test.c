@@ -89,7 +89,7 @@ static void write_map_on_queue(const char *name, const char *to, size_t max)
 	struct img_queue *q;
 
 	cr_assert_not_null(a.f);
-	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	while (a.next < img_size(img)) {
 		cr_assert_eq(img_submit_map(q, img, a.next, img_size(img) - a.next, IMG_MAP_DEEP, max,
 					    print_mapped, &a, NULL),
@@ -209,7 +209,7 @@ Test(map, on_a_queue_is_refused_with_a_sentence)
 
 	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
 	img = must_open("a.qcow2", NULL, 0);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	cr_assert_eq(img_submit_map(q, img, 0, 512, 2, 1, keep_answer, &a, err), -EINVAL);
 	cr_assert(strstr(img_error_text(err), "0x2"), "%s", img_error_text(err));
 	cr_assert_eq(img_submit_map(q, img, 0, 512, 0, 0, keep_answer, &a, err), -EINVAL);
@@ -238,7 +238,7 @@ Test(map, on_a_queue_goes_as_far_as_it_can)
 	must_close(img);
 	cr_assert_eq(truncate("a.qcow2", 6 * 65536 + 512), 0); /* the second one's data, but a sector */
 	img = must_open("a.qcow2", "qcow2", 0);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	for (int i = 0; i < 2; i++) {
 		cr_assert_eq(img_submit_map(q, img, a.next, (1 << 20) - a.next, IMG_MAP_DEEP, 100,
 					    keep_answer, &a, NULL),

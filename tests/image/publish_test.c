@@ -19,7 +19,7 @@ static struct made *begin(const char *format, const char *options, uint64_t size
 					  .have_size = true,
 					  .size = size,
 					  .options = (const char *[]){ options, NULL },
-					  .io = IMG_IO_THREADS_KIND };
+					  .io = IMG_IO_THREADS };
 	struct made *m = calloc(1, sizeof(*m));
 	struct img_error *err = img_error_new();
 

@@ -21,7 +21,7 @@ static struct img_queue *new_queue(void)
 {
 	struct img_queue *q;
 
-	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	return q;
 }
 
@@ -64,7 +64,7 @@ Test(refuse, unknown_flags_kinds_and_reserved_fields)
 		refused_to_open(&o, "reserved");
 		o.reserved[i] = 0;
 	}
-	o.io = IMG_IO_THREADS_KIND + 1;
+	o.io = IMG_IO_THREADS + 1;
 	refused_to_open(&o, "kind of I/O");
 	cr_assert_eq(img_open(NULL, NULL, &img, NULL), -EINVAL);
 	cr_assert_eq(img_queue_new((enum img_io_kind)99, &q, NULL), -EINVAL);
@@ -112,7 +112,7 @@ Test(refuse, flags_that_a_request_has_not_or_that_contradict_each_other)
 
 	make_image("a.qcow2", "qcow2", 1 << 20, NULL, NULL);
 	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	for (int kind = 0; kind < 4; kind++) {
 		for (unsigned bit = 1; bit; bit <<= 1) {
 			struct iovec iov = { bytes, sizeof(bytes) };
@@ -216,7 +216,7 @@ Test(refuse, closing_what_has_requests_in_flight)
 			  "%s", img_error_text(err));
 		cr_assert_eq(img_close(c.img, err), -EBUSY);
 		cr_assert(strstr(img_error_text(err), "a.qcow2"), "%s", img_error_text(err));
-		cr_assert_eq(img_resize(c.img, 8 << 20, IMG_PREALLOC_OFF, err), -EDEADLK);
+		cr_assert_eq(img_resize(c.img, 8 << 20, IMG_PREALLOCATE_OFF, err), -EDEADLK);
 		while (img_queue_in_flight(c.q))
 			img_queue_run(c.q, true);
 	}
@@ -256,7 +256,7 @@ Test(refuse, changes_to_an_image_that_is_read_only_in_one_way)
 	cr_assert_eq(img_write(img, 0, buf, 512, NULL), -EROFS);
 	cr_assert_eq(img_zero(img, 0, 512, NULL), -EROFS);
 	cr_assert_eq(img_discard(img, 0, 512, NULL), -EROFS);
-	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOC_OFF, NULL), -EROFS);
+	cr_assert_eq(img_resize(img, 8 << 20, IMG_PREALLOCATE_OFF, NULL), -EROFS);
 	cr_assert_eq(img_submit_writev(q, img, 0, &iov, 1, 0, note, &c, NULL), -EROFS);
 	cr_assert_eq(img_submit_zero(q, img, 0, 512, 0, note, &c, NULL), -EROFS);
 	cr_assert_eq(img_submit_discard(q, img, 0, 512, 0, note, &c, NULL), -EROFS);

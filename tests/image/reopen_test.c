@@ -459,7 +459,7 @@ Test(reopen, own_requests_are_in_the_way)
 	make_image("top", "qcow2", 0, "base", "raw");
 	top = must_open("top", "qcow2", 0);
 	other = must_open("other", "raw", 0);
-	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	cr_assert_eq(img_submit_readv(q, top, 0, &iov, 1, 0, note, &rc, NULL), 0);
 	cr_assert_eq(img_set_writable(img_backing(top), true, NULL), -EDEADLK);
 	cr_assert_eq(img_set_writable(top, true, NULL), -EDEADLK);
@@ -945,7 +945,7 @@ static void start_others(struct other *o, size_t n, struct img *img, const uint8
 {
 	for (size_t i = 0; i < n; i++) {
 		o[i] = (struct other){ .img = img,
-				       .kind = i % 2 ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND,
+				       .kind = i % 2 ? IMG_IO_THREADS : IMG_IO_AUTO,
 				       .low = low,
 				       .high = high,
 				       .maps = i % 3 == 1 };
@@ -1105,7 +1105,7 @@ static void commit(struct img *top)
 
 	set_role(base, true);
 	if (img_size(base) < size)
-		cr_assert_eq(img_resize(base, size, IMG_PREALLOC_OFF, NULL), 0);
+		cr_assert_eq(img_resize(base, size, IMG_PREALLOCATE_OFF, NULL), 0);
 	for (off = 0; off < size;) {
 		struct img_map_entry e;
 

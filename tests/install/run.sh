@@ -16,14 +16,14 @@ for file in man/man1/imgtool.1 man/man1/imgtool-convert.1 bash-completion/comple
 	try "installed: share/$file" test -s "$root/usr/share/$file"
 done
 try "a manual page for each command" test "$(ls "$root/usr/share/man/man1" | wc -l)" -gt 9
-version=$(sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/image/img.h)
+version=$(sed -n 's/^.define LIBIMG_VERSION "\(.*\)"/\1/p' libimg/img.h)
 try "imgtool runs" "$root/usr/bin/imgtool" --version
 
 pkg() { PKG_CONFIG_PATH=$root/usr/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$root pkg-config "$@" libimg; }
 try "pkg-config's version" test "$(pkg --modversion)" = "$version"
 
 # Exactly the functions of the header are exported, all under one version.
-grep -oE '^[a-z].*\bimg_[a-z0-9_]+\(' libimg/image/img.h | grep -v '^typedef' |
+grep -oE '^[a-z].*\bimg_[a-z0-9_]+\(' libimg/img.h | grep -v '^typedef' |
 	grep -oE 'img_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$work/declared"
 nm -D --defined-only "$root/usr/lib/libimg.so" | sed -n 's/.* T \(.*\)@@LIBIMG_.*/\1/p' | sort >"$work/exported"
 try "what the header declares is what is exported" diff "$work/declared" "$work/exported"

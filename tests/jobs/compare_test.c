@@ -27,7 +27,7 @@ static struct img *disk(struct watch *w, uint64_t size, uint64_t data, uint64_t 
 
 static struct img_compare_result compare(struct img *a, struct img *b, bool strict, int answer)
 {
-	struct img_compare_options how = { .strict = strict, .io = IMG_IO_THREADS_KIND };
+	struct img_compare_options how = { .strict = strict, .io = IMG_IO_THREADS };
 	struct img_compare_result r = { .offset = UINT64_MAX };
 
 	cr_assert_eq(img_compare(a, b, &how, &r, NULL), answer);

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "libimg/base/error.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum { SIZE = 1 << 20 };
 

@@ -38,7 +38,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "libimg/engine/driver.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum {
 	THREADS_MAX = 8,
@@ -560,9 +560,9 @@ static void *disturb(void *user)
 		uint64_t more = (n % 7 + 1) << 20;
 
 		if (run.resize) {
-			rc = img_resize(run.img, run.size + more, IMG_PREALLOC_OFF, err);
+			rc = img_resize(run.img, run.size + more, IMG_PREALLOCATE_OFF, err);
 			if (rc == 0)
-				rc = img_resize(run.img, run.size, IMG_PREALLOC_OFF, err);
+				rc = img_resize(run.img, run.size, IMG_PREALLOCATE_OFF, err);
 		}
 		if (run.check && rc == 0)
 			rc = check(err);
@@ -720,8 +720,8 @@ static uint8_t *map_model(const char *path, uint64_t *size)
 static enum img_io_kind io_kind(const char *name)
 {
 	if (!strcmp(name, "uring"))
-		return IMG_IO_URING_KIND;
-	return !strcmp(name, "threads") ? IMG_IO_THREADS_KIND : IMG_IO_AUTO_KIND;
+		return IMG_IO_URING;
+	return !strcmp(name, "threads") ? IMG_IO_THREADS : IMG_IO_AUTO;
 }
 
 static bool parse_key(const char *arg, double *seconds, uint64_t *seed)

@@ -30,7 +30,7 @@
 #include "libimg/image/context.h"
 #include "libimg/storage/storage.h"
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum {
 	FILE_LIMIT = 64 << 20,
@@ -309,7 +309,7 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 	tried++;
 	read_views(damaged, before);
 	rc = check(&f, 0, &found);
-	repair_rc = check(&f, IMG_CHECK_REPAIR_ALL, &left);
+	repair_rc = check(&f, IMG_REPAIR_ALL, &left);
 	read_views(&f, after);
 	for (int i = 0; i < MAX_VIEWS; i++)
 		if (!kept(&before[i], &after[i], &where))
@@ -326,7 +326,7 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 			img_close(img, NULL);
 	}
 	if (!repair_rc) {
-		if (check(&again, IMG_CHECK_REPAIR_ALL, &now))
+		if (check(&again, IMG_REPAIR_ALL, &now))
 			bad("a second repair fails");
 		if (again.len != f.len || memcmp(again.bytes, f.bytes, f.len))
 			bad("a second repair changes something");

@@ -67,7 +67,7 @@ static int ask(struct img_storage *s, enum img_io_op op, uint64_t off, uint64_t 
 
 	if (!queued)
 		return img_storage_io(s, op, &iov, 1, off, len, 0);
-	cr_assert_eq(img_ioq_new(IMG_IOQ_THREADS, &q, NULL), 0);
+	cr_assert_eq(img_ioq_new(IMG_IO_THREADS, &q, NULL), 0);
 	img_ioq_submit(q, &io);
 	img_ioq_run(q, true);
 	img_ioq_free(q);

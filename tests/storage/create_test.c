@@ -211,7 +211,7 @@ Test(create, in_place_not_completed)
 }
 
 /* Whatever is written where and how: in the end the file has it. */
-static void in_place_random(enum img_ioq_kind kind, unsigned flags)
+static void in_place_random(enum img_io_kind kind, unsigned flags)
 {
 	struct img_storage *s;
 
@@ -227,17 +227,17 @@ static void in_place_random(enum img_ioq_kind kind, unsigned flags)
 
 Test(create, in_place_random)
 {
-	in_place_random(IMG_IOQ_AUTO, 0);
+	in_place_random(IMG_IO_AUTO, 0);
 }
 
 Test(create, in_place_random_threads)
 {
-	in_place_random(IMG_IOQ_THREADS, 0);
+	in_place_random(IMG_IO_THREADS, 0);
 }
 
 Test(create, in_place_random_direct)
 {
-	in_place_random(IMG_IOQ_AUTO, IMG_STORAGE_TRY_DIRECT);
+	in_place_random(IMG_IO_AUTO, IMG_STORAGE_TRY_DIRECT);
 }
 
 /* What is written before is what is there after, for all sizes around what is kept back. */
@@ -565,9 +565,9 @@ Test(create, direct)
 {
 	struct img_storage *s = created("f", IMG_STORAGE_TRY_DIRECT);
 
-	random_requests(s, IMG_IOQ_AUTO, 5001, false, 1, 30);
+	random_requests(s, IMG_IO_AUTO, 5001, false, 1, 30);
 	publish(s);
-	random_requests(s, IMG_IOQ_AUTO, 5001, false, 2, 30);
+	random_requests(s, IMG_IO_AUTO, 5001, false, 2, 30);
 	img_storage_close(s);
 	cr_assert_eq(count_names(), 1);
 }

@@ -62,9 +62,9 @@ static void random_device(unsigned flags)
 	cr_assert(s->device);
 	cr_assert_not(s->zero_fill);
 	cr_assert_eq(atomic_load(&s->size), DEVICE_BYTES);
-	random_requests(s, IMG_IOQ_AUTO, LANE_BYTES, false, 1, 60);
-	random_requests(s, IMG_IOQ_THREADS, LANE_BYTES, false, 2, 60);
-	random_requests(s, IMG_IOQ_AUTO, 65536, true, 3, 60);
+	random_requests(s, IMG_IO_AUTO, LANE_BYTES, false, 1, 60);
+	random_requests(s, IMG_IO_THREADS, LANE_BYTES, false, 2, 60);
+	random_requests(s, IMG_IO_AUTO, 65536, true, 3, 60);
 	cr_assert_eq(atomic_load(&s->size), DEVICE_BYTES);
 	img_storage_close(s);
 	close(holder);

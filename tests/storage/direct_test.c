@@ -20,7 +20,7 @@ static struct img_storage *new_direct(const char *name)
 	return s;
 }
 
-static void random_direct(enum img_ioq_kind kind)
+static void random_direct(enum img_io_kind kind)
 {
 	for (uint32_t seed = 1; seed <= 4; seed++) {
 		struct img_storage *s = new_direct("f");
@@ -38,12 +38,12 @@ static void random_direct(enum img_ioq_kind kind)
 
 Test(direct, random_uring)
 {
-	random_direct(IMG_IOQ_URING);
+	random_direct(IMG_IO_URING);
 }
 
 Test(direct, random_threads)
 {
-	random_direct(IMG_IOQ_THREADS);
+	random_direct(IMG_IO_THREADS);
 }
 
 /* The file is as long as what was written, whatever the block; and a second view agrees. */

@@ -287,7 +287,7 @@ Test(file, durable_requests)
 	static uint8_t bytes[8192];
 
 	for (int i = 0; i < 8; i++) {
-		enum img_ioq_kind kind = i & 1 ? IMG_IOQ_THREADS : IMG_IOQ_AUTO;
+		enum img_io_kind kind = i & 1 ? IMG_IO_THREADS : IMG_IO_AUTO;
 		enum img_io_op op = i & 4 ? IMG_IO_ZERO : IMG_IO_WRITE;
 		struct img_storage *s = new_file("f", i & 2 ? IMG_STORAGE_TRY_DIRECT : 0);
 		struct simple r = { .io = { .storage = s,

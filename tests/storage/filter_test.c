@@ -100,7 +100,7 @@ Test(fault, sticky_and_masks)
 	img_storage_close(s);
 }
 
-static void asynchronous(enum img_ioq_kind kind)
+static void asynchronous(enum img_io_kind kind)
 {
 	struct img_fault fault = {
 		.ops = 1u << IMG_IO_WRITE | 1u << IMG_IO_SYNC,
@@ -128,12 +128,12 @@ static void asynchronous(enum img_ioq_kind kind)
 
 Test(fault, asynchronous_uring)
 {
-	asynchronous(IMG_IOQ_URING);
+	asynchronous(IMG_IO_URING);
 }
 
 Test(fault, asynchronous_threads)
 {
-	asynchronous(IMG_IOQ_THREADS);
+	asynchronous(IMG_IO_THREADS);
 }
 
 static void expect_entry(const struct img_record *r, size_t i, enum img_record_kind kind,
@@ -180,7 +180,7 @@ Test(record, failures)
 {
 	struct img_fault fault = { .ops = ~0u, .at = 0, .rc = -EIO };
 	struct img_record *r = img_record_new();
-	struct img_ioq *q = new_queue(IMG_IOQ_AUTO);
+	struct img_ioq *q = new_queue(IMG_IO_AUTO);
 	struct img_storage *s = NULL, *inner = NULL;
 	char c = 'c';
 
@@ -203,7 +203,7 @@ Test(record, failures)
 }
 
 /* Replayed into a fresh storage the record gives the same bytes and the same size. */
-static void replay(enum img_ioq_kind kind, bool file)
+static void replay(enum img_io_kind kind, bool file)
 {
 	enum { ALL = 8 * 5000 };
 	static uint8_t a[ALL], b[ALL];
@@ -242,14 +242,14 @@ static void replay(enum img_ioq_kind kind, bool file)
 
 Test(record, replay_uring)
 {
-	replay(IMG_IOQ_URING, true);
-	replay(IMG_IOQ_URING, false);
+	replay(IMG_IO_URING, true);
+	replay(IMG_IO_URING, false);
 }
 
 Test(record, replay_threads)
 {
-	replay(IMG_IOQ_THREADS, true);
-	replay(IMG_IOQ_THREADS, false);
+	replay(IMG_IO_THREADS, true);
+	replay(IMG_IO_THREADS, false);
 }
 
 /* A created file keeps its way to publish. */

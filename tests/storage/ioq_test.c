@@ -17,7 +17,7 @@
 
 TestSuite(ioq, .init = make_folder, .fini = remove_folder, .timeout = 120);
 
-static void random_file(enum img_ioq_kind kind)
+static void random_file(enum img_io_kind kind)
 {
 	for (uint32_t seed = 1; seed <= 3; seed++) {
 		struct img_storage *s = new_file("f", 0);
@@ -30,15 +30,15 @@ static void random_file(enum img_ioq_kind kind)
 
 Test(ioq, random_file_uring)
 {
-	random_file(IMG_IOQ_URING);
+	random_file(IMG_IO_URING);
 }
 
 Test(ioq, random_file_threads)
 {
-	random_file(IMG_IOQ_THREADS);
+	random_file(IMG_IO_THREADS);
 }
 
-static void random_memory(enum img_ioq_kind kind)
+static void random_memory(enum img_io_kind kind)
 {
 	for (uint32_t seed = 1; seed <= 3; seed++) {
 		struct img_storage *s;
@@ -51,12 +51,12 @@ static void random_memory(enum img_ioq_kind kind)
 
 Test(ioq, random_memory_uring)
 {
-	random_memory(IMG_IOQ_URING);
+	random_memory(IMG_IO_URING);
 }
 
 Test(ioq, random_memory_threads)
 {
-	random_memory(IMG_IOQ_THREADS);
+	random_memory(IMG_IO_THREADS);
 }
 
 /* ---- Completions ---- */
@@ -102,7 +102,7 @@ static int wait_for(struct img_ioq *q, struct simple *r)
 	return r->io.rc;
 }
 
-static void refusals(enum img_ioq_kind kind)
+static void refusals(enum img_io_kind kind)
 {
 	struct img_ioq *q = new_queue(kind);
 	struct img_storage *s;
@@ -133,16 +133,16 @@ static void refusals(enum img_ioq_kind kind)
 
 Test(ioq, refusals_uring)
 {
-	refusals(IMG_IOQ_URING);
+	refusals(IMG_IO_URING);
 }
 
 Test(ioq, refusals_threads)
 {
-	refusals(IMG_IOQ_THREADS);
+	refusals(IMG_IO_THREADS);
 }
 
 /* Zeroes past the end, -EIO where the file was cut behind our back. */
-static void ends(enum img_ioq_kind kind)
+static void ends(enum img_io_kind kind)
 {
 	struct img_ioq *q = new_queue(kind);
 	struct img_storage *s;
@@ -181,16 +181,16 @@ static void ends(enum img_ioq_kind kind)
 
 Test(ioq, ends_uring)
 {
-	ends(IMG_IOQ_URING);
+	ends(IMG_IO_URING);
 }
 
 Test(ioq, ends_threads)
 {
-	ends(IMG_IOQ_THREADS);
+	ends(IMG_IO_THREADS);
 }
 
 /* More buffers than the kernel takes in one call, and more requests than the ring has entries. */
-static void many(enum img_ioq_kind kind)
+static void many(enum img_io_kind kind)
 {
 	enum { PIECES = 5000,
 	       REQUESTS = 3000 };
@@ -236,12 +236,12 @@ static void many(enum img_ioq_kind kind)
 
 Test(ioq, many_uring)
 {
-	many(IMG_IOQ_URING);
+	many(IMG_IO_URING);
 }
 
 Test(ioq, many_threads)
 {
-	many(IMG_IOQ_THREADS);
+	many(IMG_IO_THREADS);
 }
 
 /* ---- Posts and polling ---- */
@@ -286,7 +286,7 @@ static bool is_readable(struct img_ioq *q, int ms)
 	return poll(&fd, 1, ms) == 1;
 }
 
-static void posts(enum img_ioq_kind kind, bool by_poll)
+static void posts(enum img_io_kind kind, bool by_poll)
 {
 	static struct poster p[2];
 	pthread_t threads[2];
@@ -315,18 +315,18 @@ static void posts(enum img_ioq_kind kind, bool by_poll)
 
 Test(ioq, posts_uring)
 {
-	posts(IMG_IOQ_URING, false);
-	posts(IMG_IOQ_URING, true);
+	posts(IMG_IO_URING, false);
+	posts(IMG_IO_URING, true);
 }
 
 Test(ioq, posts_threads)
 {
-	posts(IMG_IOQ_THREADS, false);
-	posts(IMG_IOQ_THREADS, true);
+	posts(IMG_IO_THREADS, false);
+	posts(IMG_IO_THREADS, true);
 }
 
 /* A poller hears of the kernel's completions, of workers', and of those without either. */
-static void polling(enum img_ioq_kind kind)
+static void polling(enum img_io_kind kind)
 {
 	static uint8_t buf[1 << 20];
 	struct img_ioq *q = new_queue(kind);
@@ -360,12 +360,12 @@ static void polling(enum img_ioq_kind kind)
 
 Test(ioq, polling_uring)
 {
-	polling(IMG_IOQ_URING);
+	polling(IMG_IO_URING);
 }
 
 Test(ioq, polling_threads)
 {
-	polling(IMG_IOQ_THREADS);
+	polling(IMG_IO_THREADS);
 }
 
 /* A request that is submitted again by its own completion must not keep img_ioq_run() for ever. */
@@ -383,7 +383,7 @@ static void again(struct img_io *io)
 		img_ioq_submit(e->q, io);
 }
 
-static void endless(enum img_ioq_kind kind)
+static void endless(enum img_io_kind kind)
 {
 	struct endless e = { .q = new_queue(kind), .stop_at = 1000 };
 	struct img_storage *s;
@@ -403,12 +403,12 @@ static void endless(enum img_ioq_kind kind)
 
 Test(ioq, endless_uring)
 {
-	endless(IMG_IOQ_URING);
+	endless(IMG_IO_URING);
 }
 
 Test(ioq, endless_threads)
 {
-	endless(IMG_IOQ_THREADS);
+	endless(IMG_IO_THREADS);
 }
 
 /* ---- Limits ---- */
@@ -431,8 +431,8 @@ Test(ioq, auto_always_works)
 		struct img_storage *s = new_file("f", 0);
 
 		cr_assert_eq(setrlimit((__rlimit_resource_t)limits[i].what, &r), 0);
-		random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
-		random_requests(s, IMG_IOQ_THREADS, 50000, false, 6, 100);
+		random_requests(s, IMG_IO_AUTO, 50000, false, 5, 100);
+		random_requests(s, IMG_IO_THREADS, 50000, false, 6, 100);
 		img_storage_close(s);
 	}
 }
@@ -460,12 +460,12 @@ static void forbidden(unsigned rc)
 	struct img_storage *s = new_file("f", 0);
 
 	forbid(SYS_io_uring_setup, rc);
-	cr_assert_eq(img_ioq_new(IMG_IOQ_URING, &q, &err), -(int)rc);
+	cr_assert_eq(img_ioq_new(IMG_IO_URING, &q, &err), -(int)rc);
 	cr_assert(strstr(img_error_text(&err), "Could not set up io_uring"));
-	cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q, &err), 0);
-	cr_assert_eq(img_ioq_kind(q), IMG_IOQ_THREADS);
+	cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q, &err), 0);
+	cr_assert_eq(img_ioq_kind(q), IMG_IO_THREADS);
 	img_ioq_free(q);
-	random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
+	random_requests(s, IMG_IO_AUTO, 50000, false, 5, 100);
 	img_storage_close(s);
 	img_error_clear(&err);
 }
@@ -486,8 +486,8 @@ Test(ioq, what_may_be_set_up_but_not_entered)
 	struct img_ioq *q = NULL;
 
 	forbid(SYS_io_uring_enter, EPERM);
-	cr_assert_eq(img_ioq_new(IMG_IOQ_URING, &q, NULL), -EPERM);
-	random_requests(s, IMG_IOQ_AUTO, 50000, false, 5, 100);
+	cr_assert_eq(img_ioq_new(IMG_IO_URING, &q, NULL), -EPERM);
+	random_requests(s, IMG_IO_AUTO, 50000, false, 5, 100);
 	img_storage_close(s);
 }
 
@@ -499,7 +499,7 @@ static void forbidden_later(bool ran_before, unsigned rc)
 	static uint8_t buf[N][BYTES];
 	static struct simple r[N];
 	struct img_storage *s = new_file("f", 0);
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	struct poster p = { .q = q, .owner = pthread_self() };
 	uint8_t back[BYTES];
 
@@ -545,7 +545,7 @@ Test(ioq, what_the_kernel_cancels_is_done_all_the_same)
 	static const enum img_io_op ops[] = { IMG_IO_WRITE, IMG_IO_ZERO, IMG_IO_PUNCH, IMG_IO_READ,
 					      IMG_IO_SYNC };
 	struct img_storage *s = new_file("f", 0);
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	uint8_t buf[512] = { 1 };
 	struct simple r;
 
@@ -580,7 +580,7 @@ static void *make_and_sleep(void *arg)
 	struct maker *m = arg;
 	struct timespec t = { .tv_nsec = 20 * 1000 * 1000 };
 
-	m->q = new_queue(IMG_IOQ_URING);
+	m->q = new_queue(IMG_IO_URING);
 	while (!m->stop) {
 		m->sleeps++;
 		m->interrupted += nanosleep(&t, NULL) != 0;
@@ -623,7 +623,7 @@ static void *run_some(void *arg)
 Test(ioq, threads_may_take_turns_at_a_queue)
 {
 	static struct poster p;
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 
 	for (int i = 0; i < 10; i++) {
 		pthread_t thread;
@@ -642,7 +642,7 @@ Test(ioq, threads_may_take_turns_at_a_queue)
 /* After a failed sync something is lost, so none may succeed. The ring is not filtered. */
 Test(ioq, a_failed_sync_is_not_forgotten)
 {
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	struct img_storage *s = new_file("f", 0);
 	struct simple r;
 
@@ -660,7 +660,7 @@ Test(ioq, a_failed_sync_is_not_forgotten)
 }
 
 /* A write that fails half way is a failure, and nothing of it counts as the file's size. */
-static void full(enum img_ioq_kind kind)
+static void full(enum img_io_kind kind)
 {
 	static uint8_t data[1 << 20], back[1 << 20];
 	struct rlimit before, small;
@@ -692,12 +692,12 @@ static void full(enum img_ioq_kind kind)
 
 Test(ioq, full_uring)
 {
-	full(IMG_IOQ_URING);
+	full(IMG_IO_URING);
 }
 
 Test(ioq, full_threads)
 {
-	full(IMG_IOQ_THREADS);
+	full(IMG_IO_THREADS);
 }
 
 Test(ioq, no_descriptors)
@@ -710,8 +710,8 @@ Test(ioq, no_descriptors)
 	getrlimit(RLIMIT_NOFILE, &before);
 	none = (struct rlimit){ 0, before.rlim_max };
 	setrlimit(RLIMIT_NOFILE, &none);
-	threads_rc = img_ioq_new(IMG_IOQ_THREADS, &q, NULL);
-	auto_rc = img_ioq_new(IMG_IOQ_AUTO, &q, &err);
+	threads_rc = img_ioq_new(IMG_IO_THREADS, &q, NULL);
+	auto_rc = img_ioq_new(IMG_IO_AUTO, &q, &err);
 	setrlimit(RLIMIT_NOFILE, &before);
 	cr_assert_eq(auto_rc, -EMFILE);
 	cr_assert_eq(threads_rc, -EMFILE);
@@ -726,7 +726,7 @@ Test(ioq, no_descriptors)
 /* A descriptor's number is used again for another file: requests must go to that one. */
 Test(ioq, files_that_were_closed_are_forgotten)
 {
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	char text[2], out[2];
 
 	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
@@ -754,7 +754,7 @@ Test(ioq, files_that_were_closed_are_forgotten)
 /* More files than the ring has slots, used in turn. */
 Test(ioq, many_files_at_once)
 {
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	struct img_storage *s[100];
 
 	cr_assert_eq(img_ioq_set_buffers(q, NULL, 0), 0);
@@ -781,7 +781,7 @@ Test(ioq, many_files_at_once)
 	img_ioq_free(q);
 }
 
-static void registered_buffers(enum img_ioq_kind kind)
+static void registered_buffers(enum img_io_kind kind)
 {
 	struct img_ioq *q = new_queue(kind);
 	struct img_storage *s = new_file("f", 0);
@@ -819,10 +819,10 @@ static void registered_buffers(enum img_ioq_kind kind)
 
 Test(ioq, registered_buffers_uring)
 {
-	registered_buffers(IMG_IOQ_URING);
+	registered_buffers(IMG_IO_URING);
 }
 
 Test(ioq, registered_buffers_threads)
 {
-	registered_buffers(IMG_IOQ_THREADS);
+	registered_buffers(IMG_IO_THREADS);
 }

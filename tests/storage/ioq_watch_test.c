@@ -294,7 +294,7 @@ static int one(struct img_ioq *q, struct remote *r, enum img_io_op op, void *buf
 
 /* ---- */
 
-static void random_remote(enum img_ioq_kind kind)
+static void random_remote(enum img_io_kind kind)
 {
 	for (uint32_t seed = 1; seed <= 3; seed++) {
 		struct remote *r = new_remote();
@@ -307,15 +307,15 @@ static void random_remote(enum img_ioq_kind kind)
 
 Test(ioq_watch, random_uring)
 {
-	random_remote(IMG_IOQ_URING);
+	random_remote(IMG_IO_URING);
 }
 
 Test(ioq_watch, random_threads)
 {
-	random_remote(IMG_IOQ_THREADS);
+	random_remote(IMG_IO_THREADS);
 }
 
-static void deadlines(enum img_ioq_kind kind)
+static void deadlines(enum img_io_kind kind)
 {
 	struct remote *r = new_remote();
 	struct img_ioq *q = new_queue(kind);
@@ -331,16 +331,16 @@ static void deadlines(enum img_ioq_kind kind)
 
 Test(ioq_watch, deadlines_uring)
 {
-	deadlines(IMG_IOQ_URING);
+	deadlines(IMG_IO_URING);
 }
 
 Test(ioq_watch, deadlines_threads)
 {
-	deadlines(IMG_IOQ_THREADS);
+	deadlines(IMG_IO_THREADS);
 }
 
 /* Whoever polls the queue's descriptor hears of what comes, deadlines too. */
-static void polled(enum img_ioq_kind kind)
+static void polled(enum img_io_kind kind)
 {
 	struct remote *r = new_remote();
 	struct img_ioq *q = new_queue(kind);
@@ -362,16 +362,16 @@ static void polled(enum img_ioq_kind kind)
 
 Test(ioq_watch, polled_uring)
 {
-	polled(IMG_IOQ_URING);
+	polled(IMG_IO_URING);
 }
 
 Test(ioq_watch, polled_threads)
 {
-	polled(IMG_IOQ_THREADS);
+	polled(IMG_IO_THREADS);
 }
 
 /* Each queue has its connection, until the queue or the storage goes. */
-static void who_goes_first(enum img_ioq_kind kind)
+static void who_goes_first(enum img_io_kind kind)
 {
 	struct remote *r[3] = { new_remote(), new_remote(), new_remote() };
 	struct img_ioq *q[3] = { new_queue(kind), new_queue(kind), new_queue(kind) };
@@ -399,12 +399,12 @@ static void who_goes_first(enum img_ioq_kind kind)
 
 Test(ioq_watch, who_goes_first_uring)
 {
-	who_goes_first(IMG_IOQ_URING);
+	who_goes_first(IMG_IO_URING);
 }
 
 Test(ioq_watch, who_goes_first_threads)
 {
-	who_goes_first(IMG_IOQ_THREADS);
+	who_goes_first(IMG_IO_THREADS);
 }
 
 /* Storages come and go on one thread while another one runs the queue. */
@@ -433,7 +433,7 @@ static void *run_on(void *arg)
 	return NULL;
 }
 
-static void closed_elsewhere(enum img_ioq_kind kind)
+static void closed_elsewhere(enum img_io_kind kind)
 {
 	struct runner t = { .q = new_queue(kind), .stays = new_remote() };
 	struct remote *last = NULL;
@@ -462,12 +462,12 @@ static void closed_elsewhere(enum img_ioq_kind kind)
 
 Test(ioq_watch, closed_elsewhere_uring)
 {
-	closed_elsewhere(IMG_IOQ_URING);
+	closed_elsewhere(IMG_IO_URING);
 }
 
 Test(ioq_watch, closed_elsewhere_threads)
 {
-	closed_elsewhere(IMG_IOQ_THREADS);
+	closed_elsewhere(IMG_IO_THREADS);
 }
 
 /* Threads take turns; one that had the queue before has ended, or sleeps. */
@@ -481,7 +481,7 @@ static void *take_turn(void *arg)
 	return NULL;
 }
 
-static void turns(enum img_ioq_kind kind)
+static void turns(enum img_io_kind kind)
 {
 	struct runner t = { .q = new_queue(kind), .stays = new_remote() };
 	pthread_t thread;
@@ -498,12 +498,12 @@ static void turns(enum img_ioq_kind kind)
 
 Test(ioq_watch, turns_uring)
 {
-	turns(IMG_IOQ_URING);
+	turns(IMG_IO_URING);
 }
 
 Test(ioq_watch, turns_threads)
 {
-	turns(IMG_IOQ_THREADS);
+	turns(IMG_IO_THREADS);
 }
 
 /* A sandbox is put on while something is watched. */
@@ -525,7 +525,7 @@ static void forbid_ring(void)
 Test(ioq_watch, forbidden_later)
 {
 	struct remote *r = new_remote();
-	struct img_ioq *q = new_queue(IMG_IOQ_URING);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
 	uint8_t *buf = calloc(1, SIZE);
 	struct pollfd fd = { .events = POLLIN };
 	struct img_io io;
@@ -549,7 +549,7 @@ Test(ioq_watch, forbidden_later)
 }
 
 /* Files and a watched storage on one queue. */
-static void both(enum img_ioq_kind kind)
+static void both(enum img_io_kind kind)
 {
 	struct remote *r = new_remote();
 	struct img_ioq *q = new_queue(kind);
@@ -574,10 +574,10 @@ static void both(enum img_ioq_kind kind)
 
 Test(ioq_watch, both_uring)
 {
-	both(IMG_IOQ_URING);
+	both(IMG_IO_URING);
 }
 
 Test(ioq_watch, both_threads)
 {
-	both(IMG_IOQ_THREADS);
+	both(IMG_IO_THREADS);
 }

@@ -138,7 +138,7 @@ static void give_buffers(struct slot *slot, size_t len)
 }
 
 /* Requests on areas of their own, several in flight, against a flat copy; then all of it is read. */
-static void random_requests(struct img_storage *s, uint8_t *model, enum img_ioq_kind kind,
+static void random_requests(struct img_storage *s, uint8_t *model, enum img_io_kind kind,
 			    uint64_t granule, unsigned rounds)
 {
 	enum { SLOTS = 8,
@@ -231,8 +231,8 @@ Test(nbd, random_requests_on_servers_of_all_kinds, .timeout = 120)
 		random_state = i + 1;
 		memset(model, 0, SIZE);
 		cr_assert_eq(atomic_load(&s->size), SIZE, "%s", rows[i].server);
-		random_requests(s, model, IMG_IOQ_AUTO, rows[i].granule, 12);
-		random_requests(s, model, IMG_IOQ_THREADS, rows[i].granule, 12);
+		random_requests(s, model, IMG_IO_AUTO, rows[i].granule, 12);
+		random_requests(s, model, IMG_IO_THREADS, rows[i].granule, 12);
 		holes_are_holes(s, model);
 		cr_assert_eq(img_storage_sync(s, NULL), 0);
 		img_storage_close(s);
@@ -415,7 +415,7 @@ Test(nbd, a_flush_knows_of_what_other_connections_lost)
 	server = serve(command);
 	s = opened("reconnect-delay=20");
 	for (unsigned i = 0; i < 2; i++) {
-		cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q[i], NULL), 0);
+		cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q[i], NULL), 0);
 		cr_assert((slots[i].buf = calloc(1, 4096)));
 	}
 	slots[0].io = (struct img_io){ .storage = s, .op = IMG_IO_WRITE, .len = 4096, .done = slot_done };
@@ -457,7 +457,7 @@ Test(nbd, a_server_that_comes_back)
 		 folder);
 	server = serve(command);
 	s = opened("reconnect-delay=20");
-	cr_assert_eq(img_ioq_new(IMG_IOQ_AUTO, &q, NULL), 0);
+	cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q, NULL), 0);
 	for (unsigned i = 0; i < 4; i++) {
 		cr_assert((slots[i].buf = malloc(65536)));
 		memset(slots[i].buf, 0x10 + (int)i, 65536);

@@ -22,7 +22,7 @@ static int read_at(struct img_storage *s, uint64_t off, uint8_t *to, bool by_que
 
 	if (!by_queue)
 		return img_storage_io(s, IMG_IO_READ, iov, 2, off, 40, 0);
-	cr_assert_eq(img_ioq_new(IMG_IOQ_THREADS, &q, NULL), 0);
+	cr_assert_eq(img_ioq_new(IMG_IO_THREADS, &q, NULL), 0);
 	img_ioq_submit(q, &io);
 	cr_assert_geq(img_ioq_run(q, true), 1);
 	img_ioq_free(q);

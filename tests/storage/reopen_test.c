@@ -184,7 +184,7 @@ Test(reopen, registered_files)
 	struct iovec memory = { buf, 65536 };
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(how); i++) {
-		struct img_ioq *q = new_queue(IMG_IOQ_URING);
+		struct img_ioq *q = new_queue(IMG_IO_URING);
 		struct img_storage *s;
 
 		make_pattern("f");
@@ -217,7 +217,7 @@ Test(reopen, registered_files)
 struct reader {
 	pthread_t thread;
 	struct img_storage *s;
-	enum img_ioq_kind kind;
+	enum img_io_kind kind;
 	bool registered;
 	_Atomic bool stop;
 	unsigned reads, bad;
@@ -250,7 +250,7 @@ static void *keep_reading(void *arg)
 /* Who reads meanwhile sees nothing of it. */
 Test(reopen, beside_readers)
 {
-	static const enum img_ioq_kind kinds[] = { IMG_IOQ_AUTO, IMG_IOQ_AUTO, IMG_IOQ_THREADS };
+	static const enum img_io_kind kinds[] = { IMG_IO_AUTO, IMG_IO_AUTO, IMG_IO_THREADS };
 	static const unsigned how[] = { 0, IMG_STORAGE_TRY_DIRECT };
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(how); i++) {

@@ -88,13 +88,13 @@ static inline struct img_storage *new_file(const char *name, unsigned flags)
 	return opened(name, flags | IMG_STORAGE_WRITE);
 }
 
-static inline struct img_ioq *new_queue(enum img_ioq_kind kind)
+static inline struct img_ioq *new_queue(enum img_io_kind kind)
 {
 	struct img_error err = { 0 };
 	struct img_ioq *q = NULL;
 	int rc = img_ioq_new(kind, &q, &err);
 
-	if (rc && kind == IMG_IOQ_URING)
+	if (rc && kind == IMG_IO_URING)
 		cr_skip_test("io_uring is not to be had here: %s", img_error_text(&err));
 	cr_assert_eq(rc, 0, "%s", img_error_text(&err));
 	return q;
@@ -215,7 +215,7 @@ static inline void next_request(struct lane *lane)
 	img_ioq_submit(w->q, &lane->io);
 }
 
-static inline void random_requests(struct img_storage *s, enum img_ioq_kind kind, uint64_t lane_bytes,
+static inline void random_requests(struct img_storage *s, enum img_io_kind kind, uint64_t lane_bytes,
 				   bool aligned, uint32_t seed, unsigned each)
 {
 	struct world w = { .s = s, .lane_bytes = lane_bytes, .aligned = aligned, .busy = LANES };

@@ -48,7 +48,7 @@ static int by_queue(struct img_storage *s, enum img_io_op op, struct iovec *iov,
 			     .len = len,
 			     .done = submitted };
 
-	cr_assert_eq(img_ioq_new(IMG_IOQ_THREADS, &q, NULL), 0);
+	cr_assert_eq(img_ioq_new(IMG_IO_THREADS, &q, NULL), 0);
 	img_ioq_submit(q, &io);
 	cr_assert_geq(img_ioq_run(q, true), 1);
 	img_ioq_free(q);

@@ -335,7 +335,7 @@ void workload_run(struct workload *w, struct img *img, const struct img_record *
 	uint64_t random = seed * 0x9e3779b97f4a7c15 | 1;
 	struct img_queue *q;
 
-	if (img_queue_new(IMG_IO_THREADS_KIND, &q, err)) {
+	if (img_queue_new(IMG_IO_THREADS, &q, err)) {
 		fprintf(stderr, "%s\n", img_error_text(err));
 		exit(2);
 	}

@@ -2,7 +2,7 @@
  * Completion for bash: functions that say which options there are and what follows them. The rest of
  * the script, the same for any tables, is completion.bash.
  */
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/docs/docs.h"
 
 /* ---- Lists ---- */

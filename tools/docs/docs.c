@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 bool docs_has_words(enum value_kind value, const char *choices)
 {

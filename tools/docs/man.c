@@ -2,7 +2,7 @@
 #include <ctype.h>
 #include <string.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "tools/docs/docs.h"
 #include "tools/io_commands.h"
 

@@ -230,7 +230,7 @@ Test(qcow2_check, finds_and_repairs)
 		cr_assert(found(damages[i].leaks, r.leaks) || r.leaks == 0 ||
 				  damages[i].leaks == UINT64_MAX,
 			  "%s: %" PRIu64 " leaks", damages[i].name, r.leaks);
-		r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		r = repair_file(&f, IMG_REPAIR_ALL, NULL);
 		cr_assert(!r.corruptions && !r.leaks && r.corruptions_fixed, "%s",
 			  damages[i].name);
 		cr_assert(is_sound(&f), "%s: not sound after the repair", damages[i].name);
@@ -253,7 +253,7 @@ Test(qcow2_check, marks_alone_are_taken_back)
 	struct img_check_result r;
 
 	f.bytes[79] = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
-	r = repair_file(&f, IMG_CHECK_REPAIR_LEAKS, NULL);
+	r = repair_file(&f, IMG_REPAIR_LEAKS, NULL);
 	cr_assert(!r.corruptions && !r.corruptions_fixed && !r.leaks);
 	cr_assert_eq(f.bytes[79], 0);
 	free(f.bytes);
@@ -288,7 +288,7 @@ Test(qcow2_check, data_in_a_table)
 		set_word(&f, l2_at(&f) + 8, table | QCOW2_COPIED);
 		before = content_of(&f);
 		cr_assert_gt(check_file(&f).corruptions, 0);
-		r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		r = repair_file(&f, IMG_REPAIR_ALL, NULL);
 		cr_assert(!r.corruptions && !r.leaks && r.corruptions_fixed, "%s", all[i / 2]);
 		cr_assert(is_sound(&f), "%s", all[i / 2]);
 		after = content_of(&f);
@@ -317,7 +317,7 @@ Test(qcow2_check, overlap_that_is_counted)
 	be16_store(f.bytes + block_at(&f) + cluster * 2, 2);
 	be16_store(f.bytes + block_at(&f) + old / 4096 * 2, 0);
 	cr_assert_eq(check_file(&f).corruptions, 1);
-	repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	repair_file(&f, IMG_REPAIR_ALL, NULL);
 	cr_assert(is_sound(&f));
 	free(f.bytes);
 	finish(&b);
@@ -336,7 +336,7 @@ Test(qcow2_check, too_many_l1_entries)
 		f.bytes[QCOW2_OFF_L1_ENTRIES + 2] ^= 0x80;
 		cr_assert(content_same(&b, &f));
 		cr_assert_gt(check_file(&f).corruptions, 0);
-		repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		repair_file(&f, IMG_REPAIR_ALL, NULL);
 		cr_assert(content_same(&b, &f), "%s", all[i]);
 		cr_assert(is_sound(&f), "%s", all[i]);
 		free(f.bytes);
@@ -353,7 +353,7 @@ Test(qcow2_check, beyond_repair)
 
 	set_word(&f, l1_at(&f), l1_at(&f) | QCOW2_COPIED);
 	before = copy_file(&f);
-	r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	r = repair_file(&f, IMG_REPAIR_ALL, NULL);
 	cr_assert(r.corruptions && !r.corruptions_fixed && !r.leaks_fixed);
 	cr_assert(f.len == before.len && !memcmp(f.bytes, before.bytes, f.len));
 	free(before.bytes);
@@ -381,7 +381,7 @@ Test(qcow2_check, leaks_only)
 	r = check_file(&f);
 	cr_assert_eq(r.leaks, 2);
 	cr_assert_geq(r.corruptions, 1);
-	r = repair_file(&f, IMG_CHECK_REPAIR_LEAKS, NULL);
+	r = repair_file(&f, IMG_REPAIR_LEAKS, NULL);
 	cr_assert_eq(r.leaks, 0);
 	cr_assert_eq(r.leaks_fixed, 2);
 	cr_assert_geq(r.corruptions, 1);
@@ -433,13 +433,13 @@ Test(qcow2_check, power_failure_during_repair)
 		damages[i].make(&before);
 		readable = content_same(&b, &before); /* reserved bits are not read over */
 		after = copy_file(&before);
-		repair_file(&after, IMG_CHECK_REPAIR_ALL, record);
+		repair_file(&after, IMG_REPAIR_ALL, record);
 		for (size_t end = 0; end <= img_record_count(record); end++) {
 			struct file f = after_failure(&b, &before, record, whole, end);
 
 			cr_assert(!readable || content_same(&b, &f), "%s: lost at write %zu",
 				  damages[i].name, end);
-			repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+			repair_file(&f, IMG_REPAIR_ALL, NULL);
 			cr_assert(is_sound(&f), "%s: beyond repair at write %zu", damages[i].name,
 				  end);
 			cr_assert(content_same(&b, &f), "%s: lost after write %zu",
@@ -477,7 +477,7 @@ Test(qcow2_check, rebuild_in_every_geometry)
 		struct file f = make_image(&b, all[i]);
 
 		no_block(&f);
-		repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+		repair_file(&f, IMG_REPAIR_ALL, NULL);
 		cr_assert(is_sound(&f), "%s", all[i]);
 		cr_assert(content_same(&b, &f), "%s", all[i]);
 		if (have_qemu()) {
@@ -528,7 +528,7 @@ Test(qcow2_check, snapshot_entries)
 	f.bytes[table + 15] = 20; /* a longer name, so that the second entry stays where it is */
 	r = check_file(&f);
 	cr_assert_eq(r.corruptions, 1);
-	r = repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	r = repair_file(&f, IMG_REPAIR_ALL, NULL);
 	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
 	cr_assert(is_sound(&f) && content_same(&b, &f));
 	write_file(b.image, f.bytes, f.len);
@@ -542,7 +542,7 @@ Test(qcow2_check, snapshot_entries)
 	set_word(&f, table, word(&f, table) + 512);
 	r = check_file(&f);
 	cr_assert(r.corruptions == 1 && r.leaks);
-	repair_file(&f, IMG_CHECK_REPAIR_ALL, NULL);
+	repair_file(&f, IMG_REPAIR_ALL, NULL);
 	cr_assert_eq(check_file(&f).leaks, r.leaks);
 	set_word(&f, table, word(&f, table) - 512);
 	cr_assert(is_sound(&f));

@@ -240,10 +240,10 @@ Test(qcow2_cut, repair_asks_twice)
 	struct img *img;
 
 	f.len -= 6000;
-	repair(&f, IMG_CHECK_REPAIR_ALL, &r);
+	repair(&f, IMG_REPAIR_ALL, &r);
 	cr_assert_gt(r.corruptions, 0);
 	cr_assert_eq(read_all(&b, &f), -EUCLEAN);
-	repair(&f, IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS, &r);
+	repair(&f, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, &r);
 	cr_assert(!r.corruptions && !r.leaks && !r.check_errors);
 	img = open_memory(in_memory(&f), IMG_OPEN_WRITE);
 	cr_assert_eq(img_read(img, 0, content, SIZE, NULL), 0);
@@ -287,7 +287,7 @@ Test(qcow2_cut, repair_makes_no_zeroes, .timeout = 120)
 			there = !read_all(&b, &g);
 			s = in_memory(&g);
 			if (!img_open_storage(s, "memory.qcow2", &options, &img, NULL)) {
-				img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &r, NULL);
+				img_check(img, IMG_REPAIR_ALL, NULL, NULL, &r, NULL);
 				img_engine_finish(img, NULL);
 				free(g.bytes);
 				g.len = s->size;

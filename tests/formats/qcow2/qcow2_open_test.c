@@ -391,7 +391,7 @@ static void pack_units(const char *options, unsigned refcount_max)
 
 	FRESH(&b, options, 64 * CLUSTER);
 	img = open_image(&b, IMG_OPEN_WRITE);
-	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	for (unsigned i = 0; i < 32; i++) {
 		unit[0] = (uint8_t)(i + 1);
 		b.model[i * CLUSTER] = unit[0];

@@ -68,7 +68,7 @@ Test(qcow2_order, a_longer_l1_table_counts_when_its_zeroes_are_durable)
 	cr_assert_eq(img_storage_sync(s, NULL), 0);
 	img = folder_open(f, s, "qcow2", IMG_OPEN_WRITE);
 	f->watch.n = 0;
-	resize(img, 4096 * UINT64_C(1048576), IMG_PREALLOC_OFF);
+	resize(img, 4096 * UINT64_C(1048576), IMG_PREALLOCATE_OFF);
 	cr_assert_lt(watch_find(&f->watch, 0, 0, l1 + 16, 48), f->watch.n);
 	alone_between_syncs(&f->watch, 0, HEADER, 2);
 	cr_assert(reads_as(img, 1500 * UINT64_C(1048576), 0, 64 * KIB));
@@ -83,7 +83,7 @@ Test(qcow2_order, a_moved_l1_table_is_durable_before_it_is_named)
 
 	write_bytes(img, 0, 7, 64 * KIB, 0);
 	f->watch.n = 0;
-	resize(img, 8 * MIB, IMG_PREALLOC_OFF);
+	resize(img, 8 * MIB, IMG_PREALLOCATE_OFF);
 	alone_between_syncs(&f->watch, QCOW2_OFF_L1_ENTRIES, 12, 1);
 	close_sound(img);
 	folder_remove(f);
@@ -119,7 +119,7 @@ Test(qcow2_order, refcount_blocks_are_durable_before_the_table_names_them)
 
 Test(qcow2_order, the_new_size_counts_last_when_growing_and_shrinking)
 {
-	static const int how[] = { IMG_PREALLOC_OFF, IMG_PREALLOC_METADATA, IMG_PREALLOC_FULL };
+	static const int how[] = { IMG_PREALLOCATE_OFF, IMG_PREALLOCATE_METADATA, IMG_PREALLOCATE_FULL };
 
 	for (unsigned i = 0; i < 3; i++) {
 		struct folder *f = qcow2_new("cluster_size=4k", 1 * MIB);
@@ -131,7 +131,7 @@ Test(qcow2_order, the_new_size_counts_last_when_growing_and_shrinking)
 		alone_between_syncs(&f->watch, QCOW2_OFF_SIZE, 8, 1);
 		write_bytes(img, 3 * MIB, 7, 64 * KIB, 0);
 		f->watch.n = 0;
-		resize(img, 300 * KIB, IMG_PREALLOC_OFF);
+		resize(img, 300 * KIB, IMG_PREALLOCATE_OFF);
 		alone_between_syncs(&f->watch, QCOW2_OFF_SIZE, 8, 1);
 		close_sound(img);
 		folder_remove(f);
@@ -306,7 +306,7 @@ Test(qcow2_room, where_a_compressed_write_failed_is_not_zeroes)
 		unit[i] = (uint8_t)(state >> 40) | 1;
 	}
 	write_bytes(img, 0, 1, 512, 0);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	f->watch.before = full;
 	f->watch.torn = true;
 	f->watch.a = 1;

@@ -242,26 +242,26 @@ enum { KIB = 1024,
 		cut_resize(options, size, size, new_size, how, made); \
 	}
 
-CUT(grow, "cluster_size=4k", 256 * KIB, 2 * MIB, IMG_PREALLOC_OFF, 0)
-CUT(grow_moves_l1, "cluster_size=512", 512 * KIB, 8 * MIB, IMG_PREALLOC_OFF, 0)
-CUT(grow_moves_l1_rc64, "cluster_size=512,refcount_bits=64", 512 * KIB, 8 * MIB, IMG_PREALLOC_OFF,
+CUT(grow, "cluster_size=4k", 256 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF, 0)
+CUT(grow_moves_l1, "cluster_size=512", 512 * KIB, 8 * MIB, IMG_PREALLOCATE_OFF, 0)
+CUT(grow_moves_l1_rc64, "cluster_size=512,refcount_bits=64", 512 * KIB, 8 * MIB, IMG_PREALLOCATE_OFF,
     SNAPSHOT)
-CUT(grow_metadata, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, 0)
-CUT(grow_metadata_small, "cluster_size=512", 256 * KIB, 1 * MIB, IMG_PREALLOC_METADATA, SNAPSHOT)
+CUT(grow_metadata, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOCATE_METADATA, 0)
+CUT(grow_metadata_small, "cluster_size=512", 256 * KIB, 1 * MIB, IMG_PREALLOCATE_METADATA, SNAPSHOT)
 CUT(grow_metadata_rc64, "cluster_size=512,refcount_bits=64", 256 * KIB, 1 * MIB,
-    IMG_PREALLOC_METADATA, 0)
-CUT(grow_falloc, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC, 0)
-CUT(grow_full, "cluster_size=4k,extended_l2=off", 256 * KIB, 1 * MIB, IMG_PREALLOC_FULL, SNAPSHOT)
-CUT(grow_extended, "cluster_size=16k,extended_l2=on", 256 * KIB, 1 * MIB, IMG_PREALLOC_FALLOC, 0)
-CUT(shrink, "cluster_size=4k", 1 * MIB, 64 * KIB, IMG_PREALLOC_OFF, 0)
-CUT(shrink_small, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, 0)
-CUT(shrink_shared, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, SNAPSHOT)
-CUT(shrink_rc1, "cluster_size=512,refcount_bits=1", 1 * MIB, 33 * KIB, IMG_PREALLOC_OFF, 0)
-CUT(shrink_version_2, "compat=0.10,cluster_size=4k", 1 * MIB, 32 * KIB, IMG_PREALLOC_OFF, 0)
-CUT(shrink_filled, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, FILL)
-CUT(shrink_over_a_base, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, FILL | BACKING)
-CUT(shrink_compressed, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOC_OFF, COMPRESS)
-CUT(shrink_many_blocks, "cluster_size=512,refcount_bits=64", 512 * KIB, 4 * KIB, IMG_PREALLOC_OFF,
+    IMG_PREALLOCATE_METADATA, 0)
+CUT(grow_falloc, "cluster_size=4k", 256 * KIB, 1 * MIB, IMG_PREALLOCATE_FALLOC, 0)
+CUT(grow_full, "cluster_size=4k,extended_l2=off", 256 * KIB, 1 * MIB, IMG_PREALLOCATE_FULL, SNAPSHOT)
+CUT(grow_extended, "cluster_size=16k,extended_l2=on", 256 * KIB, 1 * MIB, IMG_PREALLOCATE_FALLOC, 0)
+CUT(shrink, "cluster_size=4k", 1 * MIB, 64 * KIB, IMG_PREALLOCATE_OFF, 0)
+CUT(shrink_small, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOCATE_OFF, 0)
+CUT(shrink_shared, "cluster_size=512", 1 * MIB, 65 * KIB, IMG_PREALLOCATE_OFF, SNAPSHOT)
+CUT(shrink_rc1, "cluster_size=512,refcount_bits=1", 1 * MIB, 33 * KIB, IMG_PREALLOCATE_OFF, 0)
+CUT(shrink_version_2, "compat=0.10,cluster_size=4k", 1 * MIB, 32 * KIB, IMG_PREALLOCATE_OFF, 0)
+CUT(shrink_filled, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOCATE_OFF, FILL)
+CUT(shrink_over_a_base, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOCATE_OFF, FILL | BACKING)
+CUT(shrink_compressed, "cluster_size=4k", 1 * MIB, 65 * KIB, IMG_PREALLOCATE_OFF, COMPRESS)
+CUT(shrink_many_blocks, "cluster_size=512,refcount_bits=64", 512 * KIB, 4 * KIB, IMG_PREALLOCATE_OFF,
     FILL)
 
 /* What was cut off before does not come back. */
@@ -271,33 +271,33 @@ CUT(shrink_many_blocks, "cluster_size=512,refcount_bits=64", 512 * KIB, 4 * KIB,
 		cut_resize(options, size, cut, new_size, how, made); \
 	}
 
-AGAIN(plain, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF, FILL)
-AGAIN(within_a_cluster, "cluster_size=64k", 320 * KIB, 270 * KIB, 300 * KIB, IMG_PREALLOC_OFF, FILL)
-AGAIN(version_2, "compat=0.10,cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+AGAIN(plain, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_OFF, FILL)
+AGAIN(within_a_cluster, "cluster_size=64k", 320 * KIB, 270 * KIB, 300 * KIB, IMG_PREALLOCATE_OFF, FILL)
+AGAIN(version_2, "compat=0.10,cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_OFF,
       FILL)
 AGAIN(extended, "cluster_size=64k,extended_l2=on", 320 * KIB, 271 * KIB, 512 * KIB,
-      IMG_PREALLOC_OFF, FILL)
-AGAIN(compressed, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF, COMPRESS)
+      IMG_PREALLOCATE_OFF, FILL)
+AGAIN(compressed, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_OFF, COMPRESS)
 AGAIN(compressed_zstd, "cluster_size=64k,compression_type=zstd", 320 * KIB, 270 * KIB, 512 * KIB,
-      IMG_PREALLOC_METADATA, COMPRESS)
-AGAIN(shared, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+      IMG_PREALLOCATE_METADATA, COMPRESS)
+AGAIN(shared, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_OFF,
       FILL | SNAPSHOT_FIRST)
-AGAIN(shared_cut, "cluster_size=4k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_OFF,
+AGAIN(shared_cut, "cluster_size=4k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_OFF,
       FILL | SNAPSHOT)
-AGAIN(metadata, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_METADATA, FILL)
-AGAIN(falloc, "cluster_size=16k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOC_FALLOC, FILL)
-AGAIN(full, "cluster_size=16k,extended_l2=on", 320 * KIB, 271 * KIB, 512 * KIB, IMG_PREALLOC_FULL,
+AGAIN(metadata, "cluster_size=64k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_METADATA, FILL)
+AGAIN(falloc, "cluster_size=16k", 320 * KIB, 270 * KIB, 512 * KIB, IMG_PREALLOCATE_FALLOC, FILL)
+AGAIN(full, "cluster_size=16k,extended_l2=on", 320 * KIB, 271 * KIB, 512 * KIB, IMG_PREALLOCATE_FULL,
       FILL)
-AGAIN(big_clusters, "cluster_size=2M", 4 * MIB, 3 * MIB + 512, 9 * MIB, IMG_PREALLOC_OFF, FILL)
-AGAIN(tables_left, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOC_OFF,
+AGAIN(big_clusters, "cluster_size=2M", 4 * MIB, 3 * MIB + 512, 9 * MIB, IMG_PREALLOCATE_OFF, FILL)
+AGAIN(tables_left, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOCATE_OFF,
       FILL | HEADER_ONLY)
-AGAIN(tables_left_small, "cluster_size=512", 512 * KIB, 33 * KIB, 300 * KIB, IMG_PREALLOC_OFF,
+AGAIN(tables_left_small, "cluster_size=512", 512 * KIB, 33 * KIB, 300 * KIB, IMG_PREALLOCATE_OFF,
       FILL | HEADER_ONLY)
-AGAIN(tables_left_shared, "cluster_size=512", 512 * KIB, 33 * KIB, 600 * KIB, IMG_PREALLOC_METADATA,
+AGAIN(tables_left_shared, "cluster_size=512", 512 * KIB, 33 * KIB, 600 * KIB, IMG_PREALLOCATE_METADATA,
       FILL | HEADER_ONLY | SNAPSHOT_FIRST)
-AGAIN(tables_left_over_a_base, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOC_OFF,
+AGAIN(tables_left_over_a_base, "cluster_size=4k", 1 * MIB, 270 * KIB, 3 * MIB, IMG_PREALLOCATE_OFF,
       FILL | HEADER_ONLY | BACKING)
-AGAIN(over_a_base, "cluster_size=64k", 320 * KIB, 270 * KIB, 2 * MIB, IMG_PREALLOC_OFF,
+AGAIN(over_a_base, "cluster_size=64k", 320 * KIB, 270 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF,
       FILL | BACKING)
 
 /* What the backing file has beyond the old end does not show. */
@@ -307,15 +307,15 @@ AGAIN(over_a_base, "cluster_size=64k", 320 * KIB, 270 * KIB, 2 * MIB, IMG_PREALL
 		cut_resize(options, size, size, new_size, how, BACKING); \
 	}
 
-OVER(whole, "cluster_size=64k", 192 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
-OVER(odd, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
-OVER(odd_less_than_the_base, "cluster_size=64k", 193 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
-OVER(odd_within_a_cluster, "cluster_size=64k", 193 * KIB, 210 * KIB, IMG_PREALLOC_OFF)
-OVER(version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
-OVER(version_2_small, "compat=0.10,cluster_size=512", 193 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
-OVER(extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOC_OFF)
-OVER(extended_used, "cluster_size=16k,extended_l2=on", 257 * KIB, 700 * KIB, IMG_PREALLOC_OFF)
-OVER(small, "cluster_size=512", 193 * KIB + 512, 2 * MIB, IMG_PREALLOC_OFF)
-OVER(metadata, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_METADATA)
-OVER(metadata_version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOC_METADATA)
-OVER(falloc_extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOC_FALLOC)
+OVER(whole, "cluster_size=64k", 192 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF)
+OVER(odd, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF)
+OVER(odd_less_than_the_base, "cluster_size=64k", 193 * KIB, 700 * KIB, IMG_PREALLOCATE_OFF)
+OVER(odd_within_a_cluster, "cluster_size=64k", 193 * KIB, 210 * KIB, IMG_PREALLOCATE_OFF)
+OVER(version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF)
+OVER(version_2_small, "compat=0.10,cluster_size=512", 193 * KIB, 700 * KIB, IMG_PREALLOCATE_OFF)
+OVER(extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_OFF)
+OVER(extended_used, "cluster_size=16k,extended_l2=on", 257 * KIB, 700 * KIB, IMG_PREALLOCATE_OFF)
+OVER(small, "cluster_size=512", 193 * KIB + 512, 2 * MIB, IMG_PREALLOCATE_OFF)
+OVER(metadata, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_METADATA)
+OVER(metadata_version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_METADATA)
+OVER(falloc_extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_FALLOC)

@@ -94,7 +94,7 @@ static void round_of_ops(struct bench *b, struct img *img, unsigned batches)
 {
 	struct img_queue *q;
 
-	cr_assert_eq(img_queue_new(IMG_IO_AUTO_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	for (unsigned k = 0; k < batches; k++) {
 		struct flight f[IN_FLIGHT] = { 0 };
 		unsigned n = 0;
@@ -402,7 +402,7 @@ static void play_sizes(const char *options, uint64_t base, uint64_t unit, uint64
 	    base ? "-b base.raw -F raw" : "", b.size);
 	for (unsigned i = 0; i < 14; i++) {
 		uint64_t size = (1 + below(&b, 200)) * unit + below(&b, 3) * 512;
-		int how = size > b.size ? (int)below(&b, 4) : IMG_PREALLOC_OFF;
+		int how = size > b.size ? (int)below(&b, 4) : IMG_PREALLOCATE_OFF;
 
 		resize(&b, size, how);
 	}
@@ -469,9 +469,9 @@ Test(qcow2, sizes_with_snapshot)
 	close_image(img);
 	compare(&b);
 	run(&b, "cp model.raw then.raw && qemu-img snapshot -c one image.qcow2");
-	resize(&b, (1 << 20) + 4096 * 3 + 512, IMG_PREALLOC_OFF);
-	resize(&b, 5 << 20, IMG_PREALLOC_METADATA);
-	resize(&b, 1 << 20, IMG_PREALLOC_OFF);
+	resize(&b, (1 << 20) + 4096 * 3 + 512, IMG_PREALLOCATE_OFF);
+	resize(&b, 5 << 20, IMG_PREALLOCATE_METADATA);
+	resize(&b, 1 << 20, IMG_PREALLOCATE_OFF);
 	run(&b, "qemu-img snapshot -a one image.qcow2");
 	run(&b, "qemu-img check image.qcow2");
 	run(&b, "qemu-img compare -f qcow2 -F raw image.qcow2 then.raw");

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "libimg/base/endian.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 #include "libimg/base/error.h"
 
 #define IMAGE "tests/data/qcow2/good-snapshots.qcow2"

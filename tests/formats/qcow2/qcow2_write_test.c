@@ -57,7 +57,7 @@ static void play_open(struct play *p, unsigned flags)
 {
 	struct img_open_options how = { .format = "qcow2",
 					.flags = IMG_OPEN_WRITE | flags,
-					.io = IMG_IO_THREADS_KIND,
+					.io = IMG_IO_THREADS,
 					.cache_bytes = 1 }; /* the least */
 	struct img_error *err = img_error_new();
 
@@ -165,7 +165,7 @@ static void play(const char *options, bool backing, bool compress, unsigned flag
 	}
 	p->backing = backing;
 	play_open(p, flags);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &p->q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &p->q, NULL), 0);
 	for (unsigned i = 0; i < rounds; i++) {
 		uint64_t off, len;
 		uint8_t byte = (uint8_t)(1 + below(p, 255));
@@ -473,7 +473,7 @@ Test(qcow2_packed, units_share_a_cluster_no_more_often_than_its_count_can_say)
 		snprintf(options, sizeof(options), "cluster_size=4k,refcount_bits=%s", bits[i]);
 		folder_make(p->f, "qcow2", options, SIZE);
 		play_open(p, 0);
-		cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &p->q, NULL), 0);
+		cr_assert_eq(img_queue_new(IMG_IO_THREADS, &p->q, NULL), 0);
 		for (unsigned u = 0; u < 200; u++) {
 			uint8_t unit[4 * KIB];
 			struct iovec iov = { unit, sizeof(unit) };
@@ -562,7 +562,7 @@ static void pack_one(struct img *img, uint64_t off, uint8_t byte)
 	int rc = 1;
 
 	memset(bytes, byte, unit);
-	cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL), 0);
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);
@@ -637,7 +637,7 @@ Test(qcow2_packed, the_last_unit_is_packed_with_zeroes_behind_the_end)
 		int rc[2] = { 1, 1 };
 
 		memset(bytes, 0xee, sizeof(bytes));
-		cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q, NULL), 0);
+		cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 		for (unsigned i = 0; i < 4; i++) { /* so that memory that is used again is not empty */
 			write_bytes(img, 512, 0xee, 64 * KIB, 0);
 			cr_assert_eq(img_submit_writev(q, img, i % 2 * 64 * KIB, &iov[0], 1,
@@ -741,7 +741,7 @@ Test(qcow2_queues, do_not_give_a_cluster_room_twice)
 		img = folder_open(f, folder_load(f), "qcow2", IMG_OPEN_WRITE);
 		write_bytes(img, 1 * MIB, 9, 512, 0); /* tables are there */
 		for (unsigned k = 0; k < 2; k++) {
-			cr_assert_eq(img_queue_new(IMG_IO_THREADS_KIND, &q[k], NULL), 0);
+			cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q[k], NULL), 0);
 			cr_assert_eq(img_submit_writev(q[k], img, k ? pair[i].two : pair[i].one,
 						       &iov[k], 1, 0, answered, &rc[k], NULL),
 				     0);

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 static char dir[] = "/tmp/img-raw-XXXXXX";
 static char path[PATH_MAX];
@@ -123,7 +123,7 @@ Test(raw, read_only_is_read_only)
 	img = open_raw(0);
 	cr_assert_lt(img_write(img, 0, "y", 1, NULL), 0);
 	cr_assert_lt(img_zero(img, 0, 512, NULL), 0);
-	cr_assert_eq(img_resize(img, 8192, IMG_PREALLOC_OFF, NULL), -EROFS);
+	cr_assert_eq(img_resize(img, 8192, IMG_PREALLOCATE_OFF, NULL), -EROFS);
 	img_close(img, NULL);
 }
 
@@ -226,14 +226,14 @@ Test(raw, resize)
 
 	make_file(1 << 20, 0, "head");
 	img = open_raw(IMG_OPEN_WRITE);
-	cr_assert_eq(img_resize(img, 3000001, IMG_PREALLOC_OFF, NULL), 0);
+	cr_assert_eq(img_resize(img, 3000001, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_eq(img_size(img), 3000320);
 	cr_assert_eq(file_size(), 3000001);
 	cr_assert_eq(img_write(img, 2999999, "z", 1, NULL), 0);
-	cr_assert_eq(img_resize(img, 4 << 20, IMG_PREALLOC_METADATA, NULL), -ENOTSUP);
-	cr_assert_eq(img_resize(img, 1000, IMG_PREALLOC_FALLOC, NULL), -EINVAL);
-	cr_assert_eq(img_resize(img, 4 << 20, IMG_PREALLOC_FULL, NULL), 0);
-	cr_assert_eq(img_resize(img, 512, IMG_PREALLOC_OFF, NULL), 0);
+	cr_assert_eq(img_resize(img, 4 << 20, IMG_PREALLOCATE_METADATA, NULL), -ENOTSUP);
+	cr_assert_eq(img_resize(img, 1000, IMG_PREALLOCATE_FALLOC, NULL), -EINVAL);
+	cr_assert_eq(img_resize(img, 4 << 20, IMG_PREALLOCATE_FULL, NULL), 0);
+	cr_assert_eq(img_resize(img, 512, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_eq(img_size(img), 512);
 	cr_assert_eq(img_read(img, 0, buf, 4, NULL), 0);
 	cr_assert_str_eq(buf, "head");

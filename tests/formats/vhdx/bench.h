@@ -19,7 +19,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/crc32c.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 enum { MIB = 1 << 20 };
 

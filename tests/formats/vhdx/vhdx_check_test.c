@@ -130,7 +130,7 @@ Test(vhdx_check, headers)
 		f = four_blocks(&b, "i.vhdx");
 		f.bytes[i * 0x10000 + 100] ^= 1;
 		save(in(&b, "i.vhdx"), &f);
-		found_and_repaired(&b, 0, 1, IMG_CHECK_REPAIR_LEAKS, "Leaked header");
+		found_and_repaired(&b, 0, 1, IMG_REPAIR_LEAKS, "Leaked header");
 		blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 3, 4));
 		free(f.bytes);
 		f = load(in(&b, "i.vhdx"));
@@ -157,7 +157,7 @@ Test(vhdx_check, region_tables)
 			seal(f.bytes + 0x40000, 65536);
 		}
 		save(in(&b, "i.vhdx"), &f);
-		found_and_repaired(&b, 1, 0, IMG_CHECK_REPAIR_ALL, i < 2 ? "ERROR region table" : "differ");
+		found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL, i < 2 ? "ERROR region table" : "differ");
 		blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 3, 4));
 		free(f.bytes);
 		f = load(in(&b, "i.vhdx"));
@@ -180,7 +180,7 @@ Test(vhdx_check, shared_blocks)
 	save(in(&b, "i.vhdx"), &f);
 	free(f.bytes);
 	/* The room of the last two is behind the last block then. */
-	found_and_repaired(&b, 2, 2, IMG_CHECK_REPAIR_ALL, "shares room with another one");
+	found_and_repaired(&b, 2, 2, IMG_REPAIR_ALL, "shares room with another one");
 	blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 1, 1));
 	img = open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE);
 	cr_assert_eq(img_zero(img, 2 * MIB, MIB, NULL), 0);
@@ -199,7 +199,7 @@ Test(vhdx_check, places_that_are_no_whole_mib)
 	entry(&f, 1, entry_of(&f, 1) | 0x1000);
 	save(in(&b, "i.vhdx"), &f);
 	free(f.bytes);
-	found_and_repaired(&b, 1, 0, IMG_CHECK_REPAIR_ALL, "not of whole MiB");
+	found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL, "not of whole MiB");
 	blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 3, 4));
 	finish(&b);
 }
@@ -228,10 +228,10 @@ Test(vhdx_check, lost_blocks)
 		entry(&f, 1, cases[i].entry);
 		save(in(&b, "i.vhdx"), &f);
 		free(f.bytes);
-		r = check(in(&b, "i.vhdx"), IMG_CHECK_REPAIR_ALL);
+		r = check(in(&b, "i.vhdx"), IMG_REPAIR_ALL);
 		cr_assert_eq(r.r.corruptions, 1, "%s", r.said);
 		cr_assert_eq(r.r.corruptions_fixed, 0);
-		found_and_repaired(&b, 1, 0, IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS, cases[i].words);
+		found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, cases[i].words);
 		blocks_are(&b, "i.vhdx", BLOCKS(1, 0, 3, 4));
 		finish(&b);
 	}
@@ -247,7 +247,7 @@ Test(vhdx_check, a_file_that_was_cut)
 	f.len -= MIB / 2;
 	save(in(&b, "i.vhdx"), &f);
 	free(f.bytes);
-	found_and_repaired(&b, 1, 0, IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS, "is cut off");
+	found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, "is cut off");
 	f = read_plain(in(&b, "i.vhdx"), NULL);
 	cr_assert_eq(f.bytes[4 * MIB - MIB / 2 - 1], 4);
 	cr_assert_eq(f.bytes[4 * MIB - MIB / 2], 0);
@@ -266,7 +266,7 @@ Test(vhdx_check, room_behind_the_last_block)
 	memcpy(g.bytes, f.bytes, f.len);
 	save(in(&b, "i.vhdx"), &g);
 	free(g.bytes);
-	found_and_repaired(&b, 0, 5, IMG_CHECK_REPAIR_LEAKS, "5 MiB behind the last block");
+	found_and_repaired(&b, 0, 5, IMG_REPAIR_LEAKS, "5 MiB behind the last block");
 	g = load(in(&b, "i.vhdx"));
 	cr_assert_eq(g.len, f.len);
 	free(g.bytes);
@@ -293,7 +293,7 @@ Test(vhdx_check, shared_bitmaps)
 	entry(&f, 1, entry_of(&f, bitmap) | 1); /* block 1 has the bits for data */
 	save(in(&b, "i.vhdx"), &f);
 	want = read_plain(in(&b, "i.vhdx"), &parent);
-	found_and_repaired(&b, 1, 1, IMG_CHECK_REPAIR_ALL, "shares room");
+	found_and_repaired(&b, 1, 1, IMG_REPAIR_ALL, "shares room");
 	got = read_plain(in(&b, "i.vhdx"), &parent);
 	cr_assert(!memcmp(got.bytes, want.bytes, want.len));
 	free(f.bytes);
@@ -301,7 +301,7 @@ Test(vhdx_check, shared_bitmaps)
 	f = load(in(&b, "i.vhdx"));
 	entry(&f, bitmap, 0);
 	save(in(&b, "i.vhdx"), &f);
-	found_and_repaired(&b, 2, 4, IMG_CHECK_REPAIR_ALL | IMG_CHECK_ACCEPT_LOSS,
+	found_and_repaired(&b, 2, 4, IMG_REPAIR_ALL | IMG_REPAIR_LOSS,
 			   "without a sector bitmap block");
 	free(f.bytes);
 	free(got.bytes);
@@ -325,7 +325,7 @@ Test(vhdx_check, an_open_log)
 	free(f.bytes);
 	r = check(in(&b, "i.vhdx"), 0);
 	cr_assert(!r.r.corruptions && !r.r.leaks && strstr(r.said, "The log is not empty"), "%s", r.said);
-	r = check(in(&b, "i.vhdx"), IMG_CHECK_REPAIR_ALL);
+	r = check(in(&b, "i.vhdx"), IMG_REPAIR_ALL);
 	r = check(in(&b, "i.vhdx"), 0);
 	cr_assert(!*r.said, "%s", r.said);
 	blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 3, 4));

@@ -696,7 +696,7 @@ static void resize(const char *path, uint64_t size)
 	struct img *img = open_as(path, IMG_OPEN_WRITE);
 	struct img_error *err = img_error_new();
 
-	cr_assert_eq(img_resize(img, size, IMG_PREALLOC_OFF, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_resize(img, size, IMG_PREALLOCATE_OFF, err), 0, "%s", img_error_text(err));
 	cr_assert_eq(img_size(img), size);
 	done(img);
 	img_error_free(err);

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 struct bench {
 	char dir[64];

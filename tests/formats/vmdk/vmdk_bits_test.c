@@ -72,7 +72,7 @@ static void flip(const struct bench *b, const uint8_t *file, size_t len, uint64_
 		cr_assert_eq(truncate(b->image, (off_t)len), 0);
 		write_at(b->image, off + bit / 8, &byte, 1);
 		look(b->image, &before);
-		left = check(b->image, IMG_CHECK_REPAIR_ALL);
+		left = check(b->image, IMG_REPAIR_ALL);
 		look(b->image, &after);
 		for (size_t i = 0; i < GRAINS; i++)
 			cr_assert(!before.readable[i] ||

@@ -15,7 +15,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "libimg/engine/engine.h"
-#include "libimg/image/img.h"
+#include "libimg/img.h"
 
 extern const struct img_driver vmdk_driver, raw_driver;
 
@@ -789,10 +789,10 @@ Test(vmdk, parents)
 
 /* ---- Checking ---- */
 
-static void count_line(struct img_check *c, const char *line)
+static void count_line(void *user, const char *line)
 {
 	(void)line;
-	++*(unsigned *)c->user;
+	++*(unsigned *)user;
 }
 
 static uint64_t corruptions(void)
@@ -804,9 +804,9 @@ static uint64_t corruptions(void)
 
 	must_open(&img);
 	cr_assert_eq(vmdk_driver.check(&img, &c, &err), 0, "%s", img_error_text(&err));
-	cr_assert_eq(lines, c.corruptions);
+	cr_assert_eq(lines, c.result.corruptions);
 	close_image(&img);
-	return c.corruptions;
+	return c.result.corruptions;
 }
 
 Test(vmdk, check)

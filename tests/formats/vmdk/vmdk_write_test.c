@@ -390,10 +390,10 @@ Test(vmdk_write, copies_that_differ)
 	write_at(b.image, copy, zero, 4);
 	r = check(&b, 0);
 	cr_assert_eq(r.corruptions, 1);
-	r = check(&b, IMG_CHECK_REPAIR_LEAKS);
+	r = check(&b, IMG_REPAIR_LEAKS);
 	cr_assert_eq(r.corruptions, 1);
 	read_at(b.image, 512, before, sizeof(before));
-	r = check(&b, IMG_CHECK_REPAIR_ALL);
+	r = check(&b, IMG_REPAIR_ALL);
 	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
 	/* The guest's bytes are the same: children go on. */
 	read_at(b.image, 512, after, sizeof(after));
@@ -404,7 +404,7 @@ Test(vmdk_write, copies_that_differ)
 	write_at(b.image, OFF_UNCLEAN, &one, 1);
 	r = check(&b, 0);
 	cr_assert(r.leaks == 1 && !r.corruptions);
-	r = check(&b, IMG_CHECK_REPAIR_LEAKS);
+	r = check(&b, IMG_REPAIR_LEAKS);
 	cr_assert(!r.leaks && r.leaks_fixed == 1);
 	cr_assert_eq(unclean(&b), 0);
 	sound(&b, b.image);

@@ -55,23 +55,25 @@ char *img_printable(const char *text);
 
 /* ---- Reports: trees of named values ---- */
 
-#ifndef LIBIMG_BASE_VALUE_H
 enum img_value_kind {
-	IMG_VALUE_OBJECT,
+	IMG_VALUE_OBJECT, /* named members, in the order they were added */
 	IMG_VALUE_ARRAY,
 	IMG_VALUE_STRING,
 	IMG_VALUE_INT,
 	IMG_VALUE_UINT,
 	IMG_VALUE_BOOL,
 };
-#endif
 
+/*
+ * The tree owns its members; strings are borrowed from it. A value that is NULL or of another kind
+ * reads as NULL, 0 or false. Not thread-safe.
+ */
 void img_value_free(struct img_value *v); /* the root that a function gave; NULL is fine */
 enum img_value_kind img_value_kind(const struct img_value *v);
-size_t img_value_count(const struct img_value *v);
+size_t img_value_count(const struct img_value *v); /* members of an object or array */
 const struct img_value *img_value_at(const struct img_value *v, size_t i);
-const char *img_value_key_at(const struct img_value *v, size_t i);
-const struct img_value *img_value_get(const struct img_value *v, const char *key);
+const char *img_value_key_at(const struct img_value *v, size_t i);		   /* object: the name */
+const struct img_value *img_value_get(const struct img_value *v, const char *key); /* or NULL */
 const char *img_value_string(const struct img_value *v);
 uint64_t img_value_uint(const struct img_value *v);
 int64_t img_value_int(const struct img_value *v);
@@ -131,9 +133,9 @@ enum {
 };
 
 enum img_io_kind {
-	IMG_IO_AUTO_KIND,
-	IMG_IO_URING_KIND,
-	IMG_IO_THREADS_KIND,
+	IMG_IO_AUTO,
+	IMG_IO_URING,
+	IMG_IO_THREADS,
 };
 
 /* Zero-initialise; set what differs from the default. */
@@ -182,7 +184,8 @@ int img_node_parse_name(const char *name, struct img_node **out, struct img_erro
 int img_node_parse_options(const char *text, struct img_node **out, struct img_error *err);
 /*
  * Set one key, in place of what it had; value NULL: nothing (of "backing" alone: none is opened).
- * Whether a format or protocol has such a key is said when it is opened. -EINVAL, -ENOMEM.
+ * Whether a format or protocol has such a key is said when it is opened. -EINVAL: the key names a node
+ * and not a setting of one, or leads deeper than any chain; -ENOMEM.
  */
 int img_node_set(struct img_node *node, const char *key, const char *value,
 		 struct img_error *err);
@@ -195,13 +198,14 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 
 /* ---- Secrets: what descriptions speak of by id ---- */
 
-struct img_secrets;
+/* Not thread-safe while objects are added. What is in it is cleared when it is freed. */
 struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
 void img_secrets_free(struct img_secrets *s); /* NULL is fine */
 /*
- * "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]", "tls-creds-x509,id=ID,dir=PATH",
- * "tls-creds-psk,id=ID,dir=PATH[,username=NAME]". -EINVAL: not understood, or an id that is taken;
- * errors of the file.
+ * "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]",
+ * "tls-creds-x509,id=ID,dir=PATH[,verify-peer=off]", "tls-creds-psk,id=ID,dir=PATH[,username=NAME]".
+ * A secret's file is read here. -EINVAL: no such type, a key that it does not have or lacks, an id that
+ * is taken; -EFBIG: a file above 64 KiB; errors of the file; -ENOMEM.
  */
 int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
 
@@ -482,14 +486,15 @@ int img_submit_map(struct img_queue *q, struct img *img, uint64_t off, uint64_t 
  * a queue of the calling thread has requests in flight.
  */
 
-enum {
-	IMG_PREALLOC_OFF,
-	IMG_PREALLOC_METADATA,
-	IMG_PREALLOC_FALLOC,
-	IMG_PREALLOC_FULL,
+enum img_preallocate {
+	IMG_PREALLOCATE_OFF,
+	IMG_PREALLOCATE_METADATA, /* what the format says of the space, not the space */
+	IMG_PREALLOCATE_FALLOC,	  /* reserve blocks */
+	IMG_PREALLOCATE_FULL,	  /* write zeroes */
 };
 /* Shrinking throws data away: the caller asks first. */
-int img_resize(struct img *img, uint64_t size, int preallocation, struct img_error *err);
+int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocation,
+	       struct img_error *err);
 
 /*
  * Store another backing file's name in img's file, durably: relative to the image's own folder, or
@@ -557,10 +562,10 @@ struct img_check_result {
 	uint64_t reserved[4];
 };
 enum {
-	IMG_CHECK_REPAIR_LEAKS = 1,
-	IMG_CHECK_REPAIR_ALL = 3,
+	IMG_REPAIR_LEAKS = 1,
+	IMG_REPAIR_ALL = 3,
 	/* With REPAIR_ALL: what the file does not hold any more becomes zeroes. Ask the user first. */
-	IMG_CHECK_ACCEPT_LOSS = 4,
+	IMG_REPAIR_LOSS = 4,
 };
 /*
  * Check the image's own structures. say: gets a line for each defect; may be NULL.
