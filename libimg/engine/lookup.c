@@ -170,8 +170,3 @@ void img_lookup_look(struct img_piece *p)
 		img_pool_submit(img_pool_waiting(), &p->work);
 	}
 }
-
-void img_lookup_free(struct img_piece *p)
-{
-	free(p->lookups);
-}

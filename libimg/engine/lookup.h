@@ -9,7 +9,5 @@
 
 /* A look-up task's look: t->found gets what there is, on threads of the waiting pool. */
 void img_lookup_look(struct img_piece *p);
-/* Memory of a piece that has looked up. */
-void img_lookup_free(struct img_piece *p);
 
 #endif

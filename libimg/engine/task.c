@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/engine/lookup.h"
 #include "libimg/base/invariant.h"
 #include "libimg/base/iovec.h"
 
@@ -92,7 +91,7 @@ static void piece_free(struct img_piece *p)
 	img_buffer_put(b, &p->packed);
 	img_buffer_put(b, &p->merged);
 	img_buffer_put(b, &p->clear);
-	img_lookup_free(p);
+	free(p->lookups);
 	img_error_clear(&p->err);
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);
 }

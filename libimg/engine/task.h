@@ -100,7 +100,7 @@ struct img_piece {
 	struct img_cached_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
 	struct img_buffer unit;		  /* decoded; as a cipher needs it; to be packed */
 
-	struct img_lookups *lookups; /* lookup.c's */
+	struct img_lookups *lookups; /* lookup.c's; malloc'd, freed with the piece */
 
 	/* Writing. */
 	struct img_plan plan;

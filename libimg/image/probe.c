@@ -12,7 +12,6 @@
 #include "libimg/base/arith.h"
 #include "libimg/image/context.h"
 #include "libimg/image/folder.h"
-#include "libimg/storage/module.h"
 
 enum {
 	HEAD_BYTES = 65536,
@@ -27,21 +26,6 @@ struct sample {
 	const uint8_t *tail; /* the last 512 bytes; NULL: there are not so many, or not looked at */
 	uint64_t file_size;
 };
-
-const struct img_driver *img_driver_named(const char *name)
-{
-	/* What holds the bytes is a format too, to programs: then they are the disk as they are. */
-	bool bare = img_module_named(name);
-
-	for (size_t i = 0; img_drivers[i]; i++) {
-		const struct img_driver *d = img_drivers[i];
-
-		if (!strcmp(d->name, name) || (d->alias && !strcmp(d->alias, name)) ||
-		    (bare && d->features & IMG_DRIVER_PLAIN))
-			return d;
-	}
-	return NULL;
-}
 
 /* The signature of a format that no driver reads; NULL: none. */
 static const struct img_signature *find_signature(const struct sample *s)

@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -265,11 +264,6 @@ static int fail_open(struct img_error *err, const char *path, int rc)
 	return img_fail(err, rc, "Could not open '%s': %s", path, strerrordesc_np(-rc));
 }
 
-bool img_storage_is_null(const struct stat *st)
-{
-	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(1, 3); /* Linux: devices.txt */
-}
-
 /* Only what has a size and can be read at any place. */
 static int check_type(int fd, const char *path, bool write, struct stat *st, struct img_error *err)
 {
@@ -301,17 +295,6 @@ static int check_type(int fd, const char *path, bool write, struct stat *st, str
 	return img_fail(err, -EINVAL,
 			"Could not open '%s': it is a %s, neither a regular file nor a block device",
 			path, what);
-}
-
-int img_file_check_device(int fd, const char *path, struct img_error *err)
-{
-	int read_only = 0;
-
-	/* The kernel opens such a device for writing, and fails what is written. */
-	if (ioctl(fd, BLKROGET, &read_only) || !read_only)
-		return 0;
-	return img_fail(err, -EACCES, "Could not open '%s': The device is not writable: Permission denied",
-			path);
 }
 
 static int check_access(int fd, const char *path, unsigned flags, struct img_error *err)

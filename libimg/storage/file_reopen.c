@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,31 +12,6 @@
 #include "libimg/base/error.h"
 #include "libimg/storage/ioq_fixed.h"
 #include "libimg/storage/posix_file.h"
-
-static int open_same(int fd, const char *path, int mode)
-{
-	int again = open(path, mode | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	struct stat a, b;
-
-	if (again < 0)
-		return -errno;
-	if (fstat(fd, &a) || fstat(again, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino ||
-	    fcntl(again, F_SETFL, fcntl(again, F_GETFL) & ~O_NONBLOCK)) {
-		close(again);
-		return -EINVAL;
-	}
-	return again;
-}
-
-int img_file_reopen(int fd, const char *path, int mode)
-{
-	char link[32];
-	int again;
-
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	again = open_same(fd, link, mode);
-	return again == -ENOENT && path ? open_same(fd, path, mode) : again;
-}
 
 /* What f->fd, or (buffered) f->buffered_fd is to be. A descriptor, or -errno. */
 static int open_role(const struct img_file *f, bool writable, bool buffered)

@@ -60,6 +60,7 @@ void img_ioq_destroy(struct img_ioq *q);
 
 /* Have img_ioq_run() look, from any thread. */
 void img_ioq_signal(struct img_ioq *q);
+void img_ioq_signal_locked(struct img_ioq *q); /* the same with q->lock held */
 /* Take the signal of event_fd back. What it announced is found in the lists. */
 void img_ioq_clear_signal(struct img_ioq *q);
 

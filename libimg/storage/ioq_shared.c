@@ -22,36 +22,6 @@ enum {
 	MAX_PASSES = 16,
 };
 
-/* Called with the lock held. */
-static void signal_event(struct img_ioq *q)
-{
-	uint64_t one = 1;
-
-	if (q->signalled)
-		return;
-	q->signalled = true;
-	/* cannot fail: the counter is 0 or 1 */
-	if (write(q->event_fd, &one, sizeof(one)) < 0)
-		q->signalled = false;
-}
-
-void img_ioq_signal(struct img_ioq *q)
-{
-	pthread_mutex_lock(&q->lock);
-	signal_event(q);
-	pthread_mutex_unlock(&q->lock);
-}
-
-void img_ioq_clear_signal(struct img_ioq *q)
-{
-	uint64_t count;
-
-	pthread_mutex_lock(&q->lock);
-	if (q->signalled && read(q->event_fd, &count, sizeof(count)) == sizeof(count))
-		q->signalled = false;
-	pthread_mutex_unlock(&q->lock);
-}
-
 /* Blocking requests of a list, one after another, until there is none. */
 static void run_worker(struct img_work *work)
 {
@@ -69,7 +39,7 @@ static void run_worker(struct img_work *work)
 				    io->len - io->transferred, io->flags);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
-		signal_event(q);
+		img_ioq_signal_locked(q);
 	}
 	w->busy = false;
 	pthread_mutex_unlock(&q->lock);
@@ -170,7 +140,7 @@ void img_ioq_finish(struct img_ioq *q, struct img_io *io)
 {
 	pthread_mutex_lock(&q->lock);
 	img_list_add_tail(&q->finished, &io->link);
-	signal_event(q);
+	img_ioq_signal_locked(q);
 	pthread_mutex_unlock(&q->lock);
 }
 
@@ -202,7 +172,7 @@ void img_ioq_post(struct img_ioq *q, struct img_post *post)
 {
 	pthread_mutex_lock(&q->lock);
 	img_list_add_tail(&q->posts, &post->link);
-	signal_event(q);
+	img_ioq_signal_locked(q);
 	pthread_mutex_unlock(&q->lock);
 }
 
@@ -264,7 +234,7 @@ int img_ioq_run(struct img_ioq *q, bool wait)
 	pthread_mutex_lock(&q->lock);
 	if (!img_list_empty(&q->completed) || !img_list_empty(&q->finished) ||
 	    !img_list_empty(&q->posts))
-		signal_event(q);
+		img_ioq_signal_locked(q);
 	pthread_mutex_unlock(&q->lock);
 	return total;
 }
