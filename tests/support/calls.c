@@ -80,11 +80,11 @@ static struct img_storage *file_of(const struct calls *c, const char **args)
 }
 
 static void io(const struct calls *c, struct img_storage *s, enum img_io_op op, void *data,
-	       uint64_t off, uint64_t len)
+	       uint64_t off, uint64_t len, unsigned flags)
 {
 	struct iovec iov = { .iov_base = data, .iov_len = data ? (size_t)len : 0 };
 
-	if (img_storage_io(s, op, &iov, data ? 1 : 0, off, len, 0))
+	if (img_storage_io(s, op, &iov, data ? 1 : 0, off, len, flags))
 		give_up(c, "cannot be done again", "");
 }
 
@@ -108,11 +108,12 @@ static void redo_write(const struct calls *c, struct img_storage *s, const char 
 		args += *args != 0;
 	}
 	/* The rest of the arguments: how many (bytes, vectors), where, and flags. */
-	if (sscanf(args, ", %*u, %llu%63[^)]", &off, rest) < 1 || (*rest && strcmp(rest, ", 0") != 0))
+	if (sscanf(args, ", %*u, %llu%63[^)]", &off, rest) < 1 ||
+	    (*rest && strcmp(rest, ", 0") != 0 && strcmp(rest, ", RWF_DSYNC") != 0))
 		give_up(c, "an unknown kind of write", args);
 	if (len < done)
 		give_up(c, "data is missing", args);
-	io(c, s, IMG_IO_WRITE, data, off, done);
+	io(c, s, IMG_IO_WRITE, data, off, done, strcmp(rest, ", RWF_DSYNC") ? 0 : IMG_IO_FUA);
 	free(data);
 }
 
@@ -127,10 +128,10 @@ static void redo_fallocate(const struct calls *c, struct img_storage *s, const c
 		give_up(c, "an unknown fallocate()", args);
 	keep = strstr(mode, "KEEP_SIZE");
 	if (strstr(mode, "PUNCH_HOLE"))
-		io(c, s, IMG_IO_PUNCH, NULL, off, len);
+		io(c, s, IMG_IO_PUNCH, NULL, off, len, 0);
 	else if (strstr(mode, "ZERO_RANGE")) {
 		if (!keep || off < size)
-			io(c, s, IMG_IO_ZERO, NULL, off, keep ? min_u64(len, size - off) : len);
+			io(c, s, IMG_IO_ZERO, NULL, off, keep ? min_u64(len, size - off) : len, 0);
 	} else if (!strcmp(mode, "0")) {
 		if (off + len > size && img_storage_resize(s, off + len, IMG_PREALLOCATE_OFF, NULL))
 			give_up(c, "cannot be done again", args);
@@ -161,7 +162,7 @@ static void begin(const struct calls *c, const char *call)
 		return;
 	s = file_of(c, &args);
 	if (s)
-		io(c, s, IMG_IO_SYNC, NULL, 0, 0);
+		io(c, s, IMG_IO_SYNC, NULL, 0, 0, 0);
 }
 
 static void end(const struct calls *c, const char *call)
