@@ -83,6 +83,7 @@ leaked() {
 		dd if=/dev/zero of=image.qcow2 bs=1 seek="$table" count=16 conv=notrunc status=none
 }
 vmdk() { "$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw image.vmdk; }
+vhdx() { qemu-img convert -f raw -O vhdx -o "block_size=1M,$1" base.raw image.vhdx; }
 
 grow_writes() {
 	step io -f "$format" -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k" "$image"
@@ -136,5 +137,9 @@ begin "vmdk, freed and used again" image.vmdk vmdk monolithicSparse; reuse; cut
 begin "vmdk split, growing" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; grow_writes; cut
 begin "vmdk split, freed and used again" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; reuse; cut
 begin "vmdk flat, growing" "image.vmdk image-flat.vmdk" vmdk monolithicFlat; grow_writes; cut
+begin "vhdx, growing" image.vhdx vhdx log_size=1M; grow_writes; cut log=1
+begin "vhdx, freed and used again" image.vhdx vhdx log_size=2M; reuse; cut log=1
+begin "vhdx, resized" image.vhdx vhdx log_size=1M; grow_writes; resizes; cut log=1
+begin "vhdx fixed, resized" image.vhdx vhdx subformat=fixed; grow_writes; resizes; cut log=1
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
 finish

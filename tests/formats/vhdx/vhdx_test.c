@@ -394,6 +394,39 @@ Test(vhdx, refuses_logs)
 	finish(&b);
 }
 
+/* An image that was opened for reading, its log laid over it, becomes writable: the log goes into the file. */
+Test(vhdx, replays_when_it_becomes_writable)
+{
+	struct bench b;
+	struct file f;
+	struct img *img;
+	uint8_t bytes[4096];
+
+	start(&b, 25);
+	f = logged(&b);
+	put_entry(&f, 0, 7, 0, f.len, places, FILL(1, 2), 2);
+	save(in(&b, "i.vhdx"), &f);
+	free(f.bytes);
+	img = open_as(in(&b, "i.vhdx"), 0);
+	cr_assert_eq(img_read(img, 0, bytes, sizeof(bytes), NULL), 0);
+	cr_assert_eq(bytes[100], 1);
+	cr_assert_eq(img_set_writable(img, true, NULL), 0);
+	cr_assert_eq(img_read(img, 4096, bytes, sizeof(bytes), NULL), 0);
+	cr_assert_eq(bytes[100], 2);
+	cr_assert_eq(img_write(img, 8192, "new", 3, NULL), 0);
+	cr_assert_eq(img_set_writable(img, false, NULL), 0);
+	f = read_plain(in(&b, "i.vhdx"), NULL); /* nothing is left in the log */
+	cr_assert(f.bytes[0] == 1 && f.bytes[4096] == 2 && !memcmp(f.bytes + 8192, "new", 3));
+	free(f.bytes);
+	cr_assert_eq(img_set_writable(img, true, NULL), 0);
+	cr_assert_eq(img_write(img, 8192, "old", 3, NULL), 0);
+	done(img);
+	f = read_plain(in(&b, "i.vhdx"), NULL);
+	cr_assert(!memcmp(f.bytes + 8192, "old", 3));
+	free(f.bytes);
+	finish(&b);
+}
+
 /* ---- Writing ---- */
 
 /* A random run of writes, zeroes and discards on an image that reads as m. */
@@ -627,6 +660,79 @@ Test(vhdx, a_child_knows_its_parent)
 	cr_assert_eq(img_write(img, 0, "x", 1, NULL), 0);
 	done(img);
 	refuse(in(&b, "c.vhdx"), 0, "p.vhdx");
+	finish(&b);
+}
+
+/* It can be told another parent, by name and by what it is then. */
+Test(vhdx, a_child_is_given_another_parent)
+{
+	static const char *const names[] = { "q.vhdx", "a/longer/way/round/to/the/other/parent.vhdx", "p.vhdx" };
+	struct bench b;
+	struct img *img;
+	struct img_error *err = img_error_new();
+	uint8_t bytes[512], want[512];
+
+	start(&b, 26);
+	create(in(&b, "p.vhdx"), 10 * MIB, NULL, NULL);
+	create(in(&b, "c.vhdx"), 0, "p.vhdx", "block_size=1M");
+	img = open_as(in(&b, "c.vhdx"), IMG_OPEN_WRITE);
+	memset(want, 7, sizeof(want));
+	cr_assert_eq(img_write(img, 5 * MIB, want, 512, NULL), 0);
+	done(img);
+	cr_assert_eq(try(&b, "mkdir -p a/longer/way/round/to/the/other"), 0);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(names); i++) {
+		create(in(&b, names[i]), 10 * MIB, NULL, NULL);
+		img = open_as(in(&b, names[i]), IMG_OPEN_WRITE);
+		memset(bytes, (int)i + 1, sizeof(bytes));
+		cr_assert_eq(img_write(img, 0, bytes, 512, NULL), 0);
+		done(img);
+		img = open_as(in(&b, "c.vhdx"), IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
+		cr_assert_eq(img_set_backing_name(img, names[i], i ? "vhdx" : NULL, err), 0, "%s",
+			     img_error_text(err));
+		cr_assert_eq(img_set_backing_name(img, NULL, NULL, NULL), -ENOTSUP);
+		done(img);
+		img = open_as(in(&b, "c.vhdx"), 0);
+		cr_assert_eq(img_read(img, 0, bytes, 512, NULL), 0);
+		cr_assert_eq(bytes[0], i + 1);
+		cr_assert_eq(img_read(img, 5 * MIB, bytes, 512, NULL), 0);
+		cr_assert(!memcmp(bytes, want, 512));
+		done(img);
+	}
+	img_error_free(err);
+	finish(&b);
+}
+
+Test(vhdx, is_emptied)
+{
+	struct bench b;
+	struct file parent = { calloc(1, 5 * MIB), 5 * MIB }, m, got;
+	struct img *img;
+	struct stat st;
+
+	start(&b, 27);
+	create(in(&b, "p.vhdx"), parent.len, NULL, "block_size=1M");
+	change(&b, in(&b, "p.vhdx"), &parent, 0);
+	create(in(&b, "c.vhdx"), 0, "p.vhdx", "block_size=1M");
+	m = (struct file){ malloc(parent.len), parent.len };
+	memcpy(m.bytes, parent.bytes, parent.len);
+	change(&b, in(&b, "c.vhdx"), &m, 0);
+	img = open_as(in(&b, "c.vhdx"), IMG_OPEN_WRITE);
+	cr_assert_eq(img_make_empty(img, NULL), 0);
+	cr_assert_eq(img_read(img, 0, m.bytes, m.len, NULL), 0);
+	cr_assert(!memcmp(m.bytes, parent.bytes, m.len));
+	cr_assert_eq(img_write(img, 512, "abc", 3, NULL), 0);
+	memcpy(m.bytes + 512, "abc", 3);
+	done(img);
+	got = read_plain(in(&b, "c.vhdx"), &parent);
+	same(&got, &m);
+	free(got.bytes);
+	img = open_as(in(&b, "c.vhdx"), IMG_OPEN_WRITE);
+	cr_assert_eq(img_make_empty(img, NULL), 0);
+	done(img);
+	cr_assert_eq(stat(in(&b, "c.vhdx"), &st), 0);
+	cr_assert_leq(st.st_size, 4 * MIB);
+	free(parent.bytes);
+	free(m.bytes);
 	finish(&b);
 }
 
