@@ -113,10 +113,9 @@ static int look_at_sector(struct reading *r, uint64_t i, struct img_error *err)
 				"%s: the log at %" PRIu64 ": found entries that overlap, allowed one "
 				"behind the other",
 				r->img->name, header->log_off);
-	if (!is_whole(r, i, &h))
-		return 0;
 	r->budget -= h.bytes;
-	if (checksum(r, i, h.bytes / VHDX_LOG_SECTOR) == le32_load(sector + 4))
+	if (is_whole(r, i, &h) &&
+	    checksum(r, i, h.bytes / VHDX_LOG_SECTOR) == le32_load(sector + 4))
 		r->found[i] = (struct found){
 			.sequence = h.sequence,
 			.sectors = h.bytes / VHDX_LOG_SECTOR,

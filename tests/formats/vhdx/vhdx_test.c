@@ -383,6 +383,15 @@ Test(vhdx, refuses_logs)
 		refuse(in(&b, "i.vhdx"), IMG_OPEN_WRITE, cases[i].words);
 		free(f.bytes);
 	}
+	/* Each sector begins an entry that has all of the log. */
+	f = logged(&b);
+	for (uint64_t at = 0; at < MIB; at += 4096) {
+		put_entry(&f, at, at + 1, at, f.len, places, FILL(1, 2), 0);
+		le32_store(f.bytes + MIB + at + 8, MIB);
+	}
+	save(in(&b, "i.vhdx"), &f);
+	refuse(in(&b, "i.vhdx"), 0, "found entries that overlap");
+	free(f.bytes);
 	/* What no entry can be, where no other is. */
 	f = logged(&b);
 	put_entry(&f, 0, 7, 0, f.len, places, FILL(1, 2), 1);
