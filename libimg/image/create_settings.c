@@ -396,6 +396,7 @@ static int settle_preallocation(struct img_create_settings *r, struct img_error 
 int img_create_settings_make(struct img_create_settings *r, const char *path,
 			     const struct img_create_options *options, struct img_error *err)
 {
+	uint64_t size;
 	int rc;
 
 	memset(r, 0, sizeof(*r));
@@ -429,8 +430,11 @@ int img_create_settings_make(struct img_create_settings *r, const char *path,
 	if (!rc)
 		rc = check_compress(r, err);
 	r->creating.backing = r->backing;
+	size = r->creating.size;
 	if (!rc && r->driver->create_check)
 		rc = r->driver->create_check(&r->creating, err);
+	if (!rc && r->creating.size != size) /* an option that rounds it was given */
+		r->asked_size = r->creating.size;
 	if (rc)
 		img_create_settings_clear(r);
 	return rc;
