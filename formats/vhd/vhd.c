@@ -130,16 +130,26 @@ static int vhd_info(struct img *img, struct img_value *top, struct img_value *sp
 	return 0;
 }
 
-extern const struct img_driver vhd_driver;
 const struct img_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
-	.features = IMG_DRIVER_READ_ONLY,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_BACKING_KNOWN,
 	.probe = vhd_probe,
 	.open = vhd_open,
 	.parent_opened = vhd_parent_opened,
 	.identify = vhd_identify,
 	.close = vhd_close,
+	.first_write = vhd_first_write,
+	.set_writable = vhd_set_writable,
 	.map = vhd_map,
+	.plan_write = vhd_plan_write,
+	.commit = vhd_commit,
+	.drop = vhd_drop,
+	.last_use = vhd_last_use,
+	.release = vhd_release,
+	.create_options = vhd_create_options,
+	.create_check = vhd_create_check,
+	.create = vhd_create,
+	.check = vhd_check,
 	.info = vhd_info,
 };

@@ -165,6 +165,11 @@ void vhd_resize_footer(uint8_t bytes[VHD_FOOTER_BYTES], uint64_t size)
 
 /* ---- The header ---- */
 
+uint32_t vhd_bitmap_bytes(uint32_t block_bytes)
+{
+	return (uint32_t)round_up_u64(div_round_up_u64(block_bytes / VHD_SECTOR, 8), VHD_SECTOR);
+}
+
 int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct vhd_header *out,
 		     struct img_error *err)
 {
@@ -191,8 +196,7 @@ int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct 
 				"dynamic disk header: block size: found %" PRIu32
 				" bytes, allowed powers of two from 512 on",
 				h.block_bytes);
-	h.bitmap_bytes = (uint32_t)round_up_u64(div_round_up_u64(h.block_bytes / VHD_SECTOR, 8),
-						VHD_SECTOR);
+	h.bitmap_bytes = vhd_bitmap_bytes(h.block_bytes);
 	if (h.table_off % VHD_SECTOR)
 		return img_fail(err, -EUCLEAN,
 				"dynamic disk header: block allocation table: found offset %" PRIu64
@@ -298,6 +302,8 @@ static void turn_slashes(char *name)
 	for (char *p = name; *p; p++)
 		if (*p == '\\')
 			*p = '/';
+	if (!strncmp(name, "./", 2) && name[2])
+		memmove(name, name + 2, strlen(name + 2) + 1);
 }
 
 static int name_of_utf16(const uint8_t *data, size_t bytes, char **out)

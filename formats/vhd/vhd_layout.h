@@ -136,6 +136,9 @@ void vhd_resize_footer(uint8_t bytes[VHD_FOOTER_BYTES], uint64_t size);
 void vhd_encode_header(uint64_t table_off, uint32_t entries, uint32_t block_bytes,
 		       uint8_t out[VHD_HEADER_BYTES]);
 
+/* In front of a block of so many bytes. */
+uint32_t vhd_bitmap_bytes(uint32_t block_bytes);
+
 /* Blocks of a disk. */
 static inline uint64_t vhd_blocks(uint64_t size, uint32_t block_bytes)
 {

@@ -195,6 +195,7 @@ static int open_dynamic(struct img *img, struct vhd *v, const struct img_opening
 	if (rc)
 		return rc;
 	img->unit_bytes = v->header.block_bytes;
+	img->grain_bytes = vhd_is_child(v) ? VHD_SECTOR : 0;
 	return vhd_is_child(v) ? vhd_keep_parent(img, v, err) : 0;
 }
 
@@ -205,14 +206,18 @@ int vhd_open(struct img *img, struct img_opening *o, struct img_error *err)
 
 	if (!v)
 		return img_fail(err, -ENOMEM, "out of memory");
+	v->for_check = o->for_check;
+	img->state = v;
 	rc = read_footer(img, v, o->for_check, err);
 	if (!rc)
 		rc = vhd_is_fixed(v) ? open_fixed(img, v, o->salvage, err) : open_dynamic(img, v, o, err);
+	if (!rc && img->writable && !o->for_check && !o->self_only)
+		rc = vhd_prepare_writing(img, v, err);
 	if (rc) {
+		img->state = NULL;
 		vhd_free(v);
 		return rc;
 	}
 	img->size = v->footer.size;
-	img->state = v;
 	return 0;
 }

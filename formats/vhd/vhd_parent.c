@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "formats/vhd/vhd_state.h"
+#include "libimg/base/endian.h"
+#include "libimg/base/utf16.h"
 
 /* ---- Names ---- */
 
@@ -100,6 +102,83 @@ int vhd_keep_parent(struct img *img, const struct vhd *v, struct img_error *err)
 		memcpy(img->backing_uuids[0], v->header.parent_uuid, IMG_GUID_BYTES);
 		img->backing_uuid_count = 1;
 	}
+	return 0;
+}
+
+/* ---- Another parent ---- */
+
+int vhd_check_parent(const char *image, const struct img *parent, const char *name, struct img_error *err)
+{
+	uint8_t uuid[IMG_GUID_BYTES];
+
+	if (!parent->driver->identify || parent->driver->identify(parent->file, uuid, NULL))
+		return img_fail(err, -ENOTSUP,
+				"%s: the parent %s: found an image of format %s without an identifier, which a "
+				"differencing VHD tells its parent by",
+				image, parent->name, parent->driver->name);
+	if (name[0] != '/' && strchr(name, '\\'))
+		return img_fail(err, -EINVAL,
+				"%s: the parent's name: found a \"\\\" in '%s', which a VHD would take for a \"/\"",
+				image, name);
+	return 0;
+}
+
+/* "dir/base.vhd" is ".\dir\base.vhd". malloc'd; NULL: out of memory. */
+static char *windows_name(const char *name)
+{
+	char *out;
+
+	if (asprintf(&out, ".\\%s", name) < 0)
+		return NULL;
+	for (char *p = out; *p; p++)
+		if (*p == '/')
+			*p = '\\';
+	return out;
+}
+
+int vhd_encode_parent(uint8_t header[VHD_HEADER_BYTES], const char *image, const struct img *parent,
+		      const char *name, uint64_t off, uint8_t **data, size_t *bytes,
+		      struct img_error *err)
+{
+	bool relative = name[0] != '/';
+	const char *base = strrchr(name, '/');
+	struct vhd_locator l = { .off = off }, none = { 0 };
+	char *stored = relative ? windows_name(name) : strdup(name);
+	uint8_t uuid[IMG_GUID_BYTES], *text = NULL;
+	size_t len = 0;
+	int rc = stored ? img_utf8_to_utf16(stored, &text, &len) : -ENOMEM;
+
+	free(stored);
+	if (!rc)
+		rc = vhd_set_parent_name(header, base ? base + 1 : name);
+	if (!rc && len > VHD_LOCATOR_DATA_MAX)
+		rc = -ENAMETOOLONG;
+	*bytes = (size_t)round_up_u64(len, VHD_SECTOR);
+	*data = rc ? NULL : calloc(1, *bytes);
+	if (!rc && !*data)
+		rc = -ENOMEM;
+	if (rc) {
+		free(text);
+		return rc == -ENOMEM ? img_fail(err, rc, "out of memory")
+				     : img_fail(err, rc, "%s: the parent's name: '%s' is %s", image, name,
+						rc == -EILSEQ ? "not UTF-8" : "too long");
+	}
+	memcpy(*data, text, len);
+	free(text);
+	rc = parent->driver->identify(parent->file, uuid, err);
+	if (rc) {
+		free(*data);
+		return rc;
+	}
+	memcpy(l.code, relative ? "W2ru" : "W2ku", sizeof(l.code));
+	l.space = (uint32_t)*bytes;
+	l.length = (uint32_t)len;
+	for (unsigned i = 0; i < VHD_LOCATORS; i++)
+		vhd_encode_locator(header, i, i ? &none : &l);
+	memcpy(header + VHD_OFF_PARENT_UUID, uuid, sizeof(uuid));
+	be32_store(header + VHD_OFF_PARENT_TIME,
+		   parent->driver == &vhd_driver ? ((const struct vhd *)parent->state)->footer.time : 0);
+	vhd_seal_header(header);
 	return 0;
 }
 

@@ -15,6 +15,9 @@
  */
 #define VHD_WRITE_BLOCK_MAX (UINT32_C(256) << 20)
 
+/* Of a new disk: 2040 GiB in blocks of 64 KiB, and a table of 128 MiB. */
+enum { VHD_BLOCKS_MAX = 1 << 25 };
+
 /* A locator's data: a path. Windows's are at most 32767 characters long. */
 enum { VHD_LOCATOR_DATA_MAX = 64 << 10 };
 
@@ -29,6 +32,7 @@ struct vhd {
 	struct vhd_footer footer;
 	struct vhd_header header; /* not FIXED */
 	uint64_t blocks;	  /* entries of the table that are used */
+	bool for_check;		  /* opened for a check or a repair: the guest's bytes stay as they are */
 	bool head_bad;		  /* the copy at the start cannot be used: only for a check */
 	enum vhd_tail tail;
 	uint64_t tail_off;	       /* if it is not missing */
@@ -37,10 +41,11 @@ struct vhd {
 
 	/* Writing; under the metadata lock. */
 	struct img_unit_alloc units; /* bitmap, block, and what aligns the next one */
-	bool can_allocate;	     /* units is there */
 	uint64_t stale_end;	     /* what was given back below may hold anything */
 	bool tail_due;		     /* the footer at the end is to be written before the first change */
 };
+
+extern const struct img_driver vhd_driver;
 
 static inline bool vhd_is_fixed(const struct vhd *v)
 {
@@ -75,9 +80,45 @@ int vhd_list_metadata(struct img *img, struct vhd *v, struct img_error *err);
 /* The footer at the end of a file, if there is one that is sound: *off. -ENODATA: not. */
 int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err);
 
+/* vhd_alloc.c. All that writing to an image needs to know; refuses what cannot be written. */
+int vhd_prepare_writing(struct img *img, struct vhd *v, struct img_error *err);
+int vhd_set_writable(struct img *img, bool writable, struct img_error *err);
+/* Blocks of the table, sorted. -EUCLEAN: one leads out of the file, to metadata, or to another one. */
+int vhd_find_blocks(struct img *img, struct vhd *v, struct img_range_map *blocks, struct img_error *err);
+/* The first place from off on for a block of so many bytes whose data is aligned. */
+uint64_t vhd_align_block(uint64_t off, uint32_t block_bytes);
+
+/* vhd_write.c. The driver's entries. */
+int vhd_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off, uint64_t len,
+		   struct img_plan *plan);
+void vhd_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
+void vhd_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
+int vhd_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		 uint64_t len, bool *last);
+int vhd_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
+		uint64_t len);
+int vhd_first_write(struct img *img, struct img_error *err);
+
+/* vhd_check.c. The driver's check(). */
+int vhd_check(struct img *img, struct img_check *c, struct img_error *err);
+
+/* vhd_create.c. The driver's entries. */
+extern const struct img_option vhd_create_options[];
+int vhd_create_check(struct img_creating *c, struct img_error *err);
+int vhd_create(struct img_creating *c, struct img_error *err);
+
 /* vhd_parent.c. The driver's entries; and what an open child says of its parent. */
 int vhd_keep_parent(struct img *img, const struct vhd *v, struct img_error *err);
 int vhd_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 int vhd_parent_opened(struct img *img, struct img_error *err);
+/* Can an image have that parent under that name? image: its own name. -EINVAL, -ENOTSUP, ... */
+int vhd_check_parent(const char *image, const struct img *parent, const char *name, struct img_error *err);
+/*
+ * Let the header say that parent is the parent, with its name in a locator whose data goes to off: *data, malloc'd,
+ * of *bytes, whole sectors.
+ */
+int vhd_encode_parent(uint8_t header[VHD_HEADER_BYTES], const char *image, const struct img *parent,
+		      const char *name, uint64_t off, uint8_t **data, size_t *bytes,
+		      struct img_error *err);
 
 #endif

@@ -27,7 +27,7 @@ truncate -s 1114624 base.raw
 size=$(stat -c %s base.raw)
 
 # What images are based on, for states that qemu-img opens.
-mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx judge/
+mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx ../lower.vpc judge/
 
 variant() {
 	name=$1 keys=$2
@@ -90,6 +90,13 @@ vmdk_over_stream() {
 	"$imgtool" convert -f raw -O vmdk -o subformat=streamOptimized base.raw lower.vmdk &&
 		"$imgtool" create -q -f vmdk -o "$1" -b lower.vmdk -F vmdk image.vmdk
 }
+vpc_empty() { "$imgtool" create -q -f vpc -o "force_size=on,$1" image.vpc $size; }
+vpc_filled() { "$imgtool" convert -f raw -O vpc -o "force_size=on,$1" base.raw image.vpc; }
+vpc_theirs() { qemu-img convert -f raw -O vpc -o "force_size=on,$1" base.raw image.vpc; }
+vpc_over() {
+	"$imgtool" convert -f raw -O vpc -o force_size=on base.raw lower.vpc &&
+		"$imgtool" create -q -f vpc -o "$1" -b lower.vpc -F vpc image.vpc
+}
 vhdx_empty() { "$imgtool" create -q -f vhdx -o "block_size=1M,$1" image.vhdx $size; }
 vhdx_theirs() { qemu-img convert -f raw -O vhdx -o "block_size=1M,$1" base.raw image.vhdx; }
 vhdx_over() {
@@ -145,6 +152,13 @@ variant "vhdx, not present" "log=1" vhdx_empty block_state_zero=off
 variant "vhdx by qemu-img" "log=1" vhdx_theirs log_size=1M
 variant "vhdx fixed" "log=1" vhdx_theirs subformat=fixed
 variant "vhdx over vhdx" "qemu=0" vhdx_over log_size=1M
+variant "vpc" "" vpc_empty block_size=64k
+variant "vpc, filled" "" vpc_filled block_size=64k
+variant "vpc, blocks of 4k, filled" "" vpc_filled block_size=4k
+variant "vpc by qemu-img" "" vpc_theirs subformat=dynamic
+variant "vpc fixed" "" vpc_theirs subformat=fixed
+variant "vpc over vpc" "qemu=0" vpc_over block_size=64k
+variant "vpc over vpc, blocks of 2M" "qemu=0" vpc_over block_size=2M
 
 # Images of several files.
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw

@@ -51,7 +51,7 @@ variant() {
 			try "$name, $io: compare" "$imgtool" compare -f "$format" -F raw "$image" model.raw
 			continue ;;
 		esac
-		[ "$format" = raw ] || try "$name, $io: qemu-img check" qemu-img check -q -f "$format" "$image"
+		[ "$format" = raw ] || [ "$format" = vpc ] || try "$name, $io: qemu-img check" qemu-img check -q -f "$format" "$image"
 		try "$name, $io: qemu-img compare" qemu-img compare -f "$format" -F raw "$image" model.raw
 		case $name in
 		*snapshot*)
@@ -77,7 +77,7 @@ inside() {
 			seconds="$seconds" seed="$seed" $keys || continue
 		try "$name, $io: qemu-img compare" qemu-img compare "json:$as" \
 			'json:{"driver":"raw","file":{"driver":"file","filename":"model.raw"}}'
-		[ "$format" = raw ] || try "$name, $io: qemu-img check" qemu-img check -q "json:$as"
+		[ "$format" = raw ] || [ "$format" = vpc ] || try "$name, $io: qemu-img check" qemu-img check -q "json:$as"
 		[ ! -e outer.kept ] || try "$name, $io: what is around it" outside
 	done
 }
@@ -127,6 +127,18 @@ vhdx_over_chain() {
 	rm -f lower.vhdx middle.vhdx && qemu-img convert -f raw -O vhdx base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -b lower.vhdx -F vhdx middle.vhdx &&
 		"$imgtool" create -q -f vhdx -o "$1" -b middle.vhdx -F vhdx image.vhdx
+}
+
+vpc_empty() { "$imgtool" create -q -f vpc -o "force_size=on,$1" image.vpc $size; }
+vpc_theirs() { qemu-img convert -f raw -O vpc -o "force_size=on,$1" base.raw image.vpc; }
+vpc_over() {	# OPTIONS, OPTIONS of the parent
+	rm -f lower.vpc && "$imgtool" convert -f raw -O vpc -o "force_size=on,$2" base.raw lower.vpc &&
+		"$imgtool" create -q -f vpc -o "$1" -b lower.vpc -F vpc image.vpc
+}
+vpc_over_chain() {
+	rm -f lower.vpc middle.vpc && qemu-img convert -f raw -O vpc -o force_size=on base.raw lower.vpc &&
+		"$imgtool" create -q -f vpc -b lower.vpc -F vpc middle.vpc &&
+		"$imgtool" create -q -f vpc -o "$1" -b middle.vpc -F vpc image.vpc
 }
 
 # Extents of 2 MiB and a bit each, the last one shorter: the parts of a disk, made one by one.
@@ -262,6 +274,16 @@ variant "vhdx child" "" vhdx_over block_size=1M block_size=1M
 variant "vhdx child, overlapping requests" "overlap=1" vhdx_over block_size=2M block_size=1M
 variant "vhdx child, unmapping" "flags=512" vhdx_over block_size=1M subformat=fixed
 variant "vhdx child of a child" "" vhdx_over_chain block_size=1M
+variant "vpc" "" vpc_empty subformat=dynamic
+variant "vpc, blocks of 64k" "overlap=1" vpc_empty block_size=64k
+variant "vpc filled by qemu-img" "" vpc_theirs subformat=dynamic
+variant "vpc fixed" "" vpc_theirs subformat=fixed
+variant "vpc, blocks of 64k, unmapping" "flags=512" vpc_empty block_size=64k
+variant "vpc by qemu-img, unmapping, O_DIRECT if possible" "flags=640" vpc_theirs subformat=dynamic
+variant "vpc child" "" vpc_over block_size=2M subformat=dynamic
+variant "vpc child, blocks of 64k, overlapping requests" "overlap=1" vpc_over block_size=64k subformat=fixed
+variant "vpc child of a child" "" vpc_over_chain block_size=64k
+variant "vpc child, blocks of 64k, unmapping" "flags=512" vpc_over block_size=64k block_size=4k
 
 # Several queues read from above while its parent is written to, grows, and is given another size.
 variant "qcow2 read from above" "child=child.qcow2" filled compat=1.1
