@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/vhd/vhd_state.h"
 #include "libimg/base/endian.h"
@@ -97,9 +98,26 @@ static void put_gap(struct vhd *v, uint64_t from, uint64_t end)
 		img_unit_alloc_put(&v->units, from, len);
 }
 
-static void init_units(struct img *img, struct vhd *v, const struct img_range_map *blocks)
+uint64_t vhd_next_block(const struct vhd *v, uint64_t off)
+{
+	return v->units.unit_bytes % DATA_ALIGN ? off : vhd_align_block(off, v->header.block_bytes);
+}
+
+/* The end of what is used: blocks and metadata. */
+static uint64_t used_end(const struct vhd *v, const struct img_range_map *blocks)
 {
 	const struct img_range_map *m = &v->metadata;
+	uint64_t end = 0;
+
+	for (size_t i = 0; i < m->range_count; i++)
+		end = max_u64(end, round_up_u64(m->ranges[i].off + m->ranges[i].len, VHD_SECTOR));
+	if (blocks->block_count)
+		end = max_u64(end, blocks->blocks[blocks->block_count - 1] + vhd_stored_bytes(v));
+	return end;
+}
+
+static void init_units(struct img *img, struct vhd *v, const struct img_range_map *blocks)
+{
 	uint64_t stored = vhd_stored_bytes(v), next, unit;
 	bool aligned = v->header.block_bytes >= DATA_ALIGN;
 
@@ -107,10 +125,7 @@ static void init_units(struct img *img, struct vhd *v, const struct img_range_ma
 		aligned = is_aligned(v, blocks->blocks[i]);
 	unit = aligned ? round_up_u64(stored, DATA_ALIGN) : stored;
 	next = round_up_u64(v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off, VHD_SECTOR);
-	for (size_t i = 0; i < m->range_count; i++)
-		next = max_u64(next, round_up_u64(m->ranges[i].off + m->ranges[i].len, VHD_SECTOR));
-	if (blocks->block_count)
-		next = max_u64(next, blocks->blocks[blocks->block_count - 1] + stored);
+	next = max_u64(next, used_end(v, blocks));
 	if (aligned)
 		next = vhd_align_block(next, v->header.block_bytes);
 
@@ -123,6 +138,58 @@ static void init_units(struct img *img, struct vhd *v, const struct img_range_ma
 	v->tail_due = v->tail != VHD_TAIL_SOUND || v->tail_off + VHD_FOOTER_BYTES != img->file->size ||
 		      (blocks->block_count &&
 		       v->tail_off < blocks->blocks[blocks->block_count - 1] + stored);
+}
+
+/* What the file ends in now. */
+static int find_tail(struct img *img, struct vhd *v, struct img_error *err)
+{
+	struct vhd_footer tail;
+	int rc = vhd_find_tail(img->file, &tail, &v->tail_off, err);
+
+	if (rc && rc != -ENODATA)
+		return rc;
+	v->tail = rc							  ? VHD_TAIL_MISSING
+		  : memcmp(tail.bytes, v->footer.bytes, VHD_FOOTER_BYTES) ? VHD_TAIL_DIFFERS
+									  : VHD_TAIL_SOUND;
+	return 0;
+}
+
+/* Room that nobody uses is a hole; where it cannot be it is only not smaller. */
+static void punch_gaps(struct img *img, const struct vhd *v)
+{
+	for (size_t i = 0; i < v->units.run_count; i++) {
+		const struct img_unit_run *run = &v->units.runs[i];
+
+		img_storage_punch(img->file, run->off, run->len, NULL);
+		img_meta_forget(img, img->file, run->off, run->len);
+	}
+}
+
+int vhd_reclaim(struct img *img, struct img_error *err)
+{
+	struct vhd *v = img->state;
+	struct img_range_map blocks = { 0 };
+	uint64_t old = v->units.next, end;
+	int rc = vhd_find_blocks(img, v, &blocks, err);
+
+	end = vhd_next_block(v, used_end(v, &blocks));
+	if (!rc && end < old) {
+		rc = img_storage_write(img->file, end, v->footer.bytes, VHD_FOOTER_BYTES, err);
+		if (!rc && !img->unsafe)
+			rc = img_storage_sync(img->file, err);
+		if (!rc)
+			rc = img_storage_resize(img->file, end + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF, err);
+		img_meta_forget(img, img->file, end, UINT64_MAX - end);
+		v->stale_end = 0; /* behind the file's end there are zeroes */
+	}
+	if (!rc)
+		rc = find_tail(img, v, err);
+	if (!rc) {
+		init_units(img, v, &blocks);
+		punch_gaps(img, v);
+	}
+	img_range_map_free(&blocks);
+	return rc;
 }
 
 int vhd_prepare_writing(struct img *img, struct vhd *v, struct img_error *err)
@@ -143,7 +210,9 @@ int vhd_prepare_writing(struct img *img, struct vhd *v, struct img_error *err)
 		return refuse(img, -ENOTSUP, "it is a dynamic disk on a block device", err);
 	if (v->header.block_bytes > VHD_WRITE_BLOCK_MAX)
 		return refuse(img, -ENOTSUP, "its blocks are larger than 256 MiB", err);
-	rc = vhd_find_blocks(img, v, &blocks, err);
+	rc = find_tail(img, v, err);
+	if (!rc)
+		rc = vhd_find_blocks(img, v, &blocks, err);
 	if (!rc)
 		init_units(img, v, &blocks);
 	img_range_map_free(&blocks);

@@ -88,6 +88,11 @@ int vhd_find_blocks(struct img *img, struct vhd *v, struct img_range_map *blocks
 /* The first place from off on for a block of so many bytes whose data is aligned. */
 uint64_t vhd_align_block(uint64_t off, uint32_t block_bytes);
 
+/* The same in this file, whose blocks may follow each other without a gap. */
+uint64_t vhd_next_block(const struct vhd *v, uint64_t off);
+/* Blocks were unlinked, durably: give back what nobody uses, and let the file end where they do. */
+int vhd_reclaim(struct img *img, struct img_error *err);
+
 /* vhd_write.c. The driver's entries. */
 int vhd_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off, uint64_t len,
 		   struct img_plan *plan);
@@ -106,6 +111,27 @@ int vhd_check(struct img *img, struct img_check *c, struct img_error *err);
 extern const struct img_option vhd_create_options[];
 int vhd_create_check(struct img_creating *c, struct img_error *err);
 int vhd_create(struct img_creating *c, struct img_error *err);
+
+/* vhd_resize.c. The driver's entries. */
+int vhd_extend(struct img *img, uint64_t size, struct img_error *err);
+int vhd_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
+/* Add these at the end of the file, each from a sector on, the first one at units.next; the footer behind. Durable. */
+struct vhd_piece {
+	const void *bytes;
+	size_t len;
+};
+int vhd_append(struct img *img, const struct vhd_piece *pieces, size_t n, struct img_error *err);
+/* The other footer takes the place of both copies, durably: v->footer tells whether it counts. */
+int vhd_write_footer(struct img *img, const uint8_t *bytes, struct img_error *err);
+/* Entries [from, end) of the table lead nowhere. */
+int vhd_clear_entries(struct img *img, uint64_t from, uint64_t end, struct img_error *err);
+/* XenServer's map of full blocks is no more. Durable. */
+int vhd_drop_batmap(struct img *img, struct img_error *err);
+
+/* vhd_backing.c. The driver's entries. */
+int vhd_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,
+		    struct img_error *err);
+int vhd_make_empty(struct img *img, struct img_error *err);
 
 /* vhd_parent.c. The driver's entries; and what an open child says of its parent. */
 int vhd_keep_parent(struct img *img, const struct vhd *v, struct img_error *err);

@@ -283,6 +283,11 @@ variant "vpc by qemu-img, unmapping, O_DIRECT if possible" "flags=640" vpc_their
 variant "vpc child" "" vpc_over block_size=2M subformat=dynamic
 variant "vpc child, blocks of 64k, overlapping requests" "overlap=1" vpc_over block_size=64k subformat=fixed
 variant "vpc child of a child" "" vpc_over_chain block_size=64k
+variant "vpc child of a child, its chain changed meanwhile" "chain=1" vpc_over_chain block_size=64k
+variant "vpc, checked and resized meanwhile" "resize=1 check=1" vpc_empty block_size=4k
+variant "vpc by qemu-img, resized meanwhile, unmapping" "resize=1 flags=512" vpc_theirs subformat=dynamic
+variant "vpc fixed, resized meanwhile" "resize=1" vpc_theirs subformat=fixed
+variant "vpc child, checked and resized meanwhile" "resize=1 check=1" vpc_over block_size=64k block_size=64k
 variant "vpc child, blocks of 64k, unmapping" "flags=512" vpc_over block_size=64k block_size=4k
 
 # Several queues read from above while its parent is written to, grows, and is given another size.
