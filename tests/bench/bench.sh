@@ -13,8 +13,8 @@
 RUNS=${RUNS:-5}
 SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
-CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-zlib raw-zstd raw-stream'
-REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread copy-on-write'
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-zlib raw-zstd raw-stream'
+REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
 JOBS=${JOBS:-$CONVERSIONS $REQUESTS info map $MEMORY}
 dir=${BENCH_DIR:-$build/bench}
@@ -171,6 +171,7 @@ requests() {
 }
 anywhere=167776256
 new_disk() { "$THEIRS" create -q -f qcow2 "$dir/new" 16G; }
+new_vhdx() { "$THEIRS" create -q -f vhdx -o block_size=1M "$dir/new" 16G; }
 new_child() { "$THEIRS" create -q -f qcow2 -b "$dir/packed.qcow2" -F qcow2 "$dir/new"; }
 
 # ---- The jobs ----
@@ -198,6 +199,12 @@ for job in $JOBS; do
 	stream-qcow2)
 		from_root stream.vmdk -f raw -O vmdk -o subformat=streamOptimized
 		pairs $job 2.5 "$RUNS" 1 convert -f vmdk -O qcow2 "$dir/stream.vmdk" "$dir/out" ;;
+	raw-vhdx)
+		make_root
+		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vhdx "$dir/root.raw" "$dir/out" ;;
+	vhdx-raw)
+		from_root root.vhdx -f raw -O vhdx
+		pairs $job 1.3 "$RUNS" 1 convert -f vhdx -O raw "$dir/root.vhdx" "$dir/out" ;;
 	raw-zlib)
 		make_root
 		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;
@@ -227,6 +234,9 @@ for job in $JOBS; do
 	write-spread)	# each in a cluster of its own
 		before=new_disk
 		requests $job 2 "$dir/new" -f qcow2 -c 8000 -S 1052672 -w -t none ;;
+	vhdx-growing)	# the same: each in a block of its own
+		before=new_vhdx
+		requests $job 5 "$dir/new" -f vhdx -c 2000 -S 1052672 -w -t none ;;
 	copy-on-write)
 		make_packed
 		before=new_child
