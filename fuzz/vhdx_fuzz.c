@@ -74,8 +74,8 @@ static void put_log(const struct vhdx_header *h)
 		memcpy(e.guid, h->log_guid, sizeof(e.guid));
 		memset(data, (int)i + 7, sizeof(data));
 		vhdx_encode_log_header(&e, entry);
-		vhdx_encode_log_data(e.sequence, BLOCKS + i * 4096, data, entry + VHDX_LOG_HEADER_BYTES,
-				     entry + VHDX_LOG_SECTOR);
+		vhdx_encode_log_data(e.sequence, BLOCKS + i * 4096, data,
+				     entry + VHDX_LOG_HEADER_BYTES, entry + VHDX_LOG_SECTOR);
 	}
 }
 
@@ -108,15 +108,18 @@ static void build(bool child, bool log)
 		vhdx_encode_item(&g, (enum vhdx_item)i, file + METADATA + at);
 		at += items[i].bytes;
 	}
-	must(!vhdx_encode_locator(h.data_write, "base", &locator, &locator_bytes, NULL), "no memory", "");
+	must(!vhdx_encode_locator(h.data_write, "base", &locator, &locator_bytes, NULL),
+	     "no memory", "");
 	if (child) {
-		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){ at, (uint32_t)locator_bytes };
+		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){ at,
+								       (uint32_t)locator_bytes };
 		memcpy(file + METADATA + at, locator, locator_bytes);
 	}
 	free(locator);
 	vhdx_encode_metadata(items, file + METADATA);
 	le64_store(file + BAT, vhdx_bat_entry(VHDX_PRESENT, BLOCKS));
-	le64_store(file + BAT + 8, vhdx_bat_entry(child ? VHDX_PARTIAL : VHDX_PRESENT, BLOCKS + MIB));
+	le64_store(file + BAT + 8,
+		   vhdx_bat_entry(child ? VHDX_PARTIAL : VHDX_PRESENT, BLOCKS + MIB));
 	le64_store(file + BAT + 16, vhdx_bat_entry(VHDX_ZERO, 0));
 	if (child)
 		le64_store(file + BAT + 8 * 4096, vhdx_bat_entry(VHDX_PRESENT, BLOCKS + 2 * MIB));
@@ -206,7 +209,8 @@ static void look(struct img *img, struct seen *seen, struct img_error *err)
 
 static void write_to(struct img *img, struct img_error *err)
 {
-	static const uint64_t places[] = { 512, MIB + 1024, 2 * MIB, 3 * MIB + 4096, DISK_BYTES - 512 };
+	static const uint64_t places[] = { 512, MIB + 1024, 2 * MIB, 3 * MIB + 4096,
+					   DISK_BYTES - 512 };
 	uint8_t bytes[512], got[512];
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(places); i++) {
@@ -216,9 +220,11 @@ static void write_to(struct img *img, struct img_error *err)
 		if (off + sizeof(bytes) > img_size(img))
 			continue;
 		memset(bytes, zero ? 0 : 0x77, sizeof(bytes));
-		if (zero ? img_zero(img, off, sizeof(bytes), err) : img_write(img, off, bytes, sizeof(bytes), err))
+		if (zero ? img_zero(img, off, sizeof(bytes), err)
+			 : img_write(img, off, bytes, sizeof(bytes), err))
 			continue;
-		must(!img_read(img, off, got, sizeof(got), err), "cannot be read back", img_error_text(err));
+		must(!img_read(img, off, got, sizeof(got), err), "cannot be read back",
+		     img_error_text(err));
 		must(!memcmp(got, bytes, sizeof(got)), "reads as something else", "");
 	}
 	if (img_size(img) >= MIB)

@@ -44,10 +44,12 @@ static int check_places(const struct img *img, const struct vhdx *v, struct img_
 					", and the %s region at %" PRIu64,
 					img->name, (uint64_t)v->storage->size, names[i],
 					all[i]->off + all[i]->bytes);
-		if (ranges_overlap(all[i]->off, all[i]->bytes, v->header.log_off, v->header.log_bytes))
+		if (ranges_overlap(all[i]->off, all[i]->bytes, v->header.log_off,
+				   v->header.log_bytes))
 			return img_fail(err, -EUCLEAN,
 					"%s: found the %s region at %" PRIu64 " (%" PRIu64
-					" bytes) and the log at %" PRIu64 " (%" PRIu64 " bytes), which "
+					" bytes) and the log at %" PRIu64 " (%" PRIu64
+					" bytes), which "
 					"overlap",
 					img->name, names[i], all[i]->off, all[i]->bytes,
 					v->header.log_off, v->header.log_bytes);
@@ -65,8 +67,8 @@ static int read_regions(struct img *img, struct vhdx *v, struct img_error *err)
 	for (unsigned i = 0; i < 2 && !rc; i++) {
 		struct vhdx_regions regions;
 
-		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(i), bytes, VHDX_REGION_TABLE_BYTES,
-				      err);
+		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(i), bytes,
+				      VHDX_REGION_TABLE_BYTES, err);
 		if (rc)
 			break;
 		parsed[i] = vhdx_parse_regions(bytes, &regions, &why[i]);
@@ -75,7 +77,8 @@ static int read_regions(struct img *img, struct vhdx *v, struct img_error *err)
 			v->regions = regions;
 	}
 	if (!rc && !v->regions_valid[0] && !v->regions_valid[1])
-		rc = img_fail(err, parsed[0], "%s: region table at %" PRIu64 ": %s; its copy at %" PRIu64 ": %s",
+		rc = img_fail(err, parsed[0],
+			      "%s: region table at %" PRIu64 ": %s; its copy at %" PRIu64 ": %s",
 			      img->name, VHDX_REGION_TABLE_OFF(0), img_error_text(&why[0]),
 			      VHDX_REGION_TABLE_OFF(1), img_error_text(&why[1]));
 	img_error_clear(&why[0]);
@@ -138,7 +141,8 @@ static int vhdx_open(struct img *img, struct img_opening *o, struct img_error *e
 {
 	struct vhdx *v = calloc(1, sizeof(*v));
 	uint8_t head[VHDX_SIGNATURE_BYTES + VHDX_CREATOR_BYTES];
-	int rc = v ? img_storage_read(img->file, 0, head, sizeof(head), err) : vhdx_no_memory(img, err);
+	int rc = v ? img_storage_read(img->file, 0, head, sizeof(head), err)
+		   : vhdx_no_memory(img, err);
 
 	if (!rc && !vhdx_is_vhdx(head, sizeof(head)))
 		rc = img_fail(err, -EMEDIUMTYPE, "%s: not a VHDX image", img->name);

@@ -21,7 +21,8 @@ enum {
 };
 
 struct vhdx_alloc {
-	uint8_t *used, *clear; /* a bit for each MiB below units; clear: free, and reads as zeroes */
+	uint8_t *used,
+		*clear; /* a bit for each MiB below units; clear: free, and reads as zeroes */
 	uint64_t units;
 	uint64_t end; /* nothing is used from here on, in MiB, and all of it reads as zeroes */
 	/* Fewer MiB in a row than this have not been sought in vain since something was freed. */
@@ -52,13 +53,13 @@ void vhdx_free_alloc(struct vhdx_alloc *alloc)
 /* Have bits for units [0, units). */
 static int reach(struct vhdx_alloc *a, uint64_t units)
 {
-	size_t old = (size_t)((a->units + 7) / 8), bytes;
+	size_t old = a->used ? (size_t)(a->units / 8 + 1) : 0, bytes;
 	uint8_t *used, *clear;
 
-	if (units <= a->units)
+	if (a->used && units <= a->units)
 		return 0;
 	units = max_u64(units, a->units + a->units / 4);
-	bytes = (size_t)((units + 7) / 8);
+	bytes = (size_t)(units / 8 + 1);
 	used = realloc(a->used, bytes);
 	if (used)
 		a->used = used;
@@ -99,17 +100,19 @@ static int mark_entry(const struct img *img, struct vhdx_alloc *a, uint64_t numb
 		return 0;
 	if (off >= img->file->size || !range_in(off, bytes, VHDX_FILE_BYTES_MAX))
 		return img_fail(err, -EUCLEAN,
-				"%s: BAT entry %" PRIu64 ": found a block at %" PRIu64 ", and the file ends "
+				"%s: BAT entry %" PRIu64 ": found a block at %" PRIu64
+				", and the file ends "
 				"at %" PRIu64 ": it cannot be written to before it was repaired",
 				img->name, number, off, (uint64_t)img->file->size);
 	if (reach(a, (off + bytes) / VHDX_MIB))
 		return vhdx_no_memory(img, err);
 	if (!mark(a, off, bytes))
-		return img_fail(err, -EUCLEAN,
-				"%s: BAT entry %" PRIu64 ": found a block at %" PRIu64
-				", where another one, or metadata, lies already: it cannot be written to "
-				"before it was repaired",
-				img->name, number, off);
+		return img_fail(
+			err, -EUCLEAN,
+			"%s: BAT entry %" PRIu64 ": found a block at %" PRIu64
+			", where another one, or metadata, lies already: it cannot be written to "
+			"before it was repaired",
+			img->name, number, off);
 	a->end = max_u64(a->end, (off + bytes) / VHDX_MIB);
 	return 0;
 }
@@ -126,8 +129,8 @@ static int mark_blocks(struct img *img, struct vhdx_alloc *a, uint8_t *piece, st
 		int rc = 0;
 
 		n = min_u64(count - number, PIECE_BYTES / VHDX_BAT_ENTRY_BYTES);
-		rc = img_storage_extent(img->file, at, (count - number) * VHDX_BAT_ENTRY_BYTES, &kind,
-					&run);
+		rc = img_storage_extent(img->file, at, (count - number) * VHDX_BAT_ENTRY_BYTES,
+					&kind, &run);
 		if (!rc && kind == IMG_STORAGE_HOLE && run >= VHDX_BAT_ENTRY_BYTES) {
 			n = run / VHDX_BAT_ENTRY_BYTES;
 			continue;
@@ -149,8 +152,8 @@ static int mark_regions(const struct img *img, struct vhdx_alloc *a, uint8_t *pi
 	const struct vhdx *v = img->state;
 	unsigned which = !v->regions_valid[0];
 	struct vhdx_region region;
-	int rc = img_storage_read(img->file, VHDX_REGION_TABLE_OFF(which), piece, VHDX_REGION_TABLE_BYTES,
-				  err);
+	int rc = img_storage_read(img->file, VHDX_REGION_TABLE_OFF(which), piece,
+				  VHDX_REGION_TABLE_BYTES, err);
 	bool clear = mark(a, 0, VHDX_MIB) && mark(a, v->header.log_off, v->header.log_bytes);
 
 	for (size_t i = 0; !rc && vhdx_region_of(piece, i, &region); i++) {
@@ -159,8 +162,9 @@ static int mark_regions(const struct img *img, struct vhdx_alloc *a, uint8_t *pi
 			clear &= mark(a, region.off, region.bytes);
 	}
 	if (!rc && !clear)
-		rc = img_fail(err, -EUCLEAN, "%s: region table: found a region where another one, or the "
-					     "log, lies already",
+		rc = img_fail(err, -EUCLEAN,
+			      "%s: region table: found a region where another one, or the "
+			      "log, lies already",
 			      img->name);
 	return rc;
 }
@@ -225,7 +229,8 @@ static bool find_run(const struct vhdx_alloc *a, uint64_t n, bool clear, uint64_
 	return false;
 }
 
-int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh, struct img_error *err)
+int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
+		   struct img_error *err)
 {
 	struct vhdx_alloc *a = ((struct vhdx *)img->state)->alloc;
 	const struct img_storage *s = img->file;
@@ -247,7 +252,8 @@ int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh, 
 		room = s->device ? s->size : VHDX_FILE_BYTES_MAX;
 		if (!range_in(first * VHDX_MIB, bytes, room))
 			return img_fail(err, s->device ? -ENOSPC : -EFBIG,
-					"%s: found no room for another %" PRIu64 " bytes, allowed are %" PRIu64,
+					"%s: found no room for another %" PRIu64
+					" bytes, allowed are %" PRIu64,
 					img->name, bytes, room);
 		if (reach(a, first + n))
 			return vhdx_no_memory(img, err);

@@ -93,7 +93,8 @@ static int has_bitmap(struct walk *w, uint64_t number, bool *has, struct img_err
 	int rc;
 
 	if (chunk != w->chunk) {
-		rc = img_storage_read(v->storage, vhdx_entry_at(v, vhdx_bitmap_entry(&v->geometry, chunk)),
+		rc = img_storage_read(v->storage,
+				      vhdx_entry_at(v, vhdx_bitmap_entry(&v->geometry, chunk)),
 				      slot, sizeof(slot), err);
 		if (rc)
 			return rc;
@@ -139,7 +140,8 @@ static uint64_t bytes_needed(const struct vhdx *v, uint64_t number)
 
 	if (is_bitmap_entry(v, number))
 		return VHDX_BITMAP_BYTES;
-	return start < v->geometry.size ? min_u64(v->geometry.block_bytes, v->geometry.size - start) : 0;
+	return start < v->geometry.size ? min_u64(v->geometry.block_bytes, v->geometry.size - start)
+					: 0;
 }
 
 /* A defect by which something is lost. What becomes of the entry, if that may be: right. */
@@ -169,7 +171,8 @@ static int check_room(struct walk *w, uint64_t number, uint64_t *entry, struct i
 	if (there || off >= size) {
 		char what[100];
 
-		snprintf(what, sizeof(what), "a block where %s is", there ? there : "the file has ended");
+		snprintf(what, sizeof(what), "a block where %s is",
+			 there ? there : "the file has ended");
 		lose(w, number, entry, gone, what);
 		return 0;
 	}
@@ -225,18 +228,20 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 		return 0;
 	if (!bitmap) {
 		w->c->result.allocated_units++;
-		w->c->result.fragmented_units += w->next_off && w->next_off != vhdx_entry_off(*entry);
+		w->c->result.fragmented_units += w->next_off &&
+						 w->next_off != vhdx_entry_off(*entry);
 		w->next_off = vhdx_entry_off(*entry) + v->geometry.block_bytes;
 	}
 	return check_room(w, number, entry, err);
 }
 
-static int check_piece(struct walk *w, uint64_t first, uint64_t n, uint8_t *piece, struct img_error *err)
+static int check_piece(struct walk *w, uint64_t first, uint64_t n, uint8_t *piece,
+		       struct img_error *err)
 {
 	const struct vhdx *v = w->img->state;
 	bool changed = false;
-	int rc = img_storage_read(v->storage, vhdx_entry_at(v, first), piece, n * VHDX_BAT_ENTRY_BYTES,
-				  err);
+	int rc = img_storage_read(v->storage, vhdx_entry_at(v, first), piece,
+				  n * VHDX_BAT_ENTRY_BYTES, err);
 
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		uint64_t before = le64_load(piece + i * VHDX_BAT_ENTRY_BYTES), entry = before;
@@ -244,13 +249,15 @@ static int check_piece(struct walk *w, uint64_t first, uint64_t n, uint8_t *piec
 		rc = check_entry(w, first + i, &entry, err);
 		if (rc || entry == before)
 			continue;
-		img_check_say(w->c, "Repairing BAT entry %" PRIu64 ": %#" PRIx64 " becomes %#" PRIx64,
+		img_check_say(w->c,
+			      "Repairing BAT entry %" PRIu64 ": %#" PRIx64 " becomes %#" PRIx64,
 			      first + i, before, entry);
 		le64_store(piece + i * VHDX_BAT_ENTRY_BYTES, entry);
 		changed = true;
 	}
 	if (!rc && changed)
-		rc = vhdx_write_bytes(w->img, vhdx_entry_at(v, first), piece, n * VHDX_BAT_ENTRY_BYTES, err);
+		rc = vhdx_write_bytes(w->img, vhdx_entry_at(v, first), piece,
+				      n * VHDX_BAT_ENTRY_BYTES, err);
 	return rc;
 }
 
@@ -267,8 +274,8 @@ static int check_header(struct walk *w, unsigned i, struct img_error *err)
 	if (!rc && vhdx_parse_header(bytes, &h, &why)) {
 		w->c->result.leaks++;
 		if (!w->again)
-			img_check_say(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1, VHDX_HEADER_OFF(i),
-				      img_error_text(&why));
+			img_check_say(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1,
+				      VHDX_HEADER_OFF(i), img_error_text(&why));
 	}
 	img_error_clear(&why);
 	return rc;
@@ -287,8 +294,8 @@ static int check_regions(struct walk *w, bool *same, struct img_error *err)
 		struct img_error why = { 0 };
 		struct vhdx_regions regions;
 
-		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(i), table, VHDX_REGION_TABLE_BYTES,
-				      err);
+		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(i), table,
+				      VHDX_REGION_TABLE_BYTES, err);
 		if (!rc && vhdx_parse_regions(table, &regions, &why)) {
 			*same = false;
 			DEFECT(w, "ERROR region table at %" PRIu64 ": %s", VHDX_REGION_TABLE_OFF(i),
@@ -296,7 +303,8 @@ static int check_regions(struct walk *w, bool *same, struct img_error *err)
 		}
 		img_error_clear(&why);
 	}
-	if (!rc && *same && memcmp(bytes, bytes + VHDX_REGION_TABLE_BYTES, VHDX_REGION_TABLE_BYTES) != 0) {
+	if (!rc && *same &&
+	    memcmp(bytes, bytes + VHDX_REGION_TABLE_BYTES, VHDX_REGION_TABLE_BYTES) != 0) {
 		*same = false;
 		DEFECT(w, "ERROR region tables at %" PRIu64 " and %" PRIu64 " differ",
 		       VHDX_REGION_TABLE_OFF(0), VHDX_REGION_TABLE_OFF(1));
@@ -315,8 +323,8 @@ static int mark_regions(struct walk *w, struct img_error *err)
 	int rc = table ? 0 : vhdx_no_memory(w->img, err);
 
 	if (!rc)
-		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(!v->regions_valid[0]), table,
-				      VHDX_REGION_TABLE_BYTES, err);
+		rc = img_storage_read(v->storage, VHDX_REGION_TABLE_OFF(!v->regions_valid[0]),
+				      table, VHDX_REGION_TABLE_BYTES, err);
 	if (!rc && (img_use_map_add(&w->used, 0, VHDX_MIB, &use) ||
 		    img_use_map_add(&w->used, v->header.log_off, v->header.log_bytes, &use)))
 		rc = vhdx_no_memory(w->img, err);
@@ -354,7 +362,8 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 		uint64_t at = vhdx_entry_at(v, number), run;
 		enum img_storage_extent kind;
 
-		rc = img_storage_extent(v->storage, at, (count - number) * VHDX_BAT_ENTRY_BYTES, &kind, &run);
+		rc = img_storage_extent(v->storage, at, (count - number) * VHDX_BAT_ENTRY_BYTES,
+					&kind, &run);
 		n = run / VHDX_BAT_ENTRY_BYTES;
 		if (rc || (n && kind == IMG_STORAGE_HOLE))
 			continue;
@@ -369,7 +378,9 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 
 		w->c->result.leaks += leaked;
 		if (!w->again)
-			img_check_say(w->c, "Leaked room: %" PRIu64 " MiB behind the last block, which ends at %" PRIu64,
+			img_check_say(w->c,
+				      "Leaked room: %" PRIu64
+				      " MiB behind the last block, which ends at %" PRIu64,
 				      leaked, w->used_end);
 	}
 	return rc;
@@ -387,8 +398,8 @@ static int repair_regions(struct walk *w, struct img_error *err)
 		rc = img_storage_read(w->img->file, VHDX_REGION_TABLE_OFF(from), table,
 				      VHDX_REGION_TABLE_BYTES, err);
 	if (!rc)
-		rc = vhdx_write_bytes(w->img, VHDX_REGION_TABLE_OFF(!from), table, VHDX_REGION_TABLE_BYTES,
-				      err);
+		rc = vhdx_write_bytes(w->img, VHDX_REGION_TABLE_OFF(!from), table,
+				      VHDX_REGION_TABLE_BYTES, err);
 	free(table);
 	if (rc)
 		return rc;
@@ -425,7 +436,9 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	int rc;
 
 	if (v->replayed && v->storage == v->replayed)
-		img_check_say(c, "The log is not empty: it is replayed when the image is opened for writing");
+		img_check_say(
+			c,
+			"The log is not empty: it is replayed when the image is opened for writing");
 	rc = look_through(&w, &same, err);
 	c->result.total_units = vhdx_block_count(&v->geometry, v->geometry.size);
 	c->result.image_end = w.used_end;
@@ -438,7 +451,8 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	w = (struct walk){ .img = img, .c = &after, .again = true };
 	rc = look_through(&w, &same, err);
 	/* The log is closed, so that nothing knows of the length; what is lost may have been there. */
-	if (!rc && after.result.leaks && !after.result.corruptions && img->file->size >= w.used_end) {
+	if (!rc && after.result.leaks && !after.result.corruptions &&
+	    img->file->size >= w.used_end) {
 		rc = img_storage_resize(img->file, w.used_end, IMG_PREALLOCATE_OFF, err);
 		if (!rc)
 			after.result.leaks = 0;
@@ -446,7 +460,8 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	if (rc)
 		return rc;
 	c->result.image_end = w.used_end;
-	c->result.corruptions_fixed += c->result.corruptions - min_u64(c->result.corruptions, after.result.corruptions);
+	c->result.corruptions_fixed += c->result.corruptions -
+				       min_u64(c->result.corruptions, after.result.corruptions);
 	c->result.leaks_fixed += c->result.leaks - min_u64(c->result.leaks, after.result.leaks);
 	c->result.corruptions = after.result.corruptions;
 	c->result.leaks = after.result.leaks;

@@ -19,7 +19,8 @@ const struct img_option vhdx_create_options[] = {
 	{ "backing_fmt", IMG_OPTION_STRING, "Must be 'vhdx' if present", NULL, NULL },
 	{ "log_size", IMG_OPTION_SIZE, "Log size; min 1MB, whole MB", "1048576", NULL },
 	{ "block_size", IMG_OPTION_SIZE,
-	  "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.", "0", NULL },
+	  "Block Size; min 1MB, max 256MB. 0 means auto-calculate based on image size.", "0",
+	  NULL },
 	{ "subformat", IMG_OPTION_STRING,
 	  "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'.", NULL,
 	  "dynamic,fixed" },
@@ -28,9 +29,10 @@ const struct img_option vhdx_create_options[] = {
 	  "images with a backing file",
 	  NULL, NULL },
 	{ "logical_sector_size", IMG_OPTION_SIZE,
-	  "Logical sector size, 512 (default) or 4096; the backing file's, if there is one", NULL, NULL },
-	{ "physical_sector_size", IMG_OPTION_SIZE, "Physical sector size, 512 or 4096 (default)", NULL,
+	  "Logical sector size, 512 (default) or 4096; the backing file's, if there is one", NULL,
 	  NULL },
+	{ "physical_sector_size", IMG_OPTION_SIZE, "Physical sector size, 512 or 4096 (default)",
+	  NULL, NULL },
 	{ "preallocation", IMG_OPTION_STRING,
 	  "Preallocation mode (allowed values: off, falloc, full); for subformat=fixed", NULL,
 	  "off,falloc,full" },
@@ -40,7 +42,8 @@ const struct img_option vhdx_create_options[] = {
 enum {
 	PIECE_ENTRIES = 128 << 10, /* of the BAT, written at a time */
 	LOG_OFF = VHDX_MIB,
-	LOCATOR_OFF = VHDX_METADATA_TABLE_BYTES + 64, /* in the metadata region, behind the other items */
+	LOCATOR_OFF = VHDX_METADATA_TABLE_BYTES +
+		      64, /* in the metadata region, behind the other items */
 };
 
 #define LOG_BYTES_MAX ((UINT64_C(1) << 32) - VHDX_MIB)
@@ -77,11 +80,13 @@ static int choose_block(const struct img_creating *c, struct recipe *r, struct i
 	if (!bytes)
 		bytes = default_block(c->size);
 	if (!is_pow2_u64(bytes))
-		return img_fail(err, -EINVAL, "%s: Block size must be a power of two, found %" PRIu64,
-				c->name, bytes);
+		return img_fail(err, -EINVAL,
+				"%s: Block size must be a power of two, found %" PRIu64, c->name,
+				bytes);
 	if (bytes < VHDX_BLOCK_BYTES_MIN || bytes > VHDX_BLOCK_BYTES_MAX)
 		return img_fail(err, -EINVAL,
-				"%s: block_size: found %" PRIu64 ", allowed %" PRIu64 " to %" PRIu64,
+				"%s: block_size: found %" PRIu64 ", allowed %" PRIu64
+				" to %" PRIu64,
 				c->name, bytes, VHDX_BLOCK_BYTES_MIN, VHDX_BLOCK_BYTES_MAX);
 	r->g.block_bytes = bytes;
 	return 0;
@@ -90,12 +95,13 @@ static int choose_block(const struct img_creating *c, struct recipe *r, struct i
 static int choose_sector(const struct img_creating *c, const char *option, uint32_t fallback,
 			 uint32_t *out, struct img_error *err)
 {
-	uint64_t bytes = img_options_has(c->options, option) ? img_options_number(c->options, option)
-							     : fallback;
+	uint64_t bytes = img_options_has(c->options, option)
+				 ? img_options_number(c->options, option)
+				 : fallback;
 
 	if (bytes != 512 && bytes != 4096)
-		return img_fail(err, -EINVAL, "%s: %s: found %" PRIu64 ", allowed 512 and 4096", c->name,
-				option, bytes);
+		return img_fail(err, -EINVAL, "%s: %s: found %" PRIu64 ", allowed 512 and 4096",
+				c->name, option, bytes);
 	*out = (uint32_t)bytes;
 	return 0;
 }
@@ -103,18 +109,20 @@ static int choose_sector(const struct img_creating *c, const char *option, uint3
 static int choose_sectors(const struct img_creating *c, struct recipe *r, struct img_error *err)
 {
 	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
-	int rc = choose_sector(c, "logical_sector_size", parent ? parent->geometry.sector_bytes : 512,
-			       &r->g.sector_bytes, err);
+	int rc = choose_sector(c, "logical_sector_size",
+			       parent ? parent->geometry.sector_bytes : 512, &r->g.sector_bytes,
+			       err);
 
 	if (!rc)
 		rc = choose_sector(c, "physical_sector_size",
-				   parent ? parent->geometry.physical_bytes : 4096, &r->g.physical_bytes,
-				   err);
+				   parent ? parent->geometry.physical_bytes : 4096,
+				   &r->g.physical_bytes, err);
 	if (rc)
 		return rc;
 	if (parent && parent->geometry.sector_bytes != r->g.sector_bytes)
 		return img_fail(err, -EINVAL,
-				"%s: logical_sector_size: found %" PRIu32 ", allowed the backing file's, "
+				"%s: logical_sector_size: found %" PRIu32
+				", allowed the backing file's, "
 				"%" PRIu32,
 				c->name, r->g.sector_bytes, parent->geometry.sector_bytes);
 	if (r->g.physical_bytes < r->g.sector_bytes)
@@ -126,7 +134,8 @@ static int choose_sectors(const struct img_creating *c, struct recipe *r, struct
 		return img_fail(err, -EFBIG, "%s: Image size too large; max of 64TB", c->name);
 	if (!is_aligned_u64(c->size, r->g.sector_bytes))
 		return img_fail(err, -EINVAL,
-				"%s: size: found %" PRIu64 ", allowed multiples of the logical sector size, "
+				"%s: size: found %" PRIu64
+				", allowed multiples of the logical sector size, "
 				"%" PRIu32,
 				c->name, c->size, r->g.sector_bytes);
 	return 0;
@@ -140,10 +149,11 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 	    (c->backing && c->backing->driver != &vhdx_driver))
 		return img_fail(err, -EINVAL, "%s: backing_file must be a vhdx image", c->name);
 	if (!c->backing)
-		return img_fail(err, -ENOTSUP,
-				"%s: the backing file must be looked at: a differencing VHDX names its "
-				"parent's data write GUID",
-				c->name);
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: the backing file must be looked at: a differencing VHDX names its "
+			"parent's data write GUID",
+			c->name);
 	return 0;
 }
 
@@ -171,22 +181,27 @@ static int make_recipe(const struct img_creating *c, struct recipe *r, struct im
 	if (rc)
 		return rc;
 	if (r->g.fixed && c->backing_name)
-		return img_fail(err, -EINVAL, "%s: a VHDX with a backing file cannot be fixed", c->name);
-	if (!r->g.fixed && c->preallocate != IMG_PREALLOCATE_OFF)
-		return img_fail(err, -ENOTSUP,
-				"%s: preallocation: found subformat=dynamic, whose blocks are allocated as "
-				"they are written; allowed with fixed",
+		return img_fail(err, -EINVAL, "%s: a VHDX with a backing file cannot be fixed",
 				c->name);
-	if (log_bytes < VHDX_MIB || log_bytes > LOG_BYTES_MAX || !is_aligned_u64(log_bytes, VHDX_MIB))
+	if (!r->g.fixed && c->preallocate != IMG_PREALLOCATE_OFF)
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: preallocation: found subformat=dynamic, whose blocks are allocated as "
+			"they are written; allowed with fixed",
+			c->name);
+	if (log_bytes < VHDX_MIB || log_bytes > LOG_BYTES_MAX ||
+	    !is_aligned_u64(log_bytes, VHDX_MIB))
 		return img_fail(err, -EINVAL,
-				"%s: log_size: found %" PRIu64 ", allowed multiples of %d from there on up "
+				"%s: log_size: found %" PRIu64
+				", allowed multiples of %d from there on up "
 				"to %" PRIu64,
 				c->name, log_bytes, VHDX_MIB, LOG_BYTES_MAX);
 	if (c->backing_name && img_options_has(o, "block_state_zero") &&
 	    img_options_bool(o, "block_state_zero"))
-		return img_fail(err, -EINVAL,
-				"%s: block_state_zero: blocks of zeroes would hide the backing file",
-				c->name);
+		return img_fail(
+			err, -EINVAL,
+			"%s: block_state_zero: blocks of zeroes would hide the backing file",
+			c->name);
 	if (!c->backing_name &&
 	    (!img_options_has(o, "block_state_zero") || img_options_bool(o, "block_state_zero")))
 		r->unwritten = VHDX_ZERO;
@@ -198,7 +213,8 @@ static int make_recipe(const struct img_creating *c, struct recipe *r, struct im
 	at += VHDX_MIB;
 	r->regions.bat.off = at;
 	r->regions.bat.bytes = max_u64(
-		round_up_u64(vhdx_bat_entries(&r->g, r->g.size) * VHDX_BAT_ENTRY_BYTES, VHDX_MIB), VHDX_MIB);
+		round_up_u64(vhdx_bat_entries(&r->g, r->g.size) * VHDX_BAT_ENTRY_BYTES, VHDX_MIB),
+		VHDX_MIB);
 	r->blocks_off = at + r->regions.bat.bytes;
 	return 0;
 }
@@ -236,12 +252,14 @@ int vhdx_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		free(r.locator);
 	if (!rc && c->compress)
-		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format", c->name);
-	if (!rc && c->device)
-		rc = img_fail(err, -ENOTSUP,
-			      "%s: a VHDX cannot be made on a block device: nothing would tell where it "
-			      "ends",
+		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format",
 			      c->name);
+	if (!rc && c->device)
+		rc = img_fail(
+			err, -ENOTSUP,
+			"%s: a VHDX cannot be made on a block device: nothing would tell where it "
+			"ends",
+			c->name);
 	return rc;
 }
 
@@ -285,19 +303,22 @@ static int write_metadata(struct img_storage *s, struct recipe *r, struct img_er
 
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++) {
 		r->items[i] = (struct vhdx_item_place){ at, vhdx_item_bytes((enum vhdx_item)i) };
-		vhdx_encode_item(&r->g, (enum vhdx_item)i, bytes + (at - VHDX_METADATA_TABLE_BYTES));
+		vhdx_encode_item(&r->g, (enum vhdx_item)i,
+				 bytes + (at - VHDX_METADATA_TABLE_BYTES));
 		at += r->items[i].bytes;
 	}
 	if (r->locator)
-		r->items[VHDX_PARENT_LOCATOR] =
-			(struct vhdx_item_place){ LOCATOR_OFF, (uint32_t)r->locator_bytes };
+		r->items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){
+			LOCATOR_OFF, (uint32_t)r->locator_bytes
+		};
 	if (!rc) {
 		vhdx_encode_metadata(r->items, table);
-		rc = img_storage_write(s, r->regions.metadata.off, table, VHDX_METADATA_TABLE_BYTES, err);
+		rc = img_storage_write(s, r->regions.metadata.off, table, VHDX_METADATA_TABLE_BYTES,
+				       err);
 	}
 	if (!rc)
-		rc = img_storage_write(s, r->regions.metadata.off + VHDX_METADATA_TABLE_BYTES, bytes,
-				       sizeof(bytes), err);
+		rc = img_storage_write(s, r->regions.metadata.off + VHDX_METADATA_TABLE_BYTES,
+				       bytes, sizeof(bytes), err);
 	if (!rc && r->locator)
 		rc = img_storage_write(s, r->regions.metadata.off + LOCATOR_OFF, r->locator,
 				       r->locator_bytes, err);

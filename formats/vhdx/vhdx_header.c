@@ -17,23 +17,27 @@ static bool same_content(const struct vhdx_header *a, const struct vhdx_header *
 	       a->log_off == b->log_off && a->log_bytes == b->log_bytes;
 }
 
-static int check_log_place(const struct img *img, const struct vhdx_header *h, struct img_error *err)
+static int check_log_place(const struct img *img, const struct vhdx_header *h,
+			   struct img_error *err)
 {
 	if (!h->log_bytes || !is_aligned_u64(h->log_off | h->log_bytes, VHDX_MIB) ||
 	    h->log_off < VHDX_MIB || !range_in(h->log_off, h->log_bytes, img->file->size))
 		return img_fail(err, -EUCLEAN,
 				"%s: the log: found %" PRIu64 " bytes at %" PRIu64
-				", allowed whole MiB from 1 MiB on, inside the file's %" PRIu64 " bytes",
+				", allowed whole MiB from 1 MiB on, inside the file's %" PRIu64
+				" bytes",
 				img->name, h->log_bytes, h->log_off, (uint64_t)img->file->size);
 	if (!img_guid_is_zero(h->log_guid) && h->log_version)
-		return img_fail(err, -ENOTSUP, "%s: the log, which has to be replayed: found version %u, "
-					       "known here is 0",
+		return img_fail(err, -ENOTSUP,
+				"%s: the log, which has to be replayed: found version %u, "
+				"known here is 0",
 				img->name, h->log_version);
 	return 0;
 }
 
 /* Both, those that are valid; at least one is. */
-static int read_both(struct img_storage *s, struct vhdx_header h[2], bool valid[2], struct img_error *err)
+static int read_both(struct img_storage *s, struct vhdx_header h[2], bool valid[2],
+		     struct img_error *err)
 {
 	struct img_error why[2] = { 0 };
 	int rc = 0;
@@ -46,14 +50,17 @@ static int read_both(struct img_storage *s, struct vhdx_header h[2], bool valid[
 			valid[i] = !vhdx_parse_header(bytes, &h[i], &why[i]);
 	}
 	if (!rc && !valid[0] && !valid[1])
-		rc = img_fail(err, -EUCLEAN, "header 1 at %" PRIu64 ": %s; header 2 at %" PRIu64 ": %s",
+		rc = img_fail(err, -EUCLEAN,
+			      "header 1 at %" PRIu64 ": %s; header 2 at %" PRIu64 ": %s",
 			      VHDX_HEADER_OFF(0), img_error_text(&why[0]), VHDX_HEADER_OFF(1),
 			      img_error_text(&why[1]));
 	img_error_clear(&why[0]);
 	img_error_clear(&why[1]);
-	if (!rc && valid[0] && valid[1] && h[0].sequence == h[1].sequence && !same_content(&h[0], &h[1]))
+	if (!rc && valid[0] && valid[1] && h[0].sequence == h[1].sequence &&
+	    !same_content(&h[0], &h[1]))
 		rc = img_fail(err, -EUCLEAN,
-			      "found sequence number %" PRIu64 " in both headers, which differ otherwise",
+			      "found sequence number %" PRIu64
+			      " in both headers, which differ otherwise",
 			      h[0].sequence);
 	return rc;
 }
@@ -97,7 +104,8 @@ int vhdx_write_headers(struct img *img, struct vhdx *v, struct img_error *err)
 
 		v->header.sequence++;
 		vhdx_encode_header(&v->header, bytes);
-		rc = img_storage_write(img->file, VHDX_HEADER_OFF(other), bytes, sizeof(bytes), err);
+		rc = img_storage_write(img->file, VHDX_HEADER_OFF(other), bytes, sizeof(bytes),
+				       err);
 		if (!rc)
 			rc = vhdx_sync(img, err);
 		if (rc)

@@ -21,7 +21,8 @@ static uint32_t checksum(const uint8_t *bytes, size_t len)
 }
 
 /* Signature and checksum of a structure that has them at 0 and 4. */
-static int check_seal(const uint8_t *bytes, size_t len, const char *signature, struct img_error *err)
+static int check_seal(const uint8_t *bytes, size_t len, const char *signature,
+		      struct img_error *err)
 {
 	uint32_t sum;
 
@@ -29,7 +30,8 @@ static int check_seal(const uint8_t *bytes, size_t len, const char *signature, s
 		return img_fail(err, -EUCLEAN, "found no signature '%s'", signature);
 	sum = checksum(bytes, len);
 	if (le32_load(bytes + 4) != sum)
-		return img_fail(err, -EUCLEAN, "checksum: found %08" PRIx32 ", its bytes have %08" PRIx32,
+		return img_fail(err, -EUCLEAN,
+				"checksum: found %08" PRIx32 ", its bytes have %08" PRIx32,
 				le32_load(bytes + 4), sum);
 	return 0;
 }
@@ -53,7 +55,8 @@ int vhdx_parse_header(const uint8_t *bytes, struct vhdx_header *out, struct img_
 	if (rc)
 		return rc;
 	if (le16_load(bytes + 66) != 1)
-		return img_fail(err, -EUCLEAN, "version: found %u, allowed 1", le16_load(bytes + 66));
+		return img_fail(err, -EUCLEAN, "version: found %u, allowed 1",
+				le16_load(bytes + 66));
 	out->sequence = le64_load(bytes + 8);
 	memcpy(out->file_write, bytes + 16, IMG_GUID_BYTES);
 	memcpy(out->data_write, bytes + 32, IMG_GUID_BYTES);
@@ -119,8 +122,8 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 		return rc;
 	count = le32_load(bytes + 8);
 	if (count > VHDX_REGIONS_MAX)
-		return img_fail(err, -EUCLEAN, "entries: found %" PRIu32 ", allowed up to %d", count,
-				VHDX_REGIONS_MAX);
+		return img_fail(err, -EUCLEAN, "entries: found %" PRIu32 ", allowed up to %d",
+				count, VHDX_REGIONS_MAX);
 	*out = (struct vhdx_regions){ 0 };
 	places = calloc(count + 1, sizeof(*places));
 	if (!places)
@@ -147,7 +150,8 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 			*known = places[i];
 		else if (le32_load(entry + 28) & 1)
 			rc = img_fail(err, -ENOTSUP,
-				      "entry %" PRIu32 ": found region %s, which is required and not "
+				      "entry %" PRIu32
+				      ": found region %s, which is required and not "
 				      "known here",
 				      i, text);
 	}
@@ -156,8 +160,8 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 	for (uint32_t i = 1; i < count && !rc; i++)
 		if (places[i].off - places[i - 1].off < places[i - 1].bytes)
 			rc = img_fail(err, -EUCLEAN,
-				      "found regions at %" PRIu64 " (%" PRIu64 " bytes) and %" PRIu64
-				      ", which overlap",
+				      "found regions at %" PRIu64 " (%" PRIu64
+				      " bytes) and %" PRIu64 ", which overlap",
 				      places[i - 1].off, places[i - 1].bytes, places[i].off);
 	free(places);
 	if (!rc && (!out->bat.bytes || !out->metadata.bytes))
@@ -229,28 +233,28 @@ static const struct {
 				   8,
 				   ITEM_REQUIRED },
 	[VHDX_DISK_SIZE] = { "virtual disk size",
-			     { 0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe,
-			       0xd8, 0x3b, 0xf4, 0xb8 },
+			     { 0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d,
+			       0xbe, 0xd8, 0x3b, 0xf4, 0xb8 },
 			     8,
 			     ITEM_REQUIRED | ITEM_OF_DISK },
 	[VHDX_DISK_ID] = { "virtual disk ID",
-			   { 0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45, 0x93, 0xef, 0xc3, 0x09, 0xe0,
-			     0x00, 0xc7, 0x46 },
+			   { 0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45, 0x93, 0xef, 0xc3, 0x09,
+			     0xe0, 0x00, 0xc7, 0x46 },
 			   16,
 			   ITEM_REQUIRED | ITEM_OF_DISK },
 	[VHDX_LOGICAL_SECTOR] = { "logical sector size",
-				  { 0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2,
-				    0x33, 0xa8, 0xfa, 0xab, 0x5f },
+				  { 0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47,
+				    0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f },
 				  4,
 				  ITEM_REQUIRED | ITEM_OF_DISK },
 	[VHDX_PHYSICAL_SECTOR] = { "physical sector size",
-				   { 0xc7, 0x48, 0xa3, 0xcd, 0x5d, 0x44, 0x71, 0x44, 0x9c, 0xc9, 0xe9,
-				     0x88, 0x52, 0x51, 0xc5, 0x56 },
+				   { 0xc7, 0x48, 0xa3, 0xcd, 0x5d, 0x44, 0x71, 0x44, 0x9c, 0xc9,
+				     0xe9, 0x88, 0x52, 0x51, 0xc5, 0x56 },
 				   4,
 				   ITEM_REQUIRED | ITEM_OF_DISK },
 	[VHDX_PARENT_LOCATOR] = { "parent locator",
-				  { 0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3,
-				    0xd8, 0x48, 0x34, 0xab, 0x0c },
+				  { 0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7,
+				    0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c },
 				  0,
 				  ITEM_REQUIRED },
 };
@@ -311,13 +315,15 @@ int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
 		img_guid_print(entry, text);
 		if (item == VHDX_ITEMS && le32_load(entry + 24) & ITEM_REQUIRED)
 			return img_fail(err, -ENOTSUP,
-					"entry %" PRIu32 ": found item %s, which is required and not "
+					"entry %" PRIu32
+					": found item %s, which is required and not "
 					"known here",
 					i, text);
 		if (item == VHDX_ITEMS)
 			continue;
 		if (out[item].bytes)
-			return img_fail(err, -EUCLEAN, "found the %s twice", known_items[item].name);
+			return img_fail(err, -EUCLEAN, "found the %s twice",
+					known_items[item].name);
 		if (p.bytes < max_u64(known_items[item].bytes, 1))
 			return img_fail(err, -EUCLEAN,
 					"%s: found %" PRIu32 " bytes, needed are %" PRIu32,
@@ -378,7 +384,8 @@ int vhdx_parse_items(const uint8_t *const items[VHDX_ITEMS], struct vhdx_geometr
 	if (!is_pow2_u64(out->block_bytes) || out->block_bytes < VHDX_BLOCK_BYTES_MIN ||
 	    out->block_bytes > VHDX_BLOCK_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"block size: found %" PRIu64 ", allowed powers of two from 1 MiB to 256 "
+				"block size: found %" PRIu64
+				", allowed powers of two from 1 MiB to 256 "
 				"MiB",
 				out->block_bytes);
 	if (!is_sector_size(out->sector_bytes))
@@ -391,7 +398,8 @@ int vhdx_parse_items(const uint8_t *const items[VHDX_ITEMS], struct vhdx_geometr
 				out->physical_bytes);
 	if (out->size > VHDX_DISK_BYTES_MAX || !is_aligned_u64(out->size, out->sector_bytes))
 		return img_fail(err, -EUCLEAN,
-				"virtual disk size: found %" PRIu64 ", allowed multiples of the logical "
+				"virtual disk size: found %" PRIu64
+				", allowed multiples of the logical "
 				"sector size, %" PRIu32 ", up to 64 TiB",
 				out->size, out->sector_bytes);
 	return 0;

@@ -25,15 +25,15 @@ static const uint8_t type_vhdx[] = { 0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0
 /* ---- Parsing ---- */
 
 /* A string of the item. malloc'd. */
-static int get_text(const uint8_t *bytes, size_t len, uint32_t off, uint16_t text_bytes, const char *what,
-		    char **out, struct img_error *err)
+static int get_text(const uint8_t *bytes, size_t len, uint32_t off, uint16_t text_bytes,
+		    const char *what, char **out, struct img_error *err)
 {
 	int rc;
 
 	if (!off || !range_in(off, text_bytes, len))
 		return img_fail(err, -EUCLEAN,
-				"%s: found %u bytes at %" PRIu32 ", allowed inside the item's %zu", what,
-				text_bytes, off, len);
+				"%s: found %u bytes at %" PRIu32 ", allowed inside the item's %zu",
+				what, text_bytes, off, len);
 	rc = img_utf16_to_utf8(bytes + off, text_bytes, out);
 	if (rc == -ENOMEM)
 		return img_fail(err, rc, "out of memory");
@@ -97,20 +97,21 @@ int vhdx_parse_locator(const uint8_t *bytes, size_t len, struct vhdx_locator *ou
 		return img_fail(err, -EUCLEAN, "found %zu bytes, needed are %d", len, HEADER_BYTES);
 	img_guid_print(bytes, type);
 	if (!img_guid_equal(bytes, type_vhdx))
-		return img_fail(err, -ENOTSUP, "found type %s, known here is that of a VHDX parent", type);
+		return img_fail(err, -ENOTSUP, "found type %s, known here is that of a VHDX parent",
+				type);
 	count = le16_load(bytes + 18);
 	if (count > PAIRS_MAX || len < HEADER_BYTES + (size_t)count * PAIR_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"found %u keys, allowed up to %d inside the item's %zu bytes", count,
-				PAIRS_MAX, len);
+				"found %u keys, allowed up to %d inside the item's %zu bytes",
+				count, PAIRS_MAX, len);
 	for (uint16_t i = 0; i < count && !rc; i++) {
 		const uint8_t *pair = bytes + HEADER_BYTES + (size_t)i * PAIR_BYTES;
 		char *key = NULL, *value = NULL;
 
 		rc = get_text(bytes, len, le32_load(pair), le16_load(pair + 8), "key", &key, err);
 		if (!rc)
-			rc = get_text(bytes, len, le32_load(pair + 4), le16_load(pair + 10), key, &value,
-				      err);
+			rc = get_text(bytes, len, le32_load(pair + 4), le16_load(pair + 10), key,
+				      &value, err);
 		if (!rc)
 			rc = set_key(&l, &linked, key, value, err);
 		free(key);
@@ -211,12 +212,13 @@ int vhdx_encode_locator(const uint8_t linkage[IMG_GUID_BYTES], const char *name,
 	int rc = 0;
 
 	if (strchr(name, '\\') || is_windows_place(name) || strlen(name) > NAME_BYTES_MAX)
-		return img_fail(err, -EINVAL,
-				"'%s': a name in a parent locator has up to %d bytes, no backslash, and "
-				"no colon behind its first letter",
-				name, NAME_BYTES_MAX);
+		return img_fail(
+			err, -EINVAL,
+			"'%s': a name in a parent locator has up to %d bytes, no backslash, and "
+			"no colon behind its first letter",
+			name, NAME_BYTES_MAX);
 	img_guid_print(linkage, guid + 1);
-	strcat(guid, "}");
+	guid[IMG_GUID_CHARS + 1] = '}';
 	path = from_path(name);
 	/* Each byte becomes two at most. */
 	bytes = calloc(1, at + 2 * (strlen("parent_linkagerelative_pathabsolute_win32_path") +

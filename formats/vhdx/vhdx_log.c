@@ -110,7 +110,8 @@ static int look_at_sector(struct reading *r, uint64_t i, struct img_error *err)
 	}
 	if (h.bytes > r->budget)
 		return img_fail(err, -EUCLEAN,
-				"%s: the log at %" PRIu64 ": found entries that overlap, allowed one "
+				"%s: the log at %" PRIu64
+				": found entries that overlap, allowed one "
 				"behind the other",
 				r->img->name, header->log_off);
 	r->budget -= h.bytes;
@@ -210,7 +211,8 @@ static int take_descriptor(const struct reading *r, const uint8_t *bytes, uint64
 	if (!d.zero) {
 		sector = log_sector(r, (*data)++);
 		memcpy(sector, d.leading, sizeof(d.leading));
-		memcpy(sector + VHDX_LOG_SECTOR - sizeof(d.trailing), d.trailing, sizeof(d.trailing));
+		memcpy(sector + VHDX_LOG_SECTOR - sizeof(d.trailing), d.trailing,
+		       sizeof(d.trailing));
 	}
 	if (!d.bytes)
 		return 0;
@@ -220,7 +222,8 @@ static int take_descriptor(const struct reading *r, const uint8_t *bytes, uint64
 	return add_change(c, d.off, d.bytes, sector) ? img_fail(err, -ENOMEM, "out of memory") : 0;
 }
 
-static int take_entry(const struct reading *r, uint64_t first, struct changes *c, struct img_error *err)
+static int take_entry(const struct reading *r, uint64_t first, struct changes *c,
+		      struct img_error *err)
 {
 	struct vhdx_log_header h;
 	uint64_t data;
@@ -230,7 +233,8 @@ static int take_entry(const struct reading *r, uint64_t first, struct changes *c
 	data = first + vhdx_log_descriptor_sectors(h.descriptors);
 	if (h.flushed_off > r->img->file->size)
 		return img_fail(err, -EUCLEAN,
-				"the file was cut short: it ends at %" PRIu64 ", and the entry says that it "
+				"the file was cut short: it ends at %" PRIu64
+				", and the entry says that it "
 				"had %" PRIu64 " bytes",
 				(uint64_t)r->img->file->size, h.flushed_off);
 	if (h.last_off > VHDX_FILE_BYTES_MAX)
@@ -261,7 +265,8 @@ static int read_log(struct reading *r, struct changes *c, struct img_error *err)
 	/* A first entry that was not written to its end has changed nothing yet. */
 	if (!count && r->torn)
 		return img_fail(err, -EUCLEAN,
-				"%s: the log at %" PRIu64 " has to be replayed, and has no valid entry",
+				"%s: the log at %" PRIu64
+				" has to be replayed, and has no valid entry",
 				r->img->name, h->log_off);
 	while (count-- && !rc) {
 		uint64_t sectors = r->found[tail].sectors, sequence = r->found[tail].sequence;
@@ -269,8 +274,9 @@ static int read_log(struct reading *r, struct changes *c, struct img_error *err)
 		rc = take_entry(r, tail, c, err);
 		if (rc)
 			return img_error_prefix(err, rc,
-						"%s: the log's entry %" PRIu64 " at %" PRIu64, r->img->name,
-						sequence, h->log_off + tail * VHDX_LOG_SECTOR);
+						"%s: the log's entry %" PRIu64 " at %" PRIu64,
+						r->img->name, sequence,
+						h->log_off + tail * VHDX_LOG_SECTOR);
 		tail = (tail + sectors) % r->sectors;
 	}
 	return rc;
@@ -369,7 +375,8 @@ struct pages {
 };
 
 /* The page at off, with what the file has there; NULL: said why not. */
-static uint8_t *page_at(struct img *img, struct pages *p, uint64_t off, bool whole, struct img_error *err)
+static uint8_t *page_at(struct img *img, struct pages *p, uint64_t off, bool whole,
+			struct img_error *err)
 {
 	size_t i = p->count;
 	uint8_t *bytes;
@@ -379,7 +386,8 @@ static uint8_t *page_at(struct img *img, struct pages *p, uint64_t off, bool who
 	if (i)
 		return p->bytes + (i - 1) * VHDX_LOG_SECTOR;
 	if (p->count == p->max) {
-		img_fail(err, -EIO, "%s: a change of the log has more than %zu pages", img->name, p->max);
+		img_fail(err, -EIO, "%s: a change of the log has more than %zu pages", img->name,
+			 p->max);
 		return NULL;
 	}
 	bytes = p->bytes + p->count * VHDX_LOG_SECTOR;
@@ -481,7 +489,8 @@ int vhdx_begin_log(struct img *img, struct img_error *err)
 	return write_entry(img, &(const struct pages){ 0 }, err);
 }
 
-int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n, struct img_error *err)
+int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n,
+		 struct img_error *err)
 {
 	struct vhdx *v = img->state;
 	struct pages p = { .max = most_pages(v) };
@@ -521,7 +530,8 @@ int vhdx_write_logged(struct img *img, const struct vhdx_change *changes, size_t
 	if (!rc)
 		rc = vhdx_journal(img, writes, n, err);
 	for (size_t i = 0; i < n && !rc; i++) {
-		rc = img_storage_write(img->file, changes[i].off, changes[i].bytes, changes[i].len, err);
+		rc = img_storage_write(img->file, changes[i].off, changes[i].bytes, changes[i].len,
+				       err);
 		img_meta_forget(img, img->file, changes[i].off, changes[i].len);
 	}
 	free(writes);

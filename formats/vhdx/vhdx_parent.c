@@ -20,8 +20,9 @@ int vhdx_read_locator(struct vhdx *v, struct img_error *err)
 	if (!v->geometry.has_parent)
 		return 0;
 	if (!p->bytes)
-		return img_fail(err, -EUCLEAN,
-				"metadata: the disk has a parent, but no parent locator that names it");
+		return img_fail(
+			err, -EUCLEAN,
+			"metadata: the disk has a parent, but no parent locator that names it");
 	bytes = malloc(p->bytes);
 	if (!bytes)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -69,7 +70,8 @@ int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *er
 		else
 			free(places[i]);
 	}
-	return img->backing_format && img->backing_alternatives && count ? 0 : vhdx_no_memory(img, err);
+	return img->backing_format && img->backing_alternatives && count ? 0
+									 : vhdx_no_memory(img, err);
 }
 
 int vhdx_parent_opened(struct img *img, struct img_error *err)
@@ -79,8 +81,8 @@ int vhdx_parent_opened(struct img *img, struct img_error *err)
 	char found[IMG_GUID_CHARS + 1], allowed[IMG_GUID_CHARS + 1];
 
 	if (below->driver != img->driver)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed %s", img->name,
-				below->name, below->driver->name, img->driver->name);
+		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed %s",
+				img->name, below->name, below->driver->name, img->driver->name);
 	parent = below->state;
 	if (img_guid_equal(parent->header.data_write, v->locator.linkage) ||
 	    (v->locator.has_linkage2 &&
@@ -88,10 +90,11 @@ int vhdx_parent_opened(struct img *img, struct img_error *err)
 		return 0;
 	img_guid_print(parent->header.data_write, found);
 	img_guid_print(v->locator.linkage, allowed);
-	return img_fail(err, -EUCLEAN,
-			"%s: the parent %s: found data write GUID %s, allowed %s: it is not the disk that "
-			"this one was made on, or it was changed since",
-			img->name, below->name, found, allowed);
+	return img_fail(
+		err, -EUCLEAN,
+		"%s: the parent %s: found data write GUID %s, allowed %s: it is not the disk that "
+		"this one was made on, or it was changed since",
+		img->name, below->name, found, allowed);
 }
 
 int vhdx_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err)
@@ -121,16 +124,18 @@ static int find_place(const struct img *img, const uint8_t *table, size_t bytes,
 
 	for (uint32_t i = 1; i <= le16_load(table + 10); i++) {
 		const uint8_t *entry = table + (size_t)i * VHDX_METADATA_ENTRY_BYTES;
-		uint64_t item_off = le32_load(entry + 16), item_end = item_off + le32_load(entry + 20);
+		uint64_t item_off = le32_load(entry + 16),
+			 item_end = item_off + le32_load(entry + 20);
 
 		if (item_off != old->off && item_end <= v->regions.metadata.bytes)
 			end = max_u64(end, item_end);
 	}
 	end = round_up_u64(end, 8);
 	if (bytes > VHDX_ITEM_BYTES_MAX || !range_in(end, bytes, v->regions.metadata.bytes))
-		return img_fail(err, -ENOSPC,
-				"%s: the metadata region has no room for a parent locator of %zu bytes",
-				img->name, bytes);
+		return img_fail(
+			err, -ENOSPC,
+			"%s: the metadata region has no room for a parent locator of %zu bytes",
+			img->name, bytes);
 	*off = (uint32_t)end;
 	return 0;
 }
@@ -172,7 +177,8 @@ static int write_locator(struct img *img, const uint8_t *bytes, size_t len, stru
 			continue;
 		le32_store(entry + 16, place.off);
 		le32_store(entry + 20, place.bytes);
-		changes[0] = (struct vhdx_change){ region + sector, table + sector, IMG_META_SECTOR };
+		changes[0] = (struct vhdx_change){ region + sector, table + sector,
+						   IMG_META_SECTOR };
 	}
 	rc = vhdx_write_logged(img, changes, 2, err);
 	if (!rc)
@@ -183,8 +189,8 @@ out:
 	return rc;
 }
 
-int vhdx_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,
-		     struct img_error *err)
+int vhdx_set_backing(struct img *img, const char *name, const char *format,
+		     const struct img *backing, struct img_error *err)
 {
 	struct vhdx *v = img->state;
 	const struct vhdx *parent;
@@ -194,16 +200,19 @@ int vhdx_set_backing(struct img *img, const char *name, const char *format, cons
 	int rc;
 
 	if (!vhdx_is_child(v) || !name)
-		return img_fail(err, -ENOTSUP,
-				"%s: a VHDX %s: only a differencing disk can be given another parent", img->name,
-				name ? "without a parent cannot get one" : "cannot lose its parent");
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: a VHDX %s: only a differencing disk can be given another parent",
+			img->name,
+			name ? "without a parent cannot get one" : "cannot lose its parent");
 	if ((format && strcmp(format, img->driver->name) != 0) || backing->driver != img->driver)
-		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, allowed %s", img->name,
-				backing->name, backing->driver->name, img->driver->name);
+		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, allowed %s",
+				img->name, backing->name, backing->driver->name, img->driver->name);
 	parent = backing->state;
 	if (parent->geometry.sector_bytes != v->geometry.sector_bytes)
 		return img_fail(err, -EINVAL,
-				"%s: the parent %s: found logical sectors of %" PRIu32 " bytes, allowed %" PRIu32,
+				"%s: the parent %s: found logical sectors of %" PRIu32
+				" bytes, allowed %" PRIu32,
 				img->name, backing->name, parent->geometry.sector_bytes,
 				v->geometry.sector_bytes);
 	rc = vhdx_encode_locator(parent->header.data_write, name, &bytes, &len, err);

@@ -109,13 +109,12 @@ static int write_regions(struct img *img, const struct vhdx_region *bat, struct 
 	if (!rc)
 		vhdx_move_bat(table, bat);
 	for (unsigned i = 0; i < 2 && !rc; i++) {
-		rc = img_storage_read(img->file, VHDX_REGION_TABLE_OFF(i), old, VHDX_REGION_TABLE_BYTES,
-				      err);
+		rc = img_storage_read(img->file, VHDX_REGION_TABLE_OFF(i), old,
+				      VHDX_REGION_TABLE_BYTES, err);
 		for (size_t at = 0; at < VHDX_REGION_TABLE_BYTES && !rc; at += VHDX_LOG_SECTOR)
 			if (memcmp(table + at, old + at, VHDX_LOG_SECTOR) != 0)
-				changes[n++] = (struct vhdx_change){
-					VHDX_REGION_TABLE_OFF(i) + at, table + at, VHDX_LOG_SECTOR
-				};
+				changes[n++] = (struct vhdx_change){ VHDX_REGION_TABLE_OFF(i) + at,
+								     table + at, VHDX_LOG_SECTOR };
 	}
 	if (!rc)
 		rc = vhdx_write_logged(img, changes, n, err);
@@ -140,7 +139,8 @@ static int reach_bat(struct img *img, uint64_t bytes, struct img_error *err)
 	rc = take_zeroes(img, bat.bytes, &bat.off, err);
 	if (!rc)
 		rc = copy_bat(img, bat.off,
-			      vhdx_bat_entries(&v->geometry, img->size) * VHDX_BAT_ENTRY_BYTES, err);
+			      vhdx_bat_entries(&v->geometry, img->size) * VHDX_BAT_ENTRY_BYTES,
+			      err);
 	if (!rc)
 		rc = write_regions(img, &bat, err);
 	if (rc) /* what was taken stays so: it may be what the log leads to */
@@ -156,15 +156,14 @@ static int clear_entries(struct img *img, uint64_t old, uint64_t size, struct im
 	const struct vhdx *v = img->state;
 	const struct vhdx_geometry *g = &v->geometry;
 	uint64_t first = vhdx_payload_entry(g, vhdx_block_count(g, old));
-	uint64_t counted = vhdx_bat_entries(g, old), end = vhdx_bat_entries(g, size), stop = end;
+	uint64_t counted = vhdx_bat_entries(g, old), end = vhdx_bat_entries(g, size);
 	uint64_t at = vhdx_entry_at(v, min_u64(first, counted));
 	int rc = 0;
 
 	/* In a differencing disk the last chunk's sector bitmap entry is in use already. */
 	if (vhdx_is_child(v) && first < counted) {
-		stop = counted - 1;
 		rc = img_storage_zero(img->file, vhdx_entry_at(v, first),
-				      (stop - first) * VHDX_BAT_ENTRY_BYTES, err);
+				      (counted - 1 - first) * VHDX_BAT_ENTRY_BYTES, err);
 		first = counted;
 	} else {
 		first = min_u64(first, counted);
@@ -186,7 +185,8 @@ int vhdx_extend(struct img *img, uint64_t size, struct img_error *err)
 
 	if (size > VHDX_DISK_BYTES_MAX || !is_aligned_u64(size, v->geometry.sector_bytes))
 		return img_fail(err, size > VHDX_DISK_BYTES_MAX ? -EFBIG : -EINVAL,
-				"%s: new size: found %" PRIu64 ", allowed multiples of the logical sector "
+				"%s: new size: found %" PRIu64
+				", allowed multiples of the logical sector "
 				"size, %" PRIu32 ", up to %" PRIu64,
 				img->name, size, v->geometry.sector_bytes, VHDX_DISK_BYTES_MAX);
 	rc = vhdx_load_alloc(img, err);
@@ -194,7 +194,8 @@ int vhdx_extend(struct img *img, uint64_t size, struct img_error *err)
 	if (!rc && img->file->size < vhdx_used_end(v) && !img->file->device)
 		rc = img_storage_zero(img->file, vhdx_used_end(v), 0, err);
 	if (!rc)
-		rc = reach_bat(img, vhdx_bat_entries(&v->geometry, size) * VHDX_BAT_ENTRY_BYTES, err);
+		rc = reach_bat(img, vhdx_bat_entries(&v->geometry, size) * VHDX_BAT_ENTRY_BYTES,
+			       err);
 	if (!rc)
 		rc = clear_entries(img, img->size, size, err);
 	if (!rc)
@@ -248,7 +249,8 @@ static int pass_over(struct pass *p, uint64_t first, uint64_t end, bool holes, p
 		uint64_t at = vhdx_entry_at(v, number), run, bytes;
 		enum img_storage_extent kind;
 
-		rc = img_storage_extent(img->file, at, (end - number) * VHDX_BAT_ENTRY_BYTES, &kind, &run);
+		rc = img_storage_extent(img->file, at, (end - number) * VHDX_BAT_ENTRY_BYTES, &kind,
+					&run);
 		n = run / VHDX_BAT_ENTRY_BYTES;
 		if (rc || (!holes && n && kind == IMG_STORAGE_HOLE))
 			continue;
@@ -263,7 +265,8 @@ static int pass_over(struct pass *p, uint64_t first, uint64_t end, bool holes, p
 			rc = vhdx_write_bytes(img, at, piece, bytes, err);
 		for (size_t i = 0; i < p->nfreed && !rc; i++)
 			vhdx_give_room(img, vhdx_entry_off(p->freed[i]),
-				       p->freed[i] & 1 ? VHDX_BITMAP_BYTES : v->geometry.block_bytes,
+				       p->freed[i] & 1 ? VHDX_BITMAP_BYTES
+						       : v->geometry.block_bytes,
 				       false);
 	}
 	free(piece);
@@ -310,17 +313,19 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 		return rc;
 	if (!is_aligned_u64(size, g->sector_bytes))
 		return img_fail(err, -EINVAL,
-				"%s: new size: found %" PRIu64 ", allowed multiples of the logical sector "
+				"%s: new size: found %" PRIu64
+				", allowed multiples of the logical sector "
 				"size, %" PRIu32,
 				img->name, size, g->sector_bytes);
 	if (how != IMG_PREALLOCATE_OFF)
-		return img_fail(err, -ENOTSUP,
-				"%s: preallocation of what a VHDX grows by is not supported; a fixed one "
-				"has it allocated anyway",
-				img->name);
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: preallocation of what a VHDX grows by is not supported; a fixed one "
+			"has it allocated anyway",
+			img->name);
 	if (size > old && g->fixed)
-		rc = pass_over(&p, vhdx_payload_entry(g, old / g->block_bytes), vhdx_bat_entries(g, size),
-			       true, fill_entry, err);
+		rc = pass_over(&p, vhdx_payload_entry(g, old / g->block_bytes),
+			       vhdx_bat_entries(g, size), true, fill_entry, err);
 	if (!rc && size != old)
 		rc = write_size(img, size, err);
 	if (rc)

@@ -54,7 +54,8 @@ static struct bits bits_of(const struct vhdx *v, uint64_t bitmap_off, uint64_t f
 }
 
 /* Look at (edit: have written) up to *len bytes of a bitmap. */
-static uint8_t *piece_at(struct vhdx *v, struct img_req *req, uint64_t place, uint64_t *len, bool edit)
+static uint8_t *piece_at(struct vhdx *v, struct img_req *req, uint64_t place, uint64_t *len,
+			 bool edit)
 {
 	*len = min_u64(*len, IMG_META_BLOCK - place % IMG_META_BLOCK);
 	if (edit)
@@ -140,8 +141,8 @@ static void plan_present(struct img *img, struct img_req *req, const struct vhdx
 	uint64_t bytes = v->geometry.block_bytes, start = block_start(v, b), end = start + bytes;
 	struct vhdx_block next;
 
-	while (end < off + len && !vhdx_lookup(img, req, end, &next) && next.state == VHDX_PRESENT &&
-	       next.file_off == b->file_off + (end - start))
+	while (end < off + len && !vhdx_lookup(img, req, end, &next) &&
+	       next.state == VHDX_PRESENT && next.file_off == b->file_off + (end - start))
 		end += bytes;
 	plan_here(img, b, op, off, min_u64(len, end - off), plan);
 }
@@ -189,8 +190,8 @@ static int plan_new(struct img *img, struct img_req *req, const struct vhdx_bloc
 }
 
 /* Of a partially present block: a run of sectors that are all there, or not. */
-static int look_at_run(struct img *img, struct img_req *req, const struct vhdx_block *b, uint64_t off,
-		       uint64_t *len, uint64_t *bitmap_off, bool *present)
+static int look_at_run(struct img *img, struct img_req *req, const struct vhdx_block *b,
+		       uint64_t off, uint64_t *len, uint64_t *bitmap_off, bool *present)
 {
 	const struct vhdx *v = img->state;
 	uint64_t sector = v->geometry.sector_bytes, into = off % sector, run;
@@ -198,12 +199,13 @@ static int look_at_run(struct img *img, struct img_req *req, const struct vhdx_b
 
 	if (!rc && !*bitmap_off)
 		rc = img_fail(img_req_error(req), -EUCLEAN,
-			      "%s: BAT entry %" PRIu64 ": found a partially present block, and no sector "
+			      "%s: BAT entry %" PRIu64
+			      ": found a partially present block, and no sector "
 			      "bitmap block",
 			      img->name, b->entry_number);
 	if (!rc)
-		rc = vhdx_bitmap_run(v, req, *bitmap_off, off, div_round_up_u64(into + *len, sector),
-				     present, &run);
+		rc = vhdx_bitmap_run(v, req, *bitmap_off, off,
+				     div_round_up_u64(into + *len, sector), present, &run);
 	if (!rc)
 		*len = min_u64(*len, run * sector - into);
 	return rc;
@@ -287,15 +289,16 @@ static enum way way_to_clear(const struct vhdx *v, const struct img_req *req, bo
 			     enum vhdx_block_state state)
 {
 	if (vhdx_has_room(state))
-		return v->geometry.fixed || (!discard && !img_req_may_unmap(req)) ? WAY_HERE : WAY_STATE;
+		return v->geometry.fixed || (!discard && !img_req_may_unmap(req)) ? WAY_HERE
+										  : WAY_STATE;
 	if (!discard && img_req_keep_allocated(req))
 		return WAY_WRITE;
 	return vhdx_is_parents(v, state) && !discard ? WAY_STATE : WAY_NOTHING;
 }
 
 /* Whole blocks from b on, by their entries. */
-static int plan_state(struct img *img, struct img_req *req, const struct vhdx_block *b, bool discard,
-		      uint64_t off, uint64_t len, struct img_plan *plan)
+static int plan_state(struct img *img, struct img_req *req, const struct vhdx_block *b,
+		      bool discard, uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct vhdx *v = img->state;
 	uint64_t bytes = v->geometry.block_bytes, end = off + len, n = 1;
@@ -304,8 +307,7 @@ static int plan_state(struct img *img, struct img_req *req, const struct vhdx_bl
 	struct vhdx_block next;
 
 	/* As many as lie in the same piece of metadata. */
-	while (off + n * bytes < end &&
-	       (off + (n + 1) * bytes <= end || end == img->size) &&
+	while (off + n * bytes < end && (off + (n + 1) * bytes <= end || end == img->size) &&
 	       vhdx_entry_at(v, vhdx_payload_entry(&v->geometry, b->number + n)) / IMG_META_BLOCK ==
 		       block &&
 	       !vhdx_lookup(img, req, off + n * bytes, &next) &&
@@ -328,8 +330,8 @@ static int plan_state(struct img *img, struct img_req *req, const struct vhdx_bl
 }
 
 /* A whole block that keeps its room. */
-static void plan_whole(struct img *img, struct img_req *req, const struct vhdx_block *b, enum img_op op,
-		       uint64_t off, uint64_t len, struct img_plan *plan)
+static void plan_whole(struct img *img, struct img_req *req, const struct vhdx_block *b,
+		       enum img_op op, uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct vhdx *v = img->state;
 
@@ -344,8 +346,8 @@ static void plan_whole(struct img *img, struct img_req *req, const struct vhdx_b
 	plan->slot[SLOT_VALUE] = vhdx_bat_entry(VHDX_PRESENT, b->file_off);
 }
 
-static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint64_t off, uint64_t len,
-		      struct img_plan *plan)
+static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+		      uint64_t len, struct img_plan *plan)
 {
 	const struct vhdx *v = img->state;
 	uint64_t bytes = v->geometry.block_bytes, sector = v->geometry.sector_bytes;
@@ -402,7 +404,8 @@ int vhdx_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 	case IMG_OP_WRITE_COMPRESSED:
 		break;
 	}
-	return img_fail(img_req_error(req), -ENOTSUP, "%s: a VHDX holds no compressed data", img->name);
+	return img_fail(img_req_error(req), -ENOTSUP, "%s: a VHDX holds no compressed data",
+			img->name);
 }
 
 /* ---- Commit ---- */

@@ -8,7 +8,9 @@
 #include "libimg/base/identity.h"
 
 /* Where the text's bytes are stored, and the dashes between them. */
-static const uint8_t place[IMG_GUID_BYTES] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
+static const uint8_t place[IMG_GUID_BYTES] = {
+	3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15
+};
 
 static bool dash_before(size_t i)
 {

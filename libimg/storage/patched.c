@@ -45,7 +45,8 @@ static int patch_read(struct img_filter *w, struct img_io *io, int rc, void *tok
 {
 	(void)token;
 	if (!rc)
-		lay_over(IMG_CONTAINER(w, struct patched, wrap), io->iov, io->iovcnt, io->off, io->len);
+		lay_over(IMG_CONTAINER(w, struct patched, wrap), io->iov, io->iovcnt, io->off,
+			 io->len);
 	return rc;
 }
 

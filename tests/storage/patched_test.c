@@ -17,7 +17,13 @@ static void completed(struct img_io *io)
 static int read_at(struct img_storage *s, uint64_t off, uint8_t *to, bool by_queue)
 {
 	struct iovec iov[] = { { to, 7 }, { to + 7, 33 } };
-	struct img_io io = { .storage = s, .op = IMG_IO_READ, .iov = iov, .iovcnt = 2, .off = off, .len = 40, .done = completed };
+	struct img_io io = { .storage = s,
+			     .op = IMG_IO_READ,
+			     .iov = iov,
+			     .iovcnt = 2,
+			     .off = off,
+			     .len = 40,
+			     .done = completed };
 	struct img_ioq *q = NULL;
 
 	if (!by_queue)
@@ -33,7 +39,9 @@ Test(patched, lies_over)
 {
 	static const uint8_t twos[10] = { 2, 2, 2, 2, 2, 2, 2, 2, 2, 2 };
 	static const uint8_t threes[10] = { 3, 3, 3, 3, 3, 3, 3, 3, 3, 3 };
-	const struct img_patch list[] = { { 10, 10, twos }, { 15, 10, threes }, { 22, 2, NULL }, { 120, 10, twos } };
+	const struct img_patch list[] = {
+		{ 10, 10, twos }, { 15, 10, threes }, { 22, 2, NULL }, { 120, 10, twos }
+	};
 	struct img_storage *inner, *s;
 	uint8_t model[160] = { 0 }, got[40];
 

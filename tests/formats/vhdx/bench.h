@@ -48,7 +48,8 @@ static inline uint64_t next_random(struct bench *b)
 }
 
 /* The exit code of a command in the folder. */
-__attribute__((format(printf, 2, 3))) static inline int try(const struct bench *b, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static inline int try(const struct bench *b, const char *fmt,
+							    ...)
 {
 	char command[1024], full[1200];
 	va_list args;
@@ -188,7 +189,8 @@ static inline struct file read_plain(const char *path, const struct file *parent
 		bool theirs = (entry & 7) == 0, ours = (entry & 7) == 6;
 
 		if ((entry & 7) == 7) {
-			uint64_t chunk = b / ratio, map = le64_load(bat + 8 * (chunk * (ratio + 1) + ratio));
+			uint64_t chunk = b / ratio,
+				 map = le64_load(bat + 8 * (chunk * (ratio + 1) + ratio));
 			uint64_t bit = off % (ratio * block) / sector;
 
 			cr_assert_eq(map & 7, 6);
@@ -199,7 +201,8 @@ static inline struct file read_plain(const char *path, const struct file *parent
 			cr_assert_leq(place + sector, f.len);
 			memcpy(out.bytes + off, f.bytes + place, sector);
 		} else if (theirs && parent && off < parent->len) {
-			memcpy(out.bytes + off, parent->bytes + off, min_u64(sector, parent->len - off));
+			memcpy(out.bytes + off, parent->bytes + off,
+			       min_u64(sector, parent->len - off));
 		}
 	}
 	free(f.bytes);
@@ -243,8 +246,8 @@ static inline void refuse(const char *path, unsigned flags, const char *words)
 }
 
 /* Options end with NULL. */
-static inline int create_in(const char *path, uint64_t size, const char *backing, const char *const *options,
-			    struct img_error *err)
+static inline int create_in(const char *path, uint64_t size, const char *backing,
+			    const char *const *options, struct img_error *err)
 {
 	struct img_create_options how = { .format = "vhdx",
 					  .have_size = !!size,
@@ -275,8 +278,8 @@ static inline void reads_as(const char *path, const uint8_t *bytes, uint64_t len
 	cr_assert_eq(img_size(img), len);
 	cr_assert_eq(img_read(img, 0, got, len, NULL), 0);
 	for (uint64_t i = 0; i < len; i += 512)
-		cr_assert(!memcmp(got + i, bytes + i, min_u64(512, len - i)), "%s: sector at %" PRIu64,
-			  path, i);
+		cr_assert(!memcmp(got + i, bytes + i, min_u64(512, len - i)),
+			  "%s: sector at %" PRIu64, path, i);
 	free(got);
 	done(img);
 }

@@ -113,7 +113,16 @@ Test(vhdx_layout, bad_regions)
 	static const struct {
 		uint64_t off;
 		uint32_t bytes;
-	} bad[] = { { 0, 1 << 20 }, { (3 << 20) + 4096, 1 << 20 }, { 3 << 20, 4096 }, { 3 << 20, 0 }, { 2 << 20, 1 << 20 }, { UINT64_MAX << 20, 1 << 20 }, { 1 << 20, 2 << 20 }, { UINT64_C(1) << 60, 1 << 20 } };
+	} bad[] = {
+		{ 0, 1 << 20 },
+		{ (3 << 20) + 4096, 1 << 20 },
+		{ 3 << 20, 4096 },
+		{ 3 << 20, 0 },
+		{ 2 << 20, 1 << 20 },
+		{ UINT64_MAX << 20, 1 << 20 },
+		{ 1 << 20, 2 << 20 },
+		{ UINT64_C(1) << 60, 1 << 20 },
+	};
 	struct vhdx_regions r;
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(bad); i++) {
@@ -135,7 +144,8 @@ Test(vhdx_layout, bad_regions)
 
 Test(vhdx_layout, regions_back)
 {
-	const struct vhdx_regions r = { .bat = { 7 << 20, 3 << 20 }, .metadata = { 1 << 20, 1 << 20 } };
+	const struct vhdx_regions r = { .bat = { 7 << 20, 3 << 20 },
+					.metadata = { 1 << 20, 1 << 20 } };
 	const struct vhdx_region moved = { 20 << 20, 4 << 20 };
 	struct vhdx_regions got;
 	struct vhdx_region one;
@@ -161,7 +171,8 @@ Test(vhdx_layout, metadata)
 	vhdx_encode_metadata(places, b);
 	cr_assert_eq(vhdx_parse_metadata(b, 1 << 20, got, NULL), 0);
 	cr_assert(!memcmp(places, got, sizeof(got)));
-	cr_assert_eq(vhdx_parse_metadata(b, 0x10000, got, NULL), -EUCLEAN); /* outside of the region */
+	cr_assert_eq(vhdx_parse_metadata(b, 0x10000, got, NULL),
+		     -EUCLEAN); /* outside of the region */
 	le16_store(b + 10, 4);
 	cr_assert_eq(vhdx_parse_metadata(b, 1 << 20, got, NULL), -EUCLEAN); /* one is missing */
 	le16_store(b + 10, 2048);
@@ -239,7 +250,8 @@ Test(vhdx_layout, bat)
 Test(vhdx_layout, log)
 {
 	uint8_t sector[4096] = { 0 }, data[4096], descriptor[32], stored[4096];
-	struct vhdx_log_header h = { .bytes = 8192, .tail = 4096, .sequence = 9, .descriptors = 1 }, got;
+	struct vhdx_log_header h = { .bytes = 8192, .tail = 4096, .sequence = 9, .descriptors = 1 },
+			       got;
 	struct vhdx_log_descriptor d;
 
 	vhdx_encode_log_header(&h, sector);
@@ -316,7 +328,8 @@ Test(vhdx_layout, places)
 	} cases[] = {
 		{ "..\\base.vhdx", NULL, NULL, "../base.vhdx", NULL },
 		{ NULL, NULL, "C:\\x\\base.vhdx", "C:\\x\\base.vhdx", NULL },
-		{ "x\\y.vhdx", NULL, "\\\\server\\share\\z.vhdx", "x/y.vhdx", "\\\\server\\share\\z.vhdx" },
+		{ "x\\y.vhdx", NULL, "\\\\server\\share\\z.vhdx", "x/y.vhdx",
+		  "\\\\server\\share\\z.vhdx" },
 		{ "x\\y.vhdx", NULL, "x/y.vhdx", "x/y.vhdx", NULL },
 	};
 
