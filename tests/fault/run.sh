@@ -32,6 +32,10 @@ for options in block_size=1M subformat=fixed,block_size=1M; do
 	qemu-img convert -f raw -O vhdx -o $options base.raw "filled-$options.vhdx"
 done
 "$imgtool" create -q -f vhdx -b filled-block_size=1M.vhdx -F vhdx -o block_size=1M child.vhdx
+for options in subformat=dynamic subformat=fixed; do
+	qemu-img convert -f raw -O vpc -o force_size=on,$options base.raw "filled-$options.vpc"
+done
+"$imgtool" create -q -f vpc -b filled-subformat=dynamic.vpc -F vpc -o block_size=64k child.vpc
 head -c 3000320 /dev/urandom >random.raw
 
 run() {
@@ -45,6 +49,7 @@ done
 run open sparse.vmdk vmdk
 run open stream.vmdk vmdk
 run open child.vhdx vhdx
+run open child.vpc vpc
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$$
 done
@@ -59,10 +64,14 @@ for image in filled-*.vhdx child.vhdx; do
 	run write "$image" vhdx seed=$$
 	run resize "$image" vhdx
 done
+for image in filled-*.vpc child.vpc; do
+	run write "$image" vpc seed=$$
+	run resize "$image" vpc
+done
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk vhdx; do
+for target in qcow2 qcow2-c raw vmdk vhdx vpc; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -78,6 +87,8 @@ for options in compat=1.1 compat=0.10 cluster_size=512 extended_l2=on preallocat
 	run create new qcow2 options=$options
 done
 run create new vhdx options=block_size=1M
+run create new vpc options=subformat=dynamic
+run create new vpc options=subformat=fixed
 for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done
