@@ -165,7 +165,7 @@ run: deps
 
 # ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
 
-SUITES := unit asan install docs corpus interop tools nbd callers cases random crash repair fault fuzz
+SUITES := unit asan install docs corpus interop tools nbd callers cases random chains crash repair fault fuzz
 
 ASAN := -O1 -g -DIMG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
@@ -191,7 +191,7 @@ check-unit: build-all
 	@BUILD=$(BUILD) tests/run unit
 check-asan asan: build-asan
 	@BUILD=$(BUILD) tests/run asan
-check-install check-docs tools nbd callers cases interop corpus random crash repair: build-all
+check-install check-docs tools nbd callers cases interop corpus random chains crash repair: build-all
 	@BUILD=$(BUILD) tests/run $(@:check-%=%)
 crash-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run crash
@@ -236,7 +236,7 @@ clean:
 
 .PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
 	build-fuzz build-tsan check check-unit check-asan asan check-install check-docs tools nbd callers \
-	cases interop corpus random crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
+	cases interop corpus random chains crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
 	fuzz-long bench lint format clean
 .DELETE_ON_ERROR:
 # Objects of tests are kept.

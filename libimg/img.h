@@ -151,7 +151,10 @@ struct img_open_options {
 	enum img_io_kind io;		   /* how the blocking calls do I/O */
 	uint64_t cache_bytes;		   /* metadata cache; 0: 4 MiB */
 	const struct img_secrets *secrets; /* what the description speaks of by id; NULL: nothing */
-	uint64_t reserved[7];
+	/* Flags that say how backing images are opened, if not as the top: see img_rebase_options. */
+	bool have_backing_flags;
+	unsigned backing_flags;
+	uint64_t reserved[6];
 };
 
 /*
@@ -719,6 +722,62 @@ struct img_convert_options {
  */
 int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,
 		struct img_error *err);
+
+/* ---- Commit and rebase ---- */
+
+/* Zero-initialise. */
+struct img_commit_options {
+	struct img *base; /* below img, at any depth; NULL: directly */
+	bool keep;	  /* do not empty img afterwards */
+	uint64_t rate;	  /* bytes to be read a second; 0: no limit */
+	img_progress_fn *progress;
+	void *user;
+	enum img_io_kind io;
+	uint64_t reserved[8];
+};
+/*
+ * Write what img and the images between it and base have to base, which becomes writable for that, if
+ * it is not, and as large as img, if it is smaller. Then, if base is directly below img and its format
+ * can, img is emptied. What img reads as does not change at any moment, a power cut included; what the
+ * images between read as does. Where a format knows an image's parent by its content (VMDK, VHDX), it is
+ * told of the new one. If a power cut hits just then, img_set_backing_name() with the same name puts that right.
+ * Nobody else may write to these images meanwhile. When cancelled or failed, base has a part of it, and
+ * img all that it had; it can be done once more. Blocking. Nothing is written if: -EINVAL: there is no backing
+ * image, or base is none of them; -EROFS: img is to be emptied and not open for writing; -ENOTSUP: base
+ * cannot grow, or be written to; -EAGAIN: it is used by others; and what img_set_writable() has.
+ */
+int img_commit(struct img *img, const struct img_commit_options *options, struct img_error *err);
+
+/*
+ * The image below img, at any depth, that name leads to: as an image of the chain stores it, or seen from
+ * its folder. NULL: none.
+ */
+struct img *img_find_backing(const struct img *img, const char *name);
+
+/* Zero-initialise. Everything is borrowed until the call returns. */
+struct img_rebase_options {
+	const char *backing;	/* as img_set_backing_name() takes it; NULL or "": none any more */
+	const char *format;	/* NULL: found out by its content, and not stored */
+	bool unsafe;		/* only the name changes: the caller knows that both hold the same */
+	bool compress;		/* what is copied is stored compressed; unsafe: nothing is */
+	unsigned backing_flags; /* IMG_OPEN_* to open the new backing image by: SHARE, DIRECT,
+				   TRY_DIRECT, UNSAFE, WRITETHROUGH, NO_LOCK */
+	unsigned parallel;	/* see img_copy_options */
+	const struct img_secrets *secrets;
+	img_progress_fn *progress;
+	void *user;
+	enum img_io_kind io;
+	uint64_t reserved[8];
+};
+/*
+ * Give img, which is open for writing with its chain, another backing image. What it has from the old
+ * one and would not have from the new one is copied to it before; the two may be of any formats and sizes. A power
+ * cut leaves the old name or the new one, and img reads the same by both. Nobody else may write to img
+ * meanwhile. Afterwards the new one is the one below img; unsafe: the open chain stays as it is, and
+ * img may be open without one (IMG_OPEN_NO_BACKING). Blocking. -EROFS, -ENOTSUP: as
+ * img_set_backing_name(), also: no compression; -ELOOP; errors of opening the new one.
+ */
+int img_rebase(struct img *img, const struct img_rebase_options *options, struct img_error *err);
 
 /* Zero-initialise. */
 struct img_compare_options {

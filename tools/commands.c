@@ -9,12 +9,14 @@
 static const struct command *const commands[] = {
 	&bench_command,
 	&check_command,
+	&commit_command,
 	&compare_command,
 	&convert_command,
 	&create_command,
 	&info_command,
 	&io_command,
 	&map_command,
+	&rebase_command,
 	&resize_command,
 };
 

@@ -38,6 +38,11 @@ bool open_add_object(const char *text)
 	return ok;
 }
 
+const struct img_secrets *open_objects(void)
+{
+	return objects;
+}
+
 /* A name with a colon may be that of a file. */
 static void say_hint(const struct img_error *err, const char *name)
 {
@@ -243,6 +248,10 @@ struct img *open_image(const struct open_request *r)
 	char *subject;
 	int rc;
 
+	if (r->backing_flags) {
+		options.have_backing_flags = true;
+		options.backing_flags = *r->backing_flags;
+	}
 	if (r->subject)
 		subject = args_memory(strdup(r->subject));
 	else if (asprintf(&subject, "Could not open '%s'", r->name) < 0)

@@ -29,6 +29,7 @@ struct open_request {
 	const char *references;		      /* --references; NULL: the program's default */
 	bool warn_if_probed;		      /* say that raw was only guessed */
 	enum img_io_kind *io;		      /* if not NULL: set to what aio= in the name asks for, if it does */
+	const unsigned *backing_flags;	      /* IMG_OPEN_* of the backing files; NULL: as flags */
 	const struct open_snapshot *snapshot; /* of those inside the image; NULL: its present state */
 };
 
@@ -45,6 +46,8 @@ const char *open_references(const char *given);
 
 /* --object: what descriptions speak of by id. False: it makes no sense; said. */
 bool open_add_object(const char *text);
+/* All of them; NULL: none. */
+const struct img_secrets *open_objects(void);
 
 /*
  * The path that a name for a new file means; export_too: or, as it is, the name of an export of a

@@ -136,6 +136,21 @@ static char *identify(const struct img *img, const char *name)
 	return identity;
 }
 
+struct img *img_find_backing(const struct img *img, const char *name)
+{
+	struct img *found = NULL;
+
+	for (; img->parent && !found; img = img->parent) {
+		const char *stored = img->backing_name, *its = img->parent->file->identity;
+		char *identity = identify(img, name);
+
+		if ((stored && !strcmp(stored, name)) || (identity && its && !strcmp(identity, its)))
+			found = img->parent;
+		free(identity);
+	}
+	return found;
+}
+
 /* Is that img itself, or an image that is read through it? */
 static bool leads_back(const struct img *img, const char *identity)
 {

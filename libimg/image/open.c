@@ -565,6 +565,8 @@ static int open_top(struct img_storage *storage, const char *name, struct way *w
 		return rc;
 	}
 	rc = open_in(storage, name, name, gate, NULL, way, &img, err);
+	if (way->options->have_backing_flags)
+		way->flags = (way->flags & ~(unsigned)INHERITED_FLAGS) | way->options->backing_flags;
 	if (!rc)
 		rc = open_chain(img, way, err);
 	if (rc)

@@ -16,6 +16,7 @@
 #include "libimg/base/pool.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/context.h"
+#include "libimg/jobs/copy.h"
 #include "libimg/jobs/rate_limit.h"
 #include "libimg/jobs/salvage.h"
 #include "libimg/jobs/concat.h"
@@ -64,9 +65,18 @@ struct known {
 	bool valid;
 };
 
+/* Whether source and target are images of their own. */
+enum copy_way {
+	COPY_ACROSS,
+	COPY_DOWN, /* the target is below the source: img_copy_down() */
+	COPY_UP,   /* the target is the source: img_copy_up() */
+};
+
 struct copy {
+	enum copy_way way;
 	struct img_concat sources;
 	struct img *target;
+	struct img *compared; /* what chunks are compared with; NULL: zeroes */
 	const struct img_copy_options *o;
 	struct img_queue *q;
 	struct chunk *chunks;	      /* a ring in guest order */
@@ -74,10 +84,11 @@ struct copy {
 	unsigned written;	      /* of these, the first `written` have their writes submitted */
 	size_t chunk_bytes, grain;
 	uint64_t pos, size, retired;
-	enum img_target_state state;	   /* of the target at the beginning */
-	struct known source_at, target_at; /* around pos */
-	bool shares;			   /* the depths below are there */
-	uint32_t source_depth, target_depth;
+	enum img_target_state state;	     /* of the target at the beginning */
+	struct known source_at, target_at;   /* around pos */
+	bool shares;			     /* the depths below are there */
+	uint32_t source_depth, target_depth; /* in the chains of the source and of what it is compared
+						with; DOWN: the target's below the source */
 	struct img_salvage salvage;
 	unsigned unread; /* chunks that are */
 	struct img_rate_limit limit;
@@ -103,12 +114,16 @@ static bool covers(const struct known *k, uint64_t off)
 	return k->valid && off >= k->extent.start && off - k->extent.start < k->extent.length;
 }
 
+/* Of what the source is compared with, which reads as zeroes behind its end. */
 static int map_target(struct copy *c, uint64_t off, struct known *k, struct img_error *err)
 {
-	int rc = covers(k, off) ? 0
-				: img_map(c->target, off, img_size(c->target) - off, true,
-					  &k->extent, err);
+	uint64_t size = c->compared ? img_size(c->compared) : 0;
+	int rc = 0;
 
+	if (off >= size)
+		k->extent = (struct img_map_entry){ .start = off, .length = UINT64_MAX - off, .zero = true };
+	else if (!covers(k, off))
+		rc = img_map(c->compared, off, size - off, true, &k->extent, err);
 	k->valid = !rc;
 	return rc;
 }
@@ -160,13 +175,35 @@ static void check_submit(struct chunk *k, int rc)
 	img_error_clear(&e);
 }
 
-static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
+static void zero_with(struct chunk *k, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct copy *c = k->c;
-	unsigned flags = IMG_SUBMIT_MAY_UNMAP | (c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED);
 
+	if (!len)
+		return;
+	flags |= c->o->out_of_order ? 0 : IMG_SUBMIT_ORDERED;
 	k->writes++;
 	check_submit(k, img_submit_zero(c->q, c->target, off, len, flags, write_done, k, NULL));
+}
+
+/*
+ * Upwards, zeroes must be the image's own, though it may read as zeroes there by what is below it, or for
+ * there is nothing: for that parts of units, or all, have to be allocated.
+ */
+static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
+{
+	const struct img *target = k->c->target;
+	uint64_t unit = img_unit_bytes(target), first = min_u64(len, (unit - off % unit) % unit), units;
+
+	if (k->c->way != COPY_UP) {
+		zero_with(k, off, len, IMG_SUBMIT_MAY_UNMAP);
+		return;
+	}
+	units = off + len == img_size(target) ? len - first : multiple_down_u64(len - first, unit);
+	zero_with(k, off, first, IMG_SUBMIT_KEEP_ALLOCATED);
+	zero_with(k, off + first, units,
+		  target->parent ? IMG_SUBMIT_MAY_UNMAP : IMG_SUBMIT_KEEP_ALLOCATED);
+	zero_with(k, off + first + units, len - first - units, IMG_SUBMIT_KEEP_ALLOCATED);
 }
 
 /* Zero what is not known to be. */
@@ -392,6 +429,26 @@ static bool make_room(struct chunk *k)
 	return k->data && (k->old || !k->compare) && k->iov && k->read_iov;
 }
 
+/* What a chunk is compared with. */
+static int read_old(struct chunk *k)
+{
+	struct copy *c = k->c;
+	uint64_t size = c->compared ? img_size(c->compared) : 0;
+	size_t len = k->off < size ? (size_t)min_u64(k->len, size - k->off) : 0;
+	int rc;
+
+	memset(k->old + len, 0, k->len - len);
+	if (!len)
+		return 0;
+	k->old_iov = (struct iovec){ k->old, len };
+	rc = img_submit_readv(c->q, c->compared, k->off, &k->old_iov, 1, 0, old_done, k, NULL);
+	if (rc)
+		return img_fail(c->err, rc, "%s: a read could not be submitted: %s",
+				img_name(c->compared), strerrordesc_np(-rc));
+	k->reads++;
+	return 0;
+}
+
 static int read_chunk(struct copy *c, size_t len, bool compare)
 {
 	struct chunk *k = next_chunk(c);
@@ -411,15 +468,8 @@ static int read_chunk(struct copy *c, size_t len, bool compare)
 	rc = img_concat_read(&c->sources, c->q, k->off, k->data, len, k->read_iov, &submitted,
 			     read_done, k, c->err);
 	k->reads += submitted;
-	if (!rc && compare) {
-		k->old_iov = (struct iovec){ k->old, len };
-		rc = img_submit_readv(c->q, c->target, k->off, &k->old_iov, 1, 0, old_done, k, NULL);
-		if (!rc)
-			k->reads++;
-		else
-			img_fail(c->err, rc, "%s: a read could not be submitted: %s",
-				 img_name(c->target), strerrordesc_np(-rc));
-	}
+	if (!rc && compare)
+		rc = read_old(k);
 	read_over(k);
 	return rc;
 }
@@ -439,6 +489,47 @@ static bool needs_reading(enum need need)
 }
 
 /*
+ * The same where the target is an image below the source: what it is read from itself is there. What
+ * is not there for an image between the two ends too early reads as zeroes.
+ */
+static int look_down(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
+{
+	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
+	int rc = map_source(c, off, &c->source_at, c->err);
+
+	if (rc)
+		return rc;
+	*len = x->start + x->length - off;
+	*need = x->depth >= c->target_depth ? NEED_NOTHING : NEED_DATA;
+	if (*need == NEED_NOTHING || !x->zero)
+		return 0;
+	rc = map_target(c, off, &c->target_at, c->err);
+	*len = min_u64(*len, y->start + y->length - off);
+	*need = y->zero ? NEED_NOTHING : NEED_ZERO;
+	return rc;
+}
+
+/* The same where the source is the target itself, whose parts from below are to be its own. */
+static int look_up(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
+{
+	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
+	int rc = map_source(c, off, &c->source_at, c->err);
+
+	if (rc)
+		return rc;
+	*len = x->start + x->length - off;
+	*need = NEED_NOTHING;
+	if (!x->depth && x->present)
+		return 0;
+	rc = map_target(c, off, &c->target_at, c->err);
+	*len = min_u64(*len, y->start + y->length - off);
+	if (!(x->zero && y->zero) &&
+	    !(c->shares && x->depth >= c->source_depth && y->depth >= c->target_depth))
+		*need = NEED_COMPARE;
+	return rc;
+}
+
+/*
  * What must be done for the disk at off, and for how long (to the end of the extent). What the
  * source has from its backing images the target may have from its own: that is so where both lead to
  * the same image, and else is found out by looking at both. Only the map of the whole target tells
@@ -448,8 +539,11 @@ static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 {
 	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
 	bool zero, below, alike = false;
-	int rc = map_source(c, off, &c->source_at, c->err);
+	int rc;
 
+	if (c->way != COPY_ACROSS)
+		return c->way == COPY_DOWN ? look_down(c, off, need, len) : look_up(c, off, need, len);
+	rc = map_source(c, off, &c->source_at, c->err);
 	if (rc)
 		return rc;
 	*len = x->start + x->length - off;
@@ -613,15 +707,15 @@ static void size_window(struct copy *c)
 }
 
 /*
- * The first image that the source's chain and the one below the target have in common, if there is
- * one.
+ * The first image that the source's chain and what is compared have in common, if there is one. depth: of
+ * `other`.
  */
-static void find_shared(struct copy *c)
+static void find_shared(struct copy *c, const struct img *other, uint32_t depth)
 {
 	c->source_depth = 0;
 	for (const struct img *a = c->sources.images[0]; a; a = a->parent, c->source_depth++) {
-		c->target_depth = 1;
-		for (const struct img *b = c->target->parent; b; b = b->parent, c->target_depth++) {
+		c->target_depth = depth;
+		for (const struct img *b = other; b; b = b->parent, c->target_depth++) {
 			c->shares = img_context_is_same(a, b);
 			if (c->shares)
 				return;
@@ -647,8 +741,10 @@ static int copy(struct copy *c)
 	int rc;
 
 	c->state = img_target_state(c->target, c->o->target_is_zero);
-	if (c->o->share_backing)
-		find_shared(c);
+	if (c->way == COPY_UP)
+		find_shared(c, c->compared, 0);
+	else if (c->o->share_backing)
+		find_shared(c, c->target->parent, 1);
 	size_window(c);
 	c->grain = img_zero_grain(c->target, c->o->sparse_bytes, c->chunk_bytes);
 	img_rate_limit_begin(&c->limit, c->o->rate);
@@ -671,21 +767,47 @@ static int copy(struct copy *c)
 	return rc;
 }
 
+static int begin(struct copy *c, struct img *const *sources, size_t count)
+{
+	int rc = img_check_copy_options(c->o, c->err);
+
+	if (!rc)
+		rc = img_concat_init(&c->sources, sources, count, c->err);
+	c->size = c->sources.size;
+	c->salvage = (struct img_salvage){ .sources = &c->sources,
+					   .unreadable = c->o->unreadable,
+					   .user = c->o->user };
+	if (!rc)
+		rc = check(c);
+	return rc ? rc : copy(c);
+}
+
 int img_copy(struct img *const *sources, size_t count, struct img *target,
 	     const struct img_copy_options *options, struct img_error *err)
 {
 	static const struct img_copy_options defaults;
-	const struct img_copy_options *o = options ? options : &defaults;
-	struct copy c = { .target = target, .o = o, .err = err };
-	int rc = img_check_copy_options(o, err);
+	struct copy c = { .target = target,
+			  .compared = target,
+			  .o = options ? options : &defaults,
+			  .err = err };
 
-	if (!rc)
-		rc = img_concat_init(&c.sources, sources, count, err);
-	c.size = c.sources.size;
-	c.salvage = (struct img_salvage){ .sources = &c.sources,
-					  .unreadable = o->unreadable,
-					  .user = o->user };
-	if (!rc)
-		rc = check(&c);
-	return rc ? rc : copy(&c);
+	return begin(&c, sources, count);
+}
+
+int img_copy_down(struct img *top, struct img *base, const struct img_copy_options *options,
+		  struct img_error *err)
+{
+	struct copy c = { .way = COPY_DOWN, .target = base, .compared = base, .o = options, .err = err };
+
+	for (const struct img *i = top; i != base; i = i->parent)
+		c.target_depth++;
+	return begin(&c, &top, 1);
+}
+
+int img_copy_up(struct img *img, struct img *backing, const struct img_copy_options *options,
+		struct img_error *err)
+{
+	struct copy c = { .way = COPY_UP, .target = img, .compared = backing, .o = options, .err = err };
+
+	return begin(&c, &img, 1);
 }

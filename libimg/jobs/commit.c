@@ -1,0 +1,201 @@
+/*
+ * Commit: what the images above another have is written to that one.
+ *
+ * What top reads as is the same at each moment, also after a power cut: what is written below is what
+ * the images above it cover. Only when all of it is durable is top emptied. A child whose format tells
+ * its parent by its content is told of the new content as soon as that is another one by the format's
+ * count, before anything of it is written: between the two a power cut leaves a child that refuses its
+ * parent, though nothing is lost, until its parent's name is stored anew.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/cancel.h"
+#include "libimg/base/error.h"
+#include "libimg/engine/engine.h"
+#include "libimg/image/arguments.h"
+#include "libimg/image/context.h"
+#include "libimg/jobs/copy.h"
+
+struct commit {
+	struct img *top, *base;
+	const struct img_commit_options *o;
+	struct img_error *err;
+};
+
+/* The image directly above base. */
+static struct img *child_of(const struct commit *c)
+{
+	return c->base->context->above;
+}
+
+static bool knows_parent(const struct img *img)
+{
+	return (img->driver->features & IMG_DRIVER_BACKING_KNOWN) && img->driver->set_backing;
+}
+
+static bool is_emptied(const struct commit *c)
+{
+	return !c->o->keep && child_of(c) == c->top && c->top->driver->make_empty;
+}
+
+static int check(struct commit *c)
+{
+	const struct img *i = c->top->parent;
+	struct img_error *err = c->err;
+
+	if (!i)
+		return img_fail(err, -EINVAL, "Image does not have a backing file");
+	if (!c->base)
+		c->base = c->top->parent;
+	while (i && i != c->base)
+		i = i->parent;
+	if (!i)
+		return img_fail(err, -EINVAL, "Did not find '%s' in the backing chain of '%s'",
+				img_name(c->base), img_name(c->top));
+	if (is_emptied(c) && !img_is_writable(c->top))
+		return img_fail(err, -EROFS, "%s: opened for reading only, so it cannot be emptied",
+				img_name(c->top));
+	if (img_size(c->base) < img_size(c->top) && !c->base->driver->resize)
+		return img_fail(err, -ENOTSUP,
+				"%s: its %" PRIu64 " bytes are less than the %" PRIu64
+				" of %s, and images of format %s cannot be made larger",
+				img_name(c->base), img_size(c->base), img_size(c->top), img_name(c->top),
+				img_format(c->base));
+	return 0;
+}
+
+/* ---- Children that know their parent by its content ---- */
+
+/*
+ * From the image above base on as far as a change of one's parent changes itself in the eyes of the next.
+ * what: done to each.
+ */
+static int for_children(struct commit *c, int (*what)(struct img *child, struct img_error *err))
+{
+	int rc = 0;
+
+	for (struct img *i = child_of(c); !rc && knows_parent(i); i = i->context->above) {
+		rc = what(i, c->err);
+		if (i == c->top)
+			break;
+	}
+	return rc;
+}
+
+static int link_anew(struct img *child, struct img_error *err)
+{
+	const char *name = child->context->parent_path ? child->context->parent_path
+			   : child->backing_name       ? child->backing_name
+						       : child->parent->context->path;
+	char *copy = strdup(name), *format = child->backing_format ? strdup(child->backing_format) : NULL;
+	int rc;
+
+	if (!copy || (child->backing_format && !format))
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	else /* both are replaced on the way */
+		rc = img_set_backing_name(child, copy, format, err);
+	free(copy);
+	free(format);
+	return rc;
+}
+
+/* ---- Roles ---- */
+
+/* From base up: which images are to be written to, at most all of a chain. */
+struct roles {
+	struct img *made[IMG_CHAIN_MAX]; /* writable, and to be read-only again */
+	size_t count;
+};
+
+static int make_writable(struct roles *r, struct img *img, struct img_error *err)
+{
+	int rc = img_is_writable(img) ? 1 : img_set_writable(img, true, err);
+
+	if (!rc)
+		r->made[r->count++] = img;
+	return rc < 0 ? rc : 0;
+}
+
+static int take_roles(struct commit *c, struct roles *r)
+{
+	int rc = make_writable(r, c->base, c->err);
+
+	for (struct img *i = child_of(c); !rc && knows_parent(i); i = i->context->above) {
+		rc = make_writable(r, i, c->err);
+		if (i == c->top)
+			break;
+	}
+	return rc;
+}
+
+/* rc: of the job so far. */
+static int give_roles_back(struct roles *r, int rc, struct img_error *err)
+{
+	while (r->count) {
+		int failed = img_set_writable(r->made[--r->count], false, rc ? NULL : err);
+
+		rc = rc ? rc : failed;
+	}
+	return rc;
+}
+
+/* ---- The job ---- */
+
+static int copy_down(struct commit *c)
+{
+	const struct img_copy_options how = {
+		.rate = c->o->rate,
+		.progress = c->o->progress,
+		.user = c->o->user,
+		.io = c->o->io,
+	};
+
+	return img_copy_down(c->top, c->base, &how, c->err);
+}
+
+/* base changes from here on. */
+static int write_down(struct commit *c)
+{
+	int rc = img_engine_quiesce(c->base, IMG_QUIESCE_FOR_CHANGING, c->err), flushed;
+
+	if (rc)
+		return rc;
+	img_engine_resume(c->base);
+	rc = for_children(c, link_anew);
+	if (!rc && img_size(c->base) < img_size(c->top))
+		rc = img_resize(c->base, img_size(c->top), IMG_PREALLOCATE_OFF, c->err);
+	if (!rc)
+		rc = copy_down(c);
+	flushed = img_flush(c->base, rc ? NULL : c->err);
+	return rc ? rc : flushed;
+}
+
+int img_commit(struct img *img, const struct img_commit_options *options, struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+	static const struct img_commit_options defaults;
+	const struct img_commit_options *o = options ? options : &defaults;
+	struct commit c = { .top = img, .base = o->base, .o = o, .err = err };
+	struct roles roles = { .count = 0 };
+	int rc = img_context_is_ours(img, err);
+
+	for (size_t i = 0; !rc && i < IMG_ARRAY_LEN(o->reserved); i++)
+		if (o->reserved[i])
+			rc = img_fail(err, -EINVAL, "reserved fields of a commit are not zero");
+	if (!rc)
+		rc = img_check_io_kind(o->io, err);
+	if (!rc)
+		rc = check(&c);
+	if (rc)
+		return rc;
+	rc = take_roles(&c, &roles);
+	if (!rc)
+		rc = write_down(&c);
+	if (!rc && is_emptied(&c))
+		rc = img_make_empty(img, err);
+	return give_roles_back(&roles, rc, err);
+}

@@ -1,0 +1,157 @@
+#!/bin/bash
+# Random chains of images, committed and rebased by imgtool, judged by qemu-img: what the top reads as
+# stays, and after a commit the base reads the same.
+#
+#   SEED=N	(default: today's)
+#   COUNT=N	chains (default: 60)
+. "$(dirname "$0")/../lib.sh"
+
+have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io"; finish; }
+RANDOM=${SEED:-$(date +%Y%m%d)}
+cd "$work" || exit 1
+
+pick() { eval "picked=\${$((RANDOM % $# + 1))}"; }
+
+# A size in sectors, and the same for all in a third of the chains.
+pick_size() { size=$(((RANDOM % 6000 + 200) * 512)); }
+
+# fill FILE FORMAT: a few writes and zeroes that straddle whatever units there are.
+fill() {
+	local i n=$((RANDOM % 6 + 1)) off len script=()
+	for ((i = 0; i < n; i++)); do
+		off=$(((RANDOM * 32768 + RANDOM) % (size / 512) * 512))
+		len=$(((RANDOM % 700 + 1) * 512))
+		((off + len > size)) && len=$((size - off))
+		pick write write write zero
+		if [ $picked = zero ]; then
+			script+=(-c "write -q -z $off $len")
+		else
+			script+=(-c "write -q -P $((RANDOM % 250 + 1)) $off $len")
+		fi
+	done
+	qemu-io -f "$2" "${script[@]}" "$1" >/dev/null
+}
+
+options_of() {
+	case $1 in
+	qcow2)
+		pick cluster_size=512 cluster_size=4k cluster_size=64k extended_l2=on,cluster_size=16k \
+			compat=0.10,cluster_size=4k cluster_size=2M
+		;;
+	vmdk) pick subformat=monolithicSparse zeroed_grain=on subformat=monolithicSparse ;;
+	raw) picked= ;;
+	esac
+}
+
+# make NAME FORMAT [BACKING FORMAT]: an image of $size, and something in it.
+make() {
+	options_of "$2"
+	made="$made $1($2 $picked $size)"
+	# shellcheck disable=SC2086 # words are wanted
+	"$imgtool" create -q -f "$2" ${picked:+-o $picked} ${3:+-b $3 -F $4} "$1" $size && fill "$1" "$2"
+}
+
+# A chain of images $1.0 (the base), $1.1, ...; the last is $top, of format $kind, $levels of them.
+make_chain() {
+	local i format
+	pick raw raw qcow2 vmdk
+	format=$picked
+	[ $((RANDOM % 3)) -eq 0 ] || pick_size
+	make "$1.0" $format || return 1
+	levels=$((RANDOM % ${2:-4} + 1))
+	for ((i = 1; i <= levels; i++)); do
+		kind=qcow2
+		[ $format != vmdk ] || pick vmdk vmdk qcow2
+		[ $format != vmdk ] || kind=$picked
+		[ $((RANDOM % 2)) -eq 0 ] || pick_size
+		make "$1.$i" $kind "$1.$((i - 1))" $format || return 1
+		formats[i - 1]=$format
+		format=$kind
+	done
+	top=$1.$levels
+}
+
+# is NAME FILE FORMAT: FILE is a sound image and holds what is in flat.
+is() {
+	try "$1: qemu-img finds the same disk" qemu-img compare -f raw -F "$3" flat "$2" || return
+	qemu-img check -f "$3" "$2" >check 2>&1 || grep -q "not support checks" check ||
+		{ fail "$1: $2 is not sound"; head -n 5 check; }
+	case $3 in qcow2 | vmdk) try "$1: a sound image" "$imgtool" check -q -f "$3" "$2" ;; esac
+}
+
+bytes_of() { qemu-img info -f "$2" --output=json "$1" | sed -n 's/^    "virtual-size": \([0-9]*\).*/\1/p'; }
+flat_of() { rm -f flat; qemu-img convert -f "$2" -O raw "$1" flat; }
+
+commit_one() {
+	local to=$((levels - 1)) drop=
+	pick now drop base
+	case $picked in
+	drop) drop=-d ;;
+	base) to=$((RANDOM % levels)) && drop="-b c.$to" ;;
+	esac
+	what="$what commit $drop"
+	if [ "${formats[to]}" = vmdk ] && [ "$(bytes_of "c.$to" vmdk)" -lt "$(bytes_of "$top" $kind)" ]; then
+		cp "c.$to" below
+		# shellcheck disable=SC2086 # words are wanted
+		refuse "$what: too small, and cannot grow" "$imgtool" commit -q -f $kind $drop "$top"
+		try "$what: nothing was written" cmp below "c.$to"
+		is "$what: the top" "$top" $kind
+		return
+	fi
+	# shellcheck disable=SC2086 # words are wanted
+	try "$what" "$imgtool" commit -q -f $kind $drop "$top" || return
+	is "$what: the top" "$top" $kind
+	# The base goes on behind what is committed, if it is longer.
+	qemu-img convert -f "${formats[to]}" -O raw "c.$to" below && truncate -s "$(stat -c %s flat)" below
+	try "$what: the base holds it" cmp below flat
+	try "$what: the base is sound" "$imgtool" info -f "${formats[to]}" "c.$to"
+	if [ -z "$drop" ]; then
+		qemu-img map -f $kind --output=json "$top" | grep -q '"depth": 0, "present": true' &&
+			fail "$what: something is left in the top"
+	fi
+}
+
+rebase_one() {
+	local backing format compress= old=$kind onto=$top
+	if [ "$kind" = qcow2 ]; then
+		pick none other within
+	else
+		pick other within	# of its own format alone
+	fi
+	case $picked in
+	none) backing= format= ;;
+	within)
+		local to=$((RANDOM % levels))
+		backing=c.$to format=${formats[to]}
+		[ $format = vmdk ] || [ $kind = qcow2 ] || return
+		;;
+	other)
+		local kept=("${formats[@]}")
+		if [ $kind = vmdk ]; then
+			pick_size && make n.0 vmdk && backing=n.0 format=vmdk
+		else
+			make_chain n 2 && backing=$top format=$kind
+		fi
+		formats=("${kept[@]}")
+		;;
+	esac
+	top=$onto kind=$old
+	[ $kind != qcow2 ] || [ $((RANDOM % 3)) -ne 0 ] || compress=-c
+	what="$what;$made; rebase $compress -b '$backing'"
+	# shellcheck disable=SC2086 # words are wanted
+	try "$what" "$imgtool" rebase -q -f $kind $compress -b "$backing" ${format:+-F $format} "$top" || return
+	is "$what" "$top" $kind
+	try "$what: its name" sh -c '"$1" info -U "$2" | grep -q "^backing file: $3\b" || [ -z "$3" ]' - \
+		"$imgtool" "$top" "$backing"
+}
+
+for ((n = 0; n < ${COUNT:-60}; n++)); do
+	rm -f c.* n.* flat below
+	made='' formats=()
+	pick_size
+	make_chain c || { fail "a chain cannot be made:$made"; continue; }
+	flat_of "$top" $kind
+	what="$n:$made:"
+	if ((n % 2)); then rebase_one; else commit_one; fi
+done
+finish
