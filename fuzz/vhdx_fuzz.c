@@ -175,7 +175,7 @@ static struct img *open_as(unsigned flags, struct img_error *err)
 	struct img_open_options options = { .format = "vhdx",
 					    .flags = flags | IMG_OPEN_NO_BACKING,
 					    .references = "none",
-					    .io = IMG_IO_THREADS_KIND };
+					    .io = IMG_IO_THREADS };
 	struct img_storage *s;
 	struct img *img = NULL;
 
@@ -253,7 +253,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	img_close(img, NULL);
 
 	img = open_as(IMG_OPEN_WRITE | IMG_OPEN_CHECK, err);
-	if (img && !img_check(img, IMG_CHECK_REPAIR_ALL, NULL, NULL, &result, err)) {
+	if (img && !img_check(img, IMG_REPAIR_ALL, NULL, NULL, &result, err)) {
 		look(img, &after, err);
 		must(before.size == after.size, "repair", "another size");
 		for (size_t i = 0; i < IMG_ARRAY_LEN(before.piece); i++)

@@ -22,7 +22,7 @@
  *	fail=N		the Nth sync fails; later flushes that say that all is well must be right
  *	with=FILE	a further file of the image (data file, extent), in the same folder; repeatable
  *	resize=N	after the workload the disk is resized to N bytes; repeatable, done in turn
- *	how=N		preallocation of what grows then (IMG_PREALLOC_*)
+ *	how=N		preallocation of what grows then (IMG_PREALLOCATE_*)
  *	qemu=N		each Nth state is judged by qemu-img too
  *	judge=DIR	where its files are put for that; what the image is based on is there
  *	save=FILE	where to put the first state that is wrong

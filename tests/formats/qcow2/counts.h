@@ -73,7 +73,7 @@ static inline void counts_read(struct img_storage *s, struct counts *c)
 			uint64_t n = 0, at = i * c->bits;
 
 			if (c->bits < 8) /* the first is in the lowest bits of a byte */
-				n = block[at / 8] >> at % 8 & ((1u << c->bits) - 1);
+				n = (unsigned)block[at / 8] >> at % 8 & ((1u << c->bits) - 1);
 			else
 				for (uint64_t k = 0; k < c->bits / 8; k++)
 					n = n << 8 | block[at / 8 + k];
