@@ -197,7 +197,7 @@ static void completed(void *user, int rc, const struct img_error *err)
 {
 	struct flight *f = user;
 
-	for (size_t i = 0; !rc && f->fua && i < f->deeds; i++)
+	for (size_t i = 0; !rc && f->fua && !f->discard && i < f->deeds; i++) /* a discard may do nothing */
 		f->w->deed[f->deed + i].sure = img_record_count(f->record);
 	if (!rc)
 		return;
