@@ -7,20 +7,15 @@
  *	10 bytes each	where (1), offset there in units of 4 bytes (2), how many bytes (1: 1 to 8, the upper bits
  *			say in which of the places), the bytes (6, the last ones are zero)
  *
- * It is opened for reading, looked up, read and checked; then repaired, after which what could be read before
- * reads the same; then written to, and what was written is read back.
+ * What is done with it is in changed.h.
  */
-#include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "formats/vhdx/vhdx_layout.h"
 #include "formats/vhdx/vhdx_locator.h"
-#include "libimg/base/arith.h"
-#include "libimg/base/crc32c.h"
+#include "fuzz/changed.h"
 #include "libimg/base/endian.h"
-#include "libimg/image/context.h"
 
 enum {
 	MIB = 1 << 20,
@@ -30,7 +25,6 @@ enum {
 	BLOCKS = 4 * MIB, /* block 0, block 1, the sector bitmap block */
 	FILE_BYTES = 7 * MIB,
 	DISK_BYTES = 4 * MIB,
-	PIECE = 65536,
 	CHANGE_BYTES = 10,
 	CHANGES_MAX = 200,
 };
@@ -38,20 +32,6 @@ enum {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 static uint8_t file[FILE_BYTES];
-
-/* What the pieces of the disk read as; a checksum of each, 0: not at all. */
-struct seen {
-	uint64_t size;
-	uint32_t piece[DISK_BYTES / PIECE];
-};
-
-static void must(bool holds, const char *what, const char *sentence)
-{
-	if (!holds) {
-		fprintf(stderr, "vhdx_fuzz: %s: %s\n", what, sentence);
-		abort();
-	}
-}
 
 static void seal(uint8_t *bytes, size_t len)
 {
@@ -168,109 +148,15 @@ static void seal_all(void)
 	}
 }
 
-/* ---- What is done with it ---- */
-
-static struct img *open_as(unsigned flags, struct img_error *err)
-{
-	struct img_open_options options = { .format = "vhdx",
-					    .flags = flags | IMG_OPEN_NO_BACKING,
-					    .references = "none",
-					    .io = IMG_IO_THREADS };
-	struct img_storage *s;
-	struct img *img = NULL;
-
-	must(!img_storage_memory("input", 0, UINT64_C(64) << 20, &s), "no memory", "");
-	must(!img_storage_write(s, 0, file, sizeof(file), NULL), "no memory", "");
-	if (img_open_storage(s, "/nowhere/input", &options, &img, err)) {
-		must(*img_error_text(err), "refused without a word", "");
-		return NULL;
-	}
-	return img;
-}
-
-static void look(struct img *img, struct seen *seen, struct img_error *err)
-{
-	static uint8_t buf[PIECE];
-	uint64_t size = img_size(img);
-
-	memset(seen, 0, sizeof(*seen));
-	seen->size = size;
-	for (uint64_t off = 0; off + PIECE <= min_u64(size, DISK_BYTES); off += PIECE) {
-		struct img_map_entry entry;
-
-		if (!img_map(img, off, size - off, true, &entry, err))
-			must(entry.length && entry.length <= size - off, "map", "length");
-		if (!img_read(img, off, buf, PIECE, err))
-			seen->piece[off / PIECE] = img_crc32c(0, buf, PIECE) | 1;
-		else
-			must(*img_error_text(err), "read: refused without a word", "");
-	}
-}
-
-static void write_to(struct img *img, struct img_error *err)
-{
-	static const uint64_t places[] = { 512, MIB + 1024, 2 * MIB, 3 * MIB + 4096,
-					   DISK_BYTES - 512 };
-	uint8_t bytes[512], got[512];
-
-	for (size_t i = 0; i < IMG_ARRAY_LEN(places); i++) {
-		uint64_t off = places[i];
-		bool zero = i % 2;
-
-		if (off + sizeof(bytes) > img_size(img))
-			continue;
-		memset(bytes, zero ? 0 : 0x77, sizeof(bytes));
-		if (zero ? img_zero(img, off, sizeof(bytes), err)
-			 : img_write(img, off, bytes, sizeof(bytes), err))
-			continue;
-		must(!img_read(img, off, got, sizeof(got), err), "cannot be read back",
-		     img_error_text(err));
-		must(!memcmp(got, bytes, sizeof(got)), "reads as something else", "");
-	}
-	if (img_size(img) >= MIB)
-		img_discard(img, 0, MIB, err);
-	img_flush(img, err);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	struct img_error *err = img_error_new();
-	struct img_check_result result = { 0 };
-	struct seen before, after;
-	struct img *img;
-	bool sound;
+	const struct changed c = { "vhdx", file, sizeof(file) };
 	size_t changes = len ? min_size((len - 1) / CHANGE_BYTES, CHANGES_MAX) : 0;
 
 	build(len && data[0] & 1, len && data[0] & 2);
 	for (size_t i = 0; i < changes; i++)
 		change(data + 1 + i * CHANGE_BYTES);
 	seal_all();
-	img = open_as(0, err);
-	if (!img)
-		goto out;
-	look(img, &before, err);
-	sound = !img_check(img, 0, NULL, NULL, &result, err) && !result.corruptions;
-	img_close(img, NULL);
-
-	img = open_as(IMG_OPEN_WRITE | IMG_OPEN_CHECK, err);
-	if (img && !img_check(img, IMG_REPAIR_ALL, NULL, NULL, &result, err)) {
-		look(img, &after, err);
-		must(before.size == after.size, "repair", "another size");
-		for (size_t i = 0; i < IMG_ARRAY_LEN(before.piece); i++)
-			must(!before.piece[i] || before.piece[i] == after.piece[i], "repair",
-			     "what could be read reads as something else");
-	}
-	if (img)
-		img_close(img, NULL);
-
-	img = open_as(IMG_OPEN_WRITE, err);
-	if (img) {
-		write_to(img, err);
-		if (sound && !img_check(img, 0, NULL, NULL, &result, err))
-			must(!result.corruptions, "after writing", "not sound any more");
-		img_close(img, NULL);
-	}
-out:
-	img_error_free(err);
+	changed_try(&c);
 	return 0;
 }
