@@ -37,20 +37,6 @@ static void vhd_close(struct img *img)
 	vhd_free(img->state);
 }
 
-int vhd_check_entry(const struct img *img, uint64_t number, uint32_t entry, struct img_error *err)
-{
-	const struct vhd *v = img->state;
-	uint64_t off = vhd_entry_off(entry);
-	const char *hit = img_range_map_at(&v->metadata, off, vhd_stored_bytes(v));
-
-	if (hit)
-		return img_fail(err, -EUCLEAN,
-				"%s: block allocation table: entry %" PRIu64 " leads to %" PRIu64
-				", where the %s lies",
-				img->name, number, off, hit);
-	return 0;
-}
-
 /* Entries that one look at the table sees, and are wanted. */
 static uint64_t entries_seen(const struct vhd *v, uint64_t at, uint64_t number, uint64_t end)
 {

@@ -14,6 +14,20 @@
 #include "formats/vhd/vhd_state.h"
 #include "libimg/base/endian.h"
 
+int vhd_check_entry(const struct img *img, uint64_t number, uint32_t entry, struct img_error *err)
+{
+	const struct vhd *v = img->state;
+	uint64_t off = vhd_entry_off(entry);
+	const char *hit = img_range_map_at(&v->metadata, off, vhd_stored_bytes(v));
+
+	if (hit)
+		return img_fail(err, -EUCLEAN,
+				"%s: block allocation table: entry %" PRIu64 " leads to %" PRIu64
+				", where the %s lies",
+				img->name, number, off, hit);
+	return 0;
+}
+
 enum { DATA_ALIGN = 4096 };
 
 static int refuse(const struct img *img, int rc, const char *why, struct img_error *err)

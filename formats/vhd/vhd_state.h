@@ -69,18 +69,18 @@ static inline uint64_t vhd_entry_off(uint32_t entry)
 	return (uint64_t)entry * VHD_SECTOR;
 }
 
-/* May the entry of block `number` be followed? -EUCLEAN: it leads to metadata, or out of the file. */
-int vhd_check_entry(const struct img *img, uint64_t number, uint32_t entry, struct img_error *err);
+/* vhd_footer.c. The footer at the end of a file, if there is one that is sound: *off. -ENODATA: not. */
+int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err);
 
 /* vhd_open.c. The driver's open(). */
 int vhd_open(struct img *img, struct img_opening *o, struct img_error *err);
 void vhd_free(struct vhd *v); /* NULL is fine */
 /* What is metadata, as the state has it now. -EUCLEAN: two pieces overlap; -ENOMEM. */
 int vhd_list_metadata(struct img *img, struct vhd *v, struct img_error *err);
-/* The footer at the end of a file, if there is one that is sound: *off. -ENODATA: not. */
-int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err);
 
-/* vhd_alloc.c. All that writing to an image needs to know; refuses what cannot be written. */
+/* vhd_alloc.c. May the entry of block `number` be followed? -EUCLEAN: it leads to metadata, or out of the file. */
+int vhd_check_entry(const struct img *img, uint64_t number, uint32_t entry, struct img_error *err);
+/* All that writing to an image needs to know; refuses what cannot be written. */
 int vhd_prepare_writing(struct img *img, struct vhd *v, struct img_error *err);
 int vhd_set_writable(struct img *img, bool writable, struct img_error *err);
 /* Blocks of the table, sorted. -EUCLEAN: one leads out of the file, to metadata, or to another one. */

@@ -37,7 +37,7 @@ static enum img_rank table_rank(const struct vhd *v)
 /* ---- Looking up ---- */
 
 /* A block, and what follows it that is like it as far as that is asked for. */
-struct look {
+struct lookup {
 	uint64_t guest_off;
 	uint64_t entry_at; /* in the file */
 	bool present;
@@ -45,7 +45,7 @@ struct look {
 	uint64_t absent;    /* blocks in a row that are not in the file */
 };
 
-static int look_up(struct img *img, struct img_req *req, uint64_t off, uint64_t len, struct look *l)
+static int lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t len, struct lookup *l)
 {
 	const struct vhd *v = img->state;
 	uint64_t number = off / v->header.block_bytes, n;
@@ -82,8 +82,8 @@ static size_t bit_bytes(uint64_t first, uint64_t n)
 }
 
 /* From guest offset off on: sectors, up to *n, that are here or all are not. */
-static int look_at_bits(struct img *img, struct img_req *req, const struct look *l, uint64_t first,
-			uint64_t *n, uint64_t *run, bool *set)
+static int lookup_bits(struct img *img, struct img_req *req, const struct lookup *l, uint64_t first,
+		       uint64_t *n, uint64_t *run, bool *set)
 {
 	const uint8_t *bits;
 
@@ -98,7 +98,7 @@ static int look_at_bits(struct img *img, struct img_req *req, const struct look 
 /* ---- Blocks that are there ---- */
 
 /* Sectors [first, first + n) of the block, and the part of [off, off + len) that they hold. */
-static void plan_sectors(const struct img *img, const struct look *l, uint64_t first, uint64_t n,
+static void plan_sectors(const struct img *img, const struct lookup *l, uint64_t first, uint64_t n,
 			 uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
@@ -112,7 +112,7 @@ static void plan_sectors(const struct img *img, const struct look *l, uint64_t f
 }
 
 /* They will be here, so that nobody else is to set bits of theirs, or to write to them. */
-static void claim_sectors(const struct img *img, const struct look *l, uint64_t first,
+static void claim_sectors(const struct img *img, const struct lookup *l, uint64_t first,
 			  struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
@@ -131,13 +131,13 @@ static void claim_sectors(const struct img *img, const struct look *l, uint64_t 
 	plan->slot[SLOT_COUNT] = (plan->fill_end - from) / VHD_SECTOR;
 }
 
-static int plan_here(struct img *img, struct img_req *req, const struct look *l, uint64_t off,
+static int plan_here(struct img *img, struct img_req *req, const struct lookup *l, uint64_t off,
 		     uint64_t len, struct img_plan *plan)
 {
 	uint64_t first = (off - l->guest_off) / VHD_SECTOR, run;
 	uint64_t n = div_round_up_u64(off - l->guest_off + len, VHD_SECTOR) - first;
 	bool set;
-	int rc = look_at_bits(img, req, l, first, &n, &run, &set);
+	int rc = lookup_bits(img, req, l, first, &n, &run, &set);
 
 	if (rc)
 		return rc;
@@ -166,7 +166,7 @@ static void fill_new(struct img_req *req, struct img_storage *s, uint64_t off, u
 }
 
 /* Room for a block, with its bitmap, and the footer where it is the last one. */
-static int take_block(struct img *img, struct img_req *req, uint64_t *off, bool *fresh)
+static int alloc_block(struct img *img, struct img_req *req, uint64_t *off, bool *fresh)
 {
 	struct vhd *v = img->state;
 	uint64_t end = v->units.next, got;
@@ -194,7 +194,7 @@ static int take_block(struct img *img, struct img_req *req, uint64_t *off, bool 
 	return img_fail(img_req_error(req), rc, "%s: out of memory", img->name);
 }
 
-static int plan_new(struct img *img, struct img_req *req, bool zero, struct look *l, uint64_t off,
+static int plan_new(struct img *img, struct img_req *req, bool zero, struct lookup *l, uint64_t off,
 		    uint64_t len, struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
@@ -204,7 +204,7 @@ static int plan_new(struct img *img, struct img_req *req, bool zero, struct look
 
 	len = min_u64(len, l->guest_off + v->header.block_bytes - off);
 	n = div_round_up_u64(off - l->guest_off + len, VHD_SECTOR) - first;
-	rc = take_block(img, req, &l->block_off, &fresh);
+	rc = alloc_block(img, req, &l->block_off, &fresh);
 	if (rc)
 		return rc;
 	plan->kind = zero ? IMG_PLAN_ZERO : IMG_PLAN_DATA;
@@ -230,7 +230,7 @@ static int plan_new(struct img *img, struct img_req *req, bool zero, struct look
 /* ---- Zeroing and discarding ---- */
 
 /* Does [off, off + len) cover the block, as far as the disk has it? */
-static bool is_whole(const struct img *img, const struct look *l, uint64_t off, uint64_t len)
+static bool is_whole(const struct img *img, const struct lookup *l, uint64_t off, uint64_t len)
 {
 	const struct vhd *v = img->state;
 
@@ -238,7 +238,7 @@ static bool is_whole(const struct img *img, const struct look *l, uint64_t off, 
 	       off + len >= min_u64(l->guest_off + v->header.block_bytes, img->size);
 }
 
-static int plan_clear_absent(struct img *img, struct img_req *req, bool discard, struct look *l,
+static int plan_clear_absent(struct img *img, struct img_req *req, bool discard, struct lookup *l,
 			     uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
@@ -250,7 +250,7 @@ static int plan_clear_absent(struct img *img, struct img_req *req, bool discard,
 	return vhd_is_child(v) ? plan_new(img, req, true, l, off, len, plan) : IMG_NEED_WRITE;
 }
 
-static int plan_clear_part(struct img *img, struct img_req *req, bool discard, const struct look *l,
+static int plan_clear_part(struct img *img, struct img_req *req, bool discard, const struct lookup *l,
 			   uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
@@ -260,7 +260,7 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, c
 
 	len = min_u64(len, l->guest_off + v->header.block_bytes - off);
 	n = div_round_up_u64(off - l->guest_off + len, VHD_SECTOR) - first;
-	rc = look_at_bits(img, req, l, first, &n, &run, &set);
+	rc = lookup_bits(img, req, l, first, &n, &run, &set);
 	if (rc)
 		return rc;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
@@ -276,8 +276,8 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		      struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
-	struct look l;
-	int rc = look_up(img, req, off, len, &l);
+	struct lookup l;
+	int rc = lookup(img, req, off, len, &l);
 
 	if (rc)
 		return rc;
@@ -315,7 +315,7 @@ int vhd_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 		   struct img_plan *plan)
 {
 	const struct vhd *v = img->state;
-	struct look l;
+	struct lookup l;
 	int rc;
 
 	if (v->for_check)
@@ -328,7 +328,7 @@ int vhd_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 	}
 	if (op != IMG_OP_WRITE)
 		return plan_clear(img, req, op == IMG_OP_DISCARD, off, len, plan);
-	rc = look_up(img, req, off, len, &l);
+	rc = lookup(img, req, off, len, &l);
 	if (rc)
 		return rc;
 	len = min_u64(len, l.guest_off + v->header.block_bytes - off);

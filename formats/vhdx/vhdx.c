@@ -223,6 +223,51 @@ static int vhdx_info(struct img *img, struct img_value *top, struct img_value *s
 	return 0;
 }
 
+/* ---- The beginning and the end of writing ---- */
+
+static int vhdx_first_write(struct img *img, struct img_error *err)
+{
+	struct vhdx *v = img->state;
+	int rc = 0;
+
+	if (v->for_check) /* a repair changes nothing that children would have to notice */
+		return 0;
+	rc = vhdx_load_alloc(img, err);
+	if (!rc && !img->made)
+		rc = vhdx_new_guid(img, "data write", v->header.data_write, err);
+	return rc ? rc : vhdx_open_log(img, err);
+}
+
+/*
+ * The file ends with its last block: one that the end cuts (its rest is zeroes) is made whole, for
+ * other readers want all of it, and free room behind it is given back.
+ */
+static int trim_file(struct img *img, struct img_error *err)
+{
+	const struct vhdx *v = img->state;
+	uint64_t end = v->alloc ? vhdx_used_end(v) : round_up_u64(img->file->size, VHDX_MIB);
+
+	if (img->file->device || end == img->file->size)
+		return 0;
+	return img_storage_resize(img->file, end, IMG_PREALLOCATE_OFF, err);
+}
+
+static int vhdx_finish(struct img *img, struct img_error *err)
+{
+	struct vhdx *v = img->state;
+	int rc = 0;
+
+	/* Longer before the log is given up, which knows the length; shorter afterwards. */
+	if (v->alloc && img->file->size < vhdx_used_end(v))
+		rc = trim_file(img, err);
+	if (!rc)
+		rc = vhdx_close_log(img, err);
+	/* What is left of the log depends on when it was written. */
+	if (!rc && img->made)
+		rc = img_storage_zero(img->file, v->header.log_off, v->header.log_bytes, err);
+	return rc ? rc : trim_file(img, err);
+}
+
 const struct img_driver vhdx_driver = {
 	.name = "vhdx",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY,

@@ -121,8 +121,8 @@ int vhdx_write_headers(struct img *img, struct vhdx *v, struct img_error *err)
  * The GUIDs of an image that was made just now are known to nobody: they stay, and what is random
  * elsewhere follows from them, so that the same image made twice is the same bytes.
  */
-static int new_guid(const struct img *img, const char *label, uint8_t out[IMG_GUID_BYTES],
-		    struct img_error *err)
+int vhdx_new_guid(const struct img *img, const char *label, uint8_t out[IMG_GUID_BYTES],
+		  struct img_error *err)
 {
 	const struct vhdx *v = img->state;
 	uint64_t identity[2] = { 0, 0 };
@@ -130,78 +130,4 @@ static int new_guid(const struct img *img, const char *label, uint8_t out[IMG_GU
 	if (img->made)
 		memcpy(identity, v->header.data_write, sizeof(identity));
 	return img_guid_new(identity, label, out, err);
-}
-
-int vhdx_open_log(struct img *img, struct img_error *err)
-{
-	struct vhdx *v = img->state;
-	int rc;
-
-	if (v->log_open)
-		return 0;
-	rc = new_guid(img, "log", v->header.log_guid, err);
-	if (!rc && !img->made)
-		rc = new_guid(img, "file write", v->header.file_write, err);
-	if (!rc)
-		rc = vhdx_begin_log(img, err);
-	if (!rc)
-		rc = vhdx_write_headers(img, v, err);
-	v->log_open = !rc;
-	return rc;
-}
-
-int vhdx_first_write(struct img *img, struct img_error *err)
-{
-	struct vhdx *v = img->state;
-	int rc = 0;
-
-	if (v->for_check) /* a repair changes nothing that children would have to notice */
-		return 0;
-	rc = vhdx_load_alloc(img, err);
-	if (!rc && !img->made)
-		rc = new_guid(img, "data write", v->header.data_write, err);
-	return rc ? rc : vhdx_open_log(img, err);
-}
-
-int vhdx_close_log(struct img *img, struct img_error *err)
-{
-	struct vhdx *v = img->state;
-	int rc = vhdx_sync(img, err);
-
-	if (rc || !v->log_open)
-		return rc;
-	memset(v->header.log_guid, 0, sizeof(v->header.log_guid));
-	rc = vhdx_write_headers(img, v, err);
-	v->log_open = !!rc;
-	return rc;
-}
-
-/*
- * The file ends with its last block: one that the end cuts (its rest is zeroes) is made whole, for
- * other readers want all of it, and free room behind it is given back.
- */
-static int trim_file(struct img *img, struct img_error *err)
-{
-	const struct vhdx *v = img->state;
-	uint64_t end = v->alloc ? vhdx_used_end(v) : round_up_u64(img->file->size, VHDX_MIB);
-
-	if (img->file->device || end == img->file->size)
-		return 0;
-	return img_storage_resize(img->file, end, IMG_PREALLOCATE_OFF, err);
-}
-
-int vhdx_finish(struct img *img, struct img_error *err)
-{
-	struct vhdx *v = img->state;
-	int rc = 0;
-
-	/* Longer before the log is given up, which knows the length; shorter afterwards. */
-	if (v->alloc && img->file->size < vhdx_used_end(v))
-		rc = trim_file(img, err);
-	if (!rc)
-		rc = vhdx_close_log(img, err);
-	/* What is left of the log depends on when it was written. */
-	if (!rc && img->made)
-		rc = img_storage_zero(img->file, v->header.log_off, v->header.log_bytes, err);
-	return rc ? rc : trim_file(img, err);
 }

@@ -472,7 +472,8 @@ static int have_buffer(struct img *img, struct img_error *err)
 	return v->log.buffer ? 0 : vhdx_no_memory(img, err);
 }
 
-int vhdx_begin_log(struct img *img, struct img_error *err)
+/* An entry without changes, so that the log is valid before the header says that it counts. */
+static int begin_log(struct img *img, struct img_error *err)
 {
 	struct vhdx *v = img->state;
 	uint64_t size = img->file->size;
@@ -487,6 +488,37 @@ int vhdx_begin_log(struct img *img, struct img_error *err)
 	v->log.sequence = 1;
 	v->log.durable = size;
 	return write_entry(img, &(const struct pages){ 0 }, err);
+}
+
+int vhdx_open_log(struct img *img, struct img_error *err)
+{
+	struct vhdx *v = img->state;
+	int rc;
+
+	if (v->log_open)
+		return 0;
+	rc = vhdx_new_guid(img, "log", v->header.log_guid, err);
+	if (!rc && !img->made)
+		rc = vhdx_new_guid(img, "file write", v->header.file_write, err);
+	if (!rc)
+		rc = begin_log(img, err);
+	if (!rc)
+		rc = vhdx_write_headers(img, v, err);
+	v->log_open = !rc;
+	return rc;
+}
+
+int vhdx_close_log(struct img *img, struct img_error *err)
+{
+	struct vhdx *v = img->state;
+	int rc = vhdx_sync(img, err);
+
+	if (rc || !v->log_open)
+		return rc;
+	memset(v->header.log_guid, 0, sizeof(v->header.log_guid));
+	rc = vhdx_write_headers(img, v, err);
+	v->log_open = !!rc;
+	return rc;
 }
 
 int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n,

@@ -111,15 +111,9 @@ int vhdx_current_header(struct img_storage *s, struct vhdx_header *out, struct i
 int vhdx_read_headers(struct img *img, struct vhdx *v, struct img_error *err);
 /* Write v->header to both places, one after the other, each durable before the next. */
 int vhdx_write_headers(struct img *img, struct vhdx *v, struct img_error *err);
-int vhdx_first_write(struct img *img, struct img_error *err);
-int vhdx_finish(struct img *img, struct img_error *err);
-/*
- * Blocking entries that change metadata call this first: the log is open then, whether the engine called
- * first_write() or not.
- */
-int vhdx_open_log(struct img *img, struct img_error *err);
-/* Nothing needs the log any more: say so. */
-int vhdx_close_log(struct img *img, struct img_error *err);
+/* A new one for what label says; of an image that was made just now, one that follows from its own. */
+int vhdx_new_guid(const struct img *img, const char *label, uint8_t out[IMG_GUID_BYTES],
+		  struct img_error *err);
 
 /* ---- vhdx_log.c: blocking ---- */
 
@@ -130,8 +124,13 @@ int vhdx_close_log(struct img *img, struct img_error *err);
 int vhdx_replay_log(struct img *img, struct vhdx *v, struct img_error *err);
 /* The most that one entry may change, for img->journal_bytes. */
 uint64_t vhdx_log_capacity(const struct vhdx *v);
-/* An entry without changes, so that the log is valid before the header says that it counts. */
-int vhdx_begin_log(struct img *img, struct img_error *err);
+/*
+ * Blocking entries that change metadata call this first: the log is open then, whether the engine called
+ * first_write() or not.
+ */
+int vhdx_open_log(struct img *img, struct img_error *err);
+/* Nothing needs the log any more: say so. */
+int vhdx_close_log(struct img *img, struct img_error *err);
 /* The driver's journal(). */
 int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n,
 		 struct img_error *err);
