@@ -255,7 +255,8 @@ bool img_is_made_of(const struct img *img, const char *name);
 
 /*
  * The image's report: an object with the keys of `qemu-img info --limits --output=json`, and "backing-uuid"
- * where the image has its parent's. What it came to is told if the chain is open. The caller frees it. For the backing chain call it on each img_backing().
+ * where its parent's is all that the image has of it. What that came to is reported if the chain is open. The
+ * caller frees it. For the backing chain call it on each img_backing().
  */
 int img_info(struct img *img, struct img_value **out, struct img_error *err);
 

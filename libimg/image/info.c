@@ -14,10 +14,9 @@ static int add_backing(struct img *img, struct img_value *top, struct img_error 
 {
 	const char *found = img->context->parent_path, *name = img->backing_name;
 	char *full = NULL, uuid[IMG_GUID_CHARS + 1];
+	bool stored = name && *name;
 
-	if (name && !*name)
-		name = NULL;
-	if (!name)
+	if (!stored)
 		name = found;
 	if (name && !found) {
 		full = img_resolve_name(img->context->path, name);
@@ -29,7 +28,7 @@ static int add_backing(struct img *img, struct img_value *top, struct img_error 
 		img_value_add_string(top, "backing-filename", name);
 	}
 	free(full);
-	if (img->backing_uuid_count) {
+	if (img->backing_uuid_count && !stored) {
 		img_guid_print(img->backing_uuids[0], uuid);
 		img_value_add_string(top, "backing-uuid", uuid);
 	}

@@ -228,7 +228,7 @@ fi
 if have fish; then
 	offers() { fish -c "cd '$work/files'; source '$fish_script'; complete -C '$1'" | cut -f 1 | tr '\n' ' '; }
 	try "fish: it reads the script" fish --no-execute "$fish_script"
-	try "fish: commands" test "$(offers 'imgtool co')" = "compare convert "
+	try "fish: commands" test "$(offers 'imgtool co')" = "commit compare convert "
 	try "fish: formats" test "$(offers 'imgtool info -f q')" = "qcow2 "
 	try "fish: a value behind =" test "$(offers 'imgtool info --output=j')" = "--output=json "
 	try "fish: files" test "$(offers 'imgtool info disk.')" = "disk.qcow2 "
