@@ -9,8 +9,10 @@
 #undef NDEBUG
 #include <assert.h>
 #define IMG_INVARIANT(x) assert(x)
+#define IMG_FOR_INVARIANT(statement) (statement) /* counts what an invariant is about */
 #else
 #define IMG_INVARIANT(x) ((void)sizeof((x) ? 1 : 0))
+#define IMG_FOR_INVARIANT(statement) ((void)sizeof(statement))
 #endif
 
 #endif

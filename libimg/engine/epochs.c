@@ -256,15 +256,18 @@ void img_reader_end(struct img_epoch_readers *r, struct img_reader *reader)
 bool img_reader_enter(struct img_epoch_readers *r)
 {
 	atomic_fetch_add(&r->inside, 1);
-	if (!atomic_load(&r->kept_out_by))
+	if (!atomic_load(&r->kept_out_by)) {
+		IMG_FOR_INVARIANT(atomic_fetch_add(&r->admitted, 1));
 		return true;
+	}
 	atomic_fetch_sub(&r->inside, 1);
 	return false;
 }
 
 bool img_reader_leave(struct img_epoch_readers *r)
 {
-	IMG_INVARIANT(atomic_load(&r->inside) > 0);
+	IMG_INVARIANT(atomic_load(&r->inside) > 0 && atomic_load(&r->admitted) > 0);
+	IMG_FOR_INVARIANT(atomic_fetch_sub(&r->admitted, 1));
 	atomic_fetch_sub(&r->inside, 1);
 	return atomic_load(&r->kept_out_by);
 }
@@ -319,6 +322,17 @@ bool img_epoch_domain_empty(struct img_epoch_domain *s)
 		empty = !atomic_load(&readers_at(l)->inside);
 	pthread_mutex_unlock(&common_lock);
 	return empty;
+}
+
+bool img_epoch_domain_is_left(struct img_epoch_domain *s)
+{
+	bool left = true;
+
+	pthread_mutex_lock(&common_lock);
+	for (struct img_list *l = s->levels.next; l != &s->levels && left; l = l->next)
+		left = !atomic_load(&readers_at(l)->admitted);
+	pthread_mutex_unlock(&common_lock);
+	return left;
 }
 
 size_t img_epoch_domain_in_flight(struct img_epoch_domain *s, bool changing, bool mine)

@@ -65,7 +65,8 @@ struct img_epoch_readers {
 	struct img_list running;	    /* img_reader, in the order they started */
 	_Atomic uint64_t oldest;	    /* since when the first of them runs; UINT64_MAX: there is none */
 	_Atomic unsigned reading, changing; /* requests in flight; flushes change */
-	_Atomic unsigned inside;	    /* entered and not left */
+	_Atomic unsigned inside;	    /* entered and not left, or asking whether they may enter */
+	_Atomic unsigned admitted;	    /* of those, who entered; counted for invariants only */
 	_Atomic unsigned kept_out_by;	    /* images of the chain that are closed */
 	struct img_list levels;		    /* the image's, its backing image's, ...; under the common lock */
 };
@@ -102,7 +103,9 @@ bool img_epoch_passed(struct img_epoch_domain *s, uint64_t now);
 /* Let nobody enter, or let them in again. Thread-safe; one at a time for each image. */
 void img_epoch_domain_close(struct img_epoch_domain *s);
 void img_epoch_domain_open(struct img_epoch_domain *s);
-/* Is nobody inside? Thread-safe. */
+/* Is none of those inside who were let in? For invariants. Thread-safe. */
+bool img_epoch_domain_is_left(struct img_epoch_domain *s);
+/* Is nobody inside, who is turned away included? Thread-safe. */
 bool img_epoch_domain_empty(struct img_epoch_domain *s);
 /*
  * Requests in flight (changing: of those that change the image), of all queues or (mine) of those

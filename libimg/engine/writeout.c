@@ -269,7 +269,7 @@ int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err)
 			e->writing_out = true;
 			IMG_INVARIANT(!alone || (!e->freed.n && !e->freed_written.n &&
 						 !e->freed_durable.n &&
-						 img_epoch_domain_empty(&e->epochs)));
+						 img_epoch_domain_is_left(&e->epochs)));
 			pthread_mutex_unlock(&e->lock);
 			return 0;
 		}

@@ -1,5 +1,7 @@
 /* What makes reading cheap: readers without a lock, buffers and decoded units that are kept. */
 #include <criterion/criterion.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 #include "libimg/engine/buffers.h"
@@ -15,6 +17,8 @@ struct readers_setup {
 	struct img_epoch_domain base, top, other;
 	struct img_queue_epochs q[2];
 	struct img_epoch_readers *top_by[2], *base_by, *other_by;
+	_Atomic bool over;
+	_Atomic unsigned turned_away;
 };
 
 static void readers_begin(struct readers_setup *s)
@@ -141,6 +145,39 @@ Test(readers, do_not_enter_what_is_closed)
 	img_epoch_domain_open(&s.top);
 	cr_assert(img_reader_enter(s.top_by[0]));
 	cr_assert(!img_reader_leave(s.top_by[0]));
+	readers_finish(&s);
+}
+
+static void *enter_again_and_again(void *arg)
+{
+	struct readers_setup *s = arg;
+
+	while (!atomic_load(&s->over))
+		if (img_reader_enter(s->top_by[0]))
+			img_reader_leave(s->top_by[0]);
+		else
+			atomic_fetch_add(&s->turned_away, 1);
+	return NULL;
+}
+
+/* Who is turned away is inside for a moment, but has never been let in. */
+Test(readers, who_is_turned_away_was_never_let_in)
+{
+	struct readers_setup s;
+	pthread_t thread;
+
+	readers_begin(&s);
+	cr_assert_eq(pthread_create(&thread, NULL, enter_again_and_again, &s), 0);
+	while (atomic_load(&s.turned_away) < 20000) {
+		img_epoch_domain_close(&s.base);
+		while (!img_epoch_domain_empty(&s.base))
+			sched_yield();
+		for (int k = 0; k < 300; k++)
+			cr_assert(img_epoch_domain_is_left(&s.base));
+		img_epoch_domain_open(&s.base);
+	}
+	atomic_store(&s.over, true);
+	pthread_join(thread, NULL);
 	readers_finish(&s);
 }
 
