@@ -29,6 +29,11 @@ static int fail_name(const struct rebase *r, int rc)
 				r->name ? r->name : "");
 }
 
+enum {
+	BACKING_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
+			IMG_OPEN_WRITETHROUGH | IMG_OPEN_NO_LOCK,
+};
+
 static int check(const struct rebase *r)
 {
 	const struct img_rebase_options *o = r->o;
@@ -39,6 +44,9 @@ static int check(const struct rebase *r)
 	for (size_t i = 0; !rc && i < IMG_ARRAY_LEN(o->reserved); i++)
 		if (o->reserved[i])
 			rc = img_fail(err, -EINVAL, "reserved fields of a rebase are not zero");
+	if (!rc && o->backing_flags & ~(unsigned)BACKING_FLAGS)
+		rc = img_fail(err, -EINVAL, "flags of the new backing image: found %#x, allowed are %#x",
+			      o->backing_flags, BACKING_FLAGS);
 	if (rc)
 		return rc;
 	if (o->compress && !(img->driver->features & IMG_DRIVER_COMPRESS))

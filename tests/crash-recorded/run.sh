@@ -85,6 +85,19 @@ leaked() {
 vmdk() { "$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw image.vmdk; }
 vhdx() { qemu-img convert -f raw -O vhdx -o "block_size=1M,$1" base.raw image.vhdx; }
 
+# chain BASE OPTIONS SIZE: image.qcow2 has some of its own over image-base.BASE, and image-other.raw is another.
+chain() {
+	qemu-img convert -f raw -O "$1" base.raw "image-base.$1" && pattern other 700000 >image-other.raw &&
+		qemu-img create -q -f qcow2 -o "$2" -b "image-base.$1" -F "$1" image.qcow2 "$3" &&
+		qemu-io -f qcow2 -c "write -P 70 0 12k" -c "write -P 71 100k 3k" -c "write -z 256k 96k" \
+			-c "write -P 72 480k 13k" image.qcow2
+}
+vmdk_chain() {
+	qemu-img convert -f raw -O vmdk base.raw image-base.vmdk &&
+		qemu-img create -q -f vmdk -b image-base.vmdk -F vmdk image.vmdk &&
+		qemu-io -f vmdk -c "write -P 73 0 70k" -c "write -P 74 500k 3k" image.vmdk
+}
+
 grow_writes() {
 	step io -f "$format" -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k" "$image"
 	step io -f "$format" -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k" "$image"
@@ -130,6 +143,24 @@ for options in cluster_size=4k compat=1.1 cluster_size=4k,data_file_raw=on; do
 	begin "qcow2 $options, data file, growing" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; grow_writes; cut
 	begin "qcow2 $options, data file, freed and used again" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; reuse; cut
 	begin "qcow2 $options, data file, resized" "image.qcow2 data.raw" empty "$options,data_file=data.raw"; grow_writes; resizes; cut
+done
+
+for options in cluster_size=4k compat=0.10 extended_l2=on,cluster_size=16k; do
+	for base in raw qcow2; do
+		for size in 1M 1200K 900K; do
+			what="qcow2 $options, $size over $base" files="image.qcow2 image-base.$base image-other.raw"
+			begin "$what, committed" "$files" chain $base $options $size; step commit -f qcow2 -q image.qcow2; cut
+			begin "$what, another backing file" "$files" chain $base $options $size
+			step rebase -f qcow2 -b image-other.raw -B raw image.qcow2; cut
+		done
+	done
+	begin "$what, committed and dropped" "$files" chain $base $options $size; step commit -f qcow2 -d -q image.qcow2; cut
+	begin "$what, no backing file" "$files" chain $base $options $size; step rebase -f qcow2 -b "" image.qcow2; cut
+	begin "$what, backing files in turn" "$files" chain $base $options $size
+	step rebase -f qcow2 -b image-other.raw -B raw image.qcow2
+	step io -f qcow2 -c "write -P 75 200k 30k" image.qcow2
+	step commit -f qcow2 -q image.qcow2
+	step rebase -f qcow2 -b image-base.$base -B $base image.qcow2; cut
 done
 
 begin "vmdk, growing" image.vmdk vmdk monolithicSparse; grow_writes; cut
