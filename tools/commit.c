@@ -113,8 +113,9 @@ static bool find_base(const struct commit *commit, const struct img *img, struct
 	return *base;
 }
 
-static int commit_image(const struct commit *commit, struct img *img, struct img_error *err)
+static int commit_image(void *user, struct img *img, struct img_error *err)
 {
+	const struct commit *commit = user;
 	struct progress progress;
 	struct img_commit_options options = {
 		.keep = commit->keep,
@@ -139,25 +140,13 @@ static int commit_image(const struct commit *commit, struct img *img, struct img
 static int commit_run(int argc, char **argv)
 {
 	struct commit commit = { 0 };
-	struct img_error *err;
-	struct img *img;
 	int rc = parse(&commit, argc, argv);
 
 	if (rc != GO_ON)
 		return rc;
-	img = open_image(&commit.request);
-	if (!img)
-		return 1;
-	err = args_memory(img_error_new());
-	rc = commit_image(&commit, img, err);
-	if (img_close(img, err)) {
-		if (!rc)
-			say_failure(err, "Could not write '%s'", commit.request.name);
-		rc = 1;
-	}
+	rc = open_and_change(&commit.request, commit_image, &commit);
 	if (!rc && !commit.quiet)
 		puts("Image committed.");
-	img_error_free(err);
 	signals_finish();
 	return rc;
 }

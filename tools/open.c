@@ -281,3 +281,23 @@ struct img *open_image(const struct open_request *r)
 	free(subject);
 	return img;
 }
+
+int open_and_change(const struct open_request *request,
+		    int (*work)(void *user, struct img *img, struct img_error *err), void *user)
+{
+	struct img *img = open_image(request);
+	struct img_error *err;
+	int rc;
+
+	if (!img)
+		return 1;
+	err = args_memory(img_error_new());
+	rc = work(user, img, err);
+	if (img_close(img, err)) {
+		if (!rc)
+			say_failure(err, "Could not write '%s'", request->name);
+		rc = 1;
+	}
+	img_error_free(err);
+	return rc;
+}

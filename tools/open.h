@@ -36,6 +36,13 @@ struct open_request {
 /* NULL: it cannot be opened; said. */
 struct img *open_image(const struct open_request *request);
 
+/*
+ * Open it, let work() change it, and close it. The exit code: work()'s, or 1 where it cannot be opened, or what
+ * was written may not have reached it; reported. err: for work()'s use.
+ */
+int open_and_change(const struct open_request *request,
+		    int (*work)(void *user, struct img *img, struct img_error *err), void *user);
+
 /* Say so if what was taken for a raw disk is something else by the look of it (img_guessed_content()). */
 void open_warn_of_content(const char *name, const char *content);
 

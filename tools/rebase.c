@@ -1,6 +1,5 @@
 /* rebase: give an image another backing file. */
 #include <errno.h>
-#include <stdio.h>
 
 #include "libimg/img.h"
 #include "tools/args.h"
@@ -149,8 +148,9 @@ static bool check_backing(const struct rebase *rebase, const struct img *img)
 	return false;
 }
 
-static int rebase_image(const struct rebase *rebase, struct img *img, struct img_error *err)
+static int rebase_image(void *user, struct img *img, struct img_error *err)
 {
+	const struct rebase *rebase = user;
 	struct progress progress;
 	const struct img_rebase_options options = {
 		.backing = rebase->backing,
@@ -179,23 +179,11 @@ static int rebase_image(const struct rebase *rebase, struct img *img, struct img
 static int rebase_run(int argc, char **argv)
 {
 	struct rebase rebase = { 0 };
-	struct img_error *err;
-	struct img *img;
 	int rc = parse(&rebase, argc, argv);
 
 	if (rc != GO_ON)
 		return rc;
-	img = open_image(&rebase.request);
-	if (!img)
-		return 1;
-	err = args_memory(img_error_new());
-	rc = rebase_image(&rebase, img, err);
-	if (img_close(img, err)) {
-		if (!rc)
-			say_failure(err, "Could not write '%s'", rebase.request.name);
-		rc = 1;
-	}
-	img_error_free(err);
+	rc = open_and_change(&rebase.request, rebase_image, &rebase);
 	signals_finish();
 	return rc;
 }

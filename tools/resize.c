@@ -177,9 +177,9 @@ static bool new_size(const struct resize *resize, uint64_t now, uint64_t *size)
 	return true;
 }
 
-static int resize_image(const struct resize *resize, struct img *img)
+static int resize_image(void *user, struct img *img, struct img_error *err)
 {
-	struct img_error *err;
+	const struct resize *resize = user;
 	uint64_t size;
 	int rc;
 
@@ -201,35 +201,22 @@ static int resize_image(const struct resize *resize, struct img *img)
 		say_error("Image format driver does not support resize");
 		return 1;
 	}
-	err = args_memory(img_error_new());
 	rc = img_resize(img, size, resize->preallocation, err);
 	if (rc)
 		say_error("%s", img_error_text(err));
-	img_error_free(err);
 	return rc ? 1 : 0;
 }
 
 static int resize_run(int argc, char **argv)
 {
 	struct resize resize = { 0 };
-	struct img_error *err;
-	struct img *img;
 	int rc = parse(&resize, argc, argv);
 
 	if (rc != GO_ON)
 		return rc;
-	img = open_image(&resize.request);
-	if (!img)
-		return 1;
-	err = args_memory(img_error_new());
-	rc = resize_image(&resize, img);
-	if (img_close(img, err)) {
-		say_failure(err, "Could not write '%s'", resize.request.name);
-		rc = 1;
-	}
+	rc = open_and_change(&resize.request, resize_image, &resize);
 	if (!rc && !resize.quiet)
 		puts("Image resized.");
-	img_error_free(err);
 	return rc;
 }
 
