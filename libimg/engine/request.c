@@ -299,7 +299,7 @@ static void blocking_done(void *user, int rc, const struct img_error *err)
 }
 
 /* A queue that nobody else uses, until it is given back. */
-static int parse_queue(struct img_engine *e, struct img_queue **out, struct img_error *err)
+static int acquire_queue(struct img_engine *e, struct img_queue **out, struct img_error *err)
 {
 	struct img_list *node;
 	int rc = 0;
@@ -362,7 +362,7 @@ int img_request_run(struct img *img, const struct img_request *r, struct img_err
 		return img_writeout(e, true, err);
 	mine.done = blocking_done;
 	mine.user = &b;
-	rc = parse_queue(e, &q, err);
+	rc = acquire_queue(e, &q, err);
 	if (rc)
 		return rc;
 	rc = img_request_submit(q, img, &mine);
