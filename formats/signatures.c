@@ -8,7 +8,6 @@ const struct img_signature img_signatures[] = {
 	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
 	{ .name = "qed", .len = 4, .bytes = "QED" }, /* and a zero byte */
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
-	{ .name = "vdi", .len = 4, .bytes = "\x7f\x10\xda\xbe", .off = 0x40 },
 	{ .name = "luks", .len = 6, .bytes = "LUKS\xba\xbe" },
 	{ .name = "parallels", .len = 16, .bytes = "WithoutFreeSpace" },
 	{ .name = "parallels", .len = 16, .bytes = "WithouFreSpacExt" },

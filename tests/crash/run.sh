@@ -109,6 +109,25 @@ vmdk_bare() {
 		dd if=/dev/zero of=image.vmdk bs=1 count=4 seek=$((sector * 512)) conv=notrunc status=none
 	done
 }
+vdi_empty() { "$imgtool" create -q -f vdi -o "$1" image.vdi $size; }
+vdi_filled() { "$imgtool" convert -f raw -O vdi -o "$1" base.raw image.vdi; }
+vdi_theirs() { qemu-img convert -f raw -O vdi -o "$1" base.raw image.vdi; }
+vdi_over() {
+	qemu-img convert -f raw -O vdi base.raw lower.vdi &&
+		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
+}
+# Version 0: the map at 420, the data right behind it; here, after 23 entries, at a whole sector: else guest
+# sectors are torn with those of the file.
+vdi_version0() {
+	"$imgtool" create -q -f vdi -o "$1" new.vdi $size && python3 - <<-'END'
+		b = bytearray(open('new.vdi', 'rb').read())
+		n = int.from_bytes(b[0x180:0x184], 'little')
+		old = b[:0x44] + bytes(4) + b[0x4c:0x154] + b[0x15c:0x16c] + b[0x170:0x17c] + b[0x180:0x1b8]
+		assert len(old) == 420
+		open('image.vdi', 'wb').write(old + b[512:512 + 4 * n])
+	END
+	rm -f new.vdi
+}
 
 variant "raw" "" plain
 variant "qcow2 v3, 4k" "" empty cluster_size=4k
@@ -160,6 +179,14 @@ variant "vpc fixed" "" vpc_theirs subformat=fixed
 variant "vpc over vpc" "qemu=0" vpc_over block_size=64k
 variant "vpc over vpc, blocks of 2M" "qemu=0" vpc_over block_size=2M
 
+# qemu-img takes a count that is ahead, which a power cut may leave, for an error.
+variant "vdi 4k" "qemu=0" vdi_empty block_size=4k
+variant "vdi 64k, filled" "qemu=0" vdi_filled block_size=64k
+variant "vdi 4k, static" "qemu=0" vdi_filled block_size=4k,static=on
+variant "vdi by qemu-img" "qemu=0" vdi_theirs static=off
+variant "vdi child" "qemu=0" vdi_over block_size=4k
+variant "vdi version 0" "qemu=0" vdi_version0 block_size=48640
+
 # Images of several files.
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
 variant "qcow2 64k, data file" "churn=1" filled data_file=data.raw
@@ -176,6 +203,7 @@ variant "qcow2 extended L2, roles in turn" "roles=1 churn=1" filled extended_l2=
 variant "qcow2 4k lazy refcounts, roles in turn" "roles=1 lazy=1" filled lazy_refcounts=on,cluster_size=4k
 variant "qcow2 4k, data file, roles in turn" "roles=1" empty cluster_size=4k,data_file=data.raw
 variant "vmdk, roles in turn" "roles=1 churn=1" vmdk_filled zeroed_grain=on
+variant "vdi, roles in turn" "roles=1 churn=1 qemu=0" vdi_filled block_size=4k
 variant "vmdk split, roles in turn" "roles=1" vmdk_split twoGbMaxExtentSparse
 
 # Much that is freed and used again; little memory for tables.
@@ -185,6 +213,8 @@ variant "qcow2 v2 4k, churn" "churn=1 count=120" filled compat=0.10,cluster_size
 variant "qcow2 extended L2, churn, tiny cache" "churn=1 cache=16384 count=120" filled extended_l2=on,cluster_size=16k
 variant "qcow2 4k, churn with a snapshot" "churn=1 compress=1 count=120" packed_snapshots cluster_size=4k
 variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
+variant "vdi, churn, tiny cache" "churn=1 cache=16384 count=120 qemu=0" vdi_empty block_size=512
+variant "vdi child, churn" "churn=1 count=120 qemu=0" vdi_over block_size=4k
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
 variant "vhdx, churn, tiny cache" "log=1 churn=1 cache=16384 count=120" vhdx_theirs log_size=1M
 variant "vhdx over vhdx, churn" "qemu=0 churn=1 count=120" vhdx_over log_size=2M,block_size=2M
@@ -221,5 +251,11 @@ variant "resize raw data file" "resize=300032 resize=2097152" empty cluster_size
 variant "resize vhdx" "log=1 resize=300032 resize=2097152 resize=5242880" vhdx_theirs log_size=1M
 variant "resize vhdx, fixed" "log=1 resize=3145728 resize=1048576" vhdx_theirs subformat=fixed
 variant "resize vhdx over vhdx" "qemu=0 resize=300032 resize=2097152" vhdx_over log_size=1M
+variant "resize vdi" "resize=2097152 resize=524288 resize=1048576 qemu=0" vdi_filled block_size=64k
+variant "resize vdi, whose map moves" "resize=8388608 resize=300032 resize=16777216 qemu=0" vdi_filled block_size=4k
+variant "resize vdi 512, whose map moves" "resize=2097152 resize=33280 resize=4194304 qemu=0" vdi_filled block_size=512
+variant "resize vdi static" "resize=8388608 resize=300032 resize=2097152 qemu=0" vdi_filled block_size=4k,static=on
+variant "resize vdi child" "resize=300032 resize=8388608 qemu=0" vdi_over block_size=4k
+variant "resize vdi version 0" "resize=2097152 resize=300032 qemu=0" vdi_version0 block_size=48640
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish

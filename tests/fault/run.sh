@@ -36,6 +36,10 @@ for options in subformat=dynamic subformat=fixed; do
 	qemu-img convert -f raw -O vpc -o force_size=on,$options base.raw "filled-$options.vpc"
 done
 "$imgtool" create -q -f vpc -b filled-subformat=dynamic.vpc -F vpc -o block_size=64k child.vpc
+qemu-img convert -f raw -O vdi base.raw theirs.vdi
+"$imgtool" convert -f raw -O vdi -o block_size=4k base.raw small.vdi
+"$imgtool" create -q -f vdi -o block_size=64k empty.vdi 1M
+"$imgtool" create -q -f vdi -b theirs.vdi -F vdi child.vdi
 head -c 3000320 /dev/urandom >random.raw
 
 run() {
@@ -50,6 +54,7 @@ run open sparse.vmdk vmdk
 run open stream.vmdk vmdk
 run open child.vhdx vhdx
 run open child.vpc vpc
+run open theirs.vdi vdi
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$$
 done
@@ -68,10 +73,15 @@ for image in filled-*.vpc child.vpc; do
 	run write "$image" vpc seed=$$
 	run resize "$image" vpc
 done
+for image in theirs small empty child; do
+	run write $image.vdi vdi seed=$$
+done
+run resize theirs.vdi vdi
+run resize small.vdi vdi
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk vhdx vpc; do
+for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -89,6 +99,9 @@ done
 run create new vhdx options=block_size=1M
 run create new vpc options=subformat=dynamic
 run create new vpc options=subformat=fixed
+for options in static=off static=on; do
+	run create new vdi options=$options
+done
 for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done

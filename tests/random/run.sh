@@ -34,7 +34,7 @@ variant() {
 		# What qemu-img cannot read was made on base.raw, or is empty.
 		case $name in
 		*child*) cp base.raw model.raw ;;
-		*4096*) cp zero.raw model.raw ;;
+		*4096*|*ours*) cp zero.raw model.raw ;;
 		*) qemu-img convert -f "$format" -O raw "$image" model.raw ;;
 		esac
 		truncate -s "$("$imgtool" info -f "$format" --output=json "$image" | jq '."virtual-size"')" model.raw
@@ -47,7 +47,7 @@ variant() {
 			seconds="$seconds" seed="$seed" $keys || continue
 		[ -z "$VERBOSE" ] || cat .out
 		case $name in
-		*child*|*4096*)
+		*child*|*4096*|*ours*)
 			try "$name, $io: compare" "$imgtool" compare -f "$format" -F raw "$image" model.raw
 			continue ;;
 		esac
@@ -116,6 +116,33 @@ vhdx_theirs() { qemu-img convert -f raw -O vhdx -o "$1" base.raw image.vhdx; }
 vhdx_over() {	# OPTIONS, OPTIONS of the parent
 	rm -f lower.vhdx && "$imgtool" convert -f raw -O vhdx -o "$2" base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -o "$1" -b lower.vhdx -F vhdx image.vhdx
+}
+vdi_empty() { "$imgtool" create -q -f vdi -o "$1" image.vdi $size; }
+vdi_theirs() { qemu-img convert -f raw -O vdi -o "$1" base.raw image.vdi; }
+vdi_over() {	# OPTIONS, OPTIONS of the parent
+	rm -f lower.vdi && "$imgtool" convert -f raw -O vdi -o "$2" base.raw lower.vdi &&
+		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
+}
+vdi_over_chain() {
+	rm -f lower.vdi middle.vdi && qemu-img convert -f raw -O vdi base.raw lower.vdi &&
+		"$imgtool" create -q -f vdi -b lower.vdi -F vdi middle.vdi &&
+		"$imgtool" create -q -f vdi -o "$1" -b middle.vdi -F vdi image.vdi
+}
+# VirtualBox's places: the map and the data at whole MiB; with extra bytes in front of each block.
+vdi_extra() {
+	"$imgtool" create -q -f vdi -o "$1" image.vdi $size &&
+		printf '\001\002\000\000' | dd of=image.vdi bs=1 seek=380 conv=notrunc status=none
+}
+# Version 0: the map at 420, the data right behind it.
+vdi_version0() {
+	"$imgtool" create -q -f vdi -o "$1" new.vdi $size && python3 - <<-'END'
+		b = bytearray(open('new.vdi', 'rb').read())
+		n = int.from_bytes(b[0x180:0x184], 'little')
+		old = b[:0x44] + bytes(4) + b[0x4c:0x154] + b[0x15c:0x16c] + b[0x170:0x17c] + b[0x180:0x1b8]
+		assert len(old) == 420
+		open('image.vdi', 'wb').write(old + b[512:512 + 4 * n])
+	END
+	rm -f new.vdi
 }
 vhdx_4096() { "$imgtool" create -q -f vhdx -o "logical_sector_size=4096,$1" image.vhdx 6295552; }
 vhdx_4096_over() {
@@ -364,4 +391,20 @@ inside "qcow2 in a window, O_DIRECT if possible, unmapping" "flags=640" qcow2 "{
 inside "qcow2 in a qcow2" "" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" nested qcow2 compat=1.1
 inside "qcow2 512 in a qcow2, unmapping" "flags=512" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" \
 	nested qcow2 cluster_size=512
+variant "vdi" "" vdi_empty static=off
+variant "vdi filled by qemu-img" "overlap=1" vdi_theirs static=off
+variant "vdi static" "" vdi_theirs static=on
+variant "vdi, unmapping" "flags=512" vdi_theirs static=off
+variant "vdi, unmapping, O_DIRECT if possible" "flags=640" vdi_theirs static=off
+variant "vdi, written through" "threads=1 flags=1024" vdi_theirs static=off
+variant "vdi, resized meanwhile" "resize=1" vdi_theirs static=off
+variant "vdi, ours: blocks of 64 KiB, unmapping" "flags=512" vdi_empty block_size=64k
+variant "vdi, ours: blocks of 1536 bytes, unmapping, resized meanwhile" "flags=512 resize=1" vdi_empty block_size=1536
+variant "vdi, ours: blocks with extra bytes" "flags=512" vdi_extra block_size=64k
+variant "vdi, ours: version 0" "flags=512 overlap=1" vdi_version0 block_size=64k
+variant "vdi, ours: version 0, resized meanwhile" "resize=1" vdi_version0 block_size=4k
+variant "vdi child" "" vdi_over static=off static=off
+variant "vdi child, resized meanwhile" "resize=1 flags=512" vdi_over block_size=4k block_size=64k
+variant "vdi child, overlapping requests" "overlap=1" vdi_over block_size=64k static=on
+variant "vdi child of a child, unmapping" "flags=512" vdi_over_chain block_size=128k
 finish
