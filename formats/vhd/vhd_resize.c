@@ -2,8 +2,9 @@
  * Other sizes. Of a dynamic disk the footer's copy at the start tells the size, in one write of a sector. A table that
  * is too short is made anew at the end of the file; the header leads there by one write of a sector, too.
  *
- * A fixed disk that grows has its new footer before the old one, which is in the guest's new part then, is cleared: there is
- * no moment without one.
+ * A fixed disk's file ends with a footer at any time, and the disk may end before it: one that grows has its footer copied to
+ * where it will be, then the old one, which lies behind the disk's end, is cleared, then the copy tells the new size. One
+ * that shrinks has the new size told first, then the footer moves.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +13,8 @@
 
 #include "formats/vhd/vhd_state.h"
 #include "libimg/base/endian.h"
+
+enum { ZERO_BYTES = 1 << 20 }; /* written at a time */
 
 static int sync_file(const struct img *img, struct img_error *err)
 {
@@ -216,41 +219,100 @@ int vhd_extend(struct img *img, uint64_t size, struct img_error *err)
 	return rc;
 }
 
+/* The disk's footer, at off of the file. Durable. */
+static int write_fixed_footer(struct img *img, const uint8_t *bytes, uint64_t off, struct img_error *err)
+{
+	int rc = write_at(img, off, bytes, VHD_FOOTER_BYTES, err);
+
+	return rc ? rc : sync_file(img, err);
+}
+
+/* [off, end) of the file, behind the disk's end, becomes zeroes: allocated as it was asked for. Durable. */
+static int clear_fixed(struct img *img, uint64_t off, uint64_t end, enum img_preallocate how,
+		       struct img_error *err)
+{
+	uint8_t *zeroes;
+	int rc = 0;
+
+	if (how != IMG_PREALLOCATE_FULL) {
+		rc = img_storage_zero(img->file, off, end - off, err);
+		return rc ? rc : sync_file(img, err);
+	}
+	zeroes = calloc(1, ZERO_BYTES);
+	if (!zeroes)
+		return img_fail(err, -ENOMEM, "out of memory");
+	for (uint64_t n; off < end && !rc; off += n) {
+		n = min_u64(end - off, ZERO_BYTES);
+		rc = img_storage_write(img->file, off, zeroes, (size_t)n, err);
+	}
+	free(zeroes);
+	return rc ? rc : sync_file(img, err);
+}
+
+/* The disk ends where its footer now lies, or before. The old footer goes first where the new end is. */
+static int grow_fixed(struct img *img, const uint8_t *footer, uint64_t size, enum img_preallocate how,
+		      struct img_error *err)
+{
+	struct vhd *v = img->state;
+	uint64_t old = v->footer.size, old_end = v->tail_off + VHD_FOOTER_BYTES, off = v->tail_off;
+	int rc = 0;
+
+	if (size > v->tail_off) {
+		off = max_u64(size, round_up_u64(old_end, VHD_SECTOR));
+		rc = write_fixed_footer(img, v->footer.bytes, off, err);
+		if (rc)
+			return rc;
+		v->tail_off = off;
+	}
+	/* The old footer, what others may have left in front of it, and what is to be allocated. */
+	if (how == IMG_PREALLOCATE_OFF)
+		rc = clear_fixed(img, old, min_u64(old_end, off), how, err);
+	else
+		rc = clear_fixed(img, old, off, how, err);
+	return rc ? rc : write_fixed_footer(img, footer, off, err);
+}
+
+/* What lies between the disk's end and its footer leaves the file. */
+static int cut_fixed(struct img *img, uint64_t size, struct img_error *err)
+{
+	struct vhd *v = img->state;
+	int rc;
+
+	if (size + VHD_FOOTER_BYTES > v->tail_off)
+		return 0;
+	rc = write_fixed_footer(img, v->footer.bytes, size, err);
+	if (!rc)
+		rc = img_storage_resize(img->file, size + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF, err);
+	if (rc)
+		return rc;
+	v->tail_off = size;
+	return sync_file(img, err);
+}
+
 static int resize_fixed(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
 {
 	struct vhd *v = img->state;
-	uint64_t old = v->footer.size;
 	uint8_t footer[VHD_FOOTER_BYTES];
-	int rc = 0;
+	int rc;
 
 	if (img->file->device)
 		return img_fail(err, -ENOTSUP, "%s: a VHD on a block device cannot be resized", img->name);
-	if (size == old)
+	if (size == v->footer.size)
 		return 0;
 	if (how == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
 	memcpy(footer, v->footer.bytes, sizeof(footer));
 	vhd_resize_footer(footer, size);
-	if (size > old && how != IMG_PREALLOCATE_OFF)
-		rc = img_storage_resize(img->file, size + VHD_FOOTER_BYTES, how, err);
-	if (!rc)
-		rc = img_storage_write(img->file, size, footer, sizeof(footer), err);
-	if (!rc)
-		rc = sync_file(img, err);
-	if (!rc)
-		rc = img_storage_resize(img->file, size + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF, err);
-	/* The old footer, and what others may have left in front of it. */
-	if (!rc && size > old)
-		rc = img_storage_zero(img->file, old, min_u64(v->tail_off + VHD_FOOTER_BYTES, size) - old, err);
-	if (!rc)
-		rc = sync_file(img, err);
+	if (size > v->footer.size)
+		rc = grow_fixed(img, footer, size, how, err);
+	else
+		rc = write_fixed_footer(img, footer, v->tail_off, err);
 	if (!rc)
 		rc = vhd_parse_footer(footer, &v->footer, err);
 	if (rc)
 		return rc;
-	v->tail_off = size;
 	img->size = size;
-	return 0;
+	return cut_fixed(img, size, err);
 }
 
 int vhd_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)

@@ -23,12 +23,13 @@ for i in 1 2 3 4 5 6 7 8; do
 done >base.raw
 mkdir judge && ln -s ../base.raw judge/
 
-# begin NAME FILES MAKE...: an image, the first of FILES, is made; what follows changes it.
+# begin NAME FILES MAKE...: an image, the first of FILES, is made; what follows changes it. What qemu-img
+# does not read (differencing disks) leaves a model.raw of the disk, which is changed alike.
 begin() {
 	name=$1 files=$2 steps=0 made=
 	shift 2
 	case $name in *"$only"*) ;; *) return ;; esac
-	rm -rf image.* image-* data.raw before steps
+	rm -rf image.* image-* data.raw model.raw before steps
 	mkdir before steps
 	"$@" >make.log 2>&1 || { fail "$name: cannot be made: $(head -n 1 make.log)"; return; }
 	image=${files%% *} format=${files%% *}
@@ -36,7 +37,10 @@ begin() {
 	# shellcheck disable=SC2086 # words are wanted
 	cp $files before/ && see && made=1
 }
-see() { qemu-img convert -f "$format" -O raw "$image" steps/$steps.raw >see.log 2>&1; }
+see() {
+	[ ! -f model.raw ] || { cp model.raw steps/$steps.raw; return; }
+	qemu-img convert -f "$format" -O raw "$image" steps/$steps.raw >see.log 2>&1
+}
 
 # step COMMAND ARG...: imgtool does something.
 step() {
@@ -96,6 +100,25 @@ vmdk_chain() {
 	qemu-img convert -f raw -O vmdk base.raw image-base.vmdk &&
 		qemu-img create -q -f vmdk -b image-base.vmdk -F vmdk image.vmdk &&
 		qemu-io -f vmdk -c "write -P 73 0 70k" -c "write -P 74 500k 3k" image.vmdk
+}
+
+# over_vpc OPTIONS: image.vpc has some of its own over image-base.vpc; image-other.vpc is another one. over_vhdx: alike.
+over_vpc() { differencing vpc force_size=on "force_size=on,$1" "$1"; }
+over_vhdx() { differencing vhdx block_size=1M block_size=2M "$1"; }
+differencing() {
+	"$imgtool" convert -f raw -O "$1" -o "$2" base.raw "image-base.$1" && pattern other 1048576 >other.raw &&
+		"$imgtool" convert -f raw -O "$1" -o "$3" other.raw "image-other.$1" &&
+		"$imgtool" create -q -f "$1" -o "$4" -b "image-base.$1" -F "$1" "image.$1" && cp base.raw model.raw &&
+		fill "$imgtool" io -f "$1" "image.$1" && fill qemu-io -f raw model.raw
+}
+fill() {
+	"$@" -c "write -q -P 70 0 12k" -c "write -q -P 71 100k 3k" -c "write -q -z 256k 96k" -c "write -q -P 72 480k 13k"
+}
+# Both the image and the model: then it is as qemu-io has it.
+both() {
+	[ -n "$made" ] || return
+	[ ! -f model.raw ] || qemu-io -f raw "$@" model.raw >/dev/null || { fail "$name: qemu-io $*"; made=; return; }
+	step io -f "$format" "$@" "$image"
 }
 
 grow_writes() {
@@ -172,5 +195,32 @@ begin "vhdx, growing" image.vhdx vhdx log_size=1M; grow_writes; cut log=1
 begin "vhdx, freed and used again" image.vhdx vhdx log_size=2M; reuse; cut log=1
 begin "vhdx, resized" image.vhdx vhdx log_size=1M; grow_writes; resizes; cut log=1
 begin "vhdx fixed, resized" image.vhdx vhdx subformat=fixed; grow_writes; resizes; cut log=1
+vpc() { qemu-img convert -f raw -O vpc -o "force_size=on,$1" base.raw image.vpc; }
+begin "vpc, growing" image.vpc vpc subformat=dynamic; grow_writes; cut
+begin "vpc, freed and used again" image.vpc vpc subformat=dynamic; reuse; cut
+begin "vpc, resized" image.vpc vpc subformat=dynamic; grow_writes; resizes; cut
+begin "vpc fixed, resized" image.vpc vpc subformat=fixed; grow_writes; resizes; cut
+for options in block_size=64k block_size=4k block_size=2M; do
+	files="image.vpc image-base.vpc image-other.vpc"
+	begin "vpc $options, over a base" "$files" over_vpc $options
+	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
+	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
+	begin "vpc $options, committed" "$files" over_vpc $options; step commit -f vpc -q image.vpc; cut qemu=0
+	begin "vpc $options, another parent" "$files" over_vpc $options
+	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; cut qemu=0
+	begin "vpc $options, parents in turn" "$files" over_vpc $options
+	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; both -c "write -P 75 200k 30k"
+	step commit -f vpc -q image.vpc; step rebase -f vpc -b image-base.vpc -B vpc image.vpc; cut qemu=0
+	begin "vpc $options, no parent" "$files" over_vpc $options; step rebase -f vpc -b "" image.vpc; cut qemu=0
+done
+for options in block_size=1M block_size=2M; do
+	files="image.vhdx image-base.vhdx image-other.vhdx"
+	begin "vhdx $options, over a base" "$files" over_vhdx $options
+	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
+	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
+	begin "vhdx $options, committed" "$files" over_vhdx $options; step commit -f vhdx -q image.vhdx; cut qemu=0
+	begin "vhdx $options, another parent" "$files" over_vhdx $options
+	step rebase -f vhdx -b image-other.vhdx -B vhdx image.vhdx; cut qemu=0
+done
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
 finish

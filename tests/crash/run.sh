@@ -204,6 +204,10 @@ variant "qcow2 4k lazy refcounts, roles in turn" "roles=1 lazy=1" filled lazy_re
 variant "qcow2 4k, data file, roles in turn" "roles=1" empty cluster_size=4k,data_file=data.raw
 variant "vmdk, roles in turn" "roles=1 churn=1" vmdk_filled zeroed_grain=on
 variant "vdi, roles in turn" "roles=1 churn=1 qemu=0" vdi_filled block_size=4k
+variant "vpc, roles in turn" "roles=1 churn=1" vpc_filled block_size=64k
+variant "vpc over vpc, roles in turn" "qemu=0 roles=1" vpc_over block_size=64k
+variant "vhdx, roles in turn" "log=1 roles=1" vhdx_theirs log_size=1M
+variant "vhdx over vhdx, roles in turn" "qemu=0 roles=1" vhdx_over log_size=1M
 variant "vmdk split, roles in turn" "roles=1" vmdk_split twoGbMaxExtentSparse
 
 # Much that is freed and used again; little memory for tables.
@@ -216,6 +220,9 @@ variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
 variant "vdi, churn, tiny cache" "churn=1 cache=16384 count=120 qemu=0" vdi_empty block_size=512
 variant "vdi child, churn" "churn=1 count=120 qemu=0" vdi_over block_size=4k
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
+variant "vpc, churn, tiny cache" "churn=1 cache=16384 count=120" vpc_theirs subformat=dynamic
+variant "vpc, blocks of 4k, churn" "churn=1 count=120" vpc_filled block_size=4k
+variant "vpc over vpc, churn" "qemu=0 churn=1 count=120" vpc_over block_size=64k
 variant "vhdx, churn, tiny cache" "log=1 churn=1 cache=16384 count=120" vhdx_theirs log_size=1M
 variant "vhdx over vhdx, churn" "qemu=0 churn=1 count=120" vhdx_over log_size=2M,block_size=2M
 
@@ -224,6 +231,9 @@ for sync in 1 2 3 5 8 13; do
 	variant "qcow2 4k, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k
 	variant "qcow2 4k, data file, sync $sync fails" "fail=$sync count=30" empty cluster_size=4k,data_file=data.raw
 	variant "vhdx, sync $sync fails" "log=1 fail=$sync count=30" vhdx_empty log_size=1M
+	variant "vpc, sync $sync fails" "fail=$sync count=30" vpc_filled block_size=64k
+	variant "vpc over vpc, sync $sync fails" "qemu=0 fail=$sync count=30" vpc_over block_size=4k
+	variant "vhdx over vhdx, sync $sync fails" "qemu=0 fail=$sync count=30" vhdx_over log_size=1M
 	variant "vmdk split, sync $sync fails" "fail=$sync count=30" vmdk_split twoGbMaxExtentSparse
 done
 
@@ -257,5 +267,13 @@ variant "resize vdi 512, whose map moves" "resize=2097152 resize=33280 resize=41
 variant "resize vdi static" "resize=8388608 resize=300032 resize=2097152 qemu=0" vdi_filled block_size=4k,static=on
 variant "resize vdi child" "resize=300032 resize=8388608 qemu=0" vdi_over block_size=4k
 variant "resize vdi version 0" "resize=2097152 resize=300032 qemu=0" vdi_version0 block_size=48640
+variant "resize vpc" "resize=300032 resize=2097152 resize=5242880" vpc_filled block_size=64k
+variant "resize vpc, blocks of 4k" "resize=300032 resize=5242880" vpc_filled block_size=4k
+variant "resize vpc by qemu-img" "resize=300032 resize=6291456" vpc_theirs subformat=dynamic
+variant "resize vpc, fixed" "resize=3145728 resize=300032 resize=300544 resize=1048576" vpc_theirs subformat=fixed
+variant "resize vpc, fixed, preallocated" "resize=2097152 resize=1048576 how=3" vpc_theirs subformat=fixed
+variant "resize vpc, fixed, reserved" "resize=1115136 resize=1150976 how=2" vpc_filled subformat=fixed
+variant "resize vpc over vpc" "qemu=0 resize=300032 resize=2097152" vpc_over block_size=64k
+variant "resize vhdx over vhdx, tiny cache" "qemu=0 cache=16384 resize=2097152 resize=99840 resize=3145728" vhdx_over log_size=1M
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish
