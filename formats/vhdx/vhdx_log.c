@@ -508,11 +508,26 @@ int vhdx_open_log(struct img *img, struct img_error *err)
 	return rc;
 }
 
+/* May the log's last entry be given up? */
+static int check_stuck(const struct img *img, struct img_error *err)
+{
+	const struct vhdx *v = img->state;
+
+	if (!v->log.stuck)
+		return 0;
+	return img_fail(err, -EIO,
+			"%s: an earlier change of its metadata failed: it is completed from the log when the "
+			"image is opened again",
+			img->name);
+}
+
 int vhdx_close_log(struct img *img, struct img_error *err)
 {
 	struct vhdx *v = img->state;
-	int rc = vhdx_sync(img, err);
+	int rc = check_stuck(img, err);
 
+	if (!rc)
+		rc = vhdx_sync(img, err);
 	if (rc || !v->log_open)
 		return rc;
 	memset(v->header.log_guid, 0, sizeof(v->header.log_guid));
@@ -526,8 +541,10 @@ int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n,
 {
 	struct vhdx *v = img->state;
 	struct pages p = { .max = most_pages(v) };
-	int rc = vhdx_open_log(img, err);
+	int rc = check_stuck(img, err);
 
+	if (!rc)
+		rc = vhdx_open_log(img, err);
 	if (!rc)
 		rc = have_buffer(img, err);
 	if (rc)
@@ -548,6 +565,7 @@ int vhdx_journal(struct img *img, const struct img_meta_write *writes, size_t n,
 int vhdx_write_logged(struct img *img, const struct vhdx_change *changes, size_t n,
 		      struct img_error *err)
 {
+	struct vhdx *v = img->state;
 	struct img_meta_write *writes = calloc(n, sizeof(*writes));
 	int rc = writes ? vhdx_sync(img, err) : vhdx_no_memory(img, err);
 
@@ -561,13 +579,18 @@ int vhdx_write_logged(struct img *img, const struct vhdx_change *changes, size_t
 		};
 	if (!rc)
 		rc = vhdx_journal(img, writes, n, err);
+	free(writes);
+	if (rc)
+		return rc;
 	for (size_t i = 0; i < n && !rc; i++) {
 		rc = img_storage_write(img->file, changes[i].off, changes[i].bytes, changes[i].len,
 				       err);
 		img_meta_forget(img, img->file, changes[i].off, changes[i].len);
 	}
-	free(writes);
-	return rc ? rc : vhdx_sync(img, err);
+	if (!rc)
+		rc = vhdx_sync(img, err);
+	v->log.stuck = rc != 0;
+	return rc;
 }
 
 int vhdx_write_bytes(struct img *img, uint64_t off, const void *bytes, size_t len,

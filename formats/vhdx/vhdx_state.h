@@ -31,6 +31,11 @@ struct vhdx_log {
 	uint64_t sequence; /* of the next entry */
 	uint64_t durable;  /* the file is durably as long as this, at least */
 	uint8_t *buffer;   /* an entry; made when first needed */
+	/*
+	 * What the last entry says may not be in its place: that entry has to stay, until it is replayed when
+	 * the image is opened again.
+	 */
+	bool stuck;
 };
 
 /*
