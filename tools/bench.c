@@ -552,7 +552,7 @@ const struct command bench_command = {
 	.name = "bench",
 	.purpose = "measure how fast an image answers",
 	.description = "Send many requests to an image, always as many at once as asked for, and "
-		       "tell how long that took. Nothing is written without --write; with it the "
+		       "print how long that took. Nothing is written without --write; with it the "
 		       "disk's content is lost.",
 	.options = option_rows,
 	.operands = operand_rows,

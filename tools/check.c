@@ -273,7 +273,8 @@ const struct command check_command = {
 	.description = "Look for damage in an image's own structures, not in the disk's content.",
 	.options = option_rows,
 	.operands = operand_rows,
-	.exit_status = "0 sound or completely repaired, 1 the check could not be completed, 2 "
-		       "damaged, 3 space is wasted but nothing is damaged, 63 the format has no checks.",
+	.exit_status = "0 clean or completely repaired, 1 the check could not be completed, 2 "
+		       "damaged, 3 space is wasted but nothing is damaged, 63 the format has no "
+		       "checks.",
 	.run = check_run,
 };

@@ -71,7 +71,7 @@ static void print_commands(void)
 	const struct command *c;
 	size_t i;
 
-	printf("\nCommands (%s COMMAND --help tells more about each):\n\n", say_program());
+	printf("\nCommands (%s COMMAND --help shows more about each):\n\n", say_program());
 	for (i = 0; (c = command_at(i)); i++)
 		printf("  %-8s %s\n", c->name, c->purpose);
 	puts("\nSupported image formats:\n");

@@ -1,4 +1,4 @@
-/* compare: tell whether two images hold the same disk. */
+/* compare: do two images hold the same disk? */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -185,7 +185,7 @@ static int compare_run(int argc, char **argv)
 
 const struct command compare_command = {
 	.name = "compare",
-	.purpose = "tell whether two images hold the same disk",
+	.purpose = "compare the disks of two images",
 	.description = "Tell whether two images hold the same disk. Where one is longer, it must "
 		       "read as zeroes there.",
 	.options = option_rows,

@@ -1,4 +1,4 @@
-/* info: tell what an image is. */
+/* info: what an image is. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,10 +22,10 @@ static const struct option_row option_rows[] = {
 	OPTION_ROW_FORMAT("of the image"),
 	OPTION_ROW_IMAGE_OPTS("FILE is a list KEY=VALUE,... instead of a name"),
 	OPTION(.name = "backing-chain", .id = OPT_BACKING_CHAIN,
-	       .help = "also tell about the image's backing images"),
+	       .help = "also show the image's backing images"),
 	OPTION_ROW_CACHE('t'),
 	OPTION(.name = "limits", .id = OPT_LIMITS,
-	       .help = "also tell how requests are best aligned"),
+	       .help = "also show how requests are best aligned"),
 	OPTION_ROW_SHARE("the image"),
 	OPTION_ROW_OUTPUT,
 	OPTION_ROW_OBJECT,
@@ -299,7 +299,7 @@ static int info_run(int argc, char **argv)
 
 const struct command info_command = {
 	.name = "info",
-	.purpose = "tell what an image is",
+	.purpose = "show what an image is",
 	.description = "Tell what an image is. Nothing but the file itself is opened, unless "
 		       "--backing-chain asks for the images below it.",
 	.options = option_rows,

@@ -57,7 +57,8 @@ struct img_source_image *input_open(const char *name, const char *format, const 
 	struct img_source_image *in = NULL;
 
 	if (standard && isatty(STDIN_FILENO)) {
-		say_error("Could not open '-': Standard input is a terminal, allowed a pipe or a file");
+		say_error("Could not open '-': Standard input is a terminal, expected a pipe or a "
+			  "file");
 		return NULL;
 	}
 	if (!standard)

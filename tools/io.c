@@ -293,7 +293,7 @@ static void print_commands(void)
 	const struct io_command *c;
 	unsigned i;
 
-	puts("\nCommands (-c 'help COMMAND' tells more about each):\n");
+	puts("\nCommands (-c 'help COMMAND' shows more about each):\n");
 	for (i = 0; (c = io_command_at(i)); i++)
 		printf("  %-11s %s\n", c->command.name, c->command.purpose);
 }

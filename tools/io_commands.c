@@ -295,7 +295,7 @@ static const struct io_command commands[] = {
 		.purpose = "begin to write a range", .options = aio_write_options,
 		.operands = ranges_operands, .notes = LATER " " PARTS),
 	COMMAND("alloc", "a", 1, 2, 0, io_run_alloc,
-		.purpose = "tell how much of a range the image itself holds, not its backing "
+		.purpose = "print how much of a range the image itself holds, not its backing "
 			   "images",
 		.options = none, .operands = alloc_operands),
 	COMMAND("close", "c", 0, 0, 0, io_run_close, .purpose = "close the image",
@@ -335,7 +335,7 @@ static const struct io_command commands[] = {
 		.purpose = "make the disk larger or smaller", .options = truncate_options,
 		.operands = truncate_operands),
 	COMMAND("verify", NULL, 2, IO_MANY, 0, io_run_verify,
-		.purpose = "read a range and tell where it is not what it should be",
+		.purpose = "read a range and print where it is not what it should be",
 		.options = verify_options, .operands = range_operands,
 		.notes = "One of -P, -r and -f is needed."),
 	COMMAND("write", "w", 2, IO_MANY, IO_CHANGES_IMAGE, io_run_write,

@@ -1,4 +1,4 @@
-/* map: tell where an image's data lies. */
+/* map: where the data of an image lies. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -185,7 +185,7 @@ static int map_run(int argc, char **argv)
 
 const struct command map_command = {
 	.name = "map",
-	.purpose = "tell where an image's data lies",
+	.purpose = "show where an image's data lies",
 	.description = "Tell where the data of an image and its backing images lies.",
 	.options = option_rows,
 	.operands = operand_rows,

@@ -88,8 +88,7 @@ static int check_length(const struct img *img, const struct qcow2_header *h, boo
 	if (img->file->size >= least)
 		return 0;
 	return img_fail(err, -EUCLEAN,
-			"the file was cut short: it ends at %" PRIu64
-			", and the header%s at %" PRIu64,
+			"truncated: ends at %" PRIu64 ", the header%s needs %" PRIu64,
 			(uint64_t)img->file->size, some ? "" : "'s cluster", least);
 }
 
@@ -254,17 +253,16 @@ static int show_snapshot(struct img *img, const struct img_view *view, struct im
 	rc = qcow2_check_snapshot_l1(&q->geometry, &w.found, err);
 	if (!rc && !range_in(w.found.l1_off, (uint64_t)w.found.l1_entries * 8, img->file->size))
 		rc = img_fail(err, -EUCLEAN,
-			      "L1 table of %" PRIu32 " entries at %" PRIu64
-			      " is cut off: the file ends at %" PRIu64,
+			      "L1 table of %" PRIu32 " entries at %" PRIu64 " lies past the end "
+			      "of the file at %" PRIu64,
 			      w.found.l1_entries, w.found.l1_off, (uint64_t)img->file->size);
 	if (!rc && w.found.has_size && w.found.size > INT64_MAX - 511)
-		rc = img_fail(err, -EUCLEAN, "size: found %" PRIu64 ", allowed at most %" PRId64,
-			      w.found.size, INT64_MAX - 511);
+		rc = img_fail_range(err, -EUCLEAN, w.found.size, 0, INT64_MAX - 511, "size");
 	size = w.found.has_size ? w.found.size : q->header.size;
 	if (!rc && w.found.l1_entries < qcow2_l1_needed(&q->geometry, size))
 		rc = img_fail(err, -EUCLEAN,
-			      "L1 table: found %" PRIu32 " entries, the size of %" PRIu64
-			      " needs %" PRIu64,
+			      "L1 table has %" PRIu32 " entries, the size of %" PRIu64 " needs "
+			      "%" PRIu64,
 			      w.found.l1_entries, size, qcow2_l1_needed(&q->geometry, size));
 	if (rc)
 		return img_error_prefix(err, rc, "%s: snapshot '%s'", img->name,

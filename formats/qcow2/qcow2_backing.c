@@ -102,11 +102,11 @@ static int check_names(const struct img *img, const char *name, const char *form
 				img->name);
 	if (name && strlen(name) > QCOW2_MAX_BACKING_NAME)
 		return img_fail(err, -EINVAL,
-				"%s: backing file name: found %zu bytes, allowed at most %d",
+				"%s: backing file name has %zu bytes, expected at most %d",
 				img->name, strlen(name), QCOW2_MAX_BACKING_NAME);
 	if (format && strlen(format) > QCOW2_MAX_BACKING_FORMAT)
 		return img_fail(err, -EINVAL,
-				"%s: backing format '%s': found %zu bytes, allowed at most %d",
+				"%s: backing format '%s' has %zu bytes, expected at most %d",
 				img->name, format, strlen(format), QCOW2_MAX_BACKING_FORMAT);
 	return 0;
 }

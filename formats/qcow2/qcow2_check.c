@@ -134,9 +134,8 @@ int qcow2_check_cut(struct img *img, struct img_check *check, struct img_error *
 
 	if (!rc && s.lost_data)
 		rc = img_fail(err, -EUCLEAN,
-			      "the %sfile was cut short: %" PRIu64
-			      " tables or clusters are not in it; it can be read as far as it goes, "
-			      "but not be written to",
+			      "%sfile truncated: %" PRIu64 " tables or clusters are missing; it "
+			      "can be read as far as it goes, but not be written to",
 			      s.data_end ? "data " : "", s.lost_data);
 	qcow2_scan_free(&s);
 	return rc;

@@ -143,9 +143,8 @@ static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e,
 	if (e->host_off != guest) {
 		s->corruptions++;
 		qcow2_scan_say(s,
-			       "ERROR data of guest offset 0x%" PRIx64
-			       " is said to lie at 0x%" PRIx64
-			       " of the data file, which has it at the guest's",
+			       "ERROR data of guest offset 0x%" PRIx64 " is at 0x%" PRIx64 " of "
+			       "the data file, expected at the guest's offset",
 			       guest, e->host_off);
 		return;
 	}

@@ -268,9 +268,9 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 	    !is_aligned_u64(off, s->geometry.cluster_bytes) || off >= s->file_bytes) {
 		s->errors++;
 		qcow2_scan_say(s,
-			       "ERROR snapshot table of %" PRIu32 " entries at offset %" PRIu64
-			       ": allowed are %d "
-			       "at multiples of the cluster size inside the file",
+			       "ERROR snapshot table of %" PRIu32 " entries at offset "
+			       "%" PRIu64 ", expected at most %d at a multiple of the cluster "
+			       "size inside the file",
 			       h->snapshots, off, QCOW2_MAX_SNAPSHOTS);
 		return 0;
 	}
@@ -361,8 +361,8 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 		if (off >= end) {
 			s->corruptions++;
 			qcow2_scan_say(s,
-				       "ERROR bitmap directory: %" PRIu32
-				       " entries, should be %" PRIu32,
+				       "ERROR bitmap directory: %" PRIu32 " entries, expected "
+				       "%" PRIu32,
 				       i, x->bitmaps);
 			break;
 		}
@@ -581,9 +581,9 @@ int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, str
 		if (end <= s->clusters || end <= s->lost_from >> s->geometry.cluster_bits)
 			return 0;
 		return img_fail(err, -EUCLEAN,
-				"%s: the file was cut short at %" PRIu64
-				": the repair needs room behind that, where what is lost would read "
-				"as zeroes; that loss has to be accepted",
+				"%s: truncated: ends at %" PRIu64 ", behind which the repair "
+				"needs room; what is lost there would read as zeroes: that loss "
+				"has to be accepted",
 				file->name, s->file_bytes);
 	}
 	return img_fail(err, -ENOSPC,

@@ -157,11 +157,12 @@ static int check_options(const struct img_creating *c, struct img_error *err)
 				"Backing file and preallocation can only be used at the same "
 				"time if extended_l2 is on");
 	if (c->backing_name && strlen(c->backing_name) > QCOW2_MAX_BACKING_NAME)
-		return img_fail(err, -EINVAL, "Backing file name too long: %zu bytes, allowed %d",
+		return img_fail(err, -EINVAL, "Backing file name too long: %zu bytes, expected at "
+					      "most %d",
 				strlen(c->backing_name), QCOW2_MAX_BACKING_NAME);
 	if (c->backing_format && strlen(c->backing_format) > QCOW2_MAX_BACKING_FORMAT)
 		return img_fail(err, -EINVAL,
-				"Backing format name too long: '%s', allowed are %d bytes",
+				"Backing format name too long: '%s', expected at most %d bytes",
 				c->backing_format, QCOW2_MAX_BACKING_FORMAT);
 	return 0;
 }
@@ -181,13 +182,12 @@ static int resolve_compression(struct img_creating *c, struct img_error *err)
 	if (!img_options_has(o, "compression_level"))
 		return 0;
 	if (level < 1 || level > (uint64_t)codec->max_level)
-		return img_fail(err, -EINVAL,
-				"compression_level: found %" PRIu64 ", allowed with %s: 1 to %d",
-				level, type, codec->max_level);
+		return img_fail_range(err, -EINVAL, level, 1, (uint64_t)codec->max_level,
+				      "compression_level with %s", type);
 	if (!c->compress)
 		return img_fail(err, -EINVAL,
 				"compression_level has no effect unless data is compressed while "
-				"the image is made (convert -c): images do not store it");
+				"the image is created (convert -c): images do not store it");
 	c->compress_level = (int)level;
 	return 0;
 }

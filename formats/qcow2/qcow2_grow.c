@@ -36,8 +36,8 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 		if (entry & QCOW2_L1_RESERVED ||
 		    !is_aligned_u64(entry & QCOW2_OFFSET_MASK, q->geometry.cluster_bytes))
 			return img_fail(err, -EUCLEAN,
-					"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": "
-					"found 0x%" PRIx64 ", allowed offsets are multiples of "
+					"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 " is "
+					"0x%" PRIx64 ", expected an offset that is a multiple of "
 					"%" PRIu64,
 					img->name, q->header.l1_off, first + i, entry,
 					q->geometry.cluster_bytes);
@@ -47,8 +47,7 @@ int qcow2_read_l1(struct img *img, uint64_t first, uint64_t n, uint64_t *out,
 		if (hit)
 			return img_fail(err, -EUCLEAN,
 					"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": "
-					"found an L2 table at offset %" PRIu64 ", where the %s "
-					"lies",
+					"the L2 table at offset %" PRIu64 " overlaps the %s",
 					img->name, q->header.l1_off, first + i,
 					entry & QCOW2_OFFSET_MASK, hit->name);
 	}
@@ -211,7 +210,7 @@ static int grow_l1(struct qcow2_refcounts *r, uint64_t size, struct img_error *e
 	if (entries > QCOW2_MAX_L1_BYTES / 8)
 		return img_fail(err, -EFBIG,
 				"%s: %" PRIu64 " bytes need an L1 table of %" PRIu64 " entries, "
-				"allowed %d",
+				"expected at most %d",
 				r->img->name, size, entries, QCOW2_MAX_L1_BYTES / 8);
 	return entries * 8 <= room ? extend_l1(r->img, entries, err) : move_l1(r, entries, err);
 }
@@ -476,8 +475,8 @@ int qcow2_extend(struct img *img, uint64_t size, struct img_error *err)
 
 	if (!rc && q->raw_data_file && q->data_file->size < img->size)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: the file was cut short: it ends at %" PRIu64 ", the raw disk "
-			      "that it holds at %" PRIu64,
+			      "%s: truncated: ends at %" PRIu64 ", the raw disk in it needs "
+			      "%" PRIu64,
 			      q->data_file->name, (uint64_t)q->data_file->size, img->size);
 	if (!rc)
 		rc = grow_l1(&refs, size, err);

@@ -30,7 +30,8 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 	/* An image opened for a check may have any number in its header. */
 	if (q->header.snapshots > QCOW2_MAX_SNAPSHOTS)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: header: Snapshot table too large: %" PRIu32 " snapshots, allowed %d",
+			      "%s: header: Snapshot table too large: %" PRIu32 " snapshots, "
+			      "expected at most %d",
 			      img->name, q->header.snapshots, QCOW2_MAX_SNAPSHOTS);
 	for (uint32_t i = 0; !rc && i < q->header.snapshots; i++) {
 		uint64_t file_off = q->header.snapshots_off + at, len;
@@ -49,9 +50,9 @@ int qcow2_each_snapshot(struct img *img, int (*fn)(void *user, const struct qcow
 		len = qcow2_snapshot_bytes(bytes);
 		if (len > MAX_SNAPSHOT || at + len > QCOW2_MAX_SNAPSHOT_TABLE_BYTES) {
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: snapshot table entry %" PRIu32 " at offset %" PRIu64 ": "
-				      "Snapshot table too large: %" PRIu64 " bytes, allowed %d "
-				      "in the entry and %d in all",
+				      "%s: snapshot table entry %" PRIu32 " at offset "
+				      "%" PRIu64 ": Snapshot table too large: %" PRIu64 " bytes, "
+				      "expected at most %d in the entry and %d in all",
 				      img->name, i, file_off, len, MAX_SNAPSHOT,
 				      QCOW2_MAX_SNAPSHOT_TABLE_BYTES);
 			break;
@@ -263,8 +264,8 @@ static int add_luks(struct img *img, struct img_value *encrypt, struct img_error
 
 	if (q->crypto_bytes < LUKS_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"%s: encryption header at offset %" PRIu64 ": %" PRIu64 " "
-				"bytes, allowed from %d",
+				"%s: encryption header at offset %" PRIu64 ": %" PRIu64 " bytes "
+				"long, expected at least %d",
 				img->name, q->crypto_off, q->crypto_bytes, LUKS_BYTES);
 	rc = img_storage_read(img->file, q->crypto_off, header, sizeof(header), err);
 	if (rc)

@@ -145,26 +145,26 @@ static int check_fields(const struct qcow2_header *h, struct img_error *err)
 	if (h->version >= 3 &&
 	    (h->header_bytes < QCOW2_V3_HEADER_BYTES || h->header_bytes > cluster))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: header length is %" PRIu32
-				", allowed %d to %" PRIu64,
+				"qcow2 header at %d: header length is %" PRIu32 ", expected %d to "
+				"%" PRIu64,
 				QCOW2_OFF_HEADER_BYTES, h->header_bytes, QCOW2_V3_HEADER_BYTES,
 				cluster);
 	if (h->backing_off > cluster)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Invalid backing file offset %" PRIu64
-				", allowed up to %" PRIu64,
+				"qcow2 header at %d: Invalid backing file offset %" PRIu64 ", "
+				"expected at most %" PRIu64,
 				QCOW2_OFF_BACKING_OFF, h->backing_off, cluster);
 	if (h->backing_off &&
 	    h->backing_bytes > min_u64(QCOW2_MAX_BACKING_NAME, cluster - h->backing_off))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Backing file name too long: %" PRIu32
-				" bytes, allowed %" PRIu64,
+				"qcow2 header at %d: Backing file name too long: %" PRIu32 " "
+				"bytes, expected at most %" PRIu64,
 				QCOW2_OFF_BACKING_BYTES, h->backing_bytes,
 				min_u64(QCOW2_MAX_BACKING_NAME, cluster - h->backing_off));
 	if (h->refcount_order > QCOW2_MAX_REFCOUNT_ORDER)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Reference count entry width too "
-				"large: order %" PRIu32 ", allowed up to %d",
+				"qcow2 header at %d: Reference count entry width too large: order "
+				"%" PRIu32 ", expected at most %d",
 				QCOW2_OFF_REFCOUNT_ORDER, h->refcount_order,
 				QCOW2_MAX_REFCOUNT_ORDER);
 	if (!!(h->incompatible & QCOW2_INCOMPATIBLE_COMPRESSION) != !!h->compression)
@@ -176,8 +176,8 @@ static int check_fields(const struct qcow2_header *h, struct img_error *err)
 	if (h->incompatible & QCOW2_INCOMPATIBLE_EXTENDED_L2 &&
 	    h->cluster_bits < QCOW2_MIN_EXTENDED_BITS)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: clusters of %" PRIu64 " bytes with "
-				"extended L2 entries, allowed from 16384",
+				"qcow2 header at %d: clusters of %" PRIu64 " bytes with extended "
+				"L2 entries, expected at least 16384",
 				QCOW2_OFF_CLUSTER_BITS, cluster);
 	return 0;
 }
@@ -193,13 +193,13 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 	qcow2_geometry(h, &g);
 	if (l1_bytes > QCOW2_MAX_L1_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Active L1 table too large: %" PRIu32
-				" entries, allowed %d",
+				"qcow2 header at %d: Active L1 table too large: %" PRIu32 " "
+				"entries, expected at most %d",
 				QCOW2_OFF_L1_ENTRIES, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
 	if (!qcow2_table_fits(h->l1_off, l1_bytes, h->cluster_bits) || (l1_bytes && !h->l1_off))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Active L1 table offset invalid: %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
+				"qcow2 header at %d: Active L1 table offset invalid: %" PRIu64 ", "
+				"expected a multiple of %" PRIu64 " below 2^63",
 				QCOW2_OFF_L1_OFF, h->l1_off, g.cluster_bytes);
 	if (h->l1_entries < qcow2_l1_needed(&g, h->size))
 		return img_fail(err, -EUCLEAN,
@@ -214,30 +214,29 @@ static int check_tables(const struct qcow2_header *h, unsigned flags, struct img
 				QCOW2_OFF_REFTABLE_CLUSTERS);
 	if (refcount_table_bytes > QCOW2_MAX_REFTABLE_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Reference count table too large: %" PRIu32
-				" clusters, allowed %" PRIu64,
+				"qcow2 header at %d: Reference count table too large: %" PRIu32 " "
+				"clusters, expected at most %" PRIu64,
 				QCOW2_OFF_REFTABLE_CLUSTERS, h->refcount_table_clusters,
 				(uint64_t)QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits);
 	if (!qcow2_table_fits(h->refcount_table_off, refcount_table_bytes, h->cluster_bits) ||
 	    (!h->refcount_table_off && !for_check))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Reference count table offset "
-				"invalid: %" PRIu64 ", allowed multiples of %" PRIu64
-				" below 2^63",
+				"qcow2 header at %d: Reference count table offset invalid: "
+				"%" PRIu64 ", expected a multiple of %" PRIu64 " below 2^63",
 				QCOW2_OFF_REFTABLE_OFF, h->refcount_table_off, g.cluster_bytes);
 	if (for_check)
 		return 0;
 	if (h->snapshots > QCOW2_MAX_SNAPSHOTS)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Snapshot table too large: %" PRIu32
-				" snapshots, allowed %d",
+				"qcow2 header at %d: Snapshot table too large: %" PRIu32 " "
+				"snapshots, expected at most %d",
 				QCOW2_OFF_SNAPSHOTS, h->snapshots, QCOW2_MAX_SNAPSHOTS);
 	if (!qcow2_table_fits(h->snapshots_off, (uint64_t)h->snapshots * QCOW2_SNAPSHOT_FIXED_BYTES,
 			      h->cluster_bits) ||
 	    (h->snapshots && !h->snapshots_off))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Snapshot table offset invalid: %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
+				"qcow2 header at %d: Snapshot table offset invalid: %" PRIu64 ", "
+				"expected a multiple of %" PRIu64 " below 2^63",
 				QCOW2_OFF_SNAPSHOTS_OFF, h->snapshots_off, g.cluster_bytes);
 	return 0;
 }
@@ -256,20 +255,19 @@ int qcow2_parse_header(const uint8_t *bytes, size_t len, unsigned flags, struct 
 	h.version = be32_load(bytes + QCOW2_OFF_VERSION);
 	if (h.version < 2 || h.version > 3)
 		return img_fail(err, -ENOTSUP,
-				"Unsupported qcow2 version %" PRIu32
-				" (header at %d), allowed 2 and 3",
+				"Unsupported qcow2 version %" PRIu32 " (header at %d), expected 2 "
+				"or 3",
 				h.version, QCOW2_OFF_VERSION);
 	cluster = qcow2_peek_cluster_bytes(bytes, len);
 	if (!cluster)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header at %d: Unsupported cluster size: 2^%" PRIu32
-				", allowed 2^%d to 2^%d",
+				"qcow2 header at %d: Unsupported cluster size: 2^%" PRIu32 ", "
+				"expected 2^%d to 2^%d",
 				QCOW2_OFF_CLUSTER_BITS, be32_load(bytes + QCOW2_OFF_CLUSTER_BITS),
 				QCOW2_MIN_CLUSTER_BITS, QCOW2_MAX_CLUSTER_BITS);
 	if (len < cluster)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header: the first cluster has %zu bytes, should "
-				"have %" PRIu64,
+				"qcow2 header: the first cluster has %zu bytes, expected %" PRIu64,
 				len, cluster);
 	load_header(bytes, &h);
 	/* What an unknown feature means goes before the fields that it may change. */
@@ -320,7 +318,7 @@ int qcow2_next_extension(const uint8_t *first, size_t end, size_t *pos,
 	if (out->bytes > end - at) {
 		img_fail(err, -EUCLEAN,
 			 "qcow2 header extension 0x%08" PRIx32 " at %zu: Header extension too "
-			 "large: %" PRIu32 " bytes, allowed %zu",
+			 "large: %" PRIu32 " bytes, expected at most %zu",
 			 out->type, at - 8, out->bytes, end - at);
 		return -EUCLEAN;
 	}
@@ -337,8 +335,8 @@ static int parse_crypto(const struct qcow2_extension *ext, const struct qcow2_he
 
 	if (h->crypt_method != QCOW2_CRYPT_LUKS)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 CRYPTO header extension only expected with LUKS "
-				"encryption method, found method %" PRIu32,
+				"qcow2 CRYPTO header extension only expected with LUKS encryption "
+				"method, method is %" PRIu32,
 				h->crypt_method);
 	if (ext->bytes != 16)
 		return img_fail(err, -EUCLEAN,
@@ -349,8 +347,8 @@ static int parse_crypto(const struct qcow2_extension *ext, const struct qcow2_he
 	bytes = be64_load(ext->data + 8);
 	if (!off || !bytes || !qcow2_table_fits(off, bytes, h->cluster_bits))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 encryption header: offset %" PRIu64 ", length %" PRIu64
-				", allowed multiples of the cluster size below 2^63",
+				"qcow2 encryption header: offset %" PRIu64 ", length %" PRIu64 ", "
+				"expected a multiple of the cluster size below 2^63",
 				off, bytes);
 	x->crypto_off = off;
 	x->crypto_bytes = bytes;
@@ -370,8 +368,8 @@ static int parse_bitmaps(const struct qcow2_extension *ext, const struct qcow2_h
 	}
 	if (ext->bytes != 24)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmaps extension: Invalid extension length %" PRIu32
-				", allowed 24",
+				"qcow2 bitmaps extension: Invalid extension length %" PRIu32 ", "
+				"expected 24",
 				ext->bytes);
 	count = be32_load(ext->data);
 	reserved = be32_load(ext->data + 4);
@@ -379,13 +377,12 @@ static int parse_bitmaps(const struct qcow2_extension *ext, const struct qcow2_h
 	off = be64_load(ext->data + 16);
 	if (reserved)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmaps extension: Reserved field is 0x%" PRIx32
-				", allowed 0",
+				"qcow2 bitmaps extension: Reserved field is 0x%" PRIx32 ", "
+				"expected 0",
 				reserved);
 	if (!count || count > QCOW2_MAX_BITMAPS)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmaps extension: %" PRIu32 " bitmaps, allowed "
-				"1 to %d",
+				"qcow2 bitmaps extension: %" PRIu32 " bitmaps, expected 1 to %d",
 				count, QCOW2_MAX_BITMAPS);
 	if (!off || !qcow2_table_fits(off, bytes, h->cluster_bits))
 		return img_fail(err, -EUCLEAN,
@@ -395,8 +392,8 @@ static int parse_bitmaps(const struct qcow2_extension *ext, const struct qcow2_h
 	if (bytes > QCOW2_MAX_BITMAP_DIRECTORY_BYTES ||
 	    bytes < (uint64_t)count * QCOW2_BITMAP_FIXED_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmaps extension: bitmap directory of %" PRIu64
-				" bytes for %" PRIu32 " bitmaps, allowed %" PRIu64 " to %d",
+				"qcow2 bitmaps extension: bitmap directory of %" PRIu64 " bytes "
+				"for %" PRIu32 " bitmaps, expected %" PRIu64 " to %d",
 				bytes, count, (uint64_t)count * QCOW2_BITMAP_FIXED_BYTES,
 				QCOW2_MAX_BITMAP_DIRECTORY_BYTES);
 	x->bitmaps = count;
@@ -419,8 +416,7 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t len, const struct qcow2_
 
 	if (x.end > len)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 header: the first cluster has %zu bytes, should "
-				"have %zu",
+				"qcow2 header: the first cluster has %zu bytes, expected %zu",
 				len, x.end);
 	while ((rc = qcow2_next_extension(bytes, x.end, &pos, &ext, err)) == 1) {
 		rc = 0;
@@ -428,8 +424,8 @@ int qcow2_parse_extensions(const uint8_t *bytes, size_t len, const struct qcow2_
 		case QCOW2_EXT_BACKING_FORMAT:
 			if (ext.bytes > QCOW2_MAX_BACKING_FORMAT)
 				return img_fail(err, -EUCLEAN,
-						"qcow2 backing format extension: %" PRIu32
-						" bytes, allowed %d",
+						"qcow2 backing format extension: %" PRIu32 " "
+						"bytes, expected at most %d",
 						ext.bytes, QCOW2_MAX_BACKING_FORMAT);
 			memset(x.backing_format, 0, sizeof(x.backing_format));
 			memcpy(x.backing_format, ext.data, ext.bytes);
@@ -606,7 +602,8 @@ int qcow2_encode_first(struct qcow2_header *h, const struct qcow2_extensions *x,
 
 	if (name_bytes > QCOW2_MAX_BACKING_NAME)
 		return img_fail(err, -ENOSPC,
-				"qcow2: Backing file name too long: %zu bytes, allowed %d",
+				"qcow2: Backing file name too long: %zu bytes, expected at most "
+				"%d",
 				name_bytes, QCOW2_MAX_BACKING_NAME);
 	memset(out, 0, cluster);
 	next.header_bytes = h->version < 3 ? (uint32_t)QCOW2_V2_HEADER_BYTES

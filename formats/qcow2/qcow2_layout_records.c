@@ -78,8 +78,8 @@ int qcow2_parse_snapshot(const uint8_t *bytes, size_t len, struct qcow2_snapshot
 	*out = s;
 	if (s.extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot table: too much extra data in an entry: %" PRIu32
-				" bytes, allowed %d",
+				"qcow2 snapshot table: too much extra data in an entry: %" PRIu32 " "
+				"bytes, expected at most %d",
 				s.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
 	return 0;
 }
@@ -119,13 +119,13 @@ int qcow2_check_snapshot_l1(const struct qcow2_geometry *g, const struct qcow2_s
 
 	if (bytes > QCOW2_MAX_L1_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot: Snapshot L1 table too large: %" PRIu32
-				" entries, allowed %d",
+				"qcow2 snapshot: Snapshot L1 table too large: %" PRIu32 " "
+				"entries, expected at most %d",
 				s->l1_entries, QCOW2_MAX_L1_BYTES / 8);
 	if (!qcow2_table_fits(s->l1_off, bytes, g->cluster_bits) || (bytes && !s->l1_off))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 snapshot: Snapshot L1 table offset invalid: %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
+				"qcow2 snapshot: Snapshot L1 table offset invalid: %" PRIu64 ", "
+				"expected a multiple of %" PRIu64 " below 2^63",
 				s->l1_off, g->cluster_bytes);
 	return 0;
 }
@@ -170,24 +170,22 @@ int qcow2_parse_bitmap(const struct qcow2_geometry *g, const uint8_t *bytes, siz
 	b.name = bytes + QCOW2_BITMAP_FIXED_BYTES + b.extra_bytes;
 	if (!b.name_bytes || b.name_bytes > QCOW2_MAX_BITMAP_NAME)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a name of %u bytes, allowed 1 "
-				"to %d",
+				"qcow2 bitmap directory: a name of %u bytes, expected 1 to %d",
 				b.name_bytes, QCOW2_MAX_BITMAP_NAME);
 	if (b.table_entries > QCOW2_MAX_BITMAP_TABLE_ENTRIES)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a bitmap table of %" PRIu32
-				" entries, allowed %d",
+				"qcow2 bitmap directory: a bitmap table of %" PRIu32 " entries, "
+				"expected at most %d",
 				b.table_entries, QCOW2_MAX_BITMAP_TABLE_ENTRIES);
 	if (!qcow2_table_fits(b.table_off, (uint64_t)b.table_entries * 8, g->cluster_bits) ||
 	    (b.table_entries && !b.table_off))
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: a bitmap table at %" PRIu64
-				", allowed multiples of %" PRIu64 " below 2^63",
+				"qcow2 bitmap directory: a bitmap table at %" PRIu64 ", expected "
+				"a multiple of %" PRIu64 " below 2^63",
 				b.table_off, g->cluster_bytes);
 	if (b.granularity_bits > 63)
 		return img_fail(err, -EUCLEAN,
-				"qcow2 bitmap directory: granularity 2^%u, allowed up "
-				"to 2^63",
+				"qcow2 bitmap directory: granularity 2^%u, expected at most 2^63",
 				b.granularity_bits);
 	if (b.extra_bytes)
 		return img_fail(err, -ENOTSUP,

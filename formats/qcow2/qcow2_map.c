@@ -62,8 +62,8 @@ int qcow2_lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t le
 	};
 	if (entry & QCOW2_L1_RESERVED || !is_aligned_u64(out->table_off, g->cluster_bytes))
 		return img_fail(img_req_error(req), -EUCLEAN,
-				"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 ": found "
-				"0x%" PRIx64 ", allowed offsets are multiples of %" PRIu64,
+				"%s: L1 table at offset %" PRIu64 ", entry %" PRIu64 " is "
+				"0x%" PRIx64 ", expected an offset that is a multiple of %" PRIu64,
 				img->name, q->header.l1_off, index, entry, g->cluster_bytes);
 	if (!out->table_off) {
 		out->n = clusters_without_table(q, l1, l1_entries, off, len);
@@ -94,14 +94,14 @@ int qcow2_entry_at(struct img *img, const struct qcow2_lookup *l, uint64_t i, st
 	if (bad)
 		return img_fail(err, -EUCLEAN,
 				"%s: L2 table at offset %" PRIu64 ", entry for guest offset "
-				"%" PRIu64 ": found 0x%" PRIx64 ", which has %s",
+				"%" PRIu64 " is 0x%" PRIx64 ", which has %s",
 				img->name, l->table_off, guest_off, be64_load(at),
 				qcow2_defect_text(bad));
 	if (g->data_file && qcow2_has_host(out) && out->host_off != guest_off)
 		return img_fail(err, -EUCLEAN,
 				"%s: L2 table at offset %" PRIu64 ", entry for guest offset "
-				"%" PRIu64 ": host offset %" PRIu64 " in the data file, allowed "
-				"only the guest's",
+				"%" PRIu64 ": host offset in the data file is %" PRIu64 ", "
+				"expected the guest's",
 				img->name, l->table_off, guest_off, out->host_off);
 	return 0;
 }

@@ -66,11 +66,9 @@ static int load_refcount_table(struct img *img, struct img_error *err)
 		if (!is_aligned_u64(entries[i], g->cluster_bytes) ||
 		    (entries[i] && !range_in(entries[i], g->cluster_bytes, img->file->size)))
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: refcount table at offset %" PRIu64 ", "
-				      "entry %" PRIu64 ": "
-				      "found 0x%" PRIx64 ", allowed multiples of %" PRIu64 " "
-				      "below the file's %" PRIu64 " bytes; a repairing check "
-				      "may help",
+				      "%s: refcount table at offset %" PRIu64 ", entry %" PRIu64 " "
+				      "is 0x%" PRIx64 ", expected a multiple of %" PRIu64 " below "
+				      "the file's %" PRIu64 " bytes; a repairing check may help",
 				      img->name, q->header.refcount_table_off, i, entries[i],
 				      g->cluster_bytes, (uint64_t)img->file->size);
 	}

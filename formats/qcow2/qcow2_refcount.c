@@ -302,13 +302,13 @@ static int add_blocks(struct qcow2_refcounts *r, uint64_t block, uint64_t want, 
 
 	if (rc)
 		return img_fail(err, rc, "%s: the refcount table would need %" PRIu64 " entries, "
-					 "allowed %d",
+					 "expected at most %d",
 				img->name, block + a.blocks, QCOW2_MAX_REFTABLE_BYTES / 8);
 	off = a.first * g->cluster_bytes;
 	bytes = (a.blocks + a.table_clusters) * g->cluster_bytes;
 	if (off + bytes > QCOW2_OFFSET_MASK)
 		return img_fail(err, -EFBIG,
-				"%s: refcount blocks would lie at offset %" PRIu64 ", allowed "
+				"%s: refcount blocks would lie at offset %" PRIu64 ", expected "
 				"below 2^56",
 				img->name, off);
 	if (img->file->device && off + bytes > img->file->size)

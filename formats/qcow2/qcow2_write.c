@@ -67,8 +67,8 @@ static int check_host(struct img *img, struct img_req *req, uint64_t guest_off, 
 	if (!hit)
 		return 0;
 	return img_fail(img_req_error(req), -EUCLEAN,
-			"%s: L2 entry for guest offset %" PRIu64 ": found host offset %" PRIu64 ", "
-			"where the %s lies",
+			"%s: L2 entry for guest offset %" PRIu64 ": host offset %" PRIu64 " lies "
+			"inside the %s",
 			img->name, guest_off, off, hit);
 }
 
@@ -119,8 +119,8 @@ static int lookup_writable(struct img *img, struct img_req *req, uint64_t off, u
 	hit = img_range_map_range_at(&q->metadata, l->table_off, q->geometry.cluster_bytes);
 	if (hit)
 		return img_fail(img_req_error(req), -EUCLEAN,
-				"%s: L1 entry for guest offset %" PRIu64 ": found an L2 table "
-				"at offset %" PRIu64 ", where the %s lies",
+				"%s: L1 entry for guest offset %" PRIu64 ": the L2 table at "
+				"offset %" PRIu64 " overlaps the %s",
 				img->name, off, l->table_off, hit->name);
 	return 0;
 }

@@ -35,9 +35,8 @@ static int raw_open(struct img *img, struct img_opening *o, struct img_error *er
 
 	(void)o;
 	if (length > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG,
-				"%s: length: found %" PRIu64 ", allowed at most %" PRIu64,
-				img->name, length, RAW_MAX_SIZE);
+		return img_fail_range(err, -EFBIG, length, 0, RAW_MAX_SIZE, "%s: length",
+				      img->name);
 	img->size = round_up_u64(length, RAW_SECTOR);
 	img->unit_bytes = RAW_SECTOR;
 	return 0;
@@ -95,9 +94,7 @@ static int raw_resize(struct img *img, uint64_t size, enum img_preallocate how,
 	if (how == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
 	if (size > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG,
-				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, img->name,
-				size, RAW_MAX_SIZE);
+		return img_fail_range(err, -EFBIG, size, 0, RAW_MAX_SIZE, "%s: size", img->name);
 	if (img->file->device && size != img->file->size)
 		return img_fail(err, -EINVAL,
 				"Cannot resize device files: %s has %" PRIu64 " bytes", img->name,
@@ -127,9 +124,7 @@ static int raw_create_check(struct img_creating *c, struct img_error *err)
 	if (c->preallocate == IMG_PREALLOCATE_METADATA)
 		return img_fail(err, -EINVAL, "Unsupported preallocation mode: metadata");
 	if (c->size > RAW_MAX_SIZE)
-		return img_fail(err, -EFBIG,
-				"%s: size: found %" PRIu64 ", allowed at most %" PRIu64, c->name,
-				c->size, RAW_MAX_SIZE);
+		return img_fail_range(err, -EFBIG, c->size, 0, RAW_MAX_SIZE, "%s: size", c->name);
 	return 0;
 }
 

@@ -27,8 +27,8 @@ struct raw_source {
 static int fail_size(const struct raw_source *s, struct img_error *err)
 {
 	return img_fail(err, -EUCLEAN,
-			"%s: the input %s %" PRIu64 " bytes, allowed exactly %" PRIu64
-			", the size that was given for it",
+			"%s: the input %s %" PRIu64 " bytes, expected %" PRIu64 ", the size that "
+			"was given for it",
 			s->in->name, s->in->taken > s->in->size ? "goes on after" : "ends after",
 			min_u64(s->in->taken, s->in->size), s->in->size);
 }
@@ -46,11 +46,11 @@ static int source_next(struct img_source *base, struct img_source_unit *unit, st
 			rc = fail_size(s, err);
 		if (!rc && !s->len && !s->off && !s->in->sized)
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: found no bytes at all, allowed at least one: whatever "
-				      "should have written them has failed",
+				      "%s: the input is empty: whatever should have written it "
+				      "has failed",
 				      s->in->name);
 		if (!rc && s->off > (uint64_t)INT64_MAX - 2 * UNIT)
-			rc = img_fail(err, -EFBIG, "%s: found more bytes than a disk can have",
+			rc = img_fail(err, -EFBIG, "%s: more bytes than a disk can have",
 				      s->in->name);
 		if (rc)
 			return rc;

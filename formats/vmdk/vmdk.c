@@ -153,8 +153,8 @@ static int map_entry(const struct look *l, const struct vmdk_entry *e, uint64_t 
 		break;
 	}
 	return img_fail(img_req_error(l->req), -EUCLEAN,
-			"%s: grain table entry of guest sector %" PRIu64 " of the extent: found "
-			"%#" PRIx64 ", allowed a place inside the file's %" PRIu64 " bytes",
+			"%s: grain table entry of guest sector %" PRIu64 " of the extent is "
+			"%#" PRIx64 ", expected an offset inside the file's %" PRIu64 " bytes",
 			l->storage->name, off / VMDK_SECTOR, e->value, l->s->file_bytes);
 }
 
@@ -197,8 +197,8 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 			return rc;
 		if (e.kind == VMDK_DAMAGED)
 			return img_fail(img_req_error(l->req), -EUCLEAN,
-					"%s: grain directory entry %" PRIu64 " at %" PRIu64 ": "
-					"found %#" PRIx64 ", allowed a table inside the file's "
+					"%s: grain directory entry %" PRIu64 " at %" PRIu64 " is "
+					"%#" PRIx64 ", expected a table inside the file's "
 					"%" PRIu64 " bytes",
 					l->storage->name, table, directory_at, first.value,
 					s->file_bytes);
@@ -258,9 +258,8 @@ static int map_rebuilt(const struct look *l, const struct vmdk_rebuilt *r, uint6
 	}
 	if (low == r->count && !r->complete)
 		return img_fail(img_req_error(l->req), -EUCLEAN,
-				"%s: the stream was cut short: its last whole grain ends at %" PRIu64
-				" of the file, and what the disk has from sector %" PRIu64 " on is not "
-				"in it",
+				"%s: truncated: the last whole grain ends at %" PRIu64 ", and the "
+				"grains from guest sector %" PRIu64 " on are missing",
 				l->storage->name, r->ends_off, off / VMDK_SECTOR);
 	if (low == r->count) {
 		run = len;
@@ -291,8 +290,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	}
 	if (off >= has)
 		return img_fail(img_req_error(req), -EUCLEAN,
-				"%s: found %" PRIu64 " bytes of an extent of %" PRIu64 ": the rest of it "
-				"is missing",
+				"%s: truncated: ends at %" PRIu64 ", the extent needs %" PRIu64,
 				f->storage->name, has, x->bytes);
 	len = min_u64(len, has - off);
 	switch (x->kind) {

@@ -24,8 +24,8 @@ static int refuse_entry(const struct vmdk_file *f, const char *directory, uint64
 			const struct vmdk_entry *e, const char *allowed, struct img_error *err)
 {
 	return img_fail(err, -EUCLEAN,
-			"%s: %s entry %" PRIu64 ": found %#" PRIx64 ", allowed %s: it cannot be "
-			"written to before it was repaired",
+			"%s: %s entry %" PRIu64 " is %#" PRIx64 ", expected %s: it cannot be "
+			"written to before a repair",
 			f->storage->name, directory, number, e->value, allowed);
 }
 
@@ -52,8 +52,8 @@ static int add_tables(struct vmdk_file *f, uint64_t number, const uint8_t *slot,
 	/* More than fit the file: two are the same. Refused before memory is taken for them. */
 	if (alloc->metadata.block_count >= s->file_bytes / vmdk_table_bytes(s))
 		return img_fail(err, -EUCLEAN,
-				"%s: grain directory: found more tables than its %" PRIu64 " "
-				"bytes have room for, allowed each only once",
+				"%s: grain directory: more grain tables than the file's %" PRIu64 " "
+				"bytes have room for",
 				f->storage->name, s->file_bytes);
 	if (img_range_map_add_block(&alloc->metadata, e.file_off) ||
 	    (other.file_off != e.file_off &&
@@ -88,8 +88,8 @@ static int find_tables(struct vmdk_file *f, struct img_error *err)
 	img_range_map_sort(&alloc->metadata);
 	if (img_range_map_block_overlap(&alloc->metadata, overlap))
 		return img_fail(err, -EUCLEAN,
-				"%s: grain directory: found a table at %" PRIu64 ", where a %s "
-				"lies already: it cannot be written to",
+				"%s: grain directory: the grain table at %" PRIu64 " overlaps a "
+				"%s: the image cannot be written to",
 				f->storage->name, overlap[1].off, overlap[0].name);
 	return 0;
 }
@@ -125,8 +125,8 @@ static int list_fixed(struct vmdk_file *f, struct img_error *err)
 	img_range_map_sort(metadata);
 	if (img_range_map_overlap(metadata, overlap))
 		return img_fail(err, -EUCLEAN,
-				"%s: found the %s at %" PRIu64 ", where the %s lies already: it "
-				"cannot be written to",
+				"%s: the %s at %" PRIu64 " overlaps the %s: the image cannot be "
+				"written to",
 				f->storage->name, overlap[1].name, overlap[1].off, overlap[0].name);
 	return 0;
 }
@@ -191,14 +191,14 @@ int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *e
 
 		if (x->kind == VMDK_EXTENT_ZERO)
 			return img_fail(err, -ENOTSUP,
-					"%s: extent %zu: found type ZERO, allowed for writing are "
-					"extents that have a file",
+					"%s: extent %zu: type is ZERO, which has no file to write "
+					"to",
 					img->name, i + 1);
 		/* Of a stream that is the lesser reason. */
 		if (x->access != VMDK_RW && !stream)
 			return img_fail(err, -EACCES,
-					"%s: extent %zu: found access %s in the descriptor, "
-					"allowed RW for writing",
+					"%s: extent %zu: access is %s in the descriptor, expected "
+					"RW for writing",
 					img->name, i + 1, accesses[x->access]);
 		rc = prepare_file(img, &vmdk->files[x->file], err);
 		if (rc)
@@ -225,8 +225,8 @@ int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_
 
 	if (rc)
 		return img_fail(err, rc,
-				"%s: found no room for another grain, allowed are %" PRIu64 " "
-				"bytes of an extent file",
+				"%s: no room for another grain: an extent file has at most "
+				"%" PRIu64 " bytes",
 				f->storage->name, FILE_BYTES_MAX);
 	return 0;
 }
@@ -266,8 +266,8 @@ static int make_table(struct img *img, struct vmdk_file *f, uint64_t number, str
 	rc = img_unit_alloc_get_at_end(&f->alloc->grains, grains, &off);
 	if (rc)
 		return img_fail(err, rc,
-				"%s: found no room for a grain table, allowed are %" PRIu64 " "
-				"bytes of an extent file",
+				"%s: no room for a grain table: an extent file has at most "
+				"%" PRIu64 " bytes",
 				f->storage->name, FILE_BYTES_MAX);
 	rc = img_storage_zero(f->storage, off, grains * s->grain_bytes, err);
 	if (!rc && !img->unsafe)

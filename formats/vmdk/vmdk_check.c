@@ -134,8 +134,8 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
 
 	if (e.kind == VMDK_DAMAGED)
 		DEFECT(w,
-		       "ERROR %s: the grain of sector %" PRIu64 " is said to be at "
-		       "%#" PRIx64 ", which is not in the file",
+		       "ERROR %s: grain table entry of sector %" PRIu64 " is %#" PRIx64 ", which "
+		       "is not in the file",
 		       w->storage->name, grain_off / VMDK_SECTOR, e.value);
 	if (e.kind != VMDK_STORED)
 		return 0;
@@ -165,8 +165,8 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 
 	if (e.kind == VMDK_DAMAGED)
 		DEFECT(w,
-		       "ERROR %s: grain table %" PRIu64 " is said to be at %#" PRIx64 ", which "
-		       "is not in the file",
+		       "ERROR %s: grain directory entry %" PRIu64 " is %#" PRIx64 ", which is not "
+		       "in the file",
 		       w->storage->name, number, e.value);
 	if (copy) {
 		other = vmdk_directory_entry(s, copy);
@@ -177,8 +177,8 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 		else if (other.kind == VMDK_DAMAGED ||
 			 (other.kind != e.kind && e.kind != VMDK_DAMAGED))
 			DEFECT(w,
-			       "ERROR %s: the copy of grain table %" PRIu64 " is said to be at "
-			       "%#" PRIx64 ", which does not go with the table itself",
+			       "ERROR %s: redundant grain directory entry %" PRIu64 " is "
+			       "%#" PRIx64 ", which does not match the grain directory",
 			       w->storage->name, number, other.value);
 	}
 	if (e.kind == VMDK_DAMAGED && other.kind == VMDK_STORED) { /* it stands in */
@@ -487,7 +487,7 @@ static bool is_other_capacity(const struct vmdk_sparse *s, uint64_t line_bytes)
 /* What readers get over, each in its way. */
 static void check_header(struct walk *w, uint64_t line_bytes)
 {
-	static const char fmt[] = "ERROR %s: the header tells a wrong %s";
+	static const char fmt[] = "ERROR %s: wrong %s in the header";
 	const struct vmdk_sparse *s = w->s;
 
 	if (s->kind != VMDK_HOSTED || s->at_end)

@@ -34,10 +34,10 @@ static int tail_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t ou
 		return 0;
 	if (zrc == Z_STREAM_END && total < out_len)
 		return img_fail(err, -EUCLEAN,
-				"the zlib stream gives %llu bytes, allowed at least %zu",
+				"the zlib stream has %llu bytes, expected at least %zu",
 				(unsigned long long)total, out_len);
 	if (total > VMDK_PACKED_GRAIN_BYTES_MAX)
-		return img_fail(err, -EUCLEAN, "the zlib stream gives more than any grain has");
+		return img_fail(err, -EUCLEAN, "the zlib stream has more bytes than any grain");
 	return img_fail(err, -EUCLEAN, "not a whole zlib stream");
 }
 

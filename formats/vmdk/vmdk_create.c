@@ -58,13 +58,13 @@ static bool same(const char *a, const char *b)
 int vmdk_check_text(const char *what, const char *text, struct img_error *err)
 {
 	if (strlen(text) > VMDK_NAME_BYTES_MAX)
-		return img_fail(err, -ENAMETOOLONG, "%s: found %zu bytes, allowed up to %d", what,
+		return img_fail(err, -ENAMETOOLONG, "%s: %zu bytes long, expected at most %d", what,
 				strlen(text), VMDK_NAME_BYTES_MAX);
 	for (const char *p = text; *p; p++)
 		if (*p == '"' || (unsigned char)*p < ' ')
 			return img_fail(err, -EINVAL,
-					"%s: found a quote or a control character in '%s', which "
-					"a VMDK descriptor cannot hold",
+					"%s: '%s' has a quote or a control character, which a "
+					"VMDK descriptor cannot hold",
 					what, text);
 	return 0;
 }
@@ -76,7 +76,7 @@ static int check_number(const struct img_options *o, const char *option, struct 
 	if (!text || (same(option, "hwversion") && same(text, "undefined")))
 		return 0;
 	if (!*text || strspn(text, "0123456789") != strlen(text) || strlen(text) > 10)
-		return img_fail(err, -EINVAL, "%s: found '%s', allowed a number of up to 10 digits",
+		return img_fail(err, -EINVAL, "%s is '%s', expected a number of up to 10 digits",
 				option, text);
 	return 0;
 }
@@ -122,9 +122,8 @@ static int check_stream(struct img_creating *c, const struct vmdk_parameters *w,
 				"only subformat=streamOptimized is compressed",
 				c->name, w->create_type);
 	if (levelled && (level < 1 || level > (uint64_t)img_codec_zlib.max_level))
-		return img_fail(err, -EINVAL,
-				"%s: compression_level: found %" PRIu64 ", allowed 1 to %d",
-				c->name, level, img_codec_zlib.max_level);
+		return img_fail_range(err, -EINVAL, level, 1, (uint64_t)img_codec_zlib.max_level,
+				      "%s: compression_level", c->name);
 	if (w->stream && w->zeroed_grains)
 		return img_fail(err, -ENOTSUP,
 				"%s: streamOptimized image can't enable zeroed grain: grains of "
@@ -154,10 +153,8 @@ static int lay_out(uint64_t bytes, struct layout *l, struct img_error *err)
 
 	l->tables = div_round_up_u64(bytes, covers);
 	if (l->tables > VMDK_DIRECTORY_ENTRIES_MAX)
-		return img_fail(err, -EFBIG,
-				"size: found %" PRIu64 " bytes, allowed up to %" PRIu64 " in a sparse "
-				"VMDK",
-				bytes, VMDK_DIRECTORY_ENTRIES_MAX * covers);
+		return img_fail_range(err, -EFBIG, bytes, 0, VMDK_DIRECTORY_ENTRIES_MAX * covers,
+				      "size of a sparse VMDK");
 	directory_sectors = div_round_up_u64(l->tables * 4, VMDK_SECTOR);
 	l->redundant = 1 + DESCRIPTOR_SECTORS;
 	l->redundant_tables = round_up_u64(l->redundant + directory_sectors, TABLES_ALIGN);
@@ -202,7 +199,7 @@ static int create_sparse(struct img_storage *s, uint64_t bytes, bool zeroed_grai
 		return rc;
 	if (text_len > DESCRIPTOR_SECTORS * VMDK_SECTOR)
 		return img_fail(err, -ENAMETOOLONG,
-				"%s: the descriptor: found %zu bytes, allowed up to %d: a name is "
+				"%s: the descriptor has %zu bytes, expected at most %d: a name is "
 				"too long",
 				s->name, text_len, DESCRIPTOR_SECTORS * VMDK_SECTOR);
 	h = (struct vmdk_header){
@@ -249,8 +246,8 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 		return rc;
 	if (!w.flat && c->preallocate != IMG_PREALLOCATE_OFF)
 		rc = img_fail(err, -ENOTSUP,
-			      "%s: preallocation: found subformat=%s, whose extents grow as they are "
-			      "written; allowed with monolithicFlat and twoGbMaxExtentFlat",
+			      "%s: preallocation is for subformat=monolithicFlat and "
+			      "twoGbMaxExtentFlat: the extents of %s grow as they are written",
 			      c->name, w.create_type);
 	else if (w.flat && c->backing_name)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't have backing file", c->name);
@@ -258,7 +255,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 		rc = img_fail(err, -ENOTSUP, "%s: Flat image can't enable zeroed grain", c->name);
 	else if (w.extents > VMDK_FILES_MAX)
 		rc = img_fail(err, -EFBIG,
-			      "%s: found a size of %" PRIu64 " extent files, allowed up to %d",
+			      "%s: the size needs %" PRIu64 " extent files, expected at most %d",
 			      c->name, w.extents, VMDK_FILES_MAX);
 	if (!rc)
 		rc = check_stream(c, &w, err);
@@ -336,8 +333,8 @@ int vmdk_create(struct img_creating *c, struct img_error *err)
 
 	if (c->file->device)
 		return img_fail(err, -ENOTSUP,
-				"%s: a VMDK cannot be made on a block device: nothing would tell "
-				"where it ends",
+				"%s: a VMDK cannot be created on a block device: it has no field "
+				"for its end",
 				c->name);
 	rc = vmdk_parameters_make(c, &w, err);
 	if (rc)

@@ -207,8 +207,8 @@ static int cut_name(struct vmdk_text *rest, size_t number, struct vmdk_text *out
 
 	if (quoted && !end)
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found a file name of %zu bytes without an "
-				"end, allowed one with a quote at its end",
+				"descriptor line %zu: the file name of %zu bytes has no closing "
+				"quote",
 				number, rest->len - 1);
 	if (quoted) {
 		*out = (struct vmdk_text){ rest->at + 1, (size_t)(end - rest->at) - 1 };
@@ -218,8 +218,8 @@ static int cut_name(struct vmdk_text *rest, size_t number, struct vmdk_text *out
 	}
 	if (out->len > VMDK_NAME_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found a file name of %zu bytes, allowed up "
-				"to %d",
+				"descriptor line %zu: the file name has %zu bytes, expected at "
+				"most %d",
 				number, out->len, VMDK_NAME_BYTES_MAX);
 	return 0;
 }
@@ -238,15 +238,15 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 	word = cut_word(&rest);
 	if (!parse_decimal(word, &line->sectors))
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found \"%.*s\" for the number of sectors, "
-				"allowed a decimal number",
+				"descriptor line %zu: the number of sectors is \"%.*s\", expected "
+				"a decimal number",
 				line->number, (int)min_size(word.len, 40), word.at);
 	word = cut_word(&rest);
 	while (type < IMG_ARRAY_LEN(types) && !text_is(word, types[type].name))
 		type++;
 	if (type == IMG_ARRAY_LEN(types))
 		return img_fail(err, -ENOTSUP,
-				"descriptor line %zu: found extent type \"%.*s\", allowed FLAT, "
+				"descriptor line %zu: extent type is \"%.*s\", expected FLAT, "
 				"SPARSE, ZERO, VMFS, VMFSSPARSE, VMFSRDM, VMFSRAW, SESPARSE",
 				line->number, (int)min_size(word.len, 40), word.at);
 	line->type = (enum vmdk_extent_type)type;
@@ -257,7 +257,7 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 		return 0; /* ZERO and something else */
 	if (!rest.len || rest.at[0] == '#')
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found no file name, allowed one after %s",
+				"descriptor line %zu: no file name after %s",
 				line->number, types[type].name);
 	rc = cut_name(&rest, line->number, &word, err);
 	if (rc)
@@ -274,7 +274,7 @@ static int parse_extent(struct vmdk_text text, struct vmdk_line *line, struct im
 	if (!parse_decimal(word, &line->file_sector) ||
 	    (line->file_sector && !types[type].has_offset))
 		return img_fail(err, -EUCLEAN,
-				"descriptor line %zu: found the offset \"%.*s\", allowed %s",
+				"descriptor line %zu: the offset is \"%.*s\", expected %s",
 				line->number, (int)min_size(word.len, 40), word.at,
 				types[type].has_offset ? "a number of sectors" : "0 for this type");
 	return 0;
@@ -372,9 +372,9 @@ static struct vmdk_text uuid_or_none(struct vmdk_text value)
 static int bad_value(struct vmdk_text key, struct vmdk_text value, size_t number,
 		     const char *allowed, struct img_error *err)
 {
-	return img_fail(err, -EUCLEAN, "descriptor line %zu: found \"%.*s\" for %.*s, allowed %s",
-			number, (int)min_size(value.len, 40), value.at,
-			(int)min_size(key.len, 40), key.at, allowed);
+	return img_fail(err, -EUCLEAN, "descriptor line %zu: %.*s is \"%.*s\", expected %s",
+			number, (int)min_size(key.len, 40), key.at, (int)min_size(value.len, 40),
+			value.at, allowed);
 }
 
 /* Without its quotes, and without a comment behind them. */
@@ -432,8 +432,8 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 			return bad_value(key, value, number, "a number from 1", err);
 		if (version > VMDK_DESCRIPTOR_VERSION_MAX)
 			return img_fail(err, -ENOTSUP,
-					"descriptor line %zu: found version %" PRIu64 ", "
-					"allowed 1 to %d",
+					"descriptor line %zu: version is %" PRIu64 ", expected 1 "
+					"to %d",
 					number, version, VMDK_DESCRIPTOR_VERSION_MAX);
 		d->version = (uint32_t)version;
 		seen->version = true;
@@ -454,8 +454,8 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 	} else if (text_is(key, "parentFileNameHint") && !d->parent_hint.at && value.len) {
 		if (value.len > VMDK_NAME_BYTES_MAX)
 			return img_fail(err, -EUCLEAN,
-					"descriptor line %zu: found a parentFileNameHint of %zu "
-					"bytes, allowed up to %d",
+					"descriptor line %zu: parentFileNameHint has %zu bytes, "
+					"expected at most %d",
 					number, value.len, VMDK_NAME_BYTES_MAX);
 		d->parent_hint = value;
 	} else if (text_is(key, "ddb.uuid.image") && !d->uuid_image.at) {
@@ -510,13 +510,13 @@ int vmdk_parse_descriptor(const char *text, size_t len, struct vmdk_descriptor *
 			return rc;
 		if (++d.extents > VMDK_EXTENTS_MAX)
 			return img_fail(err, -ENOTSUP,
-					"descriptor line %zu: found more than %d extents",
+					"descriptor line %zu: more than %d extents",
 					number, VMDK_EXTENTS_MAX);
 		if (!add_u64(d.sectors, extent.sectors, &d.sectors) ||
 		    d.sectors > INT64_MAX / 512)
 			return img_fail(err, -EUCLEAN,
-					"descriptor line %zu: found extents of more than "
-					"%" PRIu64 " sectors, which no disk has",
+					"descriptor line %zu: the extents have more than %" PRIu64 " "
+					"sectors, the most of a disk",
 					number, (uint64_t)INT64_MAX / 512);
 	}
 	*out = d;

@@ -218,7 +218,7 @@ int vmdk_rebuild(struct img_storage *s, const struct vmdk_sparse *sparse, struct
 	if (rc == -ENOMEM) {
 		img_fail(err, rc, "out of memory");
 	} else if (!rc && !r->count) {
-		rc = img_fail(err, -EUCLEAN, "found no whole grain in the stream");
+		rc = img_fail(err, -EUCLEAN, "no whole grain in the stream");
 	} else if (!rc) {
 		r->complete = w->padding;
 		qsort(r->grains, r->count, sizeof(*r->grains), compare_found);
@@ -250,8 +250,7 @@ int vmdk_read_footer(struct img_storage *s, struct vmdk_sparse *sparse, struct i
 		rc = try_footer(s, at, buf, sparse, &found, err);
 	if (!rc && !found)
 		rc = img_fail(err, -EUCLEAN,
-			      "found no footer at %" PRIu64 ", behind which there are only zeroes, "
-			      "allowed one that names the grain directory: the file was cut short",
+			      "truncated: no footer at %" PRIu64 ", where the data ends",
 			      last);
 	free(buf);
 	return rc;

@@ -138,21 +138,21 @@ static int check_geometry(uint64_t capacity_sectors, uint64_t grain_sectors, str
 {
 	if (capacity_sectors > VMDK_BYTES_MAX / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found a capacity of %" PRIu64 " sectors, "
-				"allowed up to %" PRIu64,
+				"sparse header at 0: capacity is %" PRIu64 " sectors, expected at "
+				"most %" PRIu64,
 				capacity_sectors, VMDK_BYTES_MAX / VMDK_SECTOR);
 	if (!is_pow2_u64(grain_sectors) || grain_sectors > VMDK_GRAIN_SECTORS_MAX)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found a grain size of %" PRIu64 " sectors, "
-				"allowed a power of two up to %" PRIu64,
+				"sparse header at 0: grain size is %" PRIu64 " sectors, expected "
+				"a power of two up to %" PRIu64,
 				grain_sectors, VMDK_GRAIN_SECTORS_MAX);
 	s->capacity_bytes = capacity_sectors * VMDK_SECTOR;
 	s->grain_bytes = grain_sectors * VMDK_SECTOR;
 	s->directory_entries = div_round_up_u64(s->capacity_bytes, vmdk_table_covers(s));
 	if (s->directory_entries > VMDK_DIRECTORY_ENTRIES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found a capacity of %" PRIu64 " sectors, "
-				"which needs %" PRIu64 " grain tables, allowed up to %" PRIu64,
+				"sparse header at 0: capacity is %" PRIu64 " sectors, which need "
+				"%" PRIu64 " grain tables, expected at most %" PRIu64,
 				capacity_sectors, s->directory_entries, VMDK_DIRECTORY_ENTRIES_MAX);
 	return 0;
 }
@@ -171,7 +171,7 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 {
 	if (len < VMDK_HOSTED_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found %zu bytes, allowed at least %d", len,
+				"sparse header at 0: truncated: ends at %zu, the header needs %d", len,
 				VMDK_HOSTED_HEADER_BYTES);
 
 	uint32_t flags = le32_load(bytes + HOSTED_OFF_FLAGS);
@@ -183,27 +183,27 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	/* A transfer in text mode changes these four; QEMU and VMware look at them for that. */
 	if ((flags & FLAG_NEWLINES) && memcmp(bytes + HOSTED_OFF_NEWLINES, "\n \r\n", 4) != 0)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found the newline test %02x %02x %02x "
-				"%02x, allowed 0a 20 0d 0a: damaged, or copied as text",
+				"sparse header at 0: newline test is %02x %02x %02x %02x, "
+				"expected 0a 20 0d 0a: damaged, or copied as text",
 				bytes[HOSTED_OFF_NEWLINES], bytes[HOSTED_OFF_NEWLINES + 1],
 				bytes[HOSTED_OFF_NEWLINES + 2], bytes[HOSTED_OFF_NEWLINES + 3]);
 	s->version = le32_load(bytes + HOSTED_OFF_VERSION);
 	if (s->version < 1 || s->version > HOSTED_VERSION_MAX)
 		return img_fail(err, -ENOTSUP,
-				"sparse header at 0: found version %" PRIu32 ", allowed 1 to %d",
+				"sparse header at 0: version is %" PRIu32 ", expected 1 to %d",
 				s->version, HOSTED_VERSION_MAX);
 	if (flags & FLAGS_MUST_KNOW)
 		return img_fail(err, -ENOTSUP,
-				"sparse header at 0: found flags %#" PRIx32 " with unknown bits "
-				"%#" PRIx32,
+				"sparse header at 0: flags are %#" PRIx32 ", of which %#" PRIx32 " "
+				"are unknown",
 				flags, flags & FLAGS_MUST_KNOW);
 
 	s->table_entries = le32_load(bytes + HOSTED_OFF_TABLE_ENTRIES);
 	s->entry_bytes = 4;
 	if (!s->table_entries || s->table_entries > HOSTED_TABLE_ENTRIES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found %" PRIu32 " entries in a grain "
-				"table, allowed 1 to %d",
+				"sparse header at 0: a grain table has %" PRIu32 " entries, "
+				"expected 1 to %d",
 				s->table_entries, HOSTED_TABLE_ENTRIES_MAX);
 	rc = check_geometry(le64_load(bytes + HOSTED_OFF_CAPACITY),
 			    le64_load(bytes + HOSTED_OFF_GRAIN), s, err);
@@ -213,19 +213,19 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	/* Flag and field say the same; QEMU believes the field. */
 	if (compression > COMPRESSION_DEFLATE)
 		return img_fail(err, -ENOTSUP,
-				"sparse header at 0: found compression %" PRIu32 ", allowed 0 "
+				"sparse header at 0: compression is %" PRIu32 ", expected 0 "
 				"(none) or 1 (deflate)",
 				compression);
 	if ((flags & FLAG_COMPRESSED) && compression == COMPRESSION_NONE)
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found the flag of compressed grains with "
-				"compression 0, allowed 1 (deflate)");
+				"sparse header at 0: compression is 0, expected 1 (deflate), as "
+				"the flag of compressed grains is set");
 	s->compressed = compression == COMPRESSION_DEFLATE;
 	s->markers = s->compressed && (flags & FLAG_MARKERS);
 	if (s->compressed && s->grain_bytes > VMDK_PACKED_GRAIN_BYTES_MAX)
 		return img_fail(err, -ENOTSUP,
-				"sparse header at 0: found compressed grains of %" PRIu64 " "
-				"bytes, allowed up to %" PRIu64,
+				"sparse header at 0: compressed grains have %" PRIu64 " bytes, "
+				"expected at most %" PRIu64,
 				s->grain_bytes, VMDK_PACKED_GRAIN_BYTES_MAX);
 	s->zeroed_grains = flags & FLAG_ZEROED_GRAINS;
 	s->unclean = bytes[HOSTED_OFF_UNCLEAN];
@@ -237,8 +237,8 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	if (!mul_u64(descriptor, VMDK_SECTOR, &s->descriptor_off) ||
 	    !mul_u64(descriptor_sectors, VMDK_SECTOR, &s->descriptor_bytes))
 		return img_fail(err, -EUCLEAN,
-				"sparse header at 0: found the descriptor at sector %" PRIu64 " "
-				"with %" PRIu64 " sectors, past any file",
+				"sparse header at 0: the descriptor at sector %" PRIu64 " has "
+				"%" PRIu64 " sectors, which end past any file",
 				descriptor, descriptor_sectors);
 
 	if (directory == VMDK_DIRECTORY_AT_END) {
@@ -253,9 +253,9 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	if (!directory_fits(s, directory)) {
 		if (s->capacity_bytes && !redundant)
 			return img_fail(err, -EUCLEAN,
-					"sparse header at 0: found the grain directory at "
-					"sector %" PRIu64 " with %" PRIu64 " entries, allowed "
-					"inside the file's %" PRIu64 " bytes",
+					"sparse header at 0: the grain directory at sector "
+					"%" PRIu64 " has %" PRIu64 " entries, expected inside the "
+					"file's %" PRIu64 " bytes",
 					directory, s->directory_entries, s->file_bytes);
 		s->directory_lost = redundant;
 		directory = redundant;
@@ -271,7 +271,7 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 {
 	if (len < VMDK_COWD_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"COWD header at 0: found %zu bytes, allowed at least %d", len,
+				"COWD header at 0: truncated: ends at %zu, the header needs %d", len,
 				VMDK_COWD_HEADER_BYTES);
 
 	uint32_t directory = le32_load(bytes + COWD_OFF_DIRECTORY);
@@ -281,7 +281,7 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 	s->version = le32_load(bytes + COWD_OFF_VERSION);
 	if (s->version != COWD_VERSION)
 		return img_fail(err, -ENOTSUP,
-				"COWD header at 0: found version %" PRIu32 ", allowed %d",
+				"COWD header at 0: version is %" PRIu32 ", expected %d",
 				s->version, COWD_VERSION);
 	s->table_entries = COWD_TABLE_ENTRIES;
 	s->entry_bytes = 4;
@@ -291,14 +291,14 @@ static int parse_cowd(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 		return rc;
 	if (entries < s->directory_entries)
 		return img_fail(err, -EUCLEAN,
-				"COWD header at 0: found %" PRIu32 " directory entries, allowed "
-				"at least %" PRIu64 " for the capacity",
+				"COWD header at 0: the grain directory has %" PRIu32 " entries, "
+				"expected at least %" PRIu64 " for the capacity",
 				entries, s->directory_entries);
 	if (!directory_fits(s, directory))
 		return img_fail(err, -EUCLEAN,
-				"COWD header at 0: found the grain directory at sector "
-				"%" PRIu32 " with %" PRIu64 " entries, allowed inside the "
-				"file's %" PRIu64 " bytes",
+				"COWD header at 0: the grain directory at sector %" PRIu32 " has "
+				"%" PRIu64 " entries, expected inside the file's %" PRIu64 " "
+				"bytes",
 				directory, s->directory_entries, s->file_bytes);
 	s->directory_off = (uint64_t)directory * VMDK_SECTOR;
 	s->unclean = le32_load(bytes + COWD_OFF_UNCLEAN);
@@ -314,9 +314,8 @@ static int se_area(const uint8_t *bytes, size_t at, uint64_t file_bytes, const c
 	if (!sector || !mul_u64(sector, VMDK_SECTOR, off) || !mul_u64(sectors, VMDK_SECTOR, size) ||
 	    *off > file_bytes)
 		return img_fail(err, -EUCLEAN,
-				"SESparse header at 0: found %s at sector %" PRIu64 " with "
-				"%" PRIu64 " sectors, allowed inside the file's %" PRIu64 " "
-				"bytes",
+				"SESparse header at 0: %s at sector %" PRIu64 " has %" PRIu64 " "
+				"sectors, expected inside the file's %" PRIu64 " bytes",
 				what, sector, sectors, file_bytes);
 	return 0;
 }
@@ -325,7 +324,9 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 {
 	if (len < VMDK_SE_HEADER_BYTES)
 		return img_fail(err, -EUCLEAN,
-				"SESparse header at 0: found %zu bytes, allowed at least %d", len,
+				"SESparse header at 0: truncated: ends at %zu, the header needs "
+				"%d",
+				len,
 				VMDK_SE_HEADER_BYTES);
 
 	uint64_t version = le64_load(bytes + SE_OFF_VERSION);
@@ -335,22 +336,22 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 
 	if (version != SE_VERSION)
 		return img_fail(err, -ENOTSUP,
-				"SESparse header at 0: found version %#" PRIx64 ", allowed "
+				"SESparse header at 0: version is %#" PRIx64 ", expected "
 				"%#" PRIx64 " (2.1)",
 				version, SE_VERSION);
 	if (grain != SE_GRAIN_SECTORS || table != SE_TABLE_SECTORS)
 		return img_fail(err, -ENOTSUP,
-				"SESparse header at 0: found grains of %" PRIu64 " and tables "
-				"of %" PRIu64 " sectors, allowed %d and %d",
+				"SESparse header at 0: grains have %" PRIu64 " and tables "
+				"%" PRIu64 " sectors, expected %d and %d",
 				grain, table, SE_GRAIN_SECTORS, SE_TABLE_SECTORS);
 	if (flags)
 		return img_fail(err, -ENOTSUP,
-				"SESparse header at 0: found flags %#" PRIx64 ", allowed 0", flags);
+				"SESparse header at 0: flags are %#" PRIx64 ", expected 0", flags);
 	for (size_t i = 0; i < SE_RESERVED_COUNT; i++)
 		if (le64_load(bytes + SE_OFF_RESERVED + i * 8))
 			return img_fail(err, -ENOTSUP,
-					"SESparse header at %zu: found a reserved field in use, "
-					"allowed 0",
+					"SESparse header at %zu: a reserved field is in use, "
+					"expected 0",
 					SE_OFF_RESERVED + i * 8);
 
 	s->version = 2;
@@ -374,9 +375,9 @@ static int parse_se(const uint8_t *bytes, size_t len, struct vmdk_sparse *s, str
 	if (s->directory_entries * s->entry_bytes > directory_bytes ||
 	    !range_in(s->directory_off, s->directory_entries * s->entry_bytes, s->file_bytes))
 		return img_fail(err, -EUCLEAN,
-				"SESparse header at %d: found a grain directory of %" PRIu64 " "
-				"bytes at %" PRIu64 ", allowed at least %" PRIu64 " inside the "
-				"file's %" PRIu64 " bytes",
+				"SESparse header at %d: the grain directory has %" PRIu64 " bytes "
+				"at %" PRIu64 ", expected at least %" PRIu64 " inside the file's "
+				"%" PRIu64 " bytes",
 				SE_OFF_DIRECTORY, directory_bytes, s->directory_off,
 				s->directory_entries * s->entry_bytes, s->file_bytes);
 	return 0;
@@ -417,15 +418,14 @@ int vmdk_parse_footer(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 		return img_error_prefix(err, rc == -EMEDIUMTYPE ? -EUCLEAN : rc, "footer");
 	if (footer.at_end)
 		return img_fail(err, -EUCLEAN,
-				"footer: found no place of the grain directory, as in the header");
+				"footer: no offset of the grain directory, as in the header");
 	if (footer.kind != s->kind || footer.capacity_bytes != s->capacity_bytes ||
 	    footer.grain_bytes != s->grain_bytes || footer.table_entries != s->table_entries ||
 	    footer.compressed != s->compressed || footer.markers != s->markers)
 		return img_fail(err, -EUCLEAN,
-				"footer: found %" PRIu64 " bytes in grains of %" PRIu64 " "
-				"(compressed: %d, markers: %d), allowed what the header says: "
-				"%" PRIu64 " in grains of %" PRIu64 " (compressed: %d, markers: "
-				"%d)",
+				"footer: %" PRIu64 " bytes in grains of %" PRIu64 " (compressed: "
+				"%d, markers: %d), expected as in the header %" PRIu64 " in "
+				"grains of %" PRIu64 " (compressed: %d, markers: %d)",
 				footer.capacity_bytes, footer.grain_bytes, footer.compressed,
 				footer.markers, s->capacity_bytes, s->grain_bytes, s->compressed,
 				s->markers);
@@ -442,8 +442,7 @@ int vmdk_parse_se_volatile(const uint8_t *bytes, size_t len, struct img_error *e
 
 	if (len < VMDK_SE_HEADER_BYTES || le64_load(bytes) != SE_VOLATILE_MAGIC)
 		return img_fail(err, -EUCLEAN,
-				"SESparse volatile header: found no such header, allowed one "
-				"that begins with %#" PRIx64,
+				"SESparse volatile header: no magic number %#" PRIx64,
 				SE_VOLATILE_MAGIC);
 	replay = le64_load(bytes + SE_VOLATILE_OFF_REPLAY);
 	if (replay)
@@ -514,14 +513,14 @@ int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, u
 
 	if (lba != grain_off / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"grain marker at %" PRIu64 ": found sector %" PRIu64 ", allowed "
-				"%" PRIu64 ", whose table entry led here",
+				"grain marker at %" PRIu64 ": sector is %" PRIu64 ", expected "
+				"%" PRIu64 ", whose table entry leads here",
 				marker_off, lba, grain_off / VMDK_SECTOR);
 	room = min_u64(room, s->file_bytes - marker_off - VMDK_GRAIN_MARKER_BYTES);
 	if (!size || size > room)
 		return img_fail(err, -EUCLEAN,
-				"grain marker at %" PRIu64 ": found %" PRIu32 " bytes of "
-				"compressed data, allowed 1 to %" PRIu64,
+				"grain marker at %" PRIu64 ": compressed size is %" PRIu32 " "
+				"bytes, expected 1 to %" PRIu64,
 				marker_off, size, room);
 	*stored_bytes = size;
 	return 0;

@@ -109,8 +109,8 @@ static int read_text(struct img_storage *s, uint64_t off, uint64_t len, char **o
 
 	if (len > VMDK_DESCRIPTOR_BYTES_MAX || !range_in(off, len, s->size))
 		return img_fail(err, -EUCLEAN,
-				"%s: descriptor at %" PRIu64 ": found %" PRIu64 " bytes, "
-				"allowed up to %d inside the file's %" PRIu64,
+				"%s: descriptor at %" PRIu64 ": %" PRIu64 " bytes long, expected "
+				"at most %d inside the file's %" PRIu64,
 				s->name, off, len, VMDK_DESCRIPTOR_BYTES_MAX, s->size);
 	text = malloc(len ? len : 1);
 	if (!text)
@@ -210,8 +210,7 @@ static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count
 		names += is_first(lines, i);
 	if (names > VMDK_FILES_MAX)
 		return img_fail(err, -ENOTSUP,
-				"%s: descriptor: found %zu different extent files, allowed up "
-				"to %d",
+				"%s: descriptor: %zu extent files, expected at most %d",
 				image, names, VMDK_FILES_MAX);
 
 	size_t room = vmdk->file_count + names + 1;
@@ -288,7 +287,7 @@ static int parse_lines(struct img *img, struct vmdk *vmdk, const char *text, siz
 		};
 		if (!mul_u64(line.file_sector, VMDK_SECTOR, &x->file_off)) {
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: descriptor line %zu: found the offset %" PRIu64 ", "
+				      "%s: descriptor line %zu: offset %" PRIu64 " sectors is "
 				      "past any file",
 				      img->name, line.number, line.file_sector);
 			goto out;
@@ -299,8 +298,9 @@ static int parse_lines(struct img *img, struct vmdk *vmdk, const char *text, siz
 			embedded = false;
 		} else if (line.file.at && !line.file.len && x->kind != VMDK_EXTENT_NOACCESS) {
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: descriptor line %zu: found an empty file name, allowed "
-				      "only for the extent that the descriptor is embedded in",
+				      "%s: descriptor line %zu: the file name is empty, which "
+				      "only that of the extent with the embedded descriptor can "
+				      "be",
 				      img->name, line.number);
 			goto out;
 		} else if (line.file.at) {
@@ -328,8 +328,8 @@ static int check_own_file(const struct img *img, const struct vmdk *vmdk,
 	    (vmdk->text_bytes && x->file_off < vmdk->text_off + vmdk->text_bytes &&
 	     vmdk->text_off < x->file_off + x->bytes))
 		return img_fail(err, -EUCLEAN,
-				"%s: %s: found it at %" PRIu64 " of the image's own file, where the "
-				"header or the descriptor (%" PRIu64 " bytes at %" PRIu64 ") lies",
+				"%s: %s at %" PRIu64 " of the image's own file overlaps the "
+				"header or the descriptor (%" PRIu64 " bytes at %" PRIu64 ")",
 				img->name, what, x->file_off, vmdk->text_bytes, vmdk->text_off);
 	return 0;
 }
@@ -341,8 +341,8 @@ static int warn_of_part(struct img *img, const struct vmdk_extent *x, const stru
 	if (img->warning || !(s->size % VMDK_SECTOR) || x->file_off + x->bytes <= s->size)
 		return 0;
 	if (asprintf(&img->warning,
-		     "%s: found %" PRIu64 " bytes, which end inside the last sector of the extent: the "
-		     "rest of that sector reads as zeroes; if the file was cut short, it is missing",
+		     "%s: ends at %" PRIu64 ", inside the last sector of the extent: the rest of "
+		     "that sector reads as zeroes; if the file was truncated, it is missing",
 		     s->name, (uint64_t)s->size) < 0)
 		return img_fail(err, -ENOMEM, "out of memory");
 	return 0;
@@ -374,8 +374,8 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 	if (x->kind == VMDK_EXTENT_FLAT) {
 		if (!vmdk->salvage && !range_in(x->file_off, x->bytes, vmdk_flat_end(vmdk, x)))
 			return img_fail(err, -EUCLEAN,
-					"%s: %s: found %" PRIu64 " bytes at %" PRIu64 " of %s, "
-					"allowed inside its %" PRIu64,
+					"%s: %s: %" PRIu64 " bytes at %" PRIu64 " of %s, expected "
+					"inside its %" PRIu64,
 					img->name, what, x->bytes, x->file_off,
 					f->storage->name, (uint64_t)f->storage->size);
 		return warn_of_part(img, x, f->storage, err);
@@ -384,8 +384,7 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 		rc = open_sparse(f->storage, vmdk->salvage, f, err);
 		if (rc == -EMEDIUMTYPE)
 			return img_fail(err, -EUCLEAN,
-					"%s: %s: found no sparse extent in %s, allowed one as "
-					"the descriptor says",
+					"%s: %s: no sparse extent in %s, as the descriptor says",
 					img->name, what, f->storage->name);
 		if (rc)
 			return img_error_prefix(err, rc, "%s: %s", img->name, what);
@@ -393,8 +392,8 @@ static int open_extent(struct img *img, struct img_opening *o, struct vmdk *vmdk
 	}
 	if (x->bytes > f->sparse.capacity_bytes && !vmdk->salvage)
 		return img_fail(err, -EUCLEAN,
-				"%s: %s: found %" PRIu64 " sectors in the descriptor, allowed "
-				"up to %" PRIu64 ", the capacity of %s",
+				"%s: %s: %" PRIu64 " sectors in the descriptor, expected at most "
+				"%" PRIu64 ", the capacity of %s",
 				img->name, what, x->bytes / VMDK_SECTOR,
 				f->sparse.capacity_bytes / VMDK_SECTOR, f->storage->name);
 	return 0;
@@ -503,8 +502,7 @@ static int check_shared(const struct img *img, const struct vmdk *vmdk, struct i
 
 		if (x->file == y->file && (x->whole || y->whole || y->off - x->off < x->bytes))
 			rc = img_fail(err, -EUCLEAN,
-				      "%s: extents %zu and %zu: found the same bytes of %s in "
-				      "both, allowed in one only",
+				      "%s: extents %zu and %zu have the same bytes of %s",
 				      img->name, x->extent + 1, y->extent + 1,
 				      vmdk->files[x->file].storage->name);
 	}
@@ -559,15 +557,15 @@ static int check_whole(struct img *img, const struct vmdk_descriptor *d, struct 
 	/* An empty disk may have no extents. */
 	if (!d->extents && (!d->create_type.at || !d->database))
 		return img_fail(err, -EUCLEAN,
-				"%s: descriptor: found no extent line, allowed none only between a "
-				"createType and the disk data base (#DDB) of an empty disk: was it cut "
-				"short?",
+				"%s: descriptor: no extent line, which only an empty disk with a "
+				"createType and a disk data base (#DDB) can be without: "
+				"truncated?",
 				img->name);
 	/* Written by hand it may end here; what a program wrote does not. */
 	if (!d->database && (d->line_cut || d->extents_title) &&
 	    asprintf(&img->warning,
-		     "%s: the descriptor ends %s, before the disk data base (#DDB): if it was cut "
-		     "short, extents may be missing",
+		     "%s: the descriptor ends %s, before the disk data base (#DDB): if it was "
+		     "truncated, extents may be missing",
 		     img->name, d->line_cut ? "inside a line" : "after its extents") < 0)
 		return img_fail(err, -ENOMEM, "out of memory");
 	return 0;
@@ -605,7 +603,7 @@ static int open_alone(struct img *img, struct vmdk *vmdk, struct img_error *err)
 	img->backing_required |= vmdk->alone;
 	if (!vmdk->alone && !vmdk->text_bytes &&
 	    asprintf(&img->warning,
-		     "%s: a part of a disk, without the descriptor that tells what it is a part of: if "
+		     "%s: a part of a disk, without the descriptor that names the other parts: if "
 		     "the disk is a snapshot, what is not in this part reads as zeroes here",
 		     img->name) < 0)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -677,8 +675,8 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 		}
 	if (s.capacity_bytes)
 		return img_fail(err, -EUCLEAN,
-				"%s: descriptor: found no line of a sparse extent, allowed one "
-				"for the extent that it is embedded in",
+				"%s: descriptor: no line of the sparse extent that it is embedded "
+				"in",
 				img->name);
 	return 0;
 }
@@ -695,7 +693,7 @@ static int open_descriptor(struct img *img, struct vmdk *vmdk, struct img_error 
 	vmdk->text_bytes = strnlen(text, len);
 	if (vmdk->text_bytes == len && len < img->file->size)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: descriptor at 0: found more than %d bytes, allowed up to them",
+			      "%s: descriptor at 0: more than %d bytes, the most that is read",
 			      img->name, VMDK_DESCRIPTOR_BYTES_MAX);
 	else
 		rc = open_text(img, vmdk, text, vmdk->text_bytes, false, err);
@@ -726,7 +724,7 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 		rc = img_fail(err, -EMEDIUMTYPE, "%s: not a VMDK image", img->name);
 	} else if (utf16) {
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: found a descriptor in UTF-16, allowed UTF-8 or another encoding of "
+			      "%s: descriptor in UTF-16, expected UTF-8 or another encoding of "
 			      "single bytes",
 			      img->name);
 	} else {

@@ -38,8 +38,8 @@ static int find_text(struct img_storage *s, uint64_t *off, uint64_t *len, struct
 		return img_fail(err, -ENODATA, "%s: it has no descriptor", s->name);
 	if (!range_in(*off, 1, s->size))
 		return img_fail(err, -EUCLEAN,
-				"%s: descriptor: found offset %" PRIu64 ", allowed inside the file's %" PRIu64
-				" bytes",
+				"%s: descriptor: offset is %" PRIu64 ", expected inside the "
+				"file's %" PRIu64 " bytes",
 				s->name, *off, (uint64_t)s->size);
 	*len = min_u64(*len, s->size - *off);
 	return 0;
@@ -63,7 +63,8 @@ int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img
 	if (!rc)
 		rc = vmdk_parse_descriptor(text, (size_t)len, &d, err);
 	if (!rc && (!d.uuid_image.at || !img_guid_parse(d.uuid_image.at, d.uuid_image.len, out)))
-		rc = img_fail(err, -ENODATA, "%s: descriptor: found no ddb.uuid.image in %" PRIu64 " bytes",
+		rc = img_fail(err, -ENODATA, "%s: descriptor: no ddb.uuid.image in %" PRIu64 " "
+					     "bytes",
 			      s->name, len);
 	free(text);
 	return rc;
@@ -82,8 +83,8 @@ static int check_other_format(const struct img *img, struct img_error *err)
 	    !parent->driver->identify(parent->file, uuid, NULL) &&
 	    img_guid_equal(uuid, img->backing_uuids[0]))
 		return 0;
-	return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed vmdk", img->name,
-			parent->name, parent->driver->name);
+	return img_fail(err, -EUCLEAN, "%s: the parent %s: format is %s, expected vmdk",
+			img->name, parent->name, parent->driver->name);
 }
 
 /* Where there is no parentCID to tell: has the parent's content changed? */
@@ -95,8 +96,8 @@ static int check_modification(const struct img *img, struct img_error *err)
 	    !strcasecmp(vmdk->uuid_parent_modification, parent->uuid_modification))
 		return 0;
 	return img_fail(err, -EUCLEAN,
-			"%s: the parent %s: found modification UUID %s, allowed %s: it was changed since "
-			"this disk was made on it",
+			"%s: the parent %s: modification UUID is %s, expected %s: it was changed "
+			"since this disk was created on it",
 			img->name, img->parent->name, parent->uuid_modification,
 			vmdk->uuid_parent_modification);
 }
@@ -116,16 +117,16 @@ int vmdk_parent_opened(struct img *img, struct img_error *err)
 		    !strcasecmp(vmdk->uuid_parent, parent->uuid_image);
 	if (vmdk->uuid_parent && parent->uuid_image && !same_uuid)
 		return img_fail(err, -EUCLEAN,
-				"%s: the parent %s: found UUID %s, allowed %s: it is not the "
-				"disk that this one was made on",
+				"%s: the parent %s: UUID is %s, expected %s: it is not the disk "
+				"that this one was created on",
 				img->name, img->parent->name, parent->uuid_image,
 				vmdk->uuid_parent);
 	if (vmdk->parent_cid == VMDK_NO_PARENT && same_uuid)
 		return check_modification(img, err);
 	if (parent->cid != vmdk->parent_cid)
 		return img_fail(err, -EUCLEAN,
-				"%s: the parent %s: found CID %08" PRIx32 ", allowed "
-				"%08" PRIx32 ": it was changed since this disk was made on it",
+				"%s: the parent %s: CID is %08" PRIx32 ", expected %08" PRIx32 ": "
+				"it was changed since this disk was created on it",
 				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
 	return 0;
 }
@@ -224,8 +225,8 @@ static int write_text(struct img *img, const char *text, size_t len, struct img_
 
 	if (len >= room)
 		return img_fail(err, -ENOSPC,
-				"%s: descriptor: found %zu bytes with the parent's name, allowed up to %" PRIu64
-				": there is no more room for it",
+				"%s: descriptor: %zu bytes with the parent's name, the room for "
+				"it is %" PRIu64,
 				img->name, len, room - 1);
 	if (!embedded)
 		return img_storage_replace(img->file, text, len, !img->unsafe, err);
@@ -270,8 +271,8 @@ static int check_new_parent(const struct img *img, const char *name, const char 
 	if (rc)
 		return rc;
 	if ((format && strcmp(format, img->driver->name) != 0) || backing->driver != img->driver)
-		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, allowed vmdk", img->name,
-				backing->name, backing->driver->name);
+		return img_fail(err, -EINVAL, "%s: the parent %s: format is %s, expected vmdk",
+				img->name, backing->name, backing->driver->name);
 	if (!((const struct vmdk *)backing->state)->has_cid)
 		return img_fail(err, -ENOTSUP,
 				"%s: the parent %s has no content ID (CID=...) in its descriptor, by which "

@@ -67,9 +67,8 @@ static int here(const struct stream *s, uint32_t *sector, struct img_error *err)
 
 	if (n > UINT32_MAX)
 		return img_fail(err, -EFBIG,
-				"the output: found %" PRIu64 " bytes, allowed up to %" PRIu64
-				" in a "
-				"streamOptimized VMDK",
+				"the output has %" PRIu64 " bytes, a streamOptimized VMDK at most "
+				"%" PRIu64,
 				s->to->written, (uint64_t)UINT32_MAX * VMDK_SECTOR);
 	*sector = (uint32_t)n;
 	return 0;
@@ -111,13 +110,13 @@ static int stream_put(struct img_sink *sink, uint64_t off, const uint8_t *bytes,
 
 	if (off % VMDK_GRAIN_BYTES || off < s->next || off >= s->capacity)
 		return img_fail(err, -EINVAL,
-				"a grain at guest offset %" PRIu64 ": allowed multiples of %d from "
-				"%" PRIu64 " up to %" PRIu64,
+				"a grain at guest offset %" PRIu64 ", expected multiples of %d "
+				"from %" PRIu64 " to %" PRIu64,
 				off, VMDK_GRAIN_BYTES, s->next, s->capacity);
 	if (!len || len > PACKED_MAX)
 		return img_fail(err, -EINVAL,
-				"a packed grain at guest offset %" PRIu64 ": found %zu bytes, "
-				"allowed 1 to %d",
+				"the compressed grain of guest offset %" PRIu64 " has %zu bytes, "
+				"expected 1 to %d",
 				off, len, PACKED_MAX);
 	if (table != s->table)
 		rc = end_table(s, err);
@@ -198,7 +197,7 @@ static int write_head(struct stream *s, const char *text, struct img_error *err)
 
 	if (len > DESCRIPTOR_SECTORS * VMDK_SECTOR)
 		return img_fail(err, -ENAMETOOLONG,
-				"the descriptor: found %zu bytes, allowed up to %d: a name is too "
+				"the descriptor has %zu bytes, expected at most %d: a name is too "
 				"long",
 				len, DESCRIPTOR_SECTORS * VMDK_SECTOR);
 	head = calloc(1, bytes);

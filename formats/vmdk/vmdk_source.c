@@ -74,8 +74,8 @@ static int take(struct vmdk_stream_source *s, void *buf, size_t len, const char 
 
 	if (!rc && got < len)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: %s at %" PRIu64 ": the input ends at %" PRIu64
-			      ", allowed from %" PRIu64 " on: it was cut short",
+			      "%s: %s at %" PRIu64 ": truncated: ends at %" PRIu64 ", expected at "
+			      "least %" PRIu64,
 			      s->in->name, what, at, s->in->taken, at + len);
 	return rc;
 }
@@ -100,8 +100,8 @@ static int fail_order(const struct vmdk_stream_source *s, const char *what, uint
 		      uint64_t end, struct img_error *err)
 {
 	return img_fail(err, -ENOTSUP,
-			"%s: the header puts %s at %" PRIu64 ", allowed in a stream from %" PRIu64
-			" up to %" PRIu64 ": save it to a file first",
+			"%s: the header has %s at %" PRIu64 ", expected in a stream from %" PRIu64 " "
+			"to %" PRIu64 ": save it to a file first",
 			s->in->name, what, off, s->in->taken, end);
 }
 
@@ -119,15 +119,15 @@ static int read_extents(struct vmdk_stream_source *s, const char *text, size_t l
 			continue;
 		if (extents++ || line.type != VMDK_TYPE_SPARSE || line.access == VMDK_NOACCESS)
 			return img_fail(err, -ENOTSUP,
-					"%s: descriptor line %zu: found another extent than the one "
-					"that comes here, allowed only that in a stream",
+					"%s: descriptor line %zu: another extent than the "
+					"stream's own",
 					s->in->name, line.number);
 		s->base.size = line.sectors * VMDK_SECTOR;
 	}
 	if (!rc && s->base.size > s->sparse.capacity_bytes)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: descriptor: found %" PRIu64 " sectors, allowed up to %" PRIu64
-			      ", the capacity",
+			      "%s: descriptor: %" PRIu64 " sectors, expected at most %" PRIu64 ", "
+			      "the capacity",
 			      s->in->name, s->base.size / VMDK_SECTOR,
 			      s->sparse.capacity_bytes / VMDK_SECTOR);
 	return rc;
@@ -167,8 +167,8 @@ static int parse_descriptor(struct vmdk_stream_source *s, uint64_t front, struct
 		return 0;
 	if (len > VMDK_DESCRIPTOR_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"%s: descriptor at %" PRIu64 ": found %" PRIu64
-				" bytes, allowed up to %d",
+				"%s: descriptor at %" PRIu64 ": %" PRIu64 " bytes long, expected "
+				"at most %d",
 				s->in->name, off, len, VMDK_DESCRIPTOR_BYTES_MAX);
 	if (off < s->in->taken || !range_in(off, len, front))
 		return fail_order(s, "the descriptor", off, front, err);
@@ -306,8 +306,8 @@ static int read_front(struct vmdk_stream_source *s, struct img_error *err)
 	if (!s->sparse.overhead_sectors ||
 	    !mul_u64(s->sparse.overhead_sectors, VMDK_SECTOR, &front) || front > VMDK_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"%s: sparse header at 0: found an overhead of %" PRIu64
-				" sectors, allowed 1 to %" PRIu64,
+				"%s: sparse header at 0: overhead is %" PRIu64 " sectors, "
+				"expected 1 to %" PRIu64,
 				s->in->name, s->sparse.overhead_sectors,
 				VMDK_BYTES_MAX / VMDK_SECTOR);
 	s->base.size = s->sparse.capacity_bytes;
@@ -326,14 +326,14 @@ static int check_grain(const struct vmdk_stream_source *s, const struct vmdk_mar
 
 	if (m->value % grain_sectors || m->value >= s->base.size / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"%s: grain marker at %" PRIu64 ": found sector %" PRIu64
-				", allowed multiples of %" PRIu64 " below %" PRIu64,
+				"%s: grain marker at %" PRIu64 ": sector is %" PRIu64 ", expected "
+				"multiples of %" PRIu64 " below %" PRIu64,
 				s->in->name, marker_off, m->value, grain_sectors,
 				s->base.size / VMDK_SECTOR);
 	if (m->bytes > vmdk_packed_max(&s->sparse))
 		return img_fail(err, -EUCLEAN,
-				"%s: grain marker at %" PRIu64 ": found %" PRIu32
-				" bytes of compressed data, allowed 1 to %" PRIu64,
+				"%s: grain marker at %" PRIu64 ": compressed size is %" PRIu32 " "
+				"bytes, expected 1 to %" PRIu64,
 				s->in->name, marker_off, m->bytes, vmdk_packed_max(&s->sparse));
 	return 0;
 }
@@ -394,9 +394,9 @@ static int read_all_tables(struct vmdk_stream_source *s, struct img_error *err)
 	if (same_tally(&named, &s->came))
 		return 0;
 	return img_fail(err, -EUCLEAN,
-			"%s: the grain tables at %" PRIu64 " name %" PRIu64 " grains, and %" PRIu64
-			" came before, which are not these: it is damaged, or laid out in a way that "
-			"cannot be read from a pipe: save it to a file first",
+			"%s: the grain tables at %" PRIu64 " name %" PRIu64 " grains, and "
+			"%" PRIu64 " came before, which are not these: damaged, or laid out in a "
+			"way that cannot be read from a pipe: save it to a file first",
 			s->in->name, at, named.count, s->came.count);
 }
 
@@ -471,9 +471,9 @@ static int read_padding(struct vmdk_stream_source *s, struct img_error *err)
 		if (s->ended)
 			return read_rest(s, err);
 		return img_fail(err, -EUCLEAN,
-				"%s: behind the end marker: found the byte %#x at %" PRIu64
-				", allowed only zeroes",
-				s->in->name, s->sector[i], at + i);
+				"%s: behind the end marker: the byte at %" PRIu64 " is %#x, "
+				"expected only zeroes",
+				s->in->name, at + i, s->sector[i]);
 	}
 }
 
@@ -485,9 +485,9 @@ static int read_metadata(struct vmdk_stream_source *s, const struct vmdk_marker 
 
 	if (!vmdk_marker_sectors(&s->sparse, m, &sectors))
 		return img_fail(err, -EUCLEAN,
-				"%s: marker at %" PRIu64 ": found type %" PRIu32 " with %" PRIu64
-				" sectors, which is none of the markers of a stream: it is damaged, "
-				"or cannot be read from a pipe: save it to a file first",
+				"%s: marker at %" PRIu64 ": type is %" PRIu32 " with %" PRIu64 " "
+				"sectors, none of the markers of a stream: damaged, or not "
+				"readable from a pipe: save it to a file first",
 				s->in->name, off, m->type, m->value);
 	switch (m->type) {
 	case VMDK_MARKER_END:
@@ -510,15 +510,13 @@ static int check_end(const struct vmdk_stream_source *s, struct img_error *err)
 
 	if (!s->ended && !s->footer_seen && !s->has_front)
 		return img_fail(err, -EUCLEAN,
-				"%s: the input ends at %" PRIu64
-				" without an end marker: it was cut short",
+				"%s: truncated: ends at %" PRIu64 " without an end marker",
 				s->in->name, s->in->taken);
 	if ((s->has_front && !same_tally(&s->front, &s->came)) ||
 	    (behind && !same_tally(&s->behind_where, &s->came_where)))
 		return img_fail(err, -EUCLEAN,
-				"%s: the grain tables name %" PRIu64
-				" grains, and %" PRIu64 " came, which are not these: it was cut "
-				"short, or is damaged",
+				"%s: the grain tables name %" PRIu64 " grains, and %" PRIu64 " "
+				"came, which are not these: truncated, or damaged",
 				s->in->name, s->has_front ? s->front.count : s->behind_where.count,
 				s->came.count);
 	return 0;
@@ -541,8 +539,8 @@ static int source_next(struct img_source *base, struct img_source_unit *unit, st
 			break;
 		if (got < sizeof(s->sector))
 			return img_fail(err, -EUCLEAN,
-					"%s: marker at %" PRIu64 ": the input ends at %" PRIu64
-					", inside of its sector: it was cut short",
+					"%s: marker at %" PRIu64 ": truncated: ends at "
+					"%" PRIu64 ", inside its sector",
 					s->in->name, off, s->in->taken);
 		vmdk_parse_marker(s->sector, &m);
 		rc = m.bytes ? begin_grain(s, &m, off, err) : read_metadata(s, &m, off, err);

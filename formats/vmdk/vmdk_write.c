@@ -71,8 +71,9 @@ static int lookup_directory(struct img_req *req, const struct vmdk_file *f, uint
 	e = vmdk_directory_entry(s, slot);
 	if (e.kind == VMDK_DAMAGED) /* it was not when the image was opened */
 		return img_fail(img_req_error(req), -EUCLEAN,
-				"%s: grain directory entry %" PRIu64 " at %" PRIu64 ": found "
-				"%#" PRIx64 ", allowed a table inside the file's %" PRIu64 " bytes",
+				"%s: grain directory entry %" PRIu64 " at %" PRIu64 " is "
+				"%#" PRIx64 ", expected a table inside the file's %" PRIu64 " "
+				"bytes",
 				f->storage->name, number, at, e.value, s->file_bytes);
 	*table = e.kind == VMDK_STORED ? e.file_off : 0;
 	return 0;
@@ -132,15 +133,15 @@ static int entry_at(const struct lookup *l, uint64_t i, struct vmdk_entry *out, 
 	*out = vmdk_table_entry(s, l->slots + i * s->entry_bytes, need);
 	if (out->kind == VMDK_DAMAGED)
 		return img_fail(err, -EUCLEAN,
-				"%s: grain table entry of guest sector %" PRIu64 " of the extent: "
-				"found %#" PRIx64 ", allowed a place inside the file's %" PRIu64 " "
+				"%s: grain table entry of guest sector %" PRIu64 " of the extent "
+				"is %#" PRIx64 ", expected an offset inside the file's %" PRIu64 " "
 				"bytes",
 				l->f->storage->name, at / VMDK_SECTOR, out->value, s->file_bytes);
 	hit = out->kind == VMDK_STORED ? img_range_map_at(&l->f->alloc->metadata, out->file_off, need) : NULL;
 	if (hit)
 		return img_fail(err, -EUCLEAN,
 				"%s: grain table entry of guest sector %" PRIu64 " of the extent: "
-				"found offset %" PRIu64 ", where the %s lies",
+				"offset %" PRIu64 " lies inside the %s",
 				l->f->storage->name, at / VMDK_SECTOR, out->file_off, hit);
 	return 0;
 }

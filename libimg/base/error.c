@@ -1,6 +1,7 @@
 /* Error objects. A sentence may quote a name that comes from an image or an argument. */
 #include "libimg/base/error.h"
 
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,30 @@ int img_fail(struct img_error *err, int code, const char *fmt, ...)
 	free(err->text);
 	err->text = text;
 	err->code = code;
+	return code;
+}
+
+int img_fail_range(struct img_error *err, int code, uint64_t found, uint64_t low, uint64_t high,
+		   const char *fmt, ...)
+{
+	va_list args;
+	char *what;
+
+	if (!err)
+		return code;
+	va_start(args, fmt);
+	what = format_escaped(fmt, args);
+	va_end(args);
+	if (low == high)
+		img_fail(err, code, "%s is %" PRIu64 ", expected %" PRIu64, what ? what : "", found,
+			 low);
+	else if (low)
+		img_fail(err, code, "%s is %" PRIu64 ", expected %" PRIu64 " to %" PRIu64,
+			 what ? what : "", found, low, high);
+	else
+		img_fail(err, code, "%s is %" PRIu64 ", expected at most %" PRIu64,
+			 what ? what : "", found, high);
+	free(what);
 	return code;
 }
 

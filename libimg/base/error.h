@@ -8,6 +8,7 @@
 #define LIBIMG_BASE_ERROR_H
 
 #include <stdarg.h>
+#include <stdint.h>
 
 #include "libimg/img.h"
 
@@ -25,6 +26,13 @@ struct img_error {
  */
 int img_fail(struct img_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/*
+ * The same for a number outside of its range, low to high: "fmt is found, expected low to high", "at
+ * most high" if low is 0, or one number if both are the same.
+ */
+int img_fail_range(struct img_error *err, int code, uint64_t found, uint64_t low, uint64_t high,
+		   const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
 /*
  * Put "fmt: " before the sentence that err holds, unless it begins so already (with the image's

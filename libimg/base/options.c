@@ -221,15 +221,15 @@ static int check_value(const struct img_option *row, const char *value, struct i
 	int rc = 0;
 
 	if (row->choices && !is_choice(row->choices, value))
-		return img_fail(err, -EINVAL, "Parameter '%s' is '%s', allowed: %s", row->name,
-				value, row->choices);
+		return img_fail(err, -EINVAL, "Parameter '%s' is '%s', expected one of: %s",
+				row->name, value, row->choices);
 	switch (row->type) {
 	case IMG_OPTION_STRING:
 	case IMG_OPTION_PATH:
 		break;
 	case IMG_OPTION_BOOL:
 		if (img_parse_bool(value, &b))
-			return img_fail(err, -EINVAL, "Parameter '%s' is '%s', allowed: on, off",
+			return img_fail(err, -EINVAL, "Parameter '%s' is '%s', expected on or off",
 					row->name, value);
 		break;
 	case IMG_OPTION_NUMBER:

@@ -129,13 +129,13 @@ static int inflate_zlib(int window_bits, const uint8_t *in, size_t in_len, uint8
 
 static int fail_short(const char *name, size_t got, size_t want, struct img_error *err)
 {
-	return img_fail(err, -EUCLEAN, "the %s stream gives %zu bytes, %zu wanted", name, got,
+	return img_fail(err, -EUCLEAN, "the %s stream has %zu bytes, expected %zu", name, got,
 			want);
 }
 
 static int fail_broken(const char *name, size_t in_len, struct img_error *err)
 {
-	return img_fail(err, -EUCLEAN, "no sound %s stream in %zu bytes", name, in_len);
+	return img_fail(err, -EUCLEAN, "no valid %s stream in %zu bytes", name, in_len);
 }
 
 static int deflate_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len,
@@ -174,7 +174,7 @@ static int zlib_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t ou
 		return got == out_len ? 0 : fail_short("zlib", got, out_len, err);
 	case LIBDEFLATE_INSUFFICIENT_SPACE:
 		return img_fail(err, -EUCLEAN,
-				"the zlib stream gives more than the %zu bytes wanted", out_len);
+				"the zlib stream has more than the expected %zu bytes", out_len);
 	default:
 		return fail_broken("zlib", in_len, err);
 	}
@@ -223,7 +223,7 @@ static int encode_deflate(deflate_fn *pack, const char *name, const uint8_t *in,
 	if (!level)
 		level = default_level(in, in_len);
 	if (level < 0 || level > DEFLATE_MAX_LEVEL)
-		return img_fail(err, -EINVAL, "%s compression level %d, allowed: 1 to %d", name,
+		return img_fail(err, -EINVAL, "%s compression level is %d, expected 1 to %d", name,
 				level, DEFLATE_MAX_LEVEL);
 	c = get_compressor(level);
 	if (!c)
@@ -313,8 +313,8 @@ static int zstd_encode(const uint8_t *in, size_t in_len, int level, uint8_t *out
 	if (!level)
 		level = ZSTD_LEVEL;
 	if (level < 0 || level > ZSTD_MAX_LEVEL)
-		return img_fail(err, -EINVAL, "zstd compression level %d, allowed: 1 to %d", level,
-				ZSTD_MAX_LEVEL);
+		return img_fail(err, -EINVAL, "zstd compression level is %d, expected 1 to %d",
+				level, ZSTD_MAX_LEVEL);
 	if (!c || (!c->zstd && !(c->zstd = ZSTD_createCCtx())))
 		return fail_memory(err);
 	n = ZSTD_compressCCtx(c->zstd, out, out_max, in, in_len, level);

@@ -386,8 +386,8 @@ int img_meta_in_file(const struct img_req *req, struct img_error *err)
 	if (range_in(req->missing_off, req->missing_len, size))
 		return 0;
 	return img_fail(err, -EUCLEAN,
-			"%s: the file was cut short: it ends at %" PRIu64
-			", and metadata lies at %" PRIu64 " to %" PRIu64,
+			"%s: truncated: ends at %" PRIu64 ", the metadata at %" PRIu64 " needs "
+			"%" PRIu64,
 			s->name, size, req->missing_off, req->missing_off + req->missing_len);
 }
 

@@ -47,8 +47,8 @@ static int check_room(const struct img *img, uint64_t off, struct img_extent *x,
 		return 0;
 	}
 	return img_fail(err, -EUCLEAN,
-			"%s: the file was cut short: it ends at %" PRIu64
-			", and data of guest offset %" PRIu64 " of %s lies at %" PRIu64,
+			"%s: truncated: ends at %" PRIu64 ", data of guest offset %" PRIu64 " of "
+			"%s lies at %" PRIu64,
 			x->storage->name, end, off, img->name, x->file_off);
 }
 

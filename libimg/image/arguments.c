@@ -30,7 +30,7 @@ static int check_flags(const char *what, unsigned flags, struct img_error *err)
 	};
 
 	if (flags & ~(unsigned)OPEN_FLAGS)
-		return img_fail(err, -EINVAL, "%s: flags: found %#x, of which %#x is not known",
+		return img_fail(err, -EINVAL, "%s: flags are %#x, of which %#x are unknown",
 				what, flags, flags & ~(unsigned)OPEN_FLAGS);
 	for (size_t i = 0; i < IMG_ARRAY_LEN(contrary); i++) {
 		if ((flags & contrary[i].both) == contrary[i].both)
@@ -46,8 +46,8 @@ static int check_reserved(const char *what, const uint64_t *reserved, size_t n,
 	for (size_t i = 0; i < n; i++) {
 		if (reserved[i])
 			return img_fail(err, -EINVAL,
-					"%s: reserved[%zu] of the options: found %" PRIu64
-					", must be 0",
+					"%s: reserved[%zu] of the options is %" PRIu64 ", "
+					"expected 0",
 					what, i, reserved[i]);
 	}
 	return 0;
@@ -57,8 +57,7 @@ int img_check_io_kind(enum img_io_kind io, struct img_error *err)
 {
 	if ((unsigned)io <= IMG_IO_THREADS)
 		return 0;
-	return img_fail(err, -EINVAL, "kind of I/O: found %u, allowed 0 to %d", (unsigned)io,
-			IMG_IO_THREADS);
+	return img_fail_range(err, -EINVAL, (unsigned)io, 0, IMG_IO_THREADS, "kind of I/O");
 }
 
 int img_check_open_options(const char *path, const struct img_open_options *o,

@@ -106,8 +106,7 @@ static int add_line(struct img_error *err, int rc, const char *line)
 static int check_size(uint64_t size, struct img_error *err)
 {
 	if (size > INT64_MAX - 511)
-		return img_fail(err, -EFBIG, "size: found %" PRIu64 ", allowed at most %" PRId64,
-				size, INT64_MAX - 511);
+		return img_fail_range(err, -EFBIG, size, 0, INT64_MAX - 511, "size");
 	return 0;
 }
 
@@ -216,9 +215,7 @@ static int settle_attributes(struct img_create_settings *r, struct img_error *er
 	if (given)
 		hint = img_options_number(r->options, "extent_size_hint");
 	if (hint > UINT32_MAX)
-		return img_fail(err, -EINVAL,
-				"extent_size_hint: found %" PRIu64 ", allowed up to %" PRIu32, hint,
-				UINT32_MAX);
+		return img_fail_range(err, -EINVAL, hint, 0, UINT32_MAX, "extent_size_hint");
 	*a = (struct img_file_attributes){
 		.nocow = img_options_bool(r->options, "nocow"),
 		.hint_given = given,
@@ -286,7 +283,7 @@ static int check_depth(const struct img *backing, struct img_error *err)
 	if (count <= IMG_CHAIN_MAX)
 		return 0;
 	return img_fail(err, -ELOOP,
-			"The chain of backing files would have %zu images, allowed at most %d", count,
+			"The chain of backing files would have %zu images, expected at most %d", count,
 			IMG_CHAIN_MAX);
 }
 

@@ -63,8 +63,8 @@ int img_gate_new(const char *references, struct img_gate **out, struct img_error
 		text = "folder";
 	if (!*text)
 		return img_fail(err, -EINVAL,
-				"references: found '', allowed none, folder, any or "
-				"folders separated by ':'");
+				"references is '', expected none, folder, any or folders "
+				"separated by ':'");
 	gate = calloc(1, sizeof(*gate));
 	if (!gate)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -489,7 +489,7 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 	if (gate && gate->policy == POLICY_NONE)
 		return ask_policy(gate, image, name, what, NULL, err);
 	if (!*name || strlen(name) >= sizeof(plain))
-		return img_fail(err, -EPERM, "%s: %s: the name has %zu bytes, allowed 1 to %d",
+		return img_fail(err, -EPERM, "%s: %s: the name has %zu bytes, expected 1 to %d",
 				image, what, strlen(name), PATH_MAX - 1);
 	copy_text(plain, name);
 	if (!strncmp(name, "json:", 5)) {
@@ -598,8 +598,8 @@ int img_gate_list(const struct img_gate *gate, const char *image, char ***names,
 			continue;
 		if (n == IMG_GATE_NAMES_MAX) {
 			rc = img_fail(err, -E2BIG,
-				      "%s: its folder: found more than %d files, which are too many to "
-				      "search",
+				      "%s: its folder has more than %d files, which are too many "
+				      "to search",
 				      image, IMG_GATE_NAMES_MAX);
 			break;
 		}

@@ -83,7 +83,8 @@ static int check_flags(enum img_request_kind kind, unsigned flags, struct img_er
 	unsigned unknown = flags & ~known_flags(kind), both = IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED;
 
 	if (unknown)
-		return img_fail(err, -EINVAL, "flags of a request: found %#x, which this kind has not",
+		return img_fail(err, -EINVAL, "flags of a request are %#x, which its kind does "
+					      "not have",
 				unknown);
 	if ((flags & both) == both)
 		return img_fail(err, -EINVAL,
@@ -306,7 +307,7 @@ static int start_with_data(struct img_queue *q, struct img *img, enum img_reques
 	struct img_request r = { .kind = kind, .off = off, .iov = iov, .iovcnt = iovcnt };
 
 	if (iovcnt < 0)
-		return img_fail(err, -EINVAL, "buffers of a request: found %d", iovcnt);
+		return img_fail(err, -EINVAL, "number of buffers of a request is %d", iovcnt);
 	if (!img_iov_length(iov, iovcnt, &r.len))
 		return img_fail(err, -EINVAL, "buffers of a request: their sum is above 2^64");
 	return start(q, img, &r, flags, done, user, err);

@@ -88,12 +88,11 @@ int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocatio
 	if (!img->writable)
 		return img_fail(err, -EROFS, "%s: the image is open read-only", img->name);
 	if ((unsigned)preallocation > IMG_PREALLOCATE_FULL)
-		return img_fail(err, -EINVAL, "%s: preallocation: found %d, allowed %d to %d",
-				img->name, preallocation, IMG_PREALLOCATE_OFF, IMG_PREALLOCATE_FULL);
+		return img_fail_range(err, -EINVAL, (unsigned)preallocation, 0, IMG_PREALLOCATE_FULL,
+				      "%s: preallocation", img->name);
 	if (size > INT64_MAX - 511)
-		return img_fail(err, -EFBIG,
-				"%s: new size: found %" PRIu64 ", allowed at most %" PRId64,
-				img->name, size, INT64_MAX - 511);
+		return img_fail_range(err, -EFBIG, size, 0, INT64_MAX - 511, "%s: new size",
+				      img->name);
 	/* A plain file may end anywhere; formats count sectors. */
 	if (!(img->driver->features & IMG_DRIVER_PLAIN) && !is_aligned_u64(size, 512))
 		return img_fail(err, -EINVAL, "The new size must be a multiple of 512");
@@ -247,7 +246,8 @@ int img_check(struct img *img, unsigned repair, void (*say)(void *user, const ch
 	if (repair & ~(unsigned)(IMG_REPAIR_ALL | IMG_REPAIR_LOSS) ||
 	    (repair & IMG_REPAIR_LOSS && ~repair & IMG_REPAIR_ALL))
 		return img_fail(err, -EINVAL,
-				"%s: repair: found %u, allowed 0 to %d, and %d only with all of these",
+				"%s: repair is %u, expected 0 to %d, and %d only with all of "
+				"these",
 				img->name, repair, IMG_REPAIR_ALL, IMG_REPAIR_LOSS);
 	if (repair && !img->writable)
 		return img_fail(err, -EROFS,

@@ -231,7 +231,8 @@ int img_submit_map(struct img_queue *q, struct img *img, uint64_t off, uint64_t 
 	int rc = check_range(img, off, len, err);
 
 	if (!rc && (flags & ~(unsigned)IMG_MAP_DEEP))
-		rc = img_fail(err, -EINVAL, "flags of a map request: found %#x, expected IMG_MAP_DEEP or none",
+		rc = img_fail(err, -EINVAL, "flags of a map request are %#x, expected "
+					    "IMG_MAP_DEEP or 0",
 			      flags);
 	if (!rc && !max)
 		rc = img_fail(err, -EINVAL, "a map request for no entries");

@@ -79,7 +79,7 @@ static int set_child(struct img_node *node, size_t child, const char *key, const
 {
 	if (child == IMG_NODE_BACKING && (!value || !*value)) {
 		if (node->child[child])
-			return img_fail(err, -EINVAL, "'%s' is said to be nothing, and described",
+			return img_fail(err, -EINVAL, "'%s' is null, and has keys of its own",
 					key);
 		node->no_backing = true;
 		return 0;
@@ -111,7 +111,7 @@ int img_node_set(struct img_node *node, const char *key, const char *value, stru
 			return img_fail(err, -EINVAL, "a description is nested deeper than %d levels",
 					MAX_LEVELS);
 		if (child == IMG_NODE_BACKING && node->no_backing)
-			return img_fail(err, -EINVAL, "'%.*s' is said to be nothing, and described",
+			return img_fail(err, -EINVAL, "'%.*s' is null, and has keys of its own",
 					(int)(rest - 1 - whole), whole);
 		if (!node->child[child])
 			node->child[child] = img_node_new();

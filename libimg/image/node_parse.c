@@ -223,7 +223,7 @@ static int parse(parse_fn *fn, const char *text, struct img_node **out, struct i
 	int rc;
 
 	if (strlen(text) > MAX_TEXT)
-		return img_fail(err, -EINVAL, "a description of %zu bytes, allowed at most %d",
+		return img_fail(err, -EINVAL, "the description has %zu bytes, expected at most %d",
 				strlen(text), MAX_TEXT);
 	node = img_node_new();
 	rc = node ? fn(node, text, err) : img_fail(err, -ENOMEM, "out of memory");

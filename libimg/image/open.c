@@ -321,8 +321,7 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 	/* what the name itself says of the format */
 	if (file.format && way->driver && img_driver_named(file.format) != way->driver)
 		rc = img_fail(err, -EPERM,
-			      "%s: backing file '%s' is said to be of format %s and "
-			      "of format %s",
+			      "%s: backing file '%s' is given as of format %s and of format %s",
 			      image, name, way->driver->name, file.format);
 	else if (file.format)
 		rc = driver_called(file.format, &way->driver, err);

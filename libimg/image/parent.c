@@ -75,7 +75,7 @@ static enum looked identify(struct search *s, struct img_storage *storage, struc
 		if (img_guid_equal(uuid, s->img->backing_uuids[i]))
 			return LOOKED_SAME;
 	img_guid_print(uuid, text);
-	img_fail(why, -ENOENT, "found UUID %s", text);
+	img_fail(why, -ENOENT, "its UUID is %s", text);
 	return LOOKED_OTHER;
 }
 

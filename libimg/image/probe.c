@@ -82,8 +82,8 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 	if (s->len > strlen(IMG_UNFINISHED_MARK) &&
 	    !memcmp(s->head, IMG_UNFINISHED_MARK, strlen(IMG_UNFINISHED_MARK)))
 		return img_fail(err, -EUCLEAN,
-				"'%s' is not complete: whoever wrote it was interrupted; it has to be "
-				"made again",
+				"'%s' is not complete: its creation was interrupted, and has to "
+				"be repeated",
 				name);
 	best = ask_drivers(s, &rival, &nearly);
 	if (rival)

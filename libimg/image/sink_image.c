@@ -52,7 +52,7 @@ static int flush(struct img_sink_image *s, struct img_error *err)
 	int rc = 0;
 
 	if (!s->file && s->fd < 0)
-		return img_fail(err, -EFBIG, "the stream's head: found more than %d bytes", GATHER);
+		return img_fail(err, -EFBIG, "the stream's header has more than %d bytes", GATHER);
 	if (s->used)
 		rc = s->file ? img_storage_write(s->file, s->flushed, s->buf, s->used, err)
 			     : write_fd(s->fd, s->buf, s->used, err);
@@ -149,13 +149,12 @@ int img_sink_choose_zeroes(struct img_sink *sink, const struct img_copy_options 
 {
 	if (!o->no_sparse && sink->wants_all && o->sparse_bytes)
 		return img_fail(err, -EINVAL,
-				"zeroes to be left out: found runs from %llu bytes on, allowed none: "
-				"this output has no holes",
+				"sparse_bytes is %llu, expected 0: this output has no holes",
 				(unsigned long long)o->sparse_bytes);
 	if (!o->no_sparse && o->sparse_bytes > sink->unit_bytes)
 		return img_fail(err, -EINVAL,
-				"zeroes to be left out: found runs from %llu bytes on, allowed up to "
-				"%llu: this output leaves out units of that size",
+				"sparse_bytes is %llu, expected at most %llu, the unit that this "
+				"output leaves out",
 				(unsigned long long)o->sparse_bytes,
 				(unsigned long long)sink->unit_bytes);
 	sink->wants_all |= o->no_sparse;

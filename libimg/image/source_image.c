@@ -130,7 +130,7 @@ static int check_size(const struct img_source_image *in, struct img_error *err)
 	if (in->reader.sized && in->source->sized &&
 	    in->source->size != round_up_u64(in->reader.size, 512))
 		return img_fail(err, -EINVAL,
-				"%s: the disk has %llu bytes, and was said to have %llu", in->name,
+				"%s: the disk has %llu bytes, the given size is %llu", in->name,
 				(unsigned long long)in->source->size,
 				(unsigned long long)in->reader.size);
 	return 0;
@@ -143,8 +143,7 @@ int img_source_open(int fd, const char *name, const char *format, const uint64_t
 	int rc = -ENOMEM;
 
 	if (size && *size > INT64_MAX - 511)
-		rc = img_fail(err, -EFBIG, "%s: size: found %llu, allowed at most %lld", name,
-			      (unsigned long long)*size, (long long)(INT64_MAX - 511));
+		rc = img_fail_range(err, -EFBIG, *size, 0, INT64_MAX - 511, "%s: size", name);
 	else if (!in || !(in->name = strdup(name)))
 		img_fail(err, rc, "out of memory");
 	else

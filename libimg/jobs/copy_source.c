@@ -91,12 +91,12 @@ static int note_unit(struct job *j, uint64_t off, struct img_error *err)
 
 	if (rc == 1)
 		return img_fail(err, -EUCLEAN,
-				"%s: found the data of guest offset %llu twice, allowed once",
+				"%s: the data of guest offset %llu comes twice",
 				img_source_name(j->in), (unsigned long long)off);
 	if (rc == -E2BIG)
 		return img_fail(err, rc,
-				"%s: found data in too many places far from each other to keep them "
-				"in mind: save it to a file first",
+				"%s: data in too many places far from each other to keep track "
+				"of: save it to a file first",
 				img_source_name(j->in));
 	return rc ? img_fail(err, rc, "out of memory for copying") : 0;
 }

@@ -230,8 +230,8 @@ static int parse_item(struct debugged *d, const struct img_module_item *item, st
 	struct rule *r = NULL;
 
 	if (!isdigit((unsigned char)*number) || *end != '.' || index >= MAX_RULES)
-		return img_fail(err, -EINVAL, "blkdebug: '%s': found no number below %d behind the "
-					      "first dot",
+		return img_fail(err, -EINVAL, "blkdebug: '%s': expected a number below %d behind "
+					      "the first dot",
 				item->key, MAX_RULES);
 	r = find_rule(d, sets_state, index);
 	return r ? set_key(r, end + 1, item->value, err) : img_fail(err, -ENOMEM, "out of memory");
@@ -344,7 +344,8 @@ static int debug_parse(const char *name, img_module_set_fn *set, void *user, str
 
 	if (!path || !path[1])
 		return img_fail(err, -EINVAL,
-				"blkdebug requires a file name: found '%s', expected blkdebug:CONFIG:PATH",
+				"blkdebug requires a file name: '%s', expected "
+				"blkdebug:CONFIG:PATH",
 				name);
 	copy = strndup(config, (size_t)(path - config));
 	if (!copy)

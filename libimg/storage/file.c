@@ -369,7 +369,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 		goto out;
 	size = (uint64_t)st.st_size;
 	if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &size)) {
-		rc = img_fail(err, -errno, "Could not open '%s': its size cannot be had: %s", path,
+		rc = img_fail(err, -errno, "Could not open '%s': its size is unknown: %s", path,
 			      strerrordesc_np(errno));
 		goto out;
 	}

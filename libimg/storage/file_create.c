@@ -415,7 +415,8 @@ static int create(struct unpublished *u, const char *path, unsigned flags, struc
 		rc = claim_name(u);
 		if (rc == -EBUSY)
 			return img_fail(err, rc,
-					"Could not create '%s': a file of this name is being made already",
+					"Could not create '%s': a file of this name is being "
+					"created already",
 					path);
 		fd = rc ? rc : open_new(u);
 	}

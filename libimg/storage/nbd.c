@@ -536,7 +536,7 @@ static int parse_tls(struct nbd *n, const struct img_module_opening *o, bool *ok
 		if (!type)
 			return img_fail(err, -EINVAL, "No TLS credentials with id '%s'", id);
 		if (strcmp(type, "tls-creds-x509") && strcmp(type, "tls-creds-psk"))
-			return img_fail(err, -EINVAL, "tls-creds '%s': found an object of type %s, "
+			return img_fail(err, -EINVAL, "tls-creds '%s': object type is %s, "
 						      "expected tls-creds-x509 or tls-creds-psk",
 					id, type);
 		dir = img_secrets_property(o->secrets, id, "dir");

@@ -180,10 +180,14 @@ static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_erro
 	least = lib->get_block_size(h, LIBNBD_SIZE_MINIMUM);
 	most = lib->get_block_size(h, LIBNBD_SIZE_MAXIMUM);
 	if (least > 65536 || (least > 1 && !is_pow2_u64((uint64_t)least)))
-		return img_fail(err, -EPROTO, "Could not open '%s': its smallest block is %" PRId64 " bytes, allowed are powers of two up to 65536",
+		return img_fail(err, -EPROTO, "Could not open '%s': its smallest block is "
+					      "%" PRId64 " bytes, expected a power of two up to "
+					      "65536",
 				e->name, least);
 	if (most > 0 && (most < 512 || most < least))
-		return img_fail(err, -EPROTO, "Could not open '%s': its largest request is %" PRId64 " bytes, allowed are at least 512 and its block of %" PRId64,
+		return img_fail(err, -EPROTO, "Could not open '%s': its largest request is "
+					      "%" PRId64 " bytes, expected at least 512 and its "
+					      "block of %" PRId64,
 				e->name, most, least);
 	e->size = (uint64_t)size;
 	e->block_bytes = least > 1 ? (uint32_t)least : 1;

@@ -29,6 +29,30 @@ Test(error, none)
 	img_error_free(NULL);
 }
 
+Test(error, a_number_out_of_range)
+{
+	static const struct {
+		uint64_t found, low, high;
+		const char *text;
+	} t[] = {
+		{ 13, 1, 12, "a\\x1b: level is 13, expected 1 to 12" },
+		{ UINT64_MAX, 0, 7, "a\\x1b: level is 18446744073709551615, expected at most 7" },
+		{ 2, 1, 1, "a\\x1b: level is 2, expected 1" },
+		{ 2, 0, 0, "a\\x1b: level is 2, expected 0" },
+	};
+	struct img_error err = { 0 };
+
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		cr_assert_eq(img_fail_range(&err, -EINVAL, t[i].found, t[i].low, t[i].high,
+					    "%s: level", "a\033"),
+			     -EINVAL);
+		cr_assert_str_eq(img_error_text(&err), t[i].text);
+		cr_assert_eq(img_error_code(&err), -EINVAL);
+	}
+	cr_assert_eq(img_fail_range(NULL, -EIO, 1, 0, 0, "%d", 1), -EIO);
+	img_error_clear(&err);
+}
+
 Test(error, printable_stays)
 {
 	expect_text("plain text, 100%", "plain text, 100%");

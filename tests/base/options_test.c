@@ -97,11 +97,12 @@ Test(options, refused)
 	expect_refused("bits=1,foo", "Invalid parameter 'foo'");
 	expect_refused(",", "Invalid parameter ''");
 	expect_refused("name", "Parameter 'name' needs a value");
-	expect_refused("lazy=maybe", "Parameter 'lazy' is 'maybe', allowed: on, off");
+	expect_refused("lazy=maybe", "Parameter 'lazy' is 'maybe', expected on or off");
 	expect_refused("bits=-1", "Parameter 'bits' is '-1', which is not a number");
-	expect_refused("mode=fal", "Parameter 'mode' is 'fal', allowed: off,falloc,full");
-	expect_refused("mode=off,,falloc", "Parameter 'mode' is 'off,falloc', allowed: off,falloc,full");
-	expect_refused("mode=", "Parameter 'mode' is '', allowed: off,falloc,full");
+	expect_refused("mode=fal", "Parameter 'mode' is 'fal', expected one of: off,falloc,full");
+	expect_refused("mode=off,,falloc", "Parameter 'mode' is 'off,falloc', expected one of: "
+					   "off,falloc,full");
+	expect_refused("mode=", "Parameter 'mode' is '', expected one of: off,falloc,full");
 	expect_refused("size=1kb", "Parameter 'size' is '1kb', which is not a size (a number, then b, "
 				   "k, M, G, T, P or E)");
 	expect_refused("size=8E", "Parameter 'size' is '8E', which is larger than any file");

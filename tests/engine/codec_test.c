@@ -122,7 +122,7 @@ Test(codec, too_short)
 		fill(plain, UNIT, 7);
 		size_t n = pack(codecs[k], UNIT - 5, 0);
 
-		expect_refused(codecs[k], n, UNIT, "gives 65531 bytes, 65536 wanted");
+		expect_refused(codecs[k], n, UNIT, "has 65531 bytes, expected 65536");
 	}
 }
 
@@ -154,7 +154,7 @@ Test(codec, cut_after_enough)
 	expect_refused(&img_codec_zlib, 0, UNIT, "zlib");
 	n = pack(&img_codec_zstd, UNIT, 0);
 	expect_refused(&img_codec_zstd, n - 100, UNIT, "zstd");
-	expect_refused(&img_codec_zstd, 0, UNIT, "gives 0 bytes");
+	expect_refused(&img_codec_zstd, 0, UNIT, "has 0 bytes, expected");
 }
 
 Test(codec, every_flipped_byte_is_survived)
@@ -199,7 +199,7 @@ Test(codec, levels)
 
 		fill(plain, UNIT, 5);
 		cr_assert_eq(codecs[k]->encode(plain, UNIT, 99, packed, ROOM, &n, &err), -EINVAL);
-		cr_assert(strstr(img_error_text(&err), "level 99"));
+		cr_assert(strstr(img_error_text(&err), "level is 99"));
 		img_error_clear(&err);
 		cr_assert_leq(pack(codecs[k], UNIT, 9), pack(codecs[k], UNIT, 1));
 	}

@@ -310,7 +310,7 @@ Test(create, chain_of_all_that_is_allowed)
 	o.backing_name = "256";
 	cr_assert_eq(img_create("257", &o, err), -ELOOP);
 	cr_assert_str_eq(img_error_text(err),
-			 "The chain of backing files would have 257 images, allowed at most 256");
+			 "The chain of backing files would have 257 images, expected at most 256");
 	cr_assert_eq(access("257", F_OK), -1);
 	img_error_free(err);
 }

@@ -120,9 +120,9 @@ Test(node, json_that_is_refused)
 	refused(img_node_parse_name, "json:{'file':null}", "'file' is described by its own keys");
 	refused(img_node_parse_name, "json:{'size':null}", "'size' is null");
 	refused(img_node_parse_name, "json:{'backing':null,'backing.driver':'raw'}",
-		"said to be nothing, and described");
+		"is null, and has keys of its own");
 	refused(img_node_parse_name, "json:{'backing.driver':'raw','backing':null}",
-		"said to be nothing, and described");
+		"is null, and has keys of its own");
 	refused(img_node_parse_name, "json:{'file.':'x'}", "a key has no name");
 }
 

@@ -256,7 +256,8 @@ Test(parent, hint_then_uuid)
 	}
 	run("rm base.vmdk");
 	make_named_child("other.vmdk", NULL);
-	REFUSED("child.vmdk", NULL, -ENOENT, "'other.vmdk': found UUID 00000000-0000-4000-8000-000000000002",
+	REFUSED("child.vmdk", NULL, -ENOENT, "'other.vmdk': its UUID is "
+					     "00000000-0000-4000-8000-000000000002",
 		"no image of UUID 00000000-0000-4000-8000-000000000001");
 	make_named_child("/etc/passwd", NULL);
 	REFUSED("child.vmdk", NULL, -EPERM, "'/etc/passwd'", "--references any", "no image of UUID");
@@ -271,7 +272,7 @@ Test(parent, hint_to_no_uuid)
 	make_named_child("plain.vmdk", "00000007");
 	cr_assert_eq(first_byte("child.vmdk", NULL), 'p');
 	make_named_child("plain.vmdk", "00000008");
-	REFUSED("child.vmdk", NULL, -EUCLEAN, "found CID 00000007, allowed 00000008");
+	REFUSED("child.vmdk", NULL, -EUCLEAN, "CID is 00000007, expected 00000008");
 	make_base("base.vmdk", 'B', UUID("image", "1"));
 	make_named_child("plain.vmdk", NULL);
 	cr_assert_eq(first_byte("child.vmdk", NULL), 'B');
@@ -303,7 +304,8 @@ Test(parent, names_in_order)
 	KIN("child", 5, "3", "second\0nothing\0", 0);
 	cr_assert_eq(first_byte("child", NULL), '1');
 	KIN("child", 5, "78", "second\0nothing\0C:\\base\0", 0);
-	REFUSED("child", NULL, -ENOENT, "'second': found UUID 00000000-0000-0000-0000-000000000001",
+	REFUSED("child", NULL, -ENOENT, "'second': its UUID is "
+					"00000000-0000-0000-0000-000000000001",
 		"'nothing': Could not open 'nothing'", "'C:\\base'", "path of Windows",
 		"no image of UUID 00000000-0000-0000-0000-000000000007 or "
 		"00000000-0000-0000-0000-000000000008 among the 3 files");

@@ -327,7 +327,7 @@ Test(create, a_name_is_given_once)
 		first = created("link", 0);
 		cr_assert_eq(img_storage_create_file(in_folder(names[i]), 0, &s, &err), -EBUSY,
 			     "%s", names[i]);
-		cr_assert(strstr(img_error_text(&err), "is being made already"));
+		cr_assert(strstr(img_error_text(&err), "is being created already"));
 		img_error_clear(&err);
 		img_storage_close(created("g", 0));
 		img_storage_close(first);

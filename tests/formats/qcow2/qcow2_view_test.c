@@ -115,10 +115,10 @@ static void changed(size_t off, uint64_t value, size_t len, int rc, const char *
 
 Test(qcow2_view, whose_tables_cannot_be)
 {
-	changed(FIRST_L1_ENTRIES, 1, 4, -EUCLEAN, "found 1 entries");
+	changed(FIRST_L1_ENTRIES, 1, 4, -EUCLEAN, "has 1 entries");
 	changed(FIRST_L1_ENTRIES, 0x7fffffff, 4, -EUCLEAN, "too large");
 	changed(FIRST_L1_OFF, 0x201, 8, -EUCLEAN, "offset invalid");
-	changed(FIRST_L1_OFF, 1 << 20, 8, -EUCLEAN, "cut off");
+	changed(FIRST_L1_OFF, 1 << 20, 8, -EUCLEAN, "past the end of the file");
 	changed(FIRST_SIZE, UINT64_MAX, 8, -EUCLEAN, "size");
 	changed(FIRST_SIZE, 1 << 20, 8, -EUCLEAN, "entries, the size of 1048576");
 }

@@ -129,7 +129,7 @@ Test(vhdx, refuses_where_it_is_read)
 		{ 0, IN_BAT, 0x200006, 8, "where the metadata region is" },
 		{ 0, IN_BAT, 0x300006, 8, "where the BAT is" },
 		{ 0, IN_BAT, UINT64_MAX << 20 | 6, 8, "nothing that a VHDX can have" },
-		{ 0, IN_BAT, 0x4000006, 8, "cut short" },
+		{ 0, IN_BAT, 0x4000006, 8, "truncated" },
 		{ 0, IN_BAT, 4, 8, "a state that is not defined" },
 		{ 0, IN_BAT, 0x400007, 8, "differencing disks only" },
 	};

@@ -382,8 +382,8 @@ Test(vmdk_backing, refusals, .timeout = 60)
 	make_all(&b, 0, true);
 	img = open_image(child(&b), IMG_OPEN_WRITE);
 	refused(img, -ENOENT, "nothing.vmdk", "vmdk", "nothing.vmdk");
-	refused(img, -EINVAL, "other.raw", "raw", "allowed vmdk");
-	refused(img, -EINVAL, "other.vmdk", "raw", "allowed vmdk");
+	refused(img, -EINVAL, "other.raw", "raw", "expected vmdk");
+	refused(img, -EINVAL, "other.vmdk", "raw", "expected vmdk");
 	refused(img, -ELOOP, "child.vmdk", "vmdk", "itself");
 	run(&b, "cp other.vmdk 'quo\"te.vmdk'; sed 's/^CID/cud/' other.vmdk | dd of=no-cid.vmdk");
 	refused(img, -EINVAL, "quo\"te.vmdk", "vmdk", "quote");
@@ -397,7 +397,7 @@ Test(vmdk_backing, refusals, .timeout = 60)
 	memcpy(long_name, "deeper/..", 9);
 	strcpy(long_name + 680, "other.vmdk");
 	img = open_image(child(&b), IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
-	refused(img, -ENOSPC, long_name, "vmdk", "no more room");
+	refused(img, -ENOSPC, long_name, "vmdk", "the room for it is");
 	set(img, "other.vmdk");
 	close_image(img);
 	must_be_on(&b, "other");

@@ -260,7 +260,7 @@ Test(vmdk_create, refusals)
 	refused("a", 1 << 20, "subformat=vmfs", NULL, "subformat");
 	refused("a", 1 << 20, "adapter_type=sata", NULL, "adapter_type");
 	refused("a", 1 << 20, "compat6=on,hwversion=11", NULL, "compat6");
-	refused("a", 1 << 20, "hwversion=x", NULL, "hwversion: found 'x'");
+	refused("a", 1 << 20, "hwversion=x", NULL, "hwversion is 'x'");
 	refused("a", 1 << 20, "toolsversion=\"", NULL, "toolsversion");
 	refused("a", 1 << 20, "subformat=monolithicFlat,zeroed_grain=on", NULL, "zeroed grain");
 	refused("a", 1 << 20, "subformat=streamOptimized,zeroed_grain=on", NULL, "zeroed grain");
@@ -268,7 +268,7 @@ Test(vmdk_create, refusals)
 	refused("a", 1 << 20, NULL, "missing.vmdk", "missing.vmdk");
 	refused("a\"b", 1 << 20, NULL, NULL, "quote");
 	refused("a\nb", 1 << 20, NULL, NULL, "control character");
-	refused("a", UINT64_C(1) << 62, NULL, NULL, "size: found");
+	refused("a", UINT64_C(1) << 62, NULL, NULL, "size of a sparse VMDK is");
 	refused("a", UINT64_C(9) << 40, "subformat=twoGbMaxExtentSparse", NULL, "4608 extent files");
 }
 

@@ -558,7 +558,7 @@ Test(vmdk_source, cut_anywhere)
 			refused(m.bytes, len, len < 4 ? -EMEDIUMTYPE : -EUCLEAN, "");
 		for (size_t len = enough - 1; len < m.len; len += 100)
 			if (len != enough)
-				refused(m.bytes, len, -EUCLEAN, "cut short");
+				refused(m.bytes, len, -EUCLEAN, "truncated");
 		free(m.bytes);
 	}
 }
@@ -591,11 +591,11 @@ Test(vmdk_source, damaged)
 	struct plan xo = { .size = odd_size, .grains = { 0, 1, 7, -1 }, .tables = TABLES_OF_XO };
 	struct made m;
 
-	refused_with(&none, 1, 0, 127, -EUCLEAN, "found sector 127, allowed multiples of 128");
-	refused_with(&none, 1, 0, 21 * 128, -EUCLEAN, "found sector 2688");
-	refused_with(&none, 1, 4, 1, -EUCLEAN, "found sector 4294967424");
+	refused_with(&none, 1, 0, 127, -EUCLEAN, "sector is 127, expected multiples of 128");
+	refused_with(&none, 1, 0, 21 * 128, -EUCLEAN, "sector is 2688");
+	refused_with(&none, 1, 4, 1, -EUCLEAN, "sector is 4294967424");
 	refused_with(&none, 1, 0, 0, -EUCLEAN, "twice");
-	refused_with(&none, 1, 8, 2 * GRAIN, -EUCLEAN, "found 131072 bytes of compressed data");
+	refused_with(&none, 1, 8, 2 * GRAIN, -EUCLEAN, "compressed size is 131072 bytes");
 	refused_with(&none, 1, 12, 0, -EUCLEAN, "the data of guest offset 65536");
 	refused_with(&front, 1, 0, 2 * 128, -EUCLEAN, "which are not these");
 	make_stream(&m, &behind);
@@ -612,7 +612,7 @@ Test(vmdk_source, damaged)
 	free(m.bytes);
 	make_stream(&m, &none);
 	m.bytes[m.len - 512 + 12] = 9; /* the end marker's type */
-	refused(m.bytes, m.len, -EUCLEAN, "found type 9");
+	refused(m.bytes, m.len, -EUCLEAN, "type is 9");
 	free(m.bytes);
 	make_stream(&m, &none);
 	append(&m, "trailer", 7);

@@ -305,12 +305,12 @@ Test(vmdk_write, damaged_directories)
 	/* Two entries with one table. */
 	read_at(b.image, place(&b, OFF_DIRECTORY), slot, 4);
 	write_at(b.image, place(&b, OFF_DIRECTORY) + 4, slot, 4);
-	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "grain table lies already");
+	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "overlaps a grain table");
 	close_image(open_image(b.image, 0));
 	/* A table in the descriptor. */
 	le32_store(slot, 4);
 	write_at(b.image, place(&b, OFF_DIRECTORY) + 4, slot, 4);
-	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "descriptor lies already");
+	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "overlaps a descriptor");
 	/* Out of the file. */
 	le32_store(slot, 0x7fffffff);
 	write_at(b.image, place(&b, OFF_DIRECTORY) + 4, slot, 4);
@@ -322,7 +322,7 @@ Test(vmdk_write, damaged_directories)
 	/* A directory in the descriptor. */
 	le32_store(slot, 19);
 	write_at(b.image, OFF_DIRECTORY, slot, 4);
-	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "where the descriptor lies already");
+	refuse_open(b.image, IMG_OPEN_WRITE, -EUCLEAN, "overlaps the descriptor");
 	finish(&b);
 }
 
