@@ -136,7 +136,7 @@ Test(codec, stream_goes_on)
 	n = pack(&img_codec_zstd, UNIT, 0);
 	expect_round(&img_codec_zstd, n, UNIT - 1000);
 	n = pack(&img_codec_zlib, UNIT, 0);
-	expect_refused(&img_codec_zlib, n, UNIT - 1000, "more than the 64536 bytes");
+	expect_refused(&img_codec_zlib, n, UNIT - 1000, "more than the expected 64536 bytes");
 }
 
 /* Cut short, but out_len bytes come before that. */
