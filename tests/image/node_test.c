@@ -165,6 +165,6 @@ Test(node, descriptions_without_end_are_refused)
 	cr_assert(text);
 	memset(text, 'x', 2 << 20);
 	text[2 << 20] = '\0';
-	refused(img_node_parse_name, text, "a description of 2097152 bytes");
+	refused(img_node_parse_name, text, "the description has 2097152 bytes");
 	free(text);
 }
