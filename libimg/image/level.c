@@ -378,7 +378,9 @@ static int parse_window(const struct img_node *node, uint64_t *start, uint64_t *
 		if (!is_window_key(s->key))
 			return fail_key(plain_driver()->name, false, s->key, err);
 		if (img_parse_size(s->value, *s->key == 'o' ? start : room))
-			return img_fail(err, -EINVAL, "Parameter '%s' is '%s', expected a size",
+			return img_fail(err, -EINVAL,
+					"Parameter '%s' expects a non-negative number below 2^64, "
+					"not '%s'",
 					s->key, s->value);
 	}
 	if (*room != UINT64_MAX && *room % 512)

@@ -431,7 +431,7 @@ Test(open, what_lies_under_an_image)
 	cr_assert_eq(refused("driver=raw,size=5M,file.filename=disk.raw", NULL, "5242880"), -EINVAL);
 	cr_assert_eq(refused("driver=raw,size=100,file.filename=disk.raw", NULL, "multiple of 512"),
 		     -EINVAL);
-	cr_assert_eq(refused("driver=raw,size=x,file.filename=disk.raw", NULL, "'size' expects a size"),
+	cr_assert_eq(refused("driver=raw,size=x,file.filename=disk.raw", NULL, "'size' expects a non-negative number below 2^64, not 'x'"),
 		     -EINVAL);
 	cr_assert_eq(refused("driver=raw,offset=0,frob=1,file.filename=disk.raw", NULL,
 			     "'raw' does not support the option 'frob'"),

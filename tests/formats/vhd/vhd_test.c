@@ -230,7 +230,7 @@ Test(vhd, parents_refused)
 	must_close(must_open("child", NULL, 0));
 	run("cp other base");
 	must_fail("child", &(struct img_open_options){ 0 }, &text);
-	cr_assert(strstr(text, "'base': found UUID"), "%s", text);
+	cr_assert(strstr(text, "'base': its UUID is "), "%s", text);
 	/* another one in its place, said by the user */
 	cr_assert_eq(must_fail("json:{\"driver\":\"vpc\",\"file\":{\"driver\":\"file\",\"filename\":\"child\"},"
 			       "\"backing\":{\"driver\":\"vpc\",\"file\":{\"driver\":\"file\",\"filename\":\"other\"}}}",
