@@ -3,7 +3,8 @@
  */
 #include "libimg/engine/driver.h"
 
-extern const struct img_driver qcow2_driver, vmdk_driver, vhdx_driver, vhd_driver, vdi_driver, raw_driver;
+extern const struct img_driver qcow2_driver, vmdk_driver, vhdx_driver, vhd_driver, vdi_driver,
+	raw_driver;
 
 const struct img_driver *const img_drivers[] = {
 	&qcow2_driver,

@@ -65,7 +65,8 @@ static inline void changed_read(struct img *img, struct changed_content *out, st
 
 	memset(out, 0, sizeof(*out));
 	out->size = size;
-	for (uint64_t off = 0; off + CHANGED_PIECE <= min_u64(size, CHANGED_DISK_MAX); off += CHANGED_PIECE) {
+	for (uint64_t off = 0; off + CHANGED_PIECE <= min_u64(size, CHANGED_DISK_MAX);
+	     off += CHANGED_PIECE) {
 		struct img_map_entry entry;
 
 		if (!img_map(img, off, size - off, true, &entry, err))

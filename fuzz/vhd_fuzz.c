@@ -121,7 +121,8 @@ static void seal_all(bool fixed, bool missing, bool copy)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	static const enum vhd_type types[] = { VHD_DYNAMIC, VHD_DIFFERENCING, VHD_FIXED, VHD_FIXED };
+	static const enum vhd_type types[] = { VHD_DYNAMIC, VHD_DIFFERENCING, VHD_FIXED,
+					       VHD_FIXED };
 	struct changed c = { "vpc", file, 0 };
 	size_t changes = len ? min_size((len - 1) / CHANGE_BYTES, CHANGES_MAX) : 0;
 	unsigned how = len ? data[0] : 0;

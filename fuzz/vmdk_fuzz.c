@@ -60,7 +60,8 @@ static void fuzz_descriptor(const char *text, size_t len)
 	if (vmdk_parse_descriptor(text, len, &d, NULL))
 		return;
 	while (vmdk_next_extent(text, len, &c, &line, NULL) == 1) {
-		assert(!line.file.at || (line.file.at >= text && line.file.at + line.file.len <= text + len));
+		assert(!line.file.at ||
+		       (line.file.at >= text && line.file.at + line.file.len <= text + len));
 		name = line.file.at ? vmdk_plain_name(line.file.at, line.file.len) : NULL;
 		assert(!name || strlen(name) <= line.file.len + 2);
 		free(name);

@@ -695,8 +695,8 @@ struct img_convert_options {
 
 	/* One of the following. */
 	const char *path;   /* a new image, replacing a file that is there; it has its name only when
-			       it is complete, and a failure leaves none. Or the name of an export of a
-			       protocol (nbd://...), whose bytes are the disk: it is written into */
+			       it is complete, and a failure leaves none. Or the name of an
+			       export of a protocol (nbd://...), which is written into */
 	struct img *target; /* one that is open for writing and large enough, and stays open: what
 			       was written is durable after img_flush() or img_close() */
 	bool to_fd;	    /* the pipe or file fd, from front to end */

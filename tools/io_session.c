@@ -261,7 +261,8 @@ static int submit_piece(struct io_request *r, struct img_error *err)
 		return img_submit_zero(s->queue, s->img, off, left, r->flags, piece_done, r, err);
 	case IO_DISCARD:
 		r->done = r->len;
-		return img_submit_discard(s->queue, s->img, off, left, r->flags, piece_done, r, err);
+		return img_submit_discard(s->queue, s->img, off, left, r->flags, piece_done, r,
+					  err);
 	case IO_FLUSH:
 		return img_submit_flush(s->queue, s->img, piece_done, r, err);
 	case IO_READ:

@@ -85,7 +85,8 @@ static const char *skip_repeated(const char *subject, const char *text)
 	char *name;
 
 	if (!strncmp(text, subject, len) && !strncmp(text + len, ": ", 2))
-		return say_as_itself() || strncmp(text, twice, strlen(twice)) ? text + len + 2 : text;
+		return say_as_itself() || strncmp(text, twice, strlen(twice)) ? text + len + 2
+									      : text;
 	if (!end || asprintf(&name, "'%.*s'", (int)(end - text), text) < 0)
 		return text;
 	if (strstr(subject, name) || !strncmp(subject, text, (size_t)(end - text) + 2))

@@ -97,8 +97,9 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 			return rc;
 	}
 	report(s, check);
-	check->result.corruptions_fixed = corruptions > s->corruptions ? corruptions - s->corruptions
-								       : 0;
+	check->result.corruptions_fixed = corruptions > s->corruptions
+						  ? corruptions - s->corruptions
+						  : 0;
 	check->result.leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
 	if (s->lost_data && !rc)
 		img_check_say(check,

@@ -93,12 +93,10 @@ static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool r
 			continue;
 		s->corruptions += l2->active;
 		s->copied_wrong += l2->active;
-		qcow2_scan_say(s,
-			       "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64
-			       " refcount=%" PRIu64,
-			       repair ? "Repairing" : "ERROR", word,
-			       g->data_file ? 1
-					    : qcow2_scan_refcount(s, e.host_off >> g->cluster_bits));
+		qcow2_scan_say(
+			s, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
+			repair ? "Repairing" : "ERROR", word,
+			g->data_file ? 1 : qcow2_scan_refcount(s, e.host_off >> g->cluster_bits));
 		if (!repair || !sure)
 			continue;
 		be64_store(at, word ^ QCOW2_COPIED);

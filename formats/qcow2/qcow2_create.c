@@ -58,7 +58,7 @@ const struct img_option qcow2_create_options[] = {
 };
 
 /* What is asked for, in the format's terms. */
-struct wish {
+struct parameters {
 	struct qcow2_header header;
 	struct qcow2_geometry geometry;
 	const char *data_file; /* borrowed; NULL: none */
@@ -192,13 +192,13 @@ static int resolve_compression(struct img_creating *c, struct img_error *err)
 	return 0;
 }
 
-static void make_parameters(const struct img_creating *c, struct wish *w)
+static void make_parameters(const struct img_creating *c, struct parameters *w)
 {
 	const struct img_options *o = c->options;
 	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
 	struct qcow2_header *h = &w->header;
 
-	*w = (struct wish){
+	*w = (struct parameters){
 		.data_file = img_options_string(o, "data_file"),
 		.raw = img_options_bool(o, "data_file_raw"),
 	};
@@ -227,7 +227,7 @@ static void make_parameters(const struct img_creating *c, struct wish *w)
  * Places for everything, and the header's fields that say so. The refcounts count their own blocks
  * and table: grow them until they cover all. -EFBIG.
  */
-static int make_plan(struct wish *w, struct plan *p, struct img_error *err)
+static int make_plan(struct parameters *w, struct plan *p, struct img_error *err)
 {
 	const struct qcow2_geometry *g = &w->geometry;
 	struct qcow2_header *h = &w->header;
@@ -279,7 +279,7 @@ too_large:
 }
 
 /* The first cluster; the caller frees it. */
-static int make_first(const struct img_creating *c, struct wish *w, uint8_t **out,
+static int make_first(const struct img_creating *c, struct parameters *w, uint8_t **out,
 		      struct img_error *err)
 {
 	struct qcow2_extensions x = { 0 };
@@ -305,7 +305,7 @@ static int make_first(const struct img_creating *c, struct wish *w, uint8_t **ou
 
 int qcow2_create_check(struct img_creating *c, struct img_error *err)
 {
-	struct wish w;
+	struct parameters w;
 	struct plan p = { 0 };
 	uint8_t *first = NULL;
 	int rc;
@@ -329,7 +329,7 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 }
 
 /* Write `count` big-endian offsets, `step` apart, from cluster `at` on, then zeroes. */
-static int write_offsets(const struct img_creating *c, const struct wish *w, uint64_t at,
+static int write_offsets(const struct img_creating *c, const struct parameters *w, uint64_t at,
 			 uint64_t clusters, uint64_t count, uint64_t first, uint64_t step,
 			 uint64_t flags, struct img_error *err)
 {
@@ -350,7 +350,7 @@ static int write_offsets(const struct img_creating *c, const struct wish *w, uin
 }
 
 /* All clusters of the file are used once. */
-static int write_refcounts(const struct img_creating *c, const struct wish *w,
+static int write_refcounts(const struct img_creating *c, const struct parameters *w,
 			   const struct plan *p, struct img_error *err)
 {
 	const struct qcow2_geometry *g = &w->geometry;
@@ -372,12 +372,12 @@ static int write_refcounts(const struct img_creating *c, const struct wish *w,
 	}
 	free(block);
 	return rc ? rc
-		  : write_offsets(c, w, p->refcount_table, p->refcount_table_clusters, p->block_count,
-				  p->blocks, 1, 0, err);
+		  : write_offsets(c, w, p->refcount_table, p->refcount_table_clusters,
+				  p->block_count, p->blocks, 1, 0, err);
 }
 
 /* Fill L2 table n; data clusters follow it, or are in the data file where the guest has them. */
-static void fill_l2(const struct wish *w, const struct plan *p, uint64_t n, uint8_t *table)
+static void fill_l2(const struct parameters *w, const struct plan *p, uint64_t n, uint8_t *table)
 {
 	const struct qcow2_geometry *g = &w->geometry;
 	uint64_t guest = n * g->l2_entries;
@@ -406,7 +406,7 @@ static void fill_l2(const struct wish *w, const struct plan *p, uint64_t n, uint
 }
 
 /* L1 and L2 tables of a mapped image, and, where the file has old content, zeroes for the data. */
-static int write_mapping(const struct img_creating *c, const struct wish *w, const struct plan *p,
+static int write_mapping(const struct img_creating *c, const struct parameters *w, const struct plan *p,
 			 struct img_error *err)
 {
 	const struct qcow2_geometry *g = &w->geometry;
@@ -432,7 +432,7 @@ static int write_mapping(const struct img_creating *c, const struct wish *w, con
 }
 
 /* The file's length, with its blocks reserved or written if asked. */
-static int size_file(const struct img_creating *c, const struct wish *w, const struct plan *p,
+static int size_file(const struct img_creating *c, const struct parameters *w, const struct plan *p,
 		     struct img_error *err)
 {
 	uint64_t bytes = p->total * w->geometry.cluster_bytes;
@@ -450,7 +450,7 @@ static int size_file(const struct img_creating *c, const struct wish *w, const s
 	return c->file->device ? 0 : img_storage_resize(c->file, bytes, how, err);
 }
 
-static int create_data_file(struct img_creating *c, const struct wish *w, struct img_error *err)
+static int create_data_file(struct img_creating *c, const struct parameters *w, struct img_error *err)
 {
 	enum img_preallocate how = c->preallocate == IMG_PREALLOCATE_METADATA
 					   ? IMG_PREALLOCATE_OFF
@@ -473,7 +473,7 @@ static int create_data_file(struct img_creating *c, const struct wish *w, struct
 
 int qcow2_create(struct img_creating *c, struct img_error *err)
 {
-	struct wish w;
+	struct parameters w;
 	struct plan p = { 0 };
 	uint8_t *first = NULL;
 	int rc = qcow2_create_check(c, err);

@@ -105,8 +105,8 @@ int qcow2_own_tables(struct qcow2_refcounts *r, uint64_t first, uint64_t n, stru
 			rc = qcow2_list_tables(img, err);
 		for (uint64_t i = 0; !rc && i < n; i++)
 			if (now[i] != old[i])
-				rc = qcow2_refcounts_unuse(r, old[i] & QCOW2_OFFSET_MASK, cluster_bytes,
-							   err);
+				rc = qcow2_refcounts_unuse(r, old[i] & QCOW2_OFFSET_MASK,
+							   cluster_bytes, err);
 		if (!rc)
 			rc = qcow2_refcounts_flush(r, err);
 	}

@@ -59,7 +59,8 @@ static int load_refcount_table(struct img *img, struct img_error *err)
 	if (!table || !entries)
 		rc = qcow2_no_memory(img, err);
 	else
-		rc = img_storage_read(img->file, q->header.refcount_table_off, table, (size_t)bytes, err);
+		rc = img_storage_read(img->file, q->header.refcount_table_off, table, (size_t)bytes,
+				      err);
 	for (uint64_t i = 0; !rc && i < bytes / 8; i++) {
 		entries[i] = be64_load(table + i * 8);
 		/* A block past the end of the file would call everything free that it counts. */
@@ -208,7 +209,8 @@ int qcow2_counted_past_end(struct img *img, bool *any, struct img_error *err)
 
 		if (!q->refcount_table[b])
 			continue;
-		rc = img_storage_read(img->file, q->refcount_table[b], block, g->cluster_bytes, err);
+		rc = img_storage_read(img->file, q->refcount_table[b], block, g->cluster_bytes,
+				      err);
 		for (uint64_t i = from; !rc && !*any && i < g->block_entries; i++)
 			*any = qcow2_refcount_get(block, g->refcount_order, i);
 	}

@@ -262,7 +262,9 @@ static uint64_t new_count(struct qcow2_scan *s, const struct rebuilt *r, uint64_
 
 	if (uses || !r->pure.lost || cluster >= s->clusters)
 		return uses;
-	return b < s->refcount_table_entries && s->refcount_table[b] ? qcow2_scan_refcount(s, cluster) : 1;
+	return b < s->refcount_table_entries && s->refcount_table[b]
+		       ? qcow2_scan_refcount(s, cluster)
+		       : 1;
 }
 
 /* List the blocks for what is used, and for n clusters from first on. */
@@ -466,7 +468,8 @@ static int rescan(struct qcow2_scan *s, struct img_error *err)
 /* What must be right before anything is counted: entries, and where tables are. */
 static int repair_tables(struct qcow2_scan *s, struct img_error *err)
 {
-	bool changed = s->bad_header || s->long_l1 || s->in_tables || s->bad_snapshots || s->bad_entries;
+	bool changed = s->bad_header || s->long_l1 || s->in_tables || s->bad_snapshots ||
+		       s->bad_entries;
 	int rc = 0;
 
 	if (qcow2_scan_repairs(s, IMG_REPAIR_LOSS) && s->lost_data) {

@@ -34,7 +34,8 @@ static int copy_shared(struct scan *s, uint64_t block, uint32_t *entry, struct i
 	int rc;
 
 	if (!img->file->device && img->file->size > vdi_block_at(&h, 0))
-		index = max_u64(index, div_round_up_u64(img->file->size - vdi_block_at(&h, 0), stride));
+		index = max_u64(index,
+				div_round_up_u64(img->file->size - vdi_block_at(&h, 0), stride));
 	if (index >= VDI_ENTRY_ZERO)
 		return img_fail(err, -EFBIG, "%s: no room for a copy of block %" PRIu64, img->name, block);
 	rc = vdi_copy_block(img, vdi_block_at(&h, *entry), vdi_block_at(&h, index), err);
@@ -187,7 +188,9 @@ int vdi_check(struct img *img, struct img_check *check, struct img_error *err)
 		last = scan(&s, img, check, true, 0, rc ? NULL : err);
 		if (last)
 			return rc ? rc : last;
-		check->result.corruptions_fixed = corruptions > s.corruptions ? corruptions - s.corruptions : 0;
+		check->result.corruptions_fixed = corruptions > s.corruptions
+							  ? corruptions - s.corruptions
+							  : 0;
 		check->result.leaks_fixed = leaks > s.leaks ? leaks - s.leaks : 0;
 		if (s.lost && !rc)
 			img_check_say(check, "Not repaired: data that the file does not hold (any more); it "

@@ -13,7 +13,8 @@ int vdi_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_
 {
 	uint8_t bytes[VDI_SECTOR];
 	struct vdi_header h;
-	int rc = s->size < sizeof(bytes) ? -EMEDIUMTYPE : img_storage_read(s, 0, bytes, sizeof(bytes), err);
+	int rc = s->size < sizeof(bytes) ? -EMEDIUMTYPE
+					 : img_storage_read(s, 0, bytes, sizeof(bytes), err);
 
 	if (!rc)
 		rc = vdi_parse_header(bytes, sizeof(bytes), &h, err);

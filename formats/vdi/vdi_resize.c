@@ -131,7 +131,8 @@ bool vdi_must_move_map(const struct vdi_header *h)
 {
 	uint64_t map_end = vdi_entry_at(h, h->blocks);
 
-	return h->blocks && (h->map_off < VDI_SECTOR || round_up_u64(map_end, VDI_SECTOR) > h->data_off);
+	return h->blocks &&
+	       (h->map_off < VDI_SECTOR || round_up_u64(map_end, VDI_SECTOR) > h->data_off);
 }
 
 int vdi_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
@@ -239,7 +240,8 @@ static int fill_static(struct img *img, uint64_t first, uint64_t end, enum img_p
 		rc = img_storage_zero(img->file, from, to - from, err);
 	if (!rc && !img->file->device && img->file->size < to)
 		rc = img_storage_resize(img->file, to,
-					how == IMG_PREALLOCATE_METADATA ? IMG_PREALLOCATE_OFF : how, err);
+					how == IMG_PREALLOCATE_METADATA ? IMG_PREALLOCATE_OFF : how,
+					err);
 	if (!rc) /* with a sync */
 		rc = vdi_write_header(img, &h, false, err);
 	if (!rc)

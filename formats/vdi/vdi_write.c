@@ -41,7 +41,8 @@ static int lookup(struct img *img, struct img_req *req, uint64_t block, uint32_t
 /* Do the entries of two blocks lie in the same piece of metadata? */
 static bool same_piece(const struct vdi *v, uint64_t a, uint64_t b)
 {
-	return vdi_entry_at(&v->header, a) / IMG_META_BLOCK == vdi_entry_at(&v->header, b) / IMG_META_BLOCK;
+	return vdi_entry_at(&v->header, a) / IMG_META_BLOCK ==
+	       vdi_entry_at(&v->header, b) / IMG_META_BLOCK;
 }
 
 static bool reads_parent(const struct img *img, uint32_t entry)
@@ -133,8 +134,9 @@ static enum way way_to_clear(const struct img *img, const struct img_req *req, b
 	const struct vdi *v = img->state;
 
 	if (vdi_entry_is_index(entry))
-		return v->header.type == VDI_STATIC || (!discard && !img_req_may_unmap(req)) ? WAY_HERE
-											     : WAY_ENTRY;
+		return v->header.type == VDI_STATIC || (!discard && !img_req_may_unmap(req))
+			       ? WAY_HERE
+			       : WAY_ENTRY;
 	if (!discard && img_req_keep_allocated(req))
 		return WAY_WRITE;
 	return !discard && reads_parent(img, entry) ? WAY_ENTRY : WAY_NOTHING;
@@ -183,12 +185,15 @@ static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint
 			return plan_entries(img, req, way, discard, off, len, plan);
 	}
 	if (vdi_entry_is_index(entry)) {
-		plan_here(img, req, op, entry, off, within ? min_u64(len, bytes - within) : len, plan);
+		plan_here(img, req, op, entry, off, within ? min_u64(len, bytes - within) : len,
+			  plan);
 		return 0;
 	}
 	plan->length = min_u64(len, bytes - within);
 	plan->kind = IMG_PLAN_NOTHING;
-	return !discard && (img_req_keep_allocated(req) || reads_parent(img, entry)) ? IMG_NEED_WRITE : 0;
+	return !discard && (img_req_keep_allocated(req) || reads_parent(img, entry))
+		       ? IMG_NEED_WRITE
+		       : 0;
 }
 
 int vdi_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off, uint64_t len,

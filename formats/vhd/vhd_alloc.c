@@ -138,7 +138,8 @@ static void init_units(struct img *img, struct vhd *v, const struct img_range_ma
 	for (size_t i = 0; i < blocks->block_count && aligned; i++)
 		aligned = is_aligned(v, blocks->blocks[i]);
 	unit = aligned ? round_up_u64(stored, DATA_ALIGN) : stored;
-	next = round_up_u64(v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off, VHD_SECTOR);
+	next = round_up_u64(v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off,
+			    VHD_SECTOR);
 	next = max_u64(next, used_end(v, blocks));
 	if (aligned)
 		next = vhd_align_block(next, v->header.block_bytes);
@@ -149,7 +150,8 @@ static void init_units(struct img *img, struct vhd *v, const struct img_range_ma
 		put_gap(v, blocks->blocks[i] + unit,
 			i + 1 < blocks->block_count ? blocks->blocks[i + 1] : next);
 	/* What ends in a block is the guest's, though it looks like a footer. */
-	v->tail_due = v->tail != VHD_TAIL_SOUND || v->tail_off + VHD_FOOTER_BYTES != img->file->size ||
+	v->tail_due = v->tail != VHD_TAIL_SOUND ||
+		      v->tail_off + VHD_FOOTER_BYTES != img->file->size ||
 		      (blocks->block_count &&
 		       v->tail_off < blocks->blocks[blocks->block_count - 1] + stored);
 }
@@ -192,7 +194,8 @@ int vhd_reclaim(struct img *img, struct img_error *err)
 		if (!rc && !img->unsafe)
 			rc = img_storage_sync(img->file, err);
 		if (!rc)
-			rc = img_storage_resize(img->file, end + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF, err);
+			rc = img_storage_resize(img->file, end + VHD_FOOTER_BYTES,
+						IMG_PREALLOCATE_OFF, err);
 		img_meta_forget(img, img->file, end, UINT64_MAX - end);
 		v->stale_end = 0; /* behind the file's end there are zeroes */
 	}

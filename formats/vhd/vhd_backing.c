@@ -92,8 +92,8 @@ int vhd_set_backing(struct img *img, const char *name, const char *format, const
 	memcpy(header, v->header.bytes, sizeof(header));
 	memcpy(footer, v->footer.bytes, sizeof(footer));
 	if (name)
-		rc = vhd_encode_parent(header, img->name, backing, name, header_off + sizeof(header), &data,
-				       &pieces[1].len, err);
+		rc = vhd_encode_parent(header, img->name, backing, name,
+				       header_off + sizeof(header), &data, &pieces[1].len, err);
 	else
 		encode_no_parent(header);
 	pieces[1].bytes = data;

@@ -52,7 +52,8 @@ static int write_metadata(struct walk *w, uint64_t off, const void *bytes, size_
 	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
 	int rc = img_storage_write(w->img->file, off, bytes, len, err);
 
-	img_meta_forget(w->img, w->img->file, from, round_up_u64(off + len, IMG_META_SECTOR) - from);
+	img_meta_forget(w->img, w->img->file, from,
+			round_up_u64(off + len, IMG_META_SECTOR) - from);
 	return rc;
 }
 

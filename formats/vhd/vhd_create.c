@@ -62,7 +62,8 @@ static uint64_t block_bytes(const struct img_creating *c)
  */
 static uint64_t disk_bytes(const struct img_creating *c, bool *exact)
 {
-	uint64_t sectors = c->size / VHD_SECTOR, most = vhd_geometry_sectors(&vhd_geometry_max), n = sectors;
+	uint64_t sectors = c->size / VHD_SECTOR, most = vhd_geometry_sectors(&vhd_geometry_max),
+		 n = sectors;
 	struct vhd_geometry g;
 
 	*exact = img_options_bool(c->options, "force_size") || img_options_bool(c->options, "azure") ||
@@ -145,9 +146,12 @@ int vhd_create_check(struct img_creating *c, struct img_error *err)
 		rc = img_fail(err, -EINVAL, "%s: block_size: a fixed VHD has no blocks", c->name);
 	if (!rc && !is_fixed(c))
 		rc = check_dynamic(c, err);
-	if (!rc && !is_fixed(c) && vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)) > VHD_BLOCKS_MAX)
-		rc = img_fail(err, -EFBIG, "%s: block_size: found %" PRIu64 " blocks, allowed up to %d", c->name,
-			      vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)), VHD_BLOCKS_MAX);
+	if (!rc && !is_fixed(c) &&
+	    vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)) > VHD_BLOCKS_MAX)
+		rc = img_fail(err, -EFBIG,
+			      "%s: block_size: found %" PRIu64 " blocks, allowed up to %d", c->name,
+			      vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)),
+			      VHD_BLOCKS_MAX);
 	return rc;
 }
 
@@ -161,7 +165,8 @@ static int make_footer(const struct img_creating *c, struct vhd_new_footer *n, s
 							    : VHD_DYNAMIC;
 	n->size = disk_bytes(c, &n->exact);
 	/* The same disk made twice is the same bytes. */
-	n->time = c->identity[0] || c->identity[1] ? 0 : (uint32_t)((uint64_t)time(NULL) - VHD_EPOCH);
+	n->time = c->identity[0] || c->identity[1] ? 0
+						   : (uint32_t)((uint64_t)time(NULL) - VHD_EPOCH);
 	if (uuid) {
 		img_guid_parse(uuid, strlen(uuid), n->uuid);
 		return 0;
@@ -186,7 +191,8 @@ static int write_table(struct img_storage *s, uint64_t off, uint64_t bytes, stru
 	if (absent)
 		memset(absent, 0xff, IMG_META_BLOCK);
 	for (uint64_t done = 0; done < bytes && !rc; done += IMG_META_BLOCK)
-		rc = img_storage_write(s, off + done, absent, (size_t)min_u64(bytes - done, IMG_META_BLOCK), err);
+		rc = img_storage_write(s, off + done, absent,
+				       (size_t)min_u64(bytes - done, IMG_META_BLOCK), err);
 	free(absent);
 	return rc;
 }
@@ -205,7 +211,8 @@ static int create_dynamic(struct img_creating *c, const struct vhd_new_footer *n
 	vhd_encode_header(table_off, entries, block, header);
 	end = table_off + table_bytes;
 	if (c->backing_name) {
-		rc = vhd_encode_parent(header, c->name, c->backing, c->backing_name, end, &name, &name_bytes, err);
+		rc = vhd_encode_parent(header, c->name, c->backing, c->backing_name, end, &name,
+				       &name_bytes, err);
 		if (rc)
 			return rc;
 	}

@@ -84,7 +84,8 @@ int vhd_parse_footer(const uint8_t *bytes, struct vhd_footer *out, struct img_er
 
 void vhd_seal_footer(uint8_t bytes[VHD_FOOTER_BYTES])
 {
-	be32_store(bytes + VHD_OFF_CHECKSUM, vhd_checksum(bytes, VHD_FOOTER_BYTES, VHD_OFF_CHECKSUM));
+	be32_store(bytes + VHD_OFF_CHECKSUM,
+		   vhd_checksum(bytes, VHD_FOOTER_BYTES, VHD_OFF_CHECKSUM));
 }
 
 struct vhd_geometry vhd_geometry_of(uint64_t sectors)
@@ -392,7 +393,8 @@ static int name_of_alias(const uint8_t *data, size_t bytes, char **out)
 	    !data[ALIAS_NAME] || data[ALIAS_NAME] > ALIAS_NAME_MAX)
 		return -EUCLEAN;
 	for (unsigned i = 1; i <= data[ALIAS_NAME]; i++)
-		if (data[ALIAS_NAME + i] < ' ' || data[ALIAS_NAME + i] > '~' || data[ALIAS_NAME + i] == '/')
+		if (data[ALIAS_NAME + i] < ' ' || data[ALIAS_NAME + i] > '~' ||
+		    data[ALIAS_NAME + i] == '/')
 			return -EUCLEAN;
 	return name_of_bytes(data + ALIAS_NAME + 1, data[ALIAS_NAME], out);
 }

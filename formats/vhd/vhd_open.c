@@ -41,7 +41,8 @@ static int read_footer(struct img *img, struct vhd *v, bool for_check, struct im
 		if (tail_rc)
 			v->tail = VHD_TAIL_MISSING;
 		else
-			v->tail = memcmp(head, tail.bytes, VHD_FOOTER_BYTES) ? VHD_TAIL_DIFFERS : VHD_TAIL_SOUND;
+			v->tail = memcmp(head, tail.bytes, VHD_FOOTER_BYTES) ? VHD_TAIL_DIFFERS
+									     : VHD_TAIL_SOUND;
 	} else if (!tail_rc && (tail.type == VHD_FIXED || head_rc)) {
 		v->footer = tail;
 		v->tail = VHD_TAIL_SOUND;
@@ -166,7 +167,8 @@ static int open_dynamic(struct img *img, struct vhd *v, const struct img_opening
 		return img_fail(err, -EUCLEAN,
 				"%s: block allocation table: found offset %" PRIu64 " for %" PRIu64
 				" bytes, allowed inside the file's %" PRIu64 " bytes",
-				img->name, v->header.table_off, table_bytes, (uint64_t)img->file->size);
+				img->name, v->header.table_off, table_bytes,
+				(uint64_t)img->file->size);
 	/* What lies behind is not needed, and may not be there. */
 	if (!range_in(v->header.table_off, (uint64_t)v->header.entries * VHD_ENTRY_BYTES, img->file->size))
 		v->header.entries = (uint32_t)v->blocks;
@@ -191,7 +193,8 @@ int vhd_open(struct img *img, struct img_opening *o, struct img_error *err)
 	img->state = v;
 	rc = read_footer(img, v, o->for_check, err);
 	if (!rc)
-		rc = vhd_is_fixed(v) ? open_fixed(img, v, o->salvage, err) : open_dynamic(img, v, o, err);
+		rc = vhd_is_fixed(v) ? open_fixed(img, v, o->salvage, err)
+				     : open_dynamic(img, v, o, err);
 	if (!rc && img->writable && !o->for_check && !o->self_only)
 		rc = vhd_prepare_writing(img, v, err);
 	if (rc) {

@@ -51,7 +51,8 @@ static int keep_locator(struct img *img, const struct vhd_locator *l, struct img
 	uint8_t *data;
 	int rc;
 
-	if (!l->length || l->length > VHD_LOCATOR_DATA_MAX || !range_in(l->off, l->length, img->file->size))
+	if (!l->length || l->length > VHD_LOCATOR_DATA_MAX ||
+	    !range_in(l->off, l->length, img->file->size))
 		return 0;
 	data = malloc(l->length);
 	if (!data)

@@ -282,7 +282,8 @@ static int cut_fixed(struct img *img, uint64_t size, struct img_error *err)
 		return 0;
 	rc = write_fixed_footer(img, v->footer.bytes, size, err);
 	if (!rc)
-		rc = img_storage_resize(img->file, size + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF, err);
+		rc = img_storage_resize(img->file, size + VHD_FOOTER_BYTES, IMG_PREALLOCATE_OFF,
+					err);
 	if (rc)
 		return rc;
 	v->tail_off = size;

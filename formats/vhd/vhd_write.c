@@ -184,9 +184,11 @@ static int alloc_block(struct img *img, struct img_req *req, uint64_t *off, bool
 	if (!rc && !vhd_is_child(v))
 		fill_new(req, img->file, *off, v->header.bitmap_bytes, NULL, 0xff);
 	if (!rc && *off == end) {
-		rc = img_meta_new(req, img->file, v->units.next, VHD_FOOTER_BYTES, IMG_RANK_ALLOCATION);
+		rc = img_meta_new(req, img->file, v->units.next, VHD_FOOTER_BYTES,
+				  IMG_RANK_ALLOCATION);
 		if (!rc)
-			fill_new(req, img->file, v->units.next, VHD_FOOTER_BYTES, v->footer.bytes, 0);
+			fill_new(req, img->file, v->units.next, VHD_FOOTER_BYTES, v->footer.bytes,
+				 0);
 	}
 	if (!rc)
 		return 0;
@@ -356,7 +358,8 @@ void vhd_commit(struct img *img, struct img_req *req, const struct img_plan *pla
 		set_bits(img, req, plan);
 		return;
 	}
-	slot = img_meta_edit(req, img->file, plan->slot[SLOT_ENTRY], VHD_ENTRY_BYTES, table_rank(v));
+	slot = img_meta_edit(req, img->file, plan->slot[SLOT_ENTRY], VHD_ENTRY_BYTES,
+			     table_rank(v));
 	if (plan->slot[SLOT_KIND] == COMMIT_CLEAR) {
 		be32_store(slot, VHD_ABSENT);
 		img_free_later(req, img->file, block_off, v->units.unit_bytes);

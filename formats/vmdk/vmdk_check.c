@@ -597,7 +597,8 @@ static int scan_file(struct walk *w, const struct inside *in, struct img_error *
 {
 	const struct vmdk_sparse *s = w->s;
 	uint64_t directory_bytes = s->directory_entries * s->entry_bytes;
-	uint64_t header_bytes = s->kind == VMDK_COWD ? VMDK_COWD_HEADER_BYTES : VMDK_HOSTED_HEADER_BYTES;
+	uint64_t header_bytes = s->kind == VMDK_COWD ? VMDK_COWD_HEADER_BYTES
+						     : VMDK_HOSTED_HEADER_BYTES;
 	uint64_t unit = s->kind == VMDK_SE ? s->grain_bytes : VMDK_SECTOR;
 	int rc;
 
@@ -630,7 +631,8 @@ static int count_again(struct walk *w, const struct inside *in, struct img_error
 	w->c = c;
 	if (rc)
 		return rc;
-	c->result.corruptions_fixed += c->result.corruptions - min_u64(c->result.corruptions, silent.result.corruptions);
+	c->result.corruptions_fixed += c->result.corruptions -
+				       min_u64(c->result.corruptions, silent.result.corruptions);
 	c->result.leaks_fixed += c->result.leaks - min_u64(c->result.leaks, silent.result.leaks);
 	c->result.corruptions = silent.result.corruptions;
 	c->result.leaks = silent.result.leaks;
@@ -642,7 +644,8 @@ enum { ROUNDS_MAX = 4 }; /* of repairs: one makes another possible */
 static int repair_file(struct walk *w, struct vmdk_sparse *s, const struct inside *in,
 		       struct img_error *err)
 {
-	for (int round = 0; round < ROUNDS_MAX && (w->c->result.corruptions || w->c->result.leaks); round++) {
+	for (int round = 0; round < ROUNDS_MAX && (w->c->result.corruptions || w->c->result.leaks);
+	     round++) {
 		int rc = 0;
 
 		w->repairs = 0;

@@ -64,7 +64,8 @@ static int give_room_back(struct vmdk_file *f, struct img_error *err)
 	first = round_up_u64(first, grain);
 	end = first;
 	if (m->block_count)
-		end = max_u64(end, round_up_u64(m->blocks[m->block_count - 1] + m->block_bytes, grain));
+		end = max_u64(end,
+			      round_up_u64(m->blocks[m->block_count - 1] + m->block_bytes, grain));
 	rc = img_storage_resize(f->storage, end, IMG_PREALLOCATE_OFF, err);
 	if (rc)
 		return rc;

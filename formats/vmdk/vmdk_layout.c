@@ -493,7 +493,8 @@ bool vmdk_marker_sectors(const struct vmdk_sparse *s, const struct vmdk_marker *
 	case VMDK_MARKER_DIRECTORY:
 		if (!m->value)
 			*sectors = directory;
-		return !m->value || (m->value >= directory && m->value <= VMDK_BYTES_MAX / VMDK_SECTOR);
+		return !m->value ||
+		       (m->value >= directory && m->value <= VMDK_BYTES_MAX / VMDK_SECTOR);
 	case VMDK_MARKER_FOOTER:
 		*sectors = 1;
 		return m->value <= 1;

@@ -26,7 +26,8 @@ static int salvage_sparse(struct img_storage *s, const uint8_t *head, size_t len
 	struct vmdk_sparse sparse;
 
 	if (rc != -EUCLEAN || vmdk_parse_sparse(head, len, VMDK_BYTES_MAX, &sparse, NULL) ||
-	    !sparse.markers || !sparse.capacity_bytes || vmdk_rebuild(s, &sparse, &f->rebuilt, NULL))
+	    !sparse.markers || !sparse.capacity_bytes ||
+	    vmdk_rebuild(s, &sparse, &f->rebuilt, NULL))
 		return rc;
 	img_error_clear(err);
 	sparse.file_bytes = s->size;

@@ -79,8 +79,8 @@ static int check_other_format(const struct img *img, struct img_error *err)
 	const struct img *parent = img->parent;
 	uint8_t uuid[IMG_GUID_BYTES];
 
-	if (vmdk->parent_cid == VMDK_NO_PARENT && img->backing_uuid_count && parent->driver->identify &&
-	    !parent->driver->identify(parent->file, uuid, NULL) &&
+	if (vmdk->parent_cid == VMDK_NO_PARENT && img->backing_uuid_count &&
+	    parent->driver->identify && !parent->driver->identify(parent->file, uuid, NULL) &&
 	    img_guid_equal(uuid, img->backing_uuids[0]))
 		return 0;
 	return img_fail(err, -EUCLEAN, "%s: the parent %s: format is %s, expected vmdk",
@@ -185,7 +185,8 @@ static int write_embedded(struct img *img, const char *old, const char *next, st
 	struct vmdk *vmdk = img->state;
 	struct vmdk_file *f = &vmdk->files[0];
 	uint64_t home = f->sparse.descriptor_off, bytes = f->sparse.descriptor_bytes;
-	uint64_t grain = f->sparse.grain_bytes, count, first = changed_sectors(old, next, bytes, &count);
+	uint64_t grain = f->sparse.grain_bytes, count,
+		 first = changed_sectors(old, next, bytes, &count);
 	uint64_t before = img->file->size, copy = f->alloc->grains.next;
 	uint64_t room = round_up_u64(max_u64(bytes, QEMU_DESCRIPTOR_BYTES), grain), taken;
 	int rc;
@@ -219,7 +220,8 @@ static int write_text(struct img *img, const char *text, size_t len, struct img_
 {
 	struct vmdk *vmdk = img->state;
 	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
-	uint64_t room = embedded ? vmdk->files[0].sparse.descriptor_bytes : VMDK_DESCRIPTOR_BYTES_MAX;
+	uint64_t room = embedded ? vmdk->files[0].sparse.descriptor_bytes
+				 : VMDK_DESCRIPTOR_BYTES_MAX;
 	char *old, *next;
 	int rc;
 

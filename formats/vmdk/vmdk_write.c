@@ -137,7 +137,9 @@ static int entry_at(const struct lookup *l, uint64_t i, struct vmdk_entry *out, 
 				"is %#" PRIx64 ", expected an offset inside the file's %" PRIu64 " "
 				"bytes",
 				l->f->storage->name, at / VMDK_SECTOR, out->value, s->file_bytes);
-	hit = out->kind == VMDK_STORED ? img_range_map_at(&l->f->alloc->metadata, out->file_off, need) : NULL;
+	hit = out->kind == VMDK_STORED
+		      ? img_range_map_at(&l->f->alloc->metadata, out->file_off, need)
+		      : NULL;
 	if (hit)
 		return img_fail(err, -EUCLEAN,
 				"%s: grain table entry of guest sector %" PRIu64 " of the extent: "

@@ -24,6 +24,7 @@ static inline void img_cancel_restore(const int *before)
 
 /* At the begin of a function: up to its end the thread is not cancelled. */
 #define IMG_NOT_CANCELLED \
-	int img_cancel_before __attribute__((cleanup(img_cancel_restore), unused)) = img_cancel_off()
+	int img_cancel_before \
+		__attribute__((cleanup(img_cancel_restore), unused)) = img_cancel_off()
 
 #endif

@@ -33,8 +33,8 @@ int img_use_map_add(struct img_use_map *m, uint64_t off, uint64_t len, enum img_
 	}
 	if (!len)
 		return 0;
-	rc = img_sparse_bitset_add_again(&m->used, first, (off + len - 1) / m->unit_bytes - first + 1,
-					 &m->twice);
+	rc = img_sparse_bitset_add_again(&m->used, first,
+					 (off + len - 1) / m->unit_bytes - first + 1, &m->twice);
 	if (rc > 0)
 		*use = IMG_USE_SHARED;
 	return rc < 0 ? rc : 0;

@@ -31,13 +31,15 @@ static void check_claims(const struct img_engine *e)
 	for (struct img_list *i = e->claims.next; i != &e->claims; i = i->next) {
 		const struct img_piece *p = IMG_CONTAINER(i, struct img_piece, claim_link);
 
-		IMG_INVARIANT(p->claim_start < p->claim_end && p->plan_open == p->plan.commit && !p->host);
+		IMG_INVARIANT(p->claim_start < p->claim_end && p->plan_open == p->plan.commit &&
+			      !p->host);
 		IMG_INVARIANT(p->claim_start <= p->off);
 		IMG_INVARIANT(!is_wider(p) || (e->rewrites && !e->unclaimed));
 		for (struct img_list *j = i->next; j != &e->claims; j = j->next) {
 			const struct img_piece *o = IMG_CONTAINER(j, struct img_piece, claim_link);
 
-			IMG_INVARIANT(o->claim_end <= p->claim_start || o->claim_start >= p->claim_end);
+			IMG_INVARIANT(o->claim_end <= p->claim_start ||
+				      o->claim_start >= p->claim_end);
 		}
 	}
 }

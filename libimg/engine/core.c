@@ -89,7 +89,8 @@ int img_engine_set_parent(struct img *img, struct img *parent)
 
 void img_engine_remapped(struct img_engine *e, uint64_t off, uint64_t len)
 {
-	uint64_t first = off / IMG_STRIPE_BYTES, last = len ? (off + len - 1) / IMG_STRIPE_BYTES : first;
+	uint64_t first = off / IMG_STRIPE_BYTES,
+		 last = len ? (off + len - 1) / IMG_STRIPE_BYTES : first;
 	uint64_t version = new_version();
 
 	for (uint64_t i = first; i <= last && i - first < IMG_STRIPES; i++) {

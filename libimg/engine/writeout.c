@@ -300,7 +300,8 @@ static int run_grow(struct img_engine *e, struct img_error *err)
 
 	if (rc)
 		return rc;
-	IMG_INVARIANT(e->exclusive && !e->plans && e->writing_out && !img_meta_dirty_bytes(e->meta));
+	IMG_INVARIANT(e->exclusive && !e->plans && e->writing_out &&
+		      !img_meta_dirty_bytes(e->meta));
 	if (!e->first_write_done) {
 		rc = img->driver->first_write ? img->driver->first_write(img, err) : 0;
 		e->first_write_done = !rc;

@@ -71,7 +71,8 @@ int img_check_open_options(const char *path, const struct img_open_options *o,
 	rc = check_flags(what, o->flags, err);
 	if (!rc)
 		rc = check_flags(what, o->backing_flags, err);
-	if (!rc && o->backing_flags & (o->have_backing_flags ? IMG_OPEN_WRITE | IMG_OPEN_CHECK : ~0u))
+	if (!rc &&
+	    o->backing_flags & (o->have_backing_flags ? IMG_OPEN_WRITE | IMG_OPEN_CHECK : ~0u))
 		rc = img_fail(err, -EINVAL, "%s: flags of the backing images: found %#x", what,
 			      o->backing_flags);
 	if (!rc)

@@ -308,8 +308,8 @@ static int settle_backing(struct img_create_settings *r, const char *path,
 	full = img_gate_join(path, c->backing_name);
 	if (!full)
 		return img_fail(err, -ENOMEM, "out of memory");
-	same = !strcmp(full, path) || (!stat(full, &a) && !stat(path, &st) && a.st_dev == st.st_dev &&
-				       a.st_ino == st.st_ino);
+	same = !strcmp(full, path) || (!stat(full, &a) && !stat(path, &st) &&
+				       a.st_dev == st.st_dev && a.st_ino == st.st_ino);
 	free(full);
 	if (same)
 		return img_fail(err, -EINVAL, "Error: Trying to create an image with the same "

@@ -158,9 +158,10 @@ static bool json_reduce(const char *name, char *path, char **format)
 		bool last = !n->child[IMG_NODE_FILE];
 
 		filename = img_node_get(n, "filename");
-		ok = (last ? n != root || driver : n == root) && last == (filename != NULL) && n->count == (driver != NULL) + (size_t)last &&
-		     !n->no_backing && !n->child[IMG_NODE_BACKING] &&
-		     !n->child[IMG_NODE_DATA_FILE] && !n->child[IMG_NODE_IMAGE];
+		ok = (last ? n != root || driver : n == root) && last == (filename != NULL) &&
+		     n->count == (driver != NULL) + (size_t)last && !n->no_backing &&
+		     !n->child[IMG_NODE_BACKING] && !n->child[IMG_NODE_DATA_FILE] &&
+		     !n->child[IMG_NODE_IMAGE];
 		if (driver && last)
 			leaf = driver;
 		else if (driver && said)

@@ -24,7 +24,8 @@ static struct img *img_of(struct img_storage *s)
 /* IMG_SUBMIT_* for IMG_IO_*. */
 static unsigned submit_flags(unsigned flags)
 {
-	return (flags & IMG_IO_FUA ? IMG_SUBMIT_FUA : 0) | (flags & IMG_IO_FAST ? IMG_SUBMIT_FAST : 0) |
+	return (flags & IMG_IO_FUA ? IMG_SUBMIT_FUA : 0) |
+	       (flags & IMG_IO_FAST ? IMG_SUBMIT_FAST : 0) |
 	       (flags & IMG_IO_KEEP_ALLOCATED ? IMG_SUBMIT_KEEP_ALLOCATED : IMG_SUBMIT_MAY_UNMAP);
 }
 

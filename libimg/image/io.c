@@ -80,7 +80,8 @@ static unsigned known_flags(enum img_request_kind kind)
 
 static int check_flags(enum img_request_kind kind, unsigned flags, struct img_error *err)
 {
-	unsigned unknown = flags & ~known_flags(kind), both = IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED;
+	unsigned unknown = flags & ~known_flags(kind),
+		 both = IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED;
 
 	if (unknown)
 		return img_fail(err, -EINVAL, "flags of a request are %#x, which its kind does "
@@ -291,7 +292,8 @@ static int start(struct img_queue *q, struct img *img, struct img_request *r, un
 	set_flags(r, flags);
 	r->done = done;
 	r->user = user;
-	rc = r->kind == IMG_REQUEST_FLUSH ? check_image(img, err) : check_request(img, r, flags, err);
+	rc = r->kind == IMG_REQUEST_FLUSH ? check_image(img, err)
+					  : check_request(img, r, flags, err);
 	if (!rc)
 		rc = check_queue(q, err);
 	if (rc)

@@ -88,8 +88,8 @@ int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocatio
 	if (!img->writable)
 		return img_fail(err, -EROFS, "%s: the image is open read-only", img->name);
 	if ((unsigned)preallocation > IMG_PREALLOCATE_FULL)
-		return img_fail_range(err, -EINVAL, (unsigned)preallocation, 0, IMG_PREALLOCATE_FULL,
-				      "%s: preallocation", img->name);
+		return img_fail_range(err, -EINVAL, (unsigned)preallocation, 0,
+				      IMG_PREALLOCATE_FULL, "%s: preallocation", img->name);
 	if (size > INT64_MAX - 511)
 		return img_fail_range(err, -EFBIG, size, 0, INT64_MAX - 511, "%s: new size",
 				      img->name);
@@ -143,7 +143,8 @@ struct img *img_find_backing(const struct img *img, const char *name)
 		const char *stored = img->backing_name, *its = img->parent->file->identity;
 		char *identity = identify(img, name);
 
-		if ((stored && !strcmp(stored, name)) || (identity && its && !strcmp(identity, its)))
+		if ((stored && !strcmp(stored, name)) ||
+		    (identity && its && !strcmp(identity, its)))
 			found = img->parent;
 		free(identity);
 	}
@@ -176,7 +177,8 @@ static int know_backing(const struct img *img, const char *name, const char *for
 			*out = i;
 			return 0;
 		}
-	rc = img_open_stored(img->context->path, name, format, img->context->gate, &how, opened, err);
+	rc = img_open_stored(img->context->path, name, format, img->context->gate, &how, opened,
+			     err);
 	*out = *opened;
 	return rc;
 }

@@ -169,8 +169,8 @@ struct map_request {
 static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
 {
 	return a->zero == b->zero && a->data == b->data && a->present == b->present &&
-	       a->compressed == b->compressed && a->encrypted == b->encrypted && a->depth == b->depth &&
-	       a->has_offset == b->has_offset && a->file == b->file &&
+	       a->compressed == b->compressed && a->encrypted == b->encrypted &&
+	       a->depth == b->depth && a->has_offset == b->has_offset && a->file == b->file &&
 	       (!a->has_offset || a->offset + a->length == b->offset);
 }
 

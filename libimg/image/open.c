@@ -192,7 +192,8 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 				img->name);
 	if (!o->data_file)
 		return open_reference(base, stored, "data file", out, err);
-	rc = open_described(img, o->data_file, reference_flags(img), o->secrets, &loop, &storage, err);
+	rc = open_described(img, o->data_file, reference_flags(img), o->secrets, &loop, &storage,
+			    err);
 	if (loop)
 		return fail_own_file(img, "data file", name_of(o->data_file), err);
 	return rc ? rc : take_part(img, storage, out, err);
@@ -330,8 +331,8 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 	if (rc)
 		close(file.fd);
 	else
-		rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(way->flags), &storage,
-					 err);
+		rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(way->flags),
+					 &storage, err);
 	if (!rc)
 		rc = open_in(storage, file.path, file.path, inner, above, way, out, err);
 	img_gate_file_free(&file);
@@ -376,7 +377,8 @@ static int open_own_view(struct img *img, struct way *way, struct img **out, str
 			free(text);
 			return fail_chain_loop(img->name, what, err);
 		}
-	rc = img_storage_open_file(path, img_storage_flags(way->flags) | IMG_STORAGE_NO_LOCK, &storage, err);
+	rc = img_storage_open_file(path, img_storage_flags(way->flags) | IMG_STORAGE_NO_LOCK,
+				   &storage, err);
 	if (!rc && !is_same_file(storage, img->file)) {
 		img_storage_close(storage);
 		rc = img_fail(err, -EBUSY, "%s: another file has its name since it was opened", path);
@@ -421,7 +423,8 @@ int img_open_stored(const char *image, const char *name, const char *format,
 		    struct img_gate *inner, const struct img_open_options *options,
 		    struct img **out, struct img_error *err)
 {
-	struct way way = { .flags = options->flags & (unsigned)INHERITED_FLAGS, .options = options };
+	struct way way = { .flags = options->flags & (unsigned)INHERITED_FLAGS,
+			   .options = options };
 	int rc = driver_called(format, &way.driver, err);
 
 	return rc ? rc : open_stored(image, name, NULL, inner, NULL, &way, out, err);
@@ -465,7 +468,8 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 				"%s: the chain of backing files is longer than the "
 				"allowed %d images",
 				img->name, IMG_CHAIN_MAX);
-	way->flags = ((above->flags & (unsigned)INHERITED_FLAGS & ~way->level.off) | way->level.on) &
+	way->flags = ((above->flags & (unsigned)INHERITED_FLAGS & ~way->level.off) |
+		      way->level.on) &
 		     (unsigned)(INHERITED_FLAGS);
 	if (way->level.no_backing)
 		way->flags |= IMG_OPEN_NO_BACKING;
@@ -565,7 +569,8 @@ static int open_top(struct img_storage *storage, const char *name, struct way *w
 	}
 	rc = open_in(storage, name, name, gate, NULL, way, &img, err);
 	if (way->options->have_backing_flags)
-		way->flags = (way->flags & ~(unsigned)INHERITED_FLAGS) | way->options->backing_flags;
+		way->flags = (way->flags & ~(unsigned)INHERITED_FLAGS) |
+			     way->options->backing_flags;
 	if (!rc)
 		rc = open_chain(img, way, err);
 	if (rc)

@@ -98,8 +98,8 @@ static int look(struct search *s, const char *name, enum looked *out, struct img
 	s->identity = file.identity;
 	file.identity = NULL;
 	/* Whoever has it open may go on; it is opened for good, with a lock, when it was found. */
-	rc = img_storage_open_fd(file.fd, file.path, IMG_STORAGE_NO_LOCK | IMG_STORAGE_SHARE, &storage,
-				 why);
+	rc = img_storage_open_fd(file.fd, file.path, IMG_STORAGE_NO_LOCK | IMG_STORAGE_SHARE,
+				 &storage, why);
 	img_gate_file_free(&file);
 	if (rc)
 		return is_fatal(rc) ? img_fail(err, rc, "%s", img_error_text(why)) : 0;

@@ -63,8 +63,8 @@ static int check(struct commit *c)
 		return img_fail(err, -ENOTSUP,
 				"%s: its %" PRIu64 " bytes are less than the %" PRIu64
 				" of %s, and images of format %s cannot be made larger",
-				img_name(c->base), img_size(c->base), img_size(c->top), img_name(c->top),
-				img_format(c->base));
+				img_name(c->base), img_size(c->base), img_size(c->top),
+				img_name(c->top), img_format(c->base));
 	return 0;
 }
 

@@ -121,7 +121,9 @@ static int map_target(struct copy *c, uint64_t off, struct known *k, struct img_
 	int rc = 0;
 
 	if (off >= size)
-		k->extent = (struct img_map_entry){ .start = off, .length = UINT64_MAX - off, .zero = true };
+		k->extent = (struct img_map_entry){ .start = off,
+						    .length = UINT64_MAX - off,
+						    .zero = true };
 	else if (!covers(k, off))
 		rc = img_map(c->compared, off, size - off, true, &k->extent, err);
 	k->valid = !rc;
@@ -193,7 +195,8 @@ static void zero_with(struct chunk *k, uint64_t off, uint64_t len, unsigned flag
 static void zero_range(struct chunk *k, uint64_t off, uint64_t len)
 {
 	const struct img *target = k->c->target;
-	uint64_t unit = img_unit_bytes(target), first = min_u64(len, (unit - off % unit) % unit), units;
+	uint64_t unit = img_unit_bytes(target), first = min_u64(len, (unit - off % unit) % unit),
+		 units;
 
 	if (k->c->way != COPY_UP) {
 		zero_with(k, off, len, IMG_SUBMIT_MAY_UNMAP);
@@ -248,7 +251,8 @@ static void submit_write(struct chunk *k, size_t at, size_t len)
 
 	*iov = (struct iovec){ k->data + at, len };
 	k->writes++;
-	check_submit(k, img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k, NULL));
+	check_submit(k,
+		     img_submit_writev(c->q, c->target, off, iov, 1, flags, write_done, k, NULL));
 }
 
 /* How long is the first piece of what is left at `at`? Pieces end at multiples of the grain. */
@@ -271,7 +275,8 @@ static void write_run(struct chunk *k, size_t at, size_t len)
 		else if (c->o->compress)
 			zero = img_is_zero(k->data + at, run);
 		else
-			zero = img_zero_run(k->data + at, end - at, c->grain, to_grain(k, at), &run);
+			zero = img_zero_run(k->data + at, end - at, c->grain, to_grain(k, at),
+					    &run);
 		if (zero)
 			submit_zero(k, k->off + at, run);
 		else
@@ -394,7 +399,8 @@ static void salvage_unread(struct copy *c)
 
 		if (k->state != CHUNK_UNREAD)
 			continue;
-		rc = c->rc ? 0 : img_salvage_read(&c->salvage, c->q, k->off, k->data, k->len, c->err);
+		rc = c->rc ? 0
+			   : img_salvage_read(&c->salvage, c->q, k->off, k->data, k->len, c->err);
 		if (rc)
 			c->rc = rc;
 		k->state = CHUNK_READY;
@@ -542,7 +548,8 @@ static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 	int rc;
 
 	if (c->way != COPY_ACROSS)
-		return c->way == COPY_DOWN ? look_down(c, off, need, len) : look_up(c, off, need, len);
+		return c->way == COPY_DOWN ? look_down(c, off, need, len)
+					   : look_up(c, off, need, len);
 	rc = map_source(c, off, &c->source_at, c->err);
 	if (rc)
 		return rc;
@@ -797,7 +804,9 @@ int img_copy(struct img *const *sources, size_t count, struct img *target,
 int img_copy_down(struct img *top, struct img *base, const struct img_copy_options *options,
 		  struct img_error *err)
 {
-	struct copy c = { .way = COPY_DOWN, .target = base, .compared = base, .o = options, .err = err };
+	struct copy c = {
+		.way = COPY_DOWN, .target = base, .compared = base, .o = options, .err = err
+	};
 
 	for (const struct img *i = top; i != base; i = i->parent)
 		c.target_depth++;
@@ -807,7 +816,9 @@ int img_copy_down(struct img *top, struct img *base, const struct img_copy_optio
 int img_copy_up(struct img *img, struct img *backing, const struct img_copy_options *options,
 		struct img_error *err)
 {
-	struct copy c = { .way = COPY_UP, .target = img, .compared = backing, .o = options, .err = err };
+	struct copy c = {
+		.way = COPY_UP, .target = img, .compared = backing, .o = options, .err = err
+	};
 
 	return begin(&c, &img, 1);
 }

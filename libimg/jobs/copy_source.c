@@ -227,7 +227,8 @@ static void submit_zero(struct worker *w, size_t at, size_t len)
 {
 	if (!w->job->target_is_zero)
 		check_submit(w, img_submit_zero(w->q, w->job->target, w->off + at, len,
-						IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP, written, w, NULL));
+						IMG_SUBMIT_ORDERED | IMG_SUBMIT_MAY_UNMAP, written,
+						w, NULL));
 }
 
 /* Data of the input, with or without runs of zeroes. */
@@ -344,7 +345,8 @@ static int prepare(struct img_ordered_worker *base)
 	struct worker *w = IMG_CONTAINER(base, struct worker, base);
 	int rc = unpack(w);
 
-	return rc || !w->job->sink ? rc : img_encoder_encode(&w->encoder, w->data, w->len, &base->err);
+	return rc || !w->job->sink ? rc
+				   : img_encoder_encode(&w->encoder, w->data, w->len, &base->err);
 }
 
 static int put(struct img_ordered_worker *base)

@@ -80,8 +80,8 @@ static int open_backing(struct rebase *r)
 		.io = r->o->io,
 		.secrets = r->o->secrets,
 	};
-	int rc = img_open_stored(img->context->path, r->name, r->o->format, img->context->gate, &how,
-				 &backing, r->err);
+	int rc = img_open_stored(img->context->path, r->name, r->o->format, img->context->gate,
+				 &how, &backing, r->err);
 
 	if (!rc)
 		rc = img_open_chain(backing, &how, r->err);

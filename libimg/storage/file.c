@@ -232,8 +232,9 @@ static int file_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 {
 	struct img_file *f = img_file_of(s);
 
-	return is_kept_back(f, op, off) ? img_file_unfinished_io(f, op, iov, iovcnt, off, len, flags)
-					: img_file_io(f, op, iov, iovcnt, off, len, flags);
+	return is_kept_back(f, op, off)
+		       ? img_file_unfinished_io(f, op, iov, iovcnt, off, len, flags)
+		       : img_file_io(f, op, iov, iovcnt, off, len, flags);
 }
 
 static void file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -374,7 +375,8 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 		goto out;
 	}
 	f = calloc(1, sizeof(*f));
-	if (!f || !(f->base.name = strdup(path)) || !(f->base.identity = img_storage_identify(&st))) {
+	if (!f || !(f->base.name = strdup(path)) ||
+	    !(f->base.identity = img_storage_identify(&st))) {
 		rc = img_fail(err, -ENOMEM, "out of memory");
 		goto out;
 	}

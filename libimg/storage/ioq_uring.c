@@ -482,7 +482,8 @@ static int check_kernel(struct uring *u, const struct io_uring_params *params)
 	int rc = 0;
 
 	/* setting up may be allowed and this not */
-	if (syscall(__NR_io_uring_enter, u->ring.ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+	if (syscall(__NR_io_uring_enter, u->ring.ring_fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) <
+	    0)
 		return -errno;
 	if (!(params->features & IORING_FEAT_NODROP))
 		return -ENOSYS;

@@ -278,7 +278,8 @@ static void waiter_done(struct img_nbd_request *r, int rc)
 
 static int ask_and_wait(struct nbd *n, struct img_nbd_request *r)
 {
-	struct waiter w = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	struct waiter w = { .lock = PTHREAD_MUTEX_INITIALIZER,
+			    .changed = PTHREAD_COND_INITIALIZER };
 	int rc;
 
 	r->finished = waiter_done;
@@ -327,7 +328,8 @@ static int through_blocks(struct nbd *n, enum img_io_op op, struct img_cursor *c
 	while (len && !rc) {
 		uint64_t from = align_down_u64(off, block);
 		uint64_t end = min_u64(off + len, from + CHANGE_BYTES);
-		size_t whole = (size_t)(round_up_u64(end, block) - from), part = (size_t)(end - off);
+		size_t whole = (size_t)(round_up_u64(end, block) - from),
+		       part = (size_t)(end - off);
 		uint8_t *at = buf + (off - from);
 
 		if (op != IMG_IO_READ)

@@ -101,7 +101,8 @@ static int step(const struct img_nbd_library *lib, struct nbd_handle *h, int64_t
 	unsigned direction = lib->aio_get_direction(h);
 	struct pollfd p = { .fd = lib->aio_get_fd(h),
 			    .events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
-					      (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0)) };
+					      (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT
+										      : 0)) };
 	int64_t left = deadline - now_ms();
 
 	if (left <= 0)

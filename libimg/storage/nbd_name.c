@@ -184,7 +184,8 @@ int img_nbd_parse_name(const char *name, img_module_set_fn *set, void *user, str
 	copy = strdup(url ? rest + 2 : rest);
 	if (!copy)
 		return img_fail(err, -ENOMEM, "out of memory");
-	rc = url ? parse_url(&t, name, copy, unix_socket, tls, err) : parse_old(&t, name, copy, err);
+	rc = url ? parse_url(&t, name, copy, unix_socket, tls, err)
+		 : parse_old(&t, name, copy, err);
 	free(copy);
 	return rc;
 }

@@ -210,7 +210,8 @@ static int finished(struct img_filter *w, struct img_io *io, int rc, void *token
 
 	if (token)
 		end_sync(rec, token, rc);
-	return rc ? rc : record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
+	return rc ? rc
+		  : record_io_done(rec, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 }
 
 static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)

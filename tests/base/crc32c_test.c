@@ -28,6 +28,7 @@ Test(crc32c, in_pieces)
 		bytes[i] = (uint8_t)(i * 37);
 	whole = img_crc32c(0, bytes, sizeof(bytes));
 	for (size_t cut = 0; cut <= sizeof(bytes); cut++)
-		cr_assert_eq(img_crc32c(img_crc32c(0, bytes, cut), bytes + cut, sizeof(bytes) - cut),
+		cr_assert_eq(img_crc32c(img_crc32c(0, bytes, cut), bytes + cut,
+					sizeof(bytes) - cut),
 			     whole);
 }

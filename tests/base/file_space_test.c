@@ -19,7 +19,8 @@ Test(range_map, says_what_lies_where)
 	struct img_range pair[2];
 
 	for (size_t i = 0; i < 3; i++) {
-		cr_assert_eq(img_range_map_add(&m, ranges[i].off, ranges[i].len, ranges[i].name), 0);
+		cr_assert_eq(img_range_map_add(&m, ranges[i].off, ranges[i].len, ranges[i].name),
+			     0);
 		for (uint64_t k = 0; k < ranges[i].len; k++)
 			model[ranges[i].off + k] = ranges[i].name;
 	}

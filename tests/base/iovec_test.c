@@ -59,7 +59,8 @@ Test(iovec, cursor_goes_on)
 			size_t n = step < BYTES - at ? step : BYTES - at;
 			uint8_t rest[BYTES];
 
-			cr_assert_eq(img_iov_gather(window, img_cursor_window(&c, window, COUNT), rest),
+			cr_assert_eq(img_iov_gather(window, img_cursor_window(&c, window, COUNT),
+						    rest),
 				     BYTES - at);
 			cr_assert_arr_eq(rest, bytes + at, BYTES - at);
 			img_cursor_gather(&c, copy + at, n);

@@ -100,7 +100,9 @@ Test(sparse_bitset, bounds)
 
 Test(sparse_pages, far_apart)
 {
-	static const uint64_t numbers[] = { 0, 1, 1023, 1024, 1 << 20, UINT64_C(1) << 42, UINT64_MAX - 1 };
+	static const uint64_t numbers[] = {
+		0, 1, 1023, 1024, 1 << 20, UINT64_C(1) << 42, UINT64_MAX - 1
+	};
 	enum { COUNT = sizeof(numbers) / sizeof(numbers[0]) };
 	struct img_sparse_pages p = { .page_bytes = 16 };
 

@@ -26,7 +26,8 @@ static size_t syncs(const struct split *d, size_t from)
 
 static bool all_durable(const struct split *d)
 {
-	return !watch_unsynced(&d->watch, d->watch.n, 0) && !watch_unsynced(&d->watch, d->watch.n, 1) &&
+	return !watch_unsynced(&d->watch, d->watch.n, 0) &&
+	       !watch_unsynced(&d->watch, d->watch.n, 1) &&
 	       !watch_unsynced(&d->watch, d->watch.n, 2);
 }
 

@@ -745,7 +745,8 @@ Test(engine, the_first_that_reads_to_write_back_waits_for_those_in_place)
 	toy.encrypt = true;
 	cr_assert_eq(io(&img, IMG_REQUEST_WRITE, 0, one, sizeof(one)), 0);
 	cr_assert(!img.engine->rewrites, "a whole unit");
-	write_together(&img, 2, (struct iovec[]){ { two, 1024 }, { a, 100 } }, (uint64_t[]){ 0, 0 });
+	write_together(&img, 2, (struct iovec[]){ { two, 1024 }, { a, 100 } },
+		       (uint64_t[]){ 0, 0 });
 	cr_assert_eq(io(&img, IMG_REQUEST_READ, 100, buf, 924), 0);
 	cr_assert_eq(memcmp(buf, two, 924), 0);
 	toy_close(&img);

@@ -81,7 +81,8 @@ static int odd_plan(struct img *img, struct img_req *req, enum img_op op, uint64
 
 static void odd_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
-	le64_store(img_meta_edit(req, img->file, plan->slot[0], 8, IMG_RANK_MAPPING), plan->slot[1]);
+	le64_store(img_meta_edit(req, img->file, plan->slot[0], 8, IMG_RANK_MAPPING),
+		   plan->slot[1]);
 }
 
 static void odd_drop(struct img *img, struct img_req *req, const struct img_plan *plan)

@@ -101,7 +101,8 @@ static inline int split_plan(struct img *img, struct img_req *req, enum img_op o
 
 static inline void split_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
-	le64_store(img_meta_edit(req, img->file, plan->slot[0], 8, IMG_RANK_MAPPING), plan->slot[1]);
+	le64_store(img_meta_edit(req, img->file, plan->slot[0], 8, IMG_RANK_MAPPING),
+		   plan->slot[1]);
 }
 
 static inline void split_drop(struct img *img, struct img_req *req, const struct img_plan *plan)

@@ -48,7 +48,8 @@ Test(storages, zeroes_made_in_place_are_durable_after_a_flush)
 		write_byte(d, 0, 1, 2 * UNIT);
 		reopen(d);
 		n = d->watch.n;
-		cr_assert_eq(io(d, i ? IMG_REQUEST_ZERO : IMG_REQUEST_DISCARD, UNIT, NULL, UNIT), 0);
+		cr_assert_eq(io(d, i ? IMG_REQUEST_ZERO : IMG_REQUEST_DISCARD, UNIT, NULL, UNIT),
+			     0);
 		cr_assert_eq(watch_count(&d->watch, n, 2, i ? IMG_IO_ZERO : IMG_IO_PUNCH), 1);
 		flush(d);
 		cr_assert_eq(watch_count(&d->watch, n, 2, IMG_IO_SYNC), 1);
@@ -418,7 +419,9 @@ Test(look_ups, into_a_file_that_was_cut_are_errors)
 Test(look_ups, of_units_tell_files_apart)
 {
 	struct split *d = split_new(UNIT * UNITS);
-	struct img_extent one = { .kind = IMG_COMPRESSED, .storage = d->file[1], .unit_bytes = 4096 };
+	struct img_extent one = { .kind = IMG_COMPRESSED,
+				  .storage = d->file[1],
+				  .unit_bytes = 4096 };
 	struct img_extent two = one;
 	struct img_buffers buffers = { 0 };
 	struct img_buffer bytes;
@@ -526,7 +529,8 @@ Test(tasks, join_or_wait_but_lose_nothing)
 	for (unsigned i = 0; i < 4 * IMG_ARRAY_LEN(pair); i++) {
 		struct split *base = split_new(UNIT * UNITS), *d = split_new(UNIT * UNITS);
 		uint8_t one[UNIT], two[2 * UNIT], model[UNIT * UNITS] = { 0 };
-		struct iovec iov[2] = { { one, pair[i / 4].one_len }, { two, pair[i / 4].two_len } };
+		struct iovec iov[2] = { { one, pair[i / 4].one_len },
+					{ two, pair[i / 4].two_len } };
 		struct img_queue *q;
 		int rc[2];
 

@@ -91,8 +91,8 @@ static void write_map_on_queue(const char *name, const char *to, size_t max)
 	cr_assert_not_null(a.f);
 	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	while (a.next < img_size(img)) {
-		cr_assert_eq(img_submit_map(q, img, a.next, img_size(img) - a.next, IMG_MAP_DEEP, max,
-					    print_mapped, &a, NULL),
+		cr_assert_eq(img_submit_map(q, img, a.next, img_size(img) - a.next, IMG_MAP_DEEP,
+					    max, print_mapped, &a, NULL),
 			     0);
 		while (img_queue_in_flight(q))
 			img_queue_run(q, true);
@@ -284,7 +284,8 @@ Test(limits, of_the_whole_chain)
 	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
 	cr_assert(l.block == base.block || base.block == 512);
 	cr_assert_eq(l.memory_align, base.memory_align);
-	cr_assert(l.optimal == 65536 && l.zero_granularity == 65536 && l.discard_granularity == 65536);
+	cr_assert(l.optimal == 65536 && l.zero_granularity == 65536 &&
+		  l.discard_granularity == 65536);
 	cr_assert_eq(l.flags, IMG_LIMIT_FUA);
 	memset(&part, 0xee, sizeof(part));
 	cr_assert_eq(img_get_limits(img, &part, 8, NULL), 0); /* who knows two fields gets two */

@@ -97,8 +97,9 @@ static void never(void *user, int rc, const struct img_error *err)
 
 Test(refuse, flags_that_a_request_has_not_or_that_contradict_each_other)
 {
-	static const unsigned all = IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS | IMG_SUBMIT_MAY_UNMAP |
-				    IMG_SUBMIT_FUA | IMG_SUBMIT_KEEP_ALLOCATED | IMG_SUBMIT_FAST;
+	static const unsigned all = IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS |
+				    IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_FUA |
+				    IMG_SUBMIT_KEEP_ALLOCATED | IMG_SUBMIT_FAST;
 	static const unsigned taken[] = {
 		0,
 		IMG_SUBMIT_ORDERED | IMG_SUBMIT_COMPRESS | IMG_SUBMIT_FUA,
@@ -120,22 +121,26 @@ Test(refuse, flags_that_a_request_has_not_or_that_contradict_each_other)
 
 			if (taken[kind] & bit)
 				continue;
-			rc = kind == 0	 ? img_submit_readv(q, img, 0, &iov, 1, bit, never, NULL, err)
-			     : kind == 1 ? img_submit_writev(q, img, 0, &iov, 1, bit, never, NULL, err)
-			     : kind == 2 ? img_submit_zero(q, img, 0, 65536, bit, never, NULL, err)
-					 : img_submit_discard(q, img, 0, 65536, bit, never, NULL, err);
+			rc = kind == 0 ? img_submit_readv(q, img, 0, &iov, 1, bit, never, NULL, err)
+			     : kind == 1
+				     ? img_submit_writev(q, img, 0, &iov, 1, bit, never, NULL, err)
+			     : kind == 2
+				     ? img_submit_zero(q, img, 0, 65536, bit, never, NULL, err)
+				     : img_submit_discard(q, img, 0, 65536, bit, never, NULL, err);
 			cr_assert_eq(rc, -EINVAL, "kind %d, flag %#x", kind, bit);
 			cr_assert_eq(img_error_code(err), -EINVAL);
 			cr_assert(strstr(img_error_text(err), "flags"), "%s", img_error_text(err));
 		}
 	}
-	cr_assert_eq(img_zero_with(img, 0, 65536, IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED, err),
+	cr_assert_eq(img_zero_with(img, 0, 65536, IMG_SUBMIT_MAY_UNMAP | IMG_SUBMIT_KEEP_ALLOCATED,
+				   err),
 		     -EINVAL);
 	cr_assert(strstr(img_error_text(err), "contradict"), "%s", img_error_text(err));
 	cr_assert_eq(img_submit_zero(q, img, 512, 1 << 20, 0, never, NULL, err), -EINVAL);
 	cr_assert(strstr(img_error_text(err), "past the end"), "%s", img_error_text(err));
 	cr_assert_eq(img_queue_in_flight(q), 0);
-	cr_assert_eq(img_write_with(img, 0, bytes, 65536, IMG_SUBMIT_FUA | IMG_SUBMIT_COMPRESS, err), 0);
+	cr_assert_eq(
+		img_write_with(img, 0, bytes, 65536, IMG_SUBMIT_FUA | IMG_SUBMIT_COMPRESS, err), 0);
 	cr_assert_eq(img_discard_with(img, 0, 65536, IMG_SUBMIT_FUA, err), 0);
 	img_queue_free(q);
 	must_close(img);
@@ -157,7 +162,9 @@ Test(requests, zeroes_that_are_allocated)
 		img = must_open("z", formats[i], IMG_OPEN_WRITE | IMG_OPEN_UNMAP);
 		cr_assert_eq(img_write(img, 1 << 20, bytes, sizeof(bytes), NULL), 0);
 		cr_assert_eq(img_zero(img, 2 << 20, 65536, NULL), 0);
-		cr_assert_eq(img_zero_with(img, 512, (3 << 20) + 512, IMG_SUBMIT_KEEP_ALLOCATED, NULL), 0);
+		cr_assert_eq(img_zero_with(img, 512, (3 << 20) + 512, IMG_SUBMIT_KEEP_ALLOCATED,
+					   NULL),
+			     0);
 		for (uint64_t off = 512; off < (3 << 20) + 1024; off = e.start + e.length) {
 			cr_assert_eq(img_map(img, off, (3 << 20) + 1024 - off, false, &e, NULL), 0);
 			cr_assert(e.present && e.has_offset, "%s at %lu", formats[i], (unsigned long)off);
@@ -205,11 +212,12 @@ Test(refuse, closing_what_has_requests_in_flight)
 
 	for (int kind = 0; kind < 4; kind++) {
 		iov = (struct iovec){ buf, sizeof(buf) };
-		cr_assert_eq(kind == 0	 ? img_submit_readv(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
-			     : kind == 1 ? img_submit_writev(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
-			     : kind == 2 ? img_submit_discard(c.q, c.img, 0, 65536, 0, note, &c, NULL)
-					 : img_submit_flush(c.q, c.img, note, &c, NULL),
-			     0);
+		cr_assert_eq(
+			kind == 0   ? img_submit_readv(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
+			: kind == 1 ? img_submit_writev(c.q, c.img, 0, &iov, 1, 0, note, &c, NULL)
+			: kind == 2 ? img_submit_discard(c.q, c.img, 0, 65536, 0, note, &c, NULL)
+				    : img_submit_flush(c.q, c.img, note, &c, NULL),
+			0);
 		cr_assert_eq(img_queue_close(c.q, err), -EBUSY);
 		cr_assert(strstr(img_error_text(err), "1 requests are in flight") ||
 				  strstr(img_error_text(err), "1 requests in flight"),

@@ -382,18 +382,21 @@ static int submit(struct request *r)
 	switch (r->op) {
 	case READ:
 	case READ_BACK:
-		return img_submit_readv(w->queue, run.reader, r->off, r->iov, iovs, 0, finished, r, NULL);
+		return img_submit_readv(w->queue, run.reader, r->off, r->iov, iovs, 0, finished, r,
+					NULL);
 	case WRITE:
 	case COMPRESS:
-		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs, r->flags, finished, r,
-					 NULL);
+		return img_submit_writev(w->queue, run.img, r->off, r->iov, iovs, r->flags,
+					 finished, r, NULL);
 	case ZERO:
-		return img_submit_zero(w->queue, run.img, r->off, r->len, r->flags, finished, r, NULL);
+		return img_submit_zero(w->queue, run.img, r->off, r->len, r->flags, finished, r,
+				       NULL);
 	case DISCARD:
 		return img_submit_discard(w->queue, run.img, r->off, r->len, r->flags, finished, r,
 					  NULL);
 	case MAP:
-		return img_submit_map(w->queue, run.img, r->off, r->len, IMG_MAP_DEEP, 5, mapped, r, NULL);
+		return img_submit_map(w->queue, run.img, r->off, r->len, IMG_MAP_DEEP, 5, mapped, r,
+				      NULL);
 	default:
 		return img_submit_flush(w->queue, run.img, finished, r, NULL);
 	}

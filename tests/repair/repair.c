@@ -390,7 +390,8 @@ static void find_tables(const struct file *f)
 	add(f, 0, h.header_bytes, "header");
 	add_l1(f, &g, h.l1_off, h.l1_entries, "L1");
 	table = h.refcount_table_off;
-	add(f, table, min_u64(used(f, table, (uint64_t)h.refcount_table_clusters << h.cluster_bits), 512),
+	add(f, table,
+	    min_u64(used(f, table, (uint64_t)h.refcount_table_clusters << h.cluster_bits), 512),
 	    "refcount table");
 	for (uint64_t i = 0; i < ((uint64_t)h.refcount_table_clusters << h.cluster_bits) / 8; i++) {
 		uint64_t block = be64_load(f->bytes + table + i * 8);

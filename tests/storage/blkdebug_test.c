@@ -62,7 +62,13 @@ static int ask(struct img_storage *s, enum img_io_op op, uint64_t off, uint64_t 
 {
 	static uint8_t bytes[65536];
 	struct iovec iov = { bytes, len };
-	struct img_io io = { .storage = s, .op = op, .iov = &iov, .iovcnt = 1, .off = off, .len = len, .done = done };
+	struct img_io io = { .storage = s,
+			     .op = op,
+			     .iov = &iov,
+			     .iovcnt = 1,
+			     .off = off,
+			     .len = len,
+			     .done = done };
 	struct img_ioq *q = NULL;
 
 	if (!queued)

@@ -256,7 +256,9 @@ Test(create, in_place_content)
 				continue;
 			make_file("f", data, sizeof(data));
 			s = created("f", 0);
-			cr_assert_eq(img_storage_resize(s, sizes[n], (enum img_preallocate)how, NULL), 0);
+			cr_assert_eq(img_storage_resize(s, sizes[n], (enum img_preallocate)how,
+							NULL),
+				     0);
 			cr_assert_eq(atomic_load(&s->size), sizes[n]);
 			expect_unfinished("f");
 			if (how == IMG_PREALLOCATE_OFF)

@@ -162,7 +162,8 @@ static void work(struct connection *c)
 			img_ioq_complete(c->q, io);
 		}
 	}
-	img_watch_set(&c->watch, c->fd, (unsigned)(POLLIN | (img_list_empty(&c->unsent) ? 0 : POLLOUT)));
+	img_watch_set(&c->watch, c->fd,
+		      (unsigned)(POLLIN | (img_list_empty(&c->unsent) ? 0 : POLLOUT)));
 }
 
 static void ready(struct img_watch *w, unsigned events)

@@ -193,7 +193,9 @@ Test(lock, qemu_writes)
 /* A program that locks in its own way, exclusively. */
 Test(lock, held_exclusively)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200 };
+	struct flock lock = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200
+	};
 	struct img_storage *s = NULL;
 	int fd;
 

@@ -418,7 +418,9 @@ Test(nbd, a_flush_knows_of_what_other_connections_lost)
 		cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q[i], NULL), 0);
 		cr_assert((slots[i].buf = calloc(1, 4096)));
 	}
-	slots[0].io = (struct img_io){ .storage = s, .op = IMG_IO_WRITE, .len = 4096, .done = slot_done };
+	slots[0].io = (struct img_io){
+		.storage = s, .op = IMG_IO_WRITE, .len = 4096, .done = slot_done
+	};
 	slots[0].busy = true;
 	give_buffers(&slots[0], 4096);
 	img_ioq_submit(q[0], &slots[0].io);
@@ -426,7 +428,9 @@ Test(nbd, a_flush_knows_of_what_other_connections_lost)
 		img_ioq_run(q[0], true);
 	end(server);
 	server = serve(command);
-	slots[1].io = (struct img_io){ .storage = s, .op = IMG_IO_READ, .len = 4096, .done = slot_done };
+	slots[1].io = (struct img_io){
+		.storage = s, .op = IMG_IO_READ, .len = 4096, .done = slot_done
+	};
 	slots[1].busy = true;
 	give_buffers(&slots[1], 4096);
 	img_ioq_submit(q[1], &slots[1].io);

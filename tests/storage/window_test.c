@@ -176,7 +176,8 @@ struct half {
 static int half_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		   uint64_t off, uint64_t len, unsigned flags)
 {
-	return img_storage_io(IMG_CONTAINER(s, struct half, base)->inner, op, iov, iovcnt, off, len, flags);
+	return img_storage_io(IMG_CONTAINER(s, struct half, base)->inner, op, iov, iovcnt, off, len,
+			      flags);
 }
 
 static void half_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
@@ -187,7 +188,8 @@ static void half_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 
 Test(storage, one_way_to_ask_makes_the_other, .timeout = 30)
 {
-	static const struct img_storage_ops ops[2] = { { .io = half_io }, { .submit = half_submit } };
+	static const struct img_storage_ops ops[2] = { { .io = half_io },
+						       { .submit = half_submit } };
 
 	for (int i = 0; i < 2; i++) {
 		struct half h = { .base = { .ops = &ops[i],

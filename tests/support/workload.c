@@ -237,7 +237,8 @@ static int submit_compressed(struct img_queue *q, struct img *img, struct flight
 	}
 	f->iov = (struct iovec){ .iov_base = f->data, .iov_len = f->len };
 	return img_submit_writev(q, img, f->off, &f->iov, 1,
-				 IMG_SUBMIT_COMPRESS | (f->fua ? IMG_SUBMIT_FUA : 0), completed, f, NULL);
+				 IMG_SUBMIT_COMPRESS | (f->fua ? IMG_SUBMIT_FUA : 0), completed, f,
+				 NULL);
 }
 
 static int submit(struct img_queue *q, struct img *img, struct flight *f, uint64_t *random)

@@ -102,7 +102,8 @@ static inline void counts_expect(struct img_storage *s, struct counts *model, co
 			continue;
 		if (now.metadata[c] && !model->metadata[c] && !model->of[c] && now.of[c] == 1)
 			continue;
-		if (was_table && now.table_off != model->table_off && model->of[c] == 1 && !now.of[c])
+		if (was_table && now.table_off != model->table_off && model->of[c] == 1 &&
+		    !now.of[c])
 			continue;
 		cr_assert_fail("%s: cluster %" PRIu64 " is counted %" PRIu64 " times, not %" PRIu64,
 			       name, c, now.of[c], model->of[c]);

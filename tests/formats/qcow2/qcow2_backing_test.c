@@ -233,7 +233,8 @@ static void must_read_as(struct img *img, const uint8_t *one, const uint8_t *oth
 
 	cr_assert_eq(img_read(img, 0, got, SIZE, NULL), 0);
 	for (size_t off = 0; off < SIZE; off += 512)
-		cr_assert(!memcmp(got + off, one + off, 512) || !memcmp(got + off, other + off, 512),
+		cr_assert(!memcmp(got + off, one + off, 512) ||
+				  !memcmp(got + off, other + off, 512),
 			  "something else at %zu", off);
 }
 

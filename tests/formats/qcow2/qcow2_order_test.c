@@ -119,7 +119,8 @@ Test(qcow2_order, refcount_blocks_are_durable_before_the_table_names_them)
 
 Test(qcow2_order, the_new_size_counts_last_when_growing_and_shrinking)
 {
-	static const int how[] = { IMG_PREALLOCATE_OFF, IMG_PREALLOCATE_METADATA, IMG_PREALLOCATE_FULL };
+	static const int how[] = { IMG_PREALLOCATE_OFF, IMG_PREALLOCATE_METADATA,
+				   IMG_PREALLOCATE_FULL };
 
 	for (unsigned i = 0; i < 3; i++) {
 		struct folder *f = qcow2_new("cluster_size=4k", 1 * MIB);

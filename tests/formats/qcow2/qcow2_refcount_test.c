@@ -83,7 +83,8 @@ Test(qcow2_refcount, every_width_counts_as_a_plain_array)
 		max = s.model.bits == 64 ? UINT64_MAX : (UINT64_C(1) << s.model.bits) - 1;
 		cr_assert_eq(s.q->geometry.refcount_max, max, "%s", images[i]);
 		for (int k = 0; k < 400; k++) {
-			uint64_t c = below(&s.random, s.model.covered), n = 1 + below(&s.random, 9), count;
+			uint64_t c = below(&s.random, s.model.covered), n = 1 + below(&s.random, 9),
+				 count;
 
 			/* only what nobody names is played with */
 			if (s.model.metadata[c] || img_range_map_at(&s.q->metadata, c * 512, n * 512) ||

@@ -75,7 +75,8 @@ static void submit(struct img_queue *q, struct img *img, struct flight *f)
 		random_bytes(b, f->buffer, f->len);
 		memcpy(b->model + f->off, f->buffer, f->len);
 		rc = img_submit_writev(q, img, f->off, &f->iov, 1,
-				       f->op == OP_COMPRESS ? IMG_SUBMIT_COMPRESS : 0, flown, f, NULL);
+				       f->op == OP_COMPRESS ? IMG_SUBMIT_COMPRESS : 0, flown, f,
+				       NULL);
 		break;
 	case OP_ZERO:
 		memset(b->model + f->off, 0, f->len);

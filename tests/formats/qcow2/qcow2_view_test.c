@@ -63,7 +63,9 @@ static void is_disk(const char *keys, uint64_t size, const struct run *runs, siz
 
 Test(qcow2_view, states_of_the_disk)
 {
-	static const struct run now[] = { { 0, 1024, 0x33 }, { 1024, 1024, 0x11 }, { 2048, 4096, 0x22 } };
+	static const struct run now[] = { { 0, 1024, 0x33 },
+					  { 1024, 1024, 0x11 },
+					  { 2048, 4096, 0x22 } };
 	static const struct run first[] = { { 0, 4096, 0x11 } };
 	static const struct run second[] = { { 0, 2048, 0x11 }, { 2048, 4096, 0x22 } };
 

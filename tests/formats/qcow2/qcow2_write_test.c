@@ -114,7 +114,8 @@ static void write_packed(struct play *p, uint64_t off, uint64_t len)
 	memset(unit, (int)below(p, 256), len);
 	for (uint64_t i = 0; i < odd; i++)
 		unit[i] = (uint8_t)below(p, 256);
-	cr_assert_eq(img_submit_writev(p->q, p->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL),
+	cr_assert_eq(img_submit_writev(p->q, p->img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered,
+				       &rc, NULL),
 		     0);
 	while (img_queue_in_flight(p->q))
 		img_queue_run(p->q, true);
@@ -563,7 +564,9 @@ static void pack_one(struct img *img, uint64_t off, uint8_t byte)
 
 	memset(bytes, byte, unit);
 	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
-	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc, NULL), 0);
+	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc,
+				       NULL),
+		     0);
 	while (img_queue_in_flight(q))
 		img_queue_run(q, true);
 	cr_assert_eq(rc, 0);

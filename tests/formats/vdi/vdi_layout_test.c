@@ -66,7 +66,8 @@ Test(vdi_layout, version_0_and_its_upgrade)
 
 	make_version0(b);
 	cr_assert_eq(vdi_parse_header(b, sizeof(b), &h, NULL), 0);
-	cr_assert(h.version0 && h.type == VDI_DIFFERENCING && h.map_off == 420 && h.data_off == 460);
+	cr_assert(h.version0 && h.type == VDI_DIFFERENCING && h.map_off == 420 &&
+		  h.data_off == 460);
 	cr_assert(h.allocated == 3 && h.parent[0] == 0x33 && vdi_allocated_off(&h) == 0x170);
 	h.version0 = false;
 	h.map_off = 512;

@@ -143,7 +143,8 @@ Test(vhd_layout, bits)
 
 		vhd_set_bits(bits, first, count);
 		for (uint64_t i = 0; i < 192; i++)
-			cr_assert_eq(bits[i / 8] >> (7 - i % 8) & 1, i >= first && i < first + count);
+			cr_assert_eq(bits[i / 8] >> (7 - i % 8) & 1,
+				     i >= first && i < first + count);
 		for (uint64_t at = seed % 11; at < 192; at += run) {
 			run = vhd_bit_run(bits, at, 192 - at, &set);
 			cr_assert(run >= 1 && run <= 192 - at);
@@ -175,7 +176,9 @@ Test(vhd_layout, locators)
 	static const char *const bad[] = { "W2ru", "MacX", "Mac ", "\0\0\0\0", "Wi3k" };
 	uint8_t alias[128] = { 0 };
 	uint8_t header[1024] = { 0 };
-	struct vhd_locator l = { .code = { 'W', '2', 'r', 'u' }, .space = 512, .length = 26, .off = 4096 };
+	struct vhd_locator l = {
+		.code = { 'W', '2', 'r', 'u' }, .space = 512, .length = 26, .off = 4096
+	};
 	struct vhd_locator back;
 	char *name, *other;
 

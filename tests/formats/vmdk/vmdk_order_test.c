@@ -288,8 +288,8 @@ Test(vmdk_order, the_mark_goes_last_when_the_file_ends_within_a_grain)
 	size_t last;
 
 	write_bytes(img, 0, 7, 64 * KIB, 0);
-	cr_assert_eq(img_storage_resize(img->file, img->file->size + 512, IMG_PREALLOCATE_OFF, NULL),
-		     0);
+	cr_assert_eq(
+		img_storage_resize(img->file, img->file->size + 512, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_eq(img_engine_finish(img, NULL), 0);
 	cr_assert_eq(img->file->size % (64 * KIB), 0);
 	last = watch_find(w, 1, 0, VMDK_OFF_UNCLEAN, 1);

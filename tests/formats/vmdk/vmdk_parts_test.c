@@ -75,8 +75,9 @@ static void write_cowd(const struct bench *b, const char *name)
 static void write_sesparse(const struct bench *b, const char *name)
 {
 	static uint8_t file[88 * 512];
-	static const uint64_t header[26] = { 0xcafebabe, 0x200000001, 128, 8, 64, 0, 0, 0, 0, 0, 2, 1, 4,
-					     1, 5, 1, 8, 8, 16, 64, 0, 0, 0, 0, 80, 8 };
+	static const uint64_t header[26] = { 0xcafebabe, 0x200000001, 128, 8, 64, 0, 0, 0, 0,
+					     0, 2, 1, 4, 1, 5, 1, 8, 8,
+					     16, 64, 0, 0, 0, 0, 80, 8 };
 
 	for (size_t i = 0; i < 26; i++)
 		le64_store(file + 8 * i, header[i]);
@@ -118,7 +119,8 @@ Test(vmdk_parts, snapshots_without_their_descriptor)
 		cr_assert(img, "%s", img_error_text(err));
 		cr_assert_eq(img_read(img, 0, got, sizeof(got), err), 0, "%s", img_error_text(err));
 		for (size_t k = 0; k < sizeof(got); k++)
-			cr_assert_eq(got[k], k - kinds[i].off < kinds[i].len ? kinds[i].byte : 0xba);
+			cr_assert_eq(got[k],
+				     k - kinds[i].off < kinds[i].len ? kinds[i].byte : 0xba);
 		cr_assert_null(img_warning(img));
 		close_image(img);
 	}
@@ -464,7 +466,8 @@ Test(vmdk_parts, a_flat_extent_in_the_descriptors_own_file)
 		cr_assert_null(strstr((char *)text, "CID=fffffffe"));
 		bytes = read_all(b.image, 4096);
 		cr_assert(!memcmp(bytes, "new", 3));
-		cr_assert(!bytes[1024] && !bytes[1535] && bytes[1023] == 0xda && bytes[1536] == 0xda);
+		cr_assert(!bytes[1024] && !bytes[1535] && bytes[1023] == 0xda &&
+			  bytes[1536] == 0xda);
 		free(bytes);
 		/* Over what tells of it, it is not. */
 		for (unsigned off = 0; off <= (header ? 1u : 0u); off++) {

@@ -214,7 +214,8 @@ Test(vmdk_salvage, a_stream_that_was_cut)
 		if (cut < size - SECTOR)
 			refuse_open(b.image, 0, -EUCLEAN, "");
 		if (end)
-			cr_assert_geq(readable(b.image, 0, end > SIZE ? SIZE : end), end / SECTOR - 128);
+			cr_assert_geq(readable(b.image, 0, end > SIZE ? SIZE : end),
+				      end / SECTOR - 128);
 		else
 			refuse_open(b.image, IMG_OPEN_SALVAGE, -EUCLEAN, "");
 		write_at(b.image, 0, bytes, size);
