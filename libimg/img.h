@@ -421,7 +421,15 @@ int img_submit_flush(struct img_queue *q, struct img *img, img_done_fn *done, vo
 /* ---- What requests go best with ---- */
 
 enum {
-	IMG_LIMIT_FUA = 1 << 0, /* IMG_SUBMIT_FUA costs no flush where nothing is allocated */
+	IMG_LIMIT_FUA = 1 << 0,	       /* IMG_SUBMIT_FUA costs no flush where nothing is allocated */
+	IMG_LIMIT_ROTATIONAL = 1 << 1, /* a file of the chain is a disk that turns, as far as is known */
+	/*
+	 * Zeroing multiples of zero_granularity writes no zeroes (without IMG_SUBMIT_KEEP_ALLOCATED), so
+	 * that IMG_SUBMIT_FAST is not refused, as far as is known of the file system or server.
+	 */
+	IMG_LIMIT_FAST_ZERO = 1 << 2,
+	/* Multiples of discard_granularity that were discarded read as zeroes. */
+	IMG_LIMIT_DISCARD_ZEROES = 1 << 3,
 };
 /* Bytes. Requests of any alignment and length work: the library cuts them up. */
 struct img_limits {
@@ -430,7 +438,7 @@ struct img_limits {
 	uint64_t optimal;	   /* multiples of this are best: what one write allocates */
 	uint64_t zero_granularity; /* what is zeroed without writing zeroes, if it is at all */
 	uint64_t discard_granularity;
-	uint64_t max_transfer, max_zero, max_discard; /* 0: no limit */
+	uint64_t max_transfer, max_zero, max_discard; /* what is one request to every file; 0: any */
 	uint32_t flags;				      /* IMG_LIMIT_* */
 };
 /*

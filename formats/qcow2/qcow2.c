@@ -68,6 +68,10 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	img->size = align_down_u64(h->size, 512);
 	img->unit_bytes = q->geometry.cluster_bytes;
 	img->grain_bytes = q->geometry.subcluster_bytes;
+	/* But for parts of compressed clusters, and for a data file that holds the zeroes itself. */
+	img->fast_zero = h->version >= 3 && !q->raw_data_file &&
+			 q->geometry.subcluster_bytes == q->geometry.cluster_bytes;
+	img->discard_zeroes = h->version >= 3;
 	img->dirty = h->incompatible & QCOW2_INCOMPATIBLE_DIRTY;
 	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 	img->compress_codec = q->geometry.data_file ? NULL : q->codec;

@@ -251,7 +251,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 				 : round_up_u64(off + plan->length, g->subcluster_bytes);
 	plan->storage = q->data;
 	plan->file_off = host + plan->fill_start - l->guest_off;
-	plan->fresh = q->data->zero_fill && host >= max_u64(q->data->size, q->stale_end);
+	plan->fresh = q->data->limits.zero_fill && host >= max_u64(q->data->size, q->stale_end);
 	plan->commit = true;
 	plan->slot[SLOT_KIND] = COMMIT_NEW;
 	plan->slot[SLOT_ENTRY] = l->entry_off;

@@ -112,7 +112,7 @@ static int plan_new(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	plan->fill_end = (block + n) * bytes;
 	plan->storage = img->file;
 	plan->file_off = room + v->header.extra_bytes;
-	plan->fresh = img->file->zero_fill && room >= v->clean_from;
+	plan->fresh = img->file->limits.zero_fill && room >= v->clean_from;
 	plan->commit = true;
 	plan->slot[SLOT_BLOCK] = block;
 	plan->slot[SLOT_COUNT] = n;

@@ -178,8 +178,8 @@ static int alloc_block(struct img *img, struct img_req *req, uint64_t *off, bool
 				"%s: found no room for another block, allowed are %" PRIu64
 				" bytes of a file",
 				img->name, v->units.limit);
-	*fresh = img->file->zero_fill && *off + v->header.bitmap_bytes >=
-						 max_u64(img->file->size, v->stale_end);
+	*fresh = img->file->limits.zero_fill && *off + v->header.bitmap_bytes >=
+							max_u64(img->file->size, v->stale_end);
 	rc = img_meta_new(req, img->file, *off, v->header.bitmap_bytes, rank);
 	if (!rc && !vhd_is_child(v))
 		fill_new(req, img->file, *off, v->header.bitmap_bytes, NULL, 0xff);

@@ -264,7 +264,7 @@ int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
 		set(a->clear, unit, false);
 	}
 	*off = first * VHDX_MIB;
-	*fresh = s->zero_fill;
+	*fresh = s->limits.zero_fill;
 	return 0;
 }
 

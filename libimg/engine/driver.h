@@ -84,6 +84,8 @@ struct img {
 	bool dirty; /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
+	bool fast_zero;	      /* zeroing whole grains never takes writing zeroes: metadata does it */
+	bool discard_zeroes;  /* whole units that were discarded read as zeroes, whatever is below */
 	/*
 	 * For journal(): what one call takes, 0: anything. Counted in blocks of journal_block bytes (a
 	 * power of two, >= 512) that a write touches, each write for itself; at least one.

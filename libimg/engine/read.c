@@ -224,7 +224,7 @@ static void decoded(struct img_piece *p)
 /* What is asked of the file is whole blocks where it is open with O_DIRECT: from here on. */
 static uint64_t stored_from(const struct img_extent *x)
 {
-	return align_down_u64(x->file_off, x->storage->io_align);
+	return align_down_u64(x->file_off, x->storage->limits.io_align);
 }
 
 /* On a pool thread. */
@@ -263,7 +263,7 @@ static void fetch_unit(struct img_piece *p)
 	const struct img_extent *x = &p->extent;
 	bool whole = !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
 	uint64_t from = stored_from(x), before = x->file_off - from;
-	size_t len = (size_t)round_up_u64(before + x->stored_bytes, x->storage->io_align);
+	size_t len = (size_t)round_up_u64(before + x->stored_bytes, x->storage->limits.io_align);
 
 	if (!img_buffer_get(&p->queue->buffers, len, &p->stored) ||
 	    (!whole && !img_buffer_get(&p->queue->buffers, x->unit_bytes, &p->unit))) {

@@ -17,10 +17,18 @@ void img_report_limits(struct img_value *info, const struct img_storage *s, uint
 	if (zero_align)
 		img_value_add_uint(limits, "write-zeroes-alignment", zero_align);
 	img_value_add_uint(limits, "request-alignment", io_align);
-	img_value_add_uint(limits, "min-mem-alignment", s->mem_align);
+	img_value_add_uint(limits, "min-mem-alignment", s->limits.mem_align);
 	if (discard_align)
 		img_value_add_uint(limits, "discard-alignment", discard_align);
-	img_value_add_uint(limits, "opt-mem-alignment", max_u64(s->mem_align, BEST_MEM_ALIGN));
+	if (s->limits.max_zero)
+		img_value_add_uint(limits, "max-write-zeroes", s->limits.max_zero);
+	if (s->limits.max_zero)
+		img_value_add_uint(limits, "max-discard", s->limits.max_zero);
+	if (s->limits.optimal_bytes)
+		img_value_add_uint(limits, "opt-transfer", s->limits.optimal_bytes);
+	if (s->limits.max_bytes)
+		img_value_add_uint(limits, "max-transfer", s->limits.max_bytes);
+	img_value_add_uint(limits, "opt-mem-alignment", max_u64(s->limits.mem_align, BEST_MEM_ALIGN));
 	img_value_add_uint(limits, "max-iov", IOV_MAX);
 }
 
@@ -32,7 +40,7 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 	img_value_add_string(child, "name", name);
 	info = img_value_add_object(child, "info");
 	if (s)
-		img_report_limits(info, s, s->io_align, 0, 0);
+		img_report_limits(info, s, s->limits.io_align, 0, 0);
 	img_value_add_array(info, "children");
 	img_value_add_uint(info, "virtual-size", round_up_u64(s ? s->size : size, 512));
 	img_value_add_string(info, "filename", path);

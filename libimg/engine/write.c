@@ -588,7 +588,7 @@ static void choose_io_flags(struct img_piece *p, const struct img_engine *e)
 		return;
 	if (plan->commit || !img_engine_is_durable(e, p->off, plan->length))
 		t->sync = true;
-	else if (plan->storage && !plan->storage->fua)
+	else if (plan->storage && !plan->storage->limits.fua)
 		t->sync = true;
 	else
 		p->io_flags |= IMG_IO_FUA;

@@ -143,10 +143,13 @@ int img_image_storage(struct img *img, struct img_storage **out, struct img_erro
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
 	s->base.writable = img->writable;
-	s->base.fua = true;
+	s->base.limits = (struct img_storage_limits){
+		.io_align = 1,
+		.mem_align = 1,
+		.fua = true,
+		.lock = img->file->limits.lock,
+	};
 	s->base.device = true;
-	s->base.io_align = 1;
-	s->base.mem_align = 1;
 	atomic_init(&s->base.size, img->size);
 	*out = &s->base;
 	return 0;

@@ -10,11 +10,14 @@
  *   inject-error.N.state	only in this state (0: in any)
  *   set-state.N.event, .state, .new_state	go to a state when that happens; it begins as 1
  *   config			a file of such rules, in sections [inject-error] and [set-state]
+ *   max-transfer			bytes that a read or write has at most: what is longer comes in parts
+ *   max-write-zero, max-discard	the same of zeroes and discards, of which the smaller counts for both
  *
  * blkdebug:CONFIG:PATH is a name for it; CONFIG may be empty.
  */
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +55,7 @@ struct debugged {
 	struct rule *rules;
 	size_t count;
 	uint64_t state;
+	uint64_t max_transfer, max_zero; /* as given; 0: not */
 };
 
 static struct debugged *debugged_of(struct img_storage *s)
@@ -75,9 +79,13 @@ static bool applies(const struct rule *r, uint64_t state, enum img_io_op op, uin
 static int check(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t len)
 {
 	struct debugged *d = debugged_of(&w->base);
-	uint64_t state;
+	uint64_t state, most = img_io_has_data(op)			 ? d->max_transfer
+			       : op == IMG_IO_ZERO || op == IMG_IO_PUNCH ? d->max_zero
+									 : 0;
 	int rc = 0;
 
+	if (most && len > most) /* nobody may ask for so much */
+		return -EMSGSIZE;
 	pthread_mutex_lock(&d->lock);
 	state = d->state;
 	for (size_t i = 0; i < d->count; i++) {
@@ -306,11 +314,37 @@ static int check_rules(const struct debugged *d, struct img_error *err)
 	return 0;
 }
 
+/* A size of whole sectors, in place of *limit if it is smaller. */
+static int parse_limit(const struct img_options *o, const char *key, uint64_t *limit,
+		       struct img_error *err)
+{
+	uint64_t bytes = img_options_number(o, key);
+
+	if (bytes % 512 || bytes > INT32_MAX)
+		return img_fail(err, -EINVAL, "blkdebug: %s: found %" PRIu64 ", expected a multiple of 512 "
+					      "below 2 GiB",
+				key, bytes);
+	if (bytes && (!*limit || bytes < *limit))
+		*limit = bytes;
+	return 0;
+}
+
+/* What it states beyond what is below it. */
+static int parse_limits(struct debugged *d, const struct img_options *o, struct img_error *err)
+{
+	int rc = parse_limit(o, "max-transfer", &d->max_transfer, err);
+
+	if (!rc)
+		rc = parse_limit(o, "max-write-zero", &d->max_zero, err);
+	return rc ? rc : parse_limit(o, "max-discard", &d->max_zero, err);
+}
+
 static int debug_open(const struct img_module_opening *o, struct img_storage **out,
 		      struct img_error *err)
 {
 	const char *config = img_options_string(o->options, "config");
 	struct debugged *d = calloc(1, sizeof(*d));
+	struct img_storage_limits *limits;
 	int rc = 0;
 
 	if (!d)
@@ -322,6 +356,8 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 		rc = parse_item(d, &o->items[i], err);
 	if (!rc)
 		rc = check_rules(d, err);
+	if (!rc)
+		rc = parse_limits(d, o->options, err);
 	if (!rc && img_filter_init(&d->wrap, &debug_ops, o->inner))
 		rc = img_fail(err, -ENOMEM, "out of memory");
 	if (rc) {
@@ -331,6 +367,9 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 	}
 	pthread_mutex_init(&d->lock, NULL);
 	d->wrap.check = check;
+	limits = &d->wrap.base.limits;
+	limits->max_bytes = img_lower_limit(limits->max_bytes, d->max_transfer);
+	limits->max_zero = img_lower_limit(limits->max_zero, d->max_zero);
 	*out = &d->wrap.base;
 	return 0;
 }
@@ -357,6 +396,9 @@ static int debug_parse(const char *name, img_module_set_fn *set, void *user, str
 
 static const struct img_option table[] = {
 	{ "config", IMG_OPTION_STRING, "File of rules", NULL, NULL },
+	{ "max-transfer", IMG_OPTION_SIZE, "Largest read or write", "0", NULL },
+	{ "max-write-zero", IMG_OPTION_SIZE, "Largest request to zero", "0", NULL },
+	{ "max-discard", IMG_OPTION_SIZE, "Largest request to discard", "0", NULL },
 	{ 0 },
 };
 static const char *const schemes[] = { "blkdebug", NULL };

@@ -351,6 +351,39 @@ char *img_storage_identify(const struct stat *st)
 	return text;
 }
 
+/* File systems that zero a range by marking it. Of others it is known only when it was tried. */
+static bool zeroes_by_marks(const struct statfs *fs)
+{
+	static const uint32_t known[] = { EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
+					  TMPFS_MAGIC, F2FS_SUPER_MAGIC };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(known); i++)
+		if ((uint32_t)fs->f_type == known[i])
+			return true;
+	return false;
+}
+
+static void state_limits(struct img_file *f, const struct stat *st, const struct statfs *fs)
+{
+	bool regular = S_ISREG(st->st_mode), disk = S_ISBLK(st->st_mode);
+
+	f->base.limits = (struct img_storage_limits){
+		.io_align = 1,
+		.mem_align = 1,
+		.fua = true,
+		.zero_fill = regular,
+		.fast_zero = regular && zeroes_by_marks(fs), /* a device's driver may write them */
+		.stream_target = regular,
+		.rotational = disk && img_device_is_rotational(st->st_rdev),
+		.lock = f->flags & IMG_STORAGE_NO_LOCK ? IMG_STORAGE_LOCK_NONE
+						       : IMG_STORAGE_LOCK_ADVISORY,
+	};
+	if (disk)
+		f->base.limits.discard_align = img_device_discard_align(st->st_rdev);
+	else if (regular && f->base.limits.fast_zero && fs->f_bsize > 0 && fs->f_bsize <= UINT32_MAX)
+		f->base.limits.discard_align = (uint32_t)fs->f_bsize;
+}
+
 int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out,
 		 struct img_error *err)
 {
@@ -383,14 +416,14 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	f->base.ops = &file_ops;
 	f->base.writable = write;
 	f->base.device = !S_ISREG(st.st_mode);
-	f->base.fua = true;
-	f->base.zero_fill = !f->base.device;
-	f->base.io_align = f->base.mem_align = 1;
 	atomic_init(&f->base.size, size);
 	f->fd = fd;
 	f->buffered_fd = f->lock_fd = -1;
 	f->flags = flags;
-	f->reserve = !f->base.device && !fstatfs(fd, &fs) && fs.f_type == EXT4_SUPER_MAGIC;
+	if (fstatfs(fd, &fs))
+		fs = (struct statfs){ 0 };
+	state_limits(f, &st, &fs);
+	f->reserve = !f->base.device && fs.f_type == EXT4_SUPER_MAGIC;
 	img_list_init(&f->all);
 	img_list_init(&f->ranges);
 	img_list_init(&f->locked_link);

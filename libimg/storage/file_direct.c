@@ -63,8 +63,8 @@ int img_file_direct_init(struct img_file *f)
 		return rc;
 	}
 	f->buffered_fd = again;
-	f->base.io_align = io;
-	f->base.mem_align = mem;
+	f->base.limits.io_align = io;
+	f->base.limits.mem_align = mem;
 	return 0;
 }
 
@@ -73,11 +73,11 @@ bool img_file_is_aligned(const struct img_file *f, const struct iovec *iov, int 
 {
 	if (f->buffered_fd < 0)
 		return true;
-	if (!is_aligned_u64(off | len, f->base.io_align))
+	if (!is_aligned_u64(off | len, f->base.limits.io_align))
 		return false;
 	for (int i = 0; i < iovcnt; i++) {
-		if (!is_aligned_u64((uintptr_t)iov[i].iov_base, f->base.mem_align) ||
-		    !is_aligned_u64(iov[i].iov_len, f->base.io_align))
+		if (!is_aligned_u64((uintptr_t)iov[i].iov_base, f->base.limits.mem_align) ||
+		    !is_aligned_u64(iov[i].iov_len, f->base.limits.io_align))
 			return false;
 	}
 	return true;
@@ -139,8 +139,8 @@ static int read_blocks(struct img_file *f, uint8_t *to, size_t len, uint64_t at)
 static int64_t bounce_read(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
 			   uint64_t len)
 {
-	uint64_t from = align_down_u64(off, f->base.io_align);
-	uint64_t to = round_up_u64(off + len, f->base.io_align), head = off - from;
+	uint64_t from = align_down_u64(off, f->base.limits.io_align);
+	uint64_t to = round_up_u64(off + len, f->base.limits.io_align), head = off - from;
 	ssize_t n = pread(f->fd, buf, (size_t)min_u64(to - from, BOUNCE_BYTES), (off_t)from);
 
 	if (n < 0)
@@ -172,7 +172,7 @@ static int64_t write_tail(struct img_file *f, uint8_t *buf, struct img_cursor *c
 static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
 			      uint64_t len, int rw_flags)
 {
-	uint32_t block = f->base.io_align;
+	uint32_t block = f->base.limits.io_align;
 	uint64_t from = align_down_u64(off, block), end = off + len, to = round_up_u64(end, block);
 	struct img_cursor at = *c;
 	struct iovec iov;
@@ -209,7 +209,7 @@ static int64_t rewrite_blocks(struct img_file *f, uint8_t *buf, struct img_curso
 static int64_t bounce_write(struct img_file *f, uint8_t *buf, struct img_cursor *c, uint64_t off,
 			    uint64_t len, int rw_flags)
 {
-	uint32_t block = f->base.io_align;
+	uint32_t block = f->base.limits.io_align;
 	struct img_file_range range = { .off = align_down_u64(off, block), .exclusive = true };
 	int64_t n;
 
@@ -226,8 +226,8 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 {
 	/* mapped, not allocated: aligned, and a worker that never allocates has no malloc arena */
 	size_t bytes = (size_t)min_u64(BOUNCE_BYTES,
-				       round_up_u64(min_u64(len, BOUNCE_BYTES), f->base.io_align) +
-					       f->base.io_align);
+				       round_up_u64(min_u64(len, BOUNCE_BYTES), f->base.limits.io_align) +
+					       f->base.limits.io_align);
 	uint8_t *buf = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			    0);
 	int64_t n;

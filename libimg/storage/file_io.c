@@ -156,8 +156,8 @@ static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t le
 	int rc;
 
 	if (f->buffered_fd >= 0) { /* its edges are rewritten like ours */
-		range.off = align_down_u64(off, f->base.io_align);
-		range.end = round_up_u64(off + len, f->base.io_align);
+		range.off = align_down_u64(off, f->base.limits.io_align);
+		range.end = round_up_u64(off + len, f->base.limits.io_align);
 		img_file_range_lock(f, &range);
 	}
 	do {
@@ -413,6 +413,8 @@ int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, 
 		return file_zero(f, op, off, len, flags);
 	case IMG_IO_SYNC:
 		return file_sync(f);
+	case IMG_IO_EXTENTS: /* by file_extent() */
+		break;
 	}
 	return -EINVAL;
 }
@@ -464,20 +466,20 @@ struct detour {
 
 static uint8_t *detour_buffer(const struct img_file *f, const struct detour *d)
 {
-	size_t align = max_u64(f->base.mem_align, f->base.io_align);
+	size_t align = max_u64(f->base.limits.mem_align, f->base.limits.io_align);
 
 	return (uint8_t *)(((uintptr_t)d->bytes + align - 1) & ~(uintptr_t)(align - 1));
 }
 
 static bool take_detour(struct img_file *f, struct img_io *io, uint64_t off, uint64_t len)
 {
-	uint32_t block = f->base.io_align;
+	uint32_t block = f->base.limits.io_align;
 	uint64_t from = align_down_u64(off, block), bytes = round_up_u64(off + len, block) - from;
 	struct detour *d;
 
 	if (bytes > MAX_DETOUR || (io->op == IMG_IO_WRITE && bytes != len))
 		return false;
-	d = malloc(sizeof(*d) + bytes + max_u64(f->base.mem_align, block));
+	d = malloc(sizeof(*d) + bytes + max_u64(f->base.limits.mem_align, block));
 	if (!d)
 		return false;
 	d->iov = io->iov;
@@ -589,6 +591,8 @@ void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io
 		case IMG_IO_SYNC:
 			atomic_store(&s->unsynced, false);
 			taken = img_ioq_ring_sync(q, io, f->fd);
+			break;
+		case IMG_IO_EXTENTS: /* lseek() may take as long as any request */
 			break;
 		}
 	}

@@ -29,8 +29,7 @@ int img_filter_init(struct img_filter *w, const struct img_storage_ops *ops, str
 	w->base.ops = ops;
 	w->base.writable = inner->writable;
 	w->base.device = inner->device;
-	w->base.fua = inner->fua;
-	w->base.zero_fill = inner->zero_fill;
+	w->base.limits = inner->limits;
 	if (inner->identity) {
 		w->base.identity = strdup(inner->identity);
 		if (!w->base.identity) {
@@ -39,8 +38,6 @@ int img_filter_init(struct img_filter *w, const struct img_storage_ops *ops, str
 		}
 		w->base.identity_off = inner->identity_off;
 	}
-	w->base.io_align = inner->io_align;
-	w->base.mem_align = inner->mem_align;
 	w->inner = inner;
 	w->room = UINT64_MAX;
 	pthread_mutex_init(&w->refresh, NULL);
@@ -84,9 +81,9 @@ static void passed(struct img_io *io)
 void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *io,
 		       img_filter_finished *finished, void *token)
 {
-	bool has_data = io->op == IMG_IO_READ || io->op == IMG_IO_WRITE;
+	bool has_data = img_io_has_data(io->op);
 	size_t count = has_data ? (size_t)io->iovcnt : 0;
-	bool clipped = io->op == IMG_IO_READ || io->op == IMG_IO_PUNCH;
+	bool clipped = io->op == IMG_IO_READ || io->op == IMG_IO_PUNCH || io->op == IMG_IO_EXTENTS;
 	uint64_t len = clipped ? min_u64(io->len, w->room - io->off) : io->len;
 	struct passage *p = calloc(1, sizeof(*p) + count * sizeof(p->iov[0]));
 
@@ -111,6 +108,7 @@ void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *i
 		.iovcnt = (int)count,
 		.off = io->op == IMG_IO_SYNC ? 0 : io->off + w->start,
 		.len = len,
+		.extents = io->extents,
 		.done = passed,
 	};
 	img_ioq_submit(q, &p->io);

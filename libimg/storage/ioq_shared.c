@@ -15,6 +15,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/storage/ioq_attach.h"
 #include "libimg/storage/ioq_private.h"
+#include "libimg/storage/ioq_split.h"
 #include "libimg/storage/storage.h"
 
 /* How often one img_ioq_run() looks again for what its callbacks have brought about. */
@@ -35,8 +36,10 @@ static void run_worker(struct img_work *work)
 		struct img_storage *s = io->storage;
 
 		pthread_mutex_unlock(&q->lock);
-		io->rc = s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
-				    io->len - io->transferred, io->flags);
+		io->rc = io->op == IMG_IO_EXTENTS
+				 ? img_storage_extents(s, io->off, io->len, io->extents)
+				 : s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
+					      io->len - io->transferred, io->flags);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
 		img_ioq_signal_locked(q);
@@ -130,10 +133,24 @@ void img_ioq_complete(struct img_ioq *q, struct img_io *io)
 
 static void submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	if (s->ops->submit)
+	if (io->op != IMG_IO_SYNC && io->op != IMG_IO_EXTENTS &&
+	    img_storage_first_part(s, io->op, io->off, io->len) < io->len)
+		img_ioq_split(q, io);
+	else if (s->ops->submit)
 		s->ops->submit(s, q, io);
 	else
 		img_ioq_offload(q, io);
+}
+
+static void submit_extents(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	io->extents->count = 0;
+	if (io->len && s->ops->extent && io->off < atomic_load(&s->size)) {
+		submit(s, q, io);
+		return;
+	}
+	io->rc = img_storage_extents(s, io->off, io->len, io->extents); /* nobody has to be asked */
+	img_ioq_complete(q, io);
 }
 
 void img_ioq_finish(struct img_ioq *q, struct img_io *io)
@@ -160,9 +177,11 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 	}
 	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
 		io->rc = -EFBIG;
-	else if (io->op != IMG_IO_READ && !s->writable)
+	else if (io->op != IMG_IO_READ && io->op != IMG_IO_EXTENTS && !s->writable)
 		io->rc = -EROFS;
-	if (io->rc || !io->len)
+	if (!io->rc && io->op == IMG_IO_EXTENTS)
+		submit_extents(s, q, io);
+	else if (io->rc || !io->len)
 		img_ioq_complete(q, io);
 	else
 		submit(s, q, io);

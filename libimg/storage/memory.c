@@ -163,7 +163,9 @@ static int memory_io(struct img_storage *s, enum img_io_op op, const struct iove
 
 static void memory_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = memory_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
+	io->rc = io->op == IMG_IO_EXTENTS
+			 ? img_storage_extents(s, io->off, io->len, io->extents)
+			 : memory_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_complete(q, io);
 }
 
@@ -265,10 +267,11 @@ int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct i
 	}
 	m->base.ops = &memory_ops;
 	m->base.writable = true;
-	m->base.fua = true;
-	m->base.zero_fill = true;
-	m->base.io_align = 1;
-	m->base.mem_align = 1;
+	m->base.limits.fua = true;
+	m->base.limits.zero_fill = true;
+	m->base.limits.fast_zero = true;
+	m->base.limits.io_align = m->base.limits.mem_align = 1;
+	m->base.limits.discard_align = CHUNK_BYTES;
 	atomic_init(&m->base.size, size);
 	m->limit = limit;
 	pthread_mutex_init(&m->lock, NULL);

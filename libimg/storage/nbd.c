@@ -196,17 +196,23 @@ static bool is_aligned(const struct nbd *n, uint64_t off, uint64_t len)
 	return is_aligned_u64(off | len, n->export.block_bytes);
 }
 
+/* io has been answered; elsewhere: by the storage's own queue. */
+static void answered(struct img_io *io, int rc, bool elsewhere)
+{
+	io->rc = rc;
+	if (elsewhere)
+		img_ioq_finish(io->ioq, io);
+	else
+		img_ioq_complete(io->ioq, io);
+}
+
 static void submitted_done(struct img_nbd_request *r, int rc)
 {
 	struct img_io *io = r->io;
 
 	if (!rc && io->op == IMG_IO_SYNC)
 		atomic_store(&io->storage->unsynced, false);
-	io->rc = rc;
-	if (r->connection)
-		img_ioq_finish(io->ioq, io);
-	else
-		img_ioq_complete(io->ioq, io);
+	answered(io, rc, r->connection);
 	free(r);
 }
 
@@ -224,6 +230,75 @@ static int request(struct nbd *n, struct img_ioq *q, struct img_nbd_request *r)
 	return rc;
 }
 
+/* ---- Where there are holes, on a queue ---- */
+
+struct extents_request {
+	struct img_nbd_request request;
+	struct img_io *io;
+	struct img_nbd_extent extents[IMG_NBD_MAX_EXTENTS];
+};
+
+/* What the server said, of what io asks about. Of the rest it need not say anything: data, then. */
+static void give_extents(const struct img_nbd_request *r, struct img_io *io)
+{
+	uint64_t at = io->off, end = io->off + io->len;
+	struct img_io_extents *out = io->extents;
+
+	for (size_t i = 0; i < r->extent_count && out->count < IMG_ARRAY_LEN(out->at); i++) {
+		const struct img_nbd_extent *x = &r->extents[i];
+		uint64_t to = min_u64(x->off + x->len, end);
+
+		if (to <= at)
+			continue;
+		out->at[out->count].kind = x->hole ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
+		out->at[out->count++].len = to - at;
+		at = to;
+	}
+	if (!out->count) {
+		out->at[0].kind = IMG_STORAGE_DATA;
+		out->at[0].len = min_u64(io->len, atomic_load(&io->storage->size) - io->off);
+		out->count = 1;
+	}
+}
+
+static void extents_done(struct img_nbd_request *r, int rc)
+{
+	struct extents_request *x = IMG_CONTAINER(r, struct extents_request, request);
+
+	if (!rc)
+		give_extents(r, x->io);
+	answered(x->io, rc, r->connection);
+	free(x);
+}
+
+static void submit_extents(struct nbd *n, struct img_ioq *q, struct img_io *io)
+{
+	uint64_t block = n->export.block_bytes, from = align_down_u64(io->off, block);
+	uint64_t most = min_u64(n->export.size - from, EXTENTS_AT_ONCE);
+	struct extents_request *x = n->export.can_extents ? malloc(sizeof(*x)) : NULL;
+	int rc = -ENOMEM;
+
+	if (!n->export.can_extents) {
+		give_extents(&(struct img_nbd_request){ 0 }, io);
+		answered(io, 0, false);
+		return;
+	}
+	if (x) {
+		x->io = io;
+		x->request = (struct img_nbd_request){
+			.off = from,
+			.len = min_u64(round_up_u64(io->off - from + io->len, block), most),
+			.extents = x->extents,
+			.finished = extents_done,
+		};
+		rc = request(n, q, &x->request);
+	}
+	if (rc) {
+		free(x);
+		answered(io, rc, false);
+	}
+}
+
 static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
 	struct nbd *n = nbd_of(s);
@@ -231,6 +306,10 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 	uint64_t len;
 	int rc;
 
+	if (io->op == IMG_IO_EXTENTS) {
+		submit_extents(n, q, io);
+		return;
+	}
 	io->rc = clip(n, io, &len);
 	if (io->rc || (!len && io->op != IMG_IO_SYNC)) {
 		img_ioq_complete(q, io);
@@ -394,7 +473,7 @@ static int disk_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 						       : through_blocks(n, op, &c, off, len, flags);
 }
 
-/* ---- Where there are holes ---- */
+/* ---- Where there are holes, blocking ---- */
 
 /* In what the server last said; false: off is not in there. */
 static bool find_extent(const struct nbd *n, uint64_t off, uint64_t len,
@@ -417,28 +496,32 @@ static int disk_extent(struct img_storage *s, uint64_t off, uint64_t len,
 {
 	struct nbd *n = nbd_of(s);
 	uint64_t from = align_down_u64(off, n->export.block_bytes), changes;
-	int rc = 0;
+	struct img_nbd_request r = { .off = from,
+				     .len = min_u64(n->export.size - from, EXTENTS_AT_ONCE) };
+	bool known;
+	int rc;
 
 	*kind = IMG_STORAGE_DATA;
 	*run = min_u64(len, n->export.size - off);
 	if (!n->export.can_extents)
 		return 0;
-	pthread_mutex_lock(&n->lock);
 	changes = atomic_load(&n->changes);
-	if (n->extent_changes != changes || !find_extent(n, off, len, kind, run)) {
-		struct img_nbd_request r = {
-			.off = from,
-			.len = min_u64(n->export.size - from, EXTENTS_AT_ONCE),
-			.extents = n->extents,
-		};
-
-		rc = ask_and_wait(n, &r);
-		n->extent_count = rc ? 0 : r.extent_count;
-		n->extent_changes = changes;
-		if (!rc)
-			find_extent(n, off, len, kind, run); /* it need not say: data then */
-	}
+	pthread_mutex_lock(&n->lock);
+	known = n->extent_changes == changes && find_extent(n, off, len, kind, run);
 	pthread_mutex_unlock(&n->lock);
+	if (known)
+		return 0;
+	r.extents = malloc(IMG_NBD_MAX_EXTENTS * sizeof(*r.extents));
+	rc = r.extents ? ask_and_wait(n, &r) : -ENOMEM;
+	if (!rc) {
+		pthread_mutex_lock(&n->lock);
+		memcpy(n->extents, r.extents, r.extent_count * sizeof(*r.extents));
+		n->extent_count = r.extent_count;
+		n->extent_changes = changes;
+		find_extent(n, off, len, kind, run); /* it need not say: data then */
+		pthread_mutex_unlock(&n->lock);
+	}
+	free(r.extents);
 	return rc;
 }
 
@@ -638,10 +721,19 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 		return rc;
 	}
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
-	n->base.fua = n->export.can_fua;
+	n->base.limits = (struct img_storage_limits){
+		.io_align = n->export.block_bytes,
+		.mem_align = 1,
+		.max_bytes = n->export.max_bytes,
+		.max_zero = n->export.can_zero ? align_down_u64(IMG_NBD_MAX_ZERO, n->export.block_bytes)
+					       : n->export.max_bytes,
+		.optimal_bytes = n->export.best_bytes,
+		.discard_align = n->export.can_zero ? n->export.block_bytes : 0,
+		.fua = n->export.can_fua,
+		.fast_zero = n->export.can_fast_zero,
+		.rotational = n->export.is_rotational,
+	};
 	n->base.device = true;
-	n->base.io_align = n->export.block_bytes;
-	n->base.mem_align = 1;
 	atomic_init(&n->base.size, n->export.size);
 	*out = &n->base;
 	return 0;

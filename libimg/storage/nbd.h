@@ -34,6 +34,7 @@ struct img_nbd_export {
 	uint32_t block_bytes;
 	uint64_t best_bytes; /* multiples of this are answered best; 0: it does not say */
 	bool read_only, can_flush, can_fua, can_zero, can_fast_zero, can_multi_conn, can_extents;
+	bool is_rotational;
 
 	/* Set when the server went away with writes that nobody had flushed: no later flush is true. */
 	_Atomic bool lost_writes;
@@ -49,7 +50,8 @@ struct img_nbd_extent {
 };
 
 enum {
-	IMG_NBD_MAX_EXTENTS = 512, /* kept of one answer; what follows is asked for again */
+	IMG_NBD_MAX_ZERO = 1 << 30, /* bytes of one write-zeroes or block-status request: 32 bits hold them */
+	IMG_NBD_MAX_EXTENTS = 512,  /* kept of one answer; what follows is asked for again */
 };
 
 /* One request, which goes to the server in parts. Its maker owns it until finished() runs. */

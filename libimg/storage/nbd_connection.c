@@ -18,7 +18,6 @@
 
 enum {
 	MAX_PARTS = 64,		      /* in flight on one connection */
-	MAX_ZERO_BYTES = 1 << 30,     /* of one write-zeroes or block-status request: 32 bits hold them */
 	GATHER_BYTES = 256 * 1024,    /* of small buffers that are sent as one part */
 	LEAST_ALONE = 64 * 1024,      /* a buffer of this size is a part of its own */
 	DEFAULT_MAX_BYTES = 32 << 20, /* what servers take that say nothing */
@@ -171,7 +170,7 @@ static int connect_handle(const struct img_nbd_export *e, struct nbd_handle **ou
 static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_error *err)
 {
 	const struct img_nbd_library *lib = e->lib;
-	int64_t size = lib->get_size(h), most, least;
+	int64_t size = lib->get_size(h), most, least, best;
 
 	if (size < 0)
 		return fail(e, -EPROTO, "its size", err);
@@ -190,6 +189,8 @@ static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_erro
 					      "%" PRId64 " bytes, expected at least 512 and its "
 					      "block of %" PRId64,
 				e->name, most, least);
+	best = lib->get_block_size(h, LIBNBD_SIZE_PREFERRED);
+	e->best_bytes = best > 0 && best <= 32 << 20 ? (uint64_t)best : 0;
 	e->size = (uint64_t)size;
 	e->block_bytes = least > 1 ? (uint32_t)least : 1;
 	e->max_bytes = min_u64(most > 0 ? (uint64_t)most : DEFAULT_MAX_BYTES, DEFAULT_MAX_BYTES);
@@ -197,6 +198,7 @@ static int learn(struct img_nbd_export *e, struct nbd_handle *h, struct img_erro
 	e->read_only = lib->is_read_only(h) != 0;
 	e->can_flush = lib->can_flush(h) > 0;
 	e->can_fua = lib->can_fua(h) > 0;
+	e->is_rotational = lib->is_rotational(h) > 0;
 	e->can_zero = lib->can_zero(h) > 0;
 	e->can_fast_zero = e->can_zero && lib->can_fast_zero(h) > 0;
 	e->can_multi_conn = lib->can_multi_conn(h) > 0;
@@ -346,7 +348,7 @@ static int issue_part(struct img_nbd_connection *c, struct img_nbd_request *r)
 		p->bytes = (size_t)min_u64(left, min_u64(c->export->max_bytes, 1 << 20));
 		buffer = p->gathered = calloc(1, p->bytes);
 	} else {
-		p->bytes = (size_t)min_u64(left, MAX_ZERO_BYTES);
+		p->bytes = (size_t)min_u64(left, IMG_NBD_MAX_ZERO);
 	}
 	if ((has_data(r) || sends_zeroes(c, r)) && !buffer) {
 		free_part(p);

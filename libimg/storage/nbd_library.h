@@ -25,6 +25,7 @@
 	X(can_zero) \
 	X(can_fast_zero) \
 	X(can_fua) \
+	X(is_rotational) \
 	X(can_multi_conn) \
 	X(can_meta_context) \
 	X(aio_connect_tcp) \

@@ -33,7 +33,9 @@ static int null_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 
 static void null_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
-	io->rc = null_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
+	io->rc = io->op == IMG_IO_EXTENTS
+			 ? img_storage_extents(s, io->off, io->len, io->extents)
+			 : null_io(s, io->op, io->iov, io->iovcnt, io->off, io->len, io->flags);
 	img_ioq_complete(q, io);
 }
 
@@ -110,10 +112,10 @@ static int null_open(const struct img_module_opening *o, struct img_storage **ou
 	n->base.ops = img_options_number(o->options, "latency-ns") ? &slow_ops : &null_ops;
 	n->base.protocol = "null-co";
 	n->base.writable = o->flags & IMG_STORAGE_WRITE;
-	n->base.fua = true;
+	n->base.limits.fua = true;
 	n->base.device = true; /* of a size of its own */
-	n->base.io_align = 1;
-	n->base.mem_align = 1;
+	n->base.limits.fast_zero = true;
+	n->base.limits.io_align = n->base.limits.mem_align = n->base.limits.discard_align = 1;
 	n->latency_ns = img_options_number(o->options, "latency-ns");
 	atomic_init(&n->base.size, img_options_number(o->options, "size"));
 	*out = &n->base;

@@ -107,6 +107,10 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 
 /* -EACCES: the block device fd is a read-only one. */
 int img_file_check_device(int fd, const char *path, struct img_error *err);
+/* Does the disk that block device is, or is a part of, turn? False also where the kernel does not say. */
+bool img_device_is_rotational(dev_t device);
+/* What it gives back when told to discard: whole multiples of this; 0: nothing, or not known. */
+uint32_t img_device_discard_align(dev_t device);
 /*
  * The same file as fd once more. mode: O_RDONLY or O_RDWR. path: where to look for it if there is no
  * /proc; NULL: nowhere. A descriptor, or -errno.

@@ -165,7 +165,7 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 	bool fua = flags & IMG_IO_FUA;
 	int rc;
 
-	if (op == IMG_IO_READ || op == IMG_IO_SYNC)
+	if (op == IMG_IO_READ || op == IMG_IO_SYNC || op == IMG_IO_EXTENTS)
 		return 0;
 	if (op == IMG_IO_WRITE) {
 		rc = append(rec, make_write(iov, iovcnt, off, len), fua);

@@ -11,7 +11,9 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/base/iovec.h"
 #include "libimg/storage/ioq_attach.h"
+#include "libimg/storage/ioq_split.h"
 
 static const char *op_name(enum img_io_op op)
 {
@@ -26,6 +28,8 @@ static const char *op_name(enum img_io_op op)
 		return "discard";
 	case IMG_IO_SYNC:
 		return "sync";
+	case IMG_IO_EXTENTS:
+		return "look for holes in";
 	}
 	return "access";
 }
@@ -91,11 +95,41 @@ static int io_by_queue(struct img_storage *s, enum img_io_op op, const struct io
 	return rc;
 }
 
-int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		   uint64_t off, uint64_t len, unsigned flags)
+/* One request that is not longer than s takes. */
+static int whole_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len, unsigned flags)
 {
 	return s->ops->io ? s->ops->io(s, op, iov, iovcnt, off, len, flags)
 			  : io_by_queue(s, op, iov, iovcnt, off, len, flags);
+}
+
+int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		   uint64_t off, uint64_t len, unsigned flags)
+{
+	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
+	struct iovec *part;
+	int rc = 0;
+
+	if (img_storage_first_part(s, op, off, len) == len)
+		return whole_io(s, op, iov, iovcnt, off, len, flags);
+	part = calloc((size_t)iovcnt + 1, sizeof(*part));
+	if (!part)
+		return -ENOMEM;
+	while (len && !rc) {
+		uint64_t n = img_storage_first_part(s, op, off, len);
+		int count = 0;
+
+		if (img_io_has_data(op)) {
+			count = img_cursor_window(&c, part, iovcnt);
+			count = (int)img_iov_cut(part, (size_t)count, n);
+			img_cursor_advance(&c, n);
+		}
+		rc = whole_io(s, op, part, count, off, n, flags);
+		off += n;
+		len -= n;
+	}
+	free(part);
+	return rc;
 }
 
 static int blocking_io(struct img_storage *s, enum img_io_op op, void *buf, uint64_t off,
@@ -196,6 +230,24 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	*kind = IMG_STORAGE_DATA;
 	*run = min_u64(len, size - off);
 	return 0;
+}
+
+int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
+			struct img_io_extents *out)
+{
+	uint64_t run = 0;
+	int rc = 0;
+
+	for (out->count = 0; out->count < IMG_ARRAY_LEN(out->at) && len && !rc; len -= run) {
+		rc = img_storage_extent(s, off, len, &out->at[out->count].kind, &run);
+		if (rc)
+			break;
+		run = min_u64(run, len);
+		out->at[out->count++].len = run;
+		off += run;
+	}
+	return out->count ? 0 : rc ? rc
+				   : -EINVAL;
 }
 
 bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b)

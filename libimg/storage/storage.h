@@ -17,9 +17,6 @@
 
 struct stat;
 
-enum img_storage_extent { IMG_STORAGE_DATA,
-			  IMG_STORAGE_HOLE };
-
 /* What a file system may be told of a new file. */
 struct img_file_attributes {
 	bool nocow;		   /* btrfs: write in place */
@@ -52,7 +49,10 @@ struct img_storage_ops {
 	 */
 	int (*attach)(struct img_storage *s, struct img_ioq *q, void **state);
 	void (*detach)(struct img_storage *s, struct img_ioq *q, void *state);
-	/* NULL: the whole file is data. */
+	/*
+	 * EXTENTS, blocking and one at a time; off is before the end. NULL: the whole file is data, and
+	 * submit is not asked either.
+	 */
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s); /* NULL: not known */
@@ -69,6 +69,38 @@ struct img_storage_ops {
 	void (*close)(struct img_storage *s);
 };
 
+/* What keeps others away while a storage is open for writing. */
+enum img_storage_lock {
+	IMG_STORAGE_LOCK_NONE,
+	IMG_STORAGE_LOCK_ADVISORY, /* whoever asks for it too (lock.c) */
+};
+
+/*
+ * What a storage is like, stated by its module when it is opened. A filter has those of what it lies
+ * over. Sizes are bytes. Requests of any size and alignment work all the same: the module aligns, and
+ * what is longer than it takes is split before it gets it (ioq_split.h).
+ */
+struct img_storage_limits {
+	uint32_t io_align;	/* offsets and lengths that need no bounce; a power of two, 1: any */
+	uint32_t mem_align;	/* the same for memory */
+	uint64_t max_bytes;	/* of one READ or WRITE, a multiple of io_align; 0: any */
+	uint64_t max_zero;	/* the same of ZERO and PUNCH */
+	uint64_t optimal_bytes; /* multiples of this are answered best; 0: not known */
+	uint32_t discard_align; /* PUNCH gives back whole multiples of this; 0: nothing, or not known */
+	bool fua;		/* takes IMG_IO_FUA; where not, who wants it syncs afterwards */
+	bool zero_fill;		/* growing it makes zeroes (regular files, memory) */
+	bool fast_zero;		/* ZERO without KEEP_ALLOCATED writes no zeroes, as far as is known */
+	bool stream_target;	/* can be written anew from front to end and published as a whole */
+	bool rotational;	/* a disk that turns, as far as is known */
+	enum img_storage_lock lock;
+};
+
+/* The smaller of two limits, of which 0 is none. */
+static inline uint64_t img_lower_limit(uint64_t a, uint64_t b)
+{
+	return !a || (b && b < a) ? b : a;
+}
+
 struct img_storage {
 	const struct img_storage_ops *ops;
 	char *name;	      /* for messages; the path for files */
@@ -84,10 +116,7 @@ struct img_storage {
 	bool device;	       /* a block device, or /dev/null: fixed size */
 	bool may_grow_ahead;   /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
-	bool fua;	       /* takes IMG_IO_FUA; where not, who wants it syncs afterwards */
-	bool zero_fill;	       /* growing the file makes zeroes (regular files, memory) */
-	uint32_t io_align;     /* offsets and lengths that need no bounce; 1: any */
-	uint32_t mem_align;    /* the same for memory */
+	struct img_storage_limits limits;
 	_Atomic bool unsynced; /* written, without IMG_IO_FUA, since the last successful sync began */
 	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
@@ -270,6 +299,9 @@ int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec 
  */
 int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		       enum img_storage_extent *kind, uint64_t *run);
+/* The same, as many as there is room for: a request EXTENTS, blocking. */
+int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
+			struct img_io_extents *out);
 /* Bytes that the file occupies (st_blocks * 512), or its size where unknown. */
 uint64_t img_storage_allocated(struct img_storage *s);
 bool img_storage_allocated_known(const struct img_storage *s);

@@ -142,7 +142,7 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
 	if (room != UINT64_MAX)
 		w->base.device = true; /* of a size of its own, and not known to be zeroes */
 	if (room != UINT64_MAX)
-		w->base.zero_fill = false;
+		w->base.limits.zero_fill = false;
 	img_filter_refresh(w);
 	*out = &w->base;
 	return 0;

@@ -120,7 +120,7 @@ Test(durable, a_storage_that_cannot_is_synced)
 	struct split *d = split_new(UNIT * UNITS);
 	size_t n;
 
-	d->file[1]->fua = false;
+	d->file[1]->limits.fua = false;
 	write_byte(d, 0, 1, 2 * UNIT);
 	flush(d);
 	n = d->watch.n;

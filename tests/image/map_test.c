@@ -286,7 +286,7 @@ Test(limits, of_the_whole_chain)
 	cr_assert_eq(l.memory_align, base.memory_align);
 	cr_assert(l.optimal == 65536 && l.zero_granularity == 65536 &&
 		  l.discard_granularity == 65536);
-	cr_assert_eq(l.flags, IMG_LIMIT_FUA);
+	cr_assert_eq(l.flags, IMG_LIMIT_FUA | IMG_LIMIT_FAST_ZERO | IMG_LIMIT_DISCARD_ZEROES);
 	memset(&part, 0xee, sizeof(part));
 	cr_assert_eq(img_get_limits(img, &part, 8, NULL), 0); /* who knows two fields gets two */
 	cr_assert_eq(memcmp(&part, &l, 8), 0);
@@ -295,6 +295,110 @@ Test(limits, of_the_whole_chain)
 	img = must_open("top.qcow2", "qcow2", IMG_OPEN_SELF_ONLY);
 	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), -EINVAL);
 	must_close(img);
+}
+
+/* IMG_LIMIT_* of an image, and whether what they promise is kept. */
+static unsigned limit_flags(const char *name, const char *format)
+{
+	struct img *img = must_open(name, format, IMG_OPEN_WRITE | IMG_OPEN_UNMAP);
+	uint64_t all = img_size(img), zero, discard;
+	uint8_t *bytes = malloc(all);
+	struct img_limits l;
+	int rc;
+
+	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
+	zero = l.zero_granularity < all ? l.zero_granularity : all;
+	discard = l.discard_granularity < all ? l.discard_granularity : all;
+	for (int i = 0; i < 2; i++) {
+		memset(bytes, 0xaa, all);
+		if (i)
+			cr_assert_eq(img_write(img, 0, bytes, all, NULL), 0);
+		rc = img_zero_with(img, 0, zero, IMG_SUBMIT_FAST | (i ? IMG_SUBMIT_MAY_UNMAP : 0), NULL);
+		cr_assert(!rc || (rc == -ENOTSUP && !(l.flags & IMG_LIMIT_FAST_ZERO)), "%s: %d", format, rc);
+		cr_assert_eq(img_discard(img, 0, discard, NULL), 0);
+		cr_assert_eq(img_read(img, 0, bytes, discard, NULL), 0);
+		for (uint64_t at = 0; at < discard; at++)
+			cr_assert(!bytes[at] || !(l.flags & IMG_LIMIT_DISCARD_ZEROES), "%s", name);
+	}
+	free(bytes);
+	must_close(img);
+	return l.flags;
+}
+
+Test(limits, promise_what_is_kept)
+{
+	static const struct {
+		const char *format, *options;
+		unsigned flags;
+	} rows[] = {
+		{ "qcow2", NULL, IMG_LIMIT_FAST_ZERO | IMG_LIMIT_DISCARD_ZEROES },
+		{ "qcow2", "compat=0.10", 0 },
+		{ "qcow2", "extended_l2=on", IMG_LIMIT_DISCARD_ZEROES },
+		{ "vmdk", NULL, 0 },
+		{ "vhdx", NULL, 0 },
+		{ "vpc", NULL, 0 },
+	};
+	uint8_t bytes[1 << 16];
+	FILE *f;
+
+	memset(bytes, 0x55, sizeof(bytes));
+	make_image("base.raw", "raw", 6 << 20, NULL, NULL);
+	f = fopen("base.raw", "r+e");
+	cr_assert(f && fwrite(bytes, sizeof(bytes), 1, f) == 1 && !fclose(f));
+	for (size_t i = 0; i < COUNT(rows) * 2; i++) {
+		const char *list[] = { rows[i / 2].options, NULL };
+		bool backed = i % 2;
+		struct img_create_options o = { .format = rows[i / 2].format,
+						.size = 6 << 20,
+						.have_size = true,
+						.options = list };
+
+		if (backed && strcmp(o.format, "qcow2") != 0)
+			continue;
+		o.backing_name = backed ? "base.raw" : NULL;
+		o.backing_format = backed ? "raw" : NULL;
+		cr_assert_eq(img_create("a", &o, NULL), 0, "%s", o.format);
+		cr_assert_eq(limit_flags("a", o.format) & (IMG_LIMIT_FAST_ZERO | IMG_LIMIT_DISCARD_ZEROES),
+			     rows[i / 2].flags, "%s %s", o.format, list[0] ? list[0] : "");
+		unlink("a");
+	}
+	cr_assert(limit_flags("base.raw", "raw") & IMG_LIMIT_DISCARD_ZEROES);
+}
+
+/* A storage that takes less than requests have gets them in parts; it is told so, and holds no more. */
+Test(limits, of_a_file_that_takes_little)
+{
+	static const char *const formats[] = { "raw", "qcow2", "vmdk", "vhdx", "vpc" };
+	uint8_t *bytes = malloc(3 << 20), *back = malloc(3 << 20);
+	char name[256];
+
+	for (size_t i = 0; i < 3 << 20; i++)
+		bytes[i] = (uint8_t)(i * 7 >> 3);
+	for (size_t i = 0; i < COUNT(formats); i++) {
+		struct img_limits l;
+		struct img *img;
+
+		make_image("little", formats[i], 8 << 20, NULL, NULL);
+		snprintf(name, sizeof(name),
+			 "json:{'driver':'%s','file':{'driver':'blkdebug','max-transfer':4096,"
+			 "'max-write-zero':65536,'image':{'driver':'file','filename':'little'}}}",
+			 formats[i]);
+		img = must_open(name, NULL, IMG_OPEN_WRITE);
+		cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
+		cr_assert(l.max_transfer == 4096 && l.max_zero == 65536 && l.max_discard == 65536);
+		cr_assert_eq(img_write(img, 777, bytes, 3 << 20, NULL), 0);
+		cr_assert_eq(img_zero(img, 1000000, 500000, NULL), 0);
+		memset(bytes + 1000000 - 777, 0, 500000);
+		cr_assert_eq(img_read(img, 777, back, 3 << 20, NULL), 0);
+		cr_assert_eq(memcmp(back, bytes, 3 << 20), 0, "%s", formats[i]);
+		must_close(img);
+		img = must_open("little", formats[i], 0);
+		cr_assert_eq(img_read(img, 777, back, 3 << 20, NULL), 0);
+		cr_assert_eq(memcmp(back, bytes, 3 << 20), 0, "%s", formats[i]);
+		must_close(img);
+	}
+	free(bytes);
+	free(back);
 }
 
 Test(map, info)

@@ -60,7 +60,7 @@ static void random_device(unsigned flags)
 	make_device();
 	s = opened_device(flags);
 	cr_assert(s->device);
-	cr_assert_not(s->zero_fill);
+	cr_assert_not(s->limits.zero_fill);
 	cr_assert_eq(atomic_load(&s->size), DEVICE_BYTES);
 	random_requests(s, IMG_IO_AUTO, LANE_BYTES, false, 1, 60);
 	random_requests(s, IMG_IO_THREADS, LANE_BYTES, false, 2, 60);

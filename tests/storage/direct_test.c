@@ -16,7 +16,7 @@ static struct img_storage *new_direct(const char *name)
 	if (img_storage_open_file(in_folder(name), IMG_STORAGE_WRITE | IMG_STORAGE_DIRECT, &s,
 				  &err))
 		cr_skip_test("no O_DIRECT here: %s", img_error_text(&err));
-	cr_assert_gt(s->io_align, 1);
+	cr_assert_gt(s->limits.io_align, 1);
 	return s;
 }
 
@@ -133,6 +133,6 @@ Test(direct, impossible)
 	cr_assert_null(s);
 	img_error_clear(&err);
 	cr_assert_eq(img_storage_open_file("/proc/self/maps", IMG_STORAGE_TRY_DIRECT, &s, &err), 0);
-	cr_assert_eq(s->io_align, 1);
+	cr_assert_eq(s->limits.io_align, 1);
 	img_storage_close(s);
 }

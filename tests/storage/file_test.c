@@ -301,7 +301,7 @@ Test(file, durable_requests)
 		struct img_ioq *q;
 
 		r.io.iov = &r.io.one;
-		cr_assert(s->fua);
+		cr_assert(s->limits.fua);
 		cr_assert_eq(img_ioq_new(kind, &q, NULL), 0);
 		img_ioq_submit(q, &r.io);
 		while (!r.done)

@@ -259,7 +259,7 @@ static struct remote *new_remote(void)
 	r->base.ops = &remote_ops;
 	r->base.name = (char *)(uintptr_t) "remote";
 	r->base.writable = true;
-	r->base.io_align = r->base.mem_align = 1;
+	r->base.limits.io_align = r->base.limits.mem_align = 1;
 	atomic_init(&r->base.size, SIZE);
 	pthread_mutex_init(&r->lock, NULL);
 	return r;

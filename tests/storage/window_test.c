@@ -195,8 +195,7 @@ Test(storage, one_way_to_ask_makes_the_other, .timeout = 30)
 		struct half h = { .base = { .ops = &ops[i],
 					    .name = strdup("half"),
 					    .writable = true,
-					    .io_align = 1,
-					    .mem_align = 1 },
+					    .limits = { .io_align = 1, .mem_align = 1 } },
 				  .inner = memory(SIZE) };
 		char text[6] = "", letters[2][7] = { "ghijkl", "abcdef" };
 		struct iovec out, in;

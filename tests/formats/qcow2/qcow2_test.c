@@ -276,7 +276,7 @@ static struct img *open_device(struct bench *b, uint64_t bytes)
 	cr_assert_eq(img_storage_memory("device", bytes, bytes, &s), 0);
 	cr_assert_eq(img_storage_write(s, 0, content, bytes, NULL), 0);
 	s->device = true;
-	s->zero_fill = false;
+	s->limits.zero_fill = false;
 	rc = img_open_storage(s, "device", &options, &img, err);
 	cr_assert_eq(rc, 0, "%s", img_error_text(err));
 	img_error_free(err);

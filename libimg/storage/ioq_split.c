@@ -1,0 +1,132 @@
+/*
+ * Requests in parts. A few are in flight at a time, so that memory does not grow with the request;
+ * which of them was done when one failed is not said, as of any request.
+ */
+#include "libimg/storage/ioq_split.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "libimg/base/arith.h"
+#include "libimg/base/iovec.h"
+#include "libimg/storage/storage.h"
+
+enum {
+	MAX_PARTS = 16, /* in flight */
+};
+
+struct split;
+
+struct part {
+	struct img_io io;
+	struct split *split;
+	struct iovec *iov; /* malloc'd */
+};
+
+struct split {
+	struct img_io *whole;
+	struct img_cursor at; /* in its buffers, where the next part begins */
+	uint64_t dealt_out;   /* bytes of it */
+	unsigned in_flight;
+	struct part parts[MAX_PARTS];
+};
+
+uint64_t img_storage_first_part(const struct img_storage *s, enum img_io_op op, uint64_t off,
+				uint64_t len)
+{
+	const struct img_storage_limits *l = &s->limits;
+	uint64_t most = op == IMG_IO_SYNC || op == IMG_IO_EXTENTS ? 0
+			: img_io_has_data(op)			  ? l->max_bytes
+								  : l->max_zero;
+	uint64_t end;
+
+	if (!most || len <= most)
+		return len;
+	end = align_down_u64(off + most, l->io_align); /* the next one is aligned */
+	return end > off ? end - off : most;
+}
+
+/* The buffers of the next len bytes. -ENOMEM. */
+static int give_buffers(struct split *s, struct part *p, uint64_t len)
+{
+	uint64_t covered = 0;
+	int n = 0, count;
+
+	while (n < s->at.iovcnt && covered < len) {
+		covered += s->at.iov[n].iov_len - (n ? 0 : s->at.skip);
+		n++;
+	}
+	p->iov = calloc((size_t)n, sizeof(*p->iov));
+	if (!p->iov)
+		return -ENOMEM;
+	count = img_cursor_window(&s->at, p->iov, n);
+	p->io.iov = p->iov;
+	p->io.iovcnt = (int)img_iov_cut(p->iov, (size_t)count, len);
+	img_cursor_advance(&s->at, len);
+	return 0;
+}
+
+static void part_done(struct img_io *io);
+
+/* Submit the next part as p. False: there is none, or it cannot be had, which is the request's rc. */
+static bool submit_part(struct split *s, struct part *p, struct img_ioq *q)
+{
+	struct img_io *whole = s->whole;
+	uint64_t off = whole->off + s->dealt_out, len = whole->len - s->dealt_out;
+
+	if (whole->rc || !len)
+		return false;
+	len = img_storage_first_part(whole->storage, whole->op, off, len);
+	p->split = s;
+	p->io = (struct img_io){ .storage = whole->storage,
+				 .op = whole->op,
+				 .flags = whole->flags,
+				 .off = off,
+				 .len = len,
+				 .done = part_done };
+	if (img_io_has_data(whole->op))
+		whole->rc = give_buffers(s, p, len);
+	if (whole->rc)
+		return false;
+	s->dealt_out += len;
+	s->in_flight++;
+	img_ioq_submit(q, &p->io);
+	return true;
+}
+
+static void part_done(struct img_io *io)
+{
+	struct part *p = IMG_CONTAINER(io, struct part, io);
+	struct split *s = p->split;
+	struct img_io *whole = s->whole;
+
+	free(p->iov);
+	p->iov = NULL;
+	s->in_flight--;
+	if (io->rc && !whole->rc)
+		whole->rc = io->rc;
+	if (submit_part(s, p, io->ioq) || s->in_flight)
+		return;
+	free(s);
+	whole->done(whole);
+}
+
+void img_ioq_split(struct img_ioq *q, struct img_io *io)
+{
+	struct split *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		io->rc = -ENOMEM;
+		img_ioq_complete(q, io);
+		return;
+	}
+	s->whole = io;
+	s->at = (struct img_cursor){ .iov = io->iov, .iovcnt = io->iovcnt };
+	for (size_t i = 0; i < MAX_PARTS; i++)
+		if (!submit_part(s, &s->parts[i], q))
+			break;
+	if (s->in_flight)
+		return;
+	free(s);
+	img_ioq_complete(q, io);
+}
