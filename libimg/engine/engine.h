@@ -82,6 +82,10 @@ struct img_lookup {
 	unsigned depth;	   /* how far down that is */
 	uint64_t off;
 	struct img_extent extent;
+	/* What extent.storage says of its bytes from extent.file_off on, if it was asked. */
+	bool asked;
+	enum img_storage_extent stored;
+	uint64_t stored_bytes;
 };
 /*
  * Look up, blocking; thread-safe. deep: where an image says BACKING, ask the one below; else it is this

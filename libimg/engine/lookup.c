@@ -1,7 +1,7 @@
 /*
- * Looking up on a queue. A piece gathers extents as far as metadata is in memory, and then has who
- * asked told of them on a thread of the waiting pool, since he may ask the file system for holes,
- * or a server. Meanwhile the piece counts as a reader: what it has looked up stays in its place.
+ * Looking up on a queue. A piece gathers extents as far as metadata is in memory, and passes them on;
+ * where it is asked to, it asks the extent's storage for holes, by a request on the queue. Meanwhile
+ * the piece counts as a reader: what it has looked up stays in its place.
  */
 #include "libimg/engine/lookup.h"
 
@@ -12,14 +12,16 @@
 #include "libimg/engine/read.h"
 
 enum {
-	TOGETHER = 64, /* extents for one way to the pool and back */
+	TOGETHER = 64, /* extents that one piece finds */
 };
 
 struct img_lookups {
 	struct img_lookup found[TOGETHER];
-	size_t n;
-	uint64_t covered; /* guest bytes that were told of */
-	bool enough;	  /* who asked wants no more */
+	size_t n, next;		      /* of found: how many, and which is passed on next */
+	uint64_t covered;	      /* guest bytes that were passed on */
+	struct img_io io;	      /* what a storage was asked last */
+	struct img_io_extents stored; /* its answer, from io.off on; none: there was no such question */
+	struct img_piece *piece;
 };
 
 /* As img_engine_lookup(), but IMG_NEED_METADATA, which req names. */
@@ -71,7 +73,7 @@ int img_engine_map(struct img *img, uint64_t off, uint64_t len, struct img_exten
 	return rc;
 }
 
-/* What of l has not been told of. */
+/* What of l has not been passed on. */
 static void skip(struct img_lookup *l, uint64_t bytes)
 {
 	l->off += bytes;
@@ -80,51 +82,89 @@ static void skip(struct img_lookup *l, uint64_t bytes)
 		l->extent.file_off += bytes;
 }
 
-/* On a thread of the waiting pool. */
-static int tell(struct img_piece *p)
+/* What is known of the holes of l's storage, at l. */
+static void note_stored(const struct img_lookups *g, struct img_lookup *l)
+{
+	const struct img_io_extents *x = &g->stored;
+	uint64_t at = l->extent.file_off, off = g->io.off;
+
+	l->asked = false;
+	if (!x->count || g->io.storage != l->extent.storage || at < off)
+		return;
+	for (size_t i = 0; i < x->count && !l->asked; off += x->at[i++].len) {
+		l->asked = at - off < x->at[i].len;
+		l->stored = x->at[i].kind;
+		l->stored_bytes = x->at[i].len - (at - off);
+	}
+}
+
+static void process(struct img_piece *p);
+
+static void stored_known(struct img_io *io)
+{
+	struct img_lookups *g = IMG_CONTAINER(io, struct img_lookups, io);
+	struct img_piece *p = g->piece;
+
+	if (io->rc)
+		img_piece_done(p, img_io_fail(io, &p->err));
+	else
+		process(p);
+}
+
+static void ask_storage(struct img_piece *p, const struct img_lookup *l)
+{
+	struct img_lookups *g = p->lookups;
+
+	g->piece = p;
+	g->io = (struct img_io){ .storage = l->extent.storage,
+				 .op = IMG_IO_EXTENTS,
+				 .off = l->extent.file_off,
+				 .len = l->extent.length,
+				 .extents = &g->stored,
+				 .done = stored_known };
+	img_ioq_submit(p->queue->ioq, &g->io);
+}
+
+static void finish(struct img_piece *p, bool enough)
+{
+	struct img_task *t = p->task;
+	int rc = img_piece_take(p, p->lookups->covered);
+
+	if (!rc && enough)
+		t->end = t->next;
+	img_piece_done(p, rc);
+}
+
+/* Pass on what was found, until something has to be asked for. */
+static void process(struct img_piece *p)
 {
 	struct img_lookups *g = p->lookups;
 	struct img_task *t = p->task;
 
-	for (size_t i = 0; i < g->n; i++) {
-		struct img_lookup *l = &g->found[i];
+	while (g->next < g->n) {
+		struct img_lookup *l = &g->found[g->next];
+		uint64_t bytes = 0;
+		int rc;
 
-		while (l->extent.length) {
-			uint64_t bytes = 0;
-			int rc = t->found(t->found_user, l, &bytes, &p->err);
-
-			g->covered += bytes;
-			g->enough = rc > 0;
-			if (rc)
-				return rc < 0 ? rc : 0;
-			skip(l, bytes);
+		note_stored(g, l);
+		rc = t->found(t->found_user, l, &bytes, &p->err);
+		if (rc == IMG_LOOKUP_ASK) {
+			ask_storage(p, l);
+			return;
 		}
+		if (rc < 0) {
+			img_piece_done(p, rc);
+			return;
+		}
+		g->covered += bytes;
+		if (rc == IMG_LOOKUP_ENOUGH) {
+			finish(p, true);
+			return;
+		}
+		skip(l, bytes);
+		g->next += !l->extent.length;
 	}
-	return 0;
-}
-
-/* On the queue's thread. */
-static void told(struct img_post *post)
-{
-	struct img_piece *p = IMG_CONTAINER(post, struct img_piece, post);
-	const struct img_lookups *g = p->lookups;
-	struct img_task *t = p->task;
-
-	if (!p->rc) {
-		p->rc = img_piece_take(p, g->covered);
-		if (g->enough)
-			t->end = t->next;
-	}
-	img_piece_done(p, p->rc);
-}
-
-static void run(struct img_work *work)
-{
-	struct img_piece *p = IMG_CONTAINER(work, struct img_piece, work);
-
-	p->rc = tell(p);
-	p->post.fn = told;
-	img_ioq_post(p->queue->ioq, &p->post);
+	finish(p, false);
 }
 
 /* As many extents as are known at once. 0, or why there is not even one. */
@@ -166,7 +206,6 @@ void img_lookup_look(struct img_piece *p)
 	} else if (rc) {
 		img_piece_done(p, rc);
 	} else {
-		p->work.run = run;
-		img_pool_submit(img_pool_waiting(), &p->work);
+		process(p);
 	}
 }

@@ -7,7 +7,7 @@
 #include "libimg/engine/request.h"
 #include "libimg/engine/task.h"
 
-/* A look-up task's look: t->found gets what there is, on threads of the waiting pool. */
+/* A look-up task's look: t->found gets what there is. */
 void img_lookup_look(struct img_piece *p);
 
 #endif

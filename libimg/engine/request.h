@@ -21,9 +21,14 @@ enum img_request_kind {
 };
 
 struct img_lookup;
+enum {
+	IMG_LOOKUP_ENOUGH = 1,
+	IMG_LOOKUP_ASK = 2,
+};
 /*
- * LOOKUP: what comes next, in order, on a thread of the waiting pool: may block. 0: *covered bytes of it,
- * 1 to all, are done with; 1: the same, 0 to all, and no more is wanted; or a negative errno.
+ * LOOKUP: what comes next, in order, on the queue's thread. 0: *covered bytes of it, 1 to all, are done
+ * with; ENOUGH: the same, 0 to all, and no more is wanted; ASK: it is called again when the extent's
+ * storage has been asked where its holes are; or a negative errno.
  */
 typedef int img_lookup_fn(void *user, const struct img_lookup *l, uint64_t *covered,
 			  struct img_error *err);

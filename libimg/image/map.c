@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
@@ -28,24 +29,23 @@ static bool is_sparse(const struct img *img, struct img_storage *s)
 /*
  * Is the start of a DATA extent a hole of its file? A plain file's holes are the guest's own. In
  * other formats whole units may be holes: room that was allocated ahead and never written. Smaller
- * holes in them are of no use.
+ * holes in them are of no use. IMG_LOOKUP_ASK: the storage has to be asked first.
  */
-static int find_hole(const struct img *img, const struct img_extent *e, uint64_t off, bool *hole,
-		     uint64_t *run, struct img_error *err)
+static int find_hole(const struct img_lookup *l, bool *hole, uint64_t *run)
 {
+	const struct img *img = l->level;
+	const struct img_extent *e = &l->extent;
 	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
-	enum img_storage_extent kind;
-	uint64_t end;
-	int rc;
+	enum img_storage_extent kind = l->stored;
+	uint64_t end, off = l->off;
 
 	*hole = false;
 	*run = e->length;
 	if (e->cipher || (!plain && !is_sparse(img, e->storage)))
 		return 0;
-	rc = img_storage_extent(e->storage, e->file_off, e->length, &kind, run);
-	if (rc)
-		return img_fail(err, rc, "%s: looking for holes at %" PRIu64 " failed",
-				e->storage->name, e->file_off);
+	if (!l->asked)
+		return IMG_LOOKUP_ASK;
+	*run = min_u64(l->stored_bytes, e->length);
 	if (!plain && kind == IMG_STORAGE_HOLE && *run < e->length) {
 		end = multiple_down_u64(off + *run, img->unit_bytes);
 		if (end > off) {
@@ -61,20 +61,24 @@ static int find_hole(const struct img *img, const struct img_extent *e, uint64_t
 	return 0;
 }
 
-/* What an extent of img says: fills the rest of entry. */
-static int describe(const struct img *img, const struct img_extent *e, uint64_t off, bool deep,
-		    struct img_map_entry *entry, struct img_error *err)
+/* The beginning of what was looked up. As find_hole(). */
+static int make_entry(const struct img_lookup *l, bool deep, struct img_map_entry *entry)
 {
+	const struct img *img = l->level;
+	const struct img_extent *e = &l->extent;
 	bool hole = false;
 	uint64_t run = e->length;
 	int rc;
 
-	entry->present = true;
-	entry->encrypted = e->cipher;
+	*entry = (struct img_map_entry){ .start = l->off,
+					 .length = e->length,
+					 .depth = l->depth,
+					 .present = true,
+					 .encrypted = e->cipher };
 	switch (e->kind) {
 	case IMG_DATA:
 		if (deep) {
-			rc = find_hole(img, e, off, &hole, &run, err);
+			rc = find_hole(l, &hole, &run);
 			if (rc)
 				return rc;
 		}
@@ -118,12 +122,16 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 	return 0;
 }
 
-/* The beginning of what was looked up. May block. */
-static int make_entry(const struct img_lookup *l, bool deep, struct img_map_entry *entry,
-		      struct img_error *err)
+/* Ask the storage for holes at the beginning of what was looked up, blocking. */
+static int ask_storage(struct img_lookup *l, struct img_error *err)
 {
-	*entry = (struct img_map_entry){ .start = l->off, .length = l->extent.length, .depth = l->depth };
-	return describe(l->level, &l->extent, l->off, deep, entry, err);
+	const struct img_extent *e = &l->extent;
+	int rc = img_storage_extent(e->storage, e->file_off, e->length, &l->stored, &l->stored_bytes);
+
+	l->asked = !rc;
+	return rc ? img_fail(err, rc, "Could not look for holes at offset %" PRIu64 " of '%s': %s",
+			     e->file_off, e->storage->name, strerrordesc_np(-rc))
+		  : 0;
 }
 
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
@@ -143,7 +151,12 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 		return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
 	rc = img_engine_lookup(img, off, len, deep, &l, err);
 	if (!rc)
-		rc = make_entry(&l, deep, &found, err);
+		rc = make_entry(&l, deep, &found);
+	if (rc == IMG_LOOKUP_ASK) {
+		rc = ask_storage(&l, err);
+		if (!rc)
+			rc = make_entry(&l, deep, &found);
+	}
 	img_engine_walk_end(img, w);
 	if (!rc)
 		*entry = found;
@@ -194,14 +207,14 @@ static int found_more(void *user, const struct img_lookup *l, uint64_t *covered,
 {
 	struct map_request *m = user;
 	struct img_map_entry e, *last = m->n ? &m->entries[m->n - 1] : NULL;
-	int rc = make_entry(l, m->deep, &e, err);
+	int rc = make_entry(l, m->deep, &e);
 
 	if (rc)
 		return rc;
 	if (last && goes_on(last, &e))
 		last->length += e.length;
 	else if (m->n == m->max)
-		return 1;
+		return IMG_LOOKUP_ENOUGH;
 	else
 		rc = add_entry(m, &e, err);
 	*covered = rc ? 0 : e.length;
