@@ -70,6 +70,7 @@ static void build(bool child, bool log)
 	struct vhdx_item_place items[VHDX_ITEMS] = { 0 };
 	struct vhdx_header h = { .log_off = LOG, .log_bytes = MIB };
 	uint32_t at = VHDX_METADATA_TABLE_BYTES;
+	struct vhdx_locator parent;
 	uint8_t *locator;
 	size_t locator_bytes;
 
@@ -88,7 +89,8 @@ static void build(bool child, bool log)
 		vhdx_encode_item(&g, (enum vhdx_item)i, file + METADATA + at);
 		at += items[i].bytes;
 	}
-	must(!vhdx_encode_locator(h.data_write, "base", &locator, &locator_bytes, NULL),
+	must(!vhdx_locator_of(h.data_write, "base", &parent, NULL) &&
+		     !vhdx_encode_locator(&parent, &locator, &locator_bytes, NULL),
 	     "no memory", "");
 	if (child) {
 		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){ at,
@@ -96,6 +98,7 @@ static void build(bool child, bool log)
 		memcpy(file + METADATA + at, locator, locator_bytes);
 	}
 	free(locator);
+	vhdx_locator_clear(&parent);
 	vhdx_encode_metadata(items, file + METADATA);
 	le64_store(file + BAT, vhdx_bat_entry(VHDX_PRESENT, BLOCKS));
 	le64_store(file + BAT + 8,

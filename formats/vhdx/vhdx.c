@@ -160,7 +160,8 @@ static int vhdx_open(struct img *img, struct img_opening *o, struct img_error *e
 		rc = read_metadata(img, v, err);
 	if (!rc)
 		rc = check_bat(img, v, err);
-	v->zero_is_parent = vhdx_is_child(v) && vhdx_is_by_qemu(head + VHDX_SIGNATURE_BYTES);
+	v->by_qemu = vhdx_is_by_qemu(head + VHDX_SIGNATURE_BYTES);
+	v->zero_is_parent = vhdx_is_child(v) && v->by_qemu;
 	if (!rc)
 		rc = fill_image(img, v, err);
 	if (rc)
@@ -233,9 +234,14 @@ static int vhdx_first_write(struct img *img, struct img_error *err)
 	if (v->for_check) /* a repair changes nothing that children would have to notice */
 		return 0;
 	rc = vhdx_load_alloc(img, err);
-	if (!rc && !img->made)
-		rc = vhdx_new_guid(img, "data write", v->header.data_write, err);
-	return rc ? rc : vhdx_open_log(img, err);
+	if (rc || img->made || img->content_stays || v->stamped)
+		return rc ? rc : vhdx_open_log(img, err);
+	rc = vhdx_next_identity(img, v->header.data_write, err);
+	if (rc)
+		return rc;
+	v->stamped = true;
+	memset(v->next_data_write, 0, sizeof(v->next_data_write));
+	return v->log_open ? vhdx_write_headers(img, v, err) : vhdx_open_log(img, err);
 }
 
 /*
@@ -265,6 +271,7 @@ static int vhdx_finish(struct img *img, struct img_error *err)
 	/* What is left of the log depends on when it was written. */
 	if (!rc && img->made)
 		rc = img_storage_zero(img->file, v->header.log_off, v->header.log_bytes, err);
+	v->stamped = false;
 	return rc ? rc : trim_file(img, err);
 }
 
@@ -275,6 +282,8 @@ const struct img_driver vhdx_driver = {
 	.open = vhdx_open,
 	.parent_opened = vhdx_parent_opened,
 	.identify = vhdx_identify,
+	.next_identity = vhdx_next_identity,
+	.accept_parent = vhdx_accept_parent,
 	.close = vhdx_close,
 	.set_writable = vhdx_set_writable,
 	.first_write = vhdx_first_write,

@@ -47,13 +47,6 @@ struct walk {
 			img_check_say((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
-static bool is_bitmap_entry(const struct vhdx *v, uint64_t number)
-{
-	uint64_t ratio = vhdx_chunk_ratio(&v->geometry);
-
-	return number % (ratio + 1) == ratio;
-}
-
 /* ---- Blocks ---- */
 
 /* A block to room of its own, at the end of the file. *off: where it is, and then where the copy is. */
@@ -115,7 +108,7 @@ static int state_fault(struct walk *w, uint64_t number, uint64_t entry, const ch
 	int rc;
 
 	*fault = NULL;
-	if (is_bitmap_entry(v, number)) {
+	if (vhdx_is_bitmap_entry(v, number)) {
 		if (state != VHDX_NOT_PRESENT && state != VHDX_PRESENT)
 			*fault = "a state that a sector bitmap block cannot have";
 	} else if (state == 4) {
@@ -138,7 +131,7 @@ static uint64_t bytes_needed(const struct vhdx *v, uint64_t number)
 	uint64_t ratio = vhdx_chunk_ratio(&v->geometry), block = number - number / (ratio + 1);
 	uint64_t start = block * v->geometry.block_bytes;
 
-	if (is_bitmap_entry(v, number))
+	if (vhdx_is_bitmap_entry(v, number))
 		return VHDX_BITMAP_BYTES;
 	return start < v->geometry.size ? min_u64(v->geometry.block_bytes, v->geometry.size - start)
 					: 0;
@@ -160,7 +153,7 @@ static int check_room(struct walk *w, uint64_t number, uint64_t *entry, struct i
 {
 	struct img *img = w->img;
 	const struct vhdx *v = img->state;
-	bool bitmap = is_bitmap_entry(v, number);
+	bool bitmap = vhdx_is_bitmap_entry(v, number);
 	uint64_t bytes = bitmap ? VHDX_BITMAP_BYTES : v->geometry.block_bytes;
 	uint64_t gone = bitmap ? 0 : vhdx_bat_entry(vhdx_zero_state(v), 0);
 	uint64_t off = vhdx_entry_off(*entry), size = v->storage->size;
@@ -206,7 +199,7 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 {
 	const struct vhdx *v = w->img->state;
 	uint64_t reserved = *entry & 0xffff8, gone = vhdx_bat_entry(vhdx_zero_state(v), 0);
-	bool bitmap = is_bitmap_entry(v, number);
+	bool bitmap = vhdx_is_bitmap_entry(v, number);
 	const char *fault;
 	int rc = state_fault(w, number, *entry, &fault, err);
 

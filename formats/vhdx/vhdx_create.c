@@ -233,12 +233,16 @@ static int add_identifiers(const struct img_creating *c, struct recipe *r, struc
 static int add_locator(const struct img_creating *c, struct recipe *r, struct img_error *err)
 {
 	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
+	struct vhdx_locator l;
 	int rc;
 
 	if (!parent)
 		return 0;
-	rc = vhdx_encode_locator(parent->header.data_write, c->backing_name, &r->locator,
-				 &r->locator_bytes, err);
+	rc = vhdx_locator_of(parent->header.data_write, c->backing_name, &l, err);
+	if (!rc) {
+		rc = vhdx_encode_locator(&l, &r->locator, &r->locator_bytes, err);
+		vhdx_locator_clear(&l);
+	}
 	return rc ? img_error_prefix(err, rc, "%s: backing_file", c->name) : 0;
 }
 

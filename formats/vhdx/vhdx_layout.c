@@ -357,6 +357,36 @@ void vhdx_encode_metadata(const struct vhdx_item_place places[VHDX_ITEMS], uint8
 	le16_store(table + 10, count);
 }
 
+bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_place *place)
+{
+	uint16_t count = le16_load(table + 10), i = 0;
+	uint8_t *entry = table + VHDX_METADATA_ENTRY_BYTES;
+
+	for (; i < count && item_of(entry) != item; i++)
+		entry += VHDX_METADATA_ENTRY_BYTES;
+	if (!place->bytes && i == count)
+		return true;
+	if (!place->bytes) { /* the last one takes its place */
+		const uint8_t *last = table + (size_t)count * VHDX_METADATA_ENTRY_BYTES;
+
+		memmove(entry, last, VHDX_METADATA_ENTRY_BYTES);
+		memset(table + (size_t)count * VHDX_METADATA_ENTRY_BYTES, 0, VHDX_METADATA_ENTRY_BYTES);
+		le16_store(table + 10, (uint16_t)(count - 1));
+		return true;
+	}
+	if (i == count) {
+		if (count == VHDX_METADATA_ITEMS_MAX)
+			return false;
+		memset(entry, 0, VHDX_METADATA_ENTRY_BYTES);
+		memcpy(entry, known_items[item].guid, IMG_GUID_BYTES);
+		le32_store(entry + 24, known_items[item].flags);
+		le16_store(table + 10, (uint16_t)(count + 1));
+	}
+	le32_store(entry + 16, place->off);
+	le32_store(entry + 20, place->bytes);
+	return true;
+}
+
 enum {
 	PARAMETER_FIXED = 1,
 	PARAMETER_PARENT = 2,

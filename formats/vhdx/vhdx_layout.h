@@ -106,6 +106,11 @@ struct vhdx_item_place {
 int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
 			struct vhdx_item_place out[VHDX_ITEMS], struct img_error *err);
 void vhdx_encode_metadata(const struct vhdx_item_place places[VHDX_ITEMS], uint8_t *table);
+/*
+ * Where an item of a valid table lies from now on; a place of no bytes: it is none of the table's any more. False: the
+ * table is full.
+ */
+bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_place *place);
 /* The bytes that an item has; 0: as many as it needs. */
 uint32_t vhdx_item_bytes(enum vhdx_item item);
 

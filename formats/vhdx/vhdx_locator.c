@@ -202,14 +202,81 @@ struct pair {
 	const char *key, *value;
 };
 
-int vhdx_encode_locator(const uint8_t linkage[IMG_GUID_BYTES], const char *name, uint8_t **out,
-			size_t *len, struct img_error *err)
+/* "{GUID}" */
+enum { LINKAGE_CHARS = IMG_GUID_CHARS + 2 };
+
+static void print_linkage(const uint8_t guid[IMG_GUID_BYTES], char out[LINKAGE_CHARS + 1])
 {
-	char guid[IMG_GUID_CHARS + 3] = "{", *path = NULL;
-	struct pair pairs[2] = { { "parent_linkage", guid }, { "relative_path", NULL } };
-	size_t at = HEADER_BYTES + IMG_ARRAY_LEN(pairs) * PAIR_BYTES;
-	uint8_t *bytes = NULL;
+	out[0] = '{';
+	img_guid_print(guid, out + 1);
+	out[LINKAGE_CHARS - 1] = '}';
+	out[LINKAGE_CHARS] = '\0';
+}
+
+static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *place, uint8_t *len,
+		    struct img_error *err)
+{
+	uint8_t *utf16;
+	size_t n;
+	int rc = img_utf8_to_utf16(text, &utf16, &n);
+
+	if (rc)
+		return img_fail(err, rc, rc == -ENOMEM ? "out of memory" : "'%s': not UTF-8 text", text);
+	le32_store(place, (uint32_t)*at);
+	le16_store(len, (uint16_t)n);
+	memcpy(bytes + *at, utf16, n);
+	*at += n;
+	free(utf16);
+	return 0;
+}
+
+int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len, struct img_error *err)
+{
+	char linkage[LINKAGE_CHARS + 1], linkage2[LINKAGE_CHARS + 1];
+	struct pair pairs[5];
+	size_t count = 0, chars = 0, at;
+	uint8_t *bytes;
 	int rc = 0;
+
+	print_linkage(l->linkage, linkage);
+	print_linkage(l->linkage2, linkage2);
+	pairs[count++] = (struct pair){ "parent_linkage", linkage };
+	if (l->has_linkage2)
+		pairs[count++] = (struct pair){ "parent_linkage2", linkage2 };
+	if (l->relative)
+		pairs[count++] = (struct pair){ "relative_path", l->relative };
+	if (l->volume)
+		pairs[count++] = (struct pair){ "volume_path", l->volume };
+	if (l->absolute)
+		pairs[count++] = (struct pair){ "absolute_win32_path", l->absolute };
+	for (size_t i = 0; i < count; i++)
+		chars += strlen(pairs[i].key) + strlen(pairs[i].value);
+	at = HEADER_BYTES + count * PAIR_BYTES;
+	bytes = calloc(1, at + 2 * chars); /* each byte becomes two at most */
+	if (!bytes)
+		return img_fail(err, -ENOMEM, "out of memory");
+	memcpy(bytes, type_vhdx, sizeof(type_vhdx));
+	le16_store(bytes + 18, (uint16_t)count);
+	for (size_t i = 0; i < count && !rc; i++) {
+		uint8_t *pair = bytes + HEADER_BYTES + i * PAIR_BYTES;
+
+		rc = put_text(bytes, &at, pairs[i].key, pair, pair + 8, err);
+		if (!rc)
+			rc = put_text(bytes, &at, pairs[i].value, pair + 4, pair + 10, err);
+	}
+	if (rc) {
+		free(bytes);
+		return rc;
+	}
+	*out = bytes;
+	*len = at;
+	return 0;
+}
+
+int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name, struct vhdx_locator *out,
+		    struct img_error *err)
+{
+	char *path;
 
 	if (strchr(name, '\\') || is_windows_place(name) || strlen(name) > NAME_BYTES_MAX)
 		return img_fail(
@@ -217,43 +284,11 @@ int vhdx_encode_locator(const uint8_t linkage[IMG_GUID_BYTES], const char *name,
 			"'%s': a name in a parent locator has up to %d bytes, no backslash, and "
 			"no colon behind its first letter",
 			name, NAME_BYTES_MAX);
-	img_guid_print(linkage, guid + 1);
-	guid[IMG_GUID_CHARS + 1] = '}';
 	path = from_path(name);
-	/* Each byte becomes two at most. */
-	bytes = calloc(1, at + 2 * (strlen("parent_linkagerelative_pathabsolute_win32_path") +
-				    sizeof(guid) + strlen(name) + 2));
-	if (!path || !bytes) {
-		rc = img_fail(err, -ENOMEM, "out of memory");
-		goto out;
-	}
-	pairs[1] = (struct pair){ name[0] == '/' ? "absolute_win32_path" : "relative_path", path };
-	memcpy(bytes, type_vhdx, sizeof(type_vhdx));
-	le16_store(bytes + 18, IMG_ARRAY_LEN(pairs));
-	for (size_t i = 0; i < 2 * IMG_ARRAY_LEN(pairs) && !rc; i++) {
-		uint8_t *pair = bytes + HEADER_BYTES + i / 2 * PAIR_BYTES;
-		uint8_t *text;
-		size_t n;
-
-		rc = img_utf8_to_utf16(i % 2 ? pairs[i / 2].value : pairs[i / 2].key, &text, &n);
-		if (rc) {
-			img_fail(err, rc, rc == -ENOMEM ? "out of memory" : "'%s': not UTF-8 text",
-				 name);
-			break;
-		}
-		le32_store(pair + i % 2 * 4, (uint32_t)at);
-		le16_store(pair + 8 + i % 2 * 2, (uint16_t)n);
-		memcpy(bytes + at, text, n);
-		at += n;
-		free(text);
-	}
-out:
-	free(path);
-	if (rc) {
-		free(bytes);
-		return rc;
-	}
-	*out = bytes;
-	*len = at;
+	if (!path)
+		return img_fail(err, -ENOMEM, "out of memory");
+	*out = (struct vhdx_locator){ 0 };
+	memcpy(out->linkage, linkage, IMG_GUID_BYTES);
+	*(name[0] == '/' ? &out->absolute : &out->relative) = path;
 	return 0;
 }

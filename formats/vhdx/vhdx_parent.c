@@ -1,6 +1,6 @@
 /*
- * The parent of a differencing disk: its locator read and replaced, and whether an image is the one that it
- * means. A disk is known by its DataWriteGuid, which changes with its content.
+ * The parent of a differencing disk: its locator read, and whether an image is the one that it means. A disk
+ * is known by its DataWriteGuid, which changes with its content.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -46,6 +46,7 @@ void vhdx_forget_parent(struct img *img)
 	img->backing_alternatives = NULL;
 	img->backing_alternative_count = 0;
 	img->backing_uuid_count = 0;
+	img->backing_required = false;
 }
 
 int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *err)
@@ -112,123 +113,18 @@ int vhdx_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img
 	return rc;
 }
 
-/* ---- Another parent ---- */
-
-/* Where in the metadata region a locator of so many bytes can be, clear of all other items. */
-static int find_place(const struct img *img, const uint8_t *table, size_t bytes, uint32_t *off,
-		      struct img_error *err)
-{
-	const struct vhdx *v = img->state;
-	const struct vhdx_item_place *old = &v->items[VHDX_PARENT_LOCATOR];
-	uint64_t end = VHDX_METADATA_TABLE_BYTES;
-
-	for (uint32_t i = 1; i <= le16_load(table + 10); i++) {
-		const uint8_t *entry = table + (size_t)i * VHDX_METADATA_ENTRY_BYTES;
-		uint64_t item_off = le32_load(entry + 16),
-			 item_end = item_off + le32_load(entry + 20);
-
-		if (item_off != old->off && item_end <= v->regions.metadata.bytes)
-			end = max_u64(end, item_end);
-	}
-	end = round_up_u64(end, 8);
-	if (bytes > VHDX_ITEM_BYTES_MAX || !range_in(end, bytes, v->regions.metadata.bytes))
-		return img_fail(
-			err, -ENOSPC,
-			"%s: the metadata region has no room for a parent locator of %zu bytes",
-			img->name, bytes);
-	*off = (uint32_t)end;
-	return 0;
-}
-
-/* Write the locator and what the table says of it, by one entry of the log. */
-static int write_locator(struct img *img, const uint8_t *bytes, size_t len, struct img_error *err)
+int vhdx_next_identity(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err)
 {
 	struct vhdx *v = img->state;
-	struct vhdx_item_place *old = &v->items[VHDX_PARENT_LOCATOR], place = { 0 };
-	uint64_t region = v->regions.metadata.off, from, to;
-	uint8_t *table = malloc(VHDX_METADATA_TABLE_BYTES), *piece = NULL;
-	struct vhdx_change changes[2];
-	int rc = table ? 0 : vhdx_no_memory(img, err);
+	int rc = 0;
 
-	if (!rc)
-		rc = img_storage_read(img->file, region, table, VHDX_METADATA_TABLE_BYTES, err);
-	if (!rc)
-		rc = find_place(img, table, len, &place.off, err);
-	if (rc)
-		goto out;
-	place.bytes = (uint32_t)len;
-	from = align_down_u64(region + place.off, IMG_META_SECTOR);
-	to = round_up_u64(region + place.off + len, IMG_META_SECTOR);
-	piece = malloc(to - from);
-	if (!piece) {
-		rc = vhdx_no_memory(img, err);
-		goto out;
+	if (v->stamped) {
+		memcpy(out, v->header.data_write, IMG_GUID_BYTES);
+		return 0;
 	}
-	rc = img_storage_read(img->file, from, piece, to - from, err);
-	if (rc)
-		goto out;
-	memcpy(piece + (region + place.off - from), bytes, len);
-	changes[1] = (struct vhdx_change){ from, piece, to - from };
-	for (uint32_t i = 1; i <= le16_load(table + 10); i++) {
-		uint8_t *entry = table + (size_t)i * VHDX_METADATA_ENTRY_BYTES;
-		uint64_t sector = align_down_u64((uint64_t)(entry - table), IMG_META_SECTOR);
-
-		if (le32_load(entry + 16) != old->off)
-			continue;
-		le32_store(entry + 16, place.off);
-		le32_store(entry + 20, place.bytes);
-		changes[0] = (struct vhdx_change){ region + sector, table + sector,
-						   IMG_META_SECTOR };
-	}
-	rc = vhdx_write_logged(img, changes, 2, err);
+	if (img_guid_is_zero(v->next_data_write))
+		rc = vhdx_new_guid(img, "data write", v->next_data_write, err);
 	if (!rc)
-		*old = place;
-out:
-	free(piece);
-	free(table);
+		memcpy(out, v->next_data_write, IMG_GUID_BYTES);
 	return rc;
-}
-
-int vhdx_set_backing(struct img *img, const char *name, const char *format,
-		     const struct img *backing, struct img_error *err)
-{
-	struct vhdx *v = img->state;
-	const struct vhdx *parent;
-	struct vhdx_locator next;
-	uint8_t *bytes;
-	size_t len;
-	int rc;
-
-	if (!vhdx_is_child(v) || !name)
-		return img_fail(
-			err, -ENOTSUP,
-			"%s: a VHDX %s: only a differencing disk can be given another parent",
-			img->name,
-			name ? "without a parent cannot get one" : "cannot lose its parent");
-	if ((format && strcmp(format, img->driver->name) != 0) || backing->driver != img->driver)
-		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, allowed %s",
-				img->name, backing->name, backing->driver->name, img->driver->name);
-	parent = backing->state;
-	if (parent->geometry.sector_bytes != v->geometry.sector_bytes)
-		return img_fail(err, -EINVAL,
-				"%s: the parent %s: found logical sectors of %" PRIu32
-				" bytes, allowed %" PRIu32,
-				img->name, backing->name, parent->geometry.sector_bytes,
-				v->geometry.sector_bytes);
-	rc = vhdx_encode_locator(parent->header.data_write, name, &bytes, &len, err);
-	if (rc)
-		return img_error_prefix(err, rc, "%s", img->name);
-	rc = vhdx_parse_locator(bytes, len, &next, err);
-	if (!rc) {
-		rc = write_locator(img, bytes, len, err);
-		if (rc)
-			vhdx_locator_clear(&next);
-	}
-	free(bytes);
-	if (rc)
-		return rc;
-	vhdx_locator_clear(&v->locator);
-	v->locator = next;
-	vhdx_forget_parent(img);
-	return vhdx_keep_parent(img, v, err);
 }

@@ -127,8 +127,7 @@ static int write_regions(struct img *img, const struct vhdx_region *bat, struct 
 	return 0;
 }
 
-/* Have a BAT of so many bytes. */
-static int reach_bat(struct img *img, uint64_t bytes, struct img_error *err)
+int vhdx_reach_bat(struct img *img, uint64_t bytes, struct img_error *err)
 {
 	const struct vhdx *v = img->state;
 	struct vhdx_region old = v->regions.bat, bat = { .bytes = round_up_u64(bytes, VHDX_MIB) };
@@ -194,8 +193,8 @@ int vhdx_extend(struct img *img, uint64_t size, struct img_error *err)
 	if (!rc && img->file->size < vhdx_used_end(v) && !img->file->device)
 		rc = img_storage_zero(img->file, vhdx_used_end(v), 0, err);
 	if (!rc)
-		rc = reach_bat(img, vhdx_bat_entries(&v->geometry, size) * VHDX_BAT_ENTRY_BYTES,
-			       err);
+		rc = vhdx_reach_bat(img, vhdx_bat_entries(&v->geometry, size) * VHDX_BAT_ENTRY_BYTES,
+				    err);
 	if (!rc)
 		rc = clear_entries(img, img->size, size, err);
 	if (!rc)
@@ -219,23 +218,8 @@ static int write_size(struct img *img, uint64_t size, struct img_error *err)
 	return rc;
 }
 
-/* Go over BAT entries [first, end), a piece at a time; each may change them, then they are written. */
-struct pass {
-	struct img *img;
-	uint64_t *freed; /* offsets whose room is given back when the piece is written */
-	size_t nfreed;
-};
-typedef int pass_fn(struct pass *p, uint64_t number, uint8_t *slot, struct img_error *err);
-
-static bool is_bitmap_entry(const struct vhdx *v, uint64_t number)
-{
-	uint64_t ratio = vhdx_chunk_ratio(&v->geometry);
-
-	return number % (ratio + 1) == ratio;
-}
-
-static int pass_over(struct pass *p, uint64_t first, uint64_t end, bool holes, pass_fn *each,
-		     struct img_error *err)
+int vhdx_pass_over(struct vhdx_pass *p, uint64_t first, uint64_t end, bool holes, vhdx_pass_fn *each,
+		   struct img_error *err)
 {
 	struct img *img = p->img;
 	const struct vhdx *v = img->state;
@@ -275,25 +259,30 @@ static int pass_over(struct pass *p, uint64_t first, uint64_t end, bool holes, p
 	return rc;
 }
 
-static int free_entry(struct pass *p, uint64_t number, uint8_t *slot, struct img_error *err)
+void vhdx_free_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot)
 {
 	const struct vhdx *v = p->img->state;
 	uint64_t entry = le64_load(slot);
 
-	(void)err;
 	if (vhdx_has_room(vhdx_entry_state(entry)))
-		p->freed[p->nfreed++] = vhdx_entry_off(entry) | is_bitmap_entry(v, number);
+		p->freed[p->nfreed++] = vhdx_entry_off(entry) | vhdx_is_bitmap_entry(v, number);
 	le64_store(slot, 0);
+}
+
+static int free_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struct img_error *err)
+{
+	(void)err;
+	vhdx_free_entry(p, number, slot);
 	return 0;
 }
 
-static int fill_entry(struct pass *p, uint64_t number, uint8_t *slot, struct img_error *err)
+static int fill_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struct img_error *err)
 {
 	const struct vhdx *v = p->img->state;
 	uint64_t off;
 	int rc;
 
-	if (is_bitmap_entry(v, number) || vhdx_has_room(vhdx_entry_state(le64_load(slot))))
+	if (vhdx_is_bitmap_entry(v, number) || vhdx_has_room(vhdx_entry_state(le64_load(slot))))
 		return 0;
 	rc = take_zeroes(p->img, v->geometry.block_bytes, &off, err);
 	if (!rc)
@@ -306,7 +295,7 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 	const struct vhdx *v = img->state;
 	const struct vhdx_geometry *g = &v->geometry;
 	uint64_t old = v->geometry.size, reached = img->size;
-	struct pass p = { .img = img };
+	struct vhdx_pass p = { .img = img };
 	int rc = vhdx_load_alloc(img, err);
 
 	if (rc)
@@ -324,8 +313,8 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 			"has it allocated anyway",
 			img->name);
 	if (size > old && g->fixed)
-		rc = pass_over(&p, vhdx_payload_entry(g, old / g->block_bytes),
-			       vhdx_bat_entries(g, size), true, fill_entry, err);
+		rc = vhdx_pass_over(&p, vhdx_payload_entry(g, old / g->block_bytes),
+				    vhdx_bat_entries(g, size), true, fill_entry, err);
 	if (!rc && size != old)
 		rc = write_size(img, size, err);
 	if (rc)
@@ -338,11 +327,11 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 
 		/* The last chunk's sector bitmap stays. */
 		if (vhdx_is_child(v) && first < counted) {
-			rc = pass_over(&p, first, counted - 1, false, free_entry, err);
+			rc = vhdx_pass_over(&p, first, counted - 1, false, free_entry, err);
 			first = counted;
 		}
 		if (!rc)
-			rc = pass_over(&p, first, end, false, free_entry, err);
+			rc = vhdx_pass_over(&p, first, end, false, free_entry, err);
 	}
 	return rc;
 }
@@ -350,10 +339,10 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 int vhdx_make_empty(struct img *img, struct img_error *err)
 {
 	const struct vhdx *v = img->state;
-	struct pass p = { .img = img };
+	struct vhdx_pass p = { .img = img };
 	int rc = vhdx_load_alloc(img, err);
 
 	if (rc)
 		return rc;
-	return pass_over(&p, 0, vhdx_bat_entries(&v->geometry, img->size), false, free_entry, err);
+	return vhdx_pass_over(&p, 0, vhdx_bat_entries(&v->geometry, img->size), false, free_entry, err);
 }

@@ -5,6 +5,7 @@
  *	vhdx_locator	the parent locator
  *	vhdx		probe, open, close, report, the driver table
  *	vhdx_parent	which image the parent is
+ *	vhdx_backing	another parent
  *	vhdx_header	the two headers, and what a first write changes in them
  *	vhdx_log	replay, and writing through the log
  *	vhdx_map	looking up guest offsets in the BAT and sector bitmaps
@@ -60,8 +61,11 @@ struct vhdx {
 	 * written in state zero, and they are the parent's now.
 	 */
 	bool zero_is_parent;
+	bool by_qemu; /* QEMU is said to have made the file */
 	bool for_check;
-	bool log_open; /* the header's log GUID is set: entries count */
+	bool stamped;				 /* first_write() has given it another DataWriteGuid since it was opened */
+	uint8_t next_data_write[IMG_GUID_BYTES]; /* which it will give; zero: any */
+	bool log_open;				 /* the header's log GUID is set: entries count */
 	struct vhdx_log log;
 	struct vhdx_alloc *alloc; /* made by first_write() or what needs it first; the metadata lock's */
 };
@@ -81,6 +85,14 @@ static inline int vhdx_sync(const struct img *img, struct img_error *err)
 static inline bool vhdx_is_child(const struct vhdx *v)
 {
 	return v->geometry.has_parent;
+}
+
+/* Is that the BAT's entry of a sector bitmap block? */
+static inline bool vhdx_is_bitmap_entry(const struct vhdx *v, uint64_t number)
+{
+	uint64_t ratio = vhdx_chunk_ratio(&v->geometry);
+
+	return number % (ratio + 1) == ratio;
 }
 
 /* Is a block in that state the parent's? */
@@ -105,8 +117,13 @@ int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *er
 void vhdx_forget_parent(struct img *img);
 int vhdx_parent_opened(struct img *img, struct img_error *err);
 int vhdx_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
+int vhdx_next_identity(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
+
+/* ---- vhdx_backing.c: blocking; the driver's entries ---- */
+
 int vhdx_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,
 		     struct img_error *err);
+int vhdx_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err);
 
 /* ---- vhdx_header.c: blocking ---- */
 
@@ -226,6 +243,20 @@ int vhdx_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err
 int vhdx_extend(struct img *img, uint64_t size, struct img_error *err);
 int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
 int vhdx_make_empty(struct img *img, struct img_error *err);
+/* Have a BAT of so many bytes. */
+int vhdx_reach_bat(struct img *img, uint64_t bytes, struct img_error *err);
+/* Go over BAT entries [first, end), a piece at a time; each may change them, then they are written. */
+struct vhdx_pass {
+	struct img *img;
+	uint64_t *freed; /* offsets whose room is given back when the piece is written */
+	size_t nfreed;
+};
+typedef int vhdx_pass_fn(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struct img_error *err);
+/* holes: also where the BAT is a hole of the file. */
+int vhdx_pass_over(struct vhdx_pass *p, uint64_t first, uint64_t end, bool holes, vhdx_pass_fn *each,
+		   struct img_error *err);
+/* Not present any more; its room is given back. */
+void vhdx_free_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot);
 
 /* ---- vhdx_create.c, vhdx_check.c ---- */
 

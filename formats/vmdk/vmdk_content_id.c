@@ -149,8 +149,8 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 	if (vmdk->for_check) /* a repair changes nothing that children would have to notice */
 		return 0;
 	rc = mark_unclean(img, true, err);
-	/* Nobody knows the ID of an image that was made just now: it stays. */
-	if (rc || img->made)
+	/* Nobody knows the ID of an image that was made just now, and of the same content it is the same. */
+	if (rc || img->made || img->content_stays)
 		return rc;
 	if (!len) /* an extent of a split disk, opened alone, has no descriptor */
 		return 0;

@@ -55,6 +55,7 @@ struct img {
 	bool unsafe;		  /* opened so that nothing needs to be durable: never sync */
 	bool probed;		  /* the format was not given but guessed */
 	bool made;		  /* by create(), just now: open() lets be what is written only once */
+	bool content_stays;	  /* what is written changes nothing that it reads as: see first_write() */
 
 	/* Set by open(). */
 	void *state;	       /* the driver's; freed by its close() */
@@ -456,12 +457,25 @@ struct img_driver {
 	 * asked. -EMEDIUMTYPE: not ours; -ENODATA: it has none; -EUCLEAN, ...
 	 */
 	int (*identify)(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
+	/*
+	 * Optional, where that identity follows the content. Blocking. The one that the image will have as soon as
+	 * it is written to: the next first_write() gives it.
+	 */
+	int (*next_identity)(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
+	/*
+	 * Optional. Blocking, image quiet. The parent will be written to, by a job that keeps what img reads as:
+	 * one of this identity is as good as the open one from now on, durably, until set_backing().
+	 */
+	int (*accept_parent)(struct img *img, const uint8_t identity[IMG_GUID_BYTES],
+			     struct img_error *err);
 	/* Free state. Everything was written out before. */
 	void (*close)(struct img *img);
 
 	/*
 	 * Optional. Once, before the first change to a writable image (autoclear bits, dirty marks).
-	 * No plan is in flight, but others may be in map().
+	 * No plan is in flight, but others may be in map(). With img->content_stays, which a job sets (an image
+	 * that was committed is emptied), a stamp by which children know the content stays as well;
+	 * it runs again before what changes the content.
 	 */
 	int (*first_write)(struct img *img, struct img_error *err);
 	/*

@@ -201,6 +201,24 @@ int img_engine_end_writing(struct img *img, struct img_error *err)
 	return rc;
 }
 
+int img_engine_keep_content(struct img *img, bool keeps, struct img_error *err)
+{
+	struct img_engine *e = img->engine;
+	int rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHECKING, err);
+
+	if (rc && keeps)
+		return rc;
+	pthread_mutex_lock(&e->lock);
+	/* Where it was changed before, it has been stamped; and what comes afterwards changes it. */
+	img->content_stays = keeps && !e->first_write_done;
+	if (!keeps)
+		e->first_write_done = false;
+	pthread_mutex_unlock(&e->lock);
+	if (!rc)
+		img_engine_resume(img);
+	return rc;
+}
+
 void img_engine_begin_writing(struct img *img)
 {
 	struct img_engine *e = img->engine;

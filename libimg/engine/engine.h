@@ -53,6 +53,11 @@ void img_engine_resume(struct img *img);
  * image that was read-only is written to, nothing counts as changed.
  */
 int img_engine_end_writing(struct img *img, struct img_error *err);
+/*
+ * A job begins (keeps) or ends, and nothing that it writes to img, which nobody else does meanwhile, changes
+ * what img reads as: img->content_stays. Waits as img_engine_quiesce() for checking.
+ */
+int img_engine_keep_content(struct img *img, bool keeps, struct img_error *err);
 /* It was read-only and is quiet: it may be written to from now on. */
 void img_engine_begin_writing(struct img *img);
 

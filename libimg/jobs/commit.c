@@ -3,9 +3,10 @@
  *
  * What top reads as is the same at each moment, also after a power cut: what is written below is what
  * the images above it cover. Only when all of it is durable is top emptied. A child whose format tells
- * its parent by its content is told of the new content as soon as that is another one by the format's
- * count, before anything of it is written: between the two a power cut leaves a child that refuses its
- * parent, though nothing is lost, until its parent's name is stored anew.
+ * its parent by its content is told what the new content will be known by, and takes both. One whose format can
+ * store but one (VMDK) is told as soon as the content is another one by the format's count, before anything
+ * of it is written: between the two a power cut leaves a child that refuses its parent, though nothing is
+ * lost, until its parent's name is stored anew.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -86,6 +87,28 @@ static int for_children(struct commit *c, int (*what)(struct img *child, struct 
 	return rc;
 }
 
+/* From top down, since an image that is told changes itself in the eyes of the one above it. */
+static int expect_parents(struct commit *c)
+{
+	int rc = 0;
+
+	for (struct img *i = c->top, *below; !rc && i != c->base; i = below) {
+		uint8_t identity[IMG_GUID_BYTES];
+
+		below = i->parent;
+		if (!i->driver->accept_parent || !below->driver->next_identity)
+			continue;
+		rc = below->driver->next_identity(below, identity, c->err);
+		if (!rc)
+			rc = img_engine_quiesce(i, IMG_QUIESCE_FOR_CHANGING, c->err);
+		if (rc)
+			break;
+		rc = i->driver->accept_parent(i, identity, c->err);
+		img_engine_resume(i);
+	}
+	return rc;
+}
+
 static int link_anew(struct img *child, struct img_error *err)
 {
 	const char *name = child->context->parent_path ? child->context->parent_path
@@ -160,8 +183,10 @@ static int copy_down(struct commit *c)
 /* base changes from here on. */
 static int write_down(struct commit *c)
 {
-	int rc = img_engine_quiesce(c->base, IMG_QUIESCE_FOR_CHANGING, c->err), flushed;
+	int rc = expect_parents(c), flushed;
 
+	if (!rc)
+		rc = img_engine_quiesce(c->base, IMG_QUIESCE_FOR_CHANGING, c->err);
 	if (rc)
 		return rc;
 	img_engine_resume(c->base);
@@ -181,6 +206,7 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 	const struct img_commit_options *o = options ? options : &defaults;
 	struct commit c = { .top = img, .base = o->base, .o = o, .err = err };
 	struct roles roles = { .count = 0 };
+	bool keeps;
 	int rc = img_context_is_ours(img, err);
 
 	for (size_t i = 0; !rc && i < IMG_ARRAY_LEN(o->reserved); i++)
@@ -193,9 +219,17 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 	if (rc)
 		return rc;
 	rc = take_roles(&c, &roles);
+	keeps = !rc && img_is_writable(img);
+	if (keeps)
+		rc = img_engine_keep_content(img, true, err);
 	if (!rc)
 		rc = write_down(&c);
 	if (!rc && is_emptied(&c))
 		rc = img_make_empty(img, err);
+	if (keeps) {
+		int ended = img_engine_keep_content(img, false, rc ? NULL : err);
+
+		rc = rc ? rc : ended;
+	}
 	return give_roles_back(&roles, rc, err);
 }

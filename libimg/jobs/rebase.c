@@ -142,21 +142,26 @@ int img_rebase(struct img *img, const struct img_rebase_options *options, struct
 		.o = options,
 		.err = err,
 	};
-	int rc = img_context_is_ours(img, err);
+	int rc = img_context_is_ours(img, err), ended;
 
 	if (!rc)
 		rc = check(&r);
 	if (rc)
 		return rc;
-	if (options->unsafe)
-		return change_name(&r);
-	rc = r.name ? open_backing(&r) : 0;
+	rc = r.name && !options->unsafe ? open_backing(&r) : 0;
 	if (!rc)
+		rc = img_engine_keep_content(img, true, err);
+	if (rc)
+		goto out;
+	if (!options->unsafe)
 		rc = copy_up(&r);
 	if (!rc)
 		rc = change_name(&r);
-	if (!rc)
+	ended = img_engine_keep_content(img, false, rc ? NULL : err);
+	rc = rc ? rc : ended;
+	if (!rc && !options->unsafe)
 		rc = replace_chain(&r);
+out:
 	img_context_close(r.backing, NULL);
 	return rc;
 }

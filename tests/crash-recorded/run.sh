@@ -104,6 +104,14 @@ vmdk_chain() {
 
 # over_vpc OPTIONS: image.vpc has some of its own over image-base.vpc; image-other.vpc is another one. over_vhdx: alike.
 over_vpc() { differencing vpc force_size=on "force_size=on,$1" "$1"; }
+deep_vhdx() {
+	over_vhdx "$1" && mv image.vhdx image-middle.vhdx &&
+		"$imgtool" create -q -f vhdx -o "$1" -b image-middle.vhdx -F vhdx image.vhdx &&
+		for disk in "$imgtool io -f vhdx image.vhdx" "qemu-io -f raw model.raw"; do
+			# shellcheck disable=SC2086 # words are wanted
+			set -- $disk && "$@" -c "write -q -P 76 4k 12k" -c "write -q -z 480k 4k" -c "write -q -P 77 600k 5k" || return
+		done
+}
 over_vhdx() { differencing vhdx block_size=1M block_size=2M "$1"; }
 differencing() {
 	"$imgtool" convert -f raw -O "$1" -o "$2" base.raw "image-base.$1" && pattern other 1048576 >other.raw &&
@@ -201,26 +209,34 @@ begin "vpc, freed and used again" image.vpc vpc subformat=dynamic; reuse; cut
 begin "vpc, resized" image.vpc vpc subformat=dynamic; grow_writes; resizes; cut
 begin "vpc fixed, resized" image.vpc vpc subformat=fixed; grow_writes; resizes; cut
 for options in block_size=64k block_size=4k block_size=2M; do
-	files="image.vpc image-base.vpc image-other.vpc"
-	begin "vpc $options, over a base" "$files" over_vpc $options
+	them="image.vpc image-base.vpc image-other.vpc"
+	begin "vpc $options, over a base" "$them" over_vpc $options
 	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
 	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
-	begin "vpc $options, committed" "$files" over_vpc $options; step commit -f vpc -q image.vpc; cut qemu=0
-	begin "vpc $options, another parent" "$files" over_vpc $options
+	begin "vpc $options, committed" "$them" over_vpc $options; step commit -f vpc -q image.vpc; cut qemu=0
+	begin "vpc $options, another parent" "$them" over_vpc $options
 	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; cut qemu=0
-	begin "vpc $options, parents in turn" "$files" over_vpc $options
+	begin "vpc $options, parents in turn" "$them" over_vpc $options
 	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; both -c "write -P 75 200k 30k"
 	step commit -f vpc -q image.vpc; step rebase -f vpc -b image-base.vpc -B vpc image.vpc; cut qemu=0
-	begin "vpc $options, no parent" "$files" over_vpc $options; step rebase -f vpc -b "" image.vpc; cut qemu=0
+	begin "vpc $options, no parent" "$them" over_vpc $options; step rebase -f vpc -b "" image.vpc; cut qemu=0
 done
 for options in block_size=1M block_size=2M; do
-	files="image.vhdx image-base.vhdx image-other.vhdx"
-	begin "vhdx $options, over a base" "$files" over_vhdx $options
+	them="image.vhdx image-base.vhdx image-other.vhdx"
+	begin "vhdx $options, over a base" "$them" over_vhdx $options
 	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
 	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
-	begin "vhdx $options, committed" "$files" over_vhdx $options; step commit -f vhdx -q image.vhdx; cut qemu=0
-	begin "vhdx $options, another parent" "$files" over_vhdx $options
+	begin "vhdx $options, committed" "$them" over_vhdx $options; step commit -f vhdx -q image.vhdx; cut qemu=0
+	begin "vhdx $options, another parent" "$them" over_vhdx $options
 	step rebase -f vhdx -b image-other.vhdx -B vhdx image.vhdx; cut qemu=0
+	begin "vhdx $options, parents in turn" "$them" over_vhdx $options
+	step rebase -f vhdx -b image-other.vhdx -B vhdx image.vhdx; both -c "write -P 75 200k 30k"
+	step commit -f vhdx -q image.vhdx; step rebase -f vhdx -b image-base.vhdx -B vhdx image.vhdx; cut qemu=0
+	begin "vhdx $options, no parent" "$them" over_vhdx $options; step rebase -f vhdx -b "" image.vhdx; cut qemu=0
+	begin "vhdx $options, three deep, committed" "$them image-middle.vhdx" deep_vhdx $options
+	step commit -f vhdx -q -b image-base.vhdx image.vhdx; cut qemu=0
+	begin "vhdx $options, three deep, committed in turn" "$them image-middle.vhdx" deep_vhdx $options
+	step commit -f vhdx -q image-middle.vhdx; step commit -f vhdx -q image.vhdx; cut qemu=0
 done
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
 finish

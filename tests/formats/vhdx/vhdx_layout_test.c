@@ -293,7 +293,9 @@ static void locator_of(const char *name, const char *place, const char *stored_a
 	uint8_t *bytes;
 	size_t len;
 
-	cr_assert_eq(vhdx_encode_locator(linkage, name, &bytes, &len, NULL), 0);
+	cr_assert_eq(vhdx_locator_of(linkage, name, &l, NULL), 0);
+	cr_assert_eq(vhdx_encode_locator(&l, &bytes, &len, NULL), 0);
+	vhdx_locator_clear(&l);
 	cr_assert_eq(vhdx_parse_locator(bytes, len, &l, NULL), 0);
 	cr_assert(img_guid_equal(l.linkage, linkage));
 	cr_assert_str_eq(l.relative ? l.relative : l.absolute, stored_as);
@@ -310,15 +312,75 @@ static void locator_of(const char *name, const char *place, const char *stored_a
 Test(vhdx_layout, locator)
 {
 	static const uint8_t linkage[16];
+	struct vhdx_locator l;
 	uint8_t *bytes;
 	size_t len;
 
 	locator_of("base.vhdx", "base.vhdx", ".\\base.vhdx");
 	locator_of("../a/\xc3\xbc.vhdx", "../a/\xc3\xbc.vhdx", "..\\a\\\xc3\xbc.vhdx");
 	locator_of("/a/b.vhdx", "/a/b.vhdx", "\\a\\b.vhdx");
-	cr_assert_eq(vhdx_encode_locator(linkage, "a\\b", &bytes, &len, NULL), -EINVAL);
-	cr_assert_eq(vhdx_encode_locator(linkage, "C:b", &bytes, &len, NULL), -EINVAL);
-	cr_assert_eq(vhdx_encode_locator(linkage, "\xff", &bytes, &len, NULL), -EILSEQ);
+	cr_assert_eq(vhdx_locator_of(linkage, "a\\b", &l, NULL), -EINVAL);
+	cr_assert_eq(vhdx_locator_of(linkage, "C:b", &l, NULL), -EINVAL);
+	cr_assert_eq(vhdx_locator_of(linkage, "\xff", &l, NULL), 0);
+	cr_assert_eq(vhdx_encode_locator(&l, &bytes, &len, NULL), -EILSEQ);
+	vhdx_locator_clear(&l);
+}
+
+/* All keys; and both GUIDs of a parent that is being merged into. */
+Test(vhdx_layout, locator_of_all)
+{
+	struct vhdx_locator l = {
+		.linkage = { 1 },
+		.linkage2 = { 2 },
+		.has_linkage2 = true,
+		.relative = (char *)"..\\a.vhdx",
+		.volume = (char *)"\\\\?\\Volume{1}\\a.vhdx",
+		.absolute = (char *)"\\\\?\\C:\\a.vhdx",
+	},
+			    back;
+	uint8_t *bytes;
+	size_t len;
+
+	cr_assert_eq(vhdx_encode_locator(&l, &bytes, &len, NULL), 0);
+	cr_assert_eq(vhdx_parse_locator(bytes, len, &back, NULL), 0);
+	cr_assert(back.has_linkage2 && img_guid_equal(back.linkage, l.linkage) &&
+		  img_guid_equal(back.linkage2, l.linkage2));
+	cr_assert_str_eq(back.relative, l.relative);
+	cr_assert_str_eq(back.volume, l.volume);
+	cr_assert_str_eq(back.absolute, l.absolute);
+	vhdx_locator_clear(&back);
+	free(bytes);
+}
+
+static bool has_item(const uint8_t *bytes, enum vhdx_item item, struct vhdx_item_place want)
+{
+	struct vhdx_item_place found[VHDX_ITEMS];
+
+	cr_assert_eq(vhdx_parse_metadata(bytes, 1 << 20, found, NULL), 0);
+	return found[item].off == want.off && found[item].bytes == want.bytes;
+}
+
+Test(vhdx_layout, items_come_and_go)
+{
+	struct vhdx_item_place places[VHDX_ITEMS] = { 0 }, none = { 0 }, here = { 70000, 100 }, there = { 80000, 90 };
+	uint8_t *bytes = calloc(1, VHDX_METADATA_TABLE_BYTES), *before = malloc(VHDX_METADATA_TABLE_BYTES);
+
+	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++)
+		places[i] = (struct vhdx_item_place){ 65536 + 16 * (uint32_t)i, vhdx_item_bytes((enum vhdx_item)i) };
+	vhdx_encode_metadata(places, bytes);
+	memcpy(before, bytes, VHDX_METADATA_TABLE_BYTES);
+	cr_assert(vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &none));
+	cr_assert(!memcmp(before, bytes, VHDX_METADATA_TABLE_BYTES));
+	cr_assert(vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &here));
+	cr_assert(has_item(bytes, VHDX_PARENT_LOCATOR, here));
+	cr_assert(vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &there));
+	cr_assert(has_item(bytes, VHDX_PARENT_LOCATOR, there));
+	cr_assert(vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &none));
+	cr_assert(!memcmp(before, bytes, VHDX_METADATA_TABLE_BYTES));
+	le16_store(bytes + 10, VHDX_METADATA_ITEMS_MAX);
+	cr_assert(!vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &here));
+	free(before);
+	free(bytes);
 }
 
 Test(vhdx_layout, places)
