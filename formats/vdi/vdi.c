@@ -96,11 +96,11 @@ static void vdi_close(struct img *img)
 
 /* ---- Reading ---- */
 
-static enum img_extent_kind kind_of(uint32_t entry)
+static enum img_extent_kind kind_of(const struct img *img, uint32_t entry)
 {
 	if (vdi_entry_is_index(entry))
 		return IMG_DATA;
-	return entry == VDI_ENTRY_ZERO ? IMG_ZERO : IMG_BACKING;
+	return vdi_reads_parent(img, entry) ? IMG_BACKING : IMG_ZERO;
 }
 
 static int vdi_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
@@ -119,11 +119,11 @@ static int vdi_map(struct img *img, struct img_req *req, uint64_t off, uint64_t 
 	if (!slots)
 		return IMG_NEED_METADATA;
 	entry = le32_load(slots);
-	kind = kind_of(entry);
+	kind = kind_of(img, entry);
 	for (; run < n; run++) {
 		uint32_t next = le32_load(slots + run * VDI_ENTRY_BYTES);
 
-		if (kind_of(next) != kind ||
+		if (kind_of(img, next) != kind ||
 		    (kind == IMG_DATA && (h->extra_bytes || next != entry + run)))
 			break;
 	}

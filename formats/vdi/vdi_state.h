@@ -33,6 +33,14 @@ static inline bool vdi_is_child(const struct vdi_header *h)
 	return h->type == VDI_UNDO || h->type == VDI_DIFFERENCING || !img_guid_is_zero(h->parent);
 }
 
+/* Does a block of this entry have what the parent has? Without a parent a free block is zeroes. */
+static inline bool vdi_reads_parent(const struct img *img, uint32_t entry)
+{
+	const struct vdi *v = img->state;
+
+	return entry == VDI_ENTRY_FREE && (vdi_is_child(&v->header) || img->parent);
+}
+
 /* Where the entry of a block, and where a block with its extra bytes is. */
 static inline uint64_t vdi_entry_at(const struct vdi_header *h, uint64_t block)
 {

@@ -45,13 +45,6 @@ static bool same_piece(const struct vdi *v, uint64_t a, uint64_t b)
 	       vdi_entry_at(&v->header, b) / IMG_META_BLOCK;
 }
 
-static bool reads_parent(const struct img *img, uint32_t entry)
-{
-	const struct vdi *v = img->state;
-
-	return entry == VDI_ENTRY_FREE && (vdi_is_child(&v->header) || img->parent);
-}
-
 /* ---- Plans ---- */
 
 /* In the room that is there, as far as blocks follow each other in the file. */
@@ -139,7 +132,7 @@ static enum way way_to_clear(const struct img *img, const struct img_req *req, b
 			       : WAY_ENTRY;
 	if (!discard && img_req_keep_allocated(req))
 		return WAY_WRITE;
-	return !discard && reads_parent(img, entry) ? WAY_ENTRY : WAY_NOTHING;
+	return !discard && vdi_reads_parent(img, entry) ? WAY_ENTRY : WAY_NOTHING;
 }
 
 /* Whole blocks, the first of which is to be cleared in a way that needs no data. */
@@ -191,7 +184,7 @@ static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint
 	}
 	plan->length = min_u64(len, bytes - within);
 	plan->kind = IMG_PLAN_NOTHING;
-	return !discard && (img_req_keep_allocated(req) || reads_parent(img, entry))
+	return !discard && (img_req_keep_allocated(req) || vdi_reads_parent(img, entry))
 		       ? IMG_NEED_WRITE
 		       : 0;
 }

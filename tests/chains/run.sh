@@ -159,7 +159,7 @@ done
 put() { yes "$1" | tr -d '\n' | head -c $(($3 * 512)) | dd of=model.raw bs=512 seek="$2" conv=notrunc status=none; }
 wipe() { dd if=/dev/zero of=model.raw bs=512 seek="$1" count="$2" conv=notrunc status=none; }
 same_as_model() { "$imgtool" convert -f "$1" -O raw "$2" ours.raw && cmp ours.raw model.raw; }
-for kind in "vhdx -o block_size=1M" "vpc -o force_size=on" "vpc -o force_size=on,block_size=64k"; do
+for kind in "vhdx -o block_size=1M" "vpc -o force_size=on" "vpc -o force_size=on,block_size=64k" vdi "vdi -o block_size=4k"; do
 	format=${kind%% *}
 	rm -f model.raw ./*."$format"
 	truncate -s 8M model.raw
@@ -189,7 +189,7 @@ for kind in "vhdx -o block_size=1M" "vpc -o force_size=on" "vpc -o force_size=on
 	for image in base middle top; do
 		try "$kind: committed twice: $image is sound" "$imgtool" check -q -f $format $image.$format
 	done
-	try "$kind: committed twice: qemu-img reads the base" \
+	[ "$kind" = "vdi -o block_size=4k" ] || try "$kind: committed twice: qemu-img reads the base" \
 		qemu-img compare -q -f $format -F raw base.$format model.raw
 
 	# Without a parent, with one again, over the same bytes.

@@ -2,7 +2,7 @@
 # Both directions with other programs: what qemu-img and qemu-io write we read; what we write they
 # read, and qemu-img, libqcow, libvmdk and 7-Zip find nothing wrong with it.
 #
-#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc write-qcow2 write-vmdk write-vhdx write-vpc packed sizes resize same copies script tool
+#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc read-vdi write-qcow2 write-vmdk write-vhdx write-vpc write-vdi packed sizes resize same copies script tool
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to agree with"; finish; }
@@ -131,8 +131,8 @@ else
 fi
 
 make_content
-for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc write-qcow2 write-vmdk write-vhdx write-vpc packed sizes resize same copies script tool}; do
+for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc read-vdi write-qcow2 write-vmdk write-vhdx write-vpc write-vdi packed sizes resize same copies script tool}; do
 	. "$top/tests/interop/$part.sh"
-	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.bin
+	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.vdi ./*.bin
 done
 finish

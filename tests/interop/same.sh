@@ -39,6 +39,9 @@ qcow2 compat=0.10,cluster_size=4k
 vhdx
 vhdx block_size=1M
 vhdx subformat=fixed,block_size=1M
+vdi
+vdi static=on
+vdi block_size=4k
 qcow2 extended_l2=on
 qcow2 lazy_refcounts=on,refcount_bits=8
 qcow2 preallocation=metadata
