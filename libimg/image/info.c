@@ -99,7 +99,8 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 	if (rc)
 		goto out;
 	rc = -ENOMEM;
-	img_value_add_bool(top, "dirty-flag", img->dirty);
+	if (img->dirty || !(img->driver->features & IMG_DRIVER_REPORT_DIRTY_ONLY))
+		img_value_add_bool(top, "dirty-flag", img->dirty);
 	if (!img_value_ok(top))
 		goto nomem;
 	*out = top;
