@@ -9,8 +9,6 @@ const struct img_signature img_signatures[] = {
 	{ .name = "qed", .len = 4, .bytes = "QED" }, /* and a zero byte */
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ .name = "luks", .len = 6, .bytes = "LUKS\xba\xbe" },
-	{ .name = "parallels", .len = 16, .bytes = "WithoutFreeSpace" },
-	{ .name = "parallels", .len = 16, .bytes = "WithouFreSpacExt" },
 	{ .name = "bochs", .len = 23, .bytes = "Bochs Virtual HD Image" },
 	{ .name = "cloop", .len = 31, .bytes = "#!/bin/sh\n#V2.0 Format\nmodprobe" },
 	{ .name = "asif", .len = 4, .bytes = "shdw" },

@@ -1,0 +1,116 @@
+/*
+ * New images: one expanding file. With preallocation all clusters are there, in guest order.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "formats/parallels/parallels_state.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+
+const struct img_option parallels_create_options[] = {
+	{ "size", IMG_OPTION_SIZE, "Virtual disk size", NULL, NULL },
+	{ "cluster_size", IMG_OPTION_SIZE, "Parallels image cluster size", "1048576", NULL },
+	{ "preallocation", IMG_OPTION_STRING,
+	  "Preallocation mode (allowed values: off, falloc, full)", NULL, "off,falloc,full" },
+	{ 0 },
+};
+
+enum { PIECE_ENTRIES = 64 << 10 };
+
+static int make_header(const struct img_creating *c, struct parallels_header *h,
+		       struct img_error *err)
+{
+	uint64_t cluster = img_options_number(c->options, "cluster_size");
+	uint64_t most = (uint64_t)PARALLELS_CLUSTER_SECTORS_MAX * PARALLELS_SECTOR, start;
+
+	if (!cluster || cluster > most || cluster % PARALLELS_SECTOR)
+		return img_fail(err, -EINVAL,
+				"%s: cluster_size: found %" PRIu64
+				", allowed multiples of %d up to %" PRIu64,
+				c->name, cluster, PARALLELS_SECTOR, most);
+	most = min_u64(PARALLELS_DISK_BYTES_MAX, PARALLELS_ENTRIES_MAX * cluster);
+	if (c->size > most)
+		return img_fail(err, -EFBIG,
+				"%s: size: found %" PRIu64 ", allowed up to %" PRIu64
+				" with clusters of %" PRIu64 " bytes",
+				c->name, c->size, most, cluster);
+	*h = (struct parallels_header){
+		.extended = true,
+		.heads = PARALLELS_HEADS,
+		.cluster_sectors = (uint32_t)(cluster / PARALLELS_SECTOR),
+		.entries = (uint32_t)div_round_up_u64(c->size, cluster),
+		.sectors = c->size / PARALLELS_SECTOR,
+		.in_use = PARALLELS_CLOSED,
+	};
+	h->cylinders = (uint32_t)min_u64(
+		div_round_up_u64(h->sectors, (uint64_t)PARALLELS_HEADS * PARALLELS_TRACK_SECTORS),
+		UINT32_MAX);
+	start = multiple_up_u64(parallels_bat_end(h->entries), cluster);
+	if (start / PARALLELS_SECTOR > UINT32_MAX)
+		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 ", whose BAT has no room",
+				c->name, c->size);
+	h->data_off = (uint32_t)(start / PARALLELS_SECTOR);
+	return 0;
+}
+
+int parallels_create_check(struct img_creating *c, struct img_error *err)
+{
+	struct parallels_header h;
+	int rc = make_header(c, &h, err);
+
+	if (!rc && c->compress)
+		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format",
+			      c->name);
+	if (!rc && c->device && c->preallocate != IMG_PREALLOCATE_OFF)
+		rc = img_fail(err, -ENOTSUP,
+			      "%s: preallocation: a block device has its size already", c->name);
+	return rc;
+}
+
+/* All clusters one behind the other. */
+static int write_full_bat(struct img_storage *s, const struct parallels_header *h,
+			  struct img_error *err)
+{
+	uint32_t first = h->data_off / h->cluster_sectors;
+	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * PARALLELS_ENTRY_BYTES);
+	int rc = piece ? 0 : img_fail(err, -ENOMEM, "out of memory");
+	uint64_t n;
+
+	for (uint64_t at = 0; at < h->entries && !rc; at += n) {
+		n = min_u64(h->entries - at, PIECE_ENTRIES);
+		for (uint64_t i = 0; i < n; i++)
+			le32_store(piece + i * PARALLELS_ENTRY_BYTES, (uint32_t)(first + at + i));
+		rc = img_storage_write(s, parallels_entry_at(at), piece, n * PARALLELS_ENTRY_BYTES,
+				       err);
+	}
+	free(piece);
+	return rc;
+}
+
+int parallels_create(struct img_creating *c, struct img_error *err)
+{
+	bool full = c->preallocate != IMG_PREALLOCATE_OFF;
+	uint8_t bytes[PARALLELS_HEADER_BYTES];
+	struct parallels_header h;
+	uint64_t start;
+	int rc = make_header(c, &h, err);
+
+	if (rc)
+		return rc;
+	start = (uint64_t)h.data_off * PARALLELS_SECTOR;
+	if (c->device) {
+		rc = img_storage_zero(c->file, 0, start, err);
+	} else {
+		uint64_t end = full ? start + h.entries * parallels_cluster_bytes(&h) : start;
+
+		rc = img_storage_resize(c->file, end, c->preallocate, err);
+	}
+	parallels_encode_header(&h, bytes);
+	if (!rc)
+		rc = img_storage_write(c->file, 0, bytes, sizeof(bytes), err);
+	if (!rc && full)
+		rc = write_full_bat(c->file, &h, err);
+	return rc;
+}

@@ -1,0 +1,329 @@
+/*
+ * One expanding file: its BAT, header and in-use mark, and which clusters are free. Nothing on disk
+ * tells that but the BAT, which is gone over before the first change; so clusters that a crash left
+ * unused are found again, and two entries that share a cluster are noticed before one is written
+ * over the other.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/parallels/parallels_state.h"
+#include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
+#include "libimg/base/use_map.h"
+
+enum { PIECE_ENTRIES = 64 << 10 };
+
+int parallels_no_memory(const struct img *img, struct img_error *err)
+{
+	return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+}
+
+/* ---- The BAT and the header ---- */
+
+int parallels_each_entry(struct img *img, uint64_t first, uint64_t end, parallels_entry_fn *each,
+			 void *user, struct img_error *err)
+{
+	const struct parallels *p = img->state;
+	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * PARALLELS_ENTRY_BYTES);
+	int rc = piece ? 0 : parallels_no_memory(img, err);
+	uint64_t n;
+
+	for (uint64_t number = first; number < end && !rc; number += n) {
+		uint64_t at = parallels_entry_at(number), run;
+		enum img_storage_extent kind;
+
+		rc = img_storage_extent(p->storage, at, (end - number) * PARALLELS_ENTRY_BYTES,
+					&kind, &run);
+		n = rc ? 0 : run / PARALLELS_ENTRY_BYTES;
+		if (!rc && kind == IMG_STORAGE_HOLE && n)
+			continue;
+		n = min_u64(end - number, PIECE_ENTRIES);
+		rc = img_storage_read(p->storage, at, piece, n * PARALLELS_ENTRY_BYTES, err);
+		for (uint64_t i = 0; i < n && !rc; i++) {
+			uint32_t value = le32_load(piece + i * PARALLELS_ENTRY_BYTES);
+
+			if (value)
+				rc = each(img, user, number + i, value, err);
+		}
+	}
+	free(piece);
+	return rc;
+}
+
+static void forget(struct img *img, uint64_t off, uint64_t len)
+{
+	struct parallels *p = img->state;
+	uint64_t start = align_down_u64(off, IMG_META_SECTOR);
+
+	img_meta_forget(img, p->storage, start, round_up_u64(off + len, IMG_META_SECTOR) - start);
+}
+
+int parallels_write_entry(struct img *img, uint64_t number, uint32_t value, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t at = parallels_entry_at(number);
+	uint8_t bytes[PARALLELS_ENTRY_BYTES];
+	int rc;
+
+	le32_store(bytes, value);
+	rc = img_storage_write(p->storage, at, bytes, sizeof(bytes), err);
+	forget(img, at, sizeof(bytes));
+	return rc;
+}
+
+int parallels_clear_entries(struct img *img, uint64_t first, uint64_t end, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t at = parallels_entry_at(first), len = (end - first) * PARALLELS_ENTRY_BYTES;
+	int rc;
+
+	if (first >= end)
+		return 0;
+	rc = img_storage_zero(p->storage, at, len, err);
+	forget(img, at, len);
+	return rc;
+}
+
+int parallels_write_header(struct img *img, const struct parallels_header *h, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint8_t bytes[PARALLELS_HEADER_BYTES];
+	int rc;
+
+	parallels_encode_header(h, bytes);
+	/* The sector has entries, too: what the cache has of it is set right by who changes those.
+	 */
+	rc = img_storage_write(p->storage, 0, bytes, sizeof(bytes), err);
+	if (!rc)
+		p->header = *h;
+	return rc;
+}
+
+int parallels_sync(struct img *img, struct img_error *err)
+{
+	const struct parallels *p = img->state;
+
+	return img->unsafe ? 0 : img_storage_sync(p->storage, err);
+}
+
+/* ---- What is used ---- */
+
+static int note_first(struct img *img, void *user, uint64_t number, uint32_t value,
+		      struct img_error *err)
+{
+	uint64_t *off = user;
+
+	(void)number;
+	(void)err;
+	*off = value * parallels_entry_scale(&((struct parallels *)img->state)->header);
+	return 1;
+}
+
+int parallels_find_base(struct img *img, uint64_t *base, struct img_error *err)
+{
+	const struct parallels *p = img->state;
+	uint64_t first = p->data_start;
+	int rc = 0;
+
+	/* Who names no place of the data may have begun elsewhere than right behind the BAT. */
+	if (!p->header.extended && !p->header.data_off)
+		rc = parallels_each_entry(img, 0, p->entries, note_first, &first, err);
+	*base = first % p->cluster_bytes;
+	return rc < 0 ? rc : 0;
+}
+
+struct survey {
+	struct img_use_map used;
+	uint64_t end;
+};
+
+static int note_use(struct img *img, void *user, uint64_t number, uint32_t value,
+		    struct img_error *err)
+{
+	struct survey *s = user;
+	struct parallels *p = img->state;
+	uint64_t off, file_bytes = p->storage->size;
+	enum img_use use;
+	int rc = parallels_place(img, number, value, &off, err);
+
+	if (rc)
+		return rc;
+	if (!range_in(off, parallels_bytes_needed(img, p, number), file_bytes))
+		return img_fail(err, -EUCLEAN,
+				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
+				", and the file ends at %" PRIu64
+				": it cannot be written to before it was repaired",
+				img->name, number, off, file_bytes);
+	if (off % p->cluster_bytes != p->base)
+		return img_fail(err, -EUCLEAN,
+				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
+				", which is not aligned to clusters of %" PRIu64
+				" bytes: it cannot be written to before it was repaired",
+				img->name, number, off, p->cluster_bytes);
+	rc = img_use_map_add(&s->used, off - p->base, p->cluster_bytes, &use);
+	if (rc)
+		return parallels_no_memory(img, err);
+	if (use == IMG_USE_SHARED)
+		return img_fail(
+			err, -EUCLEAN,
+			"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
+			", which another entry has already: it cannot be written to before it was "
+			"repaired",
+			img->name, number, off);
+	s->end = max_u64(s->end, off - p->base + p->cluster_bytes);
+	return 0;
+}
+
+void parallels_free_alloc(struct parallels *p)
+{
+	img_unit_alloc_free(&p->alloc);
+	p->prepared = false;
+}
+
+int parallels_load_alloc(struct img *img, uint64_t from, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t cluster = p->cluster_bytes, file_bytes = p->storage->size, next, limit;
+	uint64_t start;
+	struct survey s = { 0 };
+	int rc;
+
+	parallels_free_alloc(p);
+	rc = parallels_judge_extension(img, err);
+	if (!rc)
+		rc = parallels_find_base(img, &p->base, err);
+	if (rc)
+		return rc;
+	start = from > p->base ? multiple_up_u64(from - p->base, cluster) : 0;
+	next = file_bytes > p->base ? multiple_up_u64(file_bytes - p->base, cluster) : 0;
+	img_use_map_init(&s.used, next, cluster);
+	rc = parallels_each_entry(img, 0, p->entries, note_use, &s, err);
+	if (!rc) {
+		if (p->storage->device) { /* its end says nothing */
+			next = s.end;
+			limit = file_bytes - p->base;
+		} else {
+			limit = INT64_MAX - p->base - cluster;
+		}
+		limit = min_u64(limit, UINT32_MAX * p->scale - p->base);
+		next = max_u64(next, start);
+		img_unit_alloc_init(&p->alloc, cluster, next, limit);
+		p->fresh_from = next;
+		/* What an extension of others refers to is not known. */
+		if (p->extension != PARALLELS_EXTENSION_KEPT)
+			rc = img_unit_alloc_find_free(&p->alloc, &s.used, start);
+		if (rc)
+			rc = parallels_no_memory(img, err);
+	}
+	img_use_map_free(&s.used);
+	if (rc)
+		parallels_free_alloc(p);
+	else
+		p->prepared = true;
+	return rc;
+}
+
+static int note_end(struct img *img, void *user, uint64_t number, uint32_t value,
+		    struct img_error *err)
+{
+	const struct parallels *p = img->state;
+	uint64_t *end = user;
+
+	(void)number;
+	(void)err;
+	*end = max_u64(*end, value * p->scale + p->cluster_bytes);
+	return 0;
+}
+
+int parallels_used_end(struct img *img, uint64_t *end, struct img_error *err)
+{
+	const struct parallels *p = img->state;
+
+	*end = p->data_start;
+	return parallels_each_entry(img, 0, p->entries, note_end, end, err);
+}
+
+int parallels_trim(struct img *img, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t end;
+	int rc = parallels_used_end(img, &end, err);
+
+	if (rc || p->storage->device || p->extension == PARALLELS_EXTENSION_KEPT ||
+	    end >= p->storage->size)
+		return rc;
+	img_meta_forget(img, p->storage, round_up_u64(end, IMG_META_SECTOR), UINT64_MAX / 2);
+	return img_storage_resize(p->storage, end, IMG_PREALLOCATE_OFF, err);
+}
+
+/* ---- In use ---- */
+
+int parallels_first_write(struct img *img, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	struct parallels_header h = p->header;
+	int rc;
+
+	if (p->for_check || p->marked)
+		return 0;
+	h.in_use = PARALLELS_OPEN;
+	h.flags &= ~(uint32_t)PARALLELS_FLAG_EMPTY;
+	if (p->extension == PARALLELS_EXTENSION_DROPPED)
+		h.extension_off = 0;
+	rc = parallels_write_header(img, &h, err);
+	if (!rc)
+		rc = parallels_sync(img, err);
+	if (!rc && p->extension == PARALLELS_EXTENSION_KEPT)
+		rc = parallels_prune_extension(img, err);
+	if (!rc && p->extension == PARALLELS_EXTENSION_DROPPED)
+		p->extension = PARALLELS_EXTENSION_NONE;
+	p->marked = !rc;
+	return rc;
+}
+
+int parallels_finish(struct img *img, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	struct parallels_header h = p->header;
+	int rc = 0;
+
+	if (p->for_check)
+		return 0;
+	if (p->has_free_end) {
+		rc = parallels_trim(img, err);
+		if (!rc)
+			rc = parallels_load_alloc(img, p->data_start, err);
+		p->has_free_end = false;
+	}
+	h.in_use = PARALLELS_CLOSED;
+	if (!rc)
+		rc = parallels_write_header(img, &h, err);
+	if (!rc) {
+		img->dirty = false;
+		p->marked = false;
+	}
+	return rc;
+}
+
+int parallels_set_writable(struct img *img, bool writable, struct img_error *err)
+{
+	struct parallels *p = img->state;
+
+	p->storage->may_grow_ahead = writable && !p->for_check; /* only the BAT says what is used */
+	if (!writable) {
+		parallels_free_alloc(p);
+		return 0;
+	}
+	if (p->for_check)
+		return 0;
+	if (p->data_off_wrong)
+		return img_fail(
+			err, -EUCLEAN,
+			"%s: header: data offset: found sector %" PRIu32 ", allowed %" PRIu64
+			" and up, inside the file: it cannot be written to before it was repaired",
+			img->name, p->header.data_off, p->data_start / PARALLELS_SECTOR);
+	return parallels_load_alloc(img, p->data_start, err);
+}

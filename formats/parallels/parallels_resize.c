@@ -1,0 +1,168 @@
+/*
+ * Another size. A BAT that has no room to grow gets it from the clusters behind it, which move to
+ * other places first: at all times the BAT leads to one copy or the other.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "formats/parallels/parallels_state.h"
+#include "libimg/base/arith.h"
+
+enum { COPY_BYTES = 1 << 20 };
+
+static int check_size(const struct img *img, uint64_t size, struct img_error *err)
+{
+	const struct parallels *p = img->state;
+	uint64_t most = min_u64(PARALLELS_DISK_BYTES_MAX, PARALLELS_ENTRIES_MAX * p->cluster_bytes);
+
+	if (!p->header.extended)
+		most = min_u64(most, (uint64_t)UINT32_MAX * PARALLELS_SECTOR);
+	if (size <= most)
+		return 0;
+	return img_fail(err, -EFBIG, "%s: new size: found %" PRIu64 ", allowed up to %" PRIu64,
+			img->name, size, most);
+}
+
+/* ---- Making room for the BAT ---- */
+
+struct move {
+	uint64_t below; /* clusters that begin below are moved */
+	uint8_t *buffer;
+};
+
+static int move_cluster(struct img *img, void *user, uint64_t number, uint32_t value,
+			struct img_error *err)
+{
+	struct parallels *p = img->state;
+	struct move *m = user;
+	uint64_t from = value * p->scale, to, got, bytes, n;
+	int rc;
+
+	if (from >= m->below)
+		return 0;
+	rc = img_unit_alloc_get(&p->alloc, 1, &to, &got);
+	if (rc)
+		return img_fail(err, rc, "%s: found no room to move clusters out of the BAT's way",
+				img->name);
+	p->fresh_from = max_u64(p->fresh_from, to + p->cluster_bytes);
+	to += p->base;
+	bytes = min_u64(p->cluster_bytes, p->storage->size - from);
+	for (uint64_t at = 0; at < bytes && !rc; at += n) {
+		n = min_u64(bytes - at, COPY_BYTES);
+		rc = img_storage_read(p->storage, from + at, m->buffer, n, err);
+		if (!rc)
+			rc = img_storage_write(p->storage, to + at, m->buffer, n, err);
+	}
+	if (!rc)
+		rc = parallels_sync(img, err);
+	img_meta_forget(img, p->storage, align_down_u64(to, IMG_META_SECTOR),
+			round_up_u64(p->cluster_bytes, IMG_META_SECTOR));
+	return rc ? rc : parallels_write_entry(img, number, (uint32_t)(to / p->scale), err);
+}
+
+static int reach_entries(struct img *img, uint64_t entries, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t end = parallels_bat_end(entries), base = p->base;
+	struct move m = { .below = end > base ? base + multiple_up_u64(end - base, p->cluster_bytes)
+					      : base };
+	int rc;
+
+	if (m.below <= p->data_start)
+		return 0;
+	if (p->extension == PARALLELS_EXTENSION_KEPT)
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: the BAT cannot grow: the image has a format extension that is not "
+			"known, so that its clusters cannot be moved",
+			img->name);
+	rc = parallels_load_alloc(img, m.below, err);
+	if (rc)
+		return rc;
+	m.buffer = malloc(COPY_BYTES);
+	rc = m.buffer ? parallels_each_entry(img, 0, p->entries, move_cluster, &m, err)
+		      : parallels_no_memory(img, err);
+	free(m.buffer);
+	if (!rc)
+		rc = parallels_sync(img, err);
+	if (!rc)
+		p->data_start = m.below;
+	return rc;
+}
+
+/* ---- Sizes ---- */
+
+int parallels_extend(struct img *img, uint64_t size, struct img_error *err)
+{
+	struct parallels *p = img->state;
+	uint64_t entries = div_round_up_u64(size, p->cluster_bytes), old = p->entries, end;
+	int rc = check_size(img, size, err);
+
+	if (!rc)
+		rc = parallels_first_write(img, err);
+	/* Of a last cluster that the file's end cuts, the disk may need more now. */
+	if (!rc)
+		rc = parallels_used_end(img, &end, err);
+	if (!rc && p->storage->size < end && !p->storage->device)
+		rc = img_storage_zero(p->storage, end, 0, err);
+	if (!rc)
+		rc = reach_entries(img, entries, err);
+	if (!rc)
+		rc = parallels_clear_entries(img, div_round_up_u64(img->size, p->cluster_bytes),
+					     entries, err);
+	if (!rc)
+		rc = parallels_sync(img, err);
+	if (rc) {
+		struct img_error ignored = { 0 };
+
+		parallels_load_alloc(img, p->data_start, &ignored);
+		img_error_clear(&ignored);
+		return rc;
+	}
+	p->entries = max_u64(old, entries);
+	img->size = size;
+	return parallels_load_alloc(img, p->data_start, err);
+}
+
+int parallels_resize(struct img *img, uint64_t size, enum img_preallocate how,
+		     struct img_error *err)
+{
+	struct parallels *p = img->state;
+	struct parallels_header h = p->header;
+	uint64_t entries = div_round_up_u64(size, p->cluster_bytes), reached = p->entries;
+	int rc = check_size(img, size, err);
+
+	if (!rc && how != IMG_PREALLOCATE_OFF)
+		rc = img_fail(
+			err, -ENOTSUP,
+			"%s: preallocation of what a Parallels image grows by is not supported",
+			img->name);
+	if (!rc)
+		rc = parallels_first_write(img, err);
+	if (rc)
+		return rc;
+	h = p->header;
+	h.sectors = size / PARALLELS_SECTOR;
+	h.entries = (uint32_t)entries;
+	h.cylinders = (uint32_t)min_u64(
+		div_round_up_u64(h.sectors, (uint64_t)PARALLELS_HEADS * PARALLELS_TRACK_SECTORS),
+		UINT32_MAX);
+	h.heads = PARALLELS_HEADS;
+	h.data_off = (uint32_t)(p->data_start / PARALLELS_SECTOR);
+	rc = parallels_write_header(img, &h, err);
+	if (!rc)
+		rc = parallels_sync(img, err);
+	if (rc)
+		return rc;
+	img->size = size;
+	p->entries = entries;
+	/* What the entries beyond named is free. */
+	rc = parallels_clear_entries(img, entries, max_u64(reached, entries), err);
+	if (!rc)
+		rc = parallels_sync(img, err);
+	if (!rc)
+		rc = parallels_load_alloc(img, p->data_start, err);
+	p->has_free_end = true;
+	return rc;
+}

@@ -1,0 +1,381 @@
+/*
+ * Parallels images made, written, refused, checked, repaired and resized.
+ */
+#include "tests/formats/parallels/plain.h"
+
+TestSuite(parallels, .init = folder_make, .fini = folder_remove);
+
+enum {
+	KIB = 1024,
+	MIB = 1024 * KIB,
+	SIZE = 5 * MIB + 512,
+};
+
+static int try_create(uint64_t size, const char *options, const char **text)
+{
+	static char sentence[1024];
+	const char *list[] = { options, NULL };
+	struct img_create_options o = { .format = "parallels",
+					.have_size = true,
+					.size = size,
+					.options = options ? list : NULL };
+	struct img_error *err = img_error_new();
+	int rc = img_create("t", &o, err);
+
+	snprintf(sentence, sizeof(sentence), "%s", img_error_text(err));
+	*text = sentence;
+	img_error_free(err);
+	return rc;
+}
+
+Test(parallels, create_refused)
+{
+	static const struct {
+		uint64_t size;
+		const char *options, *words;
+	} rows[] = {
+		{ MIB, "cluster_size=1000", "cluster_size" },
+		{ MIB, "cluster_size=0", "cluster_size" },
+		{ MIB, "cluster_size=4G", "cluster_size" },
+		{ MIB, "preallocation=metadata", "preallocation" },
+		{ UINT64_C(1) << 40, "cluster_size=512", "size" },
+	};
+	const char *text;
+
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		cr_assert_lt(try_create(rows[i].size, rows[i].options, &text), 0, "row %zu", i);
+		cr_assert(strstr(text, rows[i].words), "%s", text);
+		cr_assert_eq(folder_count(), 0);
+	}
+}
+
+/* Whatever the kind and the cluster, and wherever requests begin. */
+static void write_around(const char *name, uint64_t size)
+{
+	uint8_t *model = calloc(1, size);
+	struct img *img;
+
+	img = must_open(name, "parallels", IMG_OPEN_WRITE);
+
+	put(img, size - 700, 700, 1, model);
+	put(img, 100, 3 * 63 * 512, 2, model);
+	put(img, MIB - 1, 2, 3, model);
+	must_close(img);
+	sound(name);
+	reads_as(name, model, size);
+	cr_assert_eq(peek_le(name, IN_USE_AT, 4), closed);
+	img = must_open(name, NULL, 0);
+	cr_assert_str_eq(img_format(img), "parallels");
+	must_close(img);
+	img = must_open(name, "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(img_zero(img, 63 * 512, 63 * 512, NULL), 0);
+	memset(model + 63 * 512, 0, 63 * 512);
+	cr_assert_eq(img_zero(img, 1024, 512, NULL), 0);
+	memset(model + 1024, 0, 512);
+	cr_assert_eq(img_discard(img, 512 * KIB, size - 512 * KIB, NULL), 0);
+	cr_assert_eq(img_read(img, 512 * KIB, model + 512 * KIB, size - 512 * KIB, NULL), 0);
+	put(img, 2 * MIB, 1000, 4, model);
+	must_close(img);
+	sound(name);
+	reads_as(name, model, size);
+	free(model);
+}
+
+Test(parallels, written)
+{
+	make_new("a", SIZE, NULL);
+	write_around("a", SIZE);
+	make_new("b", SIZE, "cluster_size=4k");
+	write_around("b", SIZE);
+	make_new("c", SIZE, "cluster_size=32256");
+	write_around("c", SIZE);
+	make_new("d", SIZE, "cluster_size=512");
+	write_around("d", SIZE);
+	make_new("e", SIZE, "cluster_size=64k,preallocation=full");
+	write_around("e", SIZE);
+	make_old("f", SIZE, 63);
+	write_around("f", SIZE);
+	make_old("g", SIZE, 8);
+	write_around("g", SIZE);
+	make_old("h", SIZE, 2048);
+	write_around("h", SIZE);
+}
+
+/* While it is written to the file says so, durably; a clean end takes that back. */
+Test(parallels, in_use)
+{
+	uint8_t model[1000] = { 0 };
+	struct img *img;
+
+	make_new("a", MIB, NULL);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+	put(img, 0, 1000, 1, model);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), in_use);
+	must_close(img);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+}
+
+/* An image that was not closed is read, and written to: that is set right by it. */
+Test(parallels, not_closed)
+{
+	uint8_t *model = calloc(1, MIB);
+	struct img_check_result r;
+	struct img *img;
+
+	make_new("a", MIB, "cluster_size=4k");
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	put(img, 5000, 1000, 1, model);
+	must_close(img);
+	patch_le("a", IN_USE_AT, in_use, 4);
+	cr_assert_eq(truncate("a", (off_t)file_size("a") + 3 * 4096), 0);
+	reads_as("a", model, MIB);
+	r = check("a", 0);
+	cr_assert(r.corruptions == 1 && r.leaks == 3);
+	r = check("a", IMG_REPAIR_LEAKS);
+	cr_assert(r.corruptions == 1 && !r.leaks && r.leaks_fixed == 3);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), in_use);
+	r = check("a", IMG_REPAIR_ALL);
+	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+	sound("a");
+	patch_le("a", IN_USE_AT, in_use, 4);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	put(img, 100, 100, 7, model);
+	must_close(img);
+	sound("a");
+	reads_as("a", model, MIB);
+	free(model);
+}
+
+/* ---- Damage ---- */
+
+/* Clusters 0, 1 and 5 of 4 KiB are there, in this order. */
+static void damaged(const char *name, bool old, uint8_t *model)
+{
+	struct img *img;
+
+	if (old)
+		make_old(name, MIB, 8);
+	else
+		make_new(name, MIB, "cluster_size=4k");
+	memset(model, 0, MIB);
+	img = must_open(name, "parallels", IMG_OPEN_WRITE);
+	put(img, 0, 4096, 1, model);
+	put(img, 4096, 4096, 2, model);
+	put(img, 5 * 4096, 4096, 3, model);
+	must_close(img);
+	sound(name);
+}
+
+/* Refused for writing with these words; read where it can be read. */
+static void not_written(const char *name, const char *words)
+{
+	struct img_open_options o = { .format = "parallels", .flags = IMG_OPEN_WRITE };
+	const char *text;
+
+	cr_assert_eq(must_fail(name, &o, &text), -EUCLEAN);
+	cr_assert(strstr(text, words), "%s", text);
+}
+
+Test(parallels, shared_cluster)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	for (int old = 0; old < 2; old++) {
+		damaged("a", old, model);
+		set_entry("a", 9, entry("a", 0));
+		not_written("a", "which another entry has already");
+		r = check("a", 0);
+		cr_assert_eq(r.corruptions, 1);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		memcpy(model + 9 * 4096, model, 4096);
+		cr_assert_neq(entry("a", 9), entry("a", 0));
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
+Test(parallels, beyond_the_end)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+	uint8_t sector[512];
+	struct img *img;
+
+	for (int old = 0; old < 2; old++) {
+		damaged("a", old, model);
+		set_entry("a", 1, 4000);
+		not_written("a", "the file ends");
+		img = must_open("a", "parallels", 0);
+		cr_assert_eq(img_read(img, 4096, sector, sizeof(sector), NULL), -EUCLEAN);
+		cr_assert_eq(img_read(img, 0, sector, sizeof(sector), NULL), 0);
+		must_close(img);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(r.corruptions == 1 && !r.corruptions_fixed);
+		r = check("a", IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		memset(model + 4096, 0, 4096);
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
+/* A file that was cut short inside a cluster: what is left of that is kept. */
+Test(parallels, cut_short)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	for (int old = 0; old < 2; old++) {
+		damaged("a", old, model);
+		cr_assert_eq(truncate("a", (off_t)file_size("a") - 2048), 0);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(r.corruptions == 1 && !r.corruptions_fixed);
+		r = check("a", IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		memset(model + 5 * 4096 + 2048, 0, 2048);
+		sound("a");
+		reads_as("a", model, MIB);
+		cr_assert_eq(truncate("a", 1000), 0);
+		must_fail("a", &(struct img_open_options){ .format = "parallels" },
+			  &(const char *){ NULL });
+	}
+	free(model);
+}
+
+Test(parallels, unaligned)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+	uint32_t second;
+
+	damaged("a", true, model);
+	second = entry("a", 1);
+	set_entry("a", 1, second + 3); /* the later part of it, and the beginning of the third */
+	memset(model + 4096 + 5 * 512, 3, 3 * 512);
+	not_written("a", "not aligned");
+	r = check("a", 0);
+	cr_assert_eq(r.corruptions, 1);
+	r = check("a", IMG_REPAIR_ALL);
+	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+	sound("a");
+	reads_as("a", model, MIB);
+	free(model);
+}
+
+/* Entries that lead into the header or the BAT lead to no data. */
+Test(parallels, in_the_table)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	damaged("a", true, model);
+	set_entry("a", 1, 1);
+	not_written("a", "where the header and the BAT are");
+	r = check("a", IMG_REPAIR_ALL);
+	cr_assert(r.corruptions == 1);
+	r = check("a", IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+	cr_assert(!r.corruptions);
+	memset(model + 4096, 0, 4096);
+	sound("a");
+	reads_as("a", model, MIB);
+	free(model);
+}
+
+Test(parallels, header_repaired)
+{
+	static const struct {
+		size_t off;
+		uint32_t value;
+	} rows[] = { { DATA_OFF_AT, 1 }, { DATA_OFF_AT, 1 << 20 }, { FLAGS_AT, 1 } };
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		damaged("a", false, model);
+		patch_le("a", rows[i].off, rows[i].value, 4);
+		r = check("a", 0);
+		cr_assert_eq(r.corruptions, 1, "row %zu", i);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
+/* ---- Other sizes ---- */
+
+static void resize(struct img *img, uint64_t size)
+{
+	struct img_error *err = img_error_new();
+
+	cr_assert_eq(img_resize(img, size, IMG_PREALLOCATE_OFF, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_size(img), size);
+	img_error_free(err);
+}
+
+/* Sizes up and down, data near each end; what was cut off never comes back. */
+static void resize_around(const char *name, uint64_t largest)
+{
+	const uint64_t sizes[] = { 6 * MIB, 6 * MIB + 512, largest, 3 * MIB, 3 * MIB + 70 * KIB,
+				   5 * MIB, 512, 9 * MIB, largest / 2 };
+	uint8_t *model = calloc(1, largest);
+	struct img *img = must_open(name, "parallels", IMG_OPEN_WRITE);
+	uint64_t size = SIZE;
+
+	put(img, SIZE - 5000, 5000, 1, model);
+	put(img, 0, 100000, 2, model);
+	for (size_t i = 0; i < COUNT(sizes); i++) {
+		if (sizes[i] < size)
+			memset(model + sizes[i], 0, size - sizes[i]);
+		resize(img, sizes[i]);
+		size = sizes[i];
+		if (i % 2) {
+			must_close(img);
+			sound(name);
+			reads_as(name, model, size);
+			img = must_open(name, "parallels", IMG_OPEN_WRITE);
+		}
+		put(img, size - 512, 512, (uint8_t)(10 + i), model);
+		put(img, size / 2, 256, (uint8_t)(20 + i), model);
+	}
+	must_close(img);
+	sound(name);
+	reads_as(name, model, size);
+	free(model);
+}
+
+Test(parallels, resized)
+{
+	make_new("a", SIZE, NULL);
+	resize_around("a", 400 * MIB);
+	make_new("b", SIZE, "cluster_size=512"); /* its BAT moves clusters away */
+	resize_around("b", 40 * MIB);
+	make_new("c", SIZE, "cluster_size=32256");
+	resize_around("c", 400 * MIB);
+	make_old("d", SIZE, 63);
+	resize_around("d", 400 * MIB);
+	make_old("e", SIZE, 8);
+	resize_around("e", 40 * MIB);
+}
+
+Test(parallels, size_limits)
+{
+	struct img *img;
+
+	make_old("a", MIB, 63);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(img_resize(img, (uint64_t)UINT32_MAX * 512 + 512, IMG_PREALLOCATE_OFF, NULL),
+		     -EFBIG);
+	must_close(img);
+	img = must_open("a", "parallels", 0);
+	cr_assert_eq(img_size(img), MIB);
+	must_close(img);
+	sound("a");
+}

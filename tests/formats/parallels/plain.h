@@ -1,0 +1,188 @@
+/*
+ * A plain reader of expanding Parallels images, from the format's document alone: what the library
+ * writes is judged by it. And images made byte by byte.
+ */
+#ifndef TESTS_PARALLELS_PLAIN_H
+#define TESTS_PARALLELS_PLAIN_H
+
+#include "tests/image/folder.h"
+
+enum {
+	SECTOR = 512,
+	IN_USE_AT = 44,
+	DATA_OFF_AT = 48,
+	FLAGS_AT = 52,
+	EXTENSION_AT = 56,
+	BAT_AT = 64,
+};
+
+static const uint32_t in_use = 0x746f6e59, closed = 0x312e3276;
+
+static inline uint64_t le(const uint8_t *p, unsigned n)
+{
+	uint64_t v = 0;
+
+	while (n--)
+		v = v << 8 | p[n];
+	return v;
+}
+
+static inline void patch(const char *name, uint64_t off, const void *bytes, size_t len)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+
+	cr_assert_eq(pwrite(fd, bytes, len, (off_t)off), (ssize_t)len);
+	close(fd);
+}
+
+static inline void patch_le(const char *name, uint64_t off, uint64_t value, unsigned n)
+{
+	uint8_t bytes[8];
+
+	for (unsigned i = 0; i < n; i++)
+		bytes[i] = (uint8_t)(value >> 8 * i);
+	patch(name, off, bytes, n);
+}
+
+static inline uint64_t peek_le(const char *name, uint64_t off, unsigned n)
+{
+	uint8_t bytes[8];
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+
+	cr_assert_eq(pread(fd, bytes, n, (off_t)off), (ssize_t)n);
+	close(fd);
+	return le(bytes, n);
+}
+
+static inline void set_entry(const char *name, uint64_t number, uint32_t value)
+{
+	patch_le(name, BAT_AT + 4 * number, value, 4);
+}
+
+static inline uint32_t entry(const char *name, uint64_t number)
+{
+	return (uint32_t)peek_le(name, BAT_AT + 4 * number, 4);
+}
+
+static inline uint64_t file_size(const char *name)
+{
+	struct stat st;
+
+	cr_assert_eq(stat(name, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+/* An empty image of the old kind, as VirtualBox makes it. */
+static inline void make_old(const char *name, uint64_t size, uint32_t cluster_sectors)
+{
+	uint64_t sectors = size / SECTOR,
+		 entries = (sectors + cluster_sectors - 1) / cluster_sectors;
+	const uint32_t words[] = {
+		2, 16, 100, cluster_sectors, (uint32_t)entries, (uint32_t)sectors, 0, 0, 0, 0, 0, 0
+	};
+
+	make_file(name, "WithoutFreeSpace", 16, (off_t)((BAT_AT + 4 * entries + 511) / 512 * 512));
+	for (size_t i = 0; i < COUNT(words); i++)
+		patch_le(name, 16 + 4 * i, words[i], 4);
+}
+
+static inline void make_new(const char *name, uint64_t size, const char *options)
+{
+	const char *list[] = { options, NULL };
+	struct img_create_options o = { .format = "parallels",
+					.have_size = true,
+					.size = size,
+					.options = options ? list : NULL };
+	struct img_error *err = img_error_new();
+
+	cr_assert_eq(img_create(name, &o, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+}
+
+/* The disk of size bytes; that nothing is used twice, or lies in front of the data, too. */
+static inline void plain_read(const char *name, uint8_t *out, uint64_t size)
+{
+	uint64_t len = file_size(name), cluster, scale, entries, least;
+	uint8_t *f = malloc(len), *used;
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	bool extended;
+
+	cr_assert_eq(pread(fd, f, len, 0), (ssize_t)len);
+	close(fd);
+	extended = !memcmp(f, "WithouFreSpacExt", 16);
+	cr_assert(extended || !memcmp(f, "WithoutFreeSpace", 16));
+	cr_assert_eq(le(f + 16, 4), 2);
+	cluster = le(f + 28, 4) * SECTOR;
+	scale = extended ? cluster : SECTOR;
+	entries = le(f + 32, 4);
+	least = le(f + DATA_OFF_AT, 4) * SECTOR;
+	if (!least && !extended)
+		least = (BAT_AT + 4 * entries + 511) / 512 * 512;
+	cr_assert_eq(le(f + 36, extended ? 8 : 4) * SECTOR, size);
+	cr_assert_geq(entries * cluster, size);
+	cr_assert_geq(least, BAT_AT + 4 * entries);
+	cr_assert(!extended || least % cluster == 0);
+	used = calloc(1, len / SECTOR + 1);
+	memset(out, 0, size);
+	for (uint64_t n = 0; n < entries; n++) {
+		uint64_t off = le(f + BAT_AT + 4 * n, 4) * scale, bytes = cluster;
+
+		if (!off)
+			continue;
+		if (n * cluster + bytes > size)
+			bytes = n * cluster < size ? size - n * cluster : 0;
+		cr_assert(off >= least && off + bytes <= len, "%s: entry %lu: %lu", name, n, off);
+		for (uint64_t s = off / SECTOR; s < (off + bytes) / SECTOR; s++)
+			cr_assert(!used[s]++, "%s: entry %lu shares a sector", name, n);
+		memcpy(out + n * cluster, f + off, bytes);
+	}
+	free(used);
+	free(f);
+}
+
+static inline void put(struct img *img, uint64_t off, size_t len, uint8_t value, uint8_t *model)
+{
+	struct img_error *err = img_error_new();
+
+	memset(model + off, value, len);
+	cr_assert_eq(img_write(img, off, model + off, len, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+}
+
+/* What the library reads of it, the plain reader, and the model are the same. */
+static inline void reads_as(const char *name, const uint8_t *model, uint64_t size)
+{
+	struct img *img = must_open(name, "parallels", 0);
+	uint8_t *got = calloc(1, size + 1);
+
+	cr_assert_eq(img_size(img), size);
+	cr_assert_eq(img_read(img, 0, got, size, NULL), 0);
+	cr_assert(!memcmp(got, model, size), "%s: read by the library", name);
+	must_close(img);
+	plain_read(name, got, size);
+	cr_assert(!memcmp(got, model, size), "%s: read by the plain reader", name);
+	free(got);
+}
+
+/* Check it, and repair: what is left and what was repaired. */
+static inline struct img_check_result check(const char *name, unsigned repair)
+{
+	struct img *img = must_open(name, "parallels",
+				    IMG_OPEN_CHECK | (repair ? (unsigned)IMG_OPEN_WRITE : 0));
+	struct img_error *err = img_error_new();
+	struct img_check_result r;
+
+	cr_assert_eq(img_check(img, repair, NULL, NULL, &r, err), 0, "%s", img_error_text(err));
+	img_error_free(err);
+	must_close(img);
+	return r;
+}
+
+static inline void sound(const char *name)
+{
+	struct img_check_result r = check(name, 0);
+
+	cr_assert(!r.corruptions && !r.leaks && !r.check_errors, "%s", name);
+}
+
+#endif
