@@ -57,6 +57,20 @@ refuse() {
 	fi
 }
 
+# virtualbox_parallels FILE BYTES: an empty Parallels image as VirtualBox makes it: clusters of 63 sectors
+# right behind the BAT, which counts sectors.
+virtualbox_parallels() {
+	entries=$((($2 / 512 + 62) / 63))
+	{
+		printf WithoutFreeSpace
+		for word in 2 16 100 63 $entries $(($2 / 512)) 0 0 0 0 0 0; do
+			# shellcheck disable=SC2059 # it is made here
+			printf "$(printf '\\%03o' $((word & 255)) $((word >> 8 & 255)) $((word >> 16 & 255)) $((word >> 24 & 255)))"
+		done
+	} >"$1"
+	truncate -s $(((64 + 4 * entries + 511) / 512 * 512)) "$1"
+}
+
 finish() {
 	echo "$suite: $passed passed, $failed failed, $skipped skipped"
 	[ "$failed" -eq 0 ]

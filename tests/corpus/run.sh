@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../lib.sh"
 
 only=$1
-formats="raw qcow2 vmdk vhdx vpc vdi auto"
+formats="raw qcow2 vmdk vhdx vpc vdi parallels auto"
 seconds=2 mebibytes=128		# for what must be refused and what is bent to exhaust us
 
 if [ -z "$corpus" ]; then
@@ -22,6 +22,7 @@ not_yet() {
 	*secret,id=*) echo ncrypt ;;			# qcow2 encryption: no passphrases yet
 	*'"-l"'*) echo skip ;;				# views of internal snapshots
 	qcow2/chain-qed-vmdk.tar.xz:*) echo qed ;;	# a link of the chain is QED
+	parallels/bundle-*) echo parallels ;;		# folders
 	esac
 }
 

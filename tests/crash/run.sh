@@ -99,6 +99,12 @@ vpc_over() {
 }
 vhdx_empty() { "$imgtool" create -q -f vhdx -o "block_size=1M,$1" image.vhdx $size; }
 vhdx_theirs() { qemu-img convert -f raw -O vhdx -o "block_size=1M,$1" base.raw image.vhdx; }
+parallels_theirs() { qemu-img convert -f raw -O parallels -o "$1" base.raw image.parallels; }
+parallels_ours() { "$imgtool" create -q -f parallels -o "$1" image.parallels $size; }
+parallels_old() {
+	virtualbox_parallels image.parallels $size
+	"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
+}
 vhdx_over() {
 	"$imgtool" convert -f raw -O vhdx -o block_size=1M base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -o "block_size=1M,$1" -b lower.vhdx -F vhdx image.vhdx
@@ -178,6 +184,11 @@ variant "vpc by qemu-img" "" vpc_theirs subformat=dynamic
 variant "vpc fixed" "" vpc_theirs subformat=fixed
 variant "vpc over vpc" "qemu=0" vpc_over block_size=64k
 variant "vpc over vpc, blocks of 2M" "qemu=0" vpc_over block_size=2M
+variant "parallels" "" parallels_ours cluster_size=64k
+variant "parallels by qemu-img" "" parallels_theirs cluster_size=64k
+variant "parallels of 63 sectors" "" parallels_ours cluster_size=32256
+variant "parallels of the old kind" "" parallels_old
+variant "parallels of sectors" "" parallels_theirs cluster_size=512
 
 # qemu-img takes a count that is ahead, which a power cut may leave, for an error.
 variant "vdi 4k" "qemu=0" vdi_empty block_size=4k
@@ -260,6 +271,9 @@ variant "resize data file, preallocated" "resize=300032 resize=2097152 how=1" fi
 variant "resize raw data file" "resize=300032 resize=2097152" empty cluster_size=4k,data_file=data.raw,data_file_raw=on
 variant "resize vhdx" "log=1 resize=300032 resize=2097152 resize=5242880" vhdx_theirs log_size=1M
 variant "resize vhdx, fixed" "log=1 resize=3145728 resize=1048576" vhdx_theirs subformat=fixed
+variant "resize parallels" "resize=300032 resize=2097152 resize=5242880" parallels_theirs cluster_size=4k
+variant "resize parallels of sectors" "resize=2097152 resize=300032" parallels_ours cluster_size=512
+variant "resize parallels of the old kind" "resize=300032 resize=2097152 resize=9243136" parallels_old
 variant "resize vhdx over vhdx" "qemu=0 resize=300032 resize=2097152" vhdx_over log_size=1M
 variant "resize vdi" "resize=2097152 resize=524288 resize=1048576 qemu=0" vdi_filled block_size=64k
 variant "resize vdi, whose map moves" "resize=8388608 resize=300032 resize=16777216 qemu=0" vdi_filled block_size=4k

@@ -40,6 +40,9 @@ qemu-img convert -f raw -O vdi base.raw theirs.vdi
 "$imgtool" convert -f raw -O vdi -o block_size=4k base.raw small.vdi
 "$imgtool" create -q -f vdi -o block_size=64k empty.vdi 1M
 "$imgtool" create -q -f vdi -b theirs.vdi -F vdi child.vdi
+for options in cluster_size=4k cluster_size=32256; do
+	qemu-img convert -f raw -O parallels -o $options base.raw "filled-$options.parallels"
+done
 head -c 3000320 /dev/urandom >random.raw
 
 run() {
@@ -78,10 +81,15 @@ for image in theirs small empty child; do
 done
 run resize theirs.vdi vdi
 run resize small.vdi vdi
+for image in filled-*.parallels; do
+	run open "$image" parallels
+	run write "$image" parallels seed=$$
+	run resize "$image" parallels
+done
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi; do
+for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi parallels; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -102,6 +110,7 @@ run create new vpc options=subformat=fixed
 for options in static=off static=on; do
 	run create new vdi options=$options
 done
+run create new parallels options=cluster_size=64k
 for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done
@@ -114,6 +123,11 @@ sh -c 'qemu-io -f qcow2 -c "write -q -P 3 0 256k" -c abort lazy.qcow2' >/dev/nul
 for image in leak.qcow2 lazy.qcow2; do
 	run repair $image qcow2
 done
+# In use, and two clusters in one place.
+cp filled-cluster_size=4k.parallels shared.parallels
+printf Ynot | dd of=shared.parallels bs=1 seek=44 conv=notrunc status=none
+dd if=filled-cluster_size=4k.parallels of=shared.parallels bs=4 skip=16 seek=17 count=1 conv=notrunc status=none
+run repair shared.parallels parallels
 
 . "$top/tests/fault/tool.sh"
 finish

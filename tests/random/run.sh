@@ -150,6 +150,12 @@ vhdx_4096_over() {
 		"$imgtool" convert -n -f raw -O vhdx base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -o "$1" -b lower.vhdx -F vhdx image.vhdx
 }
+parallels_theirs() { qemu-img convert -f raw -O parallels -o "$1" base.raw image.parallels; }
+parallels_ours() { "$imgtool" create -q -f parallels -o "$1" image.parallels $size; }
+parallels_old() {
+	virtualbox_parallels image.parallels $size
+	[ -z "$1" ] || "$imgtool" convert -n -f raw -O parallels base.raw image.parallels
+}
 vhdx_over_chain() {
 	rm -f lower.vhdx middle.vhdx && qemu-img convert -f raw -O vhdx base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -b lower.vhdx -F vhdx middle.vhdx &&
@@ -407,4 +413,17 @@ variant "vdi child" "" vdi_over static=off static=off
 variant "vdi child, resized meanwhile" "resize=1 flags=512" vdi_over block_size=4k block_size=64k
 variant "vdi child, overlapping requests" "overlap=1" vdi_over block_size=64k static=on
 variant "vdi child of a child, unmapping" "flags=512" vdi_over_chain block_size=128k
+variant "parallels" "" parallels_ours cluster_size=64k
+variant "parallels filled by qemu-img" "overlap=1" parallels_theirs cluster_size=64k
+variant "parallels of sectors" "" parallels_theirs cluster_size=512
+variant "parallels of 63 sectors" "overlap=1" parallels_ours cluster_size=32256
+variant "parallels of the old kind" "" parallels_old
+variant "parallels of the old kind, filled" "overlap=1" parallels_old filled
+variant "parallels of the old kind, unmapping" "flags=512" parallels_old filled
+variant "parallels, unmapping, O_DIRECT if possible" "flags=640" parallels_theirs cluster_size=64k
+variant "parallels, written through" "threads=1 flags=1024" parallels_theirs cluster_size=64k
+variant "parallels, resized meanwhile" "resize=1" parallels_theirs cluster_size=64k
+variant "parallels of 63 sectors, resized meanwhile" "resize=1" parallels_ours cluster_size=32256
+variant "parallels of sectors, resized meanwhile" "resize=1" parallels_ours cluster_size=512
+variant "parallels of the old kind, resized meanwhile" "resize=1" parallels_old filled
 finish

@@ -479,3 +479,8 @@ void lines_add(void *user, const char *line)
 	free(lines->text);
 	lines->text = text;
 }
+
+unsigned lines_not_closed(const struct lines *lines)
+{
+	return lines->text && strstr(lines->text, NOT_CLOSED);
+}

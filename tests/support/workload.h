@@ -86,10 +86,17 @@ void workload_all_durable(struct workload *w, const struct img_record *record);
 int workload_judge(struct workload *w, struct img *img, size_t cut, struct img_error *err);
 void workload_rewind(struct workload *w);
 
+#define NOT_CLOSED "image was not closed correctly"
+
 /* Collects the lines of a check. */
 struct lines {
 	char *text; /* malloc'd; NULL: none */
 };
 void lines_add(void *user, const char *line);
+/*
+ * How many of the corruptions are no more than an image that was not closed: 1 of a format that counts
+ * that among them (Parallels, as qemu-img does), else 0.
+ */
+unsigned lines_not_closed(const struct lines *lines);
 
 #endif
