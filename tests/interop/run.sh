@@ -2,7 +2,7 @@
 # Both directions with other programs: what qemu-img and qemu-io write we read; what we write they
 # read, and qemu-img, libqcow, libvmdk and 7-Zip find nothing wrong with it.
 #
-#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc read-vdi write-qcow2 write-vmdk write-vhdx write-vpc write-vdi packed sizes resize same copies script tool
+#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-parallels write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-parallels packed sizes resize same copies script tool
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to agree with"; finish; }
@@ -112,6 +112,18 @@ seven() {
 	rm -f seven.raw
 }
 
+# virtualbox NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
+virtualbox() {
+	have VBoxManage || return
+	rm -f vbox.raw
+	export VBOX_USER_HOME="$work/virtualbox"
+	try "$1: VBoxManage" timeout 60 VBoxManage clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW
+	cmp -s vbox.raw "$3" || fail "$1: VBoxManage reads something else"
+	VBoxManage closemedium disk "$work/vbox.raw" --delete >/dev/null 2>&1
+	VBoxManage closemedium disk "$work/$2" >/dev/null 2>&1
+	rm -f vbox.raw
+}
+
 # mounts NAME PROGRAM FILE ENTRY [RAW]: libvmdk's or libqcow's file system shows the same.
 mounts() {
 	have "$2" && [ "$can_mount" ] || return
@@ -131,8 +143,8 @@ else
 fi
 
 make_content
-for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc read-vdi write-qcow2 write-vmdk write-vhdx write-vpc write-vdi packed sizes resize same copies script tool}; do
+for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-parallels write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-parallels packed sizes resize same copies script tool}; do
 	. "$top/tests/interop/$part.sh"
-	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.vdi ./*.bin
+	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.vdi ./*.parallels ./*.bin
 done
 finish

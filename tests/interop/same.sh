@@ -42,6 +42,9 @@ vhdx subformat=fixed,block_size=1M
 vdi
 vdi static=on
 vdi block_size=4k
+parallels
+parallels cluster_size=32256
+parallels preallocation=full
 qcow2 extended_l2=on
 qcow2 lazy_refcounts=on,refcount_bits=8
 qcow2 preallocation=metadata

@@ -6,18 +6,6 @@ truncate -s "$(stat -c %s content.raw)" backwards.raw
 cp --sparse=always content.raw padded.raw
 truncate -s 16M padded.raw
 
-# virtualbox NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
-virtualbox() {
-	have VBoxManage || return
-	rm -f vbox.raw
-	export VBOX_USER_HOME="$work/virtualbox"
-	try "$1: VBoxManage" timeout 60 VBoxManage clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW
-	cmp -s vbox.raw "$3" || fail "$1: VBoxManage reads something else"
-	VBoxManage closemedium disk "$work/vbox.raw" --delete >/dev/null 2>&1
-	VBoxManage closemedium disk "$work/$2" >/dev/null 2>&1
-	rm -f vbox.raw
-}
-
 while read -r options; do
 	name="our vhdx $options"
 	rm -f ./o.vhdx ./t.vhdx
