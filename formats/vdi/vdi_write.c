@@ -325,7 +325,8 @@ int vdi_first_write(struct img *img, struct img_error *err)
 {
 	static const uint64_t random[2];
 	struct vdi *v = img->state;
-	struct vdi_header h = v->header;
+	struct vdi_header h = v->header, now;
+	uint8_t bytes[VDI_SECTOR];
 	int rc;
 
 	/* A repair changes nothing that children would notice; of a new image nobody knows the UUID. */
@@ -334,8 +335,13 @@ int vdi_first_write(struct img *img, struct img_error *err)
 	rc = img_guid_new(random, "", h.modification, err);
 	if (!rc)
 		rc = vdi_store_header(img, &h, false, err);
-	if (!rc) /* alone: the rest may be read meanwhile */
-		memcpy(v->header.modification, h.modification, IMG_GUID_BYTES);
+	/* Children are told what the file says: where this failed, that is the old one or the new. */
+	now = h;
+	if (rc && (img_storage_read(img->file, 0, bytes, sizeof(bytes), NULL) ||
+		   vdi_parse_header(bytes, sizeof(bytes), &now, NULL)))
+		return rc;
+	/* alone: the rest may be read meanwhile */
+	memcpy(v->header.modification, now.modification, IMG_GUID_BYTES);
 	return rc;
 }
 

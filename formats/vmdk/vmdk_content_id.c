@@ -95,6 +95,8 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 	} while (cid == vmdk->cid);
 	snprintf(digits, sizeof(digits), "%0*" PRIx32, (int)d.cid_digits.len, cid);
 	rc = write_digits(img, base, text, d.cid_digits, digits, err);
+	if (!rc)
+		vmdk->cid = cid; /* of the file as it is read from now on, whatever fails yet */
 	if (!rc && d.long_cid.len == 32 && d.cid_digits.len == 8) {
 		struct vmdk_text tail = { d.long_cid.at + 24, 8 };
 
@@ -109,11 +111,7 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 		if (!rc)
 			memcpy(vmdk->uuid_modification, uuid, VMDK_UUID_CHARS);
 	}
-	if (!rc)
-		rc = sync_file(img, img->file, err);
-	if (!rc)
-		vmdk->cid = cid;
-	return rc;
+	return rc ? rc : sync_file(img, img->file, err);
 }
 
 /* ---- The driver's entries ---- */
