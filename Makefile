@@ -28,7 +28,8 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 DOCS_SRC := $(sort $(wildcard tools/docs/*.c))
 TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
 SHARE_SRC := $(wildcard tests/support/*.c)
-HELP_SRC := $(filter-out $(TEST_SRC) $(SHARE_SRC),$(sort $(wildcard tests/*/*.c)))	# of other suites
+PRELOAD_SRC := tests/fault/preload.c
+HELP_SRC := $(filter-out $(TEST_SRC) $(SHARE_SRC) $(PRELOAD_SRC),$(sort $(wildcard tests/*/*.c)))	# of other suites
 FUZZ_SRC := $(sort $(wildcard fuzz/*_fuzz.c))
 
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
@@ -37,9 +38,10 @@ DOCS_OBJ := $(DOCS_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
 SHARED   := $(SHARE_SRC:%.c=$(BUILD)/%.o)
 HELPERS  := $(HELP_SRC:%.c=$(BUILD)/%)
+PRELOADS := $(PRELOAD_SRC:%.c=$(BUILD)/%.so)
 FUZZERS  := $(FUZZ_SRC:%.c=$(BUILD)/%)
-ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(DOCS_SRC) $(TEST_SRC) $(HELP_SRC) $(SHARE_SRC) $(FUZZ_SRC) \
-	    $(wildcard libimg/examples/*.c)
+ALL_SRC  := $(LIB_SRC) $(TOOL_SRC) $(DOCS_SRC) $(TEST_SRC) $(HELP_SRC) $(PRELOAD_SRC) $(SHARE_SRC) \
+	    $(FUZZ_SRC) $(wildcard libimg/examples/*.c)
 HEADERS  := $(sort $(shell find libimg formats tools tests fuzz -name '*.h'))
 
 # ---- Building ----
@@ -99,6 +101,11 @@ $(TESTS): %: %.o $(CHECKED) $(BUILD)/libimg.a
 $(HELPERS): %: %.o $(SHARED) $(CHECKED) $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# Loaded into programs that are not sanitized.
+$(PRELOADS) $(PRELOADS:.so=.o): override CFLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(CFLAGS))
+$(PRELOADS): %.so: %.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -ldl
+
 # What an image names comes from memory there.
 $(BUILD)/tests/crash/crash: LDFLAGS += -Wl,--wrap=img_storage_open_fd
 
@@ -112,7 +119,7 @@ $(BUILD)/%.o: %.c
 -include $(LIB_OBJ:.o=.d) $(CHECKED:.o=.d) $(TOOL_OBJ:.o=.d) $(DOCS_OBJ:.o=.d) $(TESTS:=.d) \
 	 $(HELPERS:=.d) $(SHARED:.o=.d) $(FUZZERS:=.d)
 
-tests: all $(TESTS) $(HELPERS)
+tests: all $(TESTS) $(HELPERS) $(PRELOADS)
 fuzzers: $(FUZZERS)
 
 # ---- Installing ----

@@ -180,18 +180,44 @@ static int copy_down(struct commit *c)
 	return img_copy_down(c->top, c->base, &how, c->err);
 }
 
-/* base changes from here on. */
-static int write_down(struct commit *c)
+/* base changes, and by that its content's count. */
+static int begin_change(struct commit *c)
 {
-	int rc = expect_parents(c), flushed;
+	int rc = expect_parents(c);
 
 	if (!rc)
 		rc = img_engine_quiesce(c->base, IMG_QUIESCE_FOR_CHANGING, c->err);
 	if (rc)
 		return rc;
 	img_engine_resume(c->base);
-	rc = for_children(c, link_anew);
-	if (!rc && img_size(c->base) < img_size(c->top))
+	return for_children(c, link_anew);
+}
+
+/*
+ * It was changed, or not, when the job failed with rc: the links are to fit what there is. What is above an
+ * image whose link changes follows in any case. Who takes both parents needs nothing.
+ */
+static int repair_links(struct commit *c, int rc)
+{
+	for (struct img *i = child_of(c); knows_parent(i); i = i->context->above) {
+		if (!i->driver->accept_parent && link_anew(i, NULL))
+			rc = img_error_prefix(c->err, rc,
+					      "%s: its parent may have changed, which could not be stored (rebase "
+					      "-u repairs the link)",
+					      img_name(i));
+		if (i == c->top)
+			break;
+	}
+	return rc;
+}
+
+static int write_down(struct commit *c)
+{
+	int rc = begin_change(c), flushed;
+
+	if (rc)
+		return repair_links(c, rc);
+	if (img_size(c->base) < img_size(c->top))
 		rc = img_resize(c->base, img_size(c->top), IMG_PREALLOCATE_OFF, c->err);
 	if (!rc)
 		rc = copy_down(c);

@@ -8,6 +8,11 @@ program=$build/tests/fault/fault
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 cd "$work" || exit 1
 
+# tests/fault/run.sh chain [WORD]: only that part.
+[ -z "$1" ] || [ "$1" = chain ] || { echo "usage: $0 [chain [WORD]]"; exit 2; }
+. "$top/tests/fault/chain.sh"
+[ -z "$1" ] || finish
+
 i=10
 while [ $i -lt 42 ]; do
 	case $i in
