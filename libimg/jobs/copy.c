@@ -20,6 +20,7 @@
 #include "libimg/jobs/rate_limit.h"
 #include "libimg/jobs/salvage.h"
 #include "libimg/jobs/concat.h"
+#include "libimg/jobs/map_ahead.h"
 #include "libimg/jobs/target.h"
 #include "libimg/jobs/zero.h"
 
@@ -75,6 +76,7 @@ enum copy_way {
 struct copy {
 	enum copy_way way;
 	struct img_concat sources;
+	struct img_map_ahead ahead; /* ACROSS: of the sources */
 	struct img *target;
 	struct img *compared; /* what chunks are compared with; NULL: zeroes */
 	const struct img_copy_options *o;
@@ -132,8 +134,13 @@ static int map_target(struct copy *c, uint64_t off, struct known *k, struct img_
 
 static int map_source(struct copy *c, uint64_t off, struct known *k, struct img_error *err)
 {
-	int rc = covers(k, off) ? 0 : img_concat_map(&c->sources, off, &k->extent, err);
+	int rc = 0;
 
+	if (covers(k, off))
+		return 0;
+	/* Where the target is a part of the chain, changes move what is ahead. */
+	rc = c->way == COPY_ACROSS ? img_map_ahead_get(&c->ahead, off, &k->extent, err)
+				   : img_concat_map(&c->sources, off, &k->extent, err);
 	if (rc && c->o->salvage && img_salvage_may(rc)) {
 		/* Reading it will fail as well: there it is dealt with. */
 		k->extent = (struct img_map_entry){ .start = off,
@@ -761,8 +768,11 @@ static int copy(struct copy *c)
 	for (unsigned i = 0; i < c->window; i++)
 		c->chunks[i].c = c;
 	rc = img_queue_new(c->o->io, &c->q, c->err);
+	if (!rc && c->way == COPY_ACROSS)
+		rc = img_map_ahead_init(&c->ahead, &c->sources, c->q, c->err);
 	if (!rc)
 		rc = run(c);
+	img_map_ahead_destroy(&c->ahead);
 	img_queue_free(c->q);
 	for (unsigned i = 0; i < c->window; i++) {
 		free(c->chunks[i].data);
