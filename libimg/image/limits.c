@@ -33,14 +33,14 @@ struct img_level_limits img_level_limits(const struct img *img)
 static uint32_t change_flags(const struct img *img)
 {
 	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
+	bool fast_zero = img->fast_zero || (plain && img->file->limits.fast_zero);
 	bool fua = img->file->limits.fua;
 
 	for (size_t p = 0; p < img->context->part_count; p++)
 		fua = fua && img->context->parts[p]->limits.fua;
 	if (!img->writable)
 		return 0;
-	return (fua ? IMG_LIMIT_FUA : 0u) |
-	       (img->fast_zero || (plain && img->file->limits.fast_zero) ? IMG_LIMIT_FAST_ZERO : 0u) |
+	return (fua ? IMG_LIMIT_FUA : 0u) | (fast_zero ? IMG_LIMIT_FAST_ZERO : 0u) |
 	       (img->discard_zeroes || plain ? IMG_LIMIT_DISCARD_ZEROES : 0u);
 }
 

@@ -126,7 +126,8 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 static int ask_storage(struct img_lookup *l, struct img_error *err)
 {
 	const struct img_extent *e = &l->extent;
-	int rc = img_storage_extent(e->storage, e->file_off, e->length, &l->stored, &l->stored_bytes);
+	int rc = img_storage_extent(e->storage, e->file_off, e->length, &l->stored,
+				    &l->stored_bytes);
 
 	l->asked = !rc;
 	return rc ? img_fail(err, rc, "Could not look for holes at offset %" PRIu64 " of '%s': %s",

@@ -380,7 +380,7 @@ static void state_limits(struct img_file *f, const struct stat *st, const struct
 	};
 	if (disk)
 		f->base.limits.discard_align = img_device_discard_align(st->st_rdev);
-	else if (regular && f->base.limits.fast_zero && fs->f_bsize > 0 && fs->f_bsize <= UINT32_MAX)
+	else if (f->base.limits.fast_zero && fs->f_bsize > 0 && fs->f_bsize <= UINT32_MAX)
 		f->base.limits.discard_align = (uint32_t)fs->f_bsize;
 }
 

@@ -225,9 +225,9 @@ int64_t img_file_bounce(struct img_file *f, enum img_io_op op, struct img_cursor
 			uint64_t len, int rw_flags)
 {
 	/* mapped, not allocated: aligned, and a worker that never allocates has no malloc arena */
+	uint32_t block = f->base.limits.io_align;
 	size_t bytes = (size_t)min_u64(BOUNCE_BYTES,
-				       round_up_u64(min_u64(len, BOUNCE_BYTES), f->base.limits.io_align) +
-					       f->base.limits.io_align);
+				       round_up_u64(min_u64(len, BOUNCE_BYTES), block) + block);
 	uint8_t *buf = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			    0);
 	int64_t n;

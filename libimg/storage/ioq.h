@@ -36,7 +36,7 @@ struct img_io_extents {
 	struct {
 		uint64_t len;
 		enum img_storage_extent kind;
-	} at[64];
+	} at[512];
 };
 
 /* How a request is to be done; struct img_storage says which a storage takes. */

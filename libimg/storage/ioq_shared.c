@@ -23,6 +23,16 @@ enum {
 	MAX_PASSES = 16,
 };
 
+/* What is left of io. */
+static int blocking_io(struct img_storage *s, const struct img_io *io)
+{
+	uint64_t off = io->off + io->transferred, len = io->len - io->transferred;
+
+	return io->op == IMG_IO_EXTENTS
+		       ? img_storage_extents(s, off, len, io->extents)
+		       : s->ops->io(s, io->op, io->iov, io->iovcnt, off, len, io->flags);
+}
+
 /* Blocking requests of a list, one after another, until there is none. */
 static void run_worker(struct img_work *work)
 {
@@ -36,10 +46,7 @@ static void run_worker(struct img_work *work)
 		struct img_storage *s = io->storage;
 
 		pthread_mutex_unlock(&q->lock);
-		io->rc = io->op == IMG_IO_EXTENTS
-				 ? img_storage_extents(s, io->off, io->len, io->extents)
-				 : s->ops->io(s, io->op, io->iov, io->iovcnt, io->off + io->transferred,
-					      io->len - io->transferred, io->flags);
+		io->rc = blocking_io(s, io);
 		pthread_mutex_lock(&q->lock);
 		img_list_add_tail(&q->finished, &io->link);
 		img_ioq_signal_locked(q);

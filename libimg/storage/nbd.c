@@ -725,8 +725,7 @@ static int disk_open(const struct img_module_opening *o, struct img_storage **ou
 		.io_align = n->export.block_bytes,
 		.mem_align = 1,
 		.max_bytes = n->export.max_bytes,
-		.max_zero = n->export.can_zero ? align_down_u64(IMG_NBD_MAX_ZERO, n->export.block_bytes)
-					       : n->export.max_bytes,
+		.max_zero = n->export.can_zero ? IMG_NBD_MAX_ZERO : n->export.max_bytes,
 		.optimal_bytes = n->export.best_bytes,
 		.discard_align = n->export.can_zero ? n->export.block_bytes : 0,
 		.fua = n->export.can_fua,

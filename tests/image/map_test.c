@@ -313,7 +313,8 @@ static unsigned limit_flags(const char *name, const char *format)
 		memset(bytes, 0xaa, all);
 		if (i)
 			cr_assert_eq(img_write(img, 0, bytes, all, NULL), 0);
-		rc = img_zero_with(img, 0, zero, IMG_SUBMIT_FAST | (i ? IMG_SUBMIT_MAY_UNMAP : 0), NULL);
+		rc = img_zero_with(img, 0, zero, IMG_SUBMIT_FAST | (i ? IMG_SUBMIT_MAY_UNMAP : 0),
+				   NULL);
 		cr_assert(!rc || (rc == -ENOTSUP && !(l.flags & IMG_LIMIT_FAST_ZERO)), "%s: %d", format, rc);
 		cr_assert_eq(img_discard(img, 0, discard, NULL), 0);
 		cr_assert_eq(img_read(img, 0, bytes, discard, NULL), 0);

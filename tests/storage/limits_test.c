@@ -153,7 +153,9 @@ static void note(struct img_io *io)
 static int zero_on(struct counting *c, enum img_io_kind kind, uint64_t len)
 {
 	struct img_ioq *q = new_queue(kind);
-	struct asked a = { .io = { .storage = &c->base, .op = IMG_IO_ZERO, .len = len, .done = note } };
+	struct asked a = {
+		.io = { .storage = &c->base, .op = IMG_IO_ZERO, .len = len, .done = note }
+	};
 
 	c->n = c->parts = c->most = 0;
 	img_ioq_submit(q, &a.io);
@@ -173,7 +175,7 @@ Test(limits, few_parts_are_in_flight)
 	struct counting c = { .base = { .ops = &ops,
 					.name = name,
 					.writable = true,
-					.limits = { .io_align = 1, .mem_align = 1, .max_zero = 512 } } };
+					.limits = { .io_align = 1, .max_zero = 512 } } };
 
 	for (int kind = IMG_IO_URING; kind <= IMG_IO_THREADS; kind++) {
 		c.fail_at = 0;
@@ -215,8 +217,9 @@ static void extents_are(struct img_storage *s, enum img_io_kind kind, uint64_t o
 
 			cr_assert(got->at[i].len && got->at[i].len <= len);
 			for (uint64_t at = 0; at < got->at[i].len; at += run) {
-				cr_assert_eq(img_storage_extent(s, off + at, got->at[i].len - at, &kind_is,
-								&run),
+				uint64_t left = got->at[i].len - at;
+
+				cr_assert_eq(img_storage_extent(s, off + at, left, &kind_is, &run),
 					     0);
 				cr_assert_eq(kind_is, got->at[i].kind, "%s at %lu", s->name, off + at);
 			}
@@ -228,10 +231,10 @@ static void extents_are(struct img_storage *s, enum img_io_kind kind, uint64_t o
 	free(got);
 }
 
-/* 100 pieces of data with holes between them: more than one answer holds. */
+/* 600 pieces of data with holes between them: more than one answer holds. */
 static struct img_storage *with_holes(struct img_storage *s)
 {
-	for (uint64_t i = 0; i < 100; i++)
+	for (uint64_t i = 0; i < 600; i++)
 		cr_assert_eq(img_storage_write(s, i << 17, "x", 1, NULL), 0);
 	return s;
 }
@@ -239,16 +242,17 @@ static struct img_storage *with_holes(struct img_storage *s)
 Test(extents, on_a_queue)
 {
 	for (int kind = IMG_IO_URING; kind <= IMG_IO_THREADS; kind++) {
+		struct img_storage *under = with_holes(memory(100 << 20));
 		struct img_record *record = img_record_new();
-		struct img_storage *s[5] = { with_holes(memory(20 << 20)), with_holes(new_file("f", 0)),
-					     by_module("null-co", "size=20M", NULL), NULL, NULL };
+		struct img_storage *s[5] = { with_holes(memory(100 << 20)), with_holes(new_file("f", 0)),
+					     by_module("null-co", "size=100M", NULL), NULL, NULL };
 
-		cr_assert_eq(img_storage_window(with_holes(memory(20 << 20)), 70000, 3 << 20, &s[3], NULL), 0);
-		cr_assert_eq(img_storage_record(with_holes(memory(20 << 20)), record, &s[4]), 0);
+		cr_assert_eq(img_storage_window(under, 70000, 3 << 20, &s[3], NULL), 0);
+		cr_assert_eq(img_storage_record(with_holes(memory(100 << 20)), record, &s[4]), 0);
 		for (size_t i = 0; i < IMG_ARRAY_LEN(s); i++) {
-			extents_are(s[i], (enum img_io_kind)kind, 0, 30 << 20);
+			extents_are(s[i], (enum img_io_kind)kind, 0, 110 << 20);
 			extents_are(s[i], (enum img_io_kind)kind, 12345, 1 << 20);
-			extents_are(s[i], (enum img_io_kind)kind, 40 << 20, 512);
+			extents_are(s[i], (enum img_io_kind)kind, 120 << 20, 512);
 			img_storage_close(s[i]);
 		}
 		img_record_free(record);

@@ -17,16 +17,17 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/secrets.h"
 #include "libimg/storage/module.h"
+#include "nbd_server.h"
 
 enum { SIZE = 4 << 20 };
 
-static char folder[64], path[96];
+static char folder[64];
 
 static void make_folder(void)
 {
 	snprintf(folder, sizeof(folder), "/tmp/nbd_test.XXXXXX");
 	cr_assert_not_null(mkdtemp(folder));
-	snprintf(path, sizeof(path), "%s/s", folder);
+	snprintf(server_path, sizeof(server_path), "%s/s", folder);
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -40,46 +41,6 @@ static void remove_folder(void)
 
 TestSuite(nbd, .init = make_folder, .fini = remove_folder, .timeout = 60);
 
-/* Does somebody answer there? The socket's file appears a moment before. */
-static bool answers(void)
-{
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	bool does;
-
-	snprintf(to.sun_path, sizeof(to.sun_path), "%s", path);
-	does = fd >= 0 && !connect(fd, (const struct sockaddr *)&to, sizeof(to));
-	close(fd);
-	return does;
-}
-
-/* nbdkit with these arguments behind the socket `path`; its process. */
-static pid_t serve(const char *arguments)
-{
-	char command[512];
-	pid_t pid;
-
-	if (system("command -v nbdkit >/dev/null 2>&1") != 0)
-		cr_skip_test("no nbdkit");
-	unlink(path);
-	snprintf(command, sizeof(command), "exec nbdkit -f -U %s %s 2>/dev/null", path, arguments);
-	pid = fork();
-	cr_assert_geq(pid, 0);
-	if (!pid) {
-		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-		_exit(127);
-	}
-	for (int i = 0; i < 1000 && !answers(); i++)
-		usleep(10000);
-	return pid;
-}
-
-static void end(pid_t pid)
-{
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-}
-
 static int open_with(const char *more, unsigned flags, struct img_storage **out,
 		     struct img_error *err)
 {
@@ -88,7 +49,7 @@ static int open_with(const char *more, unsigned flags, struct img_storage **out,
 	struct img_module_opening opening = { .options = o, .flags = flags };
 	int rc;
 
-	cr_assert_eq(img_options_set(o, "server.path", path, NULL), 0);
+	cr_assert_eq(img_options_set(o, "server.path", server_path, NULL), 0);
 	cr_assert_eq(img_options_parse(o, more, NULL), 0, "%s", more);
 	rc = m->open(&opening, out, err);
 	img_options_free(o);
@@ -289,7 +250,7 @@ Test(nbd, a_server_that_is_not_there)
 	if (rc == -ENOPKG)
 		cr_skip_test("no libnbd");
 	cr_assert_eq(rc, -ECONNREFUSED);
-	cr_assert(strstr(img_error_text(&err), path), "%s", img_error_text(&err));
+	cr_assert(strstr(img_error_text(&err), server_path), "%s", img_error_text(&err));
 	img_error_clear(&err);
 }
 
@@ -325,14 +286,6 @@ Test(nbd, an_export_becomes_writable_and_back)
 	cr_assert_eq(byte, 'x');
 	img_storage_close(s);
 	end(server);
-}
-
-static double seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 Test(nbd, a_server_that_hangs_is_waited_for_only_so_long)
@@ -378,7 +331,7 @@ Test(nbd, a_server_that_dies_of_a_request_is_given_up)
 	snprintf(command, sizeof(command),
 		 "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do rm -f %s; nbdkit -f -U %s eval get_size='echo 4M' "
 		 "pread='kill -9 $PPID; sleep 1' </dev/null >/dev/null 2>&1; done",
-		 path, path);
+		 server_path, server_path);
 	pid = fork();
 	if (!pid) {
 		setpgid(0, 0);
@@ -480,10 +433,10 @@ Test(nbd, a_server_that_comes_back)
 	helper = fork(); /* a socket that exists again only after a while */
 	if (!helper) {
 		usleep(700000);
-		unlink(path);
+		unlink(server_path);
 		char run[512];
 
-		snprintf(run, sizeof(run), "exec nbdkit -f -U %s file %s/disk 2>/dev/null", path,
+		snprintf(run, sizeof(run), "exec nbdkit -f -U %s file %s/disk 2>/dev/null", server_path,
 			 folder);
 		execl("/bin/sh", "sh", "-c", run, (char *)NULL);
 		_exit(127);
@@ -512,7 +465,7 @@ Test(nbd, a_server_that_comes_back)
 Test(nbd, names)
 {
 	static const struct {
-		const char *name, *type, *host, *port, *path, *export_name;
+		const char *name, *type, *host, *port, *server_path, *export_name;
 	} rows[] = {
 		{ "nbd://h", "inet", "h", NULL, NULL, NULL },
 		{ "nbd://h:1/", "inet", "h", "1", NULL, NULL },
@@ -542,7 +495,7 @@ Test(nbd, names)
 	struct img_options *o;
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
-		const char *want[] = { rows[i].type, rows[i].host, rows[i].port, rows[i].path,
+		const char *want[] = { rows[i].type, rows[i].host, rows[i].port, rows[i].server_path,
 				       rows[i].export_name };
 		static const char *const keys[] = { "server.type", "server.host", "server.port",
 						    "server.path", "export" };
