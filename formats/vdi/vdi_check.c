@@ -7,47 +7,46 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/vdi/vdi_state.h"
 #include "libimg/base/arith.h"
 
+enum {
+	DEFECTS_MAX = 4 << 20, /* a block map with more is none: small files can have 2^29 */
+	LINES_MAX = 100,       /* defects beyond these are counted, but not listed */
+	COPIES_AT_ONCE = 4096, /* blocks that are copied between two scans */
+};
+
+/* Of a block that another entry names, too. */
+struct copy {
+	uint64_t block;
+	uint32_t from;
+};
+
 struct scan {
 	struct img *img;
 	struct img_check *check;
-	bool quiet;
-	unsigned repair; /* what entry() does at once */
+	bool silent; /* the defects are listed already */
+	unsigned lines;
+	bool zero_lost; /* entries that lead out of the file become zeroes */
 	struct img_use_map used;
-	uint64_t entries, end; /* that lead to a block in the file; one above the highest index of those */
+	uint64_t entries, end; /* that lead to a block in the file; one above the highest of those */
 	uint64_t lost, shared, fragmented;
 	uint64_t corruptions, leaks;
-	uint64_t next; /* index that follows the last one */
+	uint64_t next;	     /* index that follows the last one */
+	struct copy *copies; /* COPIES_AT_ONCE of them, or NULL */
+	size_t copy_count;
 };
 
-/* A copy of the block for this entry. */
-static int copy_shared(struct scan *s, uint64_t block, uint32_t *entry, struct img_error *err)
-{
-	struct img *img = s->img;
-	const struct vdi *v = img->state;
-	struct vdi_header h = v->header;
-	uint64_t index = max_u64(s->end, h.allocated), stride = vdi_stride(&h);
-	int rc;
-
-	if (!img->file->device && img->file->size > vdi_block_at(&h, 0))
-		index = max_u64(index,
-				div_round_up_u64(img->file->size - vdi_block_at(&h, 0), stride));
-	if (index >= VDI_ENTRY_ZERO)
-		return img_fail(err, -EFBIG, "%s: no room for a copy of block %" PRIu64, img->name, block);
-	rc = vdi_copy_block(img, vdi_block_at(&h, *entry), vdi_block_at(&h, index), err);
-	h.allocated = (uint32_t)index + 1;
-	if (!rc) /* with a sync; the entry that names it is written later */
-		rc = vdi_write_header(img, &h, false, err);
-	if (!rc) {
-		*entry = (uint32_t)index;
-		s->end = index + 1;
-	}
-	return rc;
-}
+#define DEFECT(s, ...) \
+	do { \
+		if (!(s)->silent && ++(s)->lines <= LINES_MAX) \
+			img_check_say((s)->check, __VA_ARGS__); \
+		else if (!(s)->silent && (s)->lines == LINES_MAX + 1) \
+			img_check_say((s)->check, "There are more defects; they are only counted"); \
+	} while (0)
 
 static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
 {
@@ -55,33 +54,41 @@ static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 	struct img *img = s->img;
 	const struct vdi *v = img->state;
 	const struct vdi_header *h = &v->header;
-	uint64_t data = vdi_block_at(h, *entry) + h->extra_bytes, needed = vdi_needed(img, block);
+	uint64_t data, needed;
 	enum img_use use;
 
 	if (!vdi_entry_is_index(*entry))
 		return 0;
+	if (s->lost + s->shared >= DEFECTS_MAX)
+		return img_fail(err, -EUCLEAN,
+				"%s: block map at %" PRIu64
+				": more than %d entries lead out of the file, or to blocks of others",
+				img->name, h->map_off, DEFECTS_MAX);
+	data = vdi_block_at(h, *entry) + h->extra_bytes;
+	needed = vdi_needed(img, block);
 	if (!range_in(data, needed, img->file->size)) {
-		if (!s->quiet)
-			img_check_say(s->check,
-				      "ERROR: block map entry %" PRIu64 ": block at %" PRIu64 " needs %" PRIu64
-				      ", the file ends at %" PRIu64,
-				      block, data, data + needed, (uint64_t)img->file->size);
+		DEFECT(s,
+		       "ERROR: block map entry %" PRIu64 ": block at %" PRIu64 " needs %" PRIu64
+		       ", the file ends at %" PRIu64,
+		       block, data, data + needed, (uint64_t)img->file->size);
 		s->lost++;
-		if (s->repair & IMG_REPAIR_LOSS)
+		if (s->zero_lost)
 			*entry = VDI_ENTRY_ZERO;
 		return 0;
 	}
-	if (img_use_map_add(&s->used, *entry, 1, &use))
+	/* Most of a block map that is one hole. */
+	if (*entry + UINT64_C(1) == s->next && s->entries)
+		use = IMG_USE_SHARED;
+	else if (img_use_map_add(&s->used, *entry, 1, &use))
 		return vdi_no_memory(img, err);
 	if (use != IMG_USE_NEW) {
-		if (!s->quiet)
-			img_check_say(s->check,
-				      "ERROR: block map entry %" PRIu64 ": index %" PRIu32
-				      " is used by another entry, too",
-				      block, *entry);
+		DEFECT(s,
+		       "ERROR: block map entry %" PRIu64 ": index %" PRIu32
+		       " is used by another entry, too",
+		       block, *entry);
 		s->shared++;
-		if ((s->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL)
-			return copy_shared(s, block, entry, err);
+		if (s->copies && s->copy_count < COPIES_AT_ONCE)
+			s->copies[s->copy_count++] = (struct copy){ block, *entry };
 	}
 	s->entries++;
 	s->end = max_u64(s->end, (uint64_t)*entry + 1);
@@ -90,27 +97,28 @@ static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 	return 0;
 }
 
-static int scan(struct scan *s, struct img *img, struct img_check *check, bool quiet, unsigned repair,
-		struct img_error *err)
+/* s has img, check, silent, and what is to be done. */
+static int scan(struct scan *s, struct img_error *err)
 {
-	const struct vdi *v = img->state;
+	const struct vdi *v = s->img->state;
 	uint64_t end, unique;
 	int rc;
 
-	*s = (struct scan){ .img = img, .check = check, .quiet = quiet, .repair = repair };
+	s->lines = 0;
+	s->entries = s->end = s->lost = s->shared = s->fragmented = s->next = 0;
+	s->copy_count = 0;
 	img_use_map_init(&s->used, UINT64_C(1) << 32, 1);
-	rc = vdi_for_each_entry(img, 0, v->header.blocks, scan_entry, s, err);
+	rc = vdi_for_each_entry(s->img, 0, v->header.blocks, scan_entry, s, err);
 	img_use_map_free(&s->used);
 	if (rc)
 		return rc;
 	s->corruptions = s->lost + s->shared;
 	if (v->header.allocated < s->end) {
 		s->corruptions++;
-		if (!quiet)
-			img_check_say(check,
-				      "ERROR: allocated blocks: found %" PRIu32 ", expected at least %" PRIu64
-				      ": another program would write over blocks that are used",
-				      v->header.allocated, s->end);
+		DEFECT(s,
+		       "ERROR: allocated blocks: found %" PRIu32 ", expected at least %" PRIu64
+		       ": another program would write over blocks that are used",
+		       v->header.allocated, s->end);
 	}
 	/* What the entries that are lost need is no leak. */
 	end = max_u64(v->header.allocated, s->end);
@@ -118,8 +126,9 @@ static int scan(struct scan *s, struct img *img, struct img_check *check, bool q
 	s->leaks = end > unique ? end - unique : 0;
 	if (v->writing) /* gaps are the allocator's: finish() closes them */
 		s->leaks = 0;
-	if (s->leaks && !quiet)
-		img_check_say(check, "Leaked blocks: %" PRIu64 " of %" PRIu64 " are in use, %" PRIu64 " are not",
+	if (s->leaks && !s->silent)
+		img_check_say(s->check,
+			      "Leaked blocks: %" PRIu64 " of %" PRIu64 " are in use, %" PRIu64 " are not",
 			      unique, end, s->leaks);
 	return 0;
 }
@@ -136,31 +145,117 @@ static void report(const struct scan *s, struct img_check *check)
 	check->result.fragmented_units = s->fragmented;
 }
 
-/* The entries, then the count, then the gaps. */
-static int repair(struct img *img, struct scan *s, unsigned how, struct img_error *err)
+/* Index of the first block of which the file has nothing yet. */
+static uint64_t index_at_end(const struct scan *s)
 {
-	struct vdi *v = img->state;
-	bool all = (how & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
-	struct img_check *check = s->check;
+	const struct img *img = s->img;
+	const struct vdi_header *h = &((const struct vdi *)img->state)->header;
+
+	if (img->file->device || img->file->size <= vdi_block_at(h, 0))
+		return s->end;
+	return max_u64(s->end, div_round_up_u64(img->file->size - vdi_block_at(h, 0), vdi_stride(h)));
+}
+
+/*
+ * Copies for some of the entries whose block another one names: the data, then the count that covers it, then
+ * the entries.
+ */
+static int copy_some(struct scan *s, struct img_error *err)
+{
+	struct img *img = s->img;
+	const struct vdi *v = img->state;
+	struct vdi_header h = v->header;
+	uint64_t first = index_at_end(s), end = first + s->copy_count;
 	int rc = 0;
 
-	if (all && (s->shared || (s->lost && how & IMG_REPAIR_LOSS))) {
-		rc = scan(s, img, check, true, how, err);
+	if (end > VDI_ENTRY_ZERO ||
+	    (img->file->device && vdi_block_at(&h, end) > (uint64_t)img->file->size))
+		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG,
+				"%s: no room for copies of %" PRIu64 " blocks", img->name, s->shared);
+	for (size_t i = 0; i < s->copy_count && !rc; i++)
+		rc = vdi_copy_block(img, vdi_block_at(&h, s->copies[i].from),
+				    vdi_block_at(&h, first + i), err);
+	if (h.allocated < end)
+		h.allocated = (uint32_t)end;
+	if (!rc) /* with a sync */
+		rc = vdi_write_header(img, &h, false, err);
+	for (size_t i = 0; i < s->copy_count && !rc; i++)
+		rc = vdi_write_entry(img, s->copies[i].block, (uint32_t)(first + i), err);
+	return rc ? rc : vdi_sync(img, err);
+}
+
+static int copy_shared(struct scan *s, struct img_error *err)
+{
+	int rc = 0;
+
+	s->copies = calloc(COPIES_AT_ONCE, sizeof(*s->copies));
+	if (!s->copies)
+		return vdi_no_memory(s->img, err);
+	while (s->shared && !rc) {
+		rc = scan(s, err);
+		if (!rc && s->copy_count)
+			rc = copy_some(s, err);
+	}
+	free(s->copies);
+	s->copies = NULL;
+	return rc;
+}
+
+/* Blocks that two entries name get copies, if those are no more than the file has without them. */
+static int repair_shared(struct scan *s, struct img_error *err)
+{
+	struct img *img = s->img;
+	const struct vdi *v = img->state;
+
+	if (!s->shared)
+		return 0;
+	if (s->lost) {
+		/* A file that grows would have something where those lead to. */
+		img_check_say(s->check, "Not repaired: blocks that several entries name, as long as entries lead "
+					"out of the file");
+		return 0;
+	}
+	if (s->shared > img->file->size / vdi_stride(&v->header)) {
+		img_check_say(s->check,
+			      "Not repaired: %" PRIu64 " entries name blocks of others, more than the file has "
+			      "blocks",
+			      s->shared);
+		return 0;
+	}
+	return copy_shared(s, err);
+}
+
+/* Lost blocks, shared ones, the count, then the gaps. */
+static int repair(struct scan *s, unsigned how, struct img_error *err)
+{
+	struct img *img = s->img;
+	struct vdi *v = img->state;
+	bool all = (how & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
+	int rc = 0;
+
+	if (all && s->lost && how & IMG_REPAIR_LOSS) {
+		s->zero_lost = true;
+		rc = scan(s, err);
+		s->zero_lost = false;
 		if (!rc)
 			rc = vdi_sync(img, err);
 		if (!rc)
-			rc = scan(s, img, check, true, 0, err);
+			rc = scan(s, err);
 	}
+	if (!rc && all)
+		rc = repair_shared(s, err);
 	if (!rc && all && v->header.allocated < s->end) {
 		struct vdi_header h = v->header;
 
 		h.allocated = (uint32_t)s->end;
 		rc = vdi_write_header(img, &h, false, err);
 	}
+	if (!rc)
+		rc = scan(s, err);
 	if (rc || !s->leaks)
 		return rc;
-	if (s->lost || s->shared || v->header.allocated < s->end) {
-		img_check_say(check, "Not repaired: leaked blocks, as long as there are errors");
+	if (s->corruptions) {
+		img_check_say(s->check, "Not repaired: leaked blocks, as long as there are errors");
 		return 0;
 	}
 	rc = vdi_load_blocks(img, err);
@@ -173,24 +268,23 @@ static int repair(struct img *img, struct scan *s, unsigned how, struct img_erro
 int vdi_check(struct img *img, struct img_check *check, struct img_error *err)
 {
 	const struct vdi *v = img->state;
+	struct scan s = { .img = img, .check = check };
 	uint64_t corruptions, leaks;
-	struct scan s;
-	int rc = scan(&s, img, check, false, 0, err), last;
+	int rc = scan(&s, err), last;
 
 	if (rc)
 		return rc;
 	corruptions = s.corruptions;
 	leaks = s.leaks;
+	s.silent = true;
 	if (check->repair && (corruptions || leaks)) {
 		if (!v->for_check)
 			return img_fail(err, -EINVAL, "%s: it was not opened for a check", img->name);
-		rc = repair(img, &s, check->repair, err);
-		last = scan(&s, img, check, true, 0, rc ? NULL : err);
+		rc = repair(&s, check->repair, err);
+		last = scan(&s, rc ? NULL : err);
 		if (last)
 			return rc ? rc : last;
-		check->result.corruptions_fixed = corruptions > s.corruptions
-							  ? corruptions - s.corruptions
-							  : 0;
+		check->result.corruptions_fixed = corruptions > s.corruptions ? corruptions - s.corruptions : 0;
 		check->result.leaks_fixed = leaks > s.leaks ? leaks - s.leaks : 0;
 		if (s.lost && !rc)
 			img_check_say(check, "Not repaired: data that the file does not hold (any more); it "
