@@ -13,10 +13,11 @@
 RUNS=${RUNS:-5}
 SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
-CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-zlib raw-zstd raw-stream'
-REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing copy-on-write'
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-zlib raw-zstd raw-stream'
+REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing vhdx-child vhdx-child-spread vpc-child vpc-child-spread copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
-JOBS=${JOBS:-$CONVERSIONS $REQUESTS info map $MEMORY}
+SPARSE='vhdx-create-64T vhdx-convert-64T'
+JOBS=${JOBS:-$CONVERSIONS $REQUESTS info map $MEMORY $SPARSE}
 dir=${BENCH_DIR:-$build/bench}
 mkdir -p "$dir" || exit 1
 dir=$(cd "$dir" && pwd)
@@ -118,6 +119,7 @@ again='n=$1; shift; while [ $n -gt 0 ]; do "$@" || exit; n=$((n - 1)); done'
 # pairs NAME GOAL RUNS REPEAT ARGS...: REPEAT is how many times one run calls the program (for what
 # is over too soon to be timed). before: a command that is run before each.
 before=:
+rival=$THEIRS	# what "theirs" is
 pairs() {
 	name=$1 goal=$2 runs=$3 repeat=$4
 	shift 4
@@ -125,7 +127,7 @@ pairs() {
 	run=0
 	while [ $run -le "$runs" ]; do
 		for who in ours theirs; do
-			[ $who = ours ] && program=$imgtool || program=$THEIRS
+			[ $who = ours ] && program=$imgtool || program=$rival
 			into=$work/$who
 			[ $run -gt 0 ] || into=/dev/null	# the first pair warms the cache
 			$before || return 1
@@ -172,6 +174,17 @@ requests() {
 anywhere=167776256
 new_disk() { "$THEIRS" create -q -f qcow2 "$dir/new" 16G; }
 new_vhdx() { "$THEIRS" create -q -f vhdx -o block_size=1M "$dir/new" 16G; }
+# A child of a full disk (ours) and a plain disk (theirs), both written to by imgtool.
+new_other() {	# FORMAT [OPTIONS]
+	rm -f "$dir/new"
+	if [ "$who" = ours ]; then
+		"$imgtool" create -q -f "$1" ${2:+-o "$2"} -b "$dir/random.$1" -F "$1" "$dir/new"
+	else
+		"$imgtool" create -q -f "$1" ${2:+-o "$2"} "$dir/new" 1G
+	fi
+}
+new_vhdx_child() { new_other vhdx block_size=2M; }
+new_vpc_child() { new_other vpc; }
 new_child() { "$THEIRS" create -q -f qcow2 -b "$dir/packed.qcow2" -F qcow2 "$dir/new"; }
 
 # ---- The jobs ----
@@ -182,7 +195,7 @@ echo "imgtool $("$imgtool" --version | head -n 1 | sed 's/.*version //'), $("$TH
 echo "                      seconds                         cpu seconds        peak MiB       size"
 echo "job                  ours   theirs faster  goal      ours  theirs      ours  theirs    ratio"
 for job in $JOBS; do
-	before=:
+	before=: rival=$THEIRS
 	case $job in
 	raw-qcow2)
 		make_root
@@ -205,6 +218,12 @@ for job in $JOBS; do
 	vhdx-raw)
 		from_root root.vhdx -f raw -O vhdx
 		pairs $job 1.3 "$RUNS" 1 convert -f vhdx -O raw "$dir/root.vhdx" "$dir/out" ;;
+	raw-vpc)
+		make_root
+		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vpc "$dir/root.raw" "$dir/out" ;;
+	vpc-raw)
+		from_root root.vpc -f raw -O vpc
+		pairs $job 1.3 "$RUNS" 1 convert -f vpc -O raw "$dir/root.vpc" "$dir/out" ;;
 	raw-zlib)
 		make_root
 		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;
@@ -237,6 +256,18 @@ for job in $JOBS; do
 	vhdx-growing)	# the same: each in a block of its own
 		before=new_vhdx
 		requests $job 5 "$dir/new" -f vhdx -c 2000 -S 1052672 -w -t none ;;
+	vhdx-child | vpc-child)	# beside the same into a disk without a parent: 0.77 is 1.3 times as long
+		format=${job%-child}
+		make_random
+		made random.$format -f raw -O $format "$dir/random.raw"
+		before=new_${format}_child rival=$imgtool
+		requests $job 0.77 "$dir/new" -f $format -c 60000 -w -t none ;;
+	vhdx-child-spread | vpc-child-spread)
+		format=${job%-child-spread}
+		make_random
+		made random.$format -f raw -O $format "$dir/random.raw"
+		before=new_${format}_child rival=$imgtool
+		requests $job 0.77 "$dir/new" -f $format -c 8000 -S $anywhere -w -t none ;;
 	copy-on-write)
 		make_packed
 		before=new_child
@@ -256,6 +287,11 @@ for job in $JOBS; do
 	memory-64T)
 		make_spread 64T 70368744177664
 		pairs $job - 1 1 convert -f qcow2 -O qcow2 "$dir/spread-64T.qcow2" "$dir/out" ;;
+	vhdx-create-64T)	# in less than a second; qemu-img needs as long as it does for 1 TiB times 64
+		pairs $job - 1 1 create -f vhdx "$dir/out" 64T ;;
+	vhdx-convert-64T)
+		make_spread 64T 70368744177664
+		pairs $job - 1 1 convert -f qcow2 -O vhdx "$dir/spread-64T.qcow2" "$dir/out" ;;
 	*)
 		echo "bench: no job '$job'" >&2
 		exit 1 ;;
