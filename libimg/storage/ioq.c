@@ -4,20 +4,9 @@
  */
 #include "libimg/storage/ioq.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "libimg/storage/ioq_private.h"
-
-/*
- * What a refusal of io_uring looks like: not built in, disabled, filtered, short of locked memory or
- * of descriptors.
- */
-static bool is_refusal(int rc)
-{
-	return rc == -ENOSYS || rc == -EPERM || rc == -ENOMEM || rc == -EACCES || rc == -EINVAL ||
-	       rc == -EMFILE || rc == -ENFILE || rc == -EAGAIN;
-}
 
 int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *err)
 {
@@ -27,7 +16,8 @@ int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *e
 		rc = img_ioq_uring_new(out);
 		if (!rc)
 			return 0;
-		if (kind == IMG_IO_URING || !is_refusal(rc))
+		/* not built in, disabled, filtered by whatever error, short of locked memory: threads do */
+		if (kind == IMG_IO_URING)
 			return img_fail(err, rc, "Could not set up io_uring: %s",
 					strerrordesc_np(-rc));
 	}

@@ -89,8 +89,8 @@ struct img_post {
 };
 
 /*
- * AUTO: io_uring if the kernel lets us, else threads. URING: io_uring or fail. Errors: -ENOSYS,
- * -EPERM, -ENOMEM (which AUTO answers by taking threads), -EMFILE.
+ * AUTO: io_uring if the kernel lets us, else, whatever it says, threads. URING: io_uring or fail.
+ * Errors: -ENOSYS, -EPERM, ... of io_uring; -ENOMEM, -EMFILE.
  */
 int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *err);
 /* Nothing may be in flight. NULL is fine. */

@@ -5,8 +5,8 @@
  * it, which the kernel interrupts for it: so it is made by the one that sleeps, and made anew by
  * another. Who polls instead gets a descriptor that watches both.
  *
- * The kernel may refuse to be entered later on (a sandbox was put on): what it has not taken goes to
- * worker threads then, as does all that comes after.
+ * The kernel may refuse to be entered later on (a sandbox was put on), or put off for ever: what it has
+ * not taken goes to worker threads then, as does all that comes after.
  *
  * No setup flags that defer completion work to io_uring_enter(): completions must show in the ring
  * by themselves, for whoever polls its descriptor.
@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
@@ -30,6 +31,7 @@
 enum {
 	SUBMISSION_ENTRIES = 128,
 	COMPLETION_ENTRIES = 1024, /* more in flight than this is slow, not wrong */
+	PATIENCE_MS = 1000,	   /* with a kernel that says "not now" */
 	MAX_TRANSFER = 1 << 30,	   /* the kernel stops a little below 2 GiB */
 	/*
 	 * Where copying to or from the page cache takes longer than waking a kernel thread for it.
@@ -50,13 +52,14 @@ struct uring {
 	struct img_ioq base;
 	struct io_uring ring;
 	struct img_fixed fixed;
-	char nobody;	    /* its address marks requests whose answer nobody wants */
-	char event[2];	    /* their addresses mark poll requests for event_fd, by turns */
-	unsigned turn;	    /* which of them is in use */
-	bool armed;	    /* such a request is in the ring */
-	pthread_t armed_by; /* whose it is */
-	bool one_shot;	    /* the kernel (before 5.13) cannot leave it there for good */
-	bool in_epoll;	    /* the ring, in the queue's epoll */
+	char nobody;		/* its address marks requests whose answer nobody wants */
+	char event[2];		/* their addresses mark poll requests for event_fd, by turns */
+	unsigned turn;		/* which of them is in use */
+	bool armed;		/* such a request is in the ring */
+	pthread_t armed_by;	/* whose it is */
+	bool one_shot;		/* the kernel (before 5.13) cannot leave it there for good */
+	bool in_epoll;		/* the ring, in the queue's epoll */
+	uint64_t not_now_since; /* ms, CLOCK_MONOTONIC: since when the kernel takes nothing; 0: it does */
 };
 
 /* Marks, in an answer, what is a struct img_watch_poll and no request. */
@@ -73,10 +76,28 @@ static bool is_passing(int rc)
 	return rc == -EINTR || rc == -EAGAIN || rc == -EBUSY || rc == -ENOMEM;
 }
 
-/* What the kernel does not take now stays for later; what it refuses, for give_up_ring(). */
+/* Has "not now" been all that the kernel says for too long? */
+static bool is_out_of_patience(struct uring *u)
+{
+	struct timespec t;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	if (!u->not_now_since)
+		u->not_now_since = now;
+	return now - u->not_now_since > PATIENCE_MS;
+}
+
+/*
+ * What the kernel does not take now stays for later; what it refuses, for give_up_ring(). A sandbox may
+ * refuse by any error, also by one that means "not now" when the kernel says it.
+ */
 static void note_answer(struct uring *u, int rc)
 {
-	if (rc < 0 && !is_passing(rc))
+	if (rc >= 0 || !io_uring_sq_ready(&u->ring))
+		u->not_now_since = 0;
+	else if (!is_passing(rc) || is_out_of_patience(u))
 		u->base.kind = IMG_IO_THREADS;
 }
 

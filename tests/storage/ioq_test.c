@@ -539,6 +539,64 @@ Test(ioq, forbidden_later_before_the_first_run)
 	forbidden_later(false, ENOSYS);
 }
 
+/*
+ * The same whatever the sandbox answers, also what the kernel itself says when it is short of something,
+ * with requests of all kinds in flight, past the page cache too.
+ */
+static void refused_with(unsigned rc)
+{
+	static const enum img_io_op ops[] = { IMG_IO_WRITE, IMG_IO_READ, IMG_IO_ZERO, IMG_IO_PUNCH,
+					      IMG_IO_SYNC };
+	enum { N = 100,
+	       BYTES = 4096 };
+	static struct simple r[2][N];
+	struct img_storage *s[2] = { new_file("f", 0), new_file("g", IMG_STORAGE_TRY_DIRECT) };
+	uint8_t *buf = aligned_alloc(4096, N * BYTES);
+	struct img_ioq *q = new_queue(IMG_IO_URING);
+
+	memset(buf, 1, N * BYTES);
+	for (int i = 0; i < 2; i++)
+		cr_assert_eq(img_storage_resize(s[i], N * BYTES, IMG_PREALLOCATE_OFF, NULL), 0);
+	for (int n = 0; n < N; n++) {
+		for (int i = 0; i < 2; i++) {
+			enum img_io_op op = ops[(size_t)n % IMG_ARRAY_LEN(ops)];
+			bool sync = op == IMG_IO_SYNC;
+
+			submit(q, &r[i][n], s[i], op, sync ? NULL : buf + n * BYTES,
+			       sync ? 0 : (uint64_t)n * BYTES, sync ? 0 : BYTES);
+		}
+		if (n == N / 4)
+			img_ioq_run(q, true);
+		if (n == N / 2)
+			forbid(SYS_io_uring_enter, rc);
+	}
+	for (int i = 0; i < 2; i++)
+		for (int n = 0; n < N; n++)
+			cr_assert_eq(wait_for(q, &r[i][n]), 0, "%d", n);
+	/* what comes later, too, and a queue that is made now */
+	submit(q, &r[0][0], s[0], IMG_IO_READ, buf, 0, BYTES);
+	cr_assert_eq(wait_for(q, &r[0][0]), 0);
+	img_ioq_free(q);
+	random_requests(s[0], IMG_IO_AUTO, 50000, false, 5, 50);
+	for (int i = 0; i < 2; i++)
+		img_storage_close(s[i]);
+	free(buf);
+}
+
+#define REFUSED_WITH(rc) \
+	Test(ioq, refused_later_with_##rc, .timeout = 60) \
+	{ \
+		refused_with(rc); \
+	}
+REFUSED_WITH(EPERM)
+REFUSED_WITH(ENOSYS)
+REFUSED_WITH(EACCES)
+REFUSED_WITH(EINVAL)
+REFUSED_WITH(EAGAIN)
+REFUSED_WITH(EBUSY)
+REFUSED_WITH(ENOMEM)
+REFUSED_WITH(EINTR)
+
 /* The kernel cancels what it has no thread for, and what belonged to a thread that has ended. */
 Test(ioq, what_the_kernel_cancels_is_done_all_the_same)
 {
