@@ -8,6 +8,7 @@
 
 #include "libimg/base/error.h"
 #include "libimg/base/options.h"
+#include "libimg/base/parse.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
@@ -47,13 +48,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	char *text = malloc(len + 1);
 	struct img_options *o = img_options_new(table);
 	struct img_error err = { 0 };
-	uint64_t n;
+	uint64_t n, n2;
 
 	if (!text || !o)
 		abort();
 	memcpy(text, data, len);
 	text[len] = '\0';
-	if (!img_parse_size(text, &n) && n > INT64_MAX)
+	if (!img_parse_size(text, &n) && text[strspn(text, "0123456789")] == '\0' &&
+	    (img_parse_number(text, &n2) || n != n2) && *text != '0')
 		abort();
 	if (img_options_parse(o, text, &err)) {
 		if (err.code != -EINVAL)

@@ -53,6 +53,34 @@ int img_error_code(const struct img_error *err);	 /* negative errno; 0: none */
  */
 char *img_printable(const char *text);
 
+/*
+ * ---- Text that people write ----
+ *
+ * As QEMU's tools read it. Any thread.
+ */
+
+/*
+ * A size in bytes: decimal, perhaps with a fraction (rounded to a byte) and with one of b k M G T P E
+ * behind it, in either case (powers of 1024); or 0x and hexadecimal digits alone. Blanks before it and
+ * a plus sign are taken. *out: 0 to 2^64 - 1, untouched on failure. -EINVAL: not a size, or a fraction
+ * of a byte; -ERANGE: a negative number, or too large.
+ */
+int img_parse_size(const char *text, uint64_t *out);
+
+/*
+ * A whole number: decimal, 0x hexadecimal, 0 octal; blanks and a sign as above. *out: 0 to 2^64 - 1,
+ * untouched on failure. -EINVAL: not a number; -ERANGE.
+ */
+int img_parse_number(const char *text, uint64_t *out);
+
+/*
+ * Call fn for each of "KEY=VALUE,KEY=VALUE", in order, until it returns other than 0; returns that, or
+ * -ENOMEM. A comma in a value is doubled. value is NULL for a key alone, and "off" for "noKEY" alone.
+ * key and value are valid during the call. err may be NULL.
+ */
+typedef int img_keyval_fn(void *user, const char *key, const char *value, struct img_error *err);
+int img_parse_keyval(const char *text, img_keyval_fn *fn, void *user, struct img_error *err);
+
 /* ---- Reports: trees of named values ---- */
 
 enum img_value_kind {
@@ -183,7 +211,7 @@ struct img_node;
 /* Any name that img_open() takes, as a description, which the caller frees. -EINVAL,
    -EPROTONOSUPPORT, -ENOMEM. */
 int img_node_parse_name(const char *name, struct img_node **out, struct img_error *err);
-/* "key=value,key=value": a comma in a value is doubled, a key alone is "on". */
+/* "key=value,key=value", as img_parse_keyval() takes it apart; a key alone is "on". */
 int img_node_parse_options(const char *text, struct img_node **out, struct img_error *err);
 /*
  * Set one key, in place of what it had; value NULL: nothing (of "backing" alone: none is opened).

@@ -9,7 +9,6 @@
 
 #include "libimg/img.h"
 #include "tools/say.h"
-#include "tools/size.h"
 
 void *args_memory(void *p)
 {
@@ -47,7 +46,7 @@ static bool in_range(const char *what, const char *text, int rc, uint64_t value,
 bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
 	uint64_t value = 0;
-	int rc = size_parse(text, &value);
+	int rc = img_parse_size(text, &value);
 
 	if (!in_range(what, text, rc, value, min, max))
 		return false;
@@ -68,18 +67,9 @@ void args_say_bad_size(const char *parameter, const char *text, int rc)
 
 bool args_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
-	const char *digits = text + strspn(text, " \t\n\v\f\r");
-	uint64_t value;
-	char *end;
-	int rc;
+	uint64_t value = 0;
+	int rc = img_parse_number(text, &value);
 
-	errno = 0;
-	value = strtoull(text, &end, 0);
-	rc = -errno;
-	if (end == text || *end)
-		rc = -EINVAL;
-	else if (*digits == '-') /* strtoull() takes it, and gives what is left of 2^64 */
-		rc = -ERANGE;
 	if (!in_range(what, text, rc, value, min, max))
 		return false;
 	*out = value;
@@ -137,22 +127,4 @@ void args_list_free(struct args_list *list)
 {
 	free(list->items);
 	*list = (struct args_list){ 0 };
-}
-
-char *args_next_element(const char **text)
-{
-	char *element = args_memory(malloc(strlen(*text) + 1)), *to = element;
-	const char *from = *text;
-
-	while (*from) {
-		if (*from == ',') {
-			if (from[1] != ',')
-				break;
-			from++;
-		}
-		*to++ = *from++;
-	}
-	*to = '\0';
-	*text = *from ? from + 1 : from;
-	return element;
 }

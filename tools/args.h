@@ -20,7 +20,7 @@ bool args_output(const char *command, const char *text, bool *json);
  */
 bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out);
 
-/* Why text, the value of a parameter, is no size; rc: what size_parse() said. */
+/* Why text, the value of a parameter, is no size; rc: what img_parse_size() returned. */
 void args_say_bad_size(const char *parameter, const char *text, int rc);
 
 /*
@@ -48,11 +48,5 @@ struct args_list {
 };
 void args_list_add(struct args_list *list, const char *text);
 void args_list_free(struct args_list *list);
-
-/*
- * Copy one element of a list KEY=VALUE,..., undoubling its commas; *text is moved past it. The caller
- * frees it.
- */
-char *args_next_element(const char **text);
 
 #endif

@@ -164,18 +164,11 @@ static bool parse_sparse(struct convert *c, const char *text)
 
 static bool parse_parallel(struct convert *c, const char *text)
 {
-	char *end;
+	uint64_t parallel;
 
-	errno = 0;
-	c->parallel = strtoul(text, &end, 0);
-	if (end == text || *end || errno == EINVAL) {
-		say_error("Invalid number of coroutines specified: '%s'", text);
+	if (!args_number("number of coroutines", text, 1, 16, &parallel))
 		return false;
-	}
-	if (c->parallel < 1 || c->parallel > 16) {
-		say_error("Invalid number of coroutines specified. Must be between 1 and 16.");
-		return false;
-	}
+	c->parallel = parallel;
 	return true;
 }
 

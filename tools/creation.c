@@ -9,7 +9,6 @@
 #include "libimg/img.h"
 #include "tools/say.h"
 #include "tools/suggest.h"
-#include "tools/size.h"
 
 /* Lists are joined by commas, so one that begins or ends with a comma would change another. */
 static bool list_is_sound(const char *text)
@@ -40,14 +39,18 @@ static bool is_known(const struct img_value *options, const char *key)
 }
 
 /* The library takes lists as well: double the commas again. */
-static void add_rest(struct creation *c, const char *element)
+static void add_rest(struct creation *c, const char *key, const char *value)
 {
-	char *copy = args_memory(malloc(2 * strlen(element) + 1)), *to = copy;
+	size_t len = strlen(key);
+	char *copy = args_memory(malloc(len + 2 + (value ? 2 * strlen(value) : 0))), *to;
 
-	for (; *element; element++) {
-		if (*element == ',')
+	to = mempcpy(copy, key, len);
+	if (value)
+		*to++ = '=';
+	for (; value && *value; value++) {
+		if (*value == ',')
 			*to++ = ',';
-		*to++ = *element;
+		*to++ = *value;
 	}
 	*to = '\0';
 	args_list_add(&c->rest, copy);
@@ -63,81 +66,86 @@ static char **own_option(struct creation *c, const char *key)
 	return strcmp(key, "backing_fmt") ? NULL : &c->backing_format;
 }
 
-static bool settle_element(struct creation *c, char *element, const struct img_value *options)
-{
-	char *equals = strchr(element, '='), **own;
-	bool known;
+/* What goes through the lists of options, key by key. */
+struct walk {
+	struct creation *creation;
+	const struct img_value *options; /* those that the format has */
+};
 
-	if (equals)
-		*equals = '\0';
-	known = is_known(options, element);
-	own = own_option(c, element);
-	if (!known)
-		say_error("Invalid parameter '%s'", element);
-	if (equals)
-		*equals = '=';
-	if (known && own && equals) {
-		free(*own);
-		*own = args_memory(strdup(equals + 1));
-	} else if (known) {
-		add_rest(c, element);
+/* Calls fn for each key until it returns other than 0; returns that. */
+static int for_each_key(const struct creation *c, img_keyval_fn *fn, void *user)
+{
+	int rc = 0;
+	size_t i;
+
+	for (i = 0; i < c->given.count && !rc; i++)
+		rc = img_parse_keyval(c->given.items[i], fn, user, NULL);
+	if (rc == -ENOMEM)
+		args_memory(NULL);
+	return rc;
+}
+
+static int settle_key(void *user, const char *key, const char *value, struct img_error *err)
+{
+	const struct walk *walk = user;
+	char **own;
+
+	(void)err;
+	if (!is_known(walk->options, key)) {
+		say_error("Invalid parameter '%s'", key);
+		return -EINVAL;
 	}
-	return known;
+	own = own_option(walk->creation, key);
+	if (own && value) {
+		free(*own);
+		*own = args_memory(strdup(value));
+	} else {
+		add_rest(walk->creation, key, value);
+	}
+	return 0;
+}
+
+static int is_help(void *user, const char *key, const char *value, struct img_error *err)
+{
+	(void)user, (void)err;
+	return !value && (!strcmp(key, "help") || !strcmp(key, "?"));
 }
 
 bool creation_asks_for_help(const struct creation *c)
 {
-	bool help = false;
-	size_t i;
-
-	for (i = 0; i < c->given.count && !help; i++) {
-		const char *at = c->given.items[i];
-
-		while (*at && !help) {
-			char *element = args_next_element(&at);
-
-			help = !strcmp(element, "help") || !strcmp(element, "?");
-			free(element);
-		}
-	}
-	return help;
+	return for_each_key(c, is_help, NULL);
 }
 
-/* Of one element KEY[=VALUE]: the likely key, unless it is known. */
-static void suggest_key(const char *element, const struct img_value *options)
+/* The likely key, unless it is known. */
+static int suggest_key(void *user, const char *key, const char *value, struct img_error *err)
 {
-	size_t len = strcspn(element, "="), i;
+	const struct img_value *options = ((const struct walk *)user)->options;
 	struct suggestion s;
+	size_t i;
 
-	suggest_begin(&s, element, len);
+	(void)value, (void)err;
+	suggest_begin(&s, key, strlen(key));
 	for (i = 0; i < img_value_count(options); i++)
 		suggest_offer(&s, img_value_string(img_value_get(img_value_at(options, i), "name")));
 	if (s.distance)
 		suggest_say(&s, "");
+	return 0;
 }
 
 void creation_suggest(const struct creation *c, const char *format)
 {
 	struct img_value *options = img_format_create_options(format);
-	size_t i;
+	struct walk walk = { .options = options };
 
-	for (i = 0; i < c->given.count && options; i++) {
-		const char *at = c->given.items[i];
-
-		while (*at) {
-			char *element = args_next_element(&at);
-
-			suggest_key(element, options);
-			free(element);
-		}
-	}
+	if (options)
+		for_each_key(c, suggest_key, &walk);
 	img_value_free(options);
 }
 
 static bool size_is_sound(const char *text)
 {
 	uint64_t size;
-	int rc = size_parse(text, &size);
+	int rc = img_parse_size(text, &size);
 
 	if (rc)
 		args_say_bad_size("size", text, rc);
@@ -147,19 +155,9 @@ static bool size_is_sound(const char *text)
 bool creation_settle(struct creation *c, const char *format)
 {
 	struct img_value *options = args_memory(img_format_create_options(format));
-	bool sound = true;
-	size_t i;
+	struct walk walk = { .creation = c, .options = options };
+	bool sound = !for_each_key(c, settle_key, &walk);
 
-	for (i = 0; i < c->given.count && sound; i++) {
-		const char *at = c->given.items[i];
-
-		while (*at && sound) {
-			char *element = args_next_element(&at);
-
-			sound = settle_element(c, element, options);
-			free(element);
-		}
-	}
 	img_value_free(options);
 	if (!sound)
 		creation_suggest(c, format);

@@ -1,12 +1,11 @@
 /* io: reading commands. What is wrong with one is said on standard output, where scripts look. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "libimg/img.h"
 #include "tools/io_commands.h"
 #include "tools/say.h"
-#include "tools/size.h"
 
 bool io_is_qemu_io(void)
 {
@@ -48,7 +47,7 @@ bool io_parse_options(const struct io_command *c, int argc, char **argv, struct 
 
 bool io_parse_size(const char *text, uint64_t *out)
 {
-	int rc = size_parse(text, out);
+	int rc = img_parse_size(text, out);
 
 	if (rc == -EINVAL)
 		printf("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- %s\n",
@@ -62,12 +61,9 @@ bool io_parse_size(const char *text, uint64_t *out)
 
 bool io_parse_number(const char *text, uint64_t max, const char *what, uint64_t *out)
 {
-	unsigned long long value;
-	char *end;
+	uint64_t value;
 
-	errno = 0;
-	value = strtoull(text, &end, 0);
-	if (!*text || *end || errno || strchr(text, '-') || value > max) {
+	if (img_parse_number(text, &value) || value > max) {
 		printf("%s is not a valid %s\n", text, what);
 		return false;
 	}

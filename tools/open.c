@@ -118,44 +118,37 @@ static void note_io(const struct img_node *node, enum img_io_kind *io)
 
 /* ---- Snapshots inside an image ---- */
 
-static bool add_part(struct open_snapshot *s, char *part)
+static int add_part(void *user, const char *key, const char *value, struct img_error *err)
 {
-	char *equals = strchr(part, '='), **to = NULL;
+	struct open_snapshot *s = user;
+	char **to = NULL;
 
-	if (equals)
-		*equals = '\0';
-	if (!strcmp(part, "snapshot.id"))
+	(void)err;
+	if (!strcmp(key, "snapshot.id"))
 		to = &s->id;
-	else if (!strcmp(part, "snapshot.name"))
+	else if (!strcmp(key, "snapshot.name"))
 		to = &s->name;
-	else
-		say_error("Invalid parameter '%s'", part);
-	if (to) {
-		free(*to);
-		*to = args_memory(strdup(equals ? equals + 1 : "on"));
+	if (!to) {
+		say_error("Invalid parameter '%s'", key);
+		return -EINVAL;
 	}
-	return to;
+	free(*to);
+	*to = args_memory(strdup(value ? value : "on"));
+	return 0;
 }
 
 bool open_parse_snapshot(const char *text, struct open_snapshot *out)
 {
-	const char *at = text;
-	bool ok = true;
-
 	open_snapshot_clear(out);
 	if (strncmp(text, "snapshot.", strlen("snapshot.")) != 0) {
 		out->any = text;
 		return true;
 	}
-	while (*at && ok) {
-		char *part = args_next_element(&at);
-
-		ok = add_part(out, part);
-		free(part);
-	}
-	if (!ok)
+	if (img_parse_keyval(text, add_part, out, NULL)) {
 		say_error("Failed in parsing snapshot param '%s'", text);
-	return ok;
+		return false;
+	}
+	return true;
 }
 
 void open_snapshot_clear(struct open_snapshot *s)

@@ -99,7 +99,7 @@ static int parse_size(struct resize *resize)
 
 	if (*text == '+' || *text == '-')
 		resize->sign = *text++;
-	rc = size_parse(text, &resize->bytes);
+	rc = img_parse_size(text, &resize->bytes);
 	if (rc)
 		args_say_bad_size("size", text, rc);
 	return rc ? 1 : GO_ON;

@@ -1,6 +1,6 @@
 /*
  * Options as text: "key=value,key=value" against a table that says which keys exist. A comma in a
- * value is doubled. A boolean key without a value is on.
+ * value is doubled. A boolean key without a value is on, "noKEY" is off.
  */
 #ifndef LIBIMG_BASE_OPTIONS_H
 #define LIBIMG_BASE_OPTIONS_H
@@ -50,18 +50,5 @@ bool img_options_has(const struct img_options *o, const char *key);
 const char *img_options_string(const struct img_options *o, const char *key);
 uint64_t img_options_number(const struct img_options *o, const char *key); /* NUMBER, SIZE */
 bool img_options_bool(const struct img_options *o, const char *key);
-
-/*
- * Parse a size: decimal with an optional fraction, or 0x hex; an optional suffix b k K M G T P E
- * (powers of 1024), nothing after it. No suffix means bytes. -EINVAL: not a size; -ERANGE: above
- * 2^63 - 1.
- */
-int img_parse_size(const char *text, uint64_t *out);
-
-/* An unsigned decimal or 0x hex number. -EINVAL, -ERANGE. */
-int img_parse_number(const char *text, uint64_t *out);
-
-/* "on", "yes", "true", "y" / "off", "no", "false", "n". -EINVAL. */
-int img_parse_bool(const char *text, bool *out);
 
 #endif

@@ -11,6 +11,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/options.h"
+#include "libimg/base/parse.h"
 #include "libimg/storage/module.h"
 
 /* ---- Keys that every node may have ---- */
@@ -101,7 +102,9 @@ static const char *set_keep_room(struct img_level *l, const char *value)
 
 static const char *set_cache_size(struct img_level *l, const char *value)
 {
-	return img_parse_size(value, &l->cache_bytes) || !l->cache_bytes ? "a size in bytes" : NULL;
+	return img_parse_size(value, &l->cache_bytes) || !l->cache_bytes || l->cache_bytes > INT64_MAX
+		       ? "a size in bytes"
+		       : NULL;
 }
 
 static const char *set_view_id(struct img_level *l, const char *value)
@@ -370,6 +373,8 @@ static int open_module(const struct img_module *m, const struct img_node *node,
 static int parse_window(const struct img_node *node, uint64_t *start, uint64_t *room,
 			struct img_error *err)
 {
+	uint64_t *bytes;
+
 	for (size_t i = 0; i < node->count; i++) {
 		const struct img_node_setting *s = &node->settings[i];
 
@@ -377,7 +382,8 @@ static int parse_window(const struct img_node *node, uint64_t *start, uint64_t *
 			continue;
 		if (!is_window_key(s->key))
 			return fail_key(plain_driver()->name, false, s->key, err);
-		if (img_parse_size(s->value, *s->key == 'o' ? start : room))
+		bytes = *s->key == 'o' ? start : room;
+		if (img_parse_size(s->value, bytes) || *bytes > INT64_MAX)
 			return img_fail(err, -EINVAL,
 					"Parameter '%s' expects a non-negative number below 2^64, "
 					"not '%s'",

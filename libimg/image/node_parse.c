@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/parse.h"
 #include "libimg/image/node.h"
 #include "libimg/storage/module.h"
 
@@ -139,39 +140,17 @@ static int parse_json(struct img_node *node, const char *text, struct img_error 
 
 /* ---- key=value ---- */
 
+static int set_parsed(void *user, const char *key, const char *value, struct img_error *err)
+{
+	return img_node_set(user, key, value ? value : "on", err);
+}
+
 static int parse_options(struct img_node *node, const char *text, struct img_error *err)
 {
-	char *copy, *from;
-	int rc = 0;
-
 	if (!strchr(text, '=')) /* what QEMU takes for the name of a device, of which there is none */
 		return img_fail(err, -EINVAL, "Cannot find device='%s' nor node-name='%s'", text,
 				text);
-	from = copy = strdup(text);
-	if (!copy)
-		return img_fail(err, -ENOMEM, "out of memory");
-	while (!rc && *from) {
-		char *key = from, *value = NULL, *to, *end = from + strcspn(from, "=,");
-		bool more;
-
-		if (*end == '=') {
-			*end++ = '\0';
-			value = to = end;
-			while (*end && (*end != ',' || end[1] == ',')) {
-				end += *end == ',';
-				*to++ = *end++;
-			}
-			more = *end;
-			*to = '\0';
-		} else {
-			more = *end;
-			*end = '\0';
-		}
-		from = more ? end + 1 : end;
-		rc = img_node_set(node, key, value ? value : "on", err);
-	}
-	free(copy);
-	return rc;
+	return img_parse_keyval(text, set_parsed, node, err);
 }
 
 /* ---- Names ---- */

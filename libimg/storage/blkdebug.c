@@ -24,6 +24,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/options.h"
+#include "libimg/base/parse.h"
 #include "libimg/storage/ioq.h"
 #include "libimg/storage/module.h"
 #include "libimg/storage/filter.h"
@@ -375,7 +376,7 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 }
 
 /* "blkdebug:CONFIG:PATH" */
-static int debug_parse(const char *name, img_module_set_fn *set, void *user, struct img_error *err)
+static int debug_parse(const char *name, img_keyval_fn *set, void *user, struct img_error *err)
 {
 	const char *config = strchr(name, ':') + 1, *path = strchr(config, ':');
 	char *copy;

@@ -25,10 +25,6 @@ struct img_module_opening {
 	const struct img_secrets *secrets; /* borrowed; NULL: none */
 };
 
-/* Where a name's parts go, one option at a time. 0 or a negative errno, with a sentence. */
-typedef int img_module_set_fn(void *user, const char *key, const char *value,
-			      struct img_error *err);
-
 struct img_module {
 	const char *name;	    /* the value of "driver" */
 	const char *const *schemes; /* names "SCHEME:..." are its; NULL at the end; NULL: none */
@@ -38,7 +34,7 @@ struct img_module {
 	bool devices;		  /* what it is said to be is a device */
 	bool files;		  /* its names are paths, under which new files can be created */
 	/* Take a name apart, schemes[i] and all. -EINVAL, -ENOMEM. Not for modules without schemes. */
-	int (*parse_name)(const char *name, img_module_set_fn *set, void *user,
+	int (*parse_name)(const char *name, img_keyval_fn *set, void *user,
 			  struct img_error *err);
 	/*
 	 * Whose bytes these options mean (struct img_storage's identity), without opening anything.

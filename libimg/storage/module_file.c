@@ -15,7 +15,7 @@ static const struct img_option table[] = {
 	{ 0 },
 };
 
-static int parse_name(const char *name, img_module_set_fn *set, void *user, struct img_error *err)
+static int parse_name(const char *name, img_keyval_fn *set, void *user, struct img_error *err)
 {
 	return set(user, "filename", strchr(name, ':') + 1, err);
 }

@@ -12,7 +12,7 @@
 
 /* ---- nbd_name.c ---- */
 
-int img_nbd_parse_name(const char *name, img_module_set_fn *set, void *user,
+int img_nbd_parse_name(const char *name, img_keyval_fn *set, void *user,
 		       struct img_error *err);
 
 /* ---- nbd_connection.c ---- */

@@ -71,7 +71,7 @@ static bool split_authority(char *text, char **host, char **port)
 }
 
 struct target {
-	img_module_set_fn *set;
+	img_keyval_fn *set;
 	void *user;
 };
 
@@ -170,7 +170,7 @@ static int parse_old(const struct target *t, const char *name, char *copy, struc
 	return rc ? rc : give(t, "export", export_name, err);
 }
 
-int img_nbd_parse_name(const char *name, img_module_set_fn *set, void *user, struct img_error *err)
+int img_nbd_parse_name(const char *name, img_keyval_fn *set, void *user, struct img_error *err)
 {
 	const struct target t = { set, user };
 	const char *rest = strchr(name, ':') + 1;

@@ -123,7 +123,7 @@ static int null_open(const struct img_module_opening *o, struct img_storage **ou
 }
 
 /* "null-co://" */
-static int null_parse(const char *name, img_module_set_fn *set, void *user, struct img_error *err)
+static int null_parse(const char *name, img_keyval_fn *set, void *user, struct img_error *err)
 {
 	(void)set;
 	(void)user;

@@ -502,7 +502,7 @@ Test(nbd, names)
 		struct img_error err = { 0 };
 
 		o = img_options_new(m->options);
-		cr_assert_eq(m->parse_name(rows[i].name, (img_module_set_fn *)img_options_set, o, &err),
+		cr_assert_eq(m->parse_name(rows[i].name, (img_keyval_fn *)img_options_set, o, &err),
 			     0, "%s: %s", rows[i].name, img_error_text(&err));
 		for (size_t k = 0; k < IMG_ARRAY_LEN(keys); k++) {
 			const char *got = img_options_string(o, keys[k]);
@@ -514,7 +514,7 @@ Test(nbd, names)
 	}
 	for (size_t i = 0; i < IMG_ARRAY_LEN(bad); i++) {
 		o = img_options_new(m->options);
-		cr_assert_eq(m->parse_name(bad[i], (img_module_set_fn *)img_options_set, o, NULL),
+		cr_assert_eq(m->parse_name(bad[i], (img_keyval_fn *)img_options_set, o, NULL),
 			     -EINVAL, "%s", bad[i]);
 		img_options_free(o);
 	}
