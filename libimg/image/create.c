@@ -17,6 +17,7 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
+#include "libimg/image/folder.h"
 
 /* What the handle of a new image may be asked for. */
 enum {
@@ -200,10 +201,9 @@ out:
 	return rc;
 }
 
-int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
-		     struct img_error *err)
+static int create_begin(const char *path, const struct img_create_options *options, struct img **out,
+			struct img_error *err)
 {
-	IMG_NOT_CANCELLED;
 	const char *plain;
 	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
 	struct img_context_opening how = { .io = options->io };
@@ -250,6 +250,22 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 out:
 	img_context_close(img, NULL);
 	img_create_settings_clear(&r);
+	return rc;
+}
+
+int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
+		     struct img_error *err)
+{
+	IMG_NOT_CANCELLED;
+	char *inside = NULL;
+	int rc = 0;
+
+	if (path && options->format)
+		rc = img_folder_create_path(plain_path(path), img_driver_named(options->format),
+					    &inside, err);
+	if (!rc)
+		rc = create_begin(inside ? inside : path, options, out, err);
+	free(inside);
 	return rc;
 }
 

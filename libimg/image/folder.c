@@ -83,3 +83,17 @@ int img_folder_open(const char *path, unsigned flags, struct img_storage **out, 
 	free(image);
 	return rc;
 }
+
+int img_folder_create_path(const char *path, const struct img_driver *driver, char **out,
+			   struct img_error *err)
+{
+	struct stat st;
+
+	*out = NULL;
+	if (!driver || !driver->folder_file || !*path || stat(path, &st) || !S_ISDIR(st.st_mode))
+		return 0;
+	if (asprintf(out, "%s%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/",
+		     driver->folder_file) < 0)
+		return img_fail(err, -ENOMEM, "out of memory");
+	return 0;
+}

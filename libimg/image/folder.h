@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+struct img_driver;
 struct img_error;
 struct img_node;
 struct img_storage;
@@ -18,5 +19,12 @@ const char *img_folder_named(const struct img_node *node);
  * flags: IMG_STORAGE_*. -EISDIR: no driver knows this folder; -EPERM: the file lies elsewhere; errors of the file.
  */
 int img_folder_open(const char *path, unsigned flags, struct img_storage **out, struct img_error *err);
+
+/*
+ * Where an image is made whose name is path: in the folder at path, if it is one, and the driver knows folders.
+ * malloc'd; *out NULL: at path itself. -ENOMEM.
+ */
+int img_folder_create_path(const char *path, const struct img_driver *driver, char **out,
+			   struct img_error *err);
 
 #endif
