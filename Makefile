@@ -11,13 +11,14 @@ SONAME  := libimg.so.0
 
 # Debian's names: what building needs, and what testing needs besides.
 PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev \
-		 libjansson-dev libnbd-dev
+		 libjansson-dev libnbd-dev libxml2-dev
 TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
 		 libvmdk-utils libqcow-utils clang libclang-rt-dev nbdkit
 LINT_PACKAGES := clang-format clang-tidy cppcheck
 
 override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)
-override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I.
+override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
+		     $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libxml-2.0))
 LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson -ldl -pthread
 
 # ---- What there is ----

@@ -1,104 +1,282 @@
 /*
- * Parallels: spec/parallels.md. Opening and closing; what is done with an open image is in the
- * files that parallels_state.h lists.
+ * Parallels: spec/parallels.md. The driver: what is asked of the disk is asked of the file that has
+ * it. What is done with a file is in the files that parallels_state.h lists.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/parallels/parallels_state.h"
 #include "libimg/base/arith.h"
+
+enum { SLOT_FILE = 11 }; /* of plan->slot[]; the first ones are the file's */
 
 static int parallels_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size)
 {
 	(void)tail;
 	(void)file_size;
-	return parallels_is_ours(head, len) ? 100 : 0;
+	return parallels_is_ours(head, len) || parallels_is_descriptor((const char *)head, len)
+		       ? 100
+		       : 0;
 }
 
-static int note_entry(struct img *img, void *user, uint64_t number, uint32_t value,
-		      struct img_error *err)
+/* The file that has the disk's byte at off. */
+static struct parallels_file *file_at(const struct img *img, uint64_t off)
 {
-	(void)user;
-	return img_fail(err, -EUCLEAN,
-			"%s: BAT entry %" PRIu64 ": found %" PRIu32
-			", and a header that calls the image empty",
-			img->name, number, value);
+	const struct parallels *s = img->state;
+	size_t low = 0, high = s->count - 1;
+
+	while (low < high) {
+		size_t middle = (low + high + 1) / 2;
+
+		if (s->files[middle].start <= off)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return &s->files[low];
 }
 
-static int read_header(struct img *img, struct parallels *p, struct img_error *err)
-{
-	uint64_t file_bytes = img->file->size, end;
-	uint8_t bytes[PARALLELS_HEADER_BYTES];
-	int rc;
+/* ---- Reading and writing ---- */
 
-	if (file_bytes < sizeof(bytes))
-		return img_fail(err, -EMEDIUMTYPE,
-				"%s: not a Parallels image: it is %" PRIu64 " bytes long",
-				img->name, file_bytes);
-	rc = img_storage_read(img->file, 0, bytes, sizeof(bytes), err);
-	if (rc)
-		return rc;
-	rc = parallels_parse_header(bytes, &p->header, err);
-	if (rc)
-		return img_error_prefix(err, rc, "%s", img->name);
-	end = parallels_entry_at(p->header.entries);
-	if (end > file_bytes)
-		return img_fail(err, -EUCLEAN,
-				"%s: truncated: ends at %" PRIu64 ", the BAT needs %" PRIu64,
-				img->name, file_bytes, end);
-	p->storage = img->file;
-	p->entries = p->header.entries;
-	p->cluster_bytes = parallels_cluster_bytes(&p->header);
-	p->scale = parallels_entry_scale(&p->header);
-	p->data_start = parallels_data_start(&p->header, file_bytes, &p->data_off_wrong);
+static int parallels_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+			 struct img_extent *out)
+{
+	struct parallels_file *p = file_at(img, off);
+	uint64_t within = off - p->start;
+
+	len = min_u64(len, p->size - within);
+	if (!p->plain)
+		return parallels_file_map(p, req, within, len, out);
+	*out = (struct img_extent){
+		.kind = IMG_DATA,
+		.length = len,
+		.storage = p->storage,
+		.file_off = within,
+	};
 	return 0;
 }
 
-static void free_state(struct parallels *p)
+static int plan_plain(const struct parallels_file *p, enum img_op op, uint64_t off, uint64_t len,
+		      struct img_plan *plan)
 {
-	if (p)
-		parallels_free_alloc(p);
-	free(p);
+	plan->kind = op == IMG_OP_WRITE	 ? IMG_PLAN_DATA
+		     : op == IMG_OP_ZERO ? IMG_PLAN_ZERO
+					 : IMG_PLAN_PUNCH;
+	plan->length = len;
+	plan->fill_start = off;
+	plan->fill_end = off + len;
+	plan->storage = p->storage;
+	plan->file_off = off;
+	return 0;
 }
 
-static int parallels_open(struct img *img, struct img_opening *o, struct img_error *err)
+static int parallels_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
+				uint64_t len, struct img_plan *plan)
 {
-	struct parallels *p = calloc(1, sizeof(*p));
+	const struct parallels *s = img->state;
+	struct parallels_file *p = file_at(img, off);
+	uint64_t within = off - p->start;
 	int rc;
 
-	if (!p)
-		return parallels_no_memory(img, err);
-	rc = read_header(img, p, err);
-	if (rc) {
-		free(p);
+	if (op == IMG_OP_WRITE_COMPRESSED)
+		return img_fail(img_req_error(req), -ENOTSUP,
+				"%s: a Parallels image holds no compressed data", img->name);
+	len = min_u64(len, p->size - within);
+	rc = p->plain ? plan_plain(p, op, within, len, plan)
+		      : parallels_file_plan(p, req, op, within, len, plan);
+	if (rc)
 		return rc;
-	}
-	p->for_check = o->for_check;
-	img->state = p;
-	img->size = p->header.sectors * PARALLELS_SECTOR;
-	img->unit_bytes = p->cluster_bytes;
-	img->dirty = p->header.in_use == PARALLELS_OPEN;
-	if (p->header.flags & PARALLELS_FLAG_EMPTY && !o->for_check)
-		rc = parallels_each_entry(img, 0, p->entries, note_entry, NULL, err);
-	if (!rc && img->writable)
-		rc = parallels_set_writable(img, true, err);
-	if (rc) {
-		free_state(p);
-		img->state = NULL;
-	}
+	plan->fill_start += p->start;
+	plan->fill_end += p->start;
+	plan->slot[SLOT_FILE] = (uint64_t)(p - s->files);
+	return 0;
+}
+
+static struct parallels_file *file_of(const struct img *img, const struct img_plan *plan)
+{
+	const struct parallels *s = img->state;
+
+	return &s->files[plan->slot[SLOT_FILE]];
+}
+
+static void parallels_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
+{
+	parallels_file_commit(file_of(img, plan), req, plan);
+}
+
+static void parallels_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
+{
+	parallels_file_drop(file_of(img, plan), req, plan);
+}
+
+static int parallels_last_use(struct img *img, struct img_req *req, struct img_storage *s,
+			      uint64_t file_off, uint64_t len, bool *last)
+{
+	(void)img;
+	(void)req;
+	(void)s;
+	(void)file_off;
+	(void)len;
+	*last = true;
+	return 0;
+}
+
+static int parallels_release(struct img *img, struct img_req *req, struct img_storage *storage,
+			     uint64_t file_off, uint64_t len)
+{
+	const struct parallels *s = img->state;
+
+	(void)req;
+	for (size_t i = 0; i < s->count; i++)
+		if (s->files[i].storage == storage)
+			parallels_file_release(&s->files[i], file_off, len);
+	return 0;
+}
+
+/* ---- In use ---- */
+
+static int parallels_first_write(struct img *img, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->count && !rc; i++)
+		if (!s->files[i].plain)
+			rc = parallels_file_first_write(&s->files[i], err);
 	return rc;
 }
 
-static void parallels_close(struct img *img)
+static int parallels_finish(struct img *img, struct img_error *err)
 {
-	free_state(img->state);
-	img->state = NULL;
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->count && !rc; i++)
+		if (!s->files[i].plain)
+			rc = parallels_file_finish(&s->files[i], err);
+	if (!rc)
+		img->dirty = false;
+	return rc;
+}
+
+static int parallels_set_writable(struct img *img, bool writable, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->count && !rc; i++)
+		if (!s->files[i].plain)
+			rc = parallels_file_set_writable(&s->files[i], writable, err);
+	return rc;
+}
+
+/* ---- Sizes ---- */
+
+static int fail_folder(const struct img *img, struct img_error *err)
+{
+	return img_fail(err, -ENOTSUP, "%s: the disk of a folder keeps its size", img->name);
+}
+
+static int parallels_extend(struct img *img, uint64_t size, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = s->descriptor ? fail_folder(img, err) : parallels_file_extend(s->files, size, err);
+
+	if (!rc)
+		img->size = size;
+	return rc;
+}
+
+static int parallels_resize(struct img *img, uint64_t size, enum img_preallocate how,
+			    struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = s->descriptor ? fail_folder(img, err)
+			       : parallels_file_resize(s->files, size, how, err);
+
+	if (!s->descriptor)
+		img->size = s->files->size;
+	return rc;
+}
+
+/* ---- Checks and reports ---- */
+
+static int parallels_check(struct img *img, struct img_check *c, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->count && !rc; i++) {
+		if (!s->files[i].plain)
+			rc = parallels_file_check(&s->files[i], c, err);
+		else
+			c->result.image_end += s->files[i].size;
+	}
+	if (!rc && c->repair && !c->result.corruptions)
+		img->dirty = false;
+	return rc;
+}
+
+static int parallels_info(struct img *img, struct img_value *top, struct img_value *specific,
+			  struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	const struct parallels_descriptor *d = s->descriptor;
+	char text[IMG_GUID_CHARS + 1];
+	struct img_value *list;
+
+	(void)top;
+	(void)err;
+	if (!d)
+		return 0;
+	img_guid_print(d->top, text);
+	img_value_add_string(specific, "top", text);
+	list = img_value_add_array(specific, "snapshots");
+	for (size_t i = 0; i < d->snapshot_count; i++) {
+		struct img_value *shot = img_value_add_object(list, NULL);
+
+		img_guid_print(d->snapshots[i].guid, text);
+		img_value_add_string(shot, "id", text);
+		if (img_guid_is_zero(d->snapshots[i].parent))
+			continue;
+		img_guid_print(d->snapshots[i].parent, text);
+		img_value_add_string(shot, "parent", text);
+	}
+	return 0;
+}
+
+/* All files of the folder, those of older snapshots too. */
+static int parallels_other_files(struct img *img, struct img_value *children, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	const struct parallels_descriptor *d = s->descriptor;
+	const char *slash = strrchr(img->name, '/');
+	int folder = slash ? (int)(slash + 1 - img->name) : 0;
+
+	for (size_t i = 0; d && i < d->part_count; i++)
+		for (size_t j = 0; j < d->parts[i].count; j++) {
+			const char *file = d->parts[i].images[j].file;
+			char name[60], *path;
+
+			if (asprintf(&path, "%.*s%s", *file == '/' ? 0 : folder, img->name, file) <
+			    0)
+				return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+			snprintf(name, sizeof(name), "storages.%zu.images.%zu", i, j);
+			img_report_file(children, name, path,
+					(d->parts[i].end - d->parts[i].start) * PARALLELS_SECTOR,
+					NULL);
+			free(path);
+		}
+	return 0;
 }
 
 const struct img_driver parallels_driver = {
 	.name = "parallels",
-	.features = IMG_DRIVER_REPORT_DIRTY_ONLY,
+	.features = IMG_DRIVER_REPORT_DIRTY_ONLY | IMG_DRIVER_VIEWS,
+	.folder_file = PARALLELS_DESCRIPTOR_NAME,
 	.probe = parallels_probe,
 	.open = parallels_open,
 	.close = parallels_close,
@@ -117,4 +295,6 @@ const struct img_driver parallels_driver = {
 	.create_check = parallels_create_check,
 	.create = parallels_create,
 	.check = parallels_check,
+	.info = parallels_info,
+	.other_files = parallels_other_files,
 };

@@ -43,15 +43,14 @@ static void count_repaired(struct scan *s)
 
 /* ---- The header ---- */
 
-static int check_header(struct img *img, struct scan *s, struct img_error *err)
+static int check_header(struct parallels_file *p, struct scan *s, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct parallels_header h = p->header;
 	unsigned defects = 0;
 	int rc = 0;
 
 	if (h.in_use == PARALLELS_OPEN && !p->marked) {
-		DEFECT(s, IMG_REPAIR_ALL, "%s: image was not closed correctly", img->name);
+		DEFECT(s, IMG_REPAIR_ALL, "%s: image was not closed correctly", p->name);
 		h.in_use = PARALLELS_CLOSED;
 		/* Who writes this mark last vouches for the extension; nobody did. */
 		h.extension_off = 0;
@@ -61,14 +60,14 @@ static int check_header(struct img *img, struct scan *s, struct img_error *err)
 		DEFECT(s, IMG_REPAIR_ALL,
 		       "%s: data_off field has incorrect value: sector %" PRIu32
 		       ", expected %" PRIu64,
-		       img->name, h.data_off, p->data_start / PARALLELS_SECTOR);
+		       p->name, h.data_off, p->data_start / PARALLELS_SECTOR);
 		h.data_off = (uint32_t)(p->data_start / PARALLELS_SECTOR);
 		defects++;
 	}
 	if (h.extension_off && h.in_use == PARALLELS_CLOSED) {
 		struct img_error why = { 0 };
 
-		rc = parallels_check_extension(img, &why);
+		rc = parallels_check_extension(p, &why);
 		if (rc == -EUCLEAN) {
 			DEFECT(s, IMG_REPAIR_ALL, "%s", img_error_text(&why));
 			h.extension_off = 0;
@@ -81,8 +80,8 @@ static int check_header(struct img *img, struct scan *s, struct img_error *err)
 	}
 	if (rc || !defects || !repairs(s, IMG_REPAIR_ALL))
 		return rc;
-	rc = parallels_write_header(img, &h, err);
-	img_meta_forget(img, p->storage, 0, IMG_META_SECTOR);
+	rc = parallels_write_header(p, &h, err);
+	img_meta_forget(p->img, p->storage, 0, IMG_META_SECTOR);
 	if (rc)
 		return rc;
 	p->data_off_wrong = false;
@@ -91,10 +90,10 @@ static int check_header(struct img *img, struct scan *s, struct img_error *err)
 	return 0;
 }
 
-static int note_entry(struct img *img, void *user, uint64_t number, uint32_t value,
+static int note_entry(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		      struct img_error *err)
 {
-	(void)img;
+	(void)p;
 	(void)number;
 	(void)value;
 	(void)err;
@@ -102,25 +101,24 @@ static int note_entry(struct img *img, void *user, uint64_t number, uint32_t val
 	return 1;
 }
 
-static int check_empty(struct img *img, struct scan *s, struct img_error *err)
+static int check_empty(struct parallels_file *p, struct scan *s, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct parallels_header h = p->header;
 	bool full = false;
 	int rc;
 
 	if (!(h.flags & PARALLELS_FLAG_EMPTY))
 		return 0;
-	rc = parallels_each_entry(img, 0, p->entries, note_entry, &full, err);
+	rc = parallels_each_entry(p, 0, p->entries, note_entry, &full, err);
 	if (rc < 0 || !full)
 		return rc < 0 ? rc : 0;
 	DEFECT(s, IMG_REPAIR_ALL, "%s: the header calls the image empty, and the BAT is not",
-	       img->name);
+	       p->name);
 	if (!repairs(s, IMG_REPAIR_ALL))
 		return 0;
 	h.flags &= ~(uint32_t)PARALLELS_FLAG_EMPTY;
-	rc = parallels_write_header(img, &h, err);
-	img_meta_forget(img, p->storage, 0, IMG_META_SECTOR);
+	rc = parallels_write_header(p, &h, err);
+	img_meta_forget(p->img, p->storage, 0, IMG_META_SECTOR);
 	if (!rc)
 		count_repaired(s);
 	return rc;
@@ -129,10 +127,9 @@ static int check_empty(struct img *img, struct scan *s, struct img_error *err)
 /* ---- Entries ---- */
 
 /* Give the entry a cluster of its own with the bytes at from (as far as the file has them). */
-static int copy_cluster(struct img *img, struct scan *s, uint64_t number, uint64_t from,
+static int copy_cluster(struct parallels_file *p, struct scan *s, uint64_t number, uint64_t from,
 			struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t to = s->next, n;
 	uint64_t bytes = from < p->storage->size
 				 ? min_u64(p->cluster_bytes, p->storage->size - from)
@@ -141,7 +138,7 @@ static int copy_cluster(struct img *img, struct scan *s, uint64_t number, uint64
 
 	if (to / p->scale > UINT32_MAX)
 		return img_fail(err, -EFBIG, "%s: found no room for a copy of cluster %" PRIu64,
-				img->name, number);
+				p->name, number);
 	for (uint64_t at = 0; at < bytes && !rc; at += n) {
 		n = min_u64(bytes - at, COPY_BYTES);
 		rc = img_storage_read(p->storage, from + at, s->buffer, n, err);
@@ -151,10 +148,10 @@ static int copy_cluster(struct img *img, struct scan *s, uint64_t number, uint64
 	if (!rc && bytes < p->cluster_bytes)
 		rc = img_storage_zero(p->storage, to + bytes, p->cluster_bytes - bytes, err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (!rc)
-		rc = parallels_write_entry(img, number, (uint32_t)(to / p->scale), err);
-	img_meta_forget(img, p->storage, align_down_u64(to, IMG_META_SECTOR),
+		rc = parallels_write_entry(p, number, (uint32_t)(to / p->scale), err);
+	img_meta_forget(p->img, p->storage, align_down_u64(to, IMG_META_SECTOR),
 			round_up_u64(p->cluster_bytes, IMG_META_SECTOR));
 	if (rc)
 		return rc;
@@ -165,26 +162,25 @@ static int copy_cluster(struct img *img, struct scan *s, uint64_t number, uint64
 }
 
 /* An entry that leads out of the file. */
-static int check_lost(struct img *img, struct scan *s, uint64_t number, uint64_t off,
+static int check_lost(struct parallels_file *p, struct scan *s, uint64_t number, uint64_t off,
 		      struct img_error *err)
 {
 	enum { LOSS = IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
-	const struct parallels *p = img->state;
 	int rc;
 
 	DEFECT(s, LOSS,
 	       "%s: cluster %" PRIu64 " is outside image: it is at %" PRIu64
 	       ", and the file ends at "
 	       "%" PRIu64,
-	       img->name, number, off, (uint64_t)p->storage->size);
+	       p->name, number, off, (uint64_t)p->storage->size);
 	if (!repairs(s, LOSS)) {
 		s->end = max_u64(s->end, min_u64(off + p->cluster_bytes,
 						 p->storage->size)); /* what is left of it stays */
 		return 0;
 	}
 	if (off >= p->data_start && off < p->storage->size) /* a part of it is there */
-		return copy_cluster(img, s, number, off, err);
-	rc = parallels_write_entry(img, number, 0, err);
+		return copy_cluster(p, s, number, off, err);
+	rc = parallels_write_entry(p, number, 0, err);
 	if (!rc) {
 		s->allocated--;
 		count_repaired(s);
@@ -192,31 +188,30 @@ static int check_lost(struct img *img, struct scan *s, uint64_t number, uint64_t
 	return rc;
 }
 
-static int check_entry(struct img *img, void *user, uint64_t number, uint32_t value,
+static int check_entry(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		       struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct scan *s = user;
 	uint64_t off = value * p->scale;
 	enum img_use use = IMG_USE_NEW;
 
 	s->allocated++;
 	if (off < PARALLELS_BAT_OFF + p->entries * PARALLELS_ENTRY_BYTES ||
-	    !range_in(off, parallels_bytes_needed(img, p, number), p->storage->size))
-		return check_lost(img, s, number, off, err);
+	    !range_in(off, parallels_bytes_needed(p, number), p->storage->size))
+		return check_lost(p, s, number, off, err);
 	if (off % p->cluster_bytes != p->base) {
 		DEFECT(s, IMG_REPAIR_ALL,
-		       "%s: cluster %" PRIu64 " is not aligned: it is at %" PRIu64, img->name,
-		       number, off);
+		       "%s: cluster %" PRIu64 " is not aligned: it is at %" PRIu64, p->name, number,
+		       off);
 		s->end = max_u64(s->end, off + p->cluster_bytes);
-		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(img, s, number, off, err) : 0;
+		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	if (img_use_map_add(&s->used, off - p->base, p->cluster_bytes, &use))
-		return parallels_no_memory(img, err);
+		return parallels_no_memory(p, err);
 	if (use == IMG_USE_SHARED) {
 		DEFECT(s, IMG_REPAIR_ALL, "%s: duplicate offset in BAT entry %" PRIu64 ": %" PRIu64,
-		       img->name, number, off);
-		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(img, s, number, off, err) : 0;
+		       p->name, number, off);
+		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	s->fragmented += s->previous_end && off != s->previous_end;
 	s->previous_end = off + p->cluster_bytes;
@@ -225,9 +220,8 @@ static int check_entry(struct img *img, void *user, uint64_t number, uint32_t va
 }
 
 /* What a format extension that counts refers to is not known: nothing is a leak then. */
-static int check_end(struct img *img, struct scan *s, struct img_error *err)
+static int check_end(struct parallels_file *p, struct scan *s, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t size = p->storage->size, leaked;
 	int rc;
 
@@ -238,11 +232,11 @@ static int check_end(struct img *img, struct scan *s, struct img_error *err)
 	leaked = div_round_up_u64(size - s->end, p->cluster_bytes);
 	s->c->result.leaks += leaked;
 	img_check_say(s->c, "%s %s: space leaked at the end of the image %" PRIu64,
-		      s->c->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", img->name,
+		      s->c->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
 		      size - s->end);
 	if (!(s->c->repair & IMG_REPAIR_LEAKS))
 		return 0;
-	img_meta_forget(img, p->storage, round_up_u64(s->end, IMG_META_SECTOR), UINT64_MAX / 2);
+	img_meta_forget(p->img, p->storage, round_up_u64(s->end, IMG_META_SECTOR), UINT64_MAX / 2);
 	rc = img_storage_resize(p->storage, s->end, IMG_PREALLOCATE_OFF, err);
 	if (!rc) {
 		s->c->result.leaks -= leaked;
@@ -253,12 +247,11 @@ static int check_end(struct img *img, struct scan *s, struct img_error *err)
 
 /* ---- All of it ---- */
 
-int parallels_check(struct img *img, struct img_check *c, struct img_error *err)
+int parallels_file_check(struct parallels_file *p, struct img_check *c, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct scan s = { .c = c, .buffer = malloc(COPY_BYTES) };
 	uint64_t cluster = p->cluster_bytes, units;
-	int rc = s.buffer ? parallels_find_base(img, &p->base, err) : parallels_no_memory(img, err);
+	int rc = s.buffer ? parallels_find_base(p, &p->base, err) : parallels_no_memory(p, err);
 
 	if (rc) {
 		free(s.buffer);
@@ -269,24 +262,22 @@ int parallels_check(struct img *img, struct img_check *c, struct img_error *err)
 	img_use_map_init(&s.used, units, cluster);
 	s.next = max_u64(p->base + units, p->data_start);
 	s.end = p->data_start;
-	rc = check_header(img, &s, err);
+	rc = check_header(p, &s, err);
 	if (!rc)
-		rc = check_empty(img, &s, err);
+		rc = check_empty(p, &s, err);
 	if (!rc)
-		rc = parallels_each_entry(img, 0, p->entries, check_entry, &s, err);
+		rc = parallels_each_entry(p, 0, p->entries, check_entry, &s, err);
 	if (!rc)
-		rc = check_end(img, &s, err);
-	c->result.image_end = s.end;
-	c->result.total_units = div_round_up_u64(img->size, cluster);
-	c->result.allocated_units = s.allocated;
-	c->result.fragmented_units = s.fragmented;
+		rc = check_end(p, &s, err);
+	c->result.image_end += s.end;
+	c->result.total_units += div_round_up_u64(p->size, cluster);
+	c->result.allocated_units += s.allocated;
+	c->result.fragmented_units += s.fragmented;
 	img_use_map_free(&s.used);
 	free(s.buffer);
 	if (!rc && c->repair)
-		rc = parallels_sync(img, err);
-	if (!rc && c->repair && !c->result.corruptions)
-		img->dirty = false;
+		rc = parallels_sync(p, err);
 	if (!rc && p->prepared && c->repair)
-		rc = parallels_load_alloc(img, p->data_start, err);
+		rc = parallels_load_alloc(p, p->data_start, err);
 	return rc;
 }

@@ -1,9 +1,13 @@
 /*
- * New images: one expanding file. With preallocation all clusters are there, in guest order.
+ * New images: one expanding file, in a folder or by itself. With preallocation all clusters are
+ * there, in guest order.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/parallels/parallels_state.h"
 #include "libimg/base/arith.h"
@@ -55,6 +59,13 @@ static int make_header(const struct img_creating *c, struct parallels_header *h,
 	return 0;
 }
 
+static bool is_descriptor_name(const char *name)
+{
+	const char *slash = strrchr(name, '/');
+
+	return !strcmp(slash ? slash + 1 : name, PARALLELS_DESCRIPTOR_NAME);
+}
+
 int parallels_create_check(struct img_creating *c, struct img_error *err)
 {
 	struct parallels_header h;
@@ -63,6 +74,8 @@ int parallels_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc && c->compress)
 		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format",
 			      c->name);
+	if (!rc && c->device && is_descriptor_name(c->name))
+		rc = img_fail(err, -ENOTSUP, "%s: a block device holds no folder", c->name);
 	if (!rc && c->device && c->preallocate != IMG_PREALLOCATE_OFF)
 		rc = img_fail(err, -ENOTSUP,
 			      "%s: preallocation: a block device has its size already", c->name);
@@ -89,28 +102,84 @@ static int write_full_bat(struct img_storage *s, const struct parallels_header *
 	return rc;
 }
 
-int parallels_create(struct img_creating *c, struct img_error *err)
+static int create_file(const struct img_creating *c, struct img_storage *s,
+		       const struct parallels_header *h, struct img_error *err)
 {
 	bool full = c->preallocate != IMG_PREALLOCATE_OFF;
+	uint64_t start = (uint64_t)h->data_off * PARALLELS_SECTOR;
 	uint8_t bytes[PARALLELS_HEADER_BYTES];
+	int rc;
+
+	if (c->device) {
+		rc = img_storage_zero(s, 0, start, err);
+	} else {
+		uint64_t end = full ? start + h->entries * parallels_cluster_bytes(h) : start;
+
+		rc = img_storage_resize(s, end, c->preallocate, err);
+	}
+	parallels_encode_header(h, bytes);
+	if (!rc)
+		rc = img_storage_write(s, 0, bytes, sizeof(bytes), err);
+	if (!rc && full)
+		rc = write_full_bat(s, h, err);
+	return rc;
+}
+
+/* ---- A folder, which is there: its DiskDescriptor.xml is the image that is made ---- */
+
+/* The name of the file with the data: after the folder, if that has a name that all programs take.
+ */
+static char *name_file(const char *descriptor)
+{
+	size_t end = strlen(descriptor) - strlen(PARALLELS_DESCRIPTOR_NAME), start;
+	const char *folder = "disk.hdd";
+	int len = (int)strlen(folder);
+	char *name;
+
+	while (end && descriptor[end - 1] == '/')
+		end--;
+	for (start = end; start && descriptor[start - 1] != '/'; start--)
+		if (!isalnum((unsigned char)descriptor[start - 1]) &&
+		    !strchr("-_.+ ", descriptor[start - 1]))
+			break;
+	if (end - start > 0 && end - start < 100 && (!start || descriptor[start - 1] == '/') &&
+	    descriptor[start] != '.') {
+		folder = descriptor + start;
+		len = (int)(end - start);
+	}
+	return asprintf(&name, "%.*s.0.%s.hds", len, folder, parallels_top_guid) < 0 ? NULL : name;
+}
+
+static int create_folder(struct img_creating *c, const struct parallels_header *h,
+			 struct img_error *err)
+{
+	char *name = name_file(c->name), *text = NULL;
+	struct img_storage *s;
+	int rc = -ENOMEM;
+
+	if (name)
+		text = parallels_descriptor_text(h->sectors, h->cluster_sectors, h->cylinders,
+						 name);
+	if (!text)
+		img_fail(err, rc, "%s: out of memory", c->name);
+	else
+		rc = c->create_file(c, name, &s, err);
+	if (!rc)
+		rc = create_file(c, s, h, err);
+	if (!rc)
+		rc = img_storage_write(c->file, 0, text, strlen(text), err);
+	free(text);
+	free(name);
+	return rc;
+}
+
+int parallels_create(struct img_creating *c, struct img_error *err)
+{
 	struct parallels_header h;
-	uint64_t start;
 	int rc = make_header(c, &h, err);
 
 	if (rc)
 		return rc;
-	start = (uint64_t)h.data_off * PARALLELS_SECTOR;
-	if (c->device) {
-		rc = img_storage_zero(c->file, 0, start, err);
-	} else {
-		uint64_t end = full ? start + h.entries * parallels_cluster_bytes(&h) : start;
-
-		rc = img_storage_resize(c->file, end, c->preallocate, err);
-	}
-	parallels_encode_header(&h, bytes);
-	if (!rc)
-		rc = img_storage_write(c->file, 0, bytes, sizeof(bytes), err);
-	if (!rc && full)
-		rc = write_full_bat(c->file, &h, err);
-	return rc;
+	return is_descriptor_name(c->name) ? create_folder(c, &h, err)
+					   : create_file(c, c->file, &h, err);
 }

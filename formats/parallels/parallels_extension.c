@@ -20,7 +20,7 @@ enum {
 	KEPT_BYTES_MAX = 1 << 20, /* of sections that are carried on where others are removed */
 };
 
-static uint64_t extension_at(const struct parallels *p)
+static uint64_t extension_at(const struct parallels_file *p)
 {
 	return p->header.extension_off * PARALLELS_SECTOR;
 }
@@ -28,7 +28,7 @@ static uint64_t extension_at(const struct parallels *p)
 /* ---- Checksum ---- */
 
 /* The MD5 of bytes and then of zeroes, up to the cluster's end. */
-static int digest_zeroed(const struct parallels *p, const uint8_t *bytes, size_t len,
+static int digest_zeroed(const struct parallels_file *p, const uint8_t *bytes, size_t len,
 			 uint8_t out[PARALLELS_MD5_BYTES])
 {
 	static const uint8_t zero[4096];
@@ -46,7 +46,7 @@ static int digest_zeroed(const struct parallels *p, const uint8_t *bytes, size_t
 	return good ? 0 : -ENOMEM;
 }
 
-static int digest_file(const struct parallels *p, uint8_t out[PARALLELS_MD5_BYTES],
+static int digest_file(const struct parallels_file *p, uint8_t out[PARALLELS_MD5_BYTES],
 		       struct img_error *err)
 {
 	uint8_t *piece = malloc(PIECE_BYTES);
@@ -74,9 +74,9 @@ static int digest_file(const struct parallels *p, uint8_t out[PARALLELS_MD5_BYTE
 typedef int section_fn(void *user, const struct parallels_section *s, uint64_t at,
 		       struct img_error *err);
 
-static int each_section(struct img *img, section_fn *each, void *user, struct img_error *err)
+static int each_section(struct parallels_file *p, section_fn *each, void *user,
+			struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t at = extension_at(p) + PARALLELS_EXTENSION_BYTES,
 		 end = extension_at(p) + p->cluster_bytes;
 
@@ -89,7 +89,7 @@ static int each_section(struct img *img, section_fn *each, void *user, struct im
 			return img_fail(
 				err, -EUCLEAN,
 				"%s: format extension: found no section that ends it before %" PRIu64,
-				img->name, end);
+				p->name, end);
 		rc = img_storage_read(p->storage, at, bytes, sizeof(bytes), err);
 		if (rc)
 			return rc;
@@ -102,14 +102,14 @@ static int each_section(struct img *img, section_fn *each, void *user, struct im
 					"%s: format extension: section at %" PRIu64
 					": found %" PRIu32
 					" bytes, and the cluster ends at %" PRIu64,
-					img->name, at - sizeof(bytes), s.bytes, end);
+					p->name, at - sizeof(bytes), s.bytes, end);
 		rc = each(user, &s, at, err);
 		if (rc)
 			return rc;
 		at += round_up_u64(s.bytes, 8);
 	}
-	return img_fail(err, -EUCLEAN, "%s: format extension: found more than %d sections",
-			img->name, SECTIONS_MAX);
+	return img_fail(err, -EUCLEAN, "%s: format extension: found more than %d sections", p->name,
+			SECTIONS_MAX);
 }
 
 static int count_section(void *user, const struct parallels_section *s, uint64_t at,
@@ -122,9 +122,8 @@ static int count_section(void *user, const struct parallels_section *s, uint64_t
 	return 0;
 }
 
-int parallels_check_extension(struct img *img, struct img_error *err)
+int parallels_check_extension(struct parallels_file *p, struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t at = extension_at(p);
 	uint8_t head[PARALLELS_EXTENSION_BYTES], md5[PARALLELS_MD5_BYTES];
 	unsigned count = 0;
@@ -136,7 +135,7 @@ int parallels_check_extension(struct img *img, struct img_error *err)
 		return img_fail(err, -EUCLEAN,
 				"%s: format extension: found it at sector %" PRIu64
 				", allowed a whole cluster inside the file's %" PRIu64 " bytes",
-				img->name, p->header.extension_off, (uint64_t)p->storage->size);
+				p->name, p->header.extension_off, (uint64_t)p->storage->size);
 	rc = img_storage_read(p->storage, at, head, sizeof(head), err);
 	if (rc)
 		return rc;
@@ -144,19 +143,19 @@ int parallels_check_extension(struct img *img, struct img_error *err)
 		return img_fail(err, -EUCLEAN,
 				"%s: format extension at %" PRIu64 ": magic: found %#" PRIx64
 				", expected %#" PRIx64,
-				img->name, at, le64_load(head), PARALLELS_EXTENSION_MAGIC);
+				p->name, at, le64_load(head), PARALLELS_EXTENSION_MAGIC);
 	rc = digest_file(p, md5, err);
 	if (!rc && memcmp(md5, head + 8, sizeof(md5)) != 0)
 		rc = img_fail(err, -EUCLEAN,
 			      "%s: format extension at %" PRIu64 ": its MD5 does not match",
-			      img->name, at);
-	return rc ? rc : each_section(img, count_section, &count, err);
+			      p->name, at);
+	return rc ? rc : each_section(p, count_section, &count, err);
 }
 
 /* ---- Writing beside it ---- */
 
 struct judgement {
-	const struct img *img;
+	const struct parallels_file *p;
 	bool kept;
 };
 
@@ -175,15 +174,14 @@ static int judge_section(void *user, const struct parallels_section *s, uint64_t
 			err, -ENOTSUP,
 			"%s: format extension: section at %" PRIu64 ": found kind %#" PRIx64
 			", which is not known, and without which the image must not be written to",
-			j->img->name, at - PARALLELS_SECTION_BYTES, s->magic);
+			j->p->name, at - PARALLELS_SECTION_BYTES, s->magic);
 	j->kept |= is_kept(s);
 	return 0;
 }
 
-int parallels_judge_extension(struct img *img, struct img_error *err)
+int parallels_judge_extension(struct parallels_file *p, struct img_error *err)
 {
-	struct parallels *p = img->state;
-	struct judgement j = { .img = img };
+	struct judgement j = { .p = p };
 	int rc;
 
 	if (p->marked) /* that has been done */
@@ -195,19 +193,19 @@ int parallels_judge_extension(struct img *img, struct img_error *err)
 	/* Whoever left another mark did not keep it up to date. */
 	if (p->header.in_use != PARALLELS_CLOSED)
 		return 0;
-	rc = parallels_check_extension(img, NULL);
+	rc = parallels_check_extension(p, NULL);
 	if (rc)
 		return rc == -EUCLEAN ? 0
-				      : img_fail(err, rc, "%s: format extension: %s", img->name,
+				      : img_fail(err, rc, "%s: format extension: %s", p->name,
 						 strerror(-rc));
-	rc = each_section(img, judge_section, &j, err);
+	rc = each_section(p, judge_section, &j, err);
 	if (!rc && j.kept)
 		p->extension = PARALLELS_EXTENSION_KEPT;
 	return rc;
 }
 
 struct pruned {
-	struct img *img;
+	struct parallels_file *p;
 	uint8_t *bytes; /* the cluster from its sections on */
 	size_t len;
 	bool removed;
@@ -217,7 +215,7 @@ static int keep_section(void *user, const struct parallels_section *s, uint64_t 
 			struct img_error *err)
 {
 	struct pruned *pruned = user;
-	const struct parallels *p = pruned->img->state;
+	struct parallels_file *p = pruned->p;
 	size_t len = PARALLELS_SECTION_BYTES + round_up_u64(s->bytes, 8);
 	int rc;
 
@@ -229,28 +227,27 @@ static int keep_section(void *user, const struct parallels_section *s, uint64_t 
 		return img_fail(
 			err, -ENOTSUP,
 			"%s: format extension: found more than %d bytes of sections to be kept",
-			pruned->img->name, KEPT_BYTES_MAX);
+			pruned->p->name, KEPT_BYTES_MAX);
 	rc = img_storage_read(p->storage, at - PARALLELS_SECTION_BYTES, pruned->bytes + pruned->len,
 			      len, err);
 	pruned->len += len;
 	return rc;
 }
 
-int parallels_prune_extension(struct img *img, struct img_error *err)
+int parallels_prune_extension(struct parallels_file *p, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint8_t head[PARALLELS_EXTENSION_BYTES];
-	struct pruned pruned = { .img = img, .bytes = malloc(KEPT_BYTES_MAX) };
+	struct pruned pruned = { .p = p, .bytes = malloc(KEPT_BYTES_MAX) };
 	uint64_t at = extension_at(p);
-	int rc = pruned.bytes ? each_section(img, keep_section, &pruned, err)
-			      : parallels_no_memory(img, err);
+	int rc = pruned.bytes ? each_section(p, keep_section, &pruned, err)
+			      : parallels_no_memory(p, err);
 
 	if (rc || !pruned.removed)
 		goto out;
 	le64_store(head, PARALLELS_EXTENSION_MAGIC);
 	rc = digest_zeroed(p, pruned.bytes, pruned.len, head + 8);
 	if (rc) {
-		rc = parallels_no_memory(img, err);
+		rc = parallels_no_memory(p, err);
 		goto out;
 	}
 	/* While the image is marked as in use nobody trusts what is here. */
@@ -261,7 +258,7 @@ int parallels_prune_extension(struct img *img, struct img_error *err)
 	if (!rc)
 		rc = img_storage_write(p->storage, at, head, sizeof(head), err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 out:
 	free(pruned.bytes);
 	return rc;

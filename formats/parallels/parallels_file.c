@@ -16,19 +16,18 @@
 
 enum { PIECE_ENTRIES = 64 << 10 };
 
-int parallels_no_memory(const struct img *img, struct img_error *err)
+int parallels_no_memory(const struct parallels_file *p, struct img_error *err)
 {
-	return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	return img_fail(err, -ENOMEM, "%s: out of memory", p->name);
 }
 
 /* ---- The BAT and the header ---- */
 
-int parallels_each_entry(struct img *img, uint64_t first, uint64_t end, parallels_entry_fn *each,
-			 void *user, struct img_error *err)
+int parallels_each_entry(struct parallels_file *p, uint64_t first, uint64_t end,
+			 parallels_entry_fn *each, void *user, struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * PARALLELS_ENTRY_BYTES);
-	int rc = piece ? 0 : parallels_no_memory(img, err);
+	int rc = piece ? 0 : parallels_no_memory(p, err);
 	uint64_t n;
 
 	for (uint64_t number = first; number < end && !rc; number += n) {
@@ -46,50 +45,50 @@ int parallels_each_entry(struct img *img, uint64_t first, uint64_t end, parallel
 			uint32_t value = le32_load(piece + i * PARALLELS_ENTRY_BYTES);
 
 			if (value)
-				rc = each(img, user, number + i, value, err);
+				rc = each(p, user, number + i, value, err);
 		}
 	}
 	free(piece);
 	return rc;
 }
 
-static void forget(struct img *img, uint64_t off, uint64_t len)
+static void forget(struct parallels_file *p, uint64_t off, uint64_t len)
 {
-	struct parallels *p = img->state;
 	uint64_t start = align_down_u64(off, IMG_META_SECTOR);
 
-	img_meta_forget(img, p->storage, start, round_up_u64(off + len, IMG_META_SECTOR) - start);
+	img_meta_forget(p->img, p->storage, start,
+			round_up_u64(off + len, IMG_META_SECTOR) - start);
 }
 
-int parallels_write_entry(struct img *img, uint64_t number, uint32_t value, struct img_error *err)
+int parallels_write_entry(struct parallels_file *p, uint64_t number, uint32_t value,
+			  struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t at = parallels_entry_at(number);
 	uint8_t bytes[PARALLELS_ENTRY_BYTES];
 	int rc;
 
 	le32_store(bytes, value);
 	rc = img_storage_write(p->storage, at, bytes, sizeof(bytes), err);
-	forget(img, at, sizeof(bytes));
+	forget(p, at, sizeof(bytes));
 	return rc;
 }
 
-int parallels_clear_entries(struct img *img, uint64_t first, uint64_t end, struct img_error *err)
+int parallels_clear_entries(struct parallels_file *p, uint64_t first, uint64_t end,
+			    struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t at = parallels_entry_at(first), len = (end - first) * PARALLELS_ENTRY_BYTES;
 	int rc;
 
 	if (first >= end)
 		return 0;
 	rc = img_storage_zero(p->storage, at, len, err);
-	forget(img, at, len);
+	forget(p, at, len);
 	return rc;
 }
 
-int parallels_write_header(struct img *img, const struct parallels_header *h, struct img_error *err)
+int parallels_write_header(struct parallels_file *p, const struct parallels_header *h,
+			   struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint8_t bytes[PARALLELS_HEADER_BYTES];
 	int rc;
 
@@ -102,35 +101,74 @@ int parallels_write_header(struct img *img, const struct parallels_header *h, st
 	return rc;
 }
 
-int parallels_sync(struct img *img, struct img_error *err)
+int parallels_sync(struct parallels_file *p, struct img_error *err)
 {
-	const struct parallels *p = img->state;
+	return p->img->unsafe ? 0 : img_storage_sync(p->storage, err);
+}
 
-	return img->unsafe ? 0 : img_storage_sync(p->storage, err);
+static int fail_not_empty(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+			  struct img_error *err)
+{
+	(void)user;
+	return img_fail(err, -EUCLEAN,
+			"%s: BAT entry %" PRIu64 ": found %" PRIu32
+			", and a header that calls the image empty",
+			p->name, number, value);
+}
+
+int parallels_file_open(struct parallels_file *p, bool for_check, struct img_error *err)
+{
+	uint64_t file_bytes = p->storage->size, end;
+	uint8_t bytes[PARALLELS_HEADER_BYTES];
+	int rc;
+
+	p->for_check = for_check;
+	if (file_bytes < sizeof(bytes))
+		return img_fail(err, -EMEDIUMTYPE,
+				"%s: not a Parallels image: it is %" PRIu64 " bytes long", p->name,
+				file_bytes);
+	rc = img_storage_read(p->storage, 0, bytes, sizeof(bytes), err);
+	if (rc)
+		return rc;
+	rc = parallels_parse_header(bytes, &p->header, err);
+	if (rc)
+		return img_error_prefix(err, rc, "%s", p->name);
+	end = parallels_entry_at(p->header.entries);
+	if (end > file_bytes)
+		return img_fail(err, -EUCLEAN,
+				"%s: truncated: ends at %" PRIu64 ", the BAT needs %" PRIu64,
+				p->name, file_bytes, end);
+	p->size = p->header.sectors * PARALLELS_SECTOR;
+	p->entries = p->header.entries;
+	p->cluster_bytes = parallels_cluster_bytes(&p->header);
+	p->scale = parallels_entry_scale(&p->header);
+	p->data_start = parallels_data_start(&p->header, file_bytes, &p->data_off_wrong);
+	if (p->header.flags & PARALLELS_FLAG_EMPTY && !for_check)
+		rc = parallels_each_entry(p, 0, p->entries, fail_not_empty, NULL, err);
+	return rc;
 }
 
 /* ---- What is used ---- */
 
-static int note_first(struct img *img, void *user, uint64_t number, uint32_t value,
+static int note_first(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		      struct img_error *err)
 {
 	uint64_t *off = user;
 
 	(void)number;
 	(void)err;
-	*off = value * parallels_entry_scale(&((struct parallels *)img->state)->header);
+	*off = value * parallels_entry_scale(&p->header);
 	return 1;
 }
 
-int parallels_find_base(struct img *img, uint64_t *base, struct img_error *err)
+int parallels_find_base(struct parallels_file *p, uint64_t *base, struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t first = p->data_start;
 	int rc = 0;
 
 	/* Who names no place of the data may have begun elsewhere than right behind the BAT. */
 	if (!p->header.extended && !p->header.data_off)
-		rc = parallels_each_entry(img, 0, p->entries, note_first, &first, err);
+		rc = parallels_each_entry(p, 0, p->entries, note_first, &first, err);
 	*base = first % p->cluster_bytes;
 	return rc < 0 ? rc : 0;
 }
@@ -140,67 +178,65 @@ struct survey {
 	uint64_t end;
 };
 
-static int note_use(struct img *img, void *user, uint64_t number, uint32_t value,
+static int note_use(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		    struct img_error *err)
 {
 	struct survey *s = user;
-	struct parallels *p = img->state;
 	uint64_t off, file_bytes = p->storage->size;
 	enum img_use use;
-	int rc = parallels_place(img, number, value, &off, err);
+	int rc = parallels_place(p, number, value, &off, err);
 
 	if (rc)
 		return rc;
-	if (!range_in(off, parallels_bytes_needed(img, p, number), file_bytes))
+	if (!range_in(off, parallels_bytes_needed(p, number), file_bytes))
 		return img_fail(err, -EUCLEAN,
 				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
 				", and the file ends at %" PRIu64
 				": it cannot be written to before it was repaired",
-				img->name, number, off, file_bytes);
+				p->name, number, off, file_bytes);
 	if (off % p->cluster_bytes != p->base)
 		return img_fail(err, -EUCLEAN,
 				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
 				", which is not aligned to clusters of %" PRIu64
 				" bytes: it cannot be written to before it was repaired",
-				img->name, number, off, p->cluster_bytes);
+				p->name, number, off, p->cluster_bytes);
 	rc = img_use_map_add(&s->used, off - p->base, p->cluster_bytes, &use);
 	if (rc)
-		return parallels_no_memory(img, err);
+		return parallels_no_memory(p, err);
 	if (use == IMG_USE_SHARED)
 		return img_fail(
 			err, -EUCLEAN,
 			"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
 			", which another entry has already: it cannot be written to before it was "
 			"repaired",
-			img->name, number, off);
+			p->name, number, off);
 	s->end = max_u64(s->end, off - p->base + p->cluster_bytes);
 	return 0;
 }
 
-void parallels_free_alloc(struct parallels *p)
+void parallels_free_alloc(struct parallels_file *p)
 {
 	img_unit_alloc_free(&p->alloc);
 	p->prepared = false;
 }
 
-int parallels_load_alloc(struct img *img, uint64_t from, struct img_error *err)
+int parallels_load_alloc(struct parallels_file *p, uint64_t from, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, file_bytes = p->storage->size, next, limit;
 	uint64_t start;
 	struct survey s = { 0 };
 	int rc;
 
 	parallels_free_alloc(p);
-	rc = parallels_judge_extension(img, err);
+	rc = parallels_judge_extension(p, err);
 	if (!rc)
-		rc = parallels_find_base(img, &p->base, err);
+		rc = parallels_find_base(p, &p->base, err);
 	if (rc)
 		return rc;
 	start = from > p->base ? multiple_up_u64(from - p->base, cluster) : 0;
 	next = file_bytes > p->base ? multiple_up_u64(file_bytes - p->base, cluster) : 0;
 	img_use_map_init(&s.used, next, cluster);
-	rc = parallels_each_entry(img, 0, p->entries, note_use, &s, err);
+	rc = parallels_each_entry(p, 0, p->entries, note_use, &s, err);
 	if (!rc) {
 		if (p->storage->device) { /* its end says nothing */
 			next = s.end;
@@ -216,7 +252,7 @@ int parallels_load_alloc(struct img *img, uint64_t from, struct img_error *err)
 		if (p->extension != PARALLELS_EXTENSION_KEPT)
 			rc = img_unit_alloc_find_free(&p->alloc, &s.used, start);
 		if (rc)
-			rc = parallels_no_memory(img, err);
+			rc = parallels_no_memory(p, err);
 	}
 	img_use_map_free(&s.used);
 	if (rc)
@@ -226,10 +262,9 @@ int parallels_load_alloc(struct img *img, uint64_t from, struct img_error *err)
 	return rc;
 }
 
-static int note_end(struct img *img, void *user, uint64_t number, uint32_t value,
+static int note_end(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		    struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t *end = user;
 
 	(void)number;
@@ -238,32 +273,28 @@ static int note_end(struct img *img, void *user, uint64_t number, uint32_t value
 	return 0;
 }
 
-int parallels_used_end(struct img *img, uint64_t *end, struct img_error *err)
+int parallels_used_end(struct parallels_file *p, uint64_t *end, struct img_error *err)
 {
-	const struct parallels *p = img->state;
-
 	*end = p->data_start;
-	return parallels_each_entry(img, 0, p->entries, note_end, end, err);
+	return parallels_each_entry(p, 0, p->entries, note_end, end, err);
 }
 
-int parallels_trim(struct img *img, struct img_error *err)
+int parallels_trim(struct parallels_file *p, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t end;
-	int rc = parallels_used_end(img, &end, err);
+	int rc = parallels_used_end(p, &end, err);
 
 	if (rc || p->storage->device || p->extension == PARALLELS_EXTENSION_KEPT ||
 	    end >= p->storage->size)
 		return rc;
-	img_meta_forget(img, p->storage, round_up_u64(end, IMG_META_SECTOR), UINT64_MAX / 2);
+	img_meta_forget(p->img, p->storage, round_up_u64(end, IMG_META_SECTOR), UINT64_MAX / 2);
 	return img_storage_resize(p->storage, end, IMG_PREALLOCATE_OFF, err);
 }
 
 /* ---- In use ---- */
 
-int parallels_first_write(struct img *img, struct img_error *err)
+int parallels_file_first_write(struct parallels_file *p, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct parallels_header h = p->header;
 	int rc;
 
@@ -273,45 +304,40 @@ int parallels_first_write(struct img *img, struct img_error *err)
 	h.flags &= ~(uint32_t)PARALLELS_FLAG_EMPTY;
 	if (p->extension == PARALLELS_EXTENSION_DROPPED)
 		h.extension_off = 0;
-	rc = parallels_write_header(img, &h, err);
+	rc = parallels_write_header(p, &h, err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (!rc && p->extension == PARALLELS_EXTENSION_KEPT)
-		rc = parallels_prune_extension(img, err);
+		rc = parallels_prune_extension(p, err);
 	if (!rc && p->extension == PARALLELS_EXTENSION_DROPPED)
 		p->extension = PARALLELS_EXTENSION_NONE;
 	p->marked = !rc;
 	return rc;
 }
 
-int parallels_finish(struct img *img, struct img_error *err)
+int parallels_file_finish(struct parallels_file *p, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct parallels_header h = p->header;
 	int rc = 0;
 
 	if (p->for_check)
 		return 0;
 	if (p->has_free_end) {
-		rc = parallels_trim(img, err);
+		rc = parallels_trim(p, err);
 		if (!rc)
-			rc = parallels_load_alloc(img, p->data_start, err);
+			rc = parallels_load_alloc(p, p->data_start, err);
 		p->has_free_end = false;
 	}
 	h.in_use = PARALLELS_CLOSED;
 	if (!rc)
-		rc = parallels_write_header(img, &h, err);
-	if (!rc) {
-		img->dirty = false;
+		rc = parallels_write_header(p, &h, err);
+	if (!rc)
 		p->marked = false;
-	}
 	return rc;
 }
 
-int parallels_set_writable(struct img *img, bool writable, struct img_error *err)
+int parallels_file_set_writable(struct parallels_file *p, bool writable, struct img_error *err)
 {
-	struct parallels *p = img->state;
-
 	p->storage->may_grow_ahead = writable && !p->for_check; /* only the BAT says what is used */
 	if (!writable) {
 		parallels_free_alloc(p);
@@ -324,6 +350,6 @@ int parallels_set_writable(struct img *img, bool writable, struct img_error *err
 			err, -EUCLEAN,
 			"%s: header: data offset: found sector %" PRIu32 ", allowed %" PRIu64
 			" and up, inside the file: it cannot be written to before it was repaired",
-			img->name, p->header.data_off, p->data_start / PARALLELS_SECTOR);
-	return parallels_load_alloc(img, p->data_start, err);
+			p->name, p->header.data_off, p->data_start / PARALLELS_SECTOR);
+	return parallels_load_alloc(p, p->data_start, err);
 }

@@ -8,10 +8,9 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
-int parallels_place(const struct img *img, uint64_t number, uint32_t value, uint64_t *off,
+int parallels_place(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
 		    struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t least = PARALLELS_BAT_OFF + p->entries * PARALLELS_ENTRY_BYTES;
 
 	*off = value * p->scale;
@@ -20,13 +19,12 @@ int parallels_place(const struct img *img, uint64_t number, uint32_t value, uint
 	return img_fail(err, -EUCLEAN,
 			"%s: BAT entry %" PRIu64 " at %" PRIu64 ": found a cluster at %" PRIu64
 			", where the header and the BAT are, up to %" PRIu64,
-			img->name, number, parallels_entry_at(number), *off, least);
+			p->name, number, parallels_entry_at(number), *off, least);
 }
 
-int parallels_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		  struct img_extent *out)
+int parallels_file_map(struct parallels_file *p, struct img_req *req, uint64_t off, uint64_t len,
+		       struct img_extent *out)
 {
-	const struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, number = off / cluster, within = off % cluster;
 	uint64_t at = parallels_entry_at(number), run = 1, first, next;
 	uint64_t n = min_u64((off + len - 1) / cluster - number + 1,
@@ -36,14 +34,14 @@ int parallels_map(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 
 	if (!slots)
 		return IMG_NEED_METADATA;
-	rc = parallels_place(img, number, le32_load(slots), &first, img_req_error(req));
+	rc = parallels_place(p, number, le32_load(slots), &first, img_req_error(req));
 	if (rc)
 		return rc;
 	/* Of what is wrong further on is told when that is asked for. */
 	for (; run < n; run++) {
 		uint32_t value = le32_load(slots + run * PARALLELS_ENTRY_BYTES);
 
-		if (parallels_place(img, number + run, value, &next, NULL) ||
+		if (parallels_place(p, number + run, value, &next, NULL) ||
 		    next != (first ? first + run * cluster : 0))
 			break;
 	}

@@ -11,9 +11,8 @@
 
 enum { COPY_BYTES = 1 << 20 };
 
-static int check_size(const struct img *img, uint64_t size, struct img_error *err)
+static int check_size(const struct parallels_file *p, uint64_t size, struct img_error *err)
 {
-	const struct parallels *p = img->state;
 	uint64_t most = min_u64(PARALLELS_DISK_BYTES_MAX, PARALLELS_ENTRIES_MAX * p->cluster_bytes);
 
 	if (!p->header.extended)
@@ -21,7 +20,7 @@ static int check_size(const struct img *img, uint64_t size, struct img_error *er
 	if (size <= most)
 		return 0;
 	return img_fail(err, -EFBIG, "%s: new size: found %" PRIu64 ", allowed up to %" PRIu64,
-			img->name, size, most);
+			p->name, size, most);
 }
 
 /* ---- Making room for the BAT ---- */
@@ -31,10 +30,9 @@ struct move {
 	uint8_t *buffer;
 };
 
-static int move_cluster(struct img *img, void *user, uint64_t number, uint32_t value,
+static int move_cluster(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 			struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct move *m = user;
 	uint64_t from = value * p->scale, to, got, bytes, n;
 	int rc;
@@ -44,7 +42,7 @@ static int move_cluster(struct img *img, void *user, uint64_t number, uint32_t v
 	rc = img_unit_alloc_get(&p->alloc, 1, &to, &got);
 	if (rc)
 		return img_fail(err, rc, "%s: found no room to move clusters out of the BAT's way",
-				img->name);
+				p->name);
 	p->fresh_from = max_u64(p->fresh_from, to + p->cluster_bytes);
 	to += p->base;
 	bytes = min_u64(p->cluster_bytes, p->storage->size - from);
@@ -55,15 +53,14 @@ static int move_cluster(struct img *img, void *user, uint64_t number, uint32_t v
 			rc = img_storage_write(p->storage, to + at, m->buffer, n, err);
 	}
 	if (!rc)
-		rc = parallels_sync(img, err);
-	img_meta_forget(img, p->storage, align_down_u64(to, IMG_META_SECTOR),
+		rc = parallels_sync(p, err);
+	img_meta_forget(p->img, p->storage, align_down_u64(to, IMG_META_SECTOR),
 			round_up_u64(p->cluster_bytes, IMG_META_SECTOR));
-	return rc ? rc : parallels_write_entry(img, number, (uint32_t)(to / p->scale), err);
+	return rc ? rc : parallels_write_entry(p, number, (uint32_t)(to / p->scale), err);
 }
 
-static int reach_entries(struct img *img, uint64_t entries, struct img_error *err)
+static int reach_entries(struct parallels_file *p, uint64_t entries, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t end = parallels_bat_end(entries), base = p->base;
 	struct move m = { .below = end > base ? base + multiple_up_u64(end - base, p->cluster_bytes)
 					      : base };
@@ -76,16 +73,16 @@ static int reach_entries(struct img *img, uint64_t entries, struct img_error *er
 			err, -ENOTSUP,
 			"%s: the BAT cannot grow: the image has a format extension that is not "
 			"known, so that its clusters cannot be moved",
-			img->name);
-	rc = parallels_load_alloc(img, m.below, err);
+			p->name);
+	rc = parallels_load_alloc(p, m.below, err);
 	if (rc)
 		return rc;
 	m.buffer = malloc(COPY_BYTES);
-	rc = m.buffer ? parallels_each_entry(img, 0, p->entries, move_cluster, &m, err)
-		      : parallels_no_memory(img, err);
+	rc = m.buffer ? parallels_each_entry(p, 0, p->entries, move_cluster, &m, err)
+		      : parallels_no_memory(p, err);
 	free(m.buffer);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (!rc)
 		p->data_start = m.below;
 	return rc;
@@ -93,53 +90,51 @@ static int reach_entries(struct img *img, uint64_t entries, struct img_error *er
 
 /* ---- Sizes ---- */
 
-int parallels_extend(struct img *img, uint64_t size, struct img_error *err)
+int parallels_file_extend(struct parallels_file *p, uint64_t size, struct img_error *err)
 {
-	struct parallels *p = img->state;
 	uint64_t entries = div_round_up_u64(size, p->cluster_bytes), old = p->entries, end;
-	int rc = check_size(img, size, err);
+	int rc = check_size(p, size, err);
 
 	if (!rc)
-		rc = parallels_first_write(img, err);
+		rc = parallels_file_first_write(p, err);
 	/* Of a last cluster that the file's end cuts, the disk may need more now. */
 	if (!rc)
-		rc = parallels_used_end(img, &end, err);
+		rc = parallels_used_end(p, &end, err);
 	if (!rc && p->storage->size < end && !p->storage->device)
 		rc = img_storage_zero(p->storage, end, 0, err);
 	if (!rc)
-		rc = reach_entries(img, entries, err);
+		rc = reach_entries(p, entries, err);
 	if (!rc)
-		rc = parallels_clear_entries(img, div_round_up_u64(img->size, p->cluster_bytes),
+		rc = parallels_clear_entries(p, div_round_up_u64(p->size, p->cluster_bytes),
 					     entries, err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (rc) {
 		struct img_error ignored = { 0 };
 
-		parallels_load_alloc(img, p->data_start, &ignored);
+		parallels_load_alloc(p, p->data_start, &ignored);
 		img_error_clear(&ignored);
 		return rc;
 	}
 	p->entries = max_u64(old, entries);
-	img->size = size;
-	return parallels_load_alloc(img, p->data_start, err);
+	p->size = size;
+	return parallels_load_alloc(p, p->data_start, err);
 }
 
-int parallels_resize(struct img *img, uint64_t size, enum img_preallocate how,
-		     struct img_error *err)
+int parallels_file_resize(struct parallels_file *p, uint64_t size, enum img_preallocate how,
+			  struct img_error *err)
 {
-	struct parallels *p = img->state;
 	struct parallels_header h = p->header;
 	uint64_t entries = div_round_up_u64(size, p->cluster_bytes), reached = p->entries;
-	int rc = check_size(img, size, err);
+	int rc = check_size(p, size, err);
 
 	if (!rc && how != IMG_PREALLOCATE_OFF)
 		rc = img_fail(
 			err, -ENOTSUP,
 			"%s: preallocation of what a Parallels image grows by is not supported",
-			img->name);
+			p->name);
 	if (!rc)
-		rc = parallels_first_write(img, err);
+		rc = parallels_file_first_write(p, err);
 	if (rc)
 		return rc;
 	h = p->header;
@@ -150,19 +145,19 @@ int parallels_resize(struct img *img, uint64_t size, enum img_preallocate how,
 		UINT32_MAX);
 	h.heads = PARALLELS_HEADS;
 	h.data_off = (uint32_t)(p->data_start / PARALLELS_SECTOR);
-	rc = parallels_write_header(img, &h, err);
+	rc = parallels_write_header(p, &h, err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (rc)
 		return rc;
-	img->size = size;
+	p->size = size;
 	p->entries = entries;
 	/* What the entries beyond named is free. */
-	rc = parallels_clear_entries(img, entries, max_u64(reached, entries), err);
+	rc = parallels_clear_entries(p, entries, max_u64(reached, entries), err);
 	if (!rc)
-		rc = parallels_sync(img, err);
+		rc = parallels_sync(p, err);
 	if (!rc)
-		rc = parallels_load_alloc(img, p->data_start, err);
+		rc = parallels_load_alloc(p, p->data_start, err);
 	p->has_free_end = true;
 	return rc;
 }

@@ -24,10 +24,9 @@ struct lookup {
 	const uint8_t *slots;
 };
 
-static int lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+static int lookup(struct parallels_file *p, struct img_req *req, uint64_t off, uint64_t len,
 		  struct lookup *l)
 {
-	const struct parallels *p = img->state;
 	uint64_t at;
 
 	l->number = off / p->cluster_bytes;
@@ -39,28 +38,27 @@ static int lookup(struct img *img, struct img_req *req, uint64_t off, uint64_t l
 }
 
 /* The i'th cluster's place. err NULL: without a sentence. */
-static int place_of(const struct img *img, const struct lookup *l, uint64_t i, uint64_t *off,
-		    struct img_error *err)
+static int place_of(const struct parallels_file *p, const struct lookup *l, uint64_t i,
+		    uint64_t *off, struct img_error *err)
 {
-	return parallels_place(img, l->number + i, le32_load(l->slots + i * PARALLELS_ENTRY_BYTES),
+	return parallels_place(p, l->number + i, le32_load(l->slots + i * PARALLELS_ENTRY_BYTES),
 			       off, err);
 }
 
-static bool has_backing(const struct img *img)
+static bool has_backing(const struct parallels_file *p)
 {
-	return img->parent || img->backing_view.id;
+	return p->img->parent || p->img->backing_view.id;
 }
 
 /* ---- Plans ---- */
 
 /* In place, as far as clusters follow each other in the file. */
-static void plan_here(const struct img *img, const struct lookup *l, uint64_t first, uint64_t off,
-		      uint64_t len, struct img_plan *plan)
+static void plan_here(const struct parallels_file *p, const struct lookup *l, uint64_t first,
+		      uint64_t off, uint64_t len, struct img_plan *plan)
 {
-	const struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, n = 1, next;
 
-	while (n < l->n && !place_of(img, l, n, &next, NULL) && next == first + n * cluster)
+	while (n < l->n && !place_of(p, l, n, &next, NULL) && next == first + n * cluster)
 		n++;
 	plan->length = min_u64(len, n * cluster - off % cluster);
 	plan->fill_start = off;
@@ -69,14 +67,13 @@ static void plan_here(const struct img *img, const struct lookup *l, uint64_t fi
 	plan->file_off = first + off % cluster;
 }
 
-static int plan_new(struct img *img, struct img_req *req, const struct lookup *l, uint64_t off,
-		    uint64_t len, struct img_plan *plan)
+static int plan_new(struct parallels_file *p, struct img_req *req, const struct lookup *l,
+		    uint64_t off, uint64_t len, struct img_plan *plan)
 {
-	struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, want = 1, room, got, next;
 	int rc;
 
-	while (want < l->n && !place_of(img, l, want, &next, NULL) && !next)
+	while (want < l->n && !place_of(p, l, want, &next, NULL) && !next)
 		want++;
 	rc = img_unit_alloc_get(&p->alloc, want, &room, &got);
 	if (rc)
@@ -84,7 +81,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct lookup *l
 				"%s: found no room for another cluster of %" PRIu64
 				" bytes, which end at "
 				"%" PRIu64 " at most",
-				img->name, cluster, p->alloc.limit + p->base);
+				p->name, cluster, p->alloc.limit + p->base);
 	plan->fresh = p->storage->limits.zero_fill && room >= p->fresh_from;
 	p->fresh_from = max_u64(p->fresh_from, room + got * cluster);
 	plan->fill_start = l->number * cluster;
@@ -99,21 +96,21 @@ static int plan_new(struct img *img, struct img_req *req, const struct lookup *l
 	return 0;
 }
 
-static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+static int plan_data(struct parallels_file *p, struct img_req *req, uint64_t off, uint64_t len,
 		     struct img_plan *plan)
 {
 	struct lookup l;
 	uint64_t first;
-	int rc = lookup(img, req, off, len, &l);
+	int rc = lookup(p, req, off, len, &l);
 
 	if (!rc)
-		rc = place_of(img, &l, 0, &first, img_req_error(req));
+		rc = place_of(p, &l, 0, &first, img_req_error(req));
 	if (rc)
 		return rc;
 	plan->kind = IMG_PLAN_DATA;
 	if (!first)
-		return plan_new(img, req, &l, off, len, plan);
-	plan_here(img, &l, first, off, len, plan);
+		return plan_new(p, req, &l, off, len, plan);
+	plan_here(p, &l, first, off, len, plan);
 	return 0;
 }
 
@@ -125,49 +122,49 @@ enum way {
 	WAY_WRITE, /* as a write of zeroes */
 };
 
-static enum way way_to_clear(const struct img *img, bool discard, bool keep, bool whole, bool there)
+static enum way way_to_clear(const struct parallels_file *p, bool discard, bool keep, bool whole,
+			     bool there)
 {
 	if (there)
-		return has_backing(img) || keep || !whole ? WAY_HERE : WAY_ENTRY;
-	if (!discard && (keep || has_backing(img)))
+		return has_backing(p) || keep || !whole ? WAY_HERE : WAY_ENTRY;
+	if (!discard && (keep || has_backing(p)))
 		return WAY_WRITE;
 	return WAY_NOTHING;
 }
 
-static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64_t off,
+static int plan_clear(struct parallels_file *p, struct img_req *req, bool discard, uint64_t off,
 		      uint64_t len, struct img_plan *plan)
 {
-	struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, whole = 0, first, next, n;
 	bool keep = !discard && img_req_keep_allocated(req);
 	struct lookup l;
 	enum way way;
-	int rc = lookup(img, req, off, len, &l);
+	int rc = lookup(p, req, off, len, &l);
 
 	if (!rc)
-		rc = place_of(img, &l, 0, &first, img_req_error(req));
+		rc = place_of(p, &l, 0, &first, img_req_error(req));
 	if (rc)
 		return rc;
 	if (off % cluster == 0)
-		whole = off + len == img->size ? l.n : min_u64(l.n, len / cluster);
-	way = way_to_clear(img, discard, keep, whole, first);
+		whole = off + len == p->size ? l.n : min_u64(l.n, len / cluster);
+	way = way_to_clear(p, discard, keep, whole, first);
 	if (way == WAY_WRITE)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
 	if (way == WAY_HERE) {
-		plan_here(img, &l, first, off, len, plan);
+		plan_here(p, &l, first, off, len, plan);
 		return 0;
 	}
 	for (n = 1; n < whole; n++)
-		if (place_of(img, &l, n, &next, NULL) ||
-		    way_to_clear(img, discard, keep, true, next) != way)
+		if (place_of(p, &l, n, &next, NULL) ||
+		    way_to_clear(p, discard, keep, true, next) != way)
 			break;
 	plan->length = min_u64(len, n * cluster - off % cluster);
 	plan->kind = IMG_PLAN_NOTHING;
 	if (way == WAY_NOTHING)
 		return 0;
 	if (img_free_reserve(req, n))
-		return parallels_no_memory(img, img_req_error(req));
+		return parallels_no_memory(p, img_req_error(req));
 	plan->kind = IMG_PLAN_META;
 	plan->storage = p->storage;
 	plan->commit = true;
@@ -177,30 +174,28 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	return 0;
 }
 
-int parallels_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
-			 uint64_t len, struct img_plan *plan)
+int parallels_file_plan(struct parallels_file *p, struct img_req *req, enum img_op op, uint64_t off,
+			uint64_t len, struct img_plan *plan)
 {
-	const struct parallels *p = img->state;
-
 	if (!p->prepared)
 		return img_fail(img_req_error(req), -EROFS, "%s: it was opened for a check only",
-				img->name);
+				p->name);
 	switch (op) {
 	case IMG_OP_WRITE:
-		return plan_data(img, req, off, len, plan);
+		return plan_data(p, req, off, len, plan);
 	case IMG_OP_ZERO:
 	case IMG_OP_DISCARD:
-		return plan_clear(img, req, op == IMG_OP_DISCARD, off, len, plan);
+		return plan_clear(p, req, op == IMG_OP_DISCARD, off, len, plan);
 	case IMG_OP_WRITE_COMPRESSED:
 		break;
 	}
 	return img_fail(img_req_error(req), -ENOTSUP,
-			"%s: a Parallels image holds no compressed data", img->name);
+			"%s: a Parallels image holds no compressed data", p->name);
 }
 
-void parallels_commit(struct img *img, struct img_req *req, const struct img_plan *plan)
+void parallels_file_commit(struct parallels_file *p, struct img_req *req,
+			   const struct img_plan *plan)
 {
-	struct parallels *p = img->state;
 	uint64_t cluster = p->cluster_bytes, target = plan->slot[SLOT_TARGET], freed = 0,
 		 freed_len = 0;
 
@@ -231,16 +226,14 @@ void parallels_commit(struct img *img, struct img_req *req, const struct img_pla
 						      IMG_RANK_MAPPING));
 }
 
-static void give_back(struct parallels *p, uint64_t off, uint64_t len)
+static void give_back(struct parallels_file *p, uint64_t off, uint64_t len)
 {
 	img_unit_alloc_put(&p->alloc, off - p->base, len);
 	p->has_free_end = true;
 }
 
-void parallels_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
+void parallels_file_drop(struct parallels_file *p, struct img_req *req, const struct img_plan *plan)
 {
-	struct parallels *p = img->state;
-
 	(void)req;
 	if (plan->slot[SLOT_TARGET])
 		give_back(p, plan->slot[SLOT_TARGET], plan->slot[SLOT_COUNT] * p->cluster_bytes);
@@ -248,23 +241,7 @@ void parallels_drop(struct img *img, struct img_req *req, const struct img_plan 
 
 /* ---- Freed space ---- */
 
-int parallels_last_use(struct img *img, struct img_req *req, struct img_storage *s,
-		       uint64_t file_off, uint64_t len, bool *last)
+void parallels_file_release(struct parallels_file *p, uint64_t file_off, uint64_t len)
 {
-	(void)img;
-	(void)req;
-	(void)s;
-	(void)file_off;
-	(void)len;
-	*last = true;
-	return 0;
-}
-
-int parallels_release(struct img *img, struct img_req *req, struct img_storage *s,
-		      uint64_t file_off, uint64_t len)
-{
-	(void)req;
-	(void)s;
-	give_back(img->state, file_off, len);
-	return 0;
+	give_back(p, file_off, len);
 }
