@@ -71,6 +71,27 @@ virtualbox_parallels() {
 	truncate -s $(((64 + 4 * entries + 511) / 512 * 512)) "$1"
 }
 
+# parallels_descriptor GUID...: a DiskDescriptor.xml for a disk of $size bytes in two storages, the second from
+# sector 1024 on: image-0-GUID.hds, image-1-GUID.hds. The first GUID is the oldest snapshot, the last one on top.
+parallels_descriptor() {
+	echo '<Parallels_disk_image Version="1.0">'
+	echo "<Disk_Parameters><Disk_size>$((size / 512))</Disk_size></Disk_Parameters><StorageData>"
+	for part in 0 1; do
+		case $part in 0) ends="0 1024" ;; *) ends="1024 $((size / 512))" ;; esac
+		echo "<Storage><Start>${ends% *}</Start><End>${ends#* }</End>"
+		for guid; do
+			echo "<Image><GUID>{$guid}</GUID><Type>Compressed</Type><File>image-$part-$guid.hds</File></Image>"
+		done
+		echo "</Storage>"
+	done
+	parent=00000000-0000-0000-0000-000000000000 shots=
+	for guid; do
+		shots="$shots<Shot><GUID>{$guid}</GUID><ParentGUID>{$parent}</ParentGUID></Shot>"
+		parent=$guid
+	done
+	echo "</StorageData><Snapshots><TopGUID>{$parent}</TopGUID>$shots</Snapshots></Parallels_disk_image>"
+}
+
 finish() {
 	echo "$suite: $passed passed, $failed failed, $skipped skipped"
 	[ "$failed" -eq 0 ]

@@ -22,7 +22,6 @@ not_yet() {
 	*secret,id=*) echo ncrypt ;;			# qcow2 encryption: no passphrases yet
 	*'"-l"'*) echo skip ;;				# views of internal snapshots
 	qcow2/chain-qed-vmdk.tar.xz:*) echo qed ;;	# a link of the chain is QED
-	parallels/bundle-*) echo parallels ;;		# folders
 	esac
 }
 

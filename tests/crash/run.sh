@@ -105,6 +105,13 @@ parallels_old() {
 	virtualbox_parallels image.parallels $size
 	"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
 }
+parallels_folder() {
+	top=5fbaabe3-6958-40ff-92a7-860e329aab41
+	parallels_descriptor $top >image.parallels
+	"$imgtool" create -q -f parallels -o "$1" image-0-$top.hds 512k &&
+		"$imgtool" create -q -f parallels -o "$1" image-1-$top.hds $((size - 524288)) &&
+		"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
+}
 vhdx_over() {
 	"$imgtool" convert -f raw -O vhdx -o block_size=1M base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -o "block_size=1M,$1" -b lower.vhdx -F vhdx image.vhdx
@@ -199,6 +206,7 @@ variant "vdi child" "qemu=0" vdi_over block_size=4k
 variant "vdi version 0" "qemu=0" vdi_version0 block_size=48640
 
 # Images of several files.
+variant "parallels folder" "qemu=0" parallels_folder cluster_size=4k
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
 variant "qcow2 64k, data file" "churn=1" filled data_file=data.raw
 variant "qcow2 4k, raw data file" "churn=1" empty cluster_size=4k,data_file=data.raw,data_file_raw=on

@@ -156,6 +156,17 @@ parallels_old() {
 	virtualbox_parallels image.parallels $size
 	[ -z "$1" ] || "$imgtool" convert -n -f raw -O parallels base.raw image.parallels
 }
+parallels_folder() {	# a snapshot with the base's content, one without any, and the top one
+	guids="aaaaaaaa-0000-0000-0000-000000000001 aaaaaaaa-0000-0000-0000-000000000002 5fbaabe3-6958-40ff-92a7-860e329aab41"
+	rm -f ./image-?-*.hds
+	for guid in $guids; do
+		"$imgtool" create -q -f parallels -o "$1" image-0-$guid.hds 512k &&
+			"$imgtool" create -q -f parallels -o "$1" image-1-$guid.hds $((size - 524288)) || return
+	done
+	parallels_descriptor "${guids%% *}" >image.parallels &&
+		"$imgtool" convert -n -f raw -O parallels base.raw image.parallels &&
+		parallels_descriptor $guids >image.parallels
+}
 vhdx_over_chain() {
 	rm -f lower.vhdx middle.vhdx && qemu-img convert -f raw -O vhdx base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -b lower.vhdx -F vhdx middle.vhdx &&
@@ -420,6 +431,8 @@ variant "parallels of 63 sectors" "overlap=1" parallels_ours cluster_size=32256
 variant "parallels of the old kind" "" parallels_old
 variant "parallels of the old kind, filled" "overlap=1" parallels_old filled
 variant "parallels of the old kind, unmapping" "flags=512" parallels_old filled
+variant "parallels folder of child snapshots" "overlap=1" parallels_folder cluster_size=4k
+variant "parallels folder of child snapshots, unmapping" "flags=512" parallels_folder cluster_size=64k
 variant "parallels, unmapping, O_DIRECT if possible" "flags=640" parallels_theirs cluster_size=64k
 variant "parallels, written through" "threads=1 flags=1024" parallels_theirs cluster_size=64k
 variant "parallels, resized meanwhile" "resize=1" parallels_theirs cluster_size=64k

@@ -482,5 +482,9 @@ void lines_add(void *user, const char *line)
 
 unsigned lines_not_closed(const struct lines *lines)
 {
-	return lines->text && strstr(lines->text, NOT_CLOSED);
+	unsigned n = 0;
+
+	for (const char *at = lines->text; at && (at = strstr(at, NOT_CLOSED)); at++)
+		n++;
+	return n;
 }

@@ -94,8 +94,8 @@ struct lines {
 };
 void lines_add(void *user, const char *line);
 /*
- * How many of the corruptions are no more than an image that was not closed: 1 of a format that counts
- * that among them (Parallels, as qemu-img does), else 0.
+ * How many of the corruptions are no more than files that were not closed, in a format that counts
+ * those (Parallels, as qemu-img does).
  */
 unsigned lines_not_closed(const struct lines *lines);
 
