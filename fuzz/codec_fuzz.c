@@ -64,13 +64,13 @@ static void unpack(const struct img_codec *codec, const uint8_t *in, size_t len,
 
 static void round_trip(const struct img_codec *codec, const uint8_t *in, size_t len)
 {
-	size_t room = len + 100, packed_len;
+	size_t room = len + 100, compressed_len;
 	uint8_t *packed = malloc(room), *back = malloc(len);
 
 	if (!packed || !back)
 		abort();
-	if (codec->encode(in, len, 0, packed, room, &packed_len, NULL) || packed_len > room ||
-	    codec->decode(packed, packed_len, back, len, NULL) || memcmp(back, in, len) != 0)
+	if (codec->encode(in, len, 0, packed, room, &compressed_len, NULL) || compressed_len > room ||
+	    codec->decode(packed, compressed_len, back, len, NULL) || memcmp(back, in, len) != 0)
 		abort();
 	free(packed);
 	free(back);

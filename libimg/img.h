@@ -142,7 +142,7 @@ enum {
 					   refuse writes that would turn it into another format */
 	IMG_OPEN_NO_BACKING = 1 << 2,	 /* this image alone; BACKING reads as zeroes */
 	IMG_OPEN_SELF_ONLY = 1 << 3,	 /* open nothing that the image names: for info; cannot be read */
-	IMG_OPEN_CHECK = 1 << 4,	 /* for img_check(): tolerate what a repair can mend */
+	IMG_OPEN_CHECK = 1 << 4,	 /* for img_check(): tolerate what a repair can correct */
 	IMG_OPEN_SHARE = 1 << 5,	 /* also while another process has it open for writing */
 	IMG_OPEN_DIRECT = 1 << 6,	 /* O_DIRECT */
 	IMG_OPEN_TRY_DIRECT = 1 << 7,	 /* O_DIRECT where possible */
@@ -279,7 +279,7 @@ struct img *img_backing(const struct img *img);
  * Is what name leads to (a path, a URL) a file or export that img or an image of its backing chain is
  * made of, under whatever name?
  */
-bool img_is_made_of(const struct img *img, const char *name);
+bool img_depends_on(const struct img *img, const char *name);
 
 /*
  * The image's report: an object with the keys of `qemu-img info --limits --output=json`, and "backing-uuid"

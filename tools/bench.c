@@ -190,7 +190,7 @@ static bool parse_request(struct bench *b, int opt, const char *text)
 }
 
 /* What fits together, and what follows from it. False: said. */
-static bool settle_plan(struct bench *b)
+static bool complete_plan(struct bench *b)
 {
 	struct bench_plan *plan = &b->plan;
 
@@ -224,7 +224,7 @@ static bool settle_plan(struct bench *b)
 }
 
 /* How the image is opened. False: it cannot be; said, in the words of who would open it. */
-static bool settle_open(struct bench *b)
+static bool complete_open(struct bench *b)
 {
 	struct open_request *r = &b->request;
 
@@ -315,7 +315,7 @@ static int parse(struct bench *b, int argc, char **argv)
 	if (o.operand_count != 1)
 		return say_usage("bench", "Expecting one image file name");
 	r->name = o.operands[0];
-	return settle_plan(b) && settle_open(b) ? GO_ON : 1;
+	return complete_plan(b) && complete_open(b) ? GO_ON : 1;
 }
 
 /* ---- For people ---- */
@@ -504,7 +504,7 @@ static int measure(struct bench *b, struct img *img)
 		return 1;
 	}
 	signals_install();
-	sound = bench_carry_out(plan, img, &result, &why);
+	sound = bench_execute(plan, img, &result, &why);
 	if (!sound)
 		say_error("%s", why ? why : "out of memory");
 	else if (human)

@@ -438,8 +438,8 @@ static void add_up(struct worker *const *workers, unsigned count, struct bench_r
 	out->interrupted = signals_stop();
 }
 
-bool bench_carry_out(const struct bench_plan *plan, struct img *img, struct bench_result *out,
-		     char **why)
+bool bench_execute(const struct bench_plan *plan, struct img *img, struct bench_result *out,
+		   char **why)
 {
 	struct run run = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 	struct worker **workers = calloc(plan->queues, sizeof(struct worker *));

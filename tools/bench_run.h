@@ -54,7 +54,7 @@ struct bench_result {
  * plan->depth >= 1. False: it failed; *why is a malloc'd sentence, NULL if memory ran out. Nothing
  * is in flight then or afterwards.
  */
-bool bench_carry_out(const struct bench_plan *plan, struct img *img, struct bench_result *out,
-		     char **why);
+bool bench_execute(const struct bench_plan *plan, struct img *img, struct bench_result *out,
+		   char **why);
 
 #endif

@@ -328,7 +328,7 @@ static int parse(struct convert *c, int argc, char **argv)
 			return rc;
 	}
 	format = c->target_format ? c->target_format : "raw";
-	if (creation_asks_for_help(&c->creation)) {
+	if (creation_wants_help(&c->creation)) {
 		if (!creation_possible(format, NULL))
 			return 1;
 		return creation_print_help(format);
@@ -401,7 +401,7 @@ static int open_sources(struct convert *c)
 	for (i = 0; i < c->count && !c->image_opts; i++) {
 		if (input_is_pipe(c->names[i]))
 			return open_input(c, c->names[i]);
-		if (input_is_standard(c->names[i]))
+		if (input_is_stdin(c->names[i]))
 			c->names[i] = (char *)(uintptr_t)input_path();
 	}
 	if (c->source_size_given) {
@@ -440,10 +440,10 @@ static int open_sources(struct convert *c)
 
 /* ---- A new target ---- */
 
-static int settle_creation(struct convert *c)
+static int resolve_creation(struct convert *c)
 {
 	if (!creation_possible(c->target_format, NULL) ||
-	    !creation_settle(&c->creation, c->target_format))
+	    !creation_resolve(&c->creation, c->target_format))
 		return 1;
 	if (!c->backing_name)
 		c->backing_name = c->creation.backing_name;
@@ -663,7 +663,7 @@ static int convert_run(int argc, char **argv)
 	if (rc == GO_ON)
 		rc = open_sources(&c);
 	if (rc == GO_ON && !c.no_create)
-		rc = settle_creation(&c);
+		rc = resolve_creation(&c);
 	if (rc == GO_ON)
 		rc = check_unknown_size(&c);
 	if (rc == GO_ON)

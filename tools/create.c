@@ -159,7 +159,7 @@ static int settle(struct create *c, struct img_create_options *options)
 {
 	if (!creation_possible(c->format, c->file))
 		return 1;
-	if (creation_asks_for_help(&c->creation))
+	if (creation_wants_help(&c->creation))
 		return creation_print_help(c->format);
 	if (!c->file)
 		return say_usage("create", "Expecting image file name");

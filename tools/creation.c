@@ -85,7 +85,7 @@ static int for_each_key(const struct creation *c, img_keyval_fn *fn, void *user)
 	return rc;
 }
 
-static int settle_key(void *user, const char *key, const char *value, struct img_error *err)
+static int resolve_key(void *user, const char *key, const char *value, struct img_error *err)
 {
 	const struct walk *walk = user;
 	char **own;
@@ -111,7 +111,7 @@ static int is_help(void *user, const char *key, const char *value, struct img_er
 	return !value && (!strcmp(key, "help") || !strcmp(key, "?"));
 }
 
-bool creation_asks_for_help(const struct creation *c)
+bool creation_wants_help(const struct creation *c)
 {
 	return for_each_key(c, is_help, NULL);
 }
@@ -152,11 +152,11 @@ static bool size_is_sound(const char *text)
 	return !rc;
 }
 
-bool creation_settle(struct creation *c, const char *format)
+bool creation_resolve(struct creation *c, const char *format)
 {
 	struct img_value *options = args_memory(img_format_create_options(format));
 	struct walk walk = { .creation = c, .options = options };
-	bool sound = !for_each_key(c, settle_key, &walk);
+	bool sound = !for_each_key(c, resolve_key, &walk);
 
 	img_value_free(options);
 	if (!sound)

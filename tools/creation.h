@@ -11,7 +11,7 @@
 /* Zero-initialise. */
 struct creation {
 	struct args_list given; /* the lists, borrowed; the library takes them as they are */
-	/* What creation_settle() made of them. */
+	/* What creation_resolve() made of them. */
 	struct args_list rest; /* all but the following; owns its strings */
 	char *size;	       /* size=; NULL: not given */
 	char *backing_name;    /* backing_file= */
@@ -21,13 +21,13 @@ struct creation {
 /* One more list. False: it is none; said. */
 bool creation_add(struct creation *c, const char *text);
 /* Is "help" or "?" among the options? Then the others do not matter. */
-bool creation_asks_for_help(const struct creation *c);
+bool creation_wants_help(const struct creation *c);
 /*
  * Take apart the lists, for a format that can be created: whoever copies an image has a size, and
  * must know about a backing file. False: an option that the format does not have, or a size that is
  * none; said.
  */
-bool creation_settle(struct creation *c, const char *format);
+bool creation_resolve(struct creation *c, const char *format);
 /* Can images of the format be made? False: said, beginning with subject if that is not NULL. */
 bool creation_possible(const char *format, const char *subject);
 /* Print what can be given. Returns the exit code. */

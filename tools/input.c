@@ -18,7 +18,7 @@
 /* Of a pipe that was opened by its name; there is one at a time. */
 static int opened = -1;
 
-bool input_is_standard(const char *name)
+bool input_is_stdin(const char *name)
 {
 	return !strcmp(name, "-");
 }
@@ -27,7 +27,7 @@ bool input_is_pipe(const char *name)
 {
 	struct stat st;
 
-	if (input_is_standard(name))
+	if (input_is_stdin(name))
 		return !input_path();
 	return !stat(name, &st) && S_ISFIFO(st.st_mode);
 }
@@ -52,7 +52,7 @@ const char *input_path(void)
 
 struct img_source_image *input_open(const char *name, const char *format, const uint64_t *size)
 {
-	bool standard = input_is_standard(name);
+	bool standard = input_is_stdin(name);
 	struct img_error *err;
 	struct img_source_image *in = NULL;
 

@@ -10,7 +10,7 @@
 struct img_source_image;
 
 /* Is it "-"? */
-bool input_is_standard(const char *name);
+bool input_is_stdin(const char *name);
 /* Can it be read only once? A pipe or the like, by its name (/dev/stdin, a FIFO) or as "-". */
 bool input_is_pipe(const char *name);
 /*

@@ -92,8 +92,8 @@ static int send_request(struct io_request *r, bool ready, bool alone)
 /* ---- Reading ---- */
 
 /* -s and -l: which part of what was read is compared. False: said. */
-static bool take_compared_part(const struct io_command *c, const struct io_options *o,
-			       struct io_request *r)
+static bool parse_compared_range(const struct io_command *c, const struct io_options *o,
+				 struct io_request *r)
 {
 	const char *start = o->given['s'], *length = o->given['l'];
 
@@ -125,7 +125,7 @@ static bool set_read(struct io_request *r, const struct io_command *c, const str
 	r->compare = o->given['P'] || o->given['r'];
 	r->dump = o->given['v'];
 	return parse_content(o, NULL, &r->content) && parse_range(c, o, many, r) &&
-	       take_compared_part(c, o, r);
+	       parse_compared_range(c, o, r);
 }
 
 int io_run_read(struct io_session *s, const struct io_command *c, int argc, char **argv)

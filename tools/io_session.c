@@ -188,7 +188,7 @@ static void fail(struct io_request *r, int rc, const char *sentence)
 static void next(struct io_request *r);
 
 /* A piece was read. False: what it is compared with cannot be had; said. */
-static bool look_at_piece(struct io_request *r)
+static bool verify_piece(struct io_request *r)
 {
 	uint64_t from = r->compare_off, end = r->compare_off + r->compare_len;
 
@@ -214,7 +214,7 @@ static void piece_done(void *user, int rc, const struct img_error *err)
 		fail(r, rc, img_error_text(err));
 		return;
 	}
-	if (r->kind == IO_READ && !look_at_piece(r)) {
+	if (r->kind == IO_READ && !verify_piece(r)) {
 		r->said = true;
 		fail(r, -EIO, NULL);
 		return;

@@ -11,7 +11,7 @@
  * The code point at *text, which is moved past it; -1: what is there is not UTF-8 (too long a form,
  * a surrogate, no character, above U+10FFFF, cut off), and *text is moved past what belonged to it.
  */
-static int32_t take_utf8(const unsigned char **text)
+static int32_t decode_utf8(const unsigned char **text)
 {
 	static const int32_t least[] = { 0, 0x80, 0x800, 0x10000 };
 	unsigned lead = *(*text)++, more = 0, i;
@@ -44,7 +44,7 @@ void json_quote(FILE *out, const char *text)
 
 	fputc('"', out);
 	while (*at) {
-		int32_t code = take_utf8(&at);
+		int32_t code = decode_utf8(&at);
 		const char *known;
 
 		if (code < 0)

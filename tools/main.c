@@ -93,7 +93,7 @@ static int finish_output(int code)
 }
 
 /* The program that the name we were called under is another's; NULL: it is ours. */
-static const char *stands_in_for(const char *path)
+static const char *replaced_program(const char *path)
 {
 	static const char *const others[] = { "qemu-img", "qemu-io" };
 	const char *slash = strrchr(path, '/');
@@ -107,7 +107,7 @@ static const char *stands_in_for(const char *path)
 
 int main(int argc, char **argv)
 {
-	const char *other = argc ? stands_in_for(argv[0]) : NULL;
+	const char *other = argc ? replaced_program(argv[0]) : NULL;
 
 	if (!argc)
 		return 1;

@@ -118,7 +118,7 @@ static void note_io(const struct img_node *node, enum img_io_kind *io)
 
 /* ---- Snapshots inside an image ---- */
 
-static int add_part(void *user, const char *key, const char *value, struct img_error *err)
+static int add_snapshot_key(void *user, const char *key, const char *value, struct img_error *err)
 {
 	struct open_snapshot *s = user;
 	char **to = NULL;
@@ -144,7 +144,7 @@ bool open_parse_snapshot(const char *text, struct open_snapshot *out)
 		out->any = text;
 		return true;
 	}
-	if (img_parse_keyval(text, add_part, out, NULL)) {
+	if (img_parse_keyval(text, add_snapshot_key, out, NULL)) {
 		say_error("Failed in parsing snapshot param '%s'", text);
 		return false;
 	}

@@ -20,7 +20,7 @@ static bool is_wider(const struct img_piece *p)
 {
 	const struct img_plan *plan = &p->plan;
 
-	return plan->kind == IMG_PLAN_DATA && !p->packed.at && !plan->commit &&
+	return plan->kind == IMG_PLAN_DATA && !p->compressed.at && !plan->commit &&
 	       (plan->fill_start < p->off || plan->fill_end > p->off + plan->length);
 }
 
@@ -57,7 +57,7 @@ bool img_claim(struct img_piece *p)
 	uint64_t unit = e->img->unit_bytes, from = p->off, to = p->off + plan->length, len;
 	bool wider = is_wider(p);
 
-	if (plan->kind == IMG_PLAN_DATA && !p->packed.at) {
+	if (plan->kind == IMG_PLAN_DATA && !p->compressed.at) {
 		from = min_u64(from, plan->fill_start);
 		to = max_u64(to, plan->fill_end);
 	}

@@ -33,7 +33,7 @@ struct img_driver;
 /* Answers besides 0 and a negative errno. */
 enum {
 	IMG_NEED_METADATA = 1,	/* img_meta_get() gave NULL: fetch and call again */
-	IMG_NEED_EXCLUSIVE = 2, /* plan_write: call grow() with the image quiet, then plan again */
+	IMG_NEED_EXCLUSIVE = 2, /* plan_write: call grow() with the image quiesced, then plan again */
 	IMG_NEED_WRITE = 3,	/* plan_write of ZERO: not by metadata; write zeroes instead (plan->length
 				   bytes, if that is set: what follows can be done otherwise) */
 };
@@ -49,7 +49,7 @@ struct img {
 	const struct img_driver *driver;
 	char *name;		  /* as the user named it; for messages */
 	struct img_storage *file; /* the file that was opened; closed after the driver's close() */
-	_Atomic bool writable;	  /* changes only while the image is quiet: see set_writable() */
+	_Atomic bool writable;	  /* changes only while the image is quiesced: see set_writable() */
 	bool unmap;		  /* opened so that discarded and freed space is punched */
 	bool keep_room;		  /* opened so that what is discarded or zeroed stays allocated */
 	bool unsafe;		  /* opened so that nothing needs to be durable: never sync */
@@ -96,7 +96,7 @@ struct img {
 	const struct img_codec *compress_codec; /* for WRITE_COMPRESSED; NULL: the format has none */
 	int compress_level;			/* the codec's scale; 0: its default */
 
-	struct img *_Atomic parent;  /* the open backing image; changes only while the image is quiet */
+	struct img *_Atomic parent;  /* the open backing image; changes only while the image is quiesced */
 	struct img_engine *engine;   /* the engine's own */
 	struct img_context *context; /* the image floor's own */
 };
@@ -270,7 +270,7 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
  */
 struct img_opening {
 	bool self_only;	      /* open no other file; give what info() needs from this one */
-	bool for_check;	      /* tolerate what check() can mend */
+	bool for_check;	      /* tolerate what check() can repair */
 	bool salvage;	      /* what is missing is an error where it is read, not here */
 	bool own_file;	      /* set by the driver: reference() may lead to the image's own file, img->file */
 	struct img_view view; /* with IMG_DRIVER_VIEWS: which state to show, read-only */
@@ -464,7 +464,7 @@ struct img_driver {
 	 */
 	int (*next_identity)(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 	/*
-	 * Optional. Blocking, image quiet. The parent will be written to, by a job that keeps what img reads as:
+	 * Optional. Blocking, image quiesced. The parent will be written to, by a job that keeps what img reads as:
 	 * one of this identity is as good as the open one from now on, durably, until set_backing().
 	 */
 	int (*accept_parent)(struct img *img, const uint8_t identity[IMG_GUID_BYTES],
@@ -523,7 +523,7 @@ struct img_driver {
 	int (*release)(struct img *img, struct img_req *req, struct img_storage *s,
 		       uint64_t file_off, uint64_t len);
 	/*
-	 * Blocking, image quiet, everything written out: whatever plan_write of [off, off + len)
+	 * Blocking, image quiesced, everything written out: whatever plan_write of [off, off + len)
 	 * asked for by IMG_NEED_EXCLUSIVE.
 	 */
 	int (*grow)(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
@@ -543,18 +543,18 @@ struct img_driver {
 
 	/*
 	 * Before a disk grows, in formats that could show something else than zeroes in its new part
-	 * (a backing file, what was there before the disk was made smaller). Blocking, image quiet.
+	 * (a backing file, what was there before the disk was made smaller). Blocking, image quiesced.
 	 * Have tables that reach that far and set img->size, but not the size that the file tells.
 	 * The new part is then cleared by requests, and resize() called, or called with the old
 	 * size, which takes back what was made beyond it.
 	 */
 	int (*extend)(struct img *img, uint64_t size, struct img_error *err);
-	/* Blocking, image quiet. Sets img->size; the file's own as the last step of growing. */
+	/* Blocking, image quiesced. Sets img->size; the file's own as the last step of growing. */
 	int (*resize)(struct img *img, uint64_t size, enum img_preallocate how,
 		      struct img_error *err);
 
 	/*
-	 * Optional. Blocking, image quiet. Store another backing file's name (NULL: none any more) and
+	 * Optional. Blocking, image quiesced. Store another backing file's name (NULL: none any more) and
 	 * format (NULL: not stored), durably, and set img's: until then, and where it fails, the old
 	 * ones stay. What the guest sees is not looked at. backing: that image, open, if the driver is
 	 * BACKING_KNOWN; else, or without a name: NULL. -ENOSPC: no room for the name.
@@ -562,7 +562,7 @@ struct img_driver {
 	int (*set_backing)(struct img *img, const char *name, const char *format,
 			   const struct img *backing, struct img_error *err);
 	/*
-	 * Optional. Blocking, image quiet. Give up all of the present state's content, durably, so that
+	 * Optional. Blocking, image quiesced. Give up all of the present state's content, durably, so that
 	 * map() says BACKING everywhere; the mapping goes first, and a crash leaves each part of the
 	 * disk as it was or given up. Other states that the image keeps stay.
 	 */
@@ -574,7 +574,7 @@ struct img_driver {
 	 * "preallocation", where there is such a row, is what img_creating's preallocate comes from.
 	 */
 	const struct img_option *create_options;
-	/* Optional: settle defaults that depend on others, refuse combinations, before any file is made. */
+	/* Optional: complete defaults that depend on others, refuse combinations, before any file is made. */
 	int (*create_check)(struct img_creating *c, struct img_error *err);
 	int (*create)(struct img_creating *c, struct img_error *err);
 
@@ -591,7 +591,7 @@ struct img_driver {
 	 */
 	int (*source)(struct img_byte_reader *in, struct img_source **out, struct img_error *err);
 
-	/* Optional. Blocking, image quiet. NULL: the format has nothing to check. */
+	/* Optional. Blocking, image quiesced. NULL: the format has nothing to check. */
 	int (*check)(struct img *img, struct img_check *c, struct img_error *err);
 
 	/*

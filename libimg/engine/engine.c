@@ -129,7 +129,7 @@ int img_engine_finish(struct img *img, struct img_error *err)
 }
 
 /* Stop planning, and wait for the plans that are in flight. */
-static void hold(struct img_engine *e)
+static void quiesce(struct img_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
 	while (e->exclusive)
@@ -140,7 +140,7 @@ static void hold(struct img_engine *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
-static void let_go(struct img_engine *e)
+static void resume(struct img_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
 	e->exclusive = false;
@@ -160,10 +160,10 @@ int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *
 				"%s: requests of this thread are in flight, and would have to be "
 				"done first",
 				img->name);
-	hold(e);
+	quiesce(e);
 	rc = img_writeout_drain(e, alone, err);
 	if (rc) {
-		let_go(e);
+		resume(e);
 		return rc;
 	}
 	if (changing && !e->first_write_done) {
@@ -179,7 +179,7 @@ int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *
 void img_engine_resume(struct img *img)
 {
 	img_writeout_resume(img->engine);
-	let_go(img->engine);
+	resume(img->engine);
 }
 
 /* ---- Another role ---- */
@@ -247,7 +247,7 @@ struct img_walk *img_engine_walk_begin(struct img *img)
 	pthread_mutex_lock(&e->blocking_lock);
 	w->readers = img_epoch_readers_find(&e->walkers, &e->epochs);
 	if (!w->readers)
-		w->readers = img_epoch_readers_make(&e->walkers, &e->epochs);
+		w->readers = img_epoch_readers_new(&e->walkers, &e->epochs);
 	if (w->readers)
 		img_reader_start(w->readers, &w->reader);
 	pthread_mutex_unlock(&e->blocking_lock);

@@ -40,15 +40,15 @@ enum img_quiesce {
 };
 
 /*
- * Write everything out and keep the image quiet for blocking driver entries (resize, check): waits
+ * Write everything out and keep the image quiesced for blocking driver entries (resize, check): waits
  * for what is in flight; what comes meanwhile waits until img_engine_resume(). On failure the image
- * is not quiet. -EDEADLK: a queue of the calling thread has such requests in flight.
+ * is not quiesced. -EDEADLK: a queue of the calling thread has such requests in flight.
  */
 int img_engine_quiesce(struct img *img, enum img_quiesce how, struct img_error *err);
 void img_engine_resume(struct img *img);
 
 /*
- * The image, quiet for checking, becomes read-only: what driver->finish() does, and all of it durable
+ * The image, quiesced for checking, becomes read-only: what driver->finish() does, and all of it durable
  * (unless unsafe). On failure it is not read-only yet, and can be written to. Afterwards, and before an
  * image that was read-only is written to, nothing counts as changed.
  */
@@ -58,17 +58,17 @@ int img_engine_end_writing(struct img *img, struct img_error *err);
  * what img reads as: img->content_stays. Waits as img_engine_quiesce() for checking.
  */
 int img_engine_keep_content(struct img *img, bool keeps, struct img_error *err);
-/* It was read-only and is quiet: it may be written to from now on. */
+/* It was read-only and is quiesced: it may be written to from now on. */
 void img_engine_begin_writing(struct img *img);
 
 /*
- * Let parent (NULL: none) be the image below img, which is quiet, or was not used yet. Requests that are
+ * Let parent (NULL: none) be the image below img, which is quiesced, or was not used yet. Requests that are
  * waiting go on with it. -ENOMEM: nothing has changed; never for NULL.
  */
 int img_engine_set_parent(struct img *img, struct img *parent);
 /*
  * Wait until all requests and walks that img, or a child, has in flight now have ended: none of them has
- * a use for what was below img before. The image is not quiet; they end on their own threads.
+ * a use for what was below img before. The image is not quiesced; they end on their own threads.
  */
 void img_engine_drain(struct img *img);
 

@@ -70,7 +70,7 @@ static void free_readers(struct img_epoch_readers *r)
 }
 
 /* n more that belong to nobody yet. False: out of memory. */
-static bool add_spare_levels(struct img_list *spare, size_t n)
+static bool alloc_levels(struct img_list *unused, size_t n)
 {
 	for (; n; n--) {
 		struct img_epoch_level *l = calloc(1, sizeof(*l));
@@ -78,7 +78,7 @@ static bool add_spare_levels(struct img_list *spare, size_t n)
 		if (!l)
 			return false;
 		img_list_init(&l->link);
-		img_list_add_tail(spare, &l->readers_link);
+		img_list_add_tail(unused, &l->readers_link);
 	}
 	return true;
 }
@@ -93,10 +93,10 @@ static size_t chain_length(const struct img_epoch_domain *top)
 }
 
 /* r reads the chain from top on too. */
-static void add_levels(struct img_epoch_readers *r, struct img_epoch_domain *top, struct img_list *spare)
+static void add_levels(struct img_epoch_readers *r, struct img_epoch_domain *top, struct img_list *unused)
 {
 	for (; top; top = top->below) {
-		struct img_epoch_level *l = level_in(spare->next);
+		struct img_epoch_level *l = level_in(unused->next);
 
 		img_list_del(&l->readers_link);
 		l->domain = top;
@@ -117,15 +117,15 @@ static void count_closed(struct img_epoch_readers *r)
 
 int img_epoch_domain_set_below(struct img_epoch_domain *s, struct img_epoch_domain *below)
 {
-	struct img_list spare;
+	struct img_list unused;
 	size_t readers = 0;
 	int rc = 0;
 
-	img_list_init(&spare);
+	img_list_init(&unused);
 	pthread_mutex_lock(&common_lock);
 	for (struct img_list *l = s->levels.next; l != &s->levels; l = l->next)
 		readers++;
-	if (!add_spare_levels(&spare, readers * chain_length(below)))
+	if (!alloc_levels(&unused, readers * chain_length(below)))
 		rc = -ENOMEM;
 	for (struct img_list *l = s->levels.next; !rc && l != &s->levels; l = l->next) {
 		struct img_epoch_level *at = level_of(l);
@@ -133,13 +133,13 @@ int img_epoch_domain_set_below(struct img_epoch_domain *s, struct img_epoch_doma
 
 		while (at->readers_link.next != &r->levels)
 			free_level(level_in(at->readers_link.next));
-		add_levels(r, below, &spare);
+		add_levels(r, below, &unused);
 		count_closed(r);
 	}
 	if (!rc)
 		s->below = below;
 	pthread_mutex_unlock(&common_lock);
-	free_levels(&spare);
+	free_levels(&unused);
 	return rc;
 }
 
@@ -177,11 +177,11 @@ void img_queue_epochs_destroy(struct img_queue_epochs *q)
 
 struct img_epoch_readers *img_epoch_readers_find(struct img_queue_epochs *q, const struct img_epoch_domain *top)
 {
-	size_t at = top->id % IMG_ARRAY_LEN(q->seen);
+	size_t at = top->id % IMG_ARRAY_LEN(q->recent);
 	struct img_epoch_readers *found = NULL;
 
-	if (q->seen[at].id == top->id)
-		return q->seen[at].readers;
+	if (q->recent[at].id == top->id)
+		return q->recent[at].readers;
 	pthread_mutex_lock(&common_lock);
 	for (struct img_list *l = q->all.next; l != &q->all && !found; l = l->next) {
 		struct img_epoch_readers *r = IMG_CONTAINER(l, struct img_epoch_readers, queue_link);
@@ -191,16 +191,16 @@ struct img_epoch_readers *img_epoch_readers_find(struct img_queue_epochs *q, con
 	}
 	pthread_mutex_unlock(&common_lock);
 	if (found) {
-		q->seen[at].id = top->id;
-		q->seen[at].readers = found;
+		q->recent[at].id = top->id;
+		q->recent[at].readers = found;
 	}
 	return found;
 }
 
-struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *top)
+struct img_epoch_readers *img_epoch_readers_new(struct img_queue_epochs *q, struct img_epoch_domain *top)
 {
 	struct img_epoch_readers *r = calloc(1, sizeof(*r));
-	struct img_list spare;
+	struct img_list unused;
 
 	if (!r)
 		return NULL;
@@ -210,14 +210,14 @@ struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, str
 	img_list_init(&r->levels);
 	img_list_init(&r->queue_link);
 	atomic_init(&r->oldest, UINT64_MAX);
-	img_list_init(&spare);
+	img_list_init(&unused);
 	pthread_mutex_lock(&common_lock);
-	if (add_spare_levels(&spare, chain_length(top))) {
+	if (alloc_levels(&unused, chain_length(top))) {
 		img_list_add_tail(&q->all, &r->queue_link);
-		add_levels(r, top, &spare);
+		add_levels(r, top, &unused);
 		count_closed(r);
 	} else {
-		free_levels(&spare);
+		free_levels(&unused);
 		free(r);
 		r = NULL;
 	}

@@ -40,13 +40,13 @@ struct img_queue_epochs {
 	struct {
 		uint64_t id; /* of the image; 0: nothing */
 		struct img_epoch_readers *readers;
-	} seen[16]; /* the owner's */
+	} recent[16]; /* the owner's */
 };
 
 /* That readers read an image, their own or one below it. */
 struct img_epoch_level {
 	struct img_list link;	      /* in img_epoch_domain.levels */
-	struct img_list readers_link; /* in img_epoch_readers.levels, or to spare */
+	struct img_list readers_link; /* in img_epoch_readers.levels, or an unused one */
 	struct img_epoch_domain *domain;
 	struct img_epoch_readers *readers;
 };
@@ -85,7 +85,7 @@ int img_epoch_domain_set_below(struct img_epoch_domain *s, struct img_epoch_doma
 
 /* The queue's readers of an image. NULL: not made yet; out of memory. On the queue's thread. */
 struct img_epoch_readers *img_epoch_readers_find(struct img_queue_epochs *q, const struct img_epoch_domain *top);
-struct img_epoch_readers *img_epoch_readers_make(struct img_queue_epochs *q, struct img_epoch_domain *top);
+struct img_epoch_readers *img_epoch_readers_new(struct img_queue_epochs *q, struct img_epoch_domain *top);
 
 /* What is looked up after this stays in place until img_reader_end(). */
 void img_reader_start(struct img_epoch_readers *r, struct img_reader *reader);

@@ -111,7 +111,7 @@ static void stored_known(struct img_io *io)
 		process(p);
 }
 
-static void ask_storage(struct img_piece *p, const struct img_lookup *l)
+static void query_storage(struct img_piece *p, const struct img_lookup *l)
 {
 	struct img_lookups *g = p->lookups;
 
@@ -128,7 +128,7 @@ static void ask_storage(struct img_piece *p, const struct img_lookup *l)
 static void finish(struct img_piece *p, bool enough)
 {
 	struct img_task *t = p->task;
-	int rc = img_piece_take(p, p->lookups->covered);
+	int rc = img_piece_assign(p, p->lookups->covered);
 
 	if (!rc && enough)
 		t->end = t->next;
@@ -149,7 +149,7 @@ static void process(struct img_piece *p)
 		note_stored(g, l);
 		rc = t->found(t->found_user, l, &bytes, &p->err);
 		if (rc == IMG_LOOKUP_ASK) {
-			ask_storage(p, l);
+			query_storage(p, l);
 			return;
 		}
 		if (rc < 0) {
@@ -187,7 +187,7 @@ static int gather(struct img_piece *p)
 	return 0;
 }
 
-void img_lookup_look(struct img_piece *p)
+void img_lookup_piece(struct img_piece *p)
 {
 	int rc;
 

@@ -8,6 +8,6 @@
 #include "libimg/engine/task.h"
 
 /* A look-up task's look: t->found gets what there is. */
-void img_lookup_look(struct img_piece *p);
+void img_lookup_piece(struct img_piece *p);
 
 #endif

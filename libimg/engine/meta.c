@@ -400,8 +400,8 @@ static bool is_loading(const struct img_block *b, const void *loader)
 	return false;
 }
 
-struct img_block *img_meta_want(struct img_req *req, const void *loader, struct img_load *load,
-				bool *must)
+struct img_block *img_meta_request(struct img_req *req, const void *loader, struct img_load *load,
+				   bool *must)
 {
 	struct img_engine *e = req->engine;
 	struct img_block *b = find(e->meta, req->missing, req->missing_index);
@@ -558,7 +558,7 @@ static int group_add(struct img_meta_group *g, enum img_rank rank, struct img_bl
 	return 0;
 }
 
-static int by_place(const void *a, const void *b)
+static int by_offset(const void *a, const void *b)
 {
 	const struct img_meta_write *x = a, *y = b;
 
@@ -610,7 +610,7 @@ int img_meta_collect(struct img_meta *m, struct img_meta_group groups[IMG_RANKS]
 	}
 	for (unsigned r = 0; r < IMG_RANKS; r++)
 		if (groups[r].n)
-			qsort(groups[r].writes, groups[r].n, sizeof(*groups[r].writes), by_place);
+			qsort(groups[r].writes, groups[r].n, sizeof(*groups[r].writes), by_offset);
 	return 0;
 }
 

@@ -72,8 +72,8 @@ int img_meta_in_file(const struct img_req *req, struct img_error *err);
  * load->buffer, and say img_meta_loaded() at the end; load is kept until then. A block is read by
  * each who wants it, since the others may not get on.
  */
-struct img_block *img_meta_want(struct img_req *req, const void *loader, struct img_load *load,
-				bool *must);
+struct img_block *img_meta_request(struct img_req *req, const void *loader, struct img_load *load,
+				   bool *must);
 struct img_storage *img_meta_block_storage(const struct img_block *b, uint64_t *file_off);
 void img_meta_wait(struct img_block *b, struct img_waiter *w);
 /* The read is done (rc): runs the waiters, all loaders'. Only who got *must calls it. */

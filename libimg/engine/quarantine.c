@@ -80,8 +80,8 @@ bool img_quarantine_pending(const struct img_engine *e)
 }
 
 /* Ask the driver until its metadata is there. The lock is held, and dropped while reading. */
-static int ask_last_use(struct img_engine *e, struct img_req *req, const struct img_freed *f,
-			bool *last)
+static int call_last_use(struct img_engine *e, struct img_req *req, const struct img_freed *f,
+			 bool *last)
 {
 	for (;;) {
 		int rc = e->img->driver->last_use(e->img, req, f->storage, f->off, f->len, last);
@@ -96,7 +96,7 @@ static int ask_last_use(struct img_engine *e, struct img_req *req, const struct 
 	}
 }
 
-static int ask_release(struct img_engine *e, struct img_req *req, const struct img_freed *f)
+static int call_release(struct img_engine *e, struct img_req *req, const struct img_freed *f)
 {
 	for (;;) {
 		int rc = e->img->driver->release(e->img, req, f->storage, f->off, f->len);
@@ -120,7 +120,7 @@ static int release_one(struct img_engine *e, const struct img_freed *f, struct i
 	img_req_init(&req, err);
 	req.engine = e;
 	if (e->img->unmap && e->img->driver->last_use) {
-		rc = ask_last_use(e, &req, f, &last);
+		rc = call_last_use(e, &req, f, &last);
 		if (!rc && last) {
 			pthread_mutex_unlock(&e->lock);
 			/* Not being able to punch costs space, nothing else. */
@@ -129,7 +129,7 @@ static int release_one(struct img_engine *e, const struct img_freed *f, struct i
 		}
 	}
 	if (!rc)
-		rc = ask_release(e, &req, f);
+		rc = call_release(e, &req, f);
 	img_req_unpin(&req, e);
 	return rc;
 }

@@ -28,21 +28,21 @@ enum {
 static int check_room(const struct img *img, uint64_t off, struct img_extent *x,
 		      struct img_error *err)
 {
-	bool packed = x->kind == IMG_COMPRESSED;
+	bool compressed = x->kind == IMG_COMPRESSED;
 	uint64_t end, left;
 
-	if (!packed && (x->kind != IMG_DATA || x->open_end))
+	if (!compressed && (x->kind != IMG_DATA || x->open_end))
 		return 0;
 	end = max_u64(atomic_load(&x->storage->size), atomic_load(&x->storage->due));
 	left = end - min_u64(end, x->file_off);
-	if (left >= (packed ? x->stored_bytes : x->length))
+	if (left >= (compressed ? x->stored_bytes : x->length))
 		return 0;
-	if (packed && left > x->header_bytes) {
+	if (compressed && left > x->header_bytes) {
 		x->stored_bytes = (uint32_t)left;
 		return 0;
 	}
 	left = align_down_u64(off + left, IMG_META_SECTOR);
-	if (!packed && left > off) {
+	if (!compressed && left > off) {
 		x->length = left - off;
 		return 0;
 	}
@@ -338,7 +338,7 @@ static int resolve(struct img_piece *p, uint64_t *len)
 	return 0;
 }
 
-void img_read_look(struct img_piece *p)
+void img_read_piece(struct img_piece *p)
 {
 	struct img_extent *x = &p->extent;
 	uint64_t len = p->len;
@@ -364,7 +364,7 @@ void img_read_look(struct img_piece *p)
 			len = min_u64(len, x->unit_bytes - x->within);
 	}
 	if (!rc)
-		rc = img_piece_take(p, len);
+		rc = img_piece_assign(p, len);
 	if (rc) {
 		img_piece_done(p, rc);
 		return;

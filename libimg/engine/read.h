@@ -7,7 +7,7 @@
 #include "libimg/engine/task.h"
 
 /* A read task's look. */
-void img_read_look(struct img_piece *p);
+void img_read_piece(struct img_piece *p);
 
 /*
  * driver->map() of this image alone, of bytes that have to be in its files: 0, IMG_NEED_METADATA (req

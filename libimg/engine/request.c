@@ -89,7 +89,7 @@ struct durable {
 	void *user;
 };
 
-static void made_durable(void *user, int rc, const struct img_error *err)
+static void flush_completed(void *user, int rc, const struct img_error *err)
 {
 	struct durable *d = user;
 
@@ -105,14 +105,14 @@ static void written(void *user, int rc, const struct img_error *err)
 	if (!rc && d->task->sync) {
 		/* The change itself was counted as completed; its flush is what counts. */
 		d->queue->completed--;
-		rc = submit_flush(d->queue, d->img, made_durable, d);
+		rc = submit_flush(d->queue, d->img, flush_completed, d);
 		if (!rc)
 			return;
 		d->queue->completed++;
 		img_fail(&e, rc, "%s: out of memory for a flush", d->img->name);
 		err = &e;
 	}
-	made_durable(d, rc, err);
+	flush_completed(d, rc, err);
 	img_error_clear(&e);
 }
 
@@ -136,11 +136,11 @@ int img_request_submit(struct img_queue *q, struct img *img, const struct img_re
 	own(q);
 	if (r->kind == IMG_REQUEST_FLUSH)
 		return submit_flush(q, img, r->done, r->user);
-	t = img_task_make(q, img,
-			  changes			  ? img_write_look
-			  : r->kind == IMG_REQUEST_LOOKUP ? img_lookup_look
-							  : img_read_look,
-			  r->off, r->len);
+	t = img_task_new(q, img,
+			 changes			 ? img_write_piece
+			 : r->kind == IMG_REQUEST_LOOKUP ? img_lookup_piece
+							 : img_read_piece,
+			 r->off, r->len);
 	if (t && fua)
 		wait = malloc(sizeof(*wait));
 	if (!t || (fua && !wait)) {
@@ -334,7 +334,7 @@ static int acquire_queue(struct img_engine *e, struct img_queue **out, struct im
 	return 0;
 }
 
-static void give_queue_back(struct img_engine *e, struct img_queue *q)
+static void release_queue(struct img_engine *e, struct img_queue *q)
 {
 	pthread_mutex_lock(&e->blocking_lock);
 	img_list_add_head(&e->blocking_idle, &q->idle_link);
@@ -373,6 +373,6 @@ int img_request_run(struct img *img, const struct img_request *r, struct img_err
 			img_engine_queue_run(q, true);
 		rc = b.rc;
 	}
-	give_queue_back(e, q);
+	release_queue(e, q);
 	return rc;
 }

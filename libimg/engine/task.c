@@ -20,11 +20,11 @@ struct img_epoch_readers *img_queue_epochs_of(struct img_queue *q, struct img *i
 {
 	struct img_epoch_readers *found = img_epoch_readers_find(&q->readers, &img->engine->epochs);
 
-	return found ? found : img_epoch_readers_make(&q->readers, &img->engine->epochs);
+	return found ? found : img_epoch_readers_new(&q->readers, &img->engine->epochs);
 }
 
-struct img_task *img_task_make(struct img_queue *q, struct img *img,
-			       void (*look)(struct img_piece *), uint64_t off, uint64_t len)
+struct img_task *img_task_new(struct img_queue *q, struct img *img,
+			      void (*look)(struct img_piece *), uint64_t off, uint64_t len)
 {
 	struct img_list *node = img_list_pop(&q->free_tasks);
 	struct img_task *t = node ? IMG_CONTAINER(node, struct img_task, free_link)
@@ -88,7 +88,7 @@ static void piece_free(struct img_piece *p)
 	img_buffer_put(b, &p->unit);
 	img_buffer_put(b, &p->head);
 	img_buffer_put(b, &p->tail);
-	img_buffer_put(b, &p->packed);
+	img_buffer_put(b, &p->compressed);
 	img_buffer_put(b, &p->merged);
 	img_buffer_put(b, &p->clear);
 	free(p->lookups);
@@ -96,7 +96,7 @@ static void piece_free(struct img_piece *p)
 	img_list_add_head(&p->queue->free_pieces, &p->free_link);
 }
 
-int img_piece_take(struct img_piece *p, uint64_t len)
+int img_piece_assign(struct img_piece *p, uint64_t len)
 {
 	struct img_task *t = p->task;
 
@@ -268,7 +268,7 @@ static void retry(struct img_post *post)
 }
 
 /* What p waits for has come; the engine's lock is held. */
-static void woken(struct img_waiter *w, int rc, const struct img_error *err)
+static void wake(struct img_waiter *w, int rc, const struct img_error *err)
 {
 	struct img_piece *p = IMG_CONTAINER(w, struct img_piece, waiter);
 
@@ -308,9 +308,9 @@ void img_piece_fetch(struct img_piece *p)
 	}
 	pthread_mutex_lock(&e->lock);
 	block = p->req.out_of_memory ? NULL
-				     : img_meta_want(&p->req, p->queue, &p->load, &load);
+				     : img_meta_request(&p->req, p->queue, &p->load, &load);
 	if (block && !load) {
-		p->waiter.wake = woken;
+		p->waiter.wake = wake;
 		img_meta_wait(block, &p->waiter);
 		pthread_mutex_unlock(&e->lock);
 		return;
@@ -336,7 +336,7 @@ void img_piece_fetch(struct img_piece *p)
 /* ---- Keeping out of the way of who changes structures ---- */
 
 /* Who closed an image of the chain may be waiting for the one who has left. */
-static void tell_closers(const struct img *img)
+static void wake_closers(const struct img *img)
 {
 	for (; img; img = img->parent) {
 		struct img_engine *e = img->engine;
@@ -353,14 +353,14 @@ bool img_task_enter(struct img_task *t)
 {
 	if (img_reader_enter(t->readers))
 		return true;
-	tell_closers(t->img); /* we were inside for a moment */
+	wake_closers(t->img); /* we were inside for a moment */
 	return false;
 }
 
 void img_task_leave(struct img_task *t)
 {
 	if (img_reader_leave(t->readers))
-		tell_closers(t->img);
+		wake_closers(t->img);
 }
 
 void img_piece_leave(struct img_piece *p)
@@ -396,6 +396,6 @@ bool img_piece_enter(struct img_piece *p)
 
 void img_piece_wait(struct img_piece *p, struct img_list *waiters)
 {
-	p->waiter.wake = woken;
+	p->waiter.wake = wake;
 	img_list_add_tail(waiters, &p->waiter.link);
 }

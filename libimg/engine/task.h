@@ -123,8 +123,8 @@ struct img_piece {
 	unsigned fills; /* fill reads in flight */
 	unsigned grows; /* times that this piece asked for growth */
 	bool packing_tried;
-	struct img_buffer packed; /* WRITE_COMPRESSED: what to store; none: does not shrink */
-	size_t packed_len;
+	struct img_buffer compressed; /* WRITE_COMPRESSED: what to store; none: does not shrink */
+	size_t compressed_len;
 	struct img_buffer clear;	   /* with a cipher: all that is to be written, and encrypted in place */
 	void (*send)(struct img_piece *p); /* do the write, when nobody can join it any more */
 	uint64_t io_skip;		   /* bytes of the plan's range before the first written one */
@@ -133,15 +133,15 @@ struct img_piece {
 /* q's readers of img; NULL: out of memory. */
 struct img_epoch_readers *img_queue_epochs_of(struct img_queue *q, struct img *img);
 /* A new task; the caller sets iov, op, ... before img_task_start(). NULL: out of memory. */
-struct img_task *img_task_make(struct img_queue *q, struct img *img,
-			       void (*look)(struct img_piece *), uint64_t off, uint64_t len);
+struct img_task *img_task_new(struct img_queue *q, struct img *img,
+			      void (*look)(struct img_piece *), uint64_t off, uint64_t len);
 /* done() follows; never from inside this, unless the task is an inner one. */
 void img_task_start(struct img_task *t);
 /* Is t first among those that allocate in turn? Under the lock. */
 bool img_task_is_first(const struct img_task *t);
 
 /* The piece's look-up is over: it covers len bytes. Takes its slice of the buffers. -ENOMEM. */
-int img_piece_take(struct img_piece *p, uint64_t len);
+int img_piece_assign(struct img_piece *p, uint64_t len);
 /* Done, with p->err if rc. The task goes on. */
 void img_piece_done(struct img_piece *p, int rc);
 /* Fetch the block that p->req is missing, then look again. */

@@ -73,7 +73,7 @@ static void note_due(const struct img *img, const struct img_plan *plan)
 }
 
 /* Make what was written reachable, or give the room back. */
-static void settle(struct img_piece *p, int rc)
+static void finish_plan(struct img_piece *p, int rc)
 {
 	struct img *img = p->task->img;
 	struct img_engine *e = img->engine;
@@ -106,12 +106,12 @@ static void settle(struct img_piece *p, int rc)
 }
 
 /* p and all who joined are written. */
-static void conclude(struct img_piece *p, int rc)
+static void complete(struct img_piece *p, int rc)
 {
 	struct img_list joiners, *node;
 	struct img_error err = { 0 };
 
-	settle(p, rc);
+	finish_plan(p, rc);
 	img_list_init(&joiners);
 	img_list_splice(&joiners, &p->joiners);
 	if (rc && !img_list_empty(&joiners))
@@ -136,13 +136,13 @@ static void finish(struct img_piece *p, int rc)
 	if (host) {
 		img_list_add_tail(&host->joiners, &p->claim_link);
 		if (!--host->joined && host->completed)
-			conclude(host, host->rc);
+			complete(host, host->rc);
 		return;
 	}
 	p->completed = true;
 	p->joinable = false;
 	if (!p->joined)
-		conclude(p, rc);
+		complete(p, rc);
 }
 
 /* ---- Data ---- */
@@ -224,10 +224,10 @@ static void write_data(struct img_piece *p)
 	uint64_t len = p->head_len + p->len + p->tail_len;
 	int rc = 0;
 
-	if (p->packed.at) {
-		p->small_iov[0] = (struct iovec){ p->packed.at, p->packed_len };
+	if (p->compressed.at) {
+		p->small_iov[0] = (struct iovec){ p->compressed.at, p->compressed_len };
 		p->iovcnt = 1;
-		len = p->packed_len;
+		len = p->compressed_len;
 	} else if (p->head_len || p->tail_len || p->zeroes) {
 		size_t most = 6 + (size_t)p->iovcnt + (size_t)(len / ZEROES);
 		struct iovec *iov = calloc(most, sizeof(*iov));
@@ -326,7 +326,7 @@ static int read_fill(struct img_piece *p, uint64_t off, uint64_t len, struct img
 
 	if (!img_buffer_get(&p->queue->buffers, (size_t)len, buffer))
 		return -ENOMEM;
-	t = img_task_make(p->queue, img, img_read_look, off, readable);
+	t = img_task_new(p->queue, img, img_read_piece, off, readable);
 	if (!t)
 		return -ENOMEM;
 	memset(buffer->at + readable, 0, len - readable);
@@ -392,7 +392,7 @@ static void write_filled(struct img_piece *p)
 }
 
 /* The plan stands: do what it says. */
-static void carry_out(struct img_piece *p)
+static void start_plan(struct img_piece *p)
 {
 	const struct img_plan *plan = &p->plan;
 
@@ -413,7 +413,7 @@ static void carry_out(struct img_piece *p)
 		img_ioq_submit(p->queue->ioq, &p->io);
 		break;
 	case IMG_PLAN_DATA:
-		if (p->packed.at)
+		if (p->compressed.at)
 			write_data(p);
 		else
 			write_filled(p);
@@ -423,21 +423,21 @@ static void carry_out(struct img_piece *p)
 
 /* ---- Compressed units ---- */
 
-static void packed(struct img_piece *p)
+static void compressed(struct img_piece *p)
 {
 	struct img_buffers *buffers = &p->queue->buffers;
 
 	img_buffer_put(buffers, &p->unit);
 	if (p->rc) /* -ENOSPC: does not shrink, is stored plain */
-		img_buffer_put(buffers, &p->packed);
+		img_buffer_put(buffers, &p->compressed);
 	if (p->rc && p->rc != -ENOSPC)
 		img_piece_done(p, p->rc);
 	else
-		img_write_look(p);
+		img_write_piece(p);
 }
 
 /* On a pool thread. */
-static void pack(struct img_piece *p)
+static void compress(struct img_piece *p)
 {
 	const struct img *img = p->task->img;
 	size_t unit = (size_t)img->unit_bytes;
@@ -449,21 +449,21 @@ static void pack(struct img_piece *p)
 		memset(p->unit.at + at, 0, unit - at);
 		bytes = p->unit.at;
 	}
-	p->rc = img->compress_codec->encode(bytes, unit, img->compress_level, p->packed.at,
-					    unit - 1, &p->packed_len, &p->err);
+	p->rc = img->compress_codec->encode(bytes, unit, img->compress_level, p->compressed.at,
+					    unit - 1, &p->compressed_len, &p->err);
 }
 
-static void start_packing(struct img_piece *p)
+static void start_compressing(struct img_piece *p)
 {
 	size_t unit = (size_t)p->task->img->unit_bytes;
 	bool whole = p->task->iovcnt == 1 && p->task->iov[0].iov_len == unit;
 
 	p->packing_tried = true;
-	if (!img_buffer_get(&p->queue->buffers, unit, &p->packed) ||
+	if (!img_buffer_get(&p->queue->buffers, unit, &p->compressed) ||
 	    (!whole && !img_buffer_get(&p->queue->buffers, unit, &p->unit)))
 		img_piece_done(p, -ENOMEM);
 	else
-		img_batch_add(p, 1, pack, packed); /* a unit takes long enough */
+		img_batch_add(p, 1, compress, compressed); /* a unit takes long enough */
 }
 
 /* ---- Looking up ---- */
@@ -521,7 +521,7 @@ static int choose(struct img_piece *p, uint64_t *len)
 }
 
 /* Stop planning and have the image grown, or first marked as written to. */
-static int ask_growth(struct img_piece *p, struct img_engine *e, uint64_t len)
+static int request_growth(struct img_piece *p, struct img_engine *e, uint64_t len)
 {
 	if (++p->grows > MAX_GROWS)
 		return img_fail(&p->err, -EIO,
@@ -615,7 +615,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	if (!img->writable) /* any more; it was when the request was made */
 		return img_fail(&p->err, -EROFS, "%s: the image has become read-only", img->name);
 	claim = img_claim_of(e, p->off, &len);
-	if (claim && p->op == IMG_OP_WRITE && !p->zeroes && !p->packed.at &&
+	if (claim && p->op == IMG_OP_WRITE && !p->zeroes && !p->compressed.at &&
 	    img_claim_join(p, claim, len)) {
 		p->task->sync = true; /* by who is joined it becomes reachable */
 		e->plans++;
@@ -627,13 +627,13 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	}
 	if (!e->first_write_done) {
 		if (img->driver->first_write)
-			return ask_growth(p, e, len);
+			return request_growth(p, e, len);
 		e->first_write_done = true;
 	}
 	p->req.engine = e;
 	*plan = (struct img_plan){ 0 };
-	rc = img->driver->plan_write(img, &p->req, p->packed.at ? IMG_OP_WRITE_COMPRESSED : p->op,
-				     p->off, p->packed.at ? p->packed_len : len, plan);
+	rc = img->driver->plan_write(img, &p->req, p->compressed.at ? IMG_OP_WRITE_COMPRESSED : p->op,
+				     p->off, p->compressed.at ? p->compressed_len : len, plan);
 	if (rc == IMG_NEED_WRITE && p->task->fast)
 		return refuse_slow(p);
 	if (rc == IMG_NEED_WRITE) {
@@ -644,7 +644,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 		rc = img->driver->plan_write(img, &p->req, p->op, p->off, len, plan);
 	}
 	if (rc == IMG_NEED_EXCLUSIVE)
-		return ask_growth(p, e, len);
+		return request_growth(p, e, len);
 	if (rc)
 		return rc;
 	p->plan_open = plan->commit;
@@ -665,7 +665,7 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	return 0;
 }
 
-void img_write_look(struct img_piece *p)
+void img_write_piece(struct img_piece *p)
 {
 	struct img_task *t = p->task;
 	struct img_engine *e = t->img->engine;
@@ -675,7 +675,7 @@ void img_write_look(struct img_piece *p)
 	p->op = IMG_OP_WRITE;
 	p->zeroes = false;
 	if (t->compress && !p->packing_tried) {
-		start_packing(p);
+		start_compressing(p);
 		return;
 	}
 	if (t->op != IMG_OP_WRITE)
@@ -684,7 +684,7 @@ void img_write_look(struct img_piece *p)
 		return;
 	if (rc == -EALREADY) {
 		t->sync |= t->fua && !img_engine_is_durable(e, p->off, len);
-		img_piece_done(p, img_piece_take(p, len));
+		img_piece_done(p, img_piece_assign(p, len));
 		return;
 	}
 	if (!rc) {
@@ -702,9 +702,9 @@ void img_write_look(struct img_piece *p)
 		img_piece_done(p, rc);
 		return;
 	}
-	rc = img_piece_take(p, p->plan.length);
+	rc = img_piece_assign(p, p->plan.length);
 	if (rc)
 		finish(p, rc);
 	else
-		carry_out(p);
+		start_plan(p);
 }

@@ -7,6 +7,6 @@
 #include "libimg/engine/task.h"
 
 /* The look of a task that changes the image; task->op says how. */
-void img_write_look(struct img_piece *p);
+void img_write_piece(struct img_piece *p);
 
 #endif

@@ -231,7 +231,7 @@ int img_writeout(struct img_engine *e, bool durable, struct img_error *err)
 }
 
 /* Let nobody look anything up, and wait until what was looked up is out of use. */
-static void shut_out_readers(struct img_engine *e)
+static void block_readers(struct img_engine *e)
 {
 	img_epoch_domain_close(&e->epochs);
 	pthread_mutex_lock(&e->lock);
@@ -242,7 +242,7 @@ static void shut_out_readers(struct img_engine *e)
 }
 
 /* Under the lock. */
-static void let_readers_in(struct img_engine *e)
+static void admit_readers(struct img_engine *e)
 {
 	e->alone = false;
 	img_epoch_domain_open(&e->epochs);
@@ -257,7 +257,7 @@ int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err)
 		rc = img_writeout(e, true, err);
 		if (rc)
 			return rc;
-		shut_out_readers(e);
+		block_readers(e);
 	}
 	for (;;) {
 		rc = img_writeout(e, true, err);
@@ -276,7 +276,7 @@ int img_writeout_drain(struct img_engine *e, bool alone, struct img_error *err)
 		pthread_mutex_unlock(&e->lock);
 	}
 	if (alone)
-		let_readers_in(e);
+		admit_readers(e);
 	pthread_mutex_unlock(&e->lock);
 	return rc;
 }
@@ -287,7 +287,7 @@ void img_writeout_resume(struct img_engine *e)
 	img_engine_remapped(e, 0, UINT64_MAX); /* the driver has had its way */
 	img_engine_reused(e);
 	e->writing_out = false;
-	let_readers_in(e);
+	admit_readers(e);
 	pthread_mutex_unlock(&e->lock);
 }
 

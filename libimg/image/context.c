@@ -116,7 +116,7 @@ bool img_context_shares(const struct img *img, const struct img_storage *s)
 	return any_in_chain(img, true, overlaps, s);
 }
 
-bool img_context_holds(const struct img *img, const struct img_storage *s)
+bool img_context_has_storage(const struct img *img, const struct img_storage *s)
 {
 	return any_part(img, overlaps, s);
 }
@@ -131,7 +131,7 @@ bool img_context_has(const struct img *img, const char *identity, bool own)
 	return identity && any_in_chain(img, own, is_called, identity);
 }
 
-bool img_context_is_made_of(const struct img *img, const char *identity)
+bool img_context_depends_on(const struct img *img, const char *identity)
 {
 	return any_part(img, is_called, identity);
 }

@@ -104,11 +104,11 @@ int img_context_add_part(struct img *img, struct img_storage *s, struct img_erro
 /* Does s share bytes with img or an image above or below it? */
 bool img_context_shares(const struct img *img, const struct img_storage *s);
 /* ... with img alone? */
-bool img_context_holds(const struct img *img, const struct img_storage *s);
+bool img_context_has_storage(const struct img *img, const struct img_storage *s);
 /* The same by identity alone. own: img's further storages count too. identity NULL: false. */
 bool img_context_has(const struct img *img, const char *identity, bool own);
 /* The same of img alone. */
-bool img_context_is_made_of(const struct img *img, const char *identity);
+bool img_context_depends_on(const struct img *img, const char *identity);
 /*
  * Are a and b the same disk: the same bytes, read as one format, and so on down the chain? False also
  * where that is not known.

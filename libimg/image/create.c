@@ -1,5 +1,5 @@
 /*
- * Creating images. Everything that can be refused is refused before a file is made (the recipe);
+ * Creating images. Everything that can be refused is refused before a file is made (the settings);
  * then the file is made, the driver writes an empty image into it, and it is opened like any other.
  * It gets its name, or what makes a file that was there an image again, when it is published, so that
  * nobody ever takes half an image for a whole one.
@@ -105,7 +105,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 {
 	struct img_create_settings r;
 	struct img_value *v;
-	int rc = img_create_settings_make(&r, plain_path(path), options, err);
+	int rc = img_create_settings_init(&r, plain_path(path), options, err);
 
 	if (rc)
 		return rc;
@@ -216,7 +216,7 @@ static int create_begin(const char *path, const struct img_create_options *optio
 	if (rc)
 		return rc;
 	plain = plain_path(path);
-	rc = img_create_settings_make(&r, plain, options, err);
+	rc = img_create_settings_init(&r, plain, options, err);
 	if (rc)
 		return rc;
 	rc = img_storage_create_file(plain, img_storage_flags(flags), &file, err);

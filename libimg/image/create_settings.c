@@ -187,7 +187,7 @@ out:
 	return rc;
 }
 
-static int settle_paths(struct img_create_settings *r, const char *path, struct img_error *err)
+static int resolve_paths(struct img_create_settings *r, const char *path, struct img_error *err)
 {
 	int rc = 0;
 
@@ -206,7 +206,7 @@ static int settle_paths(struct img_create_settings *r, const char *path, struct 
 	return rc;
 }
 
-static int settle_attributes(struct img_create_settings *r, struct img_error *err)
+static int resolve_attributes(struct img_create_settings *r, struct img_error *err)
 {
 	struct img_file_attributes *a = &r->attributes;
 	bool given = img_options_has(r->options, "extent_size_hint");
@@ -225,7 +225,7 @@ static int settle_attributes(struct img_create_settings *r, struct img_error *er
 }
 
 /* What is at path now, as far as it matters to what can be made there. */
-static int look_at_target(struct img_create_settings *r, const char *path, const char *format,
+static int inspect_target(struct img_create_settings *r, const char *path, const char *format,
 			  struct img_error *err)
 {
 	const struct img_module *m = img_module_named(format);
@@ -287,8 +287,8 @@ static int check_depth(const struct img *backing, struct img_error *err)
 			IMG_CHAIN_MAX);
 }
 
-static int settle_backing(struct img_create_settings *r, const char *path,
-			  const struct img_create_options *options, struct img_error *err)
+static int resolve_backing(struct img_create_settings *r, const char *path,
+			   const struct img_create_options *options, struct img_error *err)
 {
 	struct img_creating *c = &r->creating;
 	struct stat st, a;
@@ -334,7 +334,7 @@ static int settle_backing(struct img_create_settings *r, const char *path,
 	return rc;
 }
 
-static int settle_size(struct img_create_settings *r, struct img_error *err)
+static int resolve_size(struct img_create_settings *r, struct img_error *err)
 {
 	uint64_t size = 0;
 
@@ -362,7 +362,7 @@ static int check_compress(const struct img_create_settings *r, struct img_error 
 	return 0;
 }
 
-static int settle_preallocation(struct img_create_settings *r, struct img_error *err)
+static int resolve_preallocation(struct img_create_settings *r, struct img_error *err)
 {
 	static const char *const modes[] = {
 		[IMG_PREALLOCATE_OFF] = "off",
@@ -390,7 +390,7 @@ static int settle_preallocation(struct img_create_settings *r, struct img_error 
 	return img_fail(err, -EINVAL, "Parameter 'preallocation' does not accept value '%s'", text);
 }
 
-int img_create_settings_make(struct img_create_settings *r, const char *path,
+int img_create_settings_init(struct img_create_settings *r, const char *path,
 			     const struct img_create_options *options, struct img_error *err)
 {
 	uint64_t size;
@@ -408,22 +408,22 @@ int img_create_settings_make(struct img_create_settings *r, const char *path,
 	r->creating.name = path;
 	r->creating.compress = options->compress;
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
-	rc = look_at_target(r, path, options->format, err);
+	rc = inspect_target(r, path, options->format, err);
 	if (!rc)
 		rc = img_gate_new(options->references, &r->gate, err);
 	if (!rc)
 		rc = parse_options(r, options, err);
 	r->creating.options = r->options;
 	if (!rc)
-		rc = settle_backing(r, path, options, err);
+		rc = resolve_backing(r, path, options, err);
 	if (!rc)
-		rc = settle_paths(r, path, err);
+		rc = resolve_paths(r, path, err);
 	if (!rc)
-		rc = settle_attributes(r, err);
+		rc = resolve_attributes(r, err);
 	if (!rc)
-		rc = settle_size(r, err);
+		rc = resolve_size(r, err);
 	if (!rc)
-		rc = settle_preallocation(r, err);
+		rc = resolve_preallocation(r, err);
 	if (!rc)
 		rc = check_compress(r, err);
 	r->creating.backing = r->backing;

@@ -1,5 +1,5 @@
 /*
- * The recipe of a new image: all that is known, and all that can be refused, before a file is made.
+ * The settings of a new image: all that is known, and all that can be refused, before a file is made.
  */
 #ifndef LIBIMG_IMAGE_CREATE_SETTINGS_H
 #define LIBIMG_IMAGE_CREATE_SETTINGS_H
@@ -27,7 +27,7 @@ struct img_option *img_create_settings_table(const struct img_driver *d);
 bool img_create_settings_is_of_file(const struct img_driver *d, const struct img_option *row);
 
 /* Settle everything. On failure r is clear. path: without "file:". */
-int img_create_settings_make(struct img_create_settings *r, const char *path, const struct img_create_options *options,
+int img_create_settings_init(struct img_create_settings *r, const char *path, const struct img_create_options *options,
 			     struct img_error *err);
 void img_create_settings_clear(struct img_create_settings *r);
 

@@ -324,8 +324,8 @@ static int refuse_kind(const char *image, const char *name, const char *what, co
 }
 
 /* Step 3 of the top of this file. */
-static int ask_policy(const struct img_gate *gate, const char *image, const char *name,
-		      const char *what, const char *path, struct img_error *err)
+static int check_policy(const struct img_gate *gate, const char *image, const char *name,
+			const char *what, const char *path, struct img_error *err)
 {
 	char folder[PATH_MAX], real[PATH_MAX];
 	int rc;
@@ -488,7 +488,7 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 	int rc;
 
 	if (gate && gate->policy == POLICY_NONE)
-		return ask_policy(gate, image, name, what, NULL, err);
+		return check_policy(gate, image, name, what, NULL, err);
 	if (!*name || strlen(name) >= sizeof(plain))
 		return img_fail(err, -EPERM, "%s: %s: the name has %zu bytes, expected 1 to %d",
 				image, what, strlen(name), PATH_MAX - 1);
@@ -529,7 +529,7 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 		goto out;
 	}
 	if (!rc) {
-		rc = ask_policy(gate, image, name, what, real, err);
+		rc = check_policy(gate, image, name, what, real, err);
 		if (rc)
 			goto out;
 		rc = open_resolved(real, writable, &file, &kind);

@@ -74,7 +74,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 	struct img_value *top = img_value_new(IMG_VALUE_OBJECT);
 	struct img_value *data = img_value_new(IMG_VALUE_OBJECT);
 	struct img_value *specific;
-	bool quiet = false;
+	bool quiesced = false;
 	int rc = -ENOMEM;
 
 	if (!top || !data)
@@ -82,7 +82,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 	rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_READING, err);
 	if (rc)
 		goto out;
-	quiet = true;
+	quiesced = true;
 	rc = fill(img, top, data, err);
 	if (rc)
 		goto out;
@@ -110,7 +110,7 @@ int img_info(struct img *img, struct img_value **out, struct img_error *err)
 nomem:
 	img_fail(err, rc, "out of memory");
 out:
-	if (quiet)
+	if (quiesced)
 		img_engine_resume(img);
 	img_value_free(top);
 	img_value_free(data);

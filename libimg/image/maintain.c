@@ -1,5 +1,5 @@
 /*
- * Work on an image's own structures, with the image quiet.
+ * Work on an image's own structures, with the image quiesced.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -38,7 +38,7 @@ static int clear_new_part(struct img *img, uint64_t from, struct img_error *err)
 	return rc;
 }
 
-static int extend_quiet(struct img *img, uint64_t size, struct img_error *err)
+static int extend_quiesced(struct img *img, uint64_t size, struct img_error *err)
 {
 	int rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 
@@ -49,8 +49,8 @@ static int extend_quiet(struct img *img, uint64_t size, struct img_error *err)
 	return rc;
 }
 
-static int resize_quiet(struct img *img, uint64_t size, enum img_preallocate how,
-			struct img_error *err)
+static int resize_quiesced(struct img *img, uint64_t size, enum img_preallocate how,
+			   struct img_error *err)
 {
 	int rc = img_engine_quiesce(img, IMG_QUIESCE_FOR_CHANGING, err);
 
@@ -65,13 +65,13 @@ static int resize_quiet(struct img *img, uint64_t size, enum img_preallocate how
 static int grow(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
 {
 	uint64_t before = img->size;
-	int rc = extend_quiet(img, size, err);
+	int rc = extend_quiesced(img, size, err);
 
 	if (!rc)
 		rc = clear_new_part(img, before, err);
 	if (!rc)
-		rc = resize_quiet(img, size, how, err);
-	if (rc && img->size != before && resize_quiet(img, before, IMG_PREALLOCATE_OFF, NULL))
+		rc = resize_quiesced(img, size, how, err);
+	if (rc && img->size != before && resize_quiesced(img, before, IMG_PREALLOCATE_OFF, NULL))
 		img->size = before;
 	return rc;
 }
@@ -105,7 +105,7 @@ int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocatio
 				img->name);
 	if (size > img->size && img->driver->extend)
 		return grow(img, size, preallocation, err);
-	return resize_quiet(img, size, preallocation, err);
+	return resize_quiesced(img, size, preallocation, err);
 }
 
 static int check_may_change(const struct img *img, bool can, const char *what,
@@ -157,7 +157,7 @@ static bool leads_back(const struct img *img, const char *identity)
 	bool back = false;
 
 	for (const struct img *i = img; i && identity && !back; i = i->context->above)
-		back = img_context_is_made_of(i, identity);
+		back = img_context_depends_on(i, identity);
 	return back;
 }
 

@@ -123,7 +123,7 @@ static int check_range(const struct img *img, uint64_t off, uint64_t len, struct
 }
 
 /* Ask the storage for holes at the beginning of what was looked up, blocking. */
-static int ask_storage(struct img_lookup *l, struct img_error *err)
+static int query_storage(struct img_lookup *l, struct img_error *err)
 {
 	const struct img_extent *e = &l->extent;
 	int rc = img_storage_extent(e->storage, e->file_off, e->length, &l->stored,
@@ -154,7 +154,7 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 	if (!rc)
 		rc = make_entry(&l, deep, &found);
 	if (rc == IMG_LOOKUP_ASK) {
-		rc = ask_storage(&l, err);
+		rc = query_storage(&l, err);
 		if (!rc)
 			rc = make_entry(&l, deep, &found);
 	}

@@ -48,8 +48,8 @@ static int fail_own_file(const struct img *img, const char *what, const char *na
 }
 
 /* s is one more storage of the image; on failure it is closed. */
-static int take_part(struct img *img, struct img_storage *s, struct img_storage **out,
-		     struct img_error *err)
+static int add_part(struct img *img, struct img_storage *s, struct img_storage **out,
+		    struct img_error *err)
 {
 	int rc = img_context_add_part(img, s, err);
 
@@ -103,7 +103,7 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	} else {
 		rc = img_storage_open_fd(file.fd, file.path, reference_flags(img), &storage, err);
 		if (!rc)
-			rc = take_part(img, storage, out, err);
+			rc = add_part(img, storage, out, err);
 	}
 	img_gate_file_free(&file);
 	return rc;
@@ -196,7 +196,7 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 			    err);
 	if (loop)
 		return fail_own_file(img, "data file", name_of(o->data_file), err);
-	return rc ? rc : take_part(img, storage, out, err);
+	return rc ? rc : add_part(img, storage, out, err);
 }
 
 int img_context_open(struct img *img, const struct img_driver *driver,
@@ -530,7 +530,7 @@ int img_open_chain(struct img *img, const struct img_open_options *options, stru
 static const struct img_open_options open_defaults;
 
 /* The format, and what does not go together, before anything is opened. */
-static int settle(struct way *way, const char *name, struct img_error *err)
+static int resolve_options(struct way *way, const char *name, struct img_error *err)
 {
 	const struct img_open_options *o = way->options;
 	int rc = driver_called(o->format, &way->driver, err);
@@ -596,7 +596,7 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 			      node->count ? "A block device must be specified for \"file\""
 					  : "Must specify either driver or file");
 	if (!rc)
-		rc = settle(&way, name_of(way.level.file), err);
+		rc = resolve_options(&way, name_of(way.level.file), err);
 	if (rc)
 		return rc;
 	rc = open_node(way.level.file,
@@ -631,7 +631,7 @@ int img_open_storage(struct img_storage *storage, const char *name,
 	int rc = img_check_open_options(name, options, err);
 
 	if (!rc)
-		rc = settle(&way, name, err);
+		rc = resolve_options(&way, name, err);
 
 	if (rc) {
 		img_storage_close(storage);
@@ -640,7 +640,7 @@ int img_open_storage(struct img_storage *storage, const char *name,
 	return open_top(storage, name, &way, out, err);
 }
 
-bool img_is_made_of(const struct img *img, const char *name)
+bool img_depends_on(const struct img *img, const char *name)
 {
 	struct img_node *node = NULL;
 	char *identity = NULL;

@@ -49,8 +49,8 @@ static const struct img_signature *find_signature(const struct sample *s)
  * The surest driver, in *rival another that is just as sure, or NULL, and in *nearly one that has
  * something like its own before it, or NULL.
  */
-static const struct img_driver *ask_drivers(const struct sample *s, const struct img_driver **rival,
-					    const struct img_driver **nearly)
+static const struct img_driver *probe_drivers(const struct sample *s, const struct img_driver **rival,
+					      const struct img_driver **nearly)
 {
 	const struct img_driver *best = NULL;
 	int best_score = 0;
@@ -85,7 +85,7 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 				"'%s' is not complete: its creation was interrupted, and has to "
 				"be repeated",
 				name);
-	best = ask_drivers(s, &rival, &nearly);
+	best = probe_drivers(s, &rival, &nearly);
 	if (rival)
 		return img_fail(err, -EINVAL,
 				"'%s' looks like a %s image and like a %s image; give its format "
@@ -218,7 +218,7 @@ int img_guard_write(struct img *img, uint64_t off, const struct iovec *iov, int 
 		memcpy(head + at, iov[i].iov_base, n);
 		at += n;
 	}
-	best = ask_drivers(&sample, &rival, &nearly);
+	best = probe_drivers(&sample, &rival, &nearly);
 	known = find_signature(&sample);
 	if (best == img->driver && !rival && !known && !nearly)
 		return 0;

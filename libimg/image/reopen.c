@@ -2,7 +2,7 @@
  * Changing an open chain: an image becomes writable or read-only, or gets another image below it,
  * without being closed. What others have in flight meanwhile goes on.
  *
- * Images are made quiet from the top down, as requests go. Who changes a chain has its top quiet, so
+ * Images are quiesced from the top down, as requests go. Who changes a chain has its top quiesced, so
  * that of two who want to one waits.
  */
 #include <errno.h>
@@ -72,7 +72,7 @@ static int change_storages(struct img *img, bool writable, struct img_error *err
 	return rc;
 }
 
-/* The image is quiet. */
+/* The image is quiesced. */
 static int make_writable(struct img *img, struct img_error *err)
 {
 	int rc = change_storages(img, true, err);
@@ -91,7 +91,7 @@ static int make_writable(struct img *img, struct img_error *err)
 	return rc;
 }
 
-/* The image is quiet. */
+/* The image is quiesced. */
 static int make_read_only(struct img *img, struct img_error *err)
 {
 	int rc = img_engine_end_writing(img, err);
@@ -157,7 +157,7 @@ static bool leads_back(const struct img *img, const struct img *backing)
 	for (const struct img *b = backing; b; b = b->parent)
 		for (const struct img *i = img; i; i = i->context->above)
 			for (size_t n = 0; n <= b->context->part_count; n++)
-				if (img_context_holds(i, storage_at(b, n)))
+				if (img_context_has_storage(i, storage_at(b, n)))
 					return true;
 	return false;
 }
@@ -199,7 +199,7 @@ static int check_backing(struct img *img, struct img *backing, struct img_error 
 	return 0;
 }
 
-/* Make img and all images above it quiet, the top first. *top: which that is. */
+/* Quiesce img and all images above it, the top first. *top: which that is. */
 static int quiesce_down_to(struct img *img, struct img **top, struct img_error *err)
 {
 	for (;;) {
@@ -214,7 +214,7 @@ static int quiesce_down_to(struct img *img, struct img **top, struct img_error *
 		}
 		for (; !rc && i != img; i = i->parent)
 			rc = img_engine_quiesce(i->parent, IMG_QUIESCE_FOR_CHECKING, err);
-		/* on failure i is the one that is not quiet */
+		/* on failure i is the one that is not quiesced */
 		for (; rc && i != first; i = i->context->above)
 			img_engine_resume(i->context->above);
 		*top = first;
@@ -247,7 +247,7 @@ static int path_of_parent(const struct img *img, const struct img *backing, char
 	return same || *out ? 0 : -ENOMEM;
 }
 
-/* img is quiet. On failure all is as it was. */
+/* img is quiesced. On failure all is as it was. */
 static int replace_parent(struct img *img, struct img *backing, struct img_error *err)
 {
 	struct img *before = img->parent;

@@ -86,7 +86,7 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 {
 	struct img_sink_image *s = NULL;
 	struct img_create_settings r;
-	int rc = img_create_settings_make(&r, path ? path : "stream", options, err);
+	int rc = img_create_settings_init(&r, path ? path : "stream", options, err);
 
 	*out = NULL;
 	if (rc)

@@ -143,7 +143,7 @@ static int make_writable(struct roles *r, struct img *img, struct img_error *err
 	return rc < 0 ? rc : 0;
 }
 
-static int take_roles(struct commit *c, struct roles *r)
+static int acquire_roles(struct commit *c, struct roles *r)
 {
 	int rc = make_writable(r, c->base, c->err);
 
@@ -156,7 +156,7 @@ static int take_roles(struct commit *c, struct roles *r)
 }
 
 /* rc: of the job so far. */
-static int give_roles_back(struct roles *r, int rc, struct img_error *err)
+static int release_roles(struct roles *r, int rc, struct img_error *err)
 {
 	while (r->count) {
 		int failed = img_set_writable(r->made[--r->count], false, rc ? NULL : err);
@@ -244,7 +244,7 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 		rc = check(&c);
 	if (rc)
 		return rc;
-	rc = take_roles(&c, &roles);
+	rc = acquire_roles(&c, &roles);
 	keeps = !rc && img_is_writable(img);
 	if (keeps)
 		rc = img_engine_keep_content(img, true, err);
@@ -257,5 +257,5 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 
 		rc = rc ? rc : ended;
 	}
-	return give_roles_back(&roles, rc, err);
+	return release_roles(&roles, rc, err);
 }

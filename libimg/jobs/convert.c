@@ -336,7 +336,7 @@ static int make(struct job *j)
 	j->copy.resize_target = true;
 	j->copy.share_backing = j->create.backing_name;
 	for (size_t i = 0; !rc && j->o->path && i < j->o->source_count; i++)
-		if (img_is_made_of(j->o->sources[i], j->o->path))
+		if (img_depends_on(j->o->sources[i], j->o->path))
 			rc = belongs(j, j->o->path, j->o->sources[i]);
 	if (!rc)
 		rc = resolve_identity(j);

@@ -505,7 +505,7 @@ static bool needs_reading(enum need need)
  * The same where the target is an image below the source: what it is read from itself is there. What
  * is not there for an image between the two ends too early reads as zeroes.
  */
-static int look_down(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
+static int need_down(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 {
 	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
 	int rc = map_source(c, off, &c->source_at, c->err);
@@ -523,7 +523,7 @@ static int look_down(struct copy *c, uint64_t off, enum need *need, uint64_t *le
 }
 
 /* The same where the source is the target itself, whose parts from below are to be its own. */
-static int look_up(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
+static int need_up(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 {
 	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
 	int rc = map_source(c, off, &c->source_at, c->err);
@@ -548,15 +548,15 @@ static int look_up(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
  * the same image, and else is found out by looking at both. Only the map of the whole target tells
  * where it leads: a part of an image that exists already may hold something else.
  */
-static int look(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
+static int need_at(struct copy *c, uint64_t off, enum need *need, uint64_t *len)
 {
 	const struct img_map_entry *x = &c->source_at.extent, *y = &c->target_at.extent;
 	bool zero, below, alike = false;
 	int rc;
 
 	if (c->way != COPY_ACROSS)
-		return c->way == COPY_DOWN ? look_down(c, off, need, len)
-					   : look_up(c, off, need, len);
+		return c->way == COPY_DOWN ? need_down(c, off, need, len)
+					   : need_up(c, off, need, len);
 	rc = map_source(c, off, &c->source_at, c->err);
 	if (rc)
 		return rc;
@@ -590,7 +590,7 @@ static int gather(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 	while (end < c->size && (end == c->pos || !needs_reading(*need) || end - c->pos < max)) {
 		enum need n;
 		uint64_t run;
-		int rc = look(c, end, &n, &run);
+		int rc = need_at(c, end, &n, &run);
 
 		if (rc)
 			return rc;
@@ -613,7 +613,7 @@ static int gather(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 static int gather_unit(struct copy *c, uint64_t max, enum need *need, uint64_t *len)
 {
 	uint64_t unit = c->chunk_bytes, run;
-	int rc = look(c, c->pos, need, &run);
+	int rc = need_at(c, c->pos, need, &run);
 
 	if (rc)
 		return rc;
@@ -629,7 +629,7 @@ static int gather_unit(struct copy *c, uint64_t max, enum need *need, uint64_t *
 		enum need n;
 		uint64_t more;
 
-		rc = look(c, c->pos + run, &n, &more);
+		rc = need_at(c, c->pos + run, &n, &more);
 		if (rc)
 			return rc;
 		if (n != *need)

@@ -23,7 +23,7 @@
 
 enum {
 	WINDOW = 1 << 20,
-	SEEN_BYTES_MAX = 64 << 20, /* 32 TiB of units of 64 KiB */
+	VISITED_BYTES_MAX = 64 << 20, /* 32 TiB of units of 64 KiB */
 };
 
 struct job {
@@ -37,8 +37,8 @@ struct job {
 	size_t grain;	       /* target: the shortest run of zeroes to leave out */
 	bool target_is_zero;
 
-	/* take()'s. */
-	struct img_sparse_bitset seen; /* unless the source is plain */
+	/* fetch()'s. */
+	struct img_sparse_bitset visited; /* unless the source is plain */
 	struct img_source_unit ahead;
 	bool have_ahead, ended;
 	uint64_t next; /* sink: the window that follows; target: behind all so far */
@@ -71,7 +71,7 @@ struct worker {
 /* ---- Taking from the input ---- */
 
 /* See what comes next: `ahead`, or `ended`. */
-static int look_ahead(struct job *j, struct img_error *err)
+static int peek(struct job *j, struct img_error *err)
 {
 	int rc;
 
@@ -85,9 +85,9 @@ static int look_ahead(struct job *j, struct img_error *err)
 	return 0;
 }
 
-static int note_unit(struct job *j, uint64_t off, struct img_error *err)
+static int check_unit(struct job *j, uint64_t off, struct img_error *err)
 {
-	int rc = j->source->plain ? 0 : img_sparse_bitset_add(&j->seen, off / j->unit, 1);
+	int rc = j->source->plain ? 0 : img_sparse_bitset_add(&j->visited, off / j->unit, 1);
 
 	if (rc == 1)
 		return img_fail(err, -EUCLEAN,
@@ -108,12 +108,12 @@ static int collect(struct worker *w)
 	size_t at = 0;
 	int rc;
 
-	while (!(rc = look_ahead(j, &w->base.err)) && j->have_ahead && j->ahead.off >= w->off &&
+	while (!(rc = peek(j, &w->base.err)) && j->have_ahead && j->ahead.off >= w->off &&
 	       j->ahead.off - w->off < j->window) {
 		struct piece *p = &w->pieces[w->count];
 		size_t within = (size_t)(j->ahead.off - w->off);
 
-		rc = note_unit(j, j->ahead.off, &w->base.err);
+		rc = check_unit(j, j->ahead.off, &w->base.err);
 		if (!rc)
 			rc = j->source->load(j->source, w->stored + at, &w->base.err);
 		if (rc)
@@ -130,11 +130,11 @@ static int collect(struct worker *w)
 }
 
 /* Where the next window is. 1; 0: there is none. */
-static int place_window(struct worker *w)
+static int next_window(struct worker *w)
 {
 	struct job *j = w->job;
 	bool all = j->sink && j->sink->wants_all;
-	int rc = look_ahead(j, &w->base.err);
+	int rc = peek(j, &w->base.err);
 
 	if (rc || (j->ended && (!all || j->next >= j->source->size)))
 		return rc;
@@ -154,7 +154,7 @@ static int place_window(struct worker *w)
 	return 1;
 }
 
-static int take(struct img_ordered_worker *base)
+static int fetch(struct img_ordered_worker *base)
 {
 	struct worker *w = IMG_CONTAINER(base, struct worker, base);
 	struct job *j = w->job;
@@ -162,7 +162,7 @@ static int take(struct img_ordered_worker *base)
 
 	while (img_rate_limit_wait(&j->limit) && !img_ordered_failed(&j->ordered))
 		img_rate_limit_sleep(&j->limit);
-	placed = place_window(w);
+	placed = next_window(w);
 	if (placed <= 0)
 		return placed;
 	rc = collect(w);
@@ -173,7 +173,7 @@ static int take(struct img_ordered_worker *base)
 
 /* ---- Unpacking ---- */
 
-static int unpack(struct worker *w)
+static int decode(struct worker *w)
 {
 	struct job *j = w->job;
 	int rc = 0;
@@ -343,7 +343,7 @@ static int write_window(struct worker *w)
 static int prepare(struct img_ordered_worker *base)
 {
 	struct worker *w = IMG_CONTAINER(base, struct worker, base);
-	int rc = unpack(w);
+	int rc = decode(w);
 
 	return rc || !w->job->sink ? rc
 				   : img_encoder_encode(&w->encoder, w->data, w->len, &base->err);
@@ -401,7 +401,7 @@ static int worker_new(struct img_ordered *ordered, struct img_ordered_worker **o
 static const struct img_ordered_ops ops = {
 	.worker_new = worker_new,
 	.worker_free = worker_free,
-	.take = take,
+	.fetch = fetch,
 	.prepare = prepare,
 	.put = put,
 	.stop = stop,
@@ -418,7 +418,7 @@ static int run(struct job *j, uint64_t unit, struct img_error *err)
 	j->window = (size_t)max_u64(WINDOW, max_u64(unit, j->unit));
 	units = div_round_up_u64(j->source->size, j->unit);
 	if (!j->source->plain)
-		img_sparse_bitset_init(&j->seen, units, SEEN_BYTES_MAX);
+		img_sparse_bitset_init(&j->visited, units, VISITED_BYTES_MAX);
 	img_rate_limit_begin(&j->limit, j->o->rate);
 	j->ordered.total = j->source->size;
 	return img_ordered_run(&j->ordered, err);
@@ -448,10 +448,10 @@ static int fill_gaps(struct job *j, struct img_error *err)
 
 	if (j->source->plain || (j->target_is_zero && !j->o->no_sparse))
 		return 0;
-	for (uint64_t unit = 0; unit < j->seen.size && !rc; unit += run) {
+	for (uint64_t unit = 0; unit < j->visited.size && !rc; unit += run) {
 		uint64_t off = unit * j->unit;
 
-		if (!img_sparse_bitset_run(&j->seen, unit, &run))
+		if (!img_sparse_bitset_run(&j->visited, unit, &run))
 			rc = fill_gap(j, off, min_u64(run * j->unit, size - off), err);
 	}
 	return rc;
@@ -487,7 +487,7 @@ int img_copy_source(struct img_source_image *in, struct img *target, const struc
 		rc = img_resize(target, j.end, IMG_PREALLOCATE_OFF, err);
 	if (!rc && o->progress)
 		o->progress(o->user, j.end, j.end);
-	img_sparse_bitset_free(&j.seen);
+	img_sparse_bitset_free(&j.visited);
 	return rc;
 }
 
@@ -519,7 +519,7 @@ int img_copy_source_into_sink(struct img_source_image *in, struct img_sink_image
 		rc = img_sink_image_publish(s, err);
 	if (!rc && o->progress)
 		o->progress(o->user, j.source->size, j.source->size);
-	img_sparse_bitset_free(&j.seen);
+	img_sparse_bitset_free(&j.visited);
 	return rc;
 }
 

@@ -27,7 +27,7 @@ struct job {
 	struct img_sink *sink;
 	size_t unit, chunk; /* chunk: a multiple of unit */
 
-	uint64_t next;		     /* the first byte that no worker has taken: take()'s */
+	uint64_t next;		     /* the first byte that no worker has taken: fetch()'s */
 	struct img_rate_limit limit; /* the same */
 
 	struct img_salvage salvage; /* whose turn it is has it */
@@ -70,7 +70,7 @@ static int skip_zeroes(struct job *j, struct img_error *err)
 	return 0;
 }
 
-static int take(struct img_ordered_worker *base)
+static int fetch(struct img_ordered_worker *base)
 {
 	struct worker *w = IMG_CONTAINER(base, struct worker, base);
 	struct job *j = w->job;
@@ -163,7 +163,7 @@ static int worker_new(struct img_ordered *ordered, struct img_ordered_worker **o
 static const struct img_ordered_ops ops = {
 	.worker_new = worker_new,
 	.worker_free = worker_free,
-	.take = take,
+	.fetch = fetch,
 	.prepare = prepare,
 	.put = put,
 };

@@ -31,7 +31,7 @@ struct sampler {
 	struct img_error *err;
 };
 
-static bool tired(const struct sampler *s)
+static bool exhausted(const struct sampler *s)
 {
 	return s->reads >= READS_MAX || s->looks >= LOOKS_MAX;
 }
@@ -39,7 +39,7 @@ static bool tired(const struct sampler *s)
 /* From the block at *off on, the first one that may hold data; s->end: none. */
 static int skip_holes(struct sampler *s, uint64_t *off)
 {
-	while (*off < s->end && !tired(s)) {
+	while (*off < s->end && !exhausted(s)) {
 		struct img_map_entry x;
 		uint64_t within, at = *off, stop = min_u64(at + BLOCK, s->end), known;
 		struct img *source = img_concat_at(&s->sources, at, &within);
@@ -82,12 +82,12 @@ static int read_block(struct sampler *s, uint64_t off, size_t len)
 /* Take the first block at or behind *off that is not all zeroes; *off: the block behind it. */
 static int sample(struct sampler *s, uint64_t *off)
 {
-	while (!tired(s)) {
+	while (!exhausted(s)) {
 		uint8_t place[8];
 		size_t len;
 		int rc = skip_holes(s, off);
 
-		if (rc || *off >= s->end || tired(s))
+		if (rc || *off >= s->end || exhausted(s))
 			return rc;
 		len = (size_t)min_u64(BLOCK, s->end - *off);
 		rc = read_block(s, *off, len);

@@ -47,14 +47,14 @@ void img_ordered_wait(struct img_ordered_worker *w)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static bool take(struct img_ordered_worker *w)
+static bool fetch(struct img_ordered_worker *w)
 {
 	struct img_ordered *t = w->job;
 	int rc = 0;
 
 	pthread_mutex_lock(&t->input);
 	if (!img_ordered_failed(t))
-		rc = t->ops->take(w);
+		rc = t->ops->fetch(w);
 	if (rc > 0)
 		w->number = t->given++;
 	if (rc < 0) /* before another worker goes on from where this one failed */
@@ -68,7 +68,7 @@ static void run_worker(struct img_work *work)
 	struct img_ordered_worker *w = IMG_CONTAINER(work, struct img_ordered_worker, work);
 	struct img_ordered *t = w->job;
 
-	while (take(w)) {
+	while (fetch(w)) {
 		int rc = t->ops->prepare(w);
 
 		img_ordered_wait(w);

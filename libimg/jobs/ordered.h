@@ -18,7 +18,7 @@ struct img_ordered_worker {
 	struct img_work work;
 	struct img_ordered *job;
 	uint64_t number; /* of the piece, from 0 */
-	uint64_t end;	 /* bytes of the job that are done with this piece; take() sets it */
+	uint64_t end;	 /* bytes of the job that are done with this piece; fetch() sets it */
 	struct img_error err;
 };
 
@@ -27,12 +27,12 @@ struct img_ordered_ops {
 	int (*worker_new)(struct img_ordered *t, struct img_ordered_worker **out, struct img_error *err);
 	void (*worker_free)(struct img_ordered_worker *w);
 	/* The next piece: 1; none is left: 0; -errno (w->err). One worker at a time. */
-	int (*take)(struct img_ordered_worker *w);
+	int (*fetch)(struct img_ordered_worker *w);
 	/* What can be done to it beside others. 0 or -errno (w->err). */
 	int (*prepare)(struct img_ordered_worker *w);
 	/* The rest, in order. The same. */
 	int (*put)(struct img_ordered_worker *w);
-	/* Optional. The job has failed: let take() not wait for anything any more. Any thread. */
+	/* Optional. The job has failed: let fetch() not wait for anything any more. Any thread. */
 	void (*stop)(struct img_ordered *t);
 };
 
@@ -42,7 +42,7 @@ struct img_ordered {
 	const struct img_copy_options *o; /* parallel, progress, user */
 	uint64_t total;			  /* bytes of the job; 0: not known */
 
-	pthread_mutex_t input; /* for take() */
+	pthread_mutex_t input; /* for fetch() */
 	uint64_t given;	       /* pieces taken */
 	pthread_mutex_t lock;  /* guards the rest */
 	pthread_cond_t turned; /* `turn` moved on, or a worker ended */
@@ -54,7 +54,7 @@ struct img_ordered {
 
 /* All of the job. -ECANCELED: progress() said so. */
 int img_ordered_run(struct img_ordered *t, struct img_error *err);
-/* For take(): is there no use in going on? */
+/* For fetch(): is there no use in going on? */
 bool img_ordered_failed(struct img_ordered *t);
 /* For prepare(): wait until all pieces before were put. */
 void img_ordered_wait(struct img_ordered_worker *w);

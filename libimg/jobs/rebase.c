@@ -86,7 +86,7 @@ static int open_backing(struct rebase *r)
 	if (!rc)
 		rc = img_open_chain(backing, &how, r->err);
 	for (const struct img *i = backing; !rc && i; i = i->parent)
-		if (img_context_holds(img, i->file))
+		if (img_context_has_storage(img, i->file))
 			rc = img_fail(r->err, -ELOOP,
 				      "it is the image itself, or one that is built on it");
 	if (!rc) {

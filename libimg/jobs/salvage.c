@@ -66,7 +66,7 @@ void img_salvage_end(struct img_salvage *s)
 }
 
 /* Neighbours are told together, with what was said about the first. */
-static void give_up(struct img_salvage *s, struct piece *p, uint8_t *data)
+static void zero_piece(struct img_salvage *s, struct piece *p, uint8_t *data)
 {
 	uint64_t within;
 	struct img *source = img_concat_at(s->sources, p->off, &within);
@@ -248,7 +248,7 @@ int img_salvage_read(struct img_salvage *s, struct img_queue *q, uint64_t off, u
 			rc = img_fail(err, -ENOMEM, "out of memory for copying");
 	}
 	for (size_t i = 0; i < list.count && !rc; i++)
-		give_up(s, &list.items[i], data + (list.items[i].off - off));
+		zero_piece(s, &list.items[i], data + (list.items[i].off - off));
 	forget(&list);
 	return rc;
 }

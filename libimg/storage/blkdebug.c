@@ -51,7 +51,7 @@ struct rule {
 };
 
 struct debugged {
-	struct img_filter wrap;
+	struct img_filter filter;
 	pthread_mutex_t lock; /* guards the rest */
 	struct rule *rules;
 	size_t count;
@@ -61,7 +61,7 @@ struct debugged {
 
 static struct debugged *debugged_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_filter_of(s), struct debugged, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct debugged, filter);
 }
 
 /* ---- Requests ---- */
@@ -108,9 +108,9 @@ static int check(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t
 static int debug_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
 {
 	struct debugged *d = debugged_of(s);
-	int rc = img_storage_resize(d->wrap.inner, size, how, NULL);
+	int rc = img_storage_resize(d->filter.inner, size, how, NULL);
 
-	img_filter_refresh(&d->wrap);
+	img_filter_refresh(&d->filter);
 	return rc;
 }
 
@@ -118,7 +118,7 @@ static void debug_close(struct img_storage *s)
 {
 	struct debugged *d = debugged_of(s);
 
-	img_filter_destroy(&d->wrap);
+	img_filter_destroy(&d->filter);
 	pthread_mutex_destroy(&d->lock);
 	free(d->rules);
 	free(d);
@@ -359,7 +359,7 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 		rc = check_rules(d, err);
 	if (!rc)
 		rc = parse_limits(d, o->options, err);
-	if (!rc && img_filter_init(&d->wrap, &debug_ops, o->inner))
+	if (!rc && img_filter_init(&d->filter, &debug_ops, o->inner))
 		rc = img_fail(err, -ENOMEM, "out of memory");
 	if (rc) {
 		free(d->rules);
@@ -367,11 +367,11 @@ static int debug_open(const struct img_module_opening *o, struct img_storage **o
 		return rc;
 	}
 	pthread_mutex_init(&d->lock, NULL);
-	d->wrap.check = check;
-	limits = &d->wrap.base.limits;
+	d->filter.check = check;
+	limits = &d->filter.base.limits;
 	limits->max_bytes = img_lower_limit(limits->max_bytes, d->max_transfer);
 	limits->max_zero = img_lower_limit(limits->max_zero, d->max_zero);
-	*out = &d->wrap.base;
+	*out = &d->filter.base;
 	return 0;
 }
 

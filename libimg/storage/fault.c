@@ -10,13 +10,13 @@
 #include "libimg/storage/filter.h"
 
 struct faulty {
-	struct img_filter wrap;
+	struct img_filter filter;
 	struct img_fault *fault; /* borrowed */
 };
 
 static struct faulty *faulty_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_filter_of(s), struct faulty, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct faulty, filter);
 }
 
 /* Count a request; what it is to fail with, or 0. */
@@ -40,13 +40,13 @@ static int check(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t
 static int fault_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
 {
 	struct faulty *f = faulty_of(s);
-	struct img_storage *inner = f->wrap.inner;
+	struct img_storage *inner = f->filter.inner;
 	int rc = count(f->fault, IMG_FAULT_RESIZE);
 
 	if (rc)
 		return rc;
 	rc = inner->ops->resize(inner, size, how);
-	img_filter_refresh(&f->wrap);
+	img_filter_refresh(&f->filter);
 	return rc;
 }
 
@@ -63,7 +63,7 @@ static void fault_close(struct img_storage *s)
 {
 	struct faulty *f = faulty_of(s);
 
-	img_filter_destroy(&f->wrap);
+	img_filter_destroy(&f->filter);
 	free(f);
 }
 
@@ -82,12 +82,12 @@ int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct
 {
 	struct faulty *f = calloc(1, sizeof(*f));
 
-	if (!f || img_filter_init(&f->wrap, &fault_ops, inner)) {
+	if (!f || img_filter_init(&f->filter, &fault_ops, inner)) {
 		free(f);
 		return -ENOMEM;
 	}
 	f->fault = fault;
-	f->wrap.check = check;
-	*out = &f->wrap.base;
+	f->filter.check = check;
+	*out = &f->filter.base;
 	return 0;
 }

@@ -224,7 +224,7 @@ static void file_set_attributes(struct img_storage *s, const struct img_file_att
 
 static bool is_kept_back(const struct img_file *f, enum img_io_op op, uint64_t off)
 {
-	return f->unfinished && img_file_unfinished_takes(f, op, off);
+	return f->unfinished && img_file_unfinished_covers(f, op, off);
 }
 
 static int file_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
@@ -331,7 +331,7 @@ static int set_direct(struct img_file *f, unsigned flags, struct img_error *err)
  * The locks are held by a descriptor of their own, which no request is made on: what a killed
  * process had in a ring keeps its file open for a moment, and would keep the locks too.
  */
-static int take_locks(struct img_file *f, unsigned flags, struct img_error *err)
+static int acquire_locks(struct img_file *f, unsigned flags, struct img_error *err)
 {
 	f->lock_fd = img_file_reopen(f->fd, NULL, O_RDONLY);
 	img_file_locked(f);
@@ -431,7 +431,7 @@ int img_file_new(int fd, const char *path, unsigned flags, struct img_file **out
 	pthread_cond_init(&f->range_freed, NULL);
 	list(f);
 	if (!(flags & IMG_STORAGE_NO_LOCK))
-		rc = take_locks(f, flags, err);
+		rc = acquire_locks(f, flags, err);
 	if (flags & IMG_STORAGE_RANDOM) /* advice: that it is not taken is no error */
 		posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	if (!rc && (flags & (IMG_STORAGE_DIRECT | IMG_STORAGE_TRY_DIRECT)))

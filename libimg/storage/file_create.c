@@ -283,7 +283,7 @@ static void forget_base(struct img_unpublished *base)
 	forget(IMG_CONTAINER(base, struct unpublished, base));
 }
 
-static int give_name(struct unpublished *u, struct img_file *f)
+static int link_name(struct unpublished *u, struct img_file *f)
 {
 	int rc = -EEXIST;
 
@@ -332,7 +332,7 @@ static int publish(struct img_file *f, bool durable, struct img_error *err)
 		rc = img_storage_sync(&f->base, err);
 	if (rc)
 		return rc;
-	rc = give_name(u, f);
+	rc = link_name(u, f);
 	if (rc)
 		return fail_create(err, f->base.name, rc);
 	if (durable && u->kind != OLD)
@@ -350,8 +350,8 @@ static int publish(struct img_file *f, bool durable, struct img_error *err)
  * What is at the final name now. 0: nothing; 1: a regular file, open in *fd; 2: a block device.
  * Everything else is refused.
  */
-static int look_at_old(struct unpublished *u, const char *path, int *fd, struct stat *st,
-		       struct img_error *err)
+static int stat_old(struct unpublished *u, const char *path, int *fd, struct stat *st,
+		    struct img_error *err)
 {
 	const char *what;
 
@@ -408,7 +408,7 @@ static int create(struct unpublished *u, const char *path, unsigned flags, struc
 	struct stat old;
 	int fd = -1, found, rc;
 
-	found = look_at_old(u, path, &fd, &old, err);
+	found = stat_old(u, path, &fd, &old, err);
 	if (found < 0)
 		return found;
 	if (!found) {

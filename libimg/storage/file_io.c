@@ -26,7 +26,7 @@ enum {
 	WINDOW = 256, /* buffers in one system call; 4 KiB of stack */
 	ZERO_BYTES = 64 * 1024,
 	DEVICE_ALIGN = 4096, /* no block device has larger logical blocks */
-	MAX_DETOUR = 1 << 20,
+	MAX_BOUNCE = 1 << 20,
 	MAX_RETRIES = 1000, /* of a call that says "not now", a millisecond apart */
 };
 
@@ -422,14 +422,14 @@ int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, 
 /* ---- Asynchronous ---- */
 
 /*
- * An O_DIRECT write in the ring holds its range, in io->bounce. False: somebody is rewriting a
+ * An O_DIRECT write in the ring holds its range, in io->range. False: somebody is rewriting a
  * part of it (or there is no memory): a worker has to wait for that.
  */
-static bool hold_range(struct img_file *f, struct img_io *io)
+static bool try_lock_range(struct img_file *f, struct img_io *io)
 {
 	struct img_file_range *range;
 
-	if (f->buffered_fd < 0 || io->op != IMG_IO_WRITE || io->bounce)
+	if (f->buffered_fd < 0 || io->op != IMG_IO_WRITE || io->range)
 		return true;
 	range = malloc(sizeof(*range));
 	if (!range)
@@ -439,17 +439,17 @@ static bool hold_range(struct img_file *f, struct img_io *io)
 		free(range);
 		return false;
 	}
-	io->bounce = range;
+	io->range = range;
 	return true;
 }
 
 static void release_range(struct img_file *f, struct img_io *io)
 {
-	if (!io->bounce)
+	if (!io->range)
 		return;
-	img_file_range_unlock(f, io->bounce);
-	free(io->bounce);
-	io->bounce = NULL;
+	img_file_range_unlock(f, io->range);
+	free(io->range);
+	io->range = NULL;
 }
 
 /*
@@ -457,27 +457,27 @@ static void release_range(struct img_file *f, struct img_io *io)
  * writes of whole blocks. (Writes of parts of blocks have to read first: a worker does them.) In the
  * ring the request is that of the buffer; what it was before is kept here.
  */
-struct detour {
+struct bounce {
 	struct iovec *iov, one;
 	int iovcnt;
 	uint64_t off, len, transferred;
 	uint8_t bytes[];
 };
 
-static uint8_t *detour_buffer(const struct img_file *f, const struct detour *d)
+static uint8_t *bounce_buffer(const struct img_file *f, const struct bounce *d)
 {
 	size_t align = max_u64(f->base.limits.mem_align, f->base.limits.io_align);
 
 	return (uint8_t *)(((uintptr_t)d->bytes + align - 1) & ~(uintptr_t)(align - 1));
 }
 
-static bool take_detour(struct img_file *f, struct img_io *io, uint64_t off, uint64_t len)
+static bool begin_bounce(struct img_file *f, struct img_io *io, uint64_t off, uint64_t len)
 {
 	uint32_t block = f->base.limits.io_align;
 	uint64_t from = align_down_u64(off, block), bytes = round_up_u64(off + len, block) - from;
-	struct detour *d;
+	struct bounce *d;
 
-	if (bytes > MAX_DETOUR || (io->op == IMG_IO_WRITE && bytes != len))
+	if (bytes > MAX_BOUNCE || (io->op == IMG_IO_WRITE && bytes != len))
 		return false;
 	d = malloc(sizeof(*d) + bytes + max_u64(f->base.limits.mem_align, block));
 	if (!d)
@@ -487,7 +487,7 @@ static bool take_detour(struct img_file *f, struct img_io *io, uint64_t off, uin
 	d->off = io->off;
 	d->len = io->len;
 	d->transferred = io->transferred;
-	d->one = (struct iovec){ detour_buffer(f, d), bytes };
+	d->one = (struct iovec){ bounce_buffer(f, d), bytes };
 	if (io->op == IMG_IO_WRITE) {
 		struct img_cursor cursor = { .iov = io->iov, .iovcnt = io->iovcnt };
 
@@ -498,14 +498,14 @@ static bool take_detour(struct img_file *f, struct img_io *io, uint64_t off, uin
 	io->off = from;
 	io->len = bytes;
 	io->transferred = 0;
-	io->detour = d;
+	io->bounce = d;
 	return true;
 }
 
 /* io is again what it was; res: what it has transferred of its own, or the error. */
-static int end_detour(struct img_file *f, struct img_io *io, int res)
+static int end_bounce(struct img_file *f, struct img_io *io, int res)
 {
-	struct detour *d = io->detour;
+	struct bounce *d = io->bounce;
 	uint64_t head = d->off + d->transferred - io->off, left = d->len - d->transferred, n;
 
 	io->iov = d->iov;
@@ -513,13 +513,13 @@ static int end_detour(struct img_file *f, struct img_io *io, int res)
 	io->off = d->off;
 	io->len = d->len;
 	io->transferred = d->transferred;
-	io->detour = NULL;
+	io->bounce = NULL;
 	if (res > 0) {
 		n = (uint64_t)res <= head ? 0 : min_u64((uint64_t)res - head, left);
 		if (io->op == IMG_IO_READ) {
 			struct img_cursor cursor = { .iov = io->iov, .iovcnt = io->iovcnt };
 
-			img_cursor_scatter(&cursor, detour_buffer(f, d) + head, (size_t)n);
+			img_cursor_scatter(&cursor, bounce_buffer(f, d) + head, (size_t)n);
 		}
 		res = (int)n;
 	}
@@ -529,11 +529,11 @@ static int end_detour(struct img_file *f, struct img_io *io, int res)
 
 static void offload(struct img_file *f, struct img_io *io)
 {
-	if (io->detour)
-		end_detour(f, io, 0);
+	if (io->bounce)
+		end_bounce(f, io, 0);
 	release_range(f, io); /* the worker takes what it needs */
 	if (io->op == IMG_IO_WRITE && is_large(f, io->len - io->transferred))
-		img_ioq_offload_in_turn(io->ioq, io);
+		img_ioq_offload_ordered(io->ioq, io);
 	else
 		img_ioq_offload(io->ioq, io);
 }
@@ -542,9 +542,9 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 {
 	uint64_t off = io->off + io->transferred, len = io->len - io->transferred;
 
-	if (!hold_range(f, io))
+	if (!try_lock_range(f, io))
 		return false;
-	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && !take_detour(f, io, off, len))
+	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && !begin_bounce(f, io, off, len))
 		return false;
 	if (io->op == IMG_IO_WRITE) {
 		struct img_ioq_reserve r;
@@ -630,8 +630,8 @@ void img_file_completed(struct img_storage *s, struct img_io *io, int res)
 {
 	struct img_file *f = img_file_of(s);
 
-	if (io->detour)
-		res = end_detour(f, io, res);
+	if (io->bounce)
+		res = end_bounce(f, io, res);
 	/* canceled: whose request it was has ended, or no kernel thread could be had for it */
 	if (res == -EINTR || res == -EAGAIN || res == -ECANCELED) {
 		offload(f, io);

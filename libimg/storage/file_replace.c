@@ -142,7 +142,7 @@ static int sync_folder(const char *path)
 	return rc;
 }
 
-static int take_place(int from, int to)
+static int replace_descriptor(int from, int to)
 {
 	int rc;
 
@@ -160,11 +160,11 @@ static int change_over(struct img_file *f, struct successor *n, size_t len)
 	int rc = 0;
 
 	if (f->buffered_fd >= 0)
-		rc = take_place(n->fd, f->buffered_fd);
+		rc = replace_descriptor(n->fd, f->buffered_fd);
 	if (!rc)
-		rc = take_place(n->direct_fd >= 0 ? n->direct_fd : n->fd, f->fd);
+		rc = replace_descriptor(n->direct_fd >= 0 ? n->direct_fd : n->fd, f->fd);
 	if (!rc && n->lock_fd >= 0)
-		rc = take_place(n->lock_fd, f->lock_fd);
+		rc = replace_descriptor(n->lock_fd, f->lock_fd);
 	img_file_set_identity(f, n->identity);
 	n->identity = NULL;
 	atomic_store(&f->base.size, len);

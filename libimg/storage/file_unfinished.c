@@ -183,7 +183,7 @@ static int begin_once(struct img_file *f)
 	return rc;
 }
 
-bool img_file_unfinished_takes(const struct img_file *f, enum img_io_op op, uint64_t off)
+bool img_file_unfinished_covers(const struct img_file *f, enum img_io_op op, uint64_t off)
 {
 	return op != IMG_IO_SYNC && (off < KEPT || !atomic_load(&f->unfinished->begun));
 }

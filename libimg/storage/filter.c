@@ -1,5 +1,5 @@
 /*
- * What storages that wrap another one have in common.
+ * What storages that filter another one have in common.
  */
 #include "libimg/storage/filter.h"
 
@@ -14,7 +14,7 @@
 /* A request on its way through; iov is a copy, so that the outer one's buffers stay as they are. */
 struct passage {
 	struct img_io io;
-	struct img_filter *wrap;
+	struct img_filter *filter;
 	struct img_io *outer;
 	img_filter_finished *finished;
 	void *token;
@@ -72,8 +72,8 @@ static void passed(struct img_io *io)
 	struct passage *p = IMG_CONTAINER(io, struct passage, io);
 	struct img_io *outer = p->outer;
 
-	img_filter_refresh(p->wrap);
-	outer->rc = p->finished ? p->finished(p->wrap, outer, io->rc, p->token) : io->rc;
+	img_filter_refresh(p->filter);
+	outer->rc = p->finished ? p->finished(p->filter, outer, io->rc, p->token) : io->rc;
 	free(p);
 	outer->done(outer);
 }
@@ -96,7 +96,7 @@ void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *i
 		memcpy(p->iov, io->iov, count * sizeof(p->iov[0]));
 	if (count && len < io->len)
 		count = img_iov_cut(p->iov, count, len);
-	p->wrap = w;
+	p->filter = w;
 	p->outer = io;
 	p->finished = finished;
 	p->token = token;

@@ -1,6 +1,6 @@
 /*
- * Inside storages that wrap another one (fault.c, record.c): what both need. A request is passed on
- * as a request of its own, so that the wrapper sees its end.
+ * Inside storages over another one (fault.c, record.c): what both need. A request is passed on
+ * as a request of its own, so that the filter sees its end.
  */
 #ifndef LIBIMG_STORAGE_FILTER_H
 #define LIBIMG_STORAGE_FILTER_H

@@ -77,7 +77,7 @@ struct img_io {
 	/* The queue's and the storage's own, while in flight. */
 	struct img_list link;
 	uint64_t transferred;
-	void *bounce, *detour;
+	void *range, *bounce;
 	struct img_ioq *ioq;
 	struct iovec one; /* handy for the submitter: iov = &io->one */
 };

@@ -48,10 +48,10 @@ struct img_ioq {
 	pthread_mutex_t lock;	  /* guards the rest */
 	struct img_list posts;	  /* img_post.link */
 	struct img_list waiting;  /* img_io.link: for a worker */
-	struct img_list in_turn;  /* img_io.link: for turn_worker, one after the other */
+	struct img_list ordered;  /* img_io.link: for ordered_worker, one after the other */
 	struct img_list finished; /* img_io.link: a worker is done with it */
 	bool signalled;		  /* event_fd was written and not read since */
-	struct img_ioq_worker workers[IMG_IOQ_WORKERS], turn_worker;
+	struct img_ioq_worker workers[IMG_IOQ_WORKERS], ordered_worker;
 };
 
 /* Set up and tear down the shared part. 0, -ENOMEM, -EMFILE. */
@@ -74,7 +74,7 @@ int img_ioq_threads_new(struct img_ioq **out);
  */
 void img_ioq_offload(struct img_ioq *q, struct img_io *io);
 /* The same, but one at a time, in the order in which they came. */
-void img_ioq_offload_in_turn(struct img_ioq *q, struct img_io *io);
+void img_ioq_offload_ordered(struct img_ioq *q, struct img_io *io);
 
 /* A range to be allocated before a write: fallocate()'s parameters. */
 struct img_ioq_reserve {

@@ -38,7 +38,7 @@ static void run_worker(struct img_work *work)
 {
 	struct img_ioq_worker *w = IMG_CONTAINER(work, struct img_ioq_worker, work);
 	struct img_ioq *q = w->q;
-	struct img_list *from = w == &q->turn_worker ? &q->in_turn : &q->waiting, *node;
+	struct img_list *from = w == &q->ordered_worker ? &q->ordered : &q->waiting, *node;
 
 	pthread_mutex_lock(&q->lock);
 	while ((node = img_list_pop(from))) {
@@ -73,17 +73,17 @@ void img_ioq_offload(struct img_ioq *q, struct img_io *io)
 		img_pool_submit(q->pool, &idle->work);
 }
 
-void img_ioq_offload_in_turn(struct img_ioq *q, struct img_io *io)
+void img_ioq_offload_ordered(struct img_ioq *q, struct img_io *io)
 {
 	bool idle;
 
 	pthread_mutex_lock(&q->lock);
-	img_list_add_tail(&q->in_turn, &io->link);
-	idle = !q->turn_worker.busy;
-	q->turn_worker.busy = true;
+	img_list_add_tail(&q->ordered, &io->link);
+	idle = !q->ordered_worker.busy;
+	q->ordered_worker.busy = true;
 	pthread_mutex_unlock(&q->lock);
 	if (idle)
-		img_pool_submit(q->pool, &q->turn_worker.work);
+		img_pool_submit(q->pool, &q->ordered_worker.work);
 }
 
 int img_ioq_init(struct img_ioq *q, enum img_io_kind kind, const struct img_ioq_kernel *kernel)
@@ -103,10 +103,10 @@ int img_ioq_init(struct img_ioq *q, enum img_io_kind kind, const struct img_ioq_
 	img_list_init(&q->completed);
 	img_list_init(&q->posts);
 	img_list_init(&q->waiting);
-	img_list_init(&q->in_turn);
+	img_list_init(&q->ordered);
 	img_list_init(&q->finished);
-	q->turn_worker.q = q;
-	q->turn_worker.work.run = run_worker;
+	q->ordered_worker.q = q;
+	q->ordered_worker.work.run = run_worker;
 	for (size_t i = 0; i < IMG_ARRAY_LEN(q->workers); i++) {
 		q->workers[i].q = q;
 		q->workers[i].work.run = run_worker;
@@ -175,7 +175,7 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 
 	io->ioq = q;
 	io->transferred = 0;
-	io->bounce = io->detour = NULL;
+	io->range = io->bounce = NULL;
 	io->rc = 0;
 	img_list_init(&io->link);
 	if (io->op == IMG_IO_SYNC) {

@@ -26,7 +26,7 @@ struct part {
 struct split {
 	struct img_io *whole;
 	struct img_cursor at; /* in its buffers, where the next part begins */
-	uint64_t dealt_out;   /* bytes of it */
+	uint64_t submitted;   /* bytes of it */
 	unsigned in_flight;
 	struct part parts[MAX_PARTS];
 };
@@ -47,7 +47,7 @@ uint64_t img_storage_first_part(const struct img_storage *s, enum img_io_op op, 
 }
 
 /* The buffers of the next len bytes. -ENOMEM. */
-static int give_buffers(struct split *s, struct part *p, uint64_t len)
+static int slice_buffers(struct split *s, struct part *p, uint64_t len)
 {
 	uint64_t covered = 0;
 	int n = 0, count;
@@ -72,7 +72,7 @@ static void part_done(struct img_io *io);
 static bool submit_part(struct split *s, struct part *p, struct img_ioq *q)
 {
 	struct img_io *whole = s->whole;
-	uint64_t off = whole->off + s->dealt_out, len = whole->len - s->dealt_out;
+	uint64_t off = whole->off + s->submitted, len = whole->len - s->submitted;
 
 	if (whole->rc || !len)
 		return false;
@@ -85,10 +85,10 @@ static bool submit_part(struct split *s, struct part *p, struct img_ioq *q)
 				 .len = len,
 				 .done = part_done };
 	if (img_io_has_data(whole->op))
-		whole->rc = give_buffers(s, p, len);
+		whole->rc = slice_buffers(s, p, len);
 	if (whole->rc)
 		return false;
-	s->dealt_out += len;
+	s->submitted += len;
 	s->in_flight++;
 	img_ioq_submit(q, &p->io);
 	return true;

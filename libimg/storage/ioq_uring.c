@@ -90,7 +90,7 @@ static bool is_out_of_patience(struct uring *u)
 }
 
 /*
- * What the kernel does not take now stays for later; what it refuses, for give_up_ring(). A sandbox may
+ * What the kernel does not take now stays for later; what it refuses, for abandon_ring(). A sandbox may
  * refuse by any error, also by one that means "not now" when the kernel says it.
  */
 static void note_answer(struct uring *u, int rc)
@@ -125,7 +125,7 @@ static struct io_uring_sqe *get_entry(struct uring *u)
 }
 
 /* The kernel refuses: what was gathered is for the storages, which have worker threads do it. */
-static int give_up_ring(struct uring *u)
+static int abandon_ring(struct uring *u)
 {
 	struct io_uring_sq *sq = &u->ring.sq;
 	unsigned from = *sq->khead, to = sq->sqe_tail;
@@ -192,7 +192,7 @@ static void prepare(struct uring *u, struct io_uring_sqe *sqe, struct img_io *io
 }
 
 /* Do not keep what was gathered waiting for more than is worth while. */
-static void hand_over(struct uring *u, bool cached)
+static void submit_batch(struct uring *u, bool cached)
 {
 	if (io_uring_sq_ready(&u->ring) >= (cached ? CACHED_BATCH : DIRECT_BATCH))
 		submit(u);
@@ -205,7 +205,7 @@ bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached
 	if (!sqe)
 		return false;
 	prepare(uring_of(q), sqe, io, fd, cached);
-	hand_over(uring_of(q), cached);
+	submit_batch(uring_of(q), cached);
 	return true;
 }
 
@@ -230,7 +230,7 @@ bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_fla
 		return false;
 	prepare(u, sqe, io, fd, cached);
 	sqe->rw_flags = rw_flags;
-	hand_over(u, cached);
+	submit_batch(u, cached);
 	return true;
 }
 
@@ -440,7 +440,7 @@ static int uring_harvest(struct img_ioq *q, bool block)
 
 	enter_kernel(u, block);
 	if (is_refused(u))
-		given_up = give_up_ring(u);
+		given_up = abandon_ring(u);
 	for (taken = 0; taken < COMPLETION_ENTRIES; taken++) {
 		struct img_io *io;
 		unsigned flags;

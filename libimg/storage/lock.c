@@ -108,8 +108,8 @@ static int check_role(int fd, struct role r, const char *what, const char *path,
 }
 
 /* Have r, of which all but `added` is held already. On failure no more is held than before. */
-static int take_role(int fd, struct role r, struct role added, const char *what, const char *path,
-		     struct img_error *err)
+static int acquire_role(int fd, struct role r, struct role added, const char *what, const char *path,
+			struct img_error *err)
 {
 	int rc = lock_role(fd, added);
 
@@ -140,7 +140,7 @@ int img_file_lock(int fd, const char *path, bool writer, bool share, struct img_
 {
 	struct role r = role_of(writer, share);
 
-	return take_role(fd, r, r, "open", path, err);
+	return acquire_role(fd, r, r, "open", path, err);
 }
 
 /* ---- Forking: a child has the descriptors too, and with them the locks ---- */
@@ -187,8 +187,8 @@ static bool is_locked(const struct img_file *f)
 
 int img_file_lock_for_writing(struct img_file *f, struct img_error *err)
 {
-	return is_locked(f) ? take_role(lock_holder(f), role_of(true, false), writing, "write to",
-					f->base.name, err)
+	return is_locked(f) ? acquire_role(lock_holder(f), role_of(true, false), writing, "write to",
+					   f->base.name, err)
 			    : 0;
 }
 

@@ -11,14 +11,14 @@
 #include "libimg/storage/filter.h"
 
 struct patched {
-	struct img_filter wrap;
+	struct img_filter filter;
 	struct img_patch *patches;
 	size_t count;
 };
 
 static struct patched *patched_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_filter_of(s), struct patched, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct patched, filter);
 }
 
 /* Lay over what was read from [off, off + len). Later patches lie over earlier ones. */
@@ -45,7 +45,7 @@ static int patch_read(struct img_filter *w, struct img_io *io, int rc, void *tok
 {
 	(void)token;
 	if (!rc)
-		lay_over(IMG_CONTAINER(w, struct patched, wrap), io->iov, io->iovcnt, io->off,
+		lay_over(IMG_CONTAINER(w, struct patched, filter), io->iov, io->iovcnt, io->off,
 			 io->len);
 	return rc;
 }
@@ -71,7 +71,7 @@ static int patched_io(struct img_storage *s, enum img_io_op op, const struct iov
 
 	if (op != IMG_IO_READ)
 		return op == IMG_IO_SYNC ? 0 : -EROFS;
-	rc = img_storage_io(p->wrap.inner, op, iov, iovcnt, off, len, flags);
+	rc = img_storage_io(p->filter.inner, op, iov, iovcnt, off, len, flags);
 	if (!rc)
 		lay_over(p, iov, iovcnt, off, len);
 	return rc;
@@ -81,8 +81,8 @@ static void patched_close(struct img_storage *s)
 {
 	struct patched *p = patched_of(s);
 
-	p->wrap.inner = NULL; /* borrowed */
-	img_filter_destroy(&p->wrap);
+	p->filter.inner = NULL; /* borrowed */
+	img_filter_destroy(&p->filter);
 	free(p->patches);
 	free(p);
 }
@@ -99,15 +99,15 @@ int img_storage_patched(struct img_storage *inner, struct img_patch *patches, si
 {
 	struct patched *p = calloc(1, sizeof(*p));
 
-	if (!p || img_filter_init(&p->wrap, &patched_ops, inner)) {
+	if (!p || img_filter_init(&p->filter, &patched_ops, inner)) {
 		free(p);
 		return -ENOMEM;
 	}
 	p->patches = patches;
 	p->count = count;
-	p->wrap.base.writable = false;
-	p->wrap.keeps_state = true;
-	atomic_store(&p->wrap.base.size, max_u64(size, atomic_load(&inner->size)));
-	*out = &p->wrap.base;
+	p->filter.base.writable = false;
+	p->filter.keeps_state = true;
+	atomic_store(&p->filter.base.size, max_u64(size, atomic_load(&inner->size)));
+	*out = &p->filter.base;
 	return 0;
 }

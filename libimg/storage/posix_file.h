@@ -132,7 +132,7 @@ void img_file_set_identity(struct img_file *f, char *identity);
 /* From now on, until img_file_finish(), f is one: empty, if it is no device. -ENOMEM. */
 int img_file_keep_unfinished(struct img_file *f);
 /* Must a request at off go through img_file_unfinished_io()? Others may go to the file at once. */
-bool img_file_unfinished_takes(const struct img_file *f, enum img_io_op op, uint64_t off);
+bool img_file_unfinished_covers(const struct img_file *f, enum img_io_op op, uint64_t off);
 /* As img_file_io(); not for SYNC. */
 int img_file_unfinished_io(struct img_file *f, enum img_io_op op, const struct iovec *iov,
 			   int iovcnt, uint64_t off, uint64_t len, unsigned flags);

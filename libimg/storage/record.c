@@ -19,7 +19,7 @@ struct img_record {
 };
 
 struct recorder {
-	struct img_filter wrap;
+	struct img_filter filter;
 	struct img_record *record; /* borrowed */
 	unsigned file;
 };
@@ -139,7 +139,7 @@ static struct img_record_entry *make_write(const struct iovec *iov, int iovcnt, 
 
 static struct recorder *recorder_of(struct img_storage *s)
 {
-	return IMG_CONTAINER(img_filter_of(s), struct recorder, wrap);
+	return IMG_CONTAINER(img_filter_of(s), struct recorder, filter);
 }
 
 /*
@@ -148,20 +148,20 @@ static struct recorder *recorder_of(struct img_storage *s)
  */
 static void note_recorded(struct recorder *rec, enum img_io_op op, uint64_t end, bool fua)
 {
-	uint64_t size = atomic_load(&rec->wrap.base.size);
+	uint64_t size = atomic_load(&rec->filter.base.size);
 
 	while (op != IMG_IO_PUNCH && end > size &&
-	       !atomic_compare_exchange_weak(&rec->wrap.base.size, &size, end))
+	       !atomic_compare_exchange_weak(&rec->filter.base.size, &size, end))
 		;
 	if (!fua)
-		atomic_store(&rec->wrap.base.unsynced, true);
+		atomic_store(&rec->filter.base.unsynced, true);
 }
 
 /* A request of the inner storage succeeded. */
 static int record_io_done(struct recorder *rec, enum img_io_op op, const struct iovec *iov,
 			  int iovcnt, uint64_t off, uint64_t len, unsigned flags)
 {
-	uint64_t size = atomic_load(&rec->wrap.base.size);
+	uint64_t size = atomic_load(&rec->filter.base.size);
 	bool fua = flags & IMG_IO_FUA;
 	int rc;
 
@@ -190,7 +190,7 @@ static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
 
 	if (!rc) {
 		*entry = made;
-		atomic_store(&rec->wrap.base.unsynced, false);
+		atomic_store(&rec->filter.base.unsynced, false);
 	}
 	return rc;
 }
@@ -198,7 +198,7 @@ static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
 static void end_sync(struct recorder *rec, struct img_record_entry *entry, int rc)
 {
 	if (rc)
-		atomic_store(&rec->wrap.base.unsynced, true);
+		atomic_store(&rec->filter.base.unsynced, true);
 	pthread_mutex_lock(&rec->record->lock);
 	entry->kind = rc ? IMG_RECORD_SYNC_FAILED : IMG_RECORD_SYNC;
 	pthread_mutex_unlock(&rec->record->lock);
@@ -206,7 +206,7 @@ static void end_sync(struct recorder *rec, struct img_record_entry *entry, int r
 
 static int finished(struct img_filter *w, struct img_io *io, int rc, void *token)
 {
-	struct recorder *rec = IMG_CONTAINER(w, struct recorder, wrap);
+	struct recorder *rec = IMG_CONTAINER(w, struct recorder, filter);
 
 	if (token)
 		end_sync(rec, token, rc);
@@ -223,14 +223,14 @@ static void record_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 	if (io->rc)
 		img_ioq_complete(q, io);
 	else
-		img_filter_submit(&rec->wrap, q, io, finished, sync);
+		img_filter_submit(&rec->filter, q, io, finished, sync);
 }
 
 static int record_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		     uint64_t off, uint64_t len, unsigned flags)
 {
 	struct recorder *rec = recorder_of(s);
-	struct img_storage *inner = rec->wrap.inner;
+	struct img_storage *inner = rec->filter.inner;
 	struct img_record_entry *sync = NULL;
 	int rc = op == IMG_IO_SYNC ? begin_sync(rec, &sync) : 0;
 
@@ -244,12 +244,12 @@ static int record_io(struct img_storage *s, enum img_io_op op, const struct iove
 static int record_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
 {
 	struct recorder *rec = recorder_of(s);
-	struct img_storage *inner = rec->wrap.inner;
+	struct img_storage *inner = rec->filter.inner;
 	int rc = inner->ops->resize(inner, size, how);
 
 	if (!rc) {
-		atomic_store(&rec->wrap.base.size, atomic_load(&inner->size));
-		atomic_store(&rec->wrap.base.unsynced, true);
+		atomic_store(&rec->filter.base.size, atomic_load(&inner->size));
+		atomic_store(&rec->filter.base.unsynced, true);
 	}
 	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size), false);
 }
@@ -258,7 +258,7 @@ static void record_close(struct img_storage *s)
 {
 	struct recorder *rec = recorder_of(s);
 
-	img_filter_destroy(&rec->wrap);
+	img_filter_destroy(&rec->filter);
 	free(rec);
 }
 
@@ -283,13 +283,13 @@ int img_storage_record_file(struct img_storage *inner, struct img_record *r, uns
 {
 	struct recorder *rec = calloc(1, sizeof(*rec));
 
-	if (!rec || img_filter_init(&rec->wrap, &record_ops, inner)) {
+	if (!rec || img_filter_init(&rec->filter, &record_ops, inner)) {
 		free(rec);
 		return -ENOMEM;
 	}
-	rec->wrap.keeps_state = true;
+	rec->filter.keeps_state = true;
 	rec->record = r;
 	rec->file = file;
-	*out = &rec->wrap.base;
+	*out = &rec->filter.base;
 	return 0;
 }

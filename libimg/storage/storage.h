@@ -193,7 +193,7 @@ char *img_storage_identify(const struct stat *st);
 int img_storage_memory(const char *name, uint64_t size, uint64_t limit, struct img_storage **out);
 
 /*
- * Fault injection around inner (owned by the wrapper). Each request that counts (see
+ * Fault injection around inner (owned by the filter). Each request that counts (see
  * struct img_fault) advances a counter; the at'th fails with rc. With sticky all later ones of the
  * kind fail too.
  */
@@ -212,7 +212,7 @@ enum {
 int img_storage_fault(struct img_storage *inner, struct img_fault *fault, struct img_storage **out);
 
 /*
- * Recording around inner (owned by the wrapper): each write, zero, punch, resize and sync is
+ * Recording around inner (owned by the filter): each write, zero, punch, resize and sync is
  * appended, in order of completion for writes (a sync takes its place when it is submitted: it
  * covers only what completed before). What was done with IMG_IO_FUA is marked so.
  */

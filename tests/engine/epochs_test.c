@@ -31,11 +31,11 @@ static void readers_begin(struct readers_setup *s)
 	for (int i = 0; i < 2; i++) {
 		img_queue_epochs_init(&s->q[i]);
 		cr_assert_null(img_epoch_readers_find(&s->q[i], &s->top));
-		s->top_by[i] = img_epoch_readers_make(&s->q[i], &s->top);
+		s->top_by[i] = img_epoch_readers_new(&s->q[i], &s->top);
 		cr_assert_eq(img_epoch_readers_find(&s->q[i], &s->top), s->top_by[i]);
 	}
-	s->base_by = img_epoch_readers_make(&s->q[0], &s->base);
-	s->other_by = img_epoch_readers_make(&s->q[0], &s->other);
+	s->base_by = img_epoch_readers_new(&s->q[0], &s->base);
+	s->other_by = img_epoch_readers_new(&s->q[0], &s->other);
 }
 
 static void readers_finish(struct readers_setup *s)
@@ -188,7 +188,7 @@ Test(readers, a_queue_that_comes_to_a_closed_image_stays_out)
 
 	readers_begin(&s);
 	img_epoch_domain_close(&s.other);
-	r = img_epoch_readers_make(&s.q[1], &s.other);
+	r = img_epoch_readers_new(&s.q[1], &s.other);
 	cr_assert(!img_reader_enter(r));
 	img_epoch_domain_open(&s.other);
 	cr_assert(img_reader_enter(r));

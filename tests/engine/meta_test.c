@@ -34,7 +34,7 @@ static struct img_block *begin_load_by(struct parts *p, struct img_req *req, uin
 	bool must;
 
 	cr_assert_null(img_meta_get(req, p->file[0], off, 1));
-	b = img_meta_want(req, loader, load, &must);
+	b = img_meta_request(req, loader, load, &must);
 	cr_assert(b && must);
 	cr_assert_eq(img_storage_read(p->file[0], off / BLOCK * BLOCK, load->buffer, BLOCK, NULL),
 		     0);
@@ -151,7 +151,7 @@ Test(meta, who_waits_for_a_block_is_told_once_and_reads_nothing)
 	parts_req(p, &second);
 	b = begin_load(p, &req, 0, &load);
 	cr_assert_null(img_meta_get(&second, p->file[0], 0, 1));
-	cr_assert_eq(img_meta_want(&second, p, &other, &must), b);
+	cr_assert_eq(img_meta_request(&second, p, &other, &must), b);
 	cr_assert(!must, "it is being read");
 	img_meta_wait(b, &me.waiter);
 	img_meta_loaded(&load, -EIO);

@@ -107,7 +107,7 @@ Test(quarantine, lasts_as_long_as_a_reader_that_started_before)
 	struct img_reader before, after;
 
 	img_queue_epochs_init(&queue);
-	readers = img_epoch_readers_make(&queue, image);
+	readers = img_epoch_readers_new(&queue, image);
 	parts_free_later(p, GONE);
 	img_reader_start(readers, &before);
 	parts_free_later(p, GONE + 4096);
@@ -193,7 +193,7 @@ Test(quarantine, reserved_room_is_enough_at_every_stage)
 	struct img_reader reader;
 
 	img_queue_epochs_init(&queue);
-	readers = img_epoch_readers_make(&queue, image);
+	readers = img_epoch_readers_new(&queue, image);
 	img_reader_start(readers, &reader);
 	for (unsigned i = 0; i < 1000; i++) {
 		parts_free_later(p, GONE);

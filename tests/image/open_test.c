@@ -303,8 +303,8 @@ Test(open, given_data_file)
 	cr_assert_eq(first_byte(a, NULL), 'g');
 	cr_assert_eq(img_node_parse_options(a, &node, NULL), 0);
 	cr_assert_eq(img_open_node(node, &o, &img, NULL), 0);
-	cr_assert(img_is_made_of(img, "given.raw"));
-	cr_assert_not(img_is_made_of(img, "sub/stored.raw"));
+	cr_assert(img_depends_on(img, "given.raw"));
+	cr_assert_not(img_depends_on(img, "sub/stored.raw"));
 	cr_assert_eq(img_write(img, 0, "new", 3, NULL), 0);
 	must_close(img);
 	run("grep -q ^new given.raw && grep -q ^sss sub/stored.raw");
