@@ -11,20 +11,18 @@
 
 #include "libimg/base/error.h"
 #include "libimg/image/gate.h"
+#include "tests/support/scratch.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-static char folder[] = "/tmp/img-gate-fuzz-XXXXXX", image[64];
+static char folder[SCRATCH_PATH], image[SCRATCH_PATH + 16];
 static struct img_gate *in_folder, *anywhere;
 
 /* libFuzzer leaves by exit(). */
 static void leave(void)
 {
-	char command[64];
-
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
-	if (system(command))
+	if (!scratch_remove(folder))
 		perror("gate_fuzz");
 }
 
@@ -34,7 +32,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	(void)argc;
 	(void)argv;
-	if (!mkdtemp(folder))
+	if (!scratch_make(folder, "img-gate-fuzz"))
 		abort();
 	snprintf(command, sizeof(command),
 		 "cd %s; mkdir d; echo b > base; echo d > d/deep;"

@@ -10,6 +10,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/base/secrets.h"
+#include "tests/support/scratch.h"
 
 static void has_bytes(const struct img_secrets *s, const char *id, const char *bytes, size_t len)
 {
@@ -24,8 +25,8 @@ static void has_bytes(const struct img_secrets *s, const char *id, const char *b
 Test(secrets, by_data_and_by_file)
 {
 	struct img_secrets *s = img_secrets_new();
-	char name[] = "/tmp/secret.XXXXXX", text[128];
-	int fd = mkstemp(name);
+	char name[SCRATCH_PATH], text[128];
+	int fd = scratch_name(name, "secret") ? mkstemp(name) : -1;
 
 	cr_assert_eq(write(fd, "cGFzcwA=\n", 9), 9);
 	close(fd);

@@ -12,10 +12,11 @@
 
 #include "libimg/image/context.h"
 #include "tests/storage/watch.h"
+#include "tests/support/scratch.h"
 
 /* An image in a folder of its own. Zero-initialise. */
 struct folder {
-	char dir[64], path[128];
+	char dir[SCRATCH_PATH], path[128];
 	struct watch watch;
 };
 
@@ -26,8 +27,7 @@ static inline void folder_make(struct folder *f, const char *format, const char 
 	struct img_create_options how = { .format = format, .have_size = true, .size = size };
 	struct img_error *err = img_error_new();
 
-	strcpy(f->dir, "/tmp/watched-XXXXXX");
-	cr_assert_not_null(mkdtemp(f->dir));
+	cr_assert(scratch_make(f->dir, "watched"));
 	snprintf(f->path, sizeof(f->path), "%s/image.%s", f->dir, format);
 	how.options = options ? list : NULL;
 	cr_assert_eq(img_create(f->path, &how, err), 0, "%s", img_error_text(err));
@@ -36,10 +36,7 @@ static inline void folder_make(struct folder *f, const char *format, const char 
 
 static inline void folder_remove(struct folder *f)
 {
-	char command[100];
-
-	snprintf(command, sizeof(command), "rm -rf %s", f->dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(f->dir));
 	free(f);
 }
 

@@ -17,16 +17,16 @@
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-static char folder[64], started_in[PATH_MAX];
+static char folder[SCRATCH_PATH], started_in[PATH_MAX];
 
 static inline void folder_make(void)
 {
-	strcpy(folder, "/tmp/img-test-XXXXXX");
 	cr_assert_not_null(getcwd(started_in, sizeof(started_in)));
-	cr_assert_not_null(mkdtemp(folder));
+	cr_assert(scratch_make(folder, "img-test"));
 	cr_assert_eq(chdir(folder), 0);
 	unsetenv("LIBIMG_REFERENCES");
 }
@@ -38,11 +38,8 @@ static inline void run(const char *command)
 
 static inline void folder_remove(void)
 {
-	char command[128];
-
 	cr_assert_eq(chdir("/"), 0);
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
-	run(command);
+	cr_assert(scratch_remove(folder));
 }
 
 /* Names in the folder, besides "." and "..". */

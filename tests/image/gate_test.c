@@ -15,6 +15,7 @@
 
 #include "libimg/base/error.h"
 #include "libimg/image/gate.h"
+#include "tests/support/scratch.h"
 
 /*
  * top/                    the image's folder is top/vm
@@ -23,7 +24,7 @@
  *   vm/out -> ../secret   vm/in -> sub/deep   vm/loop -> loop   vm/dir -> ..
  *   vm/fd -> /proc/self/fd/0   vm/a:b
  */
-static char top[] = "/tmp/img-gate-XXXXXX";
+static char top[SCRATCH_PATH];
 static char image[PATH_MAX];
 
 static void make_file(const char *name)
@@ -52,8 +53,7 @@ static void setup(void)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int s;
 
-	strcpy(top, "/tmp/img-gate-XXXXXX");
-	cr_assert_not_null(mkdtemp(top));
+	cr_assert(scratch_make(top, "img-gate"));
 	snprintf(path, sizeof(path), "%s/vm", top);
 	cr_assert_eq(mkdir(path, 0700), 0);
 	snprintf(path, sizeof(path), "%s/vm/sub", top);
@@ -81,10 +81,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-	char command[PATH_MAX + 16];
-
-	snprintf(command, sizeof(command), "rm -rf %s", top);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(top));
 }
 
 TestSuite(gate, .init = setup, .fini = teardown, .timeout = 10);

@@ -2,6 +2,7 @@
 #include "formats/qcow2/qcow2_state.h"
 #include "formats/vmdk/vmdk_state.h"
 #include "tests/formats/watched.h"
+#include "tests/support/scratch.h"
 
 enum {
 	FILES = 3,
@@ -24,8 +25,7 @@ static struct made *begin(const char *format, const char *options, uint64_t size
 	struct img_error *err = img_error_new();
 
 	cr_assert_not_null(m);
-	strcpy(m->f.dir, "/tmp/publish-XXXXXX");
-	cr_assert_not_null(mkdtemp(m->f.dir));
+	cr_assert(scratch_make(m->f.dir, "publish"));
 	snprintf(m->f.path, sizeof(m->f.path), "%s/image.%s", m->f.dir, format);
 	cr_assert_eq(img_create_begin(m->f.path, &how, &m->img, err), 0, "%s", img_error_text(err));
 	img_error_free(err);
@@ -39,10 +39,7 @@ static void watch_main(struct made *m)
 
 static void remove_all(struct made *m)
 {
-	char command[100];
-
-	snprintf(command, sizeof(command), "rm -rf %s", m->f.dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(m->f.dir));
 	free(m);
 }
 

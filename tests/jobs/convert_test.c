@@ -10,16 +10,17 @@
 
 #include "libimg/base/error.h"
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 enum { SIZE = 1 << 20 };
 
-static char folder[] = "/tmp/convert_test.XXXXXX", a[64], b[64];
+static char folder[SCRATCH_PATH], a[SCRATCH_PATH + 2], b[SCRATCH_PATH + 2];
 
 static void make_folder(void)
 {
 	FILE *f;
 
-	cr_assert_not_null(mkdtemp(folder));
+	cr_assert(scratch_make(folder, "convert-test"));
 	snprintf(a, sizeof(a), "%s/a", folder);
 	snprintf(b, sizeof(b), "%s/b", folder);
 	f = fopen(a, "wb");
@@ -31,10 +32,7 @@ static void make_folder(void)
 
 static void remove_folder(void)
 {
-	char command[64];
-
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(folder));
 }
 
 TestSuite(convert, .init = make_folder, .fini = remove_folder, .timeout = 60);

@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/storage/module.h"
+#include "tests/support/scratch.h"
 
 enum { MAX_ITEMS = 16 };
 
@@ -144,10 +145,11 @@ static void write_text(const char *path, const char *text)
 Test(blkdebug, a_file_of_rules)
 {
 	static const char *const none[] = { NULL };
-	char path[] = "/tmp/blkdebug.XXXXXX";
+	char path[SCRATCH_PATH];
 	struct img_storage *s = NULL;
 	struct img_error err = { 0 };
 
+	cr_assert(scratch_name(path, "blkdebug"));
 	close(mkstemp(path));
 	write_text(path, "# rules\n[inject-error]\nevent = \"write_aio\"\nerrno = \"28\"\n\n"
 			 "[set-state]\n  event = \"read_aio\"\nnew_state = 7\n"

@@ -18,25 +18,22 @@
 #include "libimg/base/secrets.h"
 #include "libimg/storage/module.h"
 #include "nbd_server.h"
+#include "tests/support/scratch.h"
 
 enum { SIZE = 4 << 20 };
 
-static char folder[64];
+static char folder[SCRATCH_PATH];
 
 static void make_folder(void)
 {
-	snprintf(folder, sizeof(folder), "/tmp/nbd_test.XXXXXX");
-	cr_assert_not_null(mkdtemp(folder));
+	cr_assert(scratch_make(folder, "nbd-test"));
 	snprintf(server_path, sizeof(server_path), "%s/s", folder);
 	signal(SIGPIPE, SIG_IGN);
 }
 
 static void remove_folder(void)
 {
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(folder));
 }
 
 TestSuite(nbd, .init = make_folder, .fini = remove_folder, .timeout = 60);

@@ -19,8 +19,9 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/storage/storage.h"
+#include "tests/support/scratch.h"
 
-static char folder[] = "/tmp/img-storage-XXXXXX";
+static char folder[SCRATCH_PATH];
 
 /* A path in the test's folder, in one of a few buffers that are used in turn. */
 static inline const char *in_folder(const char *name)
@@ -35,7 +36,7 @@ static inline const char *in_folder(const char *name)
 
 static inline void make_folder(void)
 {
-	cr_assert_not_null(mkdtemp(folder));
+	cr_assert(scratch_make(folder, "img-storage"));
 }
 
 /* How many names there are, hidden ones included. */

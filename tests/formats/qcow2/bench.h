@@ -17,10 +17,11 @@
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 /* One image and what it should read as. */
 struct bench {
-	char dir[64];
+	char dir[SCRATCH_PATH];
 	char image[128], model_file[128];
 	uint8_t *model;
 	uint64_t size;
@@ -77,8 +78,7 @@ static inline void start(struct bench *b, uint64_t seed, uint64_t size)
 	if (other)
 		seed += strtoull(other, NULL, 10) * 1000;
 	*b = (struct bench){ .seed = seed * 0x9e3779b97f4a7c15u + 1, .size = size };
-	strcpy(b->dir, "/tmp/qcow2-test-XXXXXX");
-	cr_assert(mkdtemp(b->dir));
+	cr_assert(scratch_make(b->dir, "qcow2-test"));
 	snprintf(b->image, sizeof(b->image), "%s/image.qcow2", b->dir);
 	snprintf(b->model_file, sizeof(b->model_file), "%s/model.raw", b->dir);
 	b->model = calloc(1, size);
@@ -87,11 +87,8 @@ static inline void start(struct bench *b, uint64_t seed, uint64_t size)
 
 static inline void finish(struct bench *b)
 {
-	char command[100];
-
 	free(b->model);
-	snprintf(command, sizeof(command), "rm -rf %s", b->dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(b->dir));
 }
 
 static inline void random_bytes(struct bench *b, uint8_t *p, uint64_t len)

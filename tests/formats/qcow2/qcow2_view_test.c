@@ -11,6 +11,7 @@
 #include "libimg/base/endian.h"
 #include "libimg/img.h"
 #include "libimg/base/error.h"
+#include "tests/support/scratch.h"
 
 #define IMAGE "tests/data/qcow2/good-snapshots.qcow2"
 
@@ -100,11 +101,11 @@ Test(qcow2_view, that_are_refused)
 /* The same image with a few bytes changed. */
 static void changed(size_t off, uint64_t value, size_t len, int rc, const char *why)
 {
-	char name[] = "/tmp/qcow2_view.XXXXXX";
+	char name[SCRATCH_PATH];
 	uint8_t bytes[8], image[16384];
 	FILE *in = fopen(IMAGE, "rb");
 	size_t n = fread(image, 1, sizeof(image), in);
-	int fd = mkstemp(name);
+	int fd = scratch_name(name, "qcow2-view") ? mkstemp(name) : -1;
 
 	fclose(in);
 	be64_store(bytes, value << (64 - 8 * len));

@@ -12,23 +12,20 @@
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
-static char dir[] = "/tmp/img-raw-XXXXXX";
+static char dir[SCRATCH_PATH];
 static char path[PATH_MAX];
 
 static void setup(void)
 {
-	strcpy(dir, "/tmp/img-raw-XXXXXX");
-	cr_assert_not_null(mkdtemp(dir));
+	cr_assert(scratch_make(dir, "img-raw"));
 	snprintf(path, sizeof(path), "%s/disk", dir);
 }
 
 static void teardown(void)
 {
-	char command[PATH_MAX];
-
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(dir));
 }
 
 TestSuite(raw, .init = setup, .fini = teardown, .timeout = 20);

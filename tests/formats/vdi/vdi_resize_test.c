@@ -10,6 +10,7 @@
 
 #include "libimg/base/endian.h"
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 enum { SIZE = 4096 + 2560 };
 
@@ -38,14 +39,14 @@ static void make_image(const char *path)
 
 Test(vdi_resize, last_block_is_short)
 {
-	char dir[] = "/tmp/vdi-test-XXXXXX", path[64];
+	char dir[SCRATCH_PATH], path[SCRATCH_PATH + 8];
 	struct img_open_options o = { .format = "vdi", .flags = IMG_OPEN_WRITE };
 	struct img_error *err = img_error_new();
 	uint8_t buf[8192];
 	struct stat st;
 	struct img *img;
 
-	cr_assert(mkdtemp(dir));
+	cr_assert(scratch_make(dir, "vdi-test"));
 	snprintf(path, sizeof(path), "%s/a.vdi", dir);
 	make_image(path);
 	cr_assert_eq(img_open(path, &o, &img, err), 0, "%s", img_error_text(err));
@@ -56,7 +57,6 @@ Test(vdi_resize, last_block_is_short)
 	cr_assert_eq(img_close(img, err), 0, "%s", img_error_text(err));
 	cr_assert_eq(stat(path, &st), 0);
 	cr_assert_eq(st.st_size, 4096 + 8192);
-	unlink(path);
-	rmdir(dir);
+	cr_assert(scratch_remove(dir));
 	img_error_free(err);
 }

@@ -20,11 +20,12 @@
 #include "libimg/base/crc32c.h"
 #include "libimg/base/endian.h"
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 enum { MIB = 1 << 20 };
 
 struct bench {
-	char dir[64];
+	char dir[SCRATCH_PATH];
 	uint64_t seed;
 };
 
@@ -66,16 +67,12 @@ __attribute__((format(printf, 2, 3))) static inline int try(const struct bench *
 static inline void start(struct bench *b, uint64_t seed)
 {
 	*b = (struct bench){ .seed = seed * 0x9e3779b97f4a7c15u + 1 };
-	strcpy(b->dir, "/tmp/vhdx-test-XXXXXX");
-	cr_assert(mkdtemp(b->dir));
+	cr_assert(scratch_make(b->dir, "vhdx-test"));
 }
 
 static inline void finish(struct bench *b)
 {
-	char command[100];
-
-	snprintf(command, sizeof(command), "rm -rf %s", b->dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(b->dir));
 }
 
 /* The path of a file in the folder, in one of a few static buffers. */

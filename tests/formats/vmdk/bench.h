@@ -16,9 +16,10 @@
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/scratch.h"
 
 struct bench {
-	char dir[64];
+	char dir[SCRATCH_PATH];
 	char image[128];
 };
 
@@ -35,17 +36,13 @@ static inline bool have_qemu(void)
 
 static inline void start(struct bench *b)
 {
-	strcpy(b->dir, "/tmp/vmdk-test-XXXXXX");
-	cr_assert(mkdtemp(b->dir));
+	cr_assert(scratch_make(b->dir, "vmdk-test"));
 	snprintf(b->image, sizeof(b->image), "%s/image.vmdk", b->dir);
 }
 
 static inline void finish(struct bench *b)
 {
-	char command[100];
-
-	snprintf(command, sizeof(command), "rm -rf %s", b->dir);
-	cr_assert_eq(system(command), 0);
+	cr_assert(scratch_remove(b->dir));
 }
 
 /* Run a command in the folder; it must succeed. */
