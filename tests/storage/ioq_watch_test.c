@@ -172,7 +172,7 @@ static void ready(struct img_watch *w, unsigned events)
 	struct img_list *n;
 
 	if (events) {
-		img_watch_set_deadline(w, 200000000);
+		img_watch_set_deadline(w, 500000000);
 		work(c);
 		return;
 	}
@@ -199,7 +199,7 @@ static void remote_submit(struct img_storage *s, struct img_ioq *q, struct img_i
 	if (io->op == IMG_IO_SYNC)
 		atomic_store(&s->unsynced, false);
 	img_list_add_tail(&c->unsent, &io->link);
-	img_watch_set_deadline(&c->watch, 200000000);
+	img_watch_set_deadline(&c->watch, 500000000);
 	work(c);
 }
 
