@@ -1,7 +1,9 @@
 # Sourced by tests/SUITE/run.sh from the top of the tree: counting, and a folder to work in.
 #
 # $suite	its name
-# $work		a fresh folder, gone at the end
+# $work		a fresh folder, gone at the end; in memory where there is room and the suite does not say
+#		scratch=disk before: waiting for a disk took most of the time
+# $disk		one that is on a disk in any case
 # $build	the folder that was built, absolute; $imgtool: the tool in it
 # $corpus	real images, or empty: see tests/corpus/run.sh
 
@@ -15,8 +17,13 @@ imgtool=$build/imgtool
 corpus=${IMG_CORPUS:-$top/../shared/corpus}
 [ -f "$corpus/MANIFEST.tsv" ] || corpus=
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/libimg-$suite.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+disk=$(mktemp -d "${TMPDIR:-/tmp}/libimg-$suite.XXXXXX") work=$disk
+room=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+if [ "$scratch" != disk ] && [ -z "$TMPDIR" ] && [ "${room:-0}" -gt 4000000 ]; then
+	work=$(mktemp -d "/dev/shm/libimg-$suite.XXXXXX")
+fi
+export TMPDIR="$work"
+trap 'rm -rf "$work" "$disk"' EXIT
 trap 'exit 130' INT TERM
 
 passed=0 failed=0 skipped=0
@@ -90,6 +97,16 @@ parallels_descriptor() {
 		parent=$guid
 	done
 	echo "</StorageData><Snapshots><TopGUID>{$parent}</TopGUID>$shots</Snapshots></Parallels_disk_image>"
+}
+
+# criterion SECONDS BINARY ARGS...: a unit test. One that is killed leaves its library's socket.
+criterion() {
+	limit=$1
+	shift
+	timeout "$limit" sh -c 'echo $$ >"$0"; exec "$@"' "$work/.pid" "$@"
+	set -- $?
+	rm -f "/tmp/criterion_$(cat "$work/.pid").sock"
+	return "$1"
 }
 
 finish() {

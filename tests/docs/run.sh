@@ -152,7 +152,7 @@ completes() {
 	shift
 	IFS='|' read -ra cut <<<"$line|x"
 	unset 'cut[-1]'
-	try "bash: $line" diff <(printf '%s\n' "$@") <(cd "$work/files" && complete_at "${cut[@]}")
+	try "bash: $line" diff <(printf '%s\n' "$@" | sort) <(cd "$work/files" && complete_at "${cut[@]}" | sort)
 }
 mkdir -p "$work/files/folder"
 touch "$work/files/disk.qcow2" "$work/files/disk two.raw"

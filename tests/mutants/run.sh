@@ -38,7 +38,7 @@ check() {
 	case $1 in
 	test)
 		make -s -j"$jobs" "build/tests/$2" >"$work/make" 2>&1 || return 2
-		timeout 120 "build/tests/$2" --color=never --verbose -j2 ${3:+--filter "$3"} >"$work/out" 2>&1 || return 1
+		criterion 120 "build/tests/$2" --color=never --verbose -j2 ${3:+--filter "$3"} >"$work/out" 2>&1 || return 1
 		grep -q 'Tested: [1-9]' "$work/out" || { echo "no such test: $2 $3" >"$work/make"; return 3; }
 		;;
 	suite)

@@ -19,7 +19,7 @@ if ! ldconfig -p | grep -q 'libnbd\.so\.0'; then
 fi
 
 pids=
-trap 'end_all; rm -rf "$work"' EXIT
+trap 'end_all; rm -rf "$work" "$disk"' EXIT
 end_all() {
 	# shellcheck disable=SC2086 # numbers
 	{ kill -9 $pids; wait; } 2>/dev/null

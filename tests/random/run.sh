@@ -6,6 +6,7 @@
 #   SEED=N		what it does (default: today's)
 #   IO="uring threads"	by which ways (make race: threads alone, looking for data races)
 #   tests/random/run.sh [WORD]	only variants with WORD in their name
+scratch=disk	# holes, O_DIRECT and zeroing as a disk's file system has them
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
@@ -37,7 +38,8 @@ variant() {
 		*4096*|*ours*) cp zero.raw model.raw ;;
 		*) qemu-img convert -f "$format" -O raw "$image" model.raw ;;
 		esac
-		truncate -s "$("$imgtool" info -f "$format" --output=json "$image" | jq '."virtual-size"')" model.raw
+		truncate -s "$("$imgtool" info -f "$format" --output=json "$image" |
+			sed -n 's/^    "virtual-size": \([0-9]*\).*/\1/p')" model.raw
 		case $keys in
 		*child=*)
 			qemu-img create -q -f qcow2 -o "${child_options:-compat=1.1}" child.qcow2 "$(stat -c %s model.raw)" ;;

@@ -4,7 +4,8 @@
 # standard error, and the images that come out must agree.
 #
 # From the environment: QEMU_IMG, QEMU_IO (default: from the PATH), IMGTOOL (default: imgtool in
-# BUILD, default build). VERBOSE=1 also prints the standard error of both where they may differ.
+# BUILD, default build), DISK, a folder on a disk (default: /tmp). VERBOSE=1 also prints the standard
+# error of both where they may differ.
 #
 # Prints "ok NAME" and "not ok NAME" lines; the last is "N passed, N failed", with ", N skipped" where
 # the installed qemu-img is too old to know an option.
@@ -36,9 +37,11 @@ major=$("$theirs" --version | sed -n '1s/^qemu-img version \([0-9]*\).*/\1/p')
 new=$((major >= 11))
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/cli-compare.XXXXXX") || exit 1
-trap 'chmod -R u+rwX "$work"; rm -rf "$work"' EXIT
+disk_work=$(mktemp -d "${DISK:-/tmp}/cli-compare.XXXXXX") || exit 1
+fixture=$work/fixture
+trap 'chmod -R u+rwX "$work" "$disk_work"; rm -rf "$work" "$disk_work"' EXIT
 trap 'exit 130' INT TERM
-mkdir "$work/bin" "$work/fixture"
+mkdir "$work/bin" "$fixture"
 ln -s "$(realpath "$imgtool")" "$work/bin/qemu-img"
 ours=$work/bin/qemu-img
 
@@ -52,7 +55,7 @@ odd_names=($'four\xf0\x9f\x98\x80' $'not\xef\xbf\xbe' $'half\xed\xa0\x80' $'long
 
 make_fixture() (
 	set -e
-	cd "$work/fixture"
+	cd "$fixture"
 	mkdir folder
 	"$theirs" create -q -f raw plain.raw 10M
 	"$qemu_io" -f raw -c 'write -q -P 1 1M 192k' -c 'write -q -P 2 5M 64k' plain.raw
@@ -111,11 +114,18 @@ make_fixture() (
 	printf 'QFI\373\0\0\0\003' | dd of=short.qcow2 conv=notrunc status=none
 )
 
-# Two fresh copies, so that what one command line did does not help the next.
+# What the folders hold, and when each file was last changed.
+contents() { find "$fixture" "$work/theirs" "$work/ours" -printf '%p %i %s %T@ %C@\n'; }
+
+# Two fresh copies, so that what one command line did does not help the next; the same ones where it did
+# nothing.
+contents=
 reset() {
+	[ -z "$contents" ] || [ "$contents" != "$(contents)" ] || return
 	rm -rf "$work/theirs" "$work/ours"
-	cp -a --sparse=always "$work/fixture" "$work/theirs"
-	cp -a --sparse=always "$work/fixture" "$work/ours"
+	cp -a --sparse=always "$fixture" "$work/theirs"
+	cp -a --sparse=always "$fixture" "$work/ours"
+	contents=$(contents)
 }
 
 # ---- Comparing ----
@@ -266,6 +276,13 @@ disk() {
 	checked=$?
 	[ $checked = 0 ] || [ $checked = 63 ] || differ "$file is damaged: $(head -n 2 "$work/check.bad")"
 	verdict "$@"
+}
+
+# on_disk VERB ...: where it depends on the file system what comes out.
+on_disk() {
+	local work=$disk_work contents=
+
+	"$@"
 }
 
 # For options that old releases do not know.

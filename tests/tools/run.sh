@@ -2,7 +2,7 @@
 # The tool against qemu-img, command line by command line.
 . "$(dirname "$0")/../lib.sh"
 
-IMGTOOL=$imgtool "$top/tests/tools/cli_compare.sh" >"$work/all"
+IMGTOOL=$imgtool DISK=$disk "$top/tests/tools/cli_compare.sh" >"$work/all"
 grep -v '^ok ' "$work/all" | sed '$d'
 # shellcheck disable=SC2046 # numbers
 set -- $(tail -n 1 "$work/all" | tr -dc '0-9 ')
