@@ -173,7 +173,8 @@ run: deps
 
 # ---- Testing: each suite is tests/NAME/run.sh, and its last line says what it found ----
 
-SUITES := unit asan install docs corpus interop tools nbd callers cases random chains crash repair fault fuzz
+# Longest first: they run side by side.
+SUITES := tools asan interop random unit fault fuzz nbd crash corpus chains cases callers install docs repair
 
 ASAN := -O1 -g -DIMG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 MAKE_ASAN = $(MAKE) --no-print-directory -s -j$$(nproc) BUILD=build-asan CFLAGS="$(ASAN)"
