@@ -17,8 +17,36 @@ enum {
 	CHUNKS_AT_ONCE = 64,
 };
 
+static int write_zeroes(struct img *img, uint64_t off, uint64_t bytes, struct img_error *err)
+{
+	uint8_t *piece = calloc(1, VHDX_MIB);
+	int rc = piece ? 0 : vhdx_no_memory(img, err);
+
+	for (uint64_t at = 0; at < bytes && !rc; at += VHDX_MIB)
+		rc = img_storage_write(img->file, off + at, piece, VHDX_MIB, err);
+	free(piece);
+	return rc;
+}
+
+/* Room, whole MiB, that is to be zeroes, allocated in the file system as it was asked for. */
+static int clear_taken(struct img *img, uint64_t off, uint64_t bytes, enum img_preallocate how,
+		       struct img_error *err)
+{
+	int rc;
+
+	if (how == IMG_PREALLOCATE_FULL)
+		return write_zeroes(img, off, bytes, err);
+	if (how != IMG_PREALLOCATE_FALLOC)
+		return img_storage_zero(img->file, off, bytes, err);
+	rc = img_storage_io(img->file, IMG_IO_ZERO, NULL, 0, off, bytes, IMG_IO_KEEP_ALLOCATED);
+	return rc ? img_fail(err, rc, "%s: cannot reserve %" PRIu64 " bytes at %" PRIu64 ": %s", img->name,
+			     bytes, off, strerrordesc_np(-rc))
+		  : 0;
+}
+
 /* Room that reads as zeroes and is in the file, not yet durably. */
-static int take_zeroes(struct img *img, uint64_t bytes, uint64_t *off, struct img_error *err)
+static int take_zeroes(struct img *img, uint64_t bytes, enum img_preallocate how, uint64_t *off,
+		       struct img_error *err)
 {
 	bool fresh;
 	int rc = vhdx_take_room(img, bytes, off, &fresh, err);
@@ -30,7 +58,7 @@ static int take_zeroes(struct img *img, uint64_t bytes, uint64_t *off, struct im
 	}
 	if (rc)
 		return rc;
-	rc = img_storage_zero(img->file, *off, bytes, err);
+	rc = clear_taken(img, *off, bytes, how, err);
 	img_meta_forget(img, img->file, *off, bytes);
 	if (rc)
 		vhdx_give_room(img, *off, bytes, false);
@@ -48,7 +76,7 @@ static int make_bitmap(struct img *img, uint64_t chunk, struct img_error *err)
 
 	if (rc || vhdx_entry_state(le64_load(entry)) == VHDX_PRESENT)
 		return rc;
-	rc = take_zeroes(img, VHDX_BITMAP_BYTES, &off, err);
+	rc = take_zeroes(img, VHDX_BITMAP_BYTES, IMG_PREALLOCATE_OFF, &off, err);
 	if (rc)
 		return rc;
 	le64_store(entry, vhdx_bat_entry(VHDX_PRESENT, off));
@@ -135,7 +163,7 @@ int vhdx_reach_bat(struct img *img, uint64_t bytes, struct img_error *err)
 
 	if (bytes <= old.bytes)
 		return 0;
-	rc = take_zeroes(img, bat.bytes, &bat.off, err);
+	rc = take_zeroes(img, bat.bytes, IMG_PREALLOCATE_OFF, &bat.off, err);
 	if (!rc)
 		rc = copy_bat(img, bat.off,
 			      vhdx_bat_entries(&v->geometry, img->size) * VHDX_BAT_ENTRY_BYTES,
@@ -284,7 +312,7 @@ static int fill_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struc
 
 	if (vhdx_is_bitmap_entry(v, number) || vhdx_has_room(vhdx_entry_state(le64_load(slot))))
 		return 0;
-	rc = take_zeroes(p->img, v->geometry.block_bytes, &off, err);
+	rc = take_zeroes(p->img, v->geometry.block_bytes, p->how, &off, err);
 	if (!rc)
 		le64_store(slot, vhdx_bat_entry(VHDX_PRESENT, off));
 	return rc;
@@ -295,7 +323,7 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 	const struct vhdx *v = img->state;
 	const struct vhdx_geometry *g = &v->geometry;
 	uint64_t old = v->geometry.size, reached = img->size;
-	struct vhdx_pass p = { .img = img };
+	struct vhdx_pass p = { .img = img, .how = how };
 	int rc = vhdx_load_alloc(img, err);
 
 	if (rc)
@@ -306,15 +334,14 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 				", allowed multiples of the logical sector "
 				"size, %" PRIu32,
 				img->name, size, g->sector_bytes);
-	if (how != IMG_PREALLOCATE_OFF)
-		return img_fail(
-			err, -ENOTSUP,
-			"%s: preallocation of what a VHDX grows by is not supported; a fixed one "
-			"has it allocated anyway",
-			img->name);
-	if (size > old && g->fixed)
-		rc = vhdx_pass_over(&p, vhdx_payload_entry(g, old / g->block_bytes),
-				    vhdx_bat_entries(g, size), true, fill_entry, err);
+	if (size > old && (g->fixed || how != IMG_PREALLOCATE_OFF)) {
+		/* Of a block that the old disk's end cuts a parent may show the first part: it stays. */
+		uint64_t first = vhdx_is_child(v) ? vhdx_block_count(g, old) : old / g->block_bytes;
+		uint64_t last = vhdx_block_count(g, size) - 1;
+
+		rc = vhdx_pass_over(&p, vhdx_payload_entry(g, first), vhdx_payload_entry(g, last) + 1, true,
+				    fill_entry, err);
+	}
 	if (!rc && size != old)
 		rc = write_size(img, size, err);
 	if (rc)

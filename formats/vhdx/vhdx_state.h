@@ -250,6 +250,7 @@ struct vhdx_pass {
 	struct img *img;
 	uint64_t *freed; /* offsets whose room is given back when the piece is written */
 	size_t nfreed;
+	enum img_preallocate how; /* of room that is taken */
 };
 typedef int vhdx_pass_fn(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struct img_error *err);
 /* holes: also where the BAT is a hole of the file. */

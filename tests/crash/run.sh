@@ -296,6 +296,8 @@ variant "resize vpc, fixed" "resize=3145728 resize=300032 resize=300544 resize=1
 variant "resize vpc, fixed, preallocated" "resize=2097152 resize=1048576 how=3" vpc_theirs subformat=fixed
 variant "resize vpc, fixed, reserved" "resize=1115136 resize=1150976 how=2" vpc_filled subformat=fixed
 variant "resize vpc over vpc" "qemu=0 resize=300032 resize=2097152" vpc_over block_size=64k
+variant "resize vhdx, reserved" "log=1 resize=300032 resize=3145728 how=2" vhdx_theirs log_size=1M
+variant "resize vhdx over vhdx, preallocated" "qemu=0 resize=300032 resize=3145728 how=3" vhdx_over log_size=1M
 variant "resize vhdx over vhdx, tiny cache" "qemu=0 cache=16384 resize=2097152 resize=99840 resize=3145728" vhdx_over log_size=1M
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish

@@ -64,3 +64,31 @@ shrinks "65536, extended L2" 65536 $((15 * mib)) $((5 * mib + 512)) extended_l2=
 shrinks "65536, compressed" 65536 $mib 131072 compat=1.1 "write -c -P 1 0 64k" "write -c -P 2 64k 64k" \
 	"write -c -P 3 512k 64k" "write -c -P 4 640k 64k" "write -P 5 768k 64k"
 rm -f image.qcow2 t.qcow2 theirs.raw data.raw kept.raw
+
+# Preallocated, a VHDX has all blocks of its new part, and the file as much room; falloc and full, also in the
+# file system.
+for how in metadata falloc full; do
+	for options in block_size=1M subformat=fixed,block_size=1M; do
+		name="grow vhdx $options, preallocation=$how"
+		rm -f ./o.vhdx
+		qemu-img convert -f raw -O vhdx -o $options content.raw o.vhdx && cp --sparse=always content.raw grown.raw
+		truncate -s 40M grown.raw
+		try "$name" "$imgtool" resize -q -f vhdx --preallocation=$how o.vhdx 40M
+		is_content "$name" vhdx o.vhdx grown.raw
+		sound "$name" vhdx o.vhdx
+		allocated=$(($(stat -c %b o.vhdx) / 2048))
+		[ $how != metadata ] || allocated=24
+		try "$name: $allocated MiB" test $allocated -ge 24
+		"$imgtool" map -f vhdx --output=json o.vhdx >said
+		try "$name: all is present" jq -e 'all(.[]; .present and .depth == 0) and (.[-1] | .start + .length == 41943040)' said
+	done
+	name="grow a vhdx child, preallocation=$how"
+	rm -f ./o.vhdx ./t.vhdx
+	qemu-img convert -f raw -O vhdx -o block_size=1M content.raw t.vhdx
+	"$imgtool" create -q -f vhdx -b t.vhdx -F vhdx o.vhdx
+	try "$name" "$imgtool" resize -q -f vhdx --preallocation=$how o.vhdx 40M
+	"$imgtool" convert -f vhdx -O raw o.vhdx ours.raw
+	try "$name: the same" cmp ours.raw grown.raw
+	try "$name: no larger than that" test "$(stat -c %s o.vhdx)" -le $((36 * mib))
+done
+rm -f grown.raw ours.raw said
