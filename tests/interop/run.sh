@@ -112,8 +112,8 @@ seven() {
 	rm -f seven.raw
 }
 
-# virtualbox NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
-virtualbox() {
+# vbox_clones NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
+vbox_clones() {
 	have VBoxManage || return
 	rm -f vbox.raw
 	export VBOX_USER_HOME="$work/virtualbox"

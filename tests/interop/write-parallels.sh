@@ -52,7 +52,7 @@ name="parallels of VirtualBox's kind, written by us"
 virtualbox_parallels o.parallels "$(stat -c %s content.raw)"
 try "$name: convert" "$imgtool" convert -n -f raw -O parallels content.raw o.parallels
 parallels_sound "$name" o.parallels
-virtualbox "$name" o.parallels content.raw
+vbox_clones "$name" o.parallels content.raw
 parallels_changed "$name," o.parallels
-virtualbox "$name, resized" o.parallels backwards.parallels.raw
+vbox_clones "$name, resized" o.parallels backwards.parallels.raw
 rm -f o.parallels t.parallels backwards.parallels.raw

@@ -3,6 +3,21 @@
 truncate -s "$(stat -c %s content.raw)" backwards.vpc.raw
 head -c 6000000 /dev/urandom | dd of=backwards.vpc.raw bs=5000000 seek=1 conv=notrunc iflag=fullblock status=none
 
+# vbox_reads NAME FILE: VirtualBox reads what we do. Each time it is shown it anew, as the first disk that it sees.
+vbox() { timeout 60 VBoxManage "$@"; }
+vbox_reads() {
+	have VBoxManage || return
+	export VBOX_USER_HOME="$work/registry"
+	rm -rf "$VBOX_USER_HOME" ./*.shown.* && mkdir "$VBOX_USER_HOME"
+	shown=$((shown + 1))
+	cp "$2" $shown.shown.vhd
+	try "$1: VBoxManage" vbox clonemedium disk "$work/$shown.shown.vhd" "$work/$shown.shown.raw" --format RAW &&
+		try "$1: VBoxManage: the same content" "$imgtool" compare -q -f vpc -F raw "$2" $shown.shown.raw
+	rm -f ./*.shown.*
+}
+shown=0
+have VBoxManage || skip "our vpc in VirtualBox: no VBoxManage"
+
 while read -r options; do
 	name="our vpc $options"
 	rm -f ./o.vpc ./t.vpc
@@ -15,6 +30,10 @@ while read -r options; do
 		qemu-img convert -f raw -O vpc -o "$options" content.raw t.vpc
 		same_info "$name" vpc o.vpc t.vpc
 		try "$name: compare" "$imgtool" compare -f vpc -F vpc o.vpc t.vpc ;;
+	esac
+	case $options in	# of other blocks than 2 MiB it knows nothing
+	*block_size*) ;;
+	*) vbox_reads "$name" o.vpc ;;
 	esac
 	case $options in	# it knows fixed ones by the name of their file, others by their start
 	*fixed,force_size*) cp o.vpc o.vhd && seven "$name" o.vhd && rm o.vhd ;;
@@ -49,4 +68,22 @@ seven "our vpc, a chain" top.vhd chain.raw
 for image in base.vhd middle.vhd top.vhd; do
 	try "our vpc, a chain: check $image" "$imgtool" check -q -f vpc $image
 done
+
+# In VirtualBox, too, which finds a parent that it remembers, and goes on with our chain.
+if have VBoxManage; then
+	name="our vpc, a chain in VirtualBox"
+	rm -rf "$VBOX_USER_HOME" && mkdir "$VBOX_USER_HOME"
+	for image in base middle top; do
+		try "$name: $image" vbox modifymedium disk "$work/$image.vhd" --description "$image"
+	done
+	try "$name: merged" vbox clonemedium disk "$work/top.vhd" "$work/merged.vhd" --format VHD
+	try "$name: merged: the same content" "$imgtool" compare -q -f vpc -F raw merged.vhd chain.raw
+	try "$name: a child by it" vbox createmedium disk --filename "$work/child.vhd" --diffparent "$work/top.vhd" --format VHD
+	try "$name: a child by it: the same content" "$imgtool" compare -q -f vpc -F raw child.vhd chain.raw
+	try "$name: a child by it: check" "$imgtool" check -q -f vpc child.vhd
+	# A copy has a unique id of its own: both are registered.
+	"$imgtool" convert -f vpc -O vpc -o force_size=on merged.vhd copy.vhd
+	try "$name: a copy" vbox showmediuminfo disk "$work/copy.vhd"
+	rm -f merged.vhd child.vhd copy.vhd
+fi
 rm -f base.vhd middle.vhd top.vhd chain.raw backwards.vpc.raw
