@@ -78,6 +78,14 @@ static int check_header(struct parallels_file *p, struct scan *s, struct img_err
 		}
 		img_error_clear(&why);
 	}
+	if (!rc && h.extension_off && h.in_use == PARALLELS_CLOSED) {
+		enum img_use use; /* an entry that leads there gets a copy of its own */
+
+		if (img_use_map_add(&s->used, h.extension_off * PARALLELS_SECTOR - p->base,
+				    p->cluster_bytes, &use))
+			rc = parallels_no_memory(p, err);
+		s->end = max_u64(s->end, h.extension_off * PARALLELS_SECTOR + p->cluster_bytes);
+	}
 	if (rc || !defects || !repairs(s, IMG_REPAIR_ALL))
 		return rc;
 	rc = parallels_write_header(p, &h, err);

@@ -130,11 +130,12 @@ int parallels_check_extension(struct parallels_file *p, struct img_error *err)
 	int rc;
 
 	if (p->header.extension_off > INT64_MAX / PARALLELS_SECTOR || at < p->data_start ||
-	    !range_in(at, p->cluster_bytes, p->storage->size) ||
+	    !range_in(at, p->cluster_bytes, p->storage->size) || at % p->cluster_bytes != p->base ||
 	    p->cluster_bytes < PARALLELS_EXTENSION_BYTES + PARALLELS_SECTION_BYTES)
 		return img_fail(err, -EUCLEAN,
 				"%s: format extension: found it at sector %" PRIu64
-				", allowed a whole cluster inside the file's %" PRIu64 " bytes",
+				", allowed a whole aligned cluster inside the file's %" PRIu64
+				" bytes",
 				p->name, p->header.extension_off, (uint64_t)p->storage->size);
 	rc = img_storage_read(p->storage, at, head, sizeof(head), err);
 	if (rc)

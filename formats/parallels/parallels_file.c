@@ -207,11 +207,27 @@ static int note_use(struct parallels_file *p, void *user, uint64_t number, uint3
 		return img_fail(
 			err, -EUCLEAN,
 			"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
-			", which another entry has already: it cannot be written to before it was "
+			", which something else has already: it cannot be written to before it was "
 			"repaired",
 			p->name, number, off);
 	s->end = max_u64(s->end, off - p->base + p->cluster_bytes);
 	return 0;
+}
+
+static int note_extension(struct parallels_file *p, struct survey *s, struct img_error *err)
+{
+	uint64_t at = p->header.extension_off * PARALLELS_SECTOR - p->base;
+	enum img_use use;
+
+	if (p->storage->device)
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: it has a format extension that is not known: on a block device "
+			"what that uses cannot be told from what is free",
+			p->name);
+	s->end = at + p->cluster_bytes;
+	return img_use_map_add(&s->used, at, p->cluster_bytes, &use) ? parallels_no_memory(p, err)
+								     : 0;
 }
 
 void parallels_free_alloc(struct parallels_file *p)
@@ -228,15 +244,18 @@ int parallels_load_alloc(struct parallels_file *p, uint64_t from, struct img_err
 	int rc;
 
 	parallels_free_alloc(p);
-	rc = parallels_judge_extension(p, err);
+	rc = parallels_find_base(p, &p->base, err);
 	if (!rc)
-		rc = parallels_find_base(p, &p->base, err);
+		rc = parallels_judge_extension(p, err);
 	if (rc)
 		return rc;
 	start = from > p->base ? multiple_up_u64(from - p->base, cluster) : 0;
 	next = file_bytes > p->base ? multiple_up_u64(file_bytes - p->base, cluster) : 0;
 	img_use_map_init(&s.used, next, cluster);
-	rc = parallels_each_entry(p, 0, p->entries, note_use, &s, err);
+	if (p->extension == PARALLELS_EXTENSION_KEPT) /* no entry may lead there */
+		rc = note_extension(p, &s, err);
+	if (!rc)
+		rc = parallels_each_entry(p, 0, p->entries, note_use, &s, err);
 	if (!rc) {
 		if (p->storage->device) { /* its end says nothing */
 			next = s.end;

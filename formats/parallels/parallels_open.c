@@ -194,7 +194,8 @@ static int check_units(struct img *img, const struct parallels *s, struct img_er
 					" bytes from %" PRIu64 " on, expected of %" PRIu64
 					" and from a multiple of that: the "
 					"disk can only be read",
-					img->name, i, p->cluster_bytes, p->start, first->cluster_bytes);
+					img->name, i, p->cluster_bytes, p->start,
+					first->cluster_bytes);
 	}
 	img->unit_bytes = first ? first->cluster_bytes : PLAIN_UNIT_BYTES;
 	return 0;

@@ -186,7 +186,7 @@ Test(parallels, shared_cluster)
 	for (int old = 0; old < 2; old++) {
 		damaged("a", old, model);
 		set_entry("a", 9, entry("a", 0));
-		not_written("a", "which another entry has already");
+		not_written("a", "which something else has already");
 		r = check("a", 0);
 		cr_assert_eq(r.corruptions, 1);
 		r = check("a", IMG_REPAIR_ALL);
