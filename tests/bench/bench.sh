@@ -17,7 +17,8 @@ CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-
 REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing vhdx-child vhdx-child-spread vpc-child vpc-child-spread copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
 SPARSE='vhdx-create-64T vhdx-convert-64T'
-JOBS=${JOBS:-$CONVERSIONS $REQUESTS info map $MEMORY $SPARSE}
+NBD='nbd-raw nbd-qcow2 raw-nbd nbd-raw-nbdcopy raw-nbd-nbdcopy nbd-read'
+JOBS=${JOBS:-$CONVERSIONS $REQUESTS $NBD info map $MEMORY $SPARSE}
 dir=${BENCH_DIR:-$build/bench}
 mkdir -p "$dir" || exit 1
 dir=$(cd "$dir" && pwd)
@@ -187,6 +188,32 @@ new_vhdx_child() { new_other vhdx block_size=2M; }
 new_vpc_child() { new_other vpc; }
 new_child() { "$THEIRS" create -q -f qcow2 -b "$dir/packed.qcow2" -F qcow2 "$dir/new"; }
 
+# serve FILE: as an NBD export, $export, by nbdkit.
+server=
+export="nbd+unix:///?socket=$work/nbd"
+serve() {
+	have nbdkit || { echo "bench: no nbdkit" >&2; return 1; }
+	nbdkit -f -U "$work/nbd" file "$1" & server=$!
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		[ ! -S "$work/nbd" ] || break
+		sleep 0.1
+	done
+}
+end_server() {
+	[ -z "$server" ] || { kill "$server"; wait "$server"; } 2>/dev/null
+	server=
+	rm -f "$work/nbd"
+}
+# libnbd's own copier, called as a conversion.
+nbdcopy_rival() {
+	have nbdcopy || { echo "bench: no nbdcopy" >&2; return 1; }
+	# shellcheck disable=SC2016
+	printf '%s\n' '#!/bin/sh' 'while [ $# -gt 2 ]; do shift; done' 'exec nbdcopy "$1" "$2"' >"$work/nbdcopy"
+	chmod +x "$work/nbdcopy"
+	rival=$work/nbdcopy
+}
+blank() { rm -f "$dir/new" && truncate -s 3G "$dir/new"; }
+
 # ---- The jobs ----
 
 comma=
@@ -272,6 +299,21 @@ for job in $JOBS; do
 		make_packed
 		before=new_child
 		requests $job 2 "$dir/new" -f qcow2 -c 8000 -S $anywhere -w ;;
+	nbd-raw | nbd-raw-nbdcopy)
+		make_root
+		[ $job = nbd-raw ] || nbdcopy_rival &&
+			serve "$dir/root.raw" && pairs $job 0.83 "$RUNS" 1 convert -f raw -O raw "$export" "$dir/out" ;;
+	nbd-qcow2)
+		make_root
+		serve "$dir/root.raw" && pairs $job 0.83 "$RUNS" 1 convert -f raw -O qcow2 "$export" "$dir/out" ;;
+	raw-nbd | raw-nbd-nbdcopy)
+		make_root
+		blank
+		[ $job = raw-nbd ] || nbdcopy_rival &&
+			serve "$dir/new" && pairs $job 0.83 "$RUNS" 1 convert -n -f raw -O raw "$dir/root.raw" "$export" ;;
+	nbd-read)
+		make_random
+		serve "$dir/random.raw" && requests $job 0.83 "$export" -f raw -c 100000 -S $anywhere ;;
 	info)
 		from_root root.qcow2 -f raw -O qcow2
 		pairs $job 2 "$RUNS" 100 info "$dir/root.qcow2" ;;
@@ -296,6 +338,7 @@ for job in $JOBS; do
 		echo "bench: no job '$job'" >&2
 		exit 1 ;;
 	esac || bad=1
+	end_server
 	rm -f "$dir/new"
 done
 
