@@ -157,6 +157,12 @@ static int check_kind(const struct img *img, const struct vmdk_file *f, struct i
 	return 0;
 }
 
+int vmdk_list_metadata(struct vmdk_file *f, struct img_error *err)
+{
+	img_range_map_clear_ranges(&f->alloc->metadata);
+	return list_fixed(f, err);
+}
+
 static int prepare_file(const struct img *img, struct vmdk_file *f, struct img_error *err)
 {
 	int rc;

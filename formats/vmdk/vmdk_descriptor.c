@@ -632,3 +632,83 @@ char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_pa
 	}
 	return out;
 }
+
+/* ---- Another size ---- */
+
+/* The value of a line "key = "value"" with this key, a number; 0: it is another line, or no number. */
+static uint64_t number_of(struct vmdk_text line, const char *key)
+{
+	const char *equals = line.len && line.at[0] != '#' ? memchr(line.at, '=', line.len) : NULL;
+	struct vmdk_text value;
+	uint64_t number;
+
+	if (!equals || !text_is(trim((struct vmdk_text){ line.at, (size_t)(equals - line.at) }), key))
+		return 0;
+	value = trim((struct vmdk_text){ equals + 1, line.len - (size_t)(equals + 1 - line.at) });
+	if (value.len >= 2 && value.at[0] == '"' && value.at[value.len - 1] == '"')
+		value = (struct vmdk_text){ value.at + 1, value.len - 2 };
+	return parse_decimal(value, &number) ? number : 0;
+}
+
+/* The digits of the first number behind from, before end. */
+static struct vmdk_text digits_in(const char *from, const char *end)
+{
+	struct vmdk_text t = { from, 0 };
+
+	while (t.at < end && (*t.at < '0' || *t.at > '9'))
+		t.at++;
+	while (t.at + t.len < end && t.at[t.len] >= '0' && t.at[t.len] <= '9')
+		t.len++;
+	return t;
+}
+
+static void put_number(FILE *out, struct vmdk_text place, const char **from, uint64_t number)
+{
+	fwrite(*from, 1, (size_t)(place.at - *from), out);
+	fprintf(out, "%" PRIu64, number);
+	*from = place.at + place.len;
+}
+
+char *vmdk_replace_size(const char *text, size_t len, uint64_t extent_sectors, uint64_t disk_sectors,
+			size_t *out_len)
+{
+	struct vmdk_text line, size = { NULL, 0 }, cylinders = { NULL, 0 };
+	uint64_t heads = 0, sectors = 0, number;
+	const char *from = text;
+	size_t at = 0;
+	char *out = NULL;
+	FILE *stream;
+
+	len = strnlen(text, len);
+	while (next_line(text, len, &at, &line)) {
+		struct vmdk_line extent = { 0 };
+
+		if (extent_access(line, &extent.access) && !parse_extent(line, &extent, NULL) &&
+		    extent.sectors)
+			size = digits_in(line.at, line.at + line.len);
+		number = number_of(line, "ddb.geometry.heads");
+		heads = number ? number : heads;
+		number = number_of(line, "ddb.geometry.sectors");
+		sectors = number ? number : sectors;
+		if (number_of(line, "ddb.geometry.cylinders"))
+			cylinders = digits_in(memchr(line.at, '=', line.len), line.at + line.len);
+	}
+	stream = open_memstream(&out, out_len);
+	if (!stream)
+		return NULL;
+	number = 0;
+	if (heads && sectors && heads <= 255 && sectors <= 255)
+		number = max_u64(disk_sectors / (heads * sectors), 1);
+	if (cylinders.at && number && cylinders.at < size.at)
+		put_number(stream, cylinders, &from, number);
+	if (size.at)
+		put_number(stream, size, &from, extent_sectors);
+	if (cylinders.at && number && cylinders.at > size.at)
+		put_number(stream, cylinders, &from, number);
+	fwrite(from, 1, len - (size_t)(from - text), stream);
+	if (fclose(stream)) {
+		free(out);
+		return NULL;
+	}
+	return out;
+}

@@ -118,6 +118,13 @@ char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_pa
 			  size_t *out_len);
 
 /*
+ * The text, up to its first NUL, with another size of the last extent that has one, and of the disk, which its
+ * geometry then fits. malloc'd, *out_len bytes without a NUL. NULL: out of memory.
+ */
+char *vmdk_replace_size(const char *text, size_t len, uint64_t extent_sectors, uint64_t disk_sectors,
+			size_t *out_len);
+
+/*
  * A file's name for who takes "text:" in front for a protocol: there are none in a descriptor, so
  * "./" goes before it ("vm-10:20-flat.vmdk"). Paths of Windows stay as they are, and so do "file:" and
  * "json:", which qemu-img stores and which lead to files, too. malloc'd.

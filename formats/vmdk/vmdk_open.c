@@ -747,6 +747,7 @@ int vmdk_open(struct img *img, struct img_opening *o, struct img_error *err)
 		if (rc)
 			goto out;
 	}
+	vmdk->stored_bytes = img->size;
 	img->unit_bytes = vmdk_common_grain(vmdk);
 	if (!img->unit_bytes)
 		img->unit_bytes = vmdk->salvage ? salvage_unit(vmdk) : VMDK_SECTOR;

@@ -133,118 +133,6 @@ int vmdk_parent_opened(struct img *img, struct img_error *err)
 
 /* ---- Another parent ---- */
 
-/* QEMU rewrites so many bytes from where a descriptor begins, whatever the header says of its size. */
-enum { QEMU_DESCRIPTOR_BYTES = 20 * VMDK_SECTOR };
-
-static int sync_own(const struct img *img, struct img_error *err)
-{
-	return img->unsafe ? 0 : img_storage_sync(img->file, err);
-}
-
-static int write_own(struct img *img, uint64_t off, const void *bytes, size_t len, struct img_error *err)
-{
-	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
-	int rc = img_storage_write(img->file, off, bytes, len, err);
-
-	img_meta_forget(img, img->file, from, round_up_u64(off + len, IMG_META_SECTOR) - from);
-	return rc ? rc : sync_own(img, err);
-}
-
-/* Let the header say where the descriptor is: a write of one sector, so it says the old or the new. */
-static int point_at(struct img *img, uint64_t off, struct img_error *err)
-{
-	uint8_t header[VMDK_HOSTED_HEADER_BYTES];
-	int rc = img_storage_read(img->file, 0, header, sizeof(header), err);
-
-	if (rc)
-		return rc;
-	le64_store(header + VMDK_OFF_DESCRIPTOR, off / VMDK_SECTOR);
-	return write_own(img, 0, header, sizeof(header), err);
-}
-
-/* The sectors that differ: from the first one on, *count to the last one. */
-static uint64_t changed_sectors(const char *old, const char *next, uint64_t bytes, uint64_t *count)
-{
-	uint64_t sectors = bytes / VMDK_SECTOR, first = sectors, last = 0;
-
-	for (uint64_t i = 0; i < sectors; i++)
-		if (memcmp(old + i * VMDK_SECTOR, next + i * VMDK_SECTOR, VMDK_SECTOR) != 0) {
-			first = min_u64(first, i);
-			last = i;
-		}
-	*count = first == sectors ? 0 : last - first + 1;
-	return first;
-}
-
-/*
- * Another text in the room that the header gives it. What is more than a sector could be torn: a copy is
- * made at the end of the file, where the header leads while the room itself is written. old and next fill the room.
- */
-static int write_embedded(struct img *img, const char *old, const char *next, struct img_error *err)
-{
-	struct vmdk *vmdk = img->state;
-	struct vmdk_file *f = &vmdk->files[0];
-	uint64_t home = f->sparse.descriptor_off, bytes = f->sparse.descriptor_bytes;
-	uint64_t grain = f->sparse.grain_bytes, count,
-		 first = changed_sectors(old, next, bytes, &count);
-	uint64_t before = img->file->size, copy = f->alloc->grains.next;
-	uint64_t room = round_up_u64(max_u64(bytes, QEMU_DESCRIPTOR_BYTES), grain), taken;
-	int rc;
-
-	if (!count)
-		return 0;
-	if (count == 1)
-		return write_own(img, home + first * VMDK_SECTOR, next + first * VMDK_SECTOR, VMDK_SECTOR,
-				 err);
-	rc = img_storage_zero(img->file, copy, room, err);
-	if (!rc)
-		rc = write_own(img, copy, next, (size_t)bytes, err);
-	if (rc) {
-		img_storage_resize(img->file, before, IMG_PREALLOCATE_OFF, NULL);
-		return rc;
-	}
-	rc = point_at(img, copy, err);
-	if (!rc)
-		rc = write_own(img, home, next, (size_t)bytes, err);
-	if (!rc)
-		rc = point_at(img, home, err);
-	if (!rc)
-		return img_storage_resize(img->file, before, IMG_PREALLOCATE_OFF, err);
-	/* Whichever of them the header leads to, no grain may go there. */
-	img_unit_alloc_get_at_end(&f->alloc->grains, room / grain, &taken);
-	return rc;
-}
-
-/* The new text, where and as the old one is. */
-static int write_text(struct img *img, const char *text, size_t len, struct img_error *err)
-{
-	struct vmdk *vmdk = img->state;
-	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
-	uint64_t room = embedded ? vmdk->files[0].sparse.descriptor_bytes
-				 : VMDK_DESCRIPTOR_BYTES_MAX;
-	char *old, *next;
-	int rc;
-
-	if (len >= room)
-		return img_fail(err, -ENOSPC,
-				"%s: descriptor: %zu bytes with the parent's name, the room for "
-				"it is %" PRIu64,
-				img->name, len, room - 1);
-	if (!embedded)
-		return img_storage_replace(img->file, text, len, !img->unsafe, err);
-	old = calloc(1, (size_t)room);
-	next = calloc(1, (size_t)room);
-	rc = old && next ? img_storage_read(img->file, vmdk->text_off, old, (size_t)room, err)
-			 : img_fail(err, -ENOMEM, "out of memory");
-	if (!rc) {
-		memcpy(next, text, len);
-		rc = write_embedded(img, old, next, err);
-	}
-	free(old);
-	free(next);
-	return rc;
-}
-
 static int check_new_parent(const struct img *img, const char *name, const char *format,
 			    const struct img *backing, struct img_error *err)
 {
@@ -257,12 +145,9 @@ static int check_new_parent(const struct img *img, const char *name, const char 
 		return img_fail(err, -ENOTSUP,
 				"%s: it is an extent without a descriptor, which would name its parent",
 				img->name);
-	for (size_t i = 0; i < vmdk->file_count; i++)
-		if (vmdk->files[i].storage == img->file && !vmdk->files[i].alloc)
-			return img_fail(err, -ENOTSUP,
-					"%s: its descriptor lies in one file with a flat extent, and cannot be "
-					"replaced alone",
-					img->name);
+	rc = vmdk_check_own_text(img, err);
+	if (rc)
+		return rc;
 	if (!name)
 		return 0;
 	for (size_t i = 0; i < vmdk->extent_count && !rc; i++)
@@ -328,7 +213,7 @@ int vmdk_set_backing(struct img *img, const char *name, const char *format,
 	if (!rc && !next)
 		rc = img_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
-		rc = write_text(img, next, next_len, err);
+		rc = vmdk_store_text(img, next, next_len, 0, err);
 	if (!rc)
 		rc = know_parent(img, next, next_len, err);
 	free(next);

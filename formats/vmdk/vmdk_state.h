@@ -80,6 +80,7 @@ struct vmdk {
 	size_t file_count;
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
 	size_t extent_count;
+	uint64_t stored_bytes;	       /* the disk's size as the files tell it: the descriptor, or the header */
 	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
 	bool whole_sectors;	       /* no flat file ends inside a sector, unless it was cut short */
 	bool alone;		       /* an extent of snapshots (COWD, SESparse) without its descriptor */
@@ -133,6 +134,8 @@ static inline const struct vmdk_extent *vmdk_find_extent(const struct vmdk *vmdk
 /* vmdk_alloc.c. All that writing to an image needs to know; refuses what cannot be written. */
 int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *err);
 void vmdk_free_alloc(struct vmdk_alloc *alloc);
+/* The directories have moved, or have become longer. -ENOMEM, -EUCLEAN. */
+int vmdk_list_metadata(struct vmdk_file *f, struct img_error *err);
 /* Room for 1 to want grains in a row: *off, *got. -EFBIG. */
 int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
 		      struct img_error *err);
@@ -162,6 +165,19 @@ int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img
 int vmdk_parent_opened(struct img *img, struct img_error *err);
 int vmdk_set_backing(struct img *img, const char *name, const char *format,
 		     const struct img *backing, struct img_error *err);
+
+/*
+ * vmdk_text.c. Replace the descriptor, durably: len bytes without a NUL; and at once the capacity in the header of
+ * the extent that it is embedded in (bytes; 0: it stays). -ENOSPC: more than its room. Before: can it be
+ * replaced alone?
+ */
+int vmdk_store_text(struct img *img, const char *text, size_t len, uint64_t capacity,
+		    struct img_error *err);
+int vmdk_check_own_text(const struct img *img, struct img_error *err);
+
+/* vmdk_resize.c. The driver's entries. */
+int vmdk_extend(struct img *img, uint64_t size, struct img_error *err);
+int vmdk_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err);
 
 /* vmdk_empty.c. The driver's make_empty(). */
 int vmdk_make_empty(struct img *img, struct img_error *err);

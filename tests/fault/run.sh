@@ -73,6 +73,8 @@ run write base.raw raw
 run write sparse.vmdk vmdk seed=$$
 run write empty.vmdk vmdk seed=$$
 run write child.vmdk vmdk seed=$$
+run resize sparse.vmdk vmdk
+run resize empty.vmdk vmdk
 for image in filled-*.vhdx child.vhdx; do
 	run write "$image" vhdx seed=$$
 	run resize "$image" vhdx

@@ -92,3 +92,45 @@ for how in metadata falloc full; do
 	try "$name: no larger than that" test "$(stat -c %s o.vhdx)" -le $((36 * mib))
 done
 rm -f grown.raw ours.raw said
+# vmdk_resized NAME MAKER OPTIONS SIZE...: written to and resized to each SIZE in turn: all read the same, as a plain
+# file that goes the same way.
+vmdk_resized() {
+	name="resize vmdk $1" maker=$2 options=$3 size=$4
+	shift 4
+	rm -f d.vmdk d-*.vmdk d.raw
+	"$maker" create -q -f vmdk -o "$options" d.vmdk "$size" && truncate -s "$size" d.raw || {
+		fail "$name: cannot be made"
+		return
+	}
+	for new; do
+		for at in 0 $((size / 2048 * 512)) $((size - 1024)); do
+			command="write -q -P $((at / 512 % 250 + 1)) $at 1k"
+			qemu-io -f vmdk -c "$command" d.vmdk && qemu-io -f raw -c "$command" d.raw
+		done >/dev/null
+		try "$name: $size to $new" "$imgtool" resize -q -f vmdk --shrink d.vmdk "$new" || return
+		truncate -s "$new" d.raw && size=$new
+		try "$name: at $new: qemu-img compare" qemu-img compare -q -f vmdk -F raw d.vmdk d.raw
+		try "$name: at $new: compare" "$imgtool" compare -q -f vmdk -F raw d.vmdk d.raw
+		try "$name: at $new: check" "$imgtool" check -q -f vmdk d.vmdk
+		! have 7z || [ "$new" -gt $((64 * mib)) ] || seven "$name: at $new" d.vmdk d.raw
+	done
+}
+for maker in "$imgtool" qemu-img; do
+	for options in subformat=monolithicSparse zeroed_grain=on subformat=twoGbMaxExtentSparse \
+		subformat=monolithicFlat subformat=twoGbMaxExtentFlat; do
+		vmdk_resized "$options of $(basename "$maker")" "$maker" $options $((5 * mib)) $((5 * mib + 512)) \
+			$((40 * mib)) $((3 * mib + 1024)) $((4 * mib)) $((1700 * mib)) $((33 * mib))
+	done
+	# A directory that moves, and one that does not.
+	vmdk_resized "far, of $(basename "$maker")" "$maker" subformat=monolithicSparse $((5 * mib)) \
+		$((9000 * mib)) $((13000 * mib)) $((4096 * mib)) $((2 * mib)) $((20000 * mib))
+done
+# A child of a longer parent: what it covers anew is zeroes.
+rm -f d.vmdk
+qemu-img create -q -f vmdk lower.vmdk 8M && qemu-io -f vmdk -c "write -q -P 7 0 8M" lower.vmdk >/dev/null
+"$imgtool" create -q -f vmdk -b lower.vmdk -F vmdk d.vmdk 2M
+truncate -s 2M d.raw && qemu-io -f raw -c "write -q -P 7 0 2M" d.raw >/dev/null && truncate -s 9M d.raw
+try "resize vmdk over a longer one" "$imgtool" resize -q -f vmdk d.vmdk 9M
+try "resize vmdk over a longer one: qemu-img compare" qemu-img compare -q -f vmdk -F raw d.vmdk d.raw
+refuse "resize vmdk: a stream" "$imgtool" resize -q -f vmdk "$top/tests/data/vmdk/good-ext4-stream.vmdk" 1G
+rm -f d.vmdk d-*.vmdk d.raw lower.vmdk

@@ -269,6 +269,9 @@ variant "vmdk split flat" "" vmdk_theirs subformat=twoGbMaxExtentFlat
 variant "vmdk over vmdk" "" vmdk_over subformat=monolithicSparse
 variant "vmdk zeroed grains over vmdk" "" vmdk_over zeroed_grain=on
 variant "vmdk overlapping requests" "overlap=1" vmdk_theirs subformat=monolithicSparse
+variant "vmdk, resized meanwhile" "resize=1" vmdk_empty subformat=monolithicSparse
+variant "vmdk flat, resized meanwhile" "resize=1" vmdk_empty subformat=monolithicFlat
+variant "vmdk zeroed grains over vmdk, resized meanwhile" "resize=1" vmdk_over zeroed_grain=on
 variant "vmdk, unmapping" "flags=512" vmdk_theirs subformat=monolithicSparse
 variant "vmdk, O_DIRECT if possible" "flags=128" vmdk_theirs subformat=monolithicSparse
 variant "raw overlapping requests" "overlap=1" plain

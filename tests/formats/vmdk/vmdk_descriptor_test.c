@@ -354,6 +354,36 @@ static void replaced(const char *text, const struct vmdk_new_parent *to, const c
 	free(out);
 }
 
+static void resized(const char *text, uint64_t extent, uint64_t disk, const char *want)
+{
+	size_t len;
+	char *out = vmdk_replace_size(text, strlen(text), extent, disk, &len);
+
+	cr_assert_not_null(out);
+	cr_assert_eq(len, strlen(out));
+	cr_assert_str_eq(out, want);
+	free(out);
+}
+
+Test(vmdk_descriptor, another_size)
+{
+	resized("version=1\nCID=7\nRW 63 SPARSE \"a 12 b.vmdk\"\nddb.geometry.cylinders = \"1\"\n"
+		"ddb.geometry.heads = \"16\"\nddb.geometry.sectors = \"63\"\n",
+		2016, 2016,
+		"version=1\nCID=7\nRW 2016 SPARSE \"a 12 b.vmdk\"\nddb.geometry.cylinders = \"2\"\n"
+		"ddb.geometry.heads = \"16\"\nddb.geometry.sectors = \"63\"\n");
+	/* the last extent, that has a length; a disk of less than a cylinder has one */
+	resized("ddb.geometry.heads=255\r\nddb.geometry.cylinders=99\r\nddb.geometry.sectors=63\r\n"
+		"RW 4194304 FLAT \"a-f001.vmdk\" 0\r\n rw\t5 flat \"a-f002.vmdk\" 0\r\nRW 0 FLAT \"c\" 0\r\n",
+		12345678901, 700,
+		"ddb.geometry.heads=255\r\nddb.geometry.cylinders=1\r\nddb.geometry.sectors=63\r\n"
+		"RW 4194304 FLAT \"a-f001.vmdk\" 0\r\n rw\t12345678901 flat \"a-f002.vmdk\" 0\r\n"
+		"RW 0 FLAT \"c\" 0\r\n");
+	/* no geometry, or a part of it: nothing to fit; what is no extent line is left alone */
+	resized("# RW 5 FLAT \"x\" 0\nRW 1 VMFS \"x\"\nddb.geometry.cylinders = \"7\"\n", 2, 2,
+		"# RW 5 FLAT \"x\" 0\nRW 2 VMFS \"x\"\nddb.geometry.cylinders = \"7\"\n");
+}
+
 Test(vmdk_descriptor, another_parent)
 {
 	static const struct vmdk_new_parent none = { .cid = VMDK_NO_PARENT },
