@@ -48,8 +48,10 @@ int vdi_for_each_entry(struct img *img, uint64_t first, uint64_t end, vdi_entry_
 {
 	const struct vdi *v = img->state;
 	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * VDI_ENTRY_BYTES);
-	int rc = piece ? 0 : vdi_no_memory(img, err);
+	int rc = 0;
 
+	if (!piece)
+		return vdi_no_memory(img, err);
 	for (uint64_t block = first, n; block < end && !rc; block += n) {
 		bool changed = false;
 		int write_rc = 0;
@@ -137,7 +139,7 @@ static int load_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 		return vdi_no_memory(img, err);
 	if (use != IMG_USE_NEW)
 		return img_fail(err, -EUCLEAN,
-				"%s: block map entry %" PRIu64 " at %" PRIu64 ": found index %" PRIu32
+				"%s: block map entry %" PRIu64 " at %" PRIu64 ": index is %" PRIu32
 				", which another block has, too; it cannot be written to before it was "
 				"repaired",
 				img->name, block, vdi_entry_at(h, block), *entry);
@@ -214,8 +216,10 @@ int vdi_copy_block(struct img *img, uint64_t from, uint64_t to, struct img_error
 	/* Of the last block in the file, what the disk does not have may be missing. */
 	uint64_t end = from < img->file->size ? min_u64(stride, img->file->size - from) : 0;
 	uint8_t *buffer = malloc(COPY_BYTES);
-	int rc = buffer ? 0 : vdi_no_memory(img, err);
+	int rc = 0;
 
+	if (!buffer)
+		return vdi_no_memory(img, err);
 	for (; at < end && !rc; at += n) {
 		enum img_storage_extent kind;
 

@@ -116,7 +116,7 @@ static int scan(struct scan *s, struct img_error *err)
 	if (v->header.allocated < s->end) {
 		s->corruptions++;
 		DEFECT(s,
-		       "ERROR: allocated blocks: found %" PRIu32 ", expected at least %" PRIu64
+		       "ERROR: allocated blocks is %" PRIu32 ", expected at least %" PRIu64
 		       ": another program would write over blocks that are used",
 		       v->header.allocated, s->end);
 	}
@@ -153,7 +153,8 @@ static uint64_t index_at_end(const struct scan *s)
 
 	if (img->file->device || img->file->size <= vdi_block_at(h, 0))
 		return s->end;
-	return max_u64(s->end, div_round_up_u64(img->file->size - vdi_block_at(h, 0), vdi_stride(h)));
+	return max_u64(s->end,
+		       div_round_up_u64(img->file->size - vdi_block_at(h, 0), vdi_stride(h)));
 }
 
 /*
@@ -284,8 +285,10 @@ int vdi_check(struct img *img, struct img_check *check, struct img_error *err)
 		last = scan(&s, rc ? NULL : err);
 		if (last)
 			return rc ? rc : last;
-		check->result.corruptions_fixed = corruptions > s.corruptions ? corruptions - s.corruptions : 0;
-		check->result.leaks_fixed = leaks > s.leaks ? leaks - s.leaks : 0;
+		if (corruptions > s.corruptions)
+			check->result.corruptions_fixed = corruptions - s.corruptions;
+		if (leaks > s.leaks)
+			check->result.leaks_fixed = leaks - s.leaks;
 		if (s.lost && !rc)
 			img_check_say(check, "Not repaired: data that the file does not hold (any more); it "
 					     "becomes zeroes only where that loss is accepted");

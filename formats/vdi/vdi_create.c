@@ -40,7 +40,7 @@ static int choose_uuid(const struct img_creating *c, const char *option, uint8_t
 
 	if (text && !img_guid_parse(text, strlen(text), out))
 		return img_fail(err, -EINVAL,
-				"%s: %s: found '%s', allowed a UUID such as "
+				"%s: %s is '%s', expected a UUID such as "
 				"2dc27766-f623-4200-9d64-115e9bfd4a08",
 				c->name, option, text);
 	return 0;
@@ -85,12 +85,12 @@ static int make_header(const struct img_creating *c, struct vdi_header *h, struc
 	*h = (struct vdi_header){ .type = VDI_DYNAMIC, .size = c->size, .map_off = VDI_SECTOR };
 	if (!block_bytes || block_bytes % VDI_SECTOR || block_bytes > VDI_BLOCK_BYTES_MAX)
 		return img_fail(err, -EINVAL,
-				"%s: block_size: found %" PRIu64 ", allowed multiples of %d up to %" PRIu32,
+				"%s: block_size is %" PRIu64 ", expected a multiple of %d, at most %" PRIu32,
 				c->name, block_bytes, VDI_SECTOR, VDI_BLOCK_BYTES_MAX);
 	blocks = div_round_up_u64(c->size, block_bytes);
 	if (blocks > VDI_BLOCKS_MAX)
 		return img_fail(err, -EFBIG,
-				"%s: size: found %" PRIu64 ", allowed up to %" PRIu64 " with blocks of %" PRIu64
+				"%s: size is %" PRIu64 ", expected at most %" PRIu64 " with blocks of %" PRIu64
 				" bytes",
 				c->name, c->size, VDI_BLOCKS_MAX * block_bytes, block_bytes);
 	h->block_bytes = (uint32_t)block_bytes;
@@ -123,8 +123,10 @@ int vdi_create_check(struct img_creating *c, struct img_error *err)
 static int write_map(struct img_storage *s, const struct vdi_header *h, struct img_error *err)
 {
 	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * VDI_ENTRY_BYTES);
-	int rc = piece ? 0 : img_fail(err, -ENOMEM, "out of memory");
+	int rc = 0;
 
+	if (!piece)
+		return img_fail(err, -ENOMEM, "out of memory");
 	for (uint64_t first = 0, n; first < h->blocks && !rc; first += n) {
 		n = min_u64(h->blocks - first, PIECE_ENTRIES);
 		for (uint64_t i = 0; i < n; i++)

@@ -82,14 +82,14 @@ static int check_places(const struct vdi_header *h, uint64_t header_end, struct 
 
 	if (h->map_off < header_end)
 		return img_fail(err, -EUCLEAN,
-				"block map offset: found %" PRIu64 ", allowed from the end of the header on, %" PRIu64,
+				"block map offset is %" PRIu64 ", expected at least %" PRIu64 ", the end of the header",
 				h->map_off, header_end);
 	if (!is_aligned_u64(h->map_off, VDI_ENTRY_BYTES))
-		return img_fail(err, -ENOTSUP, "block map offset: found %" PRIu64 ", supported multiples of %d",
+		return img_fail(err, -ENOTSUP, "block map offset is %" PRIu64 ", expected a multiple of %d",
 				h->map_off, VDI_ENTRY_BYTES);
 	if (h->map_off + bytes > h->data_off)
 		return img_fail(err, -EUCLEAN,
-				"data offset: found %" PRIu64 ", allowed from the end of the block map on, %" PRIu64
+				"data offset is %" PRIu64 ", expected at least %" PRIu64 ", the end of the block map"
 				" (%" PRIu32 " blocks at %" PRIu64 ")",
 				h->data_off, h->map_off + bytes, h->blocks, h->map_off);
 	return 0;
@@ -100,23 +100,23 @@ static int check_numbers(struct vdi_header *h, struct img_error *err)
 	uint64_t capacity;
 
 	if (h->type < VDI_DYNAMIC || h->type > VDI_DIFFERENCING)
-		return img_fail(err, -EUCLEAN, "image type: found %u, allowed 1 to 4", (unsigned)h->type);
+		return img_fail(err, -EUCLEAN, "image type is %u, expected 1 to 4", (unsigned)h->type);
 	if (!h->block_bytes || h->block_bytes % VDI_SECTOR)
-		return img_fail(err, -EUCLEAN, "block size: found %" PRIu32 ", allowed multiples of %d",
+		return img_fail(err, -EUCLEAN, "block size is %" PRIu32 ", expected a multiple of %d",
 				h->block_bytes, VDI_SECTOR);
 	if (h->block_bytes > VDI_BLOCK_BYTES_MAX)
-		return img_fail(err, -ENOTSUP, "block size: found %" PRIu32 ", supported up to %" PRIu32,
+		return img_fail(err, -ENOTSUP, "block size is %" PRIu32 ", expected at most %" PRIu32,
 				h->block_bytes, VDI_BLOCK_BYTES_MAX);
 	if (h->extra_bytes > VDI_EXTRA_BYTES_MAX)
-		return img_fail(err, -ENOTSUP, "block extra data: found %" PRIu32 " bytes, supported up to %" PRIu32,
+		return img_fail(err, -ENOTSUP, "block extra data is %" PRIu32 " bytes, expected at most %" PRIu32,
 				h->extra_bytes, VDI_EXTRA_BYTES_MAX);
 	if (h->blocks > VDI_BLOCKS_MAX)
-		return img_fail(err, -ENOTSUP, "blocks: found %" PRIu32 ", supported up to %" PRIu32,
+		return img_fail(err, -ENOTSUP, "blocks is %" PRIu32 ", expected at most %" PRIu32,
 				h->blocks, VDI_BLOCKS_MAX);
 	capacity = (uint64_t)h->blocks * h->block_bytes;
 	if (h->size > capacity)
 		return img_fail(err, -EUCLEAN,
-				"disk size: found %" PRIu64 ", allowed up to %" PRIu64 " (%" PRIu32
+				"disk size is %" PRIu64 ", expected at most %" PRIu64 " (%" PRIu32
 				" blocks of %" PRIu32 " bytes)",
 				h->size, capacity, h->blocks, h->block_bytes);
 	h->size = round_up_u64(h->size, VDI_SECTOR);
@@ -135,14 +135,14 @@ int vdi_parse_header(const uint8_t *bytes, size_t len, struct vdi_header *out, s
 	version = le32_load(bytes + OFF_VERSION);
 	h.version0 = !(version >> 16);
 	if (!h.version0 && version != VERSION_1_1)
-		return img_fail(err, -ENOTSUP, "version: found %" PRIu32 ".%" PRIu32 ", supported 0.0 and 1.1",
+		return img_fail(err, -ENOTSUP, "version is %" PRIu32 ".%" PRIu32 ", expected 0.0 or 1.1",
 				version >> 16, version & 0xffff);
 	load_header(bytes, &h);
 	if (!h.version0) {
 		uint32_t header_bytes = le32_load(bytes + OFF_HEADER_BYTES);
 
 		if (header_bytes < VDI_HEADER1_BYTES_MIN)
-			return img_fail(err, -EUCLEAN, "header size: found %" PRIu32 ", allowed from %d on",
+			return img_fail(err, -EUCLEAN, "header size is %" PRIu32 ", expected at least %d",
 					header_bytes, VDI_HEADER1_BYTES_MIN);
 		header_end = (uint64_t)VDI_PREHEADER_BYTES + header_bytes;
 	}

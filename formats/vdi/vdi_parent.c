@@ -48,14 +48,14 @@ void vdi_keep_parent(struct img *img, const struct vdi_header *h)
 }
 
 static int fail_parent(const struct img *img, const char *what, const uint8_t found[IMG_GUID_BYTES],
-		       const uint8_t allowed[IMG_GUID_BYTES], const char *meaning, struct img_error *err)
+		       const uint8_t expected[IMG_GUID_BYTES], const char *meaning, struct img_error *err)
 {
 	const struct img *below = img->parent;
 	char texts[2][IMG_GUID_CHARS + 1];
 
 	img_guid_print(found, texts[0]);
-	img_guid_print(allowed, texts[1]);
-	return img_fail(err, -EUCLEAN, "%s: the parent %s: found %s %s, allowed %s: %s", img->name,
+	img_guid_print(expected, texts[1]);
+	return img_fail(err, -EUCLEAN, "%s: the parent %s: %s is %s, expected %s: %s", img->name,
 			below->name, what, texts[0], texts[1], meaning);
 }
 

@@ -54,8 +54,10 @@ static int write_new_map(struct img *img, uint64_t to, uint64_t less, uint64_t b
 	const struct vdi *v = img->state;
 	uint64_t old = v->header.blocks;
 	uint8_t *piece = malloc((size_t)PIECE_ENTRIES * VDI_ENTRY_BYTES);
-	int rc = piece ? 0 : vdi_no_memory(img, err);
+	int rc = 0;
 
+	if (!piece)
+		return vdi_no_memory(img, err);
 	for (uint64_t first = 0, n; first < blocks && !rc; first += n) {
 		uint64_t have;
 
@@ -94,7 +96,7 @@ static int try_move_map(struct img *img, uint64_t blocks, struct img_error *err)
 	if (data_off > UINT32_MAX)
 		return img_fail(err, -EFBIG,
 				"%s: the block map of %" PRIu64 " blocks would end at %" PRIu64
-				", allowed up to %" PRIu32,
+				", expected at most %" PRIu32,
 				img->name, blocks, data_off, UINT32_MAX);
 	img_unit_alloc_free(&v->alloc);
 	v->alloc.next = max_u64(v->alloc.next, data_off);
@@ -166,7 +168,7 @@ int vdi_extend(struct img *img, uint64_t size, struct img_error *err)
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
 	if (blocks > VDI_BLOCKS_MAX)
 		return img_fail(err, -EFBIG,
-				"%s: new size: found %" PRIu64 ", allowed up to %" PRIu64
+				"%s: new size is %" PRIu64 ", expected at most %" PRIu64
 				" with blocks of %" PRIu32 " bytes",
 				img->name, size, (uint64_t)VDI_BLOCKS_MAX * h->block_bytes, h->block_bytes);
 	rc = vdi_pad_file(img, err);
@@ -263,9 +265,9 @@ int vdi_resize(struct img *img, uint64_t size, enum img_preallocate how, struct 
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
 	if (how != IMG_PREALLOCATE_OFF && h.type != VDI_STATIC)
 		return img_fail(err, -ENOTSUP,
-				"%s: preallocation: found a VDI that is not static, whose blocks are allocated as "
-				"they are written; allowed with static",
-				img->name);
+				"%s: preallocation: image type is %u, expected %u, static: blocks of others "
+				"are allocated as they are written",
+				img->name, (unsigned)h.type, (unsigned)VDI_STATIC);
 	if (size > old && h.type == VDI_STATIC)
 		rc = fill_static(img, vdi_block_count(&h, old), blocks, how, err);
 	if (rc)

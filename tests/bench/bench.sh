@@ -13,7 +13,7 @@
 RUNS=${RUNS:-5}
 SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
-CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-zlib raw-zstd raw-stream'
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-vdi vdi-raw raw-zlib raw-zstd raw-stream'
 REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing vhdx-child vhdx-child-spread vpc-child vpc-child-spread copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
 SPARSE='vhdx-create-64T vhdx-convert-64T'
@@ -251,6 +251,12 @@ for job in $JOBS; do
 	vpc-raw)
 		from_root root.vpc -f raw -O vpc
 		pairs $job 1.3 "$RUNS" 1 convert -f vpc -O raw "$dir/root.vpc" "$dir/out" ;;
+	raw-vdi)
+		make_root
+		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vdi "$dir/root.raw" "$dir/out" ;;
+	vdi-raw)
+		from_root root.vdi -f raw -O vdi
+		pairs $job 1.3 "$RUNS" 1 convert -f vdi -O raw "$dir/root.vdi" "$dir/out" ;;
 	raw-zlib)
 		make_root
 		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;

@@ -140,7 +140,7 @@ Test(vdi_check, not_written_to)
 
 	make_plain("a", &p);
 	cr_assert_eq(must_fail("a", &o, &text), -EUCLEAN);
-	cr_assert(strstr(text, "index 1"), "%s", text);
+	cr_assert(strstr(text, "index is 1"), "%s", text);
 	p.entries = lost;
 	make_plain("a", &p);
 	cr_assert_eq(must_fail("a", &o, &text), -EUCLEAN);
