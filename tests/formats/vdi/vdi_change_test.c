@@ -68,7 +68,13 @@ static void resize_around(const char *name, uint8_t *below)
 Test(vdi_change, resized)
 {
 	static const uint32_t entries[] = { 0, FREE, 2, 1, ZERO, FREE, FREE, FREE, FREE, FREE };
-	struct plain p = { .block_bytes = 512 * KIB, .blocks = 10, .in_file = 3, .allocated = 3, .entries = entries };
+	struct plain p = {
+		.block_bytes = 512 * KIB,
+		.blocks = 10,
+		.in_file = 3,
+		.allocated = 3,
+		.entries = entries,
+	};
 	uint8_t *below = calloc(1, SIZE);
 	struct img *img;
 

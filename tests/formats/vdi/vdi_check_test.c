@@ -116,7 +116,13 @@ Test(vdi_check, each_kind_of_damage)
 Test(vdi_check, leaks_alone)
 {
 	static const uint32_t shared[] = { 0, 1, 1, 5 };
-	struct plain p = { .block_bytes = BLOCK, .blocks = 4, .in_file = 6, .allocated = 6, .entries = shared };
+	struct plain p = {
+		.block_bytes = BLOCK,
+		.blocks = 4,
+		.in_file = 6,
+		.allocated = 6,
+		.entries = shared,
+	};
 	struct bytes before, after;
 	struct img_check_result r;
 
@@ -135,7 +141,13 @@ Test(vdi_check, not_written_to)
 {
 	static const uint32_t shared[] = { 0, 1, 1, 2 }, lost[] = { 0, 1, 3, 2 };
 	struct img_open_options o = { .format = "vdi", .flags = IMG_OPEN_WRITE };
-	struct plain p = { .block_bytes = BLOCK, .blocks = 4, .in_file = 3, .allocated = 3, .entries = shared };
+	struct plain p = {
+		.block_bytes = BLOCK,
+		.blocks = 4,
+		.in_file = 3,
+		.allocated = 3,
+		.entries = shared,
+	};
 	const char *text;
 
 	make_plain("a", &p);
@@ -151,7 +163,13 @@ Test(vdi_check, not_written_to)
 Test(vdi_check, map_of_holes, .timeout = 60)
 {
 	static const uint32_t entries[] = { 0 };
-	struct plain p = { .block_bytes = MIB, .blocks = 1, .in_file = 0, .allocated = 1, .entries = entries };
+	struct plain p = {
+		.block_bytes = MIB,
+		.blocks = 1,
+		.in_file = 0,
+		.allocated = 1,
+		.entries = entries,
+	};
 	struct img_check_result r;
 	struct img_error *err = img_error_new();
 	struct img *img;

@@ -15,7 +15,13 @@ static const uint32_t some[] = { 2, FREE, 0, ZERO, 1 };
 Test(vdi, blocks_where_the_map_says)
 {
 	uint8_t model[5 * BLOCK] = { 0 };
-	struct plain p = { .block_bytes = BLOCK, .blocks = 5, .in_file = 3, .allocated = 3, .entries = some };
+	struct plain p = {
+		.block_bytes = BLOCK,
+		.blocks = 5,
+		.in_file = 3,
+		.allocated = 3,
+		.entries = some,
+	};
 
 	memset(model, 3, BLOCK);
 	memset(model + 2 * BLOCK, 1, BLOCK);
@@ -41,7 +47,13 @@ Test(vdi, short_last_block)
 {
 	static const uint32_t entries[] = { 1, 0 };
 	uint8_t model[2 * BLOCK];
-	struct plain p = { .block_bytes = BLOCK, .blocks = 2, .in_file = 2, .allocated = 2, .entries = entries };
+	struct plain p = {
+		.block_bytes = BLOCK,
+		.blocks = 2,
+		.in_file = 2,
+		.allocated = 2,
+		.entries = entries,
+	};
 
 	memset(model, 2, BLOCK);
 	memset(model + BLOCK, 1, BLOCK);
@@ -65,7 +77,13 @@ Test(vdi, short_last_block)
 Test(vdi, writes)
 {
 	static uint8_t model[5 * BLOCK];
-	struct plain p = { .block_bytes = BLOCK, .blocks = 5, .in_file = 3, .allocated = 3, .entries = some };
+	struct plain p = {
+		.block_bytes = BLOCK,
+		.blocks = 5,
+		.in_file = 3,
+		.allocated = 3,
+		.entries = some,
+	};
 
 	for (unsigned kind = 0; kind < 4; kind++) {
 		struct img *img;
