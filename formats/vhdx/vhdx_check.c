@@ -408,8 +408,12 @@ static int repair(struct img *img, struct img_check *c, bool same_regions, uint6
 	struct img_check here = { .repair = c->repair, .say = c->say, .user = c->user };
 	struct walk w = { .img = img, .c = &here, .again = true };
 	bool all = (c->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
-	int rc = vhdx_open_log(img, err); /* writes both headers */
+	const struct vhdx *v = img->state;
+	int rc = 0;
 
+	/* Which writes both headers. What else changes the file opens it as well, and nothing does if nothing can be done. */
+	if (!v->header_valid[0] || !v->header_valid[1])
+		rc = vhdx_open_log(img, err);
 	if (!rc && all && !same_regions)
 		rc = repair_regions(&w, err);
 	if (!rc && all && c->result.corruptions) {

@@ -1,17 +1,20 @@
 /*
- * Damage to the tables of a sound qcow2 image, and what a check and a repair make of it:
+ * Damage to the tables of a sound image (its name's ending is its format: qcow2, vpc, vhdx), and what a check
+ * and a repair make of it:
  *
  *	repair IMAGE bits STEP FIRST QEMU [QEMU-IMG...]
  *	repair IMAGE bytes COUNT SEED QEMU [QEMU-IMG...]
  *
  * bits: each STEP'th bit of the header, the L1, L2 and refcount tables and blocks, snapshot table and
- * L1 tables of snapshots, beginning with bit FIRST. bytes: COUNT times a few random bytes of the same.
+ * L1 tables of snapshots, beginning with bit FIRST; of a VHD the footers, header, table, bitmaps and locators; of a
+ * VHDX headers, region tables, metadata, BAT and bitmaps; checksums made right every other time. bytes: COUNT times a few random bytes of the same.
  * Of each:
  * - what could be read before a repair of all (of the disk, and of each snapshot) reads the same after;
  * - after a repair that leaves nothing the image is sound, and another repair changes nothing;
  * - a repair of what is left by a repair changes nothing.
  * Every QEMU'th is also given to qemu-img (each that is named): it has to call the damaged image sound or
- * not as we do, the repaired one sound if we do, and to read the same content from that.
+ * not as we do, the repaired one sound if we do, and to read the same content from that. Of a VHDX only the
+ * latter, of a VHD nothing: it goes neither by bitmaps nor by parents.
  * The last line counts: N tried, N failed.
  */
 #include <errno.h>
@@ -25,7 +28,10 @@
 #include <unistd.h>
 
 #include "formats/qcow2/qcow2_layout.h"
+#include "formats/vhd/vhd_layout.h"
+#include "formats/vhdx/vhdx_layout.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/crc32c.h"
 #include "libimg/base/endian.h"
 #include "libimg/image/context.h"
 #include "libimg/storage/storage.h"
@@ -52,6 +58,7 @@ struct content {
 };
 
 static const char *path; /* of the image, for what it names */
+static const char *format;
 static uint64_t tried, failed;
 static char label[200];
 static char **qemu;
@@ -113,7 +120,7 @@ static void save(const char *name, const uint8_t *bytes, uint64_t len)
 /* NULL: it cannot be opened so. */
 static struct img *open_file(const struct file *f, unsigned flags, struct img_storage **storage)
 {
-	struct img_open_options options = { .format = "qcow2", .flags = flags };
+	struct img_open_options options = { .format = format, .flags = flags };
 	struct img_storage *s;
 	struct img *img;
 
@@ -160,6 +167,8 @@ static void read_views(const struct file *f, struct content views[MAX_VIEWS])
 
 	memset(views, 0, MAX_VIEWS * sizeof(*views));
 	views[0] = read_disk(f);
+	if (strcmp(format, "qcow2") != 0)
+		return;
 	for (uint32_t i = 0; i < n && i + 1 < MAX_VIEWS; i++) {
 		struct qcow2_snapshot s;
 		struct file view;
@@ -265,12 +274,23 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 {
 	char name[300], raw[300];
 
+	if (!strcmp(format, "vpc"))
+		return;
 	snprintf(name, sizeof(name), "%s.damaged", path);
 	snprintf(raw, sizeof(raw), "%s.content", path);
 	for (int i = 0; i < nqemu; i++) {
 		bool ours = !found_rc && is_sound(found), theirs;
 		int code;
 
+		if (!strcmp(format, "vhdx")) {
+			if (!sound || !all_readable(before))
+				continue;
+			save(name, repaired->bytes, repaired->len);
+			save(raw, before->bytes, before->size);
+			if (run("%s compare -f vhdx -F raw %s %s >/dev/null 2>&1", qemu[i], name, raw) == 1)
+				bad("%s reads other content after the repair", qemu[i]);
+			continue;
+		}
 		save(name, damaged->bytes, damaged->len);
 		code = run("%s check -f qcow2 %s >/dev/null 2>&1", qemu[i], name);
 		theirs = code == 0;
@@ -320,7 +340,7 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 			bad("%" PRIu64 " corruptions, %" PRIu64 " leaks after a repair of all",
 			    now.corruptions, now.leaks);
 		img = open_file(&f, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, NULL);
-		if (!img && !be32_load(f.bytes + QCOW2_OFF_CRYPT_METHOD))
+		if (!img && (strcmp(format, "qcow2") != 0 || !be32_load(f.bytes + QCOW2_OFF_CRYPT_METHOD)))
 			bad("cannot be opened for writing after a repair of all");
 		if (img)
 			img_close(img, NULL);
@@ -378,12 +398,80 @@ static void add_l1(const struct file *f, const struct qcow2_geometry *g, uint64_
 	}
 }
 
+static void find_vhd(const struct file *f)
+{
+	uint8_t footer_bytes[VHD_FOOTER_BYTES];
+	struct vhd_footer footer;
+	struct vhd_header h;
+
+	add(f, f->len - VHD_FOOTER_BYTES, 100, "footer");
+	memcpy(footer_bytes, f->bytes + f->len - VHD_FOOTER_BYTES, sizeof(footer_bytes));
+	if (vhd_parse_footer(footer_bytes, &footer, NULL))
+		die("no image");
+	if (footer.type == VHD_FIXED)
+		return;
+	if (vhd_parse_header(f->bytes + footer.header_off, footer.size, false, &h, NULL))
+		die("no header");
+	add(f, 0, 100, "footer's copy");
+	add(f, footer.header_off, 64, "header");
+	add(f, footer.header_off + VHD_OFF_LOCATORS, 24, "locator");
+	add(f, h.table_off, vhd_blocks(footer.size, h.block_bytes) * VHD_ENTRY_BYTES, "table");
+	for (uint64_t i = 0; i < vhd_blocks(footer.size, h.block_bytes); i++) {
+		uint32_t entry = be32_load(f->bytes + h.table_off + i * VHD_ENTRY_BYTES);
+
+		if (entry != VHD_ABSENT && i < 4)
+			add(f, (uint64_t)entry * VHD_SECTOR, 16, "bitmap");
+	}
+}
+
+static void find_vhdx(const struct file *f)
+{
+	struct vhdx_item_place items[VHDX_ITEMS];
+	struct vhdx_regions r;
+	struct vhdx_geometry g;
+	const uint8_t *bytes[VHDX_ITEMS], *metadata;
+	uint64_t ratio;
+
+	add(f, 0, VHDX_SIGNATURE_BYTES, "signature");
+	if (vhdx_parse_regions(f->bytes + VHDX_REGION_TABLE_OFF(0), &r, NULL))
+		die("no regions");
+	for (unsigned i = 0; i < 2; i++) {
+		add(f, VHDX_HEADER_OFF(i), 80, "header");
+		add(f, VHDX_REGION_TABLE_OFF(i), VHDX_REGION_HEADER_BYTES + 2 * VHDX_REGION_ENTRY_BYTES,
+		    "region table");
+	}
+	metadata = f->bytes + r.metadata.off;
+	if (vhdx_parse_metadata(metadata, r.metadata.bytes, items, NULL))
+		die("no metadata");
+	add(f, r.metadata.off, 7 * VHDX_METADATA_ENTRY_BYTES, "metadata table");
+	for (int i = 0; i < VHDX_ITEMS; i++) {
+		bytes[i] = metadata + items[i].off;
+		add(f, r.metadata.off + items[i].off, items[i].bytes, "item");
+	}
+	if (vhdx_parse_items(bytes, &g, NULL))
+		die("no items");
+	add(f, r.bat.off, vhdx_block_count(&g, g.size) * VHDX_BAT_ENTRY_BYTES, "BAT");
+	if (!g.has_parent)
+		return;
+	ratio = vhdx_chunk_ratio(&g);
+	add(f, r.bat.off + ratio * VHDX_BAT_ENTRY_BYTES, VHDX_BAT_ENTRY_BYTES, "BAT, of bitmaps");
+	add(f, vhdx_entry_off(le64_load(f->bytes + r.bat.off + ratio * VHDX_BAT_ENTRY_BYTES)), 32, "bitmap");
+}
+
 static void find_tables(const struct file *f)
 {
 	struct qcow2_geometry g;
 	struct qcow2_header h;
 	uint64_t at, table;
 
+	if (!strcmp(format, "vpc")) {
+		find_vhd(f);
+		return;
+	}
+	if (!strcmp(format, "vhdx")) {
+		find_vhdx(f);
+		return;
+	}
 	if (qcow2_parse_header(f->bytes, f->len, 0, &h, NULL))
 		die("no image");
 	qcow2_geometry(&h, &g);
@@ -412,6 +500,32 @@ static void find_tables(const struct file *f)
 	}
 }
 
+/* CRC-32C of a structure of a VHDX, whose own bytes 4 to 7 count as zero. */
+static void seal_vhdx(uint8_t *bytes, size_t len)
+{
+	le32_store(bytes + 4, 0);
+	le32_store(bytes + 4, img_crc32c(0, bytes, len));
+}
+
+/* Checksums as they have to be. */
+static void seal(struct file *f)
+{
+	uint64_t header;
+
+	if (!strcmp(format, "vpc") && f->len >= 2048) {
+		vhd_seal_footer(f->bytes + f->len - VHD_FOOTER_BYTES);
+		header = be64_load(f->bytes + VHD_OFF_DATA);
+		if (!memcmp(f->bytes, "conectix", 8))
+			vhd_seal_footer(f->bytes);
+		if (range_in(header, VHD_HEADER_BYTES, f->len) && !memcmp(f->bytes + header, "cxsparse", 8))
+			vhd_seal_header(f->bytes + header);
+	}
+	for (unsigned i = 0; i < 2 && !strcmp(format, "vhdx"); i++) {
+		seal_vhdx(f->bytes + VHDX_HEADER_OFF(i), VHDX_HEADER_BYTES);
+		seal_vhdx(f->bytes + VHDX_REGION_TABLE_OFF(i), VHDX_REGION_TABLE_BYTES);
+	}
+}
+
 static void each_bit(const struct file *sound, uint64_t step, uint64_t first, uint64_t ask)
 {
 	uint64_t n = 0;
@@ -428,6 +542,8 @@ static void each_bit(const struct file *sound, uint64_t step, uint64_t first, ui
 			snprintf(label, sizeof(label),
 				 "%s: byte 0x%" PRIx64 " (0x%" PRIx64 " of it) 0x%02x -> 0x%02x",
 				 ranges[i].what, at, bit / 8, sound->bytes[at], f.bytes[at]);
+			if (n / step % 2)
+				seal(&f);
 			try_damage(&f, ask && n / step % ask == 0);
 			free(f.bytes);
 		}
@@ -461,6 +577,8 @@ static void random_bytes(const struct file *sound, uint64_t count, uint64_t ask)
 					"%s 0x%" PRIx64 " = 0x%02x ", r->what, at, f.bytes[at]);
 			len = (int)min_u64((uint64_t)len, sizeof(label) - 60);
 		}
+		if (strcmp(format, "qcow2") != 0 && below(4))
+			seal(&f);
 		try_damage(&f, ask && i % ask == 0);
 		free(f.bytes);
 	}
@@ -476,6 +594,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	path = argv[1];
+	format = strrchr(path, '.');
+	format = format ? format + 1 : path;
 	a = strtoull(argv[3], NULL, 10);
 	b = strtoull(argv[4], NULL, 10);
 	ask = strtoull(argv[5], NULL, 10);

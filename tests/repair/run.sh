@@ -1,5 +1,5 @@
 #!/bin/sh
-# Damage to every table of small qcow2 images, bit by bit and at random: see repair.c.
+# Damage to every table of small images, bit by bit and at random: see repair.c.
 #
 #   FULL=1	every bit, and more of it shown to qemu-img (make repair-full; half an hour)
 #   SEED=N	of what is tried of it (default: today's)
@@ -87,4 +87,31 @@ END
 edited bitmaps 17 -o cluster_size=4k bitmaps.qcow2 70144 <<'END'
 write -P 1 0 60k
 END
+
+# others NAME STEP COUNT: NAME, of another format.
+others() {
+	name=$1 step=$2 count=$3 ask=60
+	[ -z "$FULL" ] || { step=1 ask=25 count=2000; }
+	# shellcheck disable=SC2086 # several programs
+	try "$name: bits" "$build/tests/repair/repair" "$name" bits "$step" "$seed" $ask $qemu
+	# shellcheck disable=SC2086
+	try "$name: bytes" "$build/tests/repair/repair" "$name" bytes "$count" "$seed" $ask $qemu
+}
+# made NAME STEP COUNT COMMAND...: NAME is made by imgtool.
+made() {
+	name=$1 step=$2 count=$3
+	case $name in *"$only"*) ;; *) return ;; esac
+	shift 3
+	try "$name: made" "$imgtool" "$@" && case $name in
+	child*) "$imgtool" io -f "${name##*.}" "$name" -c 'write -q -P 5 10k 90k' -c 'write -q -P 6 1M 5k' ;;
+	esac && others "$name" "$step" "$count"
+}
+yes 'some content' | head -c 600000 >d.raw && truncate -s 3145728 d.raw
+"$imgtool" convert -f raw -O vpc -o force_size=on d.raw base.vpc
+qemu-img convert -f raw -O vhdx -o block_size=1M d.raw base.vhdx
+made dynamic.vpc 31 60 convert -f raw -O vpc -o force_size=on,block_size=64k d.raw dynamic.vpc
+made fixed.vpc 31 20 convert -f raw -O vpc -o force_size=on,subformat=fixed d.raw fixed.vpc
+made child.vpc 31 60 create -f vpc -o block_size=64k -b base.vpc -F vpc child.vpc
+made dynamic.vhdx 211 15 convert -f raw -O vhdx -o block_size=1M d.raw dynamic.vhdx
+made child.vhdx 211 15 create -f vhdx -o block_size=1M -b base.vhdx -F vhdx child.vhdx
 finish
