@@ -21,7 +21,8 @@ static int sync_file(const struct img *img, struct img_error *err)
 	return img->unsafe ? 0 : img_storage_sync(img->file, err);
 }
 
-static int write_at(struct img *img, uint64_t off, const void *bytes, size_t len, struct img_error *err)
+static int write_at(struct img *img, uint64_t off, const void *bytes, size_t len,
+		    struct img_error *err)
 {
 	uint64_t from = align_down_u64(off, IMG_META_SECTOR);
 	int rc = img_storage_write(img->file, off, bytes, len, err);
@@ -42,7 +43,9 @@ int vhd_append(struct img *img, const struct vhd_piece *pieces, size_t n, struct
 		at += round_up_u64(pieces[i].len, VHD_SECTOR);
 	next = vhd_next_block(v, at);
 	if (next + VHD_FOOTER_BYTES > VHD_FILE_MAX)
-		return img_fail(err, -EFBIG, "%s: found no room at its end, allowed are %" PRIu64 " bytes of a file",
+		return img_fail(err, -EFBIG,
+				"%s: found no room at its end, allowed are %" PRIu64
+				" bytes of a file",
 				img->name, VHD_FILE_MAX);
 	at = v->units.next;
 	for (size_t i = 0; i < n && !rc; i++) {
@@ -132,7 +135,8 @@ static int point_at_table(struct img *img, uint64_t off, uint32_t entries, struc
 static int move_table(struct img *img, uint64_t blocks, struct img_error *err)
 {
 	struct vhd *v = img->state;
-	struct vhd_piece piece = { .len = (size_t)round_up_u64(blocks * VHD_ENTRY_BYTES, VHD_SECTOR) };
+	struct vhd_piece piece = { .len = (size_t)round_up_u64(blocks * VHD_ENTRY_BYTES,
+							       VHD_SECTOR) };
 	uint64_t off = v->units.next;
 	uint8_t *table = malloc(piece.len);
 	int rc;
@@ -141,7 +145,8 @@ static int move_table(struct img *img, uint64_t blocks, struct img_error *err)
 		return img_fail(err, -ENOMEM, "out of memory");
 	memset(table, 0xff, piece.len);
 	piece.bytes = table;
-	rc = img_storage_read(img->file, v->header.table_off, table, (size_t)v->blocks * VHD_ENTRY_BYTES, err);
+	rc = img_storage_read(img->file, v->header.table_off, table,
+			      (size_t)v->blocks * VHD_ENTRY_BYTES, err);
 	if (!rc)
 		rc = vhd_append(img, &piece, 1, err);
 	if (!rc)
@@ -153,7 +158,8 @@ static int move_table(struct img *img, uint64_t blocks, struct img_error *err)
 static int have_entries(struct img *img, uint64_t blocks, struct img_error *err)
 {
 	struct vhd *v = img->state;
-	uint64_t room = round_up_u64((uint64_t)v->header.entries * VHD_ENTRY_BYTES, VHD_SECTOR) / VHD_ENTRY_BYTES;
+	uint64_t room = round_up_u64((uint64_t)v->header.entries * VHD_ENTRY_BYTES, VHD_SECTOR) /
+			VHD_ENTRY_BYTES;
 	uint64_t old = v->blocks;
 	int rc = blocks > old ? vhd_drop_batmap(img, err) : 0;
 
@@ -198,11 +204,13 @@ static int check_size(const struct img *img, uint64_t size, struct img_error *er
 	if (v->for_check)
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
 	if (size > VHD_SIZE_MAX)
-		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 " bytes, allowed up to %" PRIu64 " (2040 GiB)",
+		return img_fail(err, -EFBIG,
+				"%s: size: found %" PRIu64 " bytes, allowed up to %" PRIu64
+				" (2040 GiB)",
 				img->name, size, VHD_SIZE_MAX);
 	if (!vhd_is_fixed(v) && vhd_blocks(size, v->header.block_bytes) > VHD_BLOCKS_MAX)
-		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 " blocks, allowed up to %d", img->name,
-				vhd_blocks(size, v->header.block_bytes), VHD_BLOCKS_MAX);
+		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 " blocks, allowed up to %d",
+				img->name, vhd_blocks(size, v->header.block_bytes), VHD_BLOCKS_MAX);
 	return 0;
 }
 
@@ -220,7 +228,8 @@ int vhd_extend(struct img *img, uint64_t size, struct img_error *err)
 }
 
 /* The disk's footer, at off of the file. Durable. */
-static int write_fixed_footer(struct img *img, const uint8_t *bytes, uint64_t off, struct img_error *err)
+static int write_fixed_footer(struct img *img, const uint8_t *bytes, uint64_t off,
+			      struct img_error *err)
 {
 	int rc = write_at(img, off, bytes, VHD_FOOTER_BYTES, err);
 
@@ -250,8 +259,8 @@ static int clear_fixed(struct img *img, uint64_t off, uint64_t end, enum img_pre
 }
 
 /* The disk ends where its footer now lies, or before. The old footer goes first where the new end is. */
-static int grow_fixed(struct img *img, const uint8_t *footer, uint64_t size, enum img_preallocate how,
-		      struct img_error *err)
+static int grow_fixed(struct img *img, const uint8_t *footer, uint64_t size,
+		      enum img_preallocate how, struct img_error *err)
 {
 	struct vhd *v = img->state;
 	uint64_t old = v->footer.size, old_end = v->tail_off + VHD_FOOTER_BYTES, off = v->tail_off;
@@ -290,14 +299,16 @@ static int cut_fixed(struct img *img, uint64_t size, struct img_error *err)
 	return sync_file(img, err);
 }
 
-static int resize_fixed(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)
+static int resize_fixed(struct img *img, uint64_t size, enum img_preallocate how,
+			struct img_error *err)
 {
 	struct vhd *v = img->state;
 	uint8_t footer[VHD_FOOTER_BYTES];
 	int rc;
 
 	if (img->file->device)
-		return img_fail(err, -ENOTSUP, "%s: a VHD on a block device cannot be resized", img->name);
+		return img_fail(err, -ENOTSUP, "%s: a VHD on a block device cannot be resized",
+				img->name);
 	if (size == v->footer.size)
 		return 0;
 	if (how == IMG_PREALLOCATE_METADATA)
@@ -327,8 +338,10 @@ int vhd_resize(struct img *img, uint64_t size, enum img_preallocate how, struct 
 	if (vhd_is_fixed(v))
 		return resize_fixed(img, size, how, err);
 	if (how != IMG_PREALLOCATE_OFF)
-		return img_fail(err, -ENOTSUP,
-				"%s: preallocation: it is a dynamic disk, which grows as it is written", img->name);
+		return img_fail(
+			err, -ENOTSUP,
+			"%s: preallocation: it is a dynamic disk, which grows as it is written",
+			img->name);
 	if (size != v->footer.size) {
 		memcpy(footer, v->footer.bytes, sizeof(footer));
 		vhd_resize_footer(footer, size);

@@ -50,8 +50,8 @@ static uint8_t *sector_at(struct edits *e, uint64_t off, struct img_error *err)
 		if (e->changes[i].off == off)
 			return e->bytes + i * IMG_META_SECTOR;
 	if (e->count == e->max) {
-		img_fail(err, -ENOSPC, "%s: metadata: more than %zu sectors change at once", e->img->name,
-			 e->max);
+		img_fail(err, -ENOSPC, "%s: metadata: more than %zu sectors change at once",
+			 e->img->name, e->max);
 		return NULL;
 	}
 	if (img_storage_read(e->img->file, off, bytes, IMG_META_SECTOR, err))
@@ -60,7 +60,8 @@ static uint8_t *sector_at(struct edits *e, uint64_t off, struct img_error *err)
 	return bytes;
 }
 
-static int edit(struct edits *e, uint64_t off, const uint8_t *bytes, size_t len, struct img_error *err)
+static int edit(struct edits *e, uint64_t off, const uint8_t *bytes, size_t len,
+		struct img_error *err)
 {
 	while (len) {
 		uint64_t sector = align_down_u64(off, IMG_META_SECTOR), within = off - sector;
@@ -88,10 +89,12 @@ static int edit_table(struct edits *e, uint8_t *table, const struct vhdx_item_pl
 	if (!rc)
 		memcpy(old, table, VHDX_METADATA_TABLE_BYTES);
 	if (!rc && !vhdx_set_item(table, VHDX_PARENT_LOCATOR, place))
-		rc = img_fail(err, -ENOSPC, "%s: metadata table: no room for another entry", e->img->name);
+		rc = img_fail(err, -ENOSPC, "%s: metadata table: no room for another entry",
+			      e->img->name);
 	for (size_t at = 0; at < VHDX_METADATA_TABLE_BYTES && !rc; at += IMG_META_SECTOR)
 		if (memcmp(table + at, old + at, IMG_META_SECTOR) != 0)
-			rc = edit(e, v->regions.metadata.off + at, table + at, IMG_META_SECTOR, err);
+			rc = edit(e, v->regions.metadata.off + at, table + at, IMG_META_SECTOR,
+				  err);
 	free(old);
 	return rc;
 }
@@ -146,7 +149,8 @@ static int write_parent(struct img *img, const uint8_t *bytes, size_t len, struc
 	g.has_parent = bytes;
 	vhdx_encode_item(&g, VHDX_FILE_PARAMETERS, parameters);
 	if (!rc && g.has_parent != v->geometry.has_parent)
-		rc = edit(&e, region + v->items[VHDX_FILE_PARAMETERS].off, parameters, sizeof(parameters), err);
+		rc = edit(&e, region + v->items[VHDX_FILE_PARAMETERS].off, parameters,
+			  sizeof(parameters), err);
 	if (!rc && e.count)
 		rc = vhdx_write_logged(img, e.changes, e.count, err);
 	if (!rc) {
@@ -209,10 +213,11 @@ static int prepare_child(struct img *img, struct img_error *err)
 		rc = vhdx_reach_bat(img, end * VHDX_BAT_ENTRY_BYTES, err);
 	if (rc || end == counted)
 		return rc;
-	rc = img_storage_zero(img->file, vhdx_entry_at(v, counted), (end - counted) * VHDX_BAT_ENTRY_BYTES,
-			      err);
+	rc = img_storage_zero(img->file, vhdx_entry_at(v, counted),
+			      (end - counted) * VHDX_BAT_ENTRY_BYTES, err);
 	img_meta_forget(img, img->file, align_down_u64(vhdx_entry_at(v, counted), IMG_META_SECTOR),
-			round_up_u64((end - counted) * VHDX_BAT_ENTRY_BYTES, IMG_META_SECTOR) + IMG_META_SECTOR);
+			round_up_u64((end - counted) * VHDX_BAT_ENTRY_BYTES, IMG_META_SECTOR) +
+				IMG_META_SECTOR);
 	return rc ? rc : vhdx_sync(img, err);
 }
 
@@ -226,22 +231,26 @@ static int clear_hidden(struct img *img, uint64_t number, uint64_t block_off, st
 	int rc = bits ? 0 : vhdx_no_memory(img, err);
 
 	if (!rc)
-		rc = img_storage_read(img->file, vhdx_entry_at(v, number - in_chunk + ratio), slot, sizeof(slot),
-				      err);
+		rc = img_storage_read(img->file, vhdx_entry_at(v, number - in_chunk + ratio), slot,
+				      sizeof(slot), err);
 	if (!rc && vhdx_entry_state(le64_load(slot)) != VHDX_PRESENT)
 		rc = img_fail(err, -EUCLEAN,
-			      "%s: BAT entry %" PRIu64 ": a partially present block without sector bitmap block",
+			      "%s: BAT entry %" PRIu64
+			      ": a partially present block without sector bitmap block",
 			      img->name, number);
 	if (!rc)
-		rc = img_storage_read(img->file, vhdx_entry_off(le64_load(slot)) + in_chunk * (sectors / 8), bits,
-				      (size_t)(sectors / 8), err);
+		rc = img_storage_read(img->file,
+				      vhdx_entry_off(le64_load(slot)) + in_chunk * (sectors / 8),
+				      bits, (size_t)(sectors / 8), err);
 	for (uint64_t at = 0; at < sectors && !rc; at += run) {
 		bool set = bits[at / 8] >> at % 8 & 1;
 
-		for (run = 1; at + run < sectors && (bits[(at + run) / 8] >> (at + run) % 8 & 1) == set;)
+		for (run = 1;
+		     at + run < sectors && (bits[(at + run) / 8] >> (at + run) % 8 & 1) == set;)
 			run++;
 		if (!set)
-			rc = img_storage_zero(img->file, block_off + at * sector, run * sector, err);
+			rc = img_storage_zero(img->file, block_off + at * sector, run * sector,
+					      err);
 	}
 	free(bits);
 	return rc;
@@ -270,7 +279,8 @@ static int prepare_plain(struct img *img, struct img_error *err)
 	const struct vhdx *v = img->state;
 	struct vhdx_pass p = { .img = img };
 
-	return vhdx_pass_over(&p, 0, vhdx_bat_entries(&v->geometry, v->geometry.size), false, make_whole, err);
+	return vhdx_pass_over(&p, 0, vhdx_bat_entries(&v->geometry, v->geometry.size), false,
+			      make_whole, err);
 }
 
 static int lose_parent(struct img *img, struct img_error *err)
@@ -300,11 +310,13 @@ static int check_backing(const struct img *img, const char *format, const struct
 		return img_fail(err, -EINVAL, "%s: the parent %s: found format %s, expected %s",
 				img->name, backing->name, backing->driver->name, img->driver->name);
 	if (v->geometry.fixed)
-		return img_fail(err, -ENOTSUP, "%s: a fixed VHDX holds all of its disk: it cannot have a parent",
+		return img_fail(err, -ENOTSUP,
+				"%s: a fixed VHDX holds all of its disk: it cannot have a parent",
 				img->name);
 	if (parent->geometry.sector_bytes != v->geometry.sector_bytes)
 		return img_fail(err, -EINVAL,
-				"%s: the parent %s: logical sector size is %" PRIu32 ", expected %" PRIu32,
+				"%s: the parent %s: logical sector size is %" PRIu32
+				", expected %" PRIu32,
 				img->name, backing->name, parent->geometry.sector_bytes,
 				v->geometry.sector_bytes);
 	return 0;
@@ -315,7 +327,9 @@ int vhdx_set_backing(struct img *img, const char *name, const char *format,
 {
 	struct vhdx *v = img->state;
 	struct vhdx_locator next;
-	int rc = v->for_check ? img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name) : 0;
+	int rc = v->for_check
+			 ? img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name)
+			 : 0;
 
 	if (!rc && name)
 		rc = check_backing(img, format, backing, err);
@@ -325,7 +339,8 @@ int vhdx_set_backing(struct img *img, const char *name, const char *format,
 		return rc;
 	if (!name)
 		return vhdx_is_child(v) ? lose_parent(img, err) : 0;
-	rc = vhdx_locator_of(((const struct vhdx *)backing->state)->header.data_write, name, &next, err);
+	rc = vhdx_locator_of(((const struct vhdx *)backing->state)->header.data_write, name, &next,
+			     err);
 	if (rc)
 		return img_error_prefix(err, rc, "%s", img->name);
 	if (!vhdx_is_child(v)) {
@@ -353,7 +368,8 @@ static char *copy_text(const char *text, int *rc)
 }
 
 /* Both are named while disks are merged: parent_linkage what the parent is, parent_linkage2 what it will be. */
-int vhdx_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err)
+int vhdx_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES],
+		       struct img_error *err)
 {
 	const struct vhdx *v = img->state, *parent = img->parent->state;
 	struct vhdx_locator next = { .has_linkage2 = true };

@@ -221,7 +221,8 @@ static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *place
 	int rc = img_utf8_to_utf16(text, &utf16, &n);
 
 	if (rc)
-		return img_fail(err, rc, rc == -ENOMEM ? "out of memory" : "'%s': not UTF-8 text", text);
+		return img_fail(err, rc, rc == -ENOMEM ? "out of memory" : "'%s': not UTF-8 text",
+				text);
 	le32_store(place, (uint32_t)*at);
 	le16_store(len, (uint16_t)n);
 	memcpy(bytes + *at, utf16, n);
@@ -230,7 +231,8 @@ static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *place
 	return 0;
 }
 
-int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len, struct img_error *err)
+int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len,
+			struct img_error *err)
 {
 	char linkage[LINKAGE_CHARS + 1], linkage2[LINKAGE_CHARS + 1];
 	struct pair pairs[5];
@@ -273,8 +275,8 @@ int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len
 	return 0;
 }
 
-int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name, struct vhdx_locator *out,
-		    struct img_error *err)
+int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name,
+		    struct vhdx_locator *out, struct img_error *err)
 {
 	char *path;
 

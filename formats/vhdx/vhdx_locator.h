@@ -38,9 +38,10 @@ size_t vhdx_locator_places(const struct vhdx_locator *l, char *out[VHDX_PLACES])
  * The locator of a parent by that name, relative to the child's folder or absolute. *out: for
  * vhdx_locator_clear(). -EINVAL: a name that the item cannot hold; -ENOMEM.
  */
-int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name, struct vhdx_locator *out,
-		    struct img_error *err);
+int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name,
+		    struct vhdx_locator *out, struct img_error *err);
 /* The item. *out: malloc'd. -EILSEQ: a name is not UTF-8; -ENOMEM. */
-int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len, struct img_error *err);
+int vhdx_encode_locator(const struct vhdx_locator *l, uint8_t **out, size_t *len,
+			struct img_error *err);
 
 #endif

@@ -207,8 +207,8 @@ static bool kept(const struct content *before, const struct content *after, uint
 		uint64_t i = at / before->piece, len = min_u64(before->piece, before->size - at);
 
 		*where = at;
-		if (before->readable[i] && (!after->readable[i] || memcmp(before->bytes + at,
-									  after->bytes + at, len)))
+		if (before->readable[i] &&
+		    (!after->readable[i] || memcmp(before->bytes + at, after->bytes + at, len)))
 			return false;
 	}
 	return true;
@@ -228,10 +228,8 @@ static bool all_readable(const struct content *c)
 static int check(struct file *f, unsigned repair, struct img_check_result *r)
 {
 	struct img_storage *s;
-	struct img *img = open_file(f,
-				    IMG_OPEN_CHECK | IMG_OPEN_NO_BACKING |
-					    (repair ? IMG_OPEN_WRITE : 0),
-				    &s);
+	struct img *img = open_file(
+		f, IMG_OPEN_CHECK | IMG_OPEN_NO_BACKING | (repair ? IMG_OPEN_WRITE : 0), &s);
 	int rc;
 
 	memset(r, 0, sizeof(*r));
@@ -287,7 +285,8 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 				continue;
 			save(name, repaired->bytes, repaired->len);
 			save(raw, before->bytes, before->size);
-			if (run("%s compare -f vhdx -F raw %s %s >/dev/null 2>&1", qemu[i], name, raw) == 1)
+			if (run("%s compare -f vhdx -F raw %s %s >/dev/null 2>&1", qemu[i], name,
+				raw) == 1)
 				bad("%s reads other content after the repair", qemu[i]);
 			continue;
 		}
@@ -299,8 +298,8 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 		 * cannot be read (here) may be damage of which its check knows nothing.
 		 */
 		if (code != 1 && ours != theirs && (ours || all_readable(before)))
-			bad("%s says %s, we say %s (%" PRIu64 " corruptions, %" PRIu64 " leaks)", qemu[i],
-			    theirs ? "sound" : "damaged", ours ? "sound" : "damaged",
+			bad("%s says %s, we say %s (%" PRIu64 " corruptions, %" PRIu64 " leaks)",
+			    qemu[i], theirs ? "sound" : "damaged", ours ? "sound" : "damaged",
 			    found->corruptions, found->leaks);
 		if (!sound)
 			continue;
@@ -340,7 +339,8 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 			bad("%" PRIu64 " corruptions, %" PRIu64 " leaks after a repair of all",
 			    now.corruptions, now.leaks);
 		img = open_file(&f, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, NULL);
-		if (!img && (strcmp(format, "qcow2") != 0 || !be32_load(f.bytes + QCOW2_OFF_CRYPT_METHOD)))
+		if (!img &&
+		    (strcmp(format, "qcow2") != 0 || !be32_load(f.bytes + QCOW2_OFF_CRYPT_METHOD)))
 			bad("cannot be opened for writing after a repair of all");
 		if (img)
 			img_close(img, NULL);
@@ -437,8 +437,8 @@ static void find_vhdx(const struct file *f)
 		die("no regions");
 	for (unsigned i = 0; i < 2; i++) {
 		add(f, VHDX_HEADER_OFF(i), 80, "header");
-		add(f, VHDX_REGION_TABLE_OFF(i), VHDX_REGION_HEADER_BYTES + 2 * VHDX_REGION_ENTRY_BYTES,
-		    "region table");
+		add(f, VHDX_REGION_TABLE_OFF(i),
+		    VHDX_REGION_HEADER_BYTES + 2 * VHDX_REGION_ENTRY_BYTES, "region table");
 	}
 	metadata = f->bytes + r.metadata.off;
 	if (vhdx_parse_metadata(metadata, r.metadata.bytes, items, NULL))
@@ -455,7 +455,8 @@ static void find_vhdx(const struct file *f)
 		return;
 	ratio = vhdx_chunk_ratio(&g);
 	add(f, r.bat.off + ratio * VHDX_BAT_ENTRY_BYTES, VHDX_BAT_ENTRY_BYTES, "BAT, of bitmaps");
-	add(f, vhdx_entry_off(le64_load(f->bytes + r.bat.off + ratio * VHDX_BAT_ENTRY_BYTES)), 32, "bitmap");
+	add(f, vhdx_entry_off(le64_load(f->bytes + r.bat.off + ratio * VHDX_BAT_ENTRY_BYTES)), 32,
+	    "bitmap");
 }
 
 static void find_tables(const struct file *f)
@@ -517,7 +518,8 @@ static void seal(struct file *f)
 		header = be64_load(f->bytes + VHD_OFF_DATA);
 		if (!memcmp(f->bytes, "conectix", 8))
 			vhd_seal_footer(f->bytes);
-		if (range_in(header, VHD_HEADER_BYTES, f->len) && !memcmp(f->bytes + header, "cxsparse", 8))
+		if (range_in(header, VHD_HEADER_BYTES, f->len) &&
+		    !memcmp(f->bytes + header, "cxsparse", 8))
 			vhd_seal_header(f->bytes + header);
 	}
 	for (unsigned i = 0; i < 2 && !strcmp(format, "vhdx"); i++) {
