@@ -17,6 +17,7 @@
  *	log=1		the format has a log: qemu-img's check is told to repair, which replays it
  *	compress=1	a third of the requests are compressed writes
  *	roles=1		the image is opened for reading, and becomes writable for a few requests at a time
+ *	shift=N		guest sectors lie so many bytes behind those of the file
  *	churn=1		few places, much that is freed and used again
  *	cache=N		bytes of the metadata cache (by the seed: 4 MiB or 128 KiB)
  *	fail=N		the Nth sync fails; later flushes that say that all is well must be right
@@ -92,6 +93,7 @@ static struct {
 	struct img_fault *fault;	 /* NULL: none */
 	uint64_t cache, random, states, judged, repaired, failures, qemu;
 	bool full, lazy, log, compress, churn, roles, repairing;
+	uint64_t shift;
 } crash = { .random = 0x2545f4914f6cdd1d };
 
 /* ---- The image's files ---- */
@@ -428,17 +430,21 @@ out:
 	img_error_free(err);
 }
 
-/* A write of which only some sectors arrived. */
+/*
+ * A write of which only some sectors arrived: of the file, or of the guest where those lie elsewhere (no
+ * format can keep them whole then).
+ */
 static void apply_torn(const struct img_record_entry *e)
 {
 	struct img_record_entry part = *e;
 	uint64_t pick = next_random(&crash.random);
+	uint64_t shift = e->off % SECTOR == crash.shift ? crash.shift : 0;
 
-	for (uint64_t at = 0; at < e->len; at += SECTOR - (e->off + at) % SECTOR) {
+	for (uint64_t at = 0; at < e->len; at += part.len) {
+		part.off = e->off + at;
+		part.len = min_u64(SECTOR - (part.off - shift) % SECTOR, e->len - at);
 		if (!((pick >> (at / SECTOR % 64)) & 1))
 			continue;
-		part.off = e->off + at;
-		part.len = min_u64(SECTOR - part.off % SECTOR, e->len - at);
 		part.data = e->data ? e->data + at : NULL;
 		apply(&crash.state, &part);
 	}
@@ -728,6 +734,8 @@ int main(int argc, char **argv)
 			crash.roles = value;
 		else if (!strncmp(argv[i], "compress=", 9))
 			crash.compress = value;
+		else if (!strncmp(argv[i], "shift=", 6))
+			crash.shift = value;
 		else if (!strncmp(argv[i], "churn=", 6))
 			crash.churn = value;
 		else if (!strncmp(argv[i], "cache=", 6))

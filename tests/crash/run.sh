@@ -129,8 +129,7 @@ vdi_over() {
 	qemu-img convert -f raw -O vdi base.raw lower.vdi &&
 		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
 }
-# Version 0: the map at 420, the data right behind it; here, after 23 entries, at a whole sector: else guest
-# sectors are torn with those of the file.
+# Version 0: the map at 420, the data right behind it: after 23 entries at a whole sector.
 vdi_version0() {
 	"$imgtool" create -q -f vdi -o "$1" new.vdi $size && python3 - <<-'END'
 		b = bytearray(open('new.vdi', 'rb').read())
@@ -204,6 +203,8 @@ variant "vdi 4k, static" "qemu=0" vdi_filled block_size=4k,static=on
 variant "vdi by qemu-img" "qemu=0" vdi_theirs static=off
 variant "vdi child" "qemu=0" vdi_over block_size=4k
 variant "vdi version 0" "qemu=0" vdi_version0 block_size=48640
+variant "vdi version 0, between sectors" "shift=492 qemu=0" vdi_version0 block_size=64k
+variant "vdi version 0, between sectors, churn" "shift=184 churn=1 count=120 qemu=0" vdi_version0 block_size=16k
 
 # Images of several files.
 variant "parallels folder" "qemu=0" parallels_folder cluster_size=4k
@@ -289,6 +290,8 @@ variant "resize vdi 512, whose map moves" "resize=2097152 resize=33280 resize=41
 variant "resize vdi static" "resize=8388608 resize=300032 resize=2097152 qemu=0" vdi_filled block_size=4k,static=on
 variant "resize vdi child" "resize=300032 resize=8388608 qemu=0" vdi_over block_size=4k
 variant "resize vdi version 0" "resize=2097152 resize=300032 qemu=0" vdi_version0 block_size=48640
+variant "resize vdi version 0, between sectors" "shift=492 resize=2097152 resize=300032 qemu=0" \
+	vdi_version0 block_size=64k
 variant "resize vpc" "resize=300032 resize=2097152 resize=5242880" vpc_filled block_size=64k
 variant "resize vpc, blocks of 4k" "resize=300032 resize=5242880" vpc_filled block_size=4k
 variant "resize vpc by qemu-img" "resize=300032 resize=6291456" vpc_theirs subformat=dynamic
