@@ -292,7 +292,6 @@ const struct img_driver vhdx_driver = {
 	.plan_write = vhdx_plan_write,
 	.commit = vhdx_commit,
 	.drop = vhdx_drop,
-	.last_use = vhdx_last_use,
 	.release = vhdx_release,
 	.grow = vhdx_grow,
 	.journal = vhdx_journal,

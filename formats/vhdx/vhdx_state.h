@@ -232,8 +232,6 @@ int vhdx_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 		    uint64_t len, struct img_plan *plan);
 void vhdx_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
 void vhdx_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
-int vhdx_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
-		  uint64_t len, bool *last);
 int vhdx_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		 uint64_t len);
 

@@ -501,18 +501,6 @@ void vhdx_drop(struct img *img, struct img_req *req, const struct img_plan *plan
 
 /* ---- Freed space ---- */
 
-int vhdx_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
-		  uint64_t len, bool *last)
-{
-	(void)img;
-	(void)req;
-	(void)s;
-	(void)file_off;
-	(void)len;
-	*last = true;
-	return 0;
-}
-
 int vhdx_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		 uint64_t len)
 {

@@ -437,7 +437,6 @@ const struct img_driver vmdk_driver = {
 	.plan_write = vmdk_plan_write,
 	.commit = vmdk_commit,
 	.drop = vmdk_drop,
-	.last_use = vmdk_last_use,
 	.release = vmdk_release,
 	.grow = vmdk_grow,
 	.extend = vmdk_extend,

@@ -407,18 +407,6 @@ void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan
 
 /* ---- Freed space ---- */
 
-int vmdk_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
-		  uint64_t len, bool *last)
-{
-	(void)img;
-	(void)req;
-	(void)s;
-	(void)file_off;
-	(void)len;
-	*last = true;
-	return 0;
-}
-
 int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		 uint64_t len)
 {

@@ -516,7 +516,10 @@ struct img_driver {
 	void (*commit)(struct img *img, struct img_req *req, const struct img_plan *plan);
 	/* It was not: give the room back. Cannot fail. */
 	void (*drop)(struct img *img, struct img_req *req, const struct img_plan *plan);
-	/* For ranges given to img_free_later(): is this the last use of it (may it be punched)? */
+	/*
+	 * Optional. For ranges given to img_free_later(): is this the last use of it (may it be
+	 * punched)? Without: units have one user each.
+	 */
 	int (*last_use)(struct img *img, struct img_req *req, struct img_storage *s,
 			uint64_t file_off, uint64_t len, bool *last);
 	/* ... and: count it as free. */

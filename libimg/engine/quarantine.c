@@ -83,6 +83,9 @@ bool img_quarantine_pending(const struct img_engine *e)
 static int call_last_use(struct img_engine *e, struct img_req *req, const struct img_freed *f,
 			 bool *last)
 {
+	*last = true;
+	if (!e->img->driver->last_use)
+		return 0;
 	for (;;) {
 		int rc = e->img->driver->last_use(e->img, req, f->storage, f->off, f->len, last);
 
@@ -119,7 +122,7 @@ static int release_one(struct img_engine *e, const struct img_freed *f, struct i
 
 	img_req_init(&req, err);
 	req.engine = e;
-	if (e->img->unmap && e->img->driver->last_use) {
+	if (e->img->unmap) {
 		rc = call_last_use(e, &req, f, &last);
 		if (!rc && last) {
 			pthread_mutex_unlock(&e->lock);
