@@ -58,20 +58,6 @@ static void encode_no_parent(uint8_t header[VHD_HEADER_BYTES])
 	vhd_seal_header(header);
 }
 
-static void forget_parent(struct img *img)
-{
-	free(img->backing_name);
-	free(img->backing_format);
-	for (size_t i = 0; i < img->backing_alternative_count; i++)
-		free(img->backing_alternatives[i]);
-	free(img->backing_alternatives);
-	img->backing_name = img->backing_format = NULL;
-	img->backing_alternatives = NULL;
-	img->backing_alternative_count = 0;
-	img->backing_uuid_count = 0;
-	img->backing_required = false;
-}
-
 int vhd_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,
 		    struct img_error *err)
 {
@@ -115,7 +101,7 @@ int vhd_set_backing(struct img *img, const char *name, const char *format, const
 	if (!rc)
 		rc = vhd_list_metadata(img, v, err);
 	img->grain_bytes = vhd_is_child(v) ? VHD_SECTOR : 0;
-	forget_parent(img);
+	img_forget_backing(img);
 	return rc || !name ? rc : vhd_keep_parent(img, v, err);
 }
 

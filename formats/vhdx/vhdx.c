@@ -171,7 +171,7 @@ static int vhdx_open(struct img *img, struct img_opening *o, struct img_error *e
 	return 0;
 out:
 	free_state(v);
-	vhdx_forget_parent(img);
+	img_forget_backing(img);
 	return rc;
 }
 

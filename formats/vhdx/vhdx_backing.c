@@ -180,7 +180,7 @@ static int store_locator(struct img *img, struct vhdx_locator *l, struct img_err
 	}
 	vhdx_locator_clear(&v->locator);
 	v->locator = *l;
-	vhdx_forget_parent(img);
+	img_forget_backing(img);
 	return vhdx_keep_parent(img, v, err);
 }
 
@@ -295,7 +295,7 @@ static int lose_parent(struct img *img, struct img_error *err)
 	v->zero_is_parent = false;
 	img->grain_bytes = 0;
 	vhdx_locator_clear(&v->locator);
-	vhdx_forget_parent(img);
+	img_forget_backing(img);
 	return 0;
 }
 

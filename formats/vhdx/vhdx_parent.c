@@ -35,20 +35,6 @@ int vhdx_read_locator(struct vhdx *v, struct img_error *err)
 		  : 0;
 }
 
-void vhdx_forget_parent(struct img *img)
-{
-	free(img->backing_name);
-	free(img->backing_format);
-	for (size_t i = 0; i < img->backing_alternative_count; i++)
-		free(img->backing_alternatives[i]);
-	free(img->backing_alternatives);
-	img->backing_name = img->backing_format = NULL;
-	img->backing_alternatives = NULL;
-	img->backing_alternative_count = 0;
-	img->backing_uuid_count = 0;
-	img->backing_required = false;
-}
-
 int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *err)
 {
 	const struct vhdx_locator *l = &v->locator;

@@ -112,9 +112,8 @@ static inline enum vhdx_block_state vhdx_zero_state(const struct vhdx *v)
 
 /* Read the parent locator, if the disk has a parent. */
 int vhdx_read_locator(struct vhdx *v, struct img_error *err);
-/* Have img know the parent as v's locator tells it; forget it. */
+/* Have img know the parent as v's locator tells it. */
 int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *err);
-void vhdx_forget_parent(struct img *img);
 int vhdx_parent_opened(struct img *img, struct img_error *err);
 int vhdx_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 int vhdx_next_identity(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);

@@ -246,6 +246,12 @@ bool img_req_may_unmap(const struct img_req *req);
  */
 bool img_req_keep_allocated(const struct img_req *req);
 
+/*
+ * Free what img says of its backing image (backing_name to backing_required) and leave it saying
+ * none. Where others may read these, the image is quiesced.
+ */
+void img_forget_backing(struct img *img);
+
 /* Where a sentence goes. */
 struct img_error *img_req_error(struct img_req *req);
 

@@ -179,11 +179,7 @@ static int close_one(struct img *img, struct img_error *err)
 	free(context->parent_path);
 	free(context->view);
 	free(context);
-	free(img->backing_name);
-	free(img->backing_format);
-	for (size_t i = 0; i < img->backing_alternative_count; i++)
-		free(img->backing_alternatives[i]);
-	free(img->backing_alternatives);
+	img_forget_backing(img);
 	free(img->warning);
 	free(img->name);
 	free(img);
