@@ -15,6 +15,7 @@
 #include <strings.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/parse.h"
 
 static const struct {
 	const char *name;
@@ -143,19 +144,6 @@ static bool parse_decimal(struct vmdk_text t, uint64_t *out)
 	return true;
 }
 
-static bool hex_digit(char c, uint32_t *out)
-{
-	if (c >= '0' && c <= '9')
-		*out = (uint32_t)(c - '0');
-	else if (c >= 'a' && c <= 'f')
-		*out = (uint32_t)(c - 'a') + 10;
-	else if (c >= 'A' && c <= 'F')
-		*out = (uint32_t)(c - 'A') + 10;
-	else
-		return false;
-	return true;
-}
-
 /*
  * A content ID: hexadecimal digits, perhaps with 0x in front. Xen Orchestra writes its numbers in
  * decimal, with up to ten digits: everybody reads them as hexadecimal and takes the low 32 bits.
@@ -163,16 +151,18 @@ static bool hex_digit(char c, uint32_t *out)
  */
 static bool parse_cid(struct vmdk_text t, uint32_t *out, struct vmdk_text *last)
 {
-	uint32_t n = 0, digit;
+	uint32_t n = 0;
 
 	if (text_begins(t, "0x")) {
 		t.at += 2;
 		t.len -= 2;
 	}
 	for (size_t i = 0; i < t.len; i++) {
-		if (!hex_digit(t.at[i], &digit))
+		int digit = img_hex_digit(t.at[i]);
+
+		if (digit < 0)
 			return false;
-		n = n << 4 | digit;
+		n = n << 4 | (uint32_t)digit;
 	}
 	if (!t.len)
 		return false;

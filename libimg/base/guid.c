@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "libimg/base/identity.h"
+#include "libimg/base/parse.h"
 
 /* Where the text's bytes are stored, and the dashes between them. */
 static const uint8_t place[IMG_GUID_BYTES] = {
@@ -30,17 +31,6 @@ void img_guid_print(const uint8_t guid[IMG_GUID_BYTES], char out[IMG_GUID_CHARS 
 	*out = '\0';
 }
 
-static int digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 bool img_guid_parse(const char *text, size_t len, uint8_t out[IMG_GUID_BYTES])
 {
 	uint8_t guid[IMG_GUID_BYTES];
@@ -56,8 +46,8 @@ bool img_guid_parse(const char *text, size_t len, uint8_t out[IMG_GUID_BYTES])
 
 		if (dash_before(i) && *text++ != '-')
 			return false;
-		high = digit(text[0]);
-		low = digit(text[1]);
+		high = img_hex_digit(text[0]);
+		low = img_hex_digit(text[1]);
 		if (high < 0 || low < 0)
 			return false;
 		guid[place[i]] = (uint8_t)(high << 4 | low);

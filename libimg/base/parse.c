@@ -32,7 +32,7 @@ int img_parse_bool(const char *text, bool *out)
 
 /* ---- Numbers ---- */
 
-static int digit_value(char c)
+int img_hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
 		return c - '0';
@@ -53,10 +53,10 @@ static int parse_digits(const char *text, int base, uint64_t *out, const char **
 	bool fits = true;
 	const char *p = text;
 
-	for (; digit_value(*p) >= 0 && digit_value(*p) < base; p++) {
+	for (; img_hex_digit(*p) >= 0 && img_hex_digit(*p) < base; p++) {
 		if (fits)
 			fits = mul_u64(n, (uint64_t)base, &n) &&
-			       add_u64(n, (uint64_t)digit_value(*p), &n);
+			       add_u64(n, (uint64_t)img_hex_digit(*p), &n);
 	}
 	if (p == text)
 		return -EINVAL;

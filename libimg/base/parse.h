@@ -7,6 +7,9 @@
 
 #include "libimg/img.h"
 
+/* Of 0-9, a-f and A-F; -1: none of these. */
+int img_hex_digit(char c);
+
 /* "on", "yes", "true", "y" / "off", "no", "false", "n". -EINVAL. */
 int img_parse_bool(const char *text, bool *out);
 

@@ -12,18 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/parse.h"
 #include "libimg/storage/nbd.h"
 
 static int fail_name(const char *name, const char *why, struct img_error *err)
 {
 	return img_fail(err, -EINVAL, "Invalid NBD name '%s': %s", name, why);
-}
-
-static int hex_digit(char c)
-{
-	return isdigit((unsigned char)c)    ? c - '0'
-	       : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10
-					    : -1;
 }
 
 /* %XX becomes the byte it stands for, in place. False: not two digits, or a zero byte. */
@@ -36,7 +30,7 @@ static bool decode(char *text)
 			*to++ = *text;
 			continue;
 		}
-		int high = hex_digit(text[1]), low = high < 0 ? -1 : hex_digit(text[2]);
+		int high = img_hex_digit(text[1]), low = high < 0 ? -1 : img_hex_digit(text[2]);
 
 		if (low < 0 || !(high | low))
 			return false;
