@@ -265,37 +265,28 @@ static int fail_open(struct img_error *err, const char *path, int rc)
 	return img_fail(err, rc, "Could not open '%s': %s", path, strerrordesc_np(-rc));
 }
 
+int img_file_refuse_type(mode_t mode, const char *verb, const char *path, struct img_error *err)
+{
+	const char *what = S_ISFIFO(mode)   ? "pipe"
+			   : S_ISSOCK(mode) ? "socket"
+			   : S_ISCHR(mode)  ? "character device"
+					    : "special file";
+
+	if (S_ISDIR(mode))
+		return img_fail(err, -EISDIR, "Could not %s '%s': Is a directory", verb, path);
+	return img_fail(err, -EINVAL,
+			"Could not %s '%s': it is a %s, neither a regular file nor a block device",
+			verb, path, what);
+}
+
 /* Only what has a size and can be read at any place. */
 static int check_type(int fd, const char *path, bool write, struct stat *st, struct img_error *err)
 {
-	const char *what;
-
 	if (fstat(fd, st))
 		return fail_open(err, path, -errno);
-	if (!write && img_storage_is_null(st))
+	if ((!write && img_storage_is_null(st)) || S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
 		return 0;
-	switch (st->st_mode & S_IFMT) {
-	case S_IFREG:
-	case S_IFBLK:
-		return 0;
-	case S_IFDIR:
-		return img_fail(err, -EISDIR, "Could not open '%s': Is a directory", path);
-	case S_IFIFO:
-		what = "pipe";
-		break;
-	case S_IFSOCK:
-		what = "socket";
-		break;
-	case S_IFCHR:
-		what = "character device";
-		break;
-	default:
-		what = "special file";
-		break;
-	}
-	return img_fail(err, -EINVAL,
-			"Could not open '%s': it is a %s, neither a regular file nor a block device",
-			path, what);
+	return img_file_refuse_type(st->st_mode, "open", path, err);
 }
 
 static int check_access(int fd, const char *path, unsigned flags, struct img_error *err)

@@ -353,39 +353,19 @@ static int publish(struct img_file *f, bool durable, struct img_error *err)
 static int stat_old(struct unpublished *u, const char *path, int *fd, struct stat *st,
 		    struct img_error *err)
 {
-	const char *what;
-
 	if (fstatat(u->dir_fd, u->name, st, AT_SYMLINK_NOFOLLOW))
 		return errno == ENOENT ? 0 : fail_create(err, path, -errno);
-	switch (st->st_mode & S_IFMT) {
-	case S_IFBLK:
+	if (S_ISBLK(st->st_mode))
 		return 2;
-	case S_IFREG:
-		*fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-		if (*fd < 0)
-			return fail_create(err, path, -errno);
-		if (!fstat(*fd, st) && S_ISREG(st->st_mode))
-			return 1;
-		close(*fd); /* exchanged meanwhile */
-		return fail_create(err, path, -EBUSY);
-	case S_IFDIR:
-		return fail_create(err, path, -EISDIR);
-	case S_IFIFO:
-		what = "pipe";
-		break;
-	case S_IFSOCK:
-		what = "socket";
-		break;
-	case S_IFCHR:
-		what = "character device";
-		break;
-	default:
-		what = "special file";
-		break;
-	}
-	return img_fail(err, -EINVAL,
-			"Could not create '%s': it is a %s, neither a regular file nor a block device",
-			path, what);
+	if (!S_ISREG(st->st_mode))
+		return img_file_refuse_type(st->st_mode, "create", path, err);
+	*fd = openat(u->dir_fd, u->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (*fd < 0)
+		return fail_create(err, path, -errno);
+	if (!fstat(*fd, st) && S_ISREG(st->st_mode))
+		return 1;
+	close(*fd); /* exchanged meanwhile */
+	return fail_create(err, path, -EBUSY);
 }
 
 /* The old file is about to be lost: nobody may be using it. */

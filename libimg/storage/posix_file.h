@@ -126,6 +126,8 @@ int img_file_replace(struct img_storage *s, const void *bytes, size_t len, bool 
 		     struct img_error *err);
 /* f is that file now; identity becomes its own. file.c */
 void img_file_set_identity(struct img_file *f, char *identity);
+/* What is neither a regular file nor a block device, in a sentence: -EISDIR or -EINVAL. verb: "open". */
+int img_file_refuse_type(mode_t mode, const char *verb, const char *path, struct img_error *err);
 
 /* ---- file_unfinished.c ---- */
 
