@@ -493,11 +493,19 @@ struct img_map_entry {
 };
 /*
  * What [off, off + len) is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours may
- * be alike: merging is the caller's. deep: descend into backing files, and into holes of plain
+ * be alike: img_map_each() merges them. deep: descend into backing files, and into holes of plain
  * files; else this image alone (not present: BACKING).
  */
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err);
+/*
+ * The same of all of [off, off + len), which may be nothing: fn is called for each entry, in order,
+ * until it returns other than 0, which is then returned; neighbours that are alike are one. entry is
+ * valid during the call. Memory does not grow with the number of entries. fn may use img.
+ */
+typedef int img_map_each_fn(void *user, const struct img_map_entry *entry);
+int img_map_each(struct img *img, uint64_t off, uint64_t len, bool deep, img_map_each_fn *fn,
+		 void *user, struct img_error *err);
 
 enum {
 	IMG_MAP_DEEP = 1 << 0, /* descend, as img_map() with deep */

@@ -1,7 +1,7 @@
 /* map: where the data of an image lies. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "libimg/img.h"
 #include "tools/args.h"
@@ -85,29 +85,18 @@ static int parse(struct map *map, int argc, char **argv)
 	return args_one_way_to_open(r->image_opts, r->format) ? GO_ON : 1;
 }
 
-/* Do b's bytes simply go on where a's end? */
-static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
-{
-	if (a->zero != b->zero || a->data != b->data || a->present != b->present ||
-	    a->compressed != b->compressed || a->depth != b->depth ||
-	    a->has_offset != b->has_offset)
-		return false;
-	if (!a->file != !b->file || (a->file && strcmp(a->file, b->file)))
-		return false;
-	return !a->has_offset || a->offset + a->length == b->offset;
-}
-
-static void print_json(const struct img_map_entry *e, bool last)
+static void print_json(const struct img_map_entry *e, bool first)
 {
 	static const char *const names[] = { "false", "true" };
 
+	fputs(first ? "[" : ",\n", stdout);
 	printf("{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %" PRIu32
 	       ", \"present\": %s, \"zero\": %s, \"data\": %s, \"compressed\": %s",
 	       e->start, e->length, e->depth, names[e->present], names[e->zero], names[e->data],
 	       names[e->compressed]);
 	if (e->has_offset)
 		printf(", \"offset\": %" PRIu64, e->offset);
-	fputs(last ? "}]\n" : "},\n", stdout);
+	putchar('}');
 }
 
 /* Only what lies in a file as it is; false: there is something that does not, said. */
@@ -125,43 +114,41 @@ static bool print_human(const struct img_map_entry *e)
 	return true;
 }
 
-static bool print_entry(const struct map *map, const struct img_map_entry *e, bool last)
+struct printing {
+	const struct map *map;
+	uint64_t count; /* of entries so far */
+};
+
+static int print_entry(void *user, const struct img_map_entry *e)
 {
-	if (!map->json)
-		return print_human(e);
-	print_json(e, last);
-	return true;
+	struct printing *p = user;
+
+	if (p->map->json)
+		print_json(e, !p->count);
+	else if (!print_human(e))
+		return -ECANCELED;
+	p->count++;
+	return 0;
 }
 
 static int print_map(struct img *img, const struct map *map, struct img_error *err)
 {
-	uint64_t end = img_size(img);
-	struct img_map_entry now = { .start = map->start }, next;
+	uint64_t size = img_size(img), left = map->start < size ? size - map->start : 0;
+	uint64_t length = map->length < left ? map->length : left;
+	struct printing p = { .map = map };
+	struct img_map_entry nothing = { .start = map->start };
+	int rc;
 
-	if (map->length < end - map->start)
-		end = map->start + map->length;
-	if (map->start > img_size(img))
-		end = map->start;
-	if (map->json)
-		putchar('[');
-	else
+	if (!map->json)
 		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
-	while (now.start + now.length < end) {
-		uint64_t at = now.start + now.length;
-
-		if (img_map(img, at, end - at, true, &next, err)) {
-			say_error("Failed to read image metadata: %s", img_error_text(err));
-			return 1;
-		}
-		if (now.length && goes_on(&now, &next)) {
-			now.length += next.length;
-			continue;
-		}
-		if (now.length && !print_entry(map, &now, false))
-			return 1;
-		now = next;
-	}
-	return print_entry(map, &now, true) ? 0 : 1;
+	rc = img_map_each(img, map->start, length, true, print_entry, &p, err);
+	if (!rc && !p.count && map->json)
+		print_json(&nothing, true);
+	if (map->json && p.count + !rc)
+		fputs(rc ? "\n" : "]\n", stdout);
+	if (img_error_code(err))
+		say_error("Failed to read image metadata: %s", img_error_text(err));
+	return rc ? 1 : 0;
 }
 
 static int map_run(int argc, char **argv)

@@ -164,6 +164,41 @@ int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_m
 	return rc;
 }
 
+/* Do b's bytes simply go on where a's end? */
+static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
+{
+	return a->zero == b->zero && a->data == b->data && a->present == b->present &&
+	       a->compressed == b->compressed && a->encrypted == b->encrypted &&
+	       a->depth == b->depth && a->has_offset == b->has_offset && a->file == b->file &&
+	       (!a->has_offset || a->offset + a->length == b->offset);
+}
+
+int img_map_each(struct img *img, uint64_t off, uint64_t len, bool deep, img_map_each_fn *fn,
+		 void *user, struct img_error *err)
+{
+	struct img_map_entry entry = { .start = off }, next;
+	uint64_t end;
+	int rc = 0;
+
+	if (len)
+		rc = check_range(img, off, len, err);
+	for (end = off + len; !rc && entry.start + entry.length < end;) {
+		uint64_t at = entry.start + entry.length;
+
+		rc = img_map(img, at, end - at, deep, &next, err);
+		if (rc)
+			break;
+		if (entry.length && goes_on(&entry, &next)) {
+			entry.length += next.length;
+			continue;
+		}
+		if (entry.length)
+			rc = fn(user, &entry);
+		entry = next;
+	}
+	return rc || !entry.length ? rc : fn(user, &entry);
+}
+
 /* ---- Many, on a queue ---- */
 
 enum {
@@ -178,15 +213,6 @@ struct map_request {
 	img_map_fn *done;
 	void *user;
 };
-
-/* Do b's bytes simply go on where a's end? */
-static bool goes_on(const struct img_map_entry *a, const struct img_map_entry *b)
-{
-	return a->zero == b->zero && a->data == b->data && a->present == b->present &&
-	       a->compressed == b->compressed && a->encrypted == b->encrypted &&
-	       a->depth == b->depth && a->has_offset == b->has_offset && a->file == b->file &&
-	       (!a->has_offset || a->offset + a->length == b->offset);
-}
 
 static int add_entry(struct map_request *m, const struct img_map_entry *e, struct img_error *err)
 {

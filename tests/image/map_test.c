@@ -65,6 +65,30 @@ struct asked {
 	size_t count;
 };
 
+static int print_each(void *user, const struct img_map_entry *e)
+{
+	struct asked *a = user;
+
+	cr_assert_eq(e->start, a->next);
+	print(a->f, !a->count++, e);
+	a->next += e->length;
+	return a->rc;
+}
+
+/* The same, merged by the library. */
+static void write_merged_map(const char *name, const char *to)
+{
+	struct img *img = must_open(name, NULL, 0);
+	struct asked a = { .f = fopen(to, "w") };
+
+	cr_assert_not_null(a.f);
+	cr_assert_eq(img_map_each(img, 0, img_size(img), true, print_each, &a, NULL), 0);
+	cr_assert_eq(a.next, img_size(img));
+	fprintf(a.f, "]\n");
+	fclose(a.f);
+	must_close(img);
+}
+
 static void print_mapped(void *user, int rc, const struct img_map_entry *entries, size_t count,
 			 const struct img_error *err)
 {
@@ -156,6 +180,8 @@ Test(map, as_qemu_img_says)
 			 "diff theirs ours",
 			 names[i]);
 		cr_expect_eq(system(command), 0, "%s", names[i]);
+		write_merged_map(names[i], "ours");
+		cr_expect_eq(system(command), 0, "%s, merged", names[i]);
 		write_map_on_queue(names[i], "ours", 1000);
 		cr_expect_eq(system(command), 0, "%s, on a queue", names[i]);
 		write_map_on_queue(names[i], "ours", 1);
@@ -179,7 +205,27 @@ Test(map, one_image_alone)
 	must_close(img);
 }
 
-Test(map, emptiness_is_told_in_long_runs, .timeout = 10)
+Test(map, each_ends_where_its_user_says)
+{
+	struct asked a = { .f = fopen("/dev/null", "w"), .rc = 7 };
+	struct img *img;
+
+	make_image("a.raw", "raw", 1 << 20, NULL, NULL);
+	img = must_open("a.raw", "raw", IMG_OPEN_WRITE);
+	cr_assert_eq(img_zero(img, 0, 512, NULL), 0);
+	cr_assert_eq(img_map_each(img, 0, 1 << 20, true, print_each, &a, NULL), 7);
+	cr_assert_eq(a.count, 1);
+	a = (struct asked){ .f = a.f, .next = 4096 };
+	cr_assert_eq(img_map_each(img, 4096, 0, true, print_each, &a, NULL), 0);
+	cr_assert_eq(img_map_each(img, 4096, 1 << 20, true, print_each, &a, NULL), -EINVAL);
+	cr_assert_eq(a.count, 0);
+	cr_assert_eq(img_map_each(img, 4096, 4096, true, print_each, &a, NULL), 0);
+	cr_assert_eq(a.next, 8192);
+	fclose(a.f);
+	must_close(img);
+}
+
+Test(map, emptiness_comes_in_long_runs, .timeout = 10)
 {
 	make_image("huge.raw", "raw", UINT64_C(1) << 40, NULL, NULL);
 	make_image("huge.qcow2", "qcow2", UINT64_C(1) << 40, NULL, NULL);
