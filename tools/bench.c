@@ -259,12 +259,6 @@ static int parse(struct bench *b, int argc, char **argv)
 	options_begin(&o, &bench_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case 't':
 			if (!parse_cache(b, o.value))
 				return 1;
@@ -298,15 +292,15 @@ static int parse(struct bench *b, int argc, char **argv)
 			if (!args_output("bench", o.value, &b->json))
 				return 1;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		case 'f':
+		case ARG_IMAGE_OPTS:
+		case ARG_OBJECT:
+		case ARG_REFERENCES:
+			if (!open_option(r, opt, o.value))
+				return 1;
+			break;
 		default:
 			if (!parse_request(b, opt, o.value))
 				return 1;

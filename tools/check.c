@@ -67,12 +67,6 @@ static int parse(struct check *check, int argc, char **argv)
 	options_begin(&o, &check_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case 'T':
 			cache = o.value;
 			break;
@@ -97,15 +91,11 @@ static int parse(struct check *check, int argc, char **argv)
 		case 'q':
 			check->quiet = true;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		default:
+			if (!open_option(r, opt, o.value))
+				return 1;
 		}
 	}
 	if (o.operand_count != 1)

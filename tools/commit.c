@@ -52,12 +52,6 @@ static int parse(struct commit *commit, int argc, char **argv)
 	options_begin(&o, &commit_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case 't':
 			cache = o.value;
 			break;
@@ -78,15 +72,11 @@ static int parse(struct commit *commit, int argc, char **argv)
 		case 'q':
 			commit->quiet = true;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		default:
+			if (!open_option(r, opt, o.value))
+				return 1;
 		}
 	}
 	if (o.operand_count != 1)

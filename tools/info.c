@@ -58,12 +58,6 @@ static int parse(struct info *info, int argc, char **argv)
 	options_begin(&o, &info_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case OPT_BACKING_CHAIN:
 			info->chain = true;
 			break;
@@ -80,15 +74,11 @@ static int parse(struct info *info, int argc, char **argv)
 			if (!args_output("info", o.value, &info->json))
 				return 1;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		default:
+			if (!open_option(r, opt, o.value))
+				return 1;
 		}
 	}
 	if (o.operand_count != 1)

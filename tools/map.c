@@ -47,12 +47,6 @@ static int parse(struct map *map, int argc, char **argv)
 	options_begin(&o, &map_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case 's':
 			if (!args_size("start offset", o.value, 0, INT64_MAX, &map->start))
 				return 1;
@@ -68,15 +62,11 @@ static int parse(struct map *map, int argc, char **argv)
 		case 'U':
 			r->flags |= IMG_OPEN_SHARE;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		default:
+			if (!open_option(r, opt, o.value))
+				return 1;
 		}
 	}
 	if (o.operand_count != 1)

@@ -8,6 +8,7 @@
 
 #include "libimg/img.h"
 #include "tools/args.h"
+#include "tools/options.h"
 #include "tools/say.h"
 #include "tools/suggest.h"
 
@@ -41,6 +42,23 @@ bool open_add_object(const char *text)
 const struct img_secrets *open_objects(void)
 {
 	return objects;
+}
+
+bool open_option(struct open_request *r, int opt, const char *value)
+{
+	switch (opt) {
+	case 'f':
+		r->format = value;
+		return true;
+	case ARG_IMAGE_OPTS:
+		r->image_opts = true;
+		return true;
+	case ARG_REFERENCES:
+		r->references = value;
+		return true;
+	default:
+		return open_add_object(value);
+	}
 }
 
 /* A name with a colon may be that of a file. */

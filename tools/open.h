@@ -53,7 +53,12 @@ const char *open_references(const char *given);
 
 /* --object: what descriptions speak of by id. False: it makes no sense; said. */
 bool open_add_object(const char *text);
-/* All of them; NULL: none. */
+/*
+ * What a subcommand of one image was given: -f, --image-opts, --references or --object, as
+ * options_next() returned it. False: it makes no sense; said.
+ */
+bool open_option(struct open_request *r, int opt, const char *value);
+/* All objects; NULL: none. */
 const struct img_secrets *open_objects(void);
 
 /*

@@ -55,12 +55,6 @@ static int parse_options(struct rebase *rebase, struct options *o)
 
 	while ((opt = options_next(o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o->value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case 't':
 			rebase->cache = o->value;
 			break;
@@ -89,15 +83,11 @@ static int parse_options(struct rebase *rebase, struct options *o)
 		case 'q':
 			rebase->quiet = true;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o->value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o->value;
-			break;
 		case OPTIONS_EXIT:
 			return o->code;
+		default:
+			if (!open_option(r, opt, o->value))
+				return 1;
 		}
 	}
 	return GO_ON;

@@ -116,12 +116,6 @@ static int parse(struct resize *resize, int argc, char **argv)
 	options_begin(&o, &resize_command, argc, argv);
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
-		case 'f':
-			r->format = o.value;
-			break;
-		case ARG_IMAGE_OPTS:
-			r->image_opts = true;
-			break;
 		case OPT_SHRINK:
 			resize->shrink = true;
 			break;
@@ -132,15 +126,11 @@ static int parse(struct resize *resize, int argc, char **argv)
 		case 'q':
 			resize->quiet = true;
 			break;
-		case ARG_OBJECT:
-			if (!open_add_object(o.value))
-				return 1;
-			break;
-		case ARG_REFERENCES:
-			r->references = o.value;
-			break;
 		case OPTIONS_EXIT:
 			return o.code;
+		default:
+			if (!open_option(r, opt, o.value))
+				return 1;
 		}
 	}
 	operand = o.operands;
