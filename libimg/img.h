@@ -111,6 +111,11 @@ bool img_value_bool(const struct img_value *v);
 
 /* Names of all formats, NULL past the last. */
 const char *img_format_at(size_t i);
+/*
+ * Names of all protocols: what holds an image's bytes, as "file.driver" of a description says it, and
+ * mostly as URLs begin. NULL past the last.
+ */
+const char *img_protocol_at(size_t i);
 
 enum {
 	IMG_FORMAT_WRITE = 1 << 0, /* images can be opened for writing */

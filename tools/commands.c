@@ -26,12 +26,12 @@ const struct command *command_at(size_t i)
 }
 
 /* As many names to a line as fit. */
-static void print_formats(void)
+static void print_names(const char *(*name_at)(size_t i))
 {
 	size_t column = 0, i;
 	const char *name;
 
-	for (i = 0; (name = img_format_at(i)); i++) {
+	for (i = 0; (name = name_at(i)); i++) {
 		size_t len = strlen(name) + 1;
 
 		if (!column || column + len > 78) {
@@ -63,6 +63,8 @@ static void print_old_help(void)
 	fputs("\nSupported formats:", stdout);
 	for (i = 0; (name = img_format_at(i)); i++)
 		printf(" %s", name);
+	for (i = 0; (name = img_protocol_at(i)); i++)
+		printf(" %s", name);
 	putchar('\n');
 }
 
@@ -75,7 +77,9 @@ static void print_commands(void)
 	for (i = 0; (c = command_at(i)); i++)
 		printf("  %-8s %s\n", c->name, c->purpose);
 	puts("\nSupported image formats:\n");
-	print_formats();
+	print_names(img_format_at);
+	puts("\nSupported protocols:\n");
+	print_names(img_protocol_at);
 	if (!say_as_itself())
 		print_old_help();
 }

@@ -18,6 +18,7 @@
 #include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
 #include "libimg/image/folder.h"
+#include "libimg/storage/module.h"
 
 /* What the handle of a new image may be asked for. */
 enum {
@@ -33,6 +34,13 @@ const char *img_format_at(size_t i)
 		if (n == i)
 			return img_drivers[n]->name;
 	return NULL;
+}
+
+const char *img_protocol_at(size_t i)
+{
+	const struct img_module *module = img_module_at(i);
+
+	return module ? module->name : NULL;
 }
 
 int img_format_features(const char *format)

@@ -49,6 +49,8 @@ struct img_module {
 		    struct img_error *err);
 };
 
+/* All of them, in no order of meaning; NULL past the last. */
+const struct img_module *img_module_at(size_t i);
 /* By the value of "driver"; NULL: no such module. */
 const struct img_module *img_module_named(const char *name);
 /* By the len bytes before a name's first colon; NULL: no such protocol. */

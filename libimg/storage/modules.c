@@ -13,6 +13,11 @@ static const struct img_module *const modules[] = {
 	&img_module_blkdebug,
 };
 
+const struct img_module *img_module_at(size_t i)
+{
+	return i < IMG_ARRAY_LEN(modules) ? modules[i] : NULL;
+}
+
 const struct img_module *img_module_named(const char *name)
 {
 	for (size_t i = 0; i < IMG_ARRAY_LEN(modules); i++)

@@ -156,7 +156,7 @@ completes() {
 }
 mkdir -p "$work/files/folder"
 touch "$work/files/disk.qcow2" "$work/files/disk two.raw"
-formats=$("$imgtool" --help | sed -n '/^Supported image/,$s/^  *//p' | tr '\n' ' ')
+formats=$("$imgtool" --help | sed -n '/^Supported image/,/^Supported protocols/s/^  *//p' | tr '\n' ' ')
 try "bash: it reads the script" bash -n "$bash_script"
 try "bash: the function is bound to imgtool" bash -c ". '$bash_script'; complete -p imgtool | grep -qx 'complete -F _imgtool imgtool'"
 # shellcheck disable=SC2086 # words are wanted

@@ -274,6 +274,10 @@ Test(create, formats_tell_what_they_can)
 	for (; (name = img_format_at(n)); n++)
 		cr_assert_geq(img_format_features(name), 0);
 	cr_assert_geq(n, 3);
+	for (n = 0; img_protocol_at(n); n++)
+		cr_assert_eq(img_format_features(img_protocol_at(n)), img_format_features("raw"));
+	cr_assert_geq(n, 3);
+	cr_assert_str_eq(img_protocol_at(0), "file");
 	cr_assert_eq(img_format_features("nofmt"), -ENOENT);
 	cr_assert_eq(img_format_features("raw"),
 		     IMG_FORMAT_WRITE | IMG_FORMAT_CREATE | IMG_FORMAT_RESIZE);

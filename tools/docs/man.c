@@ -319,6 +319,12 @@ void man_program(FILE *out)
 	fputs(".SH IMAGE FORMATS\n", out);
 	for (i = 0; (name = img_format_at(i)); i++)
 		fprintf(out, "%s%s", i ? ",\n" : "", name);
+	fputs("\n.SH PROTOCOLS\n", out);
+	put_text(out, "What holds an image's bytes, as URLs and descriptions name it:");
+	for (i = 0; (name = img_protocol_at(i)); i++) {
+		fputs(i ? ",\n" : "", out);
+		put_word(out, name, strlen(name));
+	}
 	fputs("\n", out);
 	put_other_rows(out, &program_command);
 	put_exit_status(out, &program_command);
