@@ -1,3 +1,8 @@
+/*
+ * Parse and encode a VHDX's structures (spec/vhdx.md): bytes only, no file. A checksum is verified before
+ * anything behind it is looked at; what is then out of range is damage, and what this reader does not
+ * know and must is refused.
+ */
 #include "formats/vhdx/vhdx_layout.h"
 
 #include <errno.h>

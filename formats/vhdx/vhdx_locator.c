@@ -1,3 +1,7 @@
+/*
+ * Parent locators (spec/vhdx.md): pairs of UTF-16 strings, by which a child says which disk it was made on
+ * and, in up to three ways, where that is. Names of Windows become paths of this system here.
+ */
 #include "formats/vhdx/vhdx_locator.h"
 
 #include <errno.h>

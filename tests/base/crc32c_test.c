@@ -1,3 +1,4 @@
+/* CRC-32C: the values that its specification gives, whole and in pieces. */
 #include "libimg/base/crc32c.h"
 
 #include <criterion/criterion.h>

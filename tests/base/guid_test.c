@@ -1,3 +1,4 @@
+/* GUIDs as text, in the byte order of Microsoft's structures. */
 #include "libimg/base/guid.h"
 
 #include <criterion/criterion.h>

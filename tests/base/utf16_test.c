@@ -1,3 +1,4 @@
+/* Names between UTF-8 and UTF-16, both ways; what is neither is refused. */
 #include "libimg/base/utf16.h"
 
 #include <criterion/criterion.h>
