@@ -17,9 +17,10 @@ struct scan {
 	struct img_check *c;
 	struct img_use_map used;
 	uint8_t *buffer;
-	uint64_t allocated, fragmented, previous_end;
-	uint64_t end;  /* of the last cluster of a good entry */
-	uint64_t next; /* where a copy of a cluster may go; moves on */
+	uint64_t allocated, fragmented;
+	uint64_t previous, previous_end; /* of the last good entry: its number + 1, where its cluster ends */
+	uint64_t end;			 /* of the last cluster of a good entry */
+	uint64_t next;			 /* where a copy of a cluster may go; moves on */
 };
 
 static bool repairs(const struct scan *s, unsigned what)
@@ -221,7 +222,8 @@ static int check_entry(struct parallels_file *p, void *user, uint64_t number, ui
 		       p->name, number, off);
 		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
 	}
-	s->fragmented += s->previous_end && off != s->previous_end;
+	s->fragmented += number && s->previous == number && off != s->previous_end;
+	s->previous = number + 1;
 	s->previous_end = off + p->cluster_bytes;
 	s->end = max_u64(s->end, s->previous_end);
 	return 0;

@@ -15,6 +15,14 @@ for options in cluster_size=1M cluster_size=64k cluster_size=32256 cluster_size=
 	parallels_read "$name" a.parallels
 	scribble parallels a.parallels
 	parallels_read "$name, changed" a.parallels
+	# not closed, and longer than it need be
+	printf Ynot | dd of=a.parallels bs=1 seek=44 conv=notrunc status=none
+	truncate -s +1M a.parallels
+	same_check "$name, not closed" parallels a.parallels
+	reads "$name, not closed" parallels a.parallels
+	try "$name, not closed: repair" "$imgtool" check -q -r all -f parallels a.parallels
+	same_check "$name, repaired" parallels a.parallels
+	try "$name, repaired: qemu-img check" qemu-img check -q -f parallels a.parallels
 done
 
 name="parallels of VirtualBox's kind"

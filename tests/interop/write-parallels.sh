@@ -55,4 +55,14 @@ parallels_sound "$name" o.parallels
 vbox_clones "$name" o.parallels content.raw
 parallels_changed "$name," o.parallels
 vbox_clones "$name, resized" o.parallels backwards.parallels.raw
+# The file in a folder is one that they read.
+name="a folder of parallels"
+mkdir o.hdd
+try "$name: convert" "$imgtool" convert -f raw -O parallels -o cluster_size=64k content.raw o.hdd
+try "$name: check" "$imgtool" check -q -f parallels o.hdd
+parallels_sound "$name" 'o.hdd/o.hdd.0.{5fbaabe3-6958-40ff-92a7-860e329aab41}.hds'
+scribble parallels 'o.hdd/o.hdd.0.{5fbaabe3-6958-40ff-92a7-860e329aab41}.hds'
+try "$name, changed by qemu-io: compare" "$imgtool" compare -f parallels -F parallels o.hdd \
+	'o.hdd/o.hdd.0.{5fbaabe3-6958-40ff-92a7-860e329aab41}.hds'
+rm -rf o.hdd
 rm -f o.parallels t.parallels backwards.parallels.raw
