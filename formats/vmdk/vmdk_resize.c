@@ -330,7 +330,8 @@ static int store_size(struct img *img, uint64_t size, uint64_t capacity, struct 
 	}
 	if (!rc) {
 		vmdk->text_bytes = next_len;
-		vmdk->stored_bytes = img->size = size;
+		vmdk->stored_bytes = size;
+		img->size = size;
 		x->bytes = bytes;
 	}
 	free(next);
