@@ -71,8 +71,8 @@ static void build(bool child, bool log)
 	struct vhdx_header h = { .log_off = LOG, .log_bytes = MIB };
 	uint32_t at = VHDX_METADATA_TABLE_BYTES;
 	struct vhdx_locator parent;
-	uint8_t *locator;
-	size_t locator_bytes;
+	uint8_t *locator = NULL;
+	size_t locator_bytes = 0;
 
 	memset(file, 0, BLOCKS);
 	memset(file + BLOCKS, 1, 2 * MIB);
@@ -89,8 +89,8 @@ static void build(bool child, bool log)
 		vhdx_encode_item(&g, (enum vhdx_item)i, file + METADATA + at);
 		at += items[i].bytes;
 	}
-	must(!vhdx_locator_of(h.data_write, "base", &parent, NULL) &&
-		     !vhdx_encode_locator(&parent, &locator, &locator_bytes, NULL),
+	must(!vhdx_locator_of(h.data_write, "base", &parent, NULL), "no memory", "");
+	must(!vhdx_encode_locator(&parent, &locator, &locator_bytes, NULL),
 	     "no memory", "");
 	if (child) {
 		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){ at,

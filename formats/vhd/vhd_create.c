@@ -100,8 +100,8 @@ static int check_dynamic(const struct img_creating *c, struct img_error *err)
 
 	if (!is_pow2_u64(block) || block < BLOCK_BYTES_MIN || block > VHD_WRITE_BLOCK_MAX)
 		return img_fail(err, -EINVAL,
-				"%s: block_size: found %" PRIu64
-				" bytes, allowed powers of two from 4096 to %" PRIu32,
+				"%s: block_size is %" PRIu64
+				" bytes, expected a power of two from 4096 to %" PRIu32,
 				c->name, block, VHD_WRITE_BLOCK_MAX);
 	if (c->preallocate != IMG_PREALLOCATE_OFF)
 		return img_fail(err, -ENOTSUP,
@@ -135,11 +135,11 @@ int vhd_create_check(struct img_creating *c, struct img_error *err)
 
 	if (!rc && c->size > VHD_SIZE_MAX)
 		rc = img_fail(err, -EFBIG,
-			      "%s: The image size is too large for file format 'vpc': found %" PRIu64
-			      " bytes, allowed up to %" PRIu64 " (2040 GiB)",
+			      "%s: The image size is too large for file format 'vpc': %" PRIu64
+			      " bytes, expected at most %" PRIu64 " (2040 GiB)",
 			      c->name, c->size, VHD_SIZE_MAX);
 	if (!rc && uuid && !img_guid_parse(uuid, strlen(uuid), guid))
-		rc = img_fail(err, -EINVAL, "%s: uuid: found '%s', expected a UUID", c->name, uuid);
+		rc = img_fail(err, -EINVAL, "%s: uuid is '%s', expected a UUID", c->name, uuid);
 	if (!rc)
 		rc = check_backing(c, err);
 	if (!rc && is_fixed(c) && img_options_has(o, "block_size"))
@@ -149,7 +149,7 @@ int vhd_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc && !is_fixed(c) &&
 	    vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)) > VHD_BLOCKS_MAX)
 		rc = img_fail(err, -EFBIG,
-			      "%s: block_size: found %" PRIu64 " blocks, allowed up to %d", c->name,
+			      "%s: block_size: %" PRIu64 " blocks, expected at most %d", c->name,
 			      vhd_blocks(disk_bytes(c, &exact), (uint32_t)block_bytes(c)),
 			      VHD_BLOCKS_MAX);
 	return rc;

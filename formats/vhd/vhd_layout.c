@@ -45,16 +45,16 @@ int vhd_parse_footer(const uint8_t *bytes, struct vhd_footer *out, struct img_er
 	expected = vhd_checksum(bytes, VHD_FOOTER_BYTES, VHD_OFF_CHECKSUM);
 	if (found != expected)
 		return img_fail(err, -EUCLEAN,
-				"footer: checksum: found %#" PRIx32 ", expected %#" PRIx32, found,
+				"footer: checksum is %#" PRIx32 ", expected %#" PRIx32, found,
 				expected);
 	if (be16_load(bytes + 12) != 1)
-		return img_fail(err, -ENOTSUP, "footer: version: found %u.%u, allowed 1.x",
+		return img_fail(err, -ENOTSUP, "footer: version is %u.%u, expected 1.x",
 				be16_load(bytes + 12), be16_load(bytes + 14));
 	type = be32_load(bytes + VHD_OFF_TYPE);
 	if (type != VHD_FIXED && type != VHD_DYNAMIC && type != VHD_DIFFERENCING)
 		return img_fail(err, -ENOTSUP,
-				"footer: disk type: found %" PRIu32
-				", allowed 2 (fixed), 3 (dynamic) and 4 (differencing)",
+				"footer: disk type is %" PRIu32
+				", expected 2 (fixed), 3 (dynamic) or 4 (differencing)",
 				type);
 	memcpy(f.bytes, bytes, sizeof(f.bytes));
 	f.type = (enum vhd_type)type;
@@ -70,12 +70,12 @@ int vhd_parse_footer(const uint8_t *bytes, struct vhd_footer *out, struct img_er
 	f.saved_state = bytes[VHD_OFF_SAVED_STATE] == 1;
 	if (f.size % VHD_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"footer: current size: found %" PRIu64 " bytes, allowed multiples of 512",
+				"footer: current size is %" PRIu64 " bytes, expected a multiple of 512",
 				f.size);
 	/* The table of anything larger could not lead to its blocks. */
 	if (f.size > VHD_FILE_MAX)
 		return img_fail(err, -EUCLEAN,
-				"footer: current size: found %" PRIu64 " bytes, allowed up to %" PRIu64
+				"footer: current size is %" PRIu64 " bytes, expected at most %" PRIu64
 				" (2 TiB)",
 				f.size, VHD_FILE_MAX);
 	*out = f;
@@ -183,10 +183,10 @@ int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct 
 	h.bad_checksum = found != expected;
 	if (h.bad_checksum && !tolerate)
 		return img_fail(err, -EUCLEAN,
-				"dynamic disk header: checksum: found %#" PRIx32 ", expected %#" PRIx32,
+				"dynamic disk header: checksum is %#" PRIx32 ", expected %#" PRIx32,
 				found, expected);
 	if (be16_load(bytes + 24) != 1)
-		return img_fail(err, -ENOTSUP, "dynamic disk header: version: found %u.%u, allowed 1.x",
+		return img_fail(err, -ENOTSUP, "dynamic disk header: version is %u.%u, expected 1.x",
 				be16_load(bytes + 24), be16_load(bytes + 26));
 	memcpy(h.bytes, bytes, sizeof(h.bytes));
 	h.table_off = be64_load(bytes + VHD_OFF_TABLE);
@@ -194,8 +194,8 @@ int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct 
 	h.block_bytes = be32_load(bytes + VHD_OFF_BLOCK);
 	if (!is_pow2_u64(h.block_bytes) || h.block_bytes < VHD_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"dynamic disk header: block size: found %" PRIu32
-				" bytes, allowed powers of two from 512 on",
+				"dynamic disk header: block size is %" PRIu32
+				" bytes, expected a power of two from 512 on",
 				h.block_bytes);
 	h.bitmap_bytes = vhd_bitmap_bytes(h.block_bytes);
 	if (h.table_off % VHD_SECTOR)
@@ -205,7 +205,7 @@ int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct 
 				h.table_off);
 	if (h.entries < vhd_blocks(need, h.block_bytes))
 		return img_fail(err, -EUCLEAN,
-				"dynamic disk header: block allocation table: found %" PRIu32
+				"dynamic disk header: block allocation table has %" PRIu32
 				" entries, expected at least %" PRIu64,
 				h.entries, vhd_blocks(need, h.block_bytes));
 	memcpy(h.parent_uuid, bytes + VHD_OFF_PARENT_UUID, sizeof(h.parent_uuid));

@@ -68,7 +68,7 @@ static int open_fixed(struct img *img, struct vhd *v, bool salvage, struct img_e
 		v->footer.size = v->footer.current;
 	if ((v->footer.size > v->tail_off && !salvage) || v->footer.size % VHD_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"%s: footer: current size: found %" PRIu64 ", allowed up to the %" PRIu64
+				"%s: footer: current size is %" PRIu64 ", expected at most the %" PRIu64
 				" bytes in front of it, in multiples of 512",
 				img->name, v->footer.size, v->tail_off);
 	img->unit_bytes = VHD_SECTOR;

@@ -205,11 +205,11 @@ static int check_size(const struct img *img, uint64_t size, struct img_error *er
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
 	if (size > VHD_SIZE_MAX)
 		return img_fail(err, -EFBIG,
-				"%s: size: found %" PRIu64 " bytes, allowed up to %" PRIu64
+				"%s: size is %" PRIu64 " bytes, expected at most %" PRIu64
 				" (2040 GiB)",
 				img->name, size, VHD_SIZE_MAX);
 	if (!vhd_is_fixed(v) && vhd_blocks(size, v->header.block_bytes) > VHD_BLOCKS_MAX)
-		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 " blocks, allowed up to %d",
+		return img_fail(err, -EFBIG, "%s: size: %" PRIu64 " blocks, expected at most %d",
 				img->name, vhd_blocks(size, v->header.block_bytes), VHD_BLOCKS_MAX);
 	return 0;
 }

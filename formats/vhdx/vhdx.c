@@ -40,8 +40,8 @@ static int check_places(const struct img *img, const struct vhdx *v, struct img_
 	for (size_t i = 0; i < IMG_ARRAY_LEN(all); i++) {
 		if (!range_in(all[i]->off, all[i]->bytes, v->storage->size))
 			return img_fail(err, -EUCLEAN,
-					"%s: the file was cut short: it ends at %" PRIu64
-					", and the %s region at %" PRIu64,
+					"%s: truncated: ends at %" PRIu64
+					", the %s region needs %" PRIu64,
 					img->name, (uint64_t)v->storage->size, names[i],
 					all[i]->off + all[i]->bytes);
 		if (ranges_overlap(all[i]->off, all[i]->bytes, v->header.log_off,

@@ -114,7 +114,7 @@ static int state_fault(struct walk *w, uint64_t number, uint64_t entry, const ch
 	} else if (state == 4) {
 		*fault = "a state that is not defined";
 	} else if (state == VHDX_PARTIAL && !vhdx_is_child(v)) {
-		*fault = "a partially present block, allowed in differencing disks only";
+		*fault = "a partially present block, expected in differencing disks only";
 	} else if (state == VHDX_PARTIAL) {
 		rc = has_bitmap(w, number, &has, err);
 		if (rc)

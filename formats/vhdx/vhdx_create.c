@@ -85,7 +85,7 @@ static int choose_block(const struct img_creating *c, struct recipe *r, struct i
 				bytes);
 	if (bytes < VHDX_BLOCK_BYTES_MIN || bytes > VHDX_BLOCK_BYTES_MAX)
 		return img_fail(err, -EINVAL,
-				"%s: block_size: found %" PRIu64 ", allowed %" PRIu64
+				"%s: block_size is %" PRIu64 ", expected %" PRIu64
 				" to %" PRIu64,
 				c->name, bytes, VHDX_BLOCK_BYTES_MIN, VHDX_BLOCK_BYTES_MAX);
 	r->g.block_bytes = bytes;
@@ -100,7 +100,7 @@ static int choose_sector(const struct img_creating *c, const char *option, uint3
 				 : fallback;
 
 	if (bytes != 512 && bytes != 4096)
-		return img_fail(err, -EINVAL, "%s: %s: found %" PRIu64 ", allowed 512 and 4096",
+		return img_fail(err, -EINVAL, "%s: %s is %" PRIu64 ", expected 512 or 4096",
 				c->name, option, bytes);
 	*out = (uint32_t)bytes;
 	return 0;
@@ -121,21 +121,21 @@ static int choose_sectors(const struct img_creating *c, struct recipe *r, struct
 		return rc;
 	if (parent && parent->geometry.sector_bytes != r->g.sector_bytes)
 		return img_fail(err, -EINVAL,
-				"%s: logical_sector_size: found %" PRIu32
-				", allowed the backing file's, "
+				"%s: logical_sector_size is %" PRIu32
+				", expected the backing file's, "
 				"%" PRIu32,
 				c->name, r->g.sector_bytes, parent->geometry.sector_bytes);
 	if (r->g.physical_bytes < r->g.sector_bytes)
 		return img_fail(err, -EINVAL,
-				"%s: physical_sector_size: found %" PRIu32
-				", allowed at least the logical sector size, %" PRIu32,
+				"%s: physical_sector_size is %" PRIu32
+				", expected at least the logical sector size, %" PRIu32,
 				c->name, r->g.physical_bytes, r->g.sector_bytes);
 	if (c->size > VHDX_DISK_BYTES_MAX)
 		return img_fail(err, -EFBIG, "%s: Image size too large; max of 64TB", c->name);
 	if (!is_aligned_u64(c->size, r->g.sector_bytes))
 		return img_fail(err, -EINVAL,
-				"%s: size: found %" PRIu64
-				", allowed multiples of the logical sector size, "
+				"%s: size is %" PRIu64
+				", expected a multiple of the logical sector size, "
 				"%" PRIu32,
 				c->name, c->size, r->g.sector_bytes);
 	return 0;
@@ -192,8 +192,8 @@ static int make_recipe(const struct img_creating *c, struct recipe *r, struct im
 	if (log_bytes < VHDX_MIB || log_bytes > LOG_BYTES_MAX ||
 	    !is_aligned_u64(log_bytes, VHDX_MIB))
 		return img_fail(err, -EINVAL,
-				"%s: log_size: found %" PRIu64
-				", allowed multiples of %d from there on up "
+				"%s: log_size is %" PRIu64
+				", expected a multiple of %d from there on up "
 				"to %" PRIu64,
 				c->name, log_bytes, VHDX_MIB, LOG_BYTES_MAX);
 	if (c->backing_name && img_options_has(o, "block_state_zero") &&

@@ -23,8 +23,8 @@ static int check_log_place(const struct img *img, const struct vhdx_header *h,
 	if (!h->log_bytes || !is_aligned_u64(h->log_off | h->log_bytes, VHDX_MIB) ||
 	    h->log_off < VHDX_MIB || !range_in(h->log_off, h->log_bytes, img->file->size))
 		return img_fail(err, -EUCLEAN,
-				"%s: the log: found %" PRIu64 " bytes at %" PRIu64
-				", allowed whole MiB from 1 MiB on, inside the file's %" PRIu64
+				"%s: the log is %" PRIu64 " bytes at %" PRIu64
+				", expected whole MiB from 1 MiB on, inside the file's %" PRIu64
 				" bytes",
 				img->name, h->log_bytes, h->log_off, (uint64_t)img->file->size);
 	if (!img_guid_is_zero(h->log_guid) && h->log_version)

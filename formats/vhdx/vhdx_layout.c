@@ -60,7 +60,7 @@ int vhdx_parse_header(const uint8_t *bytes, struct vhdx_header *out, struct img_
 	if (rc)
 		return rc;
 	if (le16_load(bytes + 66) != 1)
-		return img_fail(err, -EUCLEAN, "version: found %u, allowed 1",
+		return img_fail(err, -EUCLEAN, "version is %u, expected 1",
 				le16_load(bytes + 66));
 	out->sequence = le64_load(bytes + 8);
 	memcpy(out->file_write, bytes + 16, IMG_GUID_BYTES);
@@ -111,8 +111,8 @@ static int check_region(const struct vhdx_region *r, size_t number, struct img_e
 	if (!r->bytes || !is_aligned_u64(r->off | r->bytes, VHDX_MIB) || r->off < VHDX_MIB ||
 	    !range_in(r->off, r->bytes, VHDX_FILE_BYTES_MAX))
 		return img_fail(err, -EUCLEAN,
-				"entry %zu: found %" PRIu64 " bytes at %" PRIu64
-				", allowed whole MiB from 1 MiB on, up to %" PRIu64,
+				"entry %zu is %" PRIu64 " bytes at %" PRIu64
+				", expected whole MiB from 1 MiB on, up to %" PRIu64,
 				number, r->bytes, r->off, VHDX_FILE_BYTES_MAX);
 	return 0;
 }
@@ -127,7 +127,7 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 		return rc;
 	count = le32_load(bytes + 8);
 	if (count > VHDX_REGIONS_MAX)
-		return img_fail(err, -EUCLEAN, "entries: found %" PRIu32 ", allowed up to %d",
+		return img_fail(err, -EUCLEAN, "entry count is %" PRIu32 ", expected at most %d",
 				count, VHDX_REGIONS_MAX);
 	*out = (struct vhdx_regions){ 0 };
 	places = calloc(count + 1, sizeof(*places));
@@ -290,8 +290,8 @@ static int check_place(const struct vhdx_item_place *p, uint32_t number, uint64_
 	if (p->off < VHDX_METADATA_TABLE_BYTES || p->bytes > VHDX_ITEM_BYTES_MAX ||
 	    !range_in(p->off, p->bytes, region_bytes))
 		return img_fail(err, -EUCLEAN,
-				"entry %" PRIu32 ": found %" PRIu32 " bytes at %" PRIu32
-				" of the region, allowed up to %d from %d on, inside its %" PRIu64,
+				"entry %" PRIu32 " is %" PRIu32 " bytes at %" PRIu32
+				" of the region, expected at most %d from %d on, inside its %" PRIu64,
 				number, p->bytes, p->off, VHDX_ITEM_BYTES_MAX,
 				VHDX_METADATA_TABLE_BYTES, region_bytes);
 	return 0;
@@ -306,7 +306,7 @@ int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
 	if (memcmp(table, "metadata", 8) != 0)
 		return img_fail(err, -EUCLEAN, "found no signature 'metadata'");
 	if (count > VHDX_METADATA_ITEMS_MAX)
-		return img_fail(err, -EUCLEAN, "entries: found %u, allowed up to %d", count,
+		return img_fail(err, -EUCLEAN, "entry count is %u, expected at most %d", count,
 				VHDX_METADATA_ITEMS_MAX);
 	for (uint32_t i = 0; i < count; i++) {
 		const uint8_t *entry = table + (size_t)(i + 1) * VHDX_METADATA_ENTRY_BYTES;
@@ -419,22 +419,22 @@ int vhdx_parse_items(const uint8_t *const items[VHDX_ITEMS], struct vhdx_geometr
 	if (!is_pow2_u64(out->block_bytes) || out->block_bytes < VHDX_BLOCK_BYTES_MIN ||
 	    out->block_bytes > VHDX_BLOCK_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"block size: found %" PRIu64
-				", allowed powers of two from 1 MiB to 256 "
+				"block size is %" PRIu64
+				", expected a power of two from 1 MiB to 256 "
 				"MiB",
 				out->block_bytes);
 	if (!is_sector_size(out->sector_bytes))
 		return img_fail(err, -EUCLEAN,
-				"logical sector size: found %" PRIu32 ", allowed 512 and 4096",
+				"logical sector size is %" PRIu32 ", expected 512 or 4096",
 				out->sector_bytes);
 	if (!is_sector_size(out->physical_bytes))
 		return img_fail(err, -EUCLEAN,
-				"physical sector size: found %" PRIu32 ", allowed 512 and 4096",
+				"physical sector size is %" PRIu32 ", expected 512 or 4096",
 				out->physical_bytes);
 	if (out->size > VHDX_DISK_BYTES_MAX || !is_aligned_u64(out->size, out->sector_bytes))
 		return img_fail(err, -EUCLEAN,
-				"virtual disk size: found %" PRIu64
-				", allowed multiples of the logical "
+				"virtual disk size is %" PRIu64
+				", expected a multiple of the logical "
 				"sector size, %" PRIu32 ", up to 64 TiB",
 				out->size, out->sector_bytes);
 	return 0;

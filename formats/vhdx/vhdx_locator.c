@@ -36,7 +36,7 @@ static int get_text(const uint8_t *bytes, size_t len, uint32_t off, uint16_t tex
 
 	if (!off || !range_in(off, text_bytes, len))
 		return img_fail(err, -EUCLEAN,
-				"%s: found %u bytes at %" PRIu32 ", allowed inside the item's %zu",
+				"%s is %u bytes at %" PRIu32 ", expected inside the item's %zu",
 				what, text_bytes, off, len);
 	rc = img_utf16_to_utf8(bytes + off, text_bytes, out);
 	if (rc == -ENOMEM)
@@ -47,7 +47,7 @@ static int get_text(const uint8_t *bytes, size_t len, uint32_t off, uint16_t tex
 static int set_guid(uint8_t *to, const char *key, const char *value, struct img_error *err)
 {
 	if (!img_guid_parse(value, strlen(value), to))
-		return img_fail(err, -EUCLEAN, "%s: found '%s', allowed a GUID", key, value);
+		return img_fail(err, -EUCLEAN, "%s is '%s', expected a GUID", key, value);
 	return 0;
 }
 

@@ -217,7 +217,7 @@ static int take_descriptor(const struct reading *r, const uint8_t *bytes, uint64
 	if (!d.bytes)
 		return 0;
 	if (c->count == PATCHES_MAX)
-		return img_fail(err, -EUCLEAN, "found more than %d changes, allowed up to them",
+		return img_fail(err, -EUCLEAN, "more than %d changes, expected at most as many",
 				PATCHES_MAX);
 	return add_change(c, d.off, d.bytes, sector) ? img_fail(err, -ENOMEM, "out of memory") : 0;
 }
@@ -233,13 +233,12 @@ static int take_entry(const struct reading *r, uint64_t first, struct changes *c
 	data = first + vhdx_log_descriptor_sectors(h.descriptors);
 	if (h.flushed_off > r->img->file->size)
 		return img_fail(err, -EUCLEAN,
-				"the file was cut short: it ends at %" PRIu64
-				", and the entry says that it "
-				"had %" PRIu64 " bytes",
+				"truncated: ends at %" PRIu64
+				", the entry needs %" PRIu64,
 				(uint64_t)r->img->file->size, h.flushed_off);
 	if (h.last_off > VHDX_FILE_BYTES_MAX)
 		return img_fail(err, -EUCLEAN,
-				"file size: found %" PRIu64 ", allowed up to %" PRIu64, h.last_off,
+				"file size is %" PRIu64 ", expected at most %" PRIu64, h.last_off,
 				VHDX_FILE_BYTES_MAX);
 	c->end = max_u64(c->end, round_up_u64(h.last_off, VHDX_MIB));
 	for (uint64_t i = 0; i < h.descriptors; i++) {
@@ -316,8 +315,8 @@ int vhdx_replay_log(struct img *img, struct vhdx *v, struct img_error *err)
 
 	if (v->header.log_bytes > VHDX_LOG_BYTES_MAX)
 		return img_fail(err, -EFBIG,
-				"%s: the log, which has to be replayed: found %" PRIu64
-				" bytes, allowed up to %" PRIu64,
+				"%s: the log, which has to be replayed, is %" PRIu64
+				" bytes, expected at most %" PRIu64,
 				img->name, v->header.log_bytes, VHDX_LOG_BYTES_MAX);
 	r.budget = CHECKED_TIMES * v->header.log_bytes;
 	r.bytes = malloc(v->header.log_bytes);

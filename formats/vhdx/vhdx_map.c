@@ -60,7 +60,7 @@ static const char *state_fault(const struct vhdx *v, enum vhdx_block_state state
 		return NULL;
 	case VHDX_PARTIAL:
 		return vhdx_is_child(v) ? NULL
-					: "a partially present block, allowed in differencing disks only";
+					: "a partially present block, expected in differencing disks only";
 	}
 	return "a state that is not defined";
 }

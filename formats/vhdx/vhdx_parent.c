@@ -68,7 +68,7 @@ int vhdx_parent_opened(struct img *img, struct img_error *err)
 	char found[IMG_GUID_CHARS + 1], allowed[IMG_GUID_CHARS + 1];
 
 	if (below->driver != img->driver)
-		return img_fail(err, -EUCLEAN, "%s: the parent %s: found format %s, allowed %s",
+		return img_fail(err, -EUCLEAN, "%s: the parent %s: format is %s, expected %s",
 				img->name, below->name, below->driver->name, img->driver->name);
 	parent = below->state;
 	if (img_guid_equal(parent->header.data_write, v->locator.linkage) ||
@@ -79,7 +79,7 @@ int vhdx_parent_opened(struct img *img, struct img_error *err)
 	img_guid_print(v->locator.linkage, allowed);
 	return img_fail(
 		err, -EUCLEAN,
-		"%s: the parent %s: found data write GUID %s, allowed %s: it is not the disk that "
+		"%s: the parent %s: data write GUID is %s, expected %s: it is not the disk that "
 		"this one was made on, or it was changed since",
 		img->name, below->name, found, allowed);
 }

@@ -212,8 +212,8 @@ int vhdx_extend(struct img *img, uint64_t size, struct img_error *err)
 
 	if (size > VHDX_DISK_BYTES_MAX || !is_aligned_u64(size, v->geometry.sector_bytes))
 		return img_fail(err, size > VHDX_DISK_BYTES_MAX ? -EFBIG : -EINVAL,
-				"%s: new size: found %" PRIu64
-				", allowed multiples of the logical sector "
+				"%s: new size is %" PRIu64
+				", expected a multiple of the logical sector "
 				"size, %" PRIu32 ", up to %" PRIu64,
 				img->name, size, v->geometry.sector_bytes, VHDX_DISK_BYTES_MAX);
 	rc = vhdx_load_alloc(img, err);
@@ -330,8 +330,8 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 		return rc;
 	if (!is_aligned_u64(size, g->sector_bytes))
 		return img_fail(err, -EINVAL,
-				"%s: new size: found %" PRIu64
-				", allowed multiples of the logical sector "
+				"%s: new size is %" PRIu64
+				", expected a multiple of the logical sector "
 				"size, %" PRIu32,
 				img->name, size, g->sector_bytes);
 	if (size > old && (g->fixed || how != IMG_PREALLOCATE_OFF)) {

@@ -72,8 +72,8 @@ Test(vhd, created_or_refused)
 	} rows[] = {
 		{ NULL, "2040 GiB", (2040ull << 30) + 512 },
 		{ "subformat=fixed", "2040 GiB", 3ull << 40 },
-		{ "block_size=3000", "powers of two", SIZE },
-		{ "block_size=1G", "powers of two", SIZE },
+		{ "block_size=3000", "a power of two", SIZE },
+		{ "block_size=1G", "a power of two", SIZE },
 		{ "subformat=fixed,block_size=2M", "no blocks", SIZE },
 		{ "block_size=4k", "blocks", 2040ull << 30 },
 		{ "uuid=abc", "a UUID", SIZE },

@@ -81,22 +81,22 @@ static void put(struct file *f, const struct damage *d)
 Test(vhdx, refuses)
 {
 	static const struct damage damages[] = {
-		{ 68, IN_HEADER, 0, 4, "the log: found 0 bytes" },
-		{ 68, IN_HEADER, 4096, 4, "the log: found 4096 bytes" },
-		{ 68, IN_HEADER, 0xfff00000, 4, "the log: found 4293918720 bytes" },
-		{ 72, IN_HEADER, 0, 8, "at 0, allowed whole MiB" },
-		{ 72, IN_HEADER, UINT64_MAX << 20, 8, "the log: found" },
+		{ 68, IN_HEADER, 0, 4, "the log is 0 bytes" },
+		{ 68, IN_HEADER, 4096, 4, "the log is 4096 bytes" },
+		{ 68, IN_HEADER, 0xfff00000, 4, "the log is 4293918720 bytes" },
+		{ 72, IN_HEADER, 0, 8, "at 0, expected whole MiB" },
+		{ 72, IN_HEADER, UINT64_MAX << 20, 8, "the log is" },
 		{ 72, IN_HEADER, 2 << 20, 8, "overlap" },
-		{ 66, IN_HEADER, 2, 2, "version: found 2, allowed 1" },
+		{ 66, IN_HEADER, 2, 2, "version is 2, expected 1" },
 		{ 0, IN_HEADER, 0, 4, "found no signature 'head'" },
 		{ 8, IN_REGIONS, 0, 4, "found no BAT region" },
-		{ 8, IN_REGIONS, UINT32_MAX, 4, "allowed up to 2047" },
-		{ 0, IN_PARAMETERS, 0, 4, "block size: found 0" },
+		{ 8, IN_REGIONS, UINT32_MAX, 4, "expected at most 2047" },
+		{ 0, IN_PARAMETERS, 0, 4, "block size is 0" },
 		{ 4, IN_PARAMETERS, 2, 4, "no parent locator" },
-		{ 0, IN_SIZE, UINT64_C(65) << 40, 8, "virtual disk size: found" },
+		{ 0, IN_SIZE, UINT64_C(65) << 40, 8, "virtual disk size is" },
 		{ 0, IN_SIZE, UINT64_C(64) << 40, 8, "the BAT region" },
-		{ 0, IN_SIZE, 1, 8, "virtual disk size: found 1" },
-		{ 0, IN_SECTOR, 520, 4, "logical sector size: found 520" },
+		{ 0, IN_SIZE, 1, 8, "virtual disk size is 1" },
+		{ 0, IN_SECTOR, 520, 4, "logical sector size is 520" },
 	};
 	struct bench b;
 
@@ -369,7 +369,7 @@ Test(vhdx, refuses_logs)
 		{ &in_header, 0, "found a change of 4096 bytes at 65536" },
 		{ &behind, 0, "found a change" },
 		{ &odd, 0, "found a change" },
-		{ places, MIB, "cut short" },
+		{ places, MIB, "truncated" },
 	};
 	struct bench b;
 	struct file f;
@@ -959,14 +959,14 @@ Test(vhdx, refuses_to_create)
 		const char *words;
 	} cases[] = {
 		{ "block_size=3M", 10 * MIB, false, "power of two" },
-		{ "block_size=512k", 10 * MIB, false, "block_size: found 524288" },
-		{ "block_size=512M", 10 * MIB, false, "block_size: found 536870912" },
-		{ "log_size=1500000", 10 * MIB, false, "log_size: found 1500000" },
-		{ "log_size=4G", 10 * MIB, false, "log_size: found" },
-		{ "logical_sector_size=1024", 10 * MIB, false, "logical_sector_size: found 1024" },
-		{ "logical_sector_size=4096", 512, false, "size: found 512" },
+		{ "block_size=512k", 10 * MIB, false, "block_size is 524288" },
+		{ "block_size=512M", 10 * MIB, false, "block_size is 536870912" },
+		{ "log_size=1500000", 10 * MIB, false, "log_size is 1500000" },
+		{ "log_size=4G", 10 * MIB, false, "log_size is" },
+		{ "logical_sector_size=1024", 10 * MIB, false, "logical_sector_size is 1024" },
+		{ "logical_sector_size=4096", 512, false, "size is 512" },
 		{ "logical_sector_size=4096,physical_sector_size=512", 10 * MIB, false, "at least the logical" },
-		{ "logical_sector_size=4096", 10 * MIB, true, "allowed the backing file's" },
+		{ "logical_sector_size=4096", 10 * MIB, true, "expected the backing file's" },
 		{ "subformat=fixed", 10 * MIB, true, "cannot be fixed" },
 		{ "block_state_zero=on", 10 * MIB, true, "would hide the backing file" },
 		{ "preallocation=full", 10 * MIB, false, "allowed with fixed" },
