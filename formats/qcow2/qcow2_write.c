@@ -404,22 +404,25 @@ static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	return 0;
 }
 
-/* Are [within, within + len) of the cluster data, and all of it? Do they read as zeroes? */
+/*
+ * Are [within, within + len) of the cluster data, and all of it? Do they read as zeroes, keep: in room of
+ * their own?
+ */
 static void lookup_part(const struct img *img, const struct qcow2_entry *e, uint64_t within,
-			uint64_t len, bool *all_data, bool *all_zero)
+			uint64_t len, bool keep, bool *all_data, bool *all_zero)
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
 	uint64_t last = (within + len - 1) / g->subcluster_bytes;
 
 	*all_data = qcow2_has_host(e);
-	*all_zero = true;
+	*all_zero = !keep || qcow2_has_host(e);
 	for (uint64_t i = within / g->subcluster_bytes; i <= last; i++) {
 		enum qcow2_state state = qcow2_state(g, e, (unsigned)i);
 
 		*all_data &= state == QCOW2_DATA;
 		*all_zero &= state == QCOW2_ZEROES ||
-			     (state == QCOW2_HOLE && !has_backing(img));
+			     (state == QCOW2_HOLE && !has_backing(img) && !keep);
 	}
 }
 
@@ -478,6 +481,7 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED };
+	bool keep = !discard && img_req_keep_allocated(req);
 	bool all_data = false, all_zero = false, by_bits;
 	struct qcow2_lookup l;
 	uint64_t within;
@@ -490,13 +494,11 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	within = off - l.guest_off;
 	len = min_u64(len, q->geometry.cluster_bytes - within);
 	by_bits = !discard && is_cleared_by_bits(img, &e, off, within, &len) &&
-		  (qcow2_has_host(&e) || !img_req_keep_allocated(req));
+		  (qcow2_has_host(&e) || !keep);
 	plan->length = len;
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
-		lookup_part(img, &e, within, len, &all_data, &all_zero);
-	if (!discard && img_req_keep_allocated(req))
-		all_zero &= qcow2_has_host(&e);
+		lookup_part(img, &e, within, len, keep, &all_data, &all_zero);
 	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
 		return 0;
 	if (by_bits)

@@ -275,6 +275,7 @@ static int split(struct request *r, uint64_t *state)
 /* ---- Doing ---- */
 
 static int submit(struct request *r);
+static img_map_fn kept;
 
 static void finished(void *user, int rc, const struct img_error *err)
 {
@@ -302,6 +303,13 @@ static void finished(void *user, int rc, const struct img_error *err)
 	case ZERO:
 		if (!run.overlap)
 			memset(run.model + r->off, 0, r->len);
+		if (run.overlap || !(r->flags & IMG_SUBMIT_KEEP_ALLOCATED))
+			break;
+		rc = img_submit_map(r->worker->queue, run.img, r->off, r->len, 0, 1000, kept, r,
+				    NULL);
+		if (!rc)
+			return;
+		complain(r, "cannot be submitted");
 		break;
 	case DISCARD: /* old bytes or zeroes: see which */
 		r->op = READ_BACK;
@@ -323,6 +331,23 @@ static void finished(void *user, int rc, const struct img_error *err)
 	case MAP:
 		break;
 	}
+	unclaim(r);
+}
+
+/* All of what was zeroed and was to stay allocated is, in the image itself. */
+static void kept(void *user, int rc, const struct img_map_entry *entries, size_t count,
+		 const struct img_error *err)
+{
+	struct request *r = user;
+
+	for (size_t i = 0; !rc && i < count; i++) {
+		if (!entries[i].present || !(entries[i].has_offset || entries[i].encrypted)) {
+			complain(r, "not allocated, and was to be");
+			break;
+		}
+	}
+	if (rc)
+		complain(r, img_error_text(err));
 	unclaim(r);
 }
 
