@@ -125,7 +125,8 @@ static void *map_on(void *arg)
 	struct img_queue *q;
 
 	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
-	cr_assert_eq(img_submit_map(q, m->img, 0, img_size(m->img), IMG_MAP_DEEP, 100, keep_map, m, NULL),
+	cr_assert_eq(img_submit_map(q, m->img, 0, img_size(m->img), IMG_MAP_DEEP, 100, keep_map, m,
+				    NULL),
 		     0);
 	img_queue_run(q, false);
 	m->submitted = true;
@@ -197,7 +198,9 @@ Test(nbd, a_map_of_the_same_thread_is_in_the_way)
 		struct img_queue *q;
 
 		cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
-		cr_assert_eq(img_submit_map(q, top, 0, 1 << 20, IMG_MAP_DEEP, 100, keep_map, &m, NULL), 0);
+		cr_assert_eq(img_submit_map(q, top, 0, 1 << 20, IMG_MAP_DEEP, 100, keep_map, &m,
+					    NULL),
+			     0);
 		img_queue_run(q, false);
 		if (how != CHANGE_ROLE)
 			cr_assert_eq(change_chain(top, how, &removed), -EDEADLK, "%d", (int)how);
