@@ -23,6 +23,7 @@ enum {
 	ENOUGH_BYTES = 256 * 1024, /* for one; below, another only costs system calls */
 	EXTENTS_AT_ONCE = 1 << 30, /* bytes that the server is asked about */
 	CHANGE_BYTES = 1 << 20,	   /* read, changed and written back at a time */
+	LEAST_ANSWER = 256 * 1024, /* about holes: a server that says less is not asked byte by byte */
 };
 
 #define DEFAULT_PORT "10809"
@@ -238,6 +239,22 @@ struct extents_request {
 	struct img_nbd_extent extents[IMG_NBD_MAX_EXTENTS];
 };
 
+/* A server that says next to nothing is not asked byte by byte: some of the rest counts as data. */
+static void complete_answer(struct img_nbd_request *r)
+{
+	struct img_nbd_extent *last = r->extent_count ? &r->extents[r->extent_count - 1] : NULL;
+	uint64_t end = last ? last->off + last->len : r->off;
+	uint64_t least = r->off + min_u64(r->len, LEAST_ANSWER);
+
+	if (end >= least)
+		return;
+	if (r->extent_count == IMG_NBD_MAX_EXTENTS) {
+		r->extent_count--;
+		end = last->off;
+	}
+	r->extents[r->extent_count++] = (struct img_nbd_extent){ end, least - end, false };
+}
+
 /* What the server said, of what io asks about. Of the rest it need not say anything: data, then. */
 static void give_extents(const struct img_nbd_request *r, struct img_io *io)
 {
@@ -265,8 +282,10 @@ static void extents_done(struct img_nbd_request *r, int rc)
 {
 	struct extents_request *x = IMG_CONTAINER(r, struct extents_request, request);
 
-	if (!rc)
+	if (!rc) {
+		complete_answer(r);
 		give_extents(r, x->io);
+	}
 	answered(x->io, rc, r->connection);
 	free(x);
 }
@@ -514,6 +533,7 @@ static int disk_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	r.extents = malloc(IMG_NBD_MAX_EXTENTS * sizeof(*r.extents));
 	rc = r.extents ? ask_and_wait(n, &r) : -ENOMEM;
 	if (!rc) {
+		complete_answer(&r);
 		pthread_mutex_lock(&n->lock);
 		memcpy(n->extents, r.extents, r.extent_count * sizeof(*r.extents));
 		n->extent_count = r.extent_count;

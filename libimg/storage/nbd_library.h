@@ -39,7 +39,7 @@
 	X(aio_is_processing) \
 	X(aio_is_dead) \
 	X(aio_is_closed) \
-	X(aio_pread) \
+	X(aio_pread_structured) \
 	X(aio_pwrite) \
 	X(aio_zero) \
 	X(aio_flush) \
