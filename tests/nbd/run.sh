@@ -276,6 +276,21 @@ while True:
 done
 stop
 
+# ---- Servers that break the protocol ----
+
+if have python3; then
+	for mode in short nothing cut; do
+		serve python3 "$top/tests/nbd/liar.py" "$sock" $mode
+		try "answers to reads: $mode" fails "$sock" lied tool convert -f raw -O raw "$uri" lied
+	done
+	serve python3 "$top/tests/nbd/liar.py" "$sock" bytes
+	try "holes byte by byte" timeout 30 "$imgtool" convert -f raw -O raw "$uri" lied
+	try "what came" sh -c 'test "$(tr -d x <lied | wc -c) $(wc -c <lied)" = "0 1048576"'
+	rm -f lied
+else
+	skip "no python3 for servers that break the protocol"
+fi
+
 # ---- TLS ----
 
 mkdir -m 700 tls psk
