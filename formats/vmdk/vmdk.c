@@ -277,11 +277,23 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 {
 	const struct vmdk *vmdk = img->state;
 	const struct vmdk_extent *x = vmdk_find_extent(vmdk, off);
-	const struct vmdk_file *f = x->file == VMDK_NO_FILE ? NULL : &vmdk->files[x->file];
+	const struct vmdk_file *f;
 	uint64_t has = x->bytes; /* what of the extent is in its file */
 	struct look look;
 
 	off -= x->guest_off;
+	if (x->kind == VMDK_EXTENT_NOACCESS)
+		return img_fail(img_req_error(req), -EACCES,
+				"%s: guest sectors %" PRIu64 " to %" PRIu64 " cannot be read: the "
+				"descriptor says NOACCESS",
+				img->name, x->guest_off / VMDK_SECTOR,
+				(x->guest_off + x->bytes) / VMDK_SECTOR - 1);
+	if (x->kind == VMDK_EXTENT_ZERO) {
+		*out = (struct img_extent){ .kind = IMG_ZERO,
+					    .length = min_u64(len, x->bytes - off) };
+		return 0;
+	}
+	f = &vmdk->files[x->file]; /* all others have one */
 	if (vmdk->salvage && x->kind == VMDK_EXTENT_FLAT) {
 		has = vmdk_flat_end(vmdk, x);
 		has = min_u64(x->bytes, has - min_u64(has, x->file_off));
@@ -293,11 +305,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 				"%s: truncated: ends at %" PRIu64 ", the extent needs %" PRIu64,
 				f->storage->name, has, x->bytes);
 	len = min_u64(len, has - off);
-	switch (x->kind) {
-	case VMDK_EXTENT_ZERO:
-		*out = (struct img_extent){ .kind = IMG_ZERO, .length = len };
-		return 0;
-	case VMDK_EXTENT_FLAT:
+	if (x->kind == VMDK_EXTENT_FLAT) {
 		*out = (struct img_extent){
 			.kind = IMG_DATA,
 			.length = len,
@@ -306,21 +314,13 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 			.open_end = true, /* open() saw that only a part of a sector can lie there */
 		};
 		return 0;
-	case VMDK_EXTENT_SPARSE:
-		look = (struct look){ req, f->storage, &f->sparse, has, vmdk->salvage };
-		if (f->rebuilt)
-			return map_rebuilt(&look, f->rebuilt, off, len, out);
-		return map_sparse(&look, off, len, out);
-	case VMDK_EXTENT_LOST:
-		return img_fail(img_req_error(req), -EUCLEAN, "%s", f->lost);
-	case VMDK_EXTENT_NOACCESS:
-		break;
 	}
-	return img_fail(img_req_error(req), -EACCES,
-			"%s: guest sectors %" PRIu64 " to %" PRIu64 " cannot be read: the "
-			"descriptor says NOACCESS",
-			img->name, x->guest_off / VMDK_SECTOR,
-			(x->guest_off + x->bytes) / VMDK_SECTOR - 1);
+	if (x->kind == VMDK_EXTENT_LOST)
+		return img_fail(img_req_error(req), -EUCLEAN, "%s", f->lost);
+	look = (struct look){ req, f->storage, &f->sparse, has, vmdk->salvage };
+	if (f->rebuilt)
+		return map_rebuilt(&look, f->rebuilt, off, len, out);
+	return map_sparse(&look, off, len, out);
 }
 
 /* ---- Report ---- */

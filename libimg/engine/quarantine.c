@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libimg/base/arith.h"
 #include "libimg/base/invariant.h"
 #include "libimg/engine/core.h"
 
@@ -46,11 +47,11 @@ int img_free_reserve(struct img_req *req, size_t n)
 void img_free_later(struct img_req *req, struct img_storage *s, uint64_t file_off, uint64_t len)
 {
 	struct img_engine *e = req->engine;
-	size_t all = e->freed.n + e->freed_written.n + e->freed_durable.n;
 
 	IMG_INVARIANT(req->reserved > 0 && len > 0);
-	IMG_INVARIANT(all < e->freed.max && all < e->freed_written.max &&
-		      all < e->freed_durable.max);
+	/* any of the lists may have to hold all of them */
+	IMG_INVARIANT(e->freed.n + e->freed_written.n + e->freed_durable.n <
+		      min_size(min_size(e->freed.max, e->freed_written.max), e->freed_durable.max));
 	e->freed.item[e->freed.n++] = (struct img_freed){ s, file_off, len, img_epoch_now() };
 }
 

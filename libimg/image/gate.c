@@ -431,7 +431,6 @@ static int open_resolved(const char *path, bool writable, struct img_gate_file *
 	if (!*part)
 		goto out;
 	/* Opening a device can have effects of its own (tapes, watchdogs): look first. */
-	rc = 0;
 	if (fstatat(dir, part, &before, AT_SYMLINK_NOFOLLOW) < 0) {
 		rc = -errno;
 		goto out;

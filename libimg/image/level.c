@@ -401,7 +401,7 @@ static int open_window(const struct img_node *node, const struct img_node_openin
 		       struct img_storage **out, struct img_error *err)
 {
 	uint64_t start = 0, room = UINT64_MAX;
-	struct img_storage *inner;
+	struct img_storage *inner = NULL;
 	int rc = parse_window(node, &start, &room, err);
 
 	if (!rc && !node->child[IMG_NODE_FILE])

@@ -110,8 +110,11 @@ static int decide(const struct sample *s, const char *name, const struct img_dri
 
 static bool ends_in(const char *name, const char *suffix)
 {
-	size_t len = strlen(name), end = suffix ? strlen(suffix) : len + 1;
+	size_t len = strlen(name), end;
 
+	if (!suffix)
+		return false;
+	end = strlen(suffix);
 	return len >= end && !strcasecmp(name + len - end, suffix);
 }
 

@@ -360,7 +360,7 @@ static int make(struct job *j)
 int img_convert(const struct img_convert_options *options, enum img_convert_stage *stage,
 		struct img_error *err)
 {
-	enum img_convert_stage ignored;
+	enum img_convert_stage ignored = IMG_CONVERT_CHECK;
 	struct job j = {
 		.o = options,
 		.stage = stage ? stage : &ignored,

@@ -381,15 +381,17 @@ static int ask_and_wait(struct nbd *n, struct img_nbd_request *r)
 	int rc;
 
 	r->finished = waiter_done;
+	/* cppcheck-suppress autoVariables ; w is there until r has finished: see below */
 	r->user = &w;
 	rc = request_on_own_queue(n, r);
-	if (rc)
-		return rc;
-	pthread_mutex_lock(&w.lock);
-	while (!w.done)
-		pthread_cond_wait(&w.changed, &w.lock);
-	pthread_mutex_unlock(&w.lock);
-	return w.rc;
+	if (!rc) {
+		pthread_mutex_lock(&w.lock);
+		while (!w.done)
+			pthread_cond_wait(&w.changed, &w.lock);
+		pthread_mutex_unlock(&w.lock);
+	}
+	r->user = NULL;
+	return rc ? rc : w.rc;
 }
 
 static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t len)

@@ -45,7 +45,7 @@
 	X(aio_flush) \
 	X(aio_block_status)
 
-#define IMG_NBD_MEMBER(name) __typeof__(&nbd_##name) name;
+#define IMG_NBD_MEMBER(name) __typeof__ (&nbd_##name)(name);
 struct img_nbd_library {
 	IMG_NBD_FUNCTIONS(IMG_NBD_MEMBER)
 };
