@@ -38,7 +38,8 @@ static int choose_uuid(const struct img_creating *c, const char *option, uint8_t
 {
 	const char *text = img_options_string(c->options, option);
 
-	if (text && !img_guid_parse(text, strlen(text), out))
+	/* Zero stands for none: nobody could name the image. */
+	if (text && (!img_guid_parse(text, strlen(text), out) || img_guid_is_zero(out)))
 		return img_fail(err, -EINVAL,
 				"%s: %s is '%s', expected a UUID such as "
 				"2dc27766-f623-4200-9d64-115e9bfd4a08",

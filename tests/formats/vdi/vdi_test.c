@@ -203,6 +203,7 @@ Test(vdi, refused_options)
 		{ "block_size=1000", NULL, "block_size" },
 		{ "block_size=2G", NULL, "block_size" },
 		{ "uuid=nonsense", NULL, "uuid" },
+		{ "uuid=00000000-0000-0000-0000-000000000000", NULL, "uuid" },
 		{ "modification_uuid=1234", NULL, "modification_uuid" },
 		{ "parent_uuid=2dc27766-f623-4200-9d64-115e9bfd4a08", NULL, "parent_uuid" },
 		{ "static=on", "base", "static" },
