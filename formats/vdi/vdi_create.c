@@ -19,7 +19,7 @@ const struct img_option vdi_create_options[] = {
 	  NULL, "off,metadata,falloc,full" },
 	{ "backing_file", IMG_OPTION_STRING, "File name of a base image, which has a UUID", NULL, NULL },
 	{ "backing_fmt", IMG_OPTION_STRING, "Image format of the base image", NULL, NULL },
-	{ "block_size", IMG_OPTION_SIZE, "Block size; other programs take 1M only", "1048576", NULL },
+	{ "block_size", IMG_OPTION_SIZE, "Block size (default: 1M, other programs take no other)", NULL, NULL },
 	{ "uuid", IMG_OPTION_STRING, "UUID of the image (default: a new one)", NULL, NULL },
 	{ "modification_uuid", IMG_OPTION_STRING, "UUID of its last modification (default: a new one)", NULL,
 	  NULL },
@@ -29,6 +29,7 @@ const struct img_option vdi_create_options[] = {
 };
 
 enum {
+	BLOCK_BYTES = 1 << 20,
 	DATA_ALIGN = 4096,
 	PIECE_ENTRIES = 256 << 10, /* of the block map, written at a time */
 };
@@ -80,10 +81,12 @@ static int choose_parent(const struct img_creating *c, struct vdi_header *h, str
 static int make_header(const struct img_creating *c, struct vdi_header *h, struct img_error *err)
 {
 	const struct img_options *o = c->options;
-	uint64_t block_bytes = img_options_number(o, "block_size"), blocks, data_off;
+	uint64_t block_bytes = BLOCK_BYTES, blocks, data_off;
 	int rc;
 
 	*h = (struct vdi_header){ .type = VDI_DYNAMIC, .size = c->size, .map_off = VDI_SECTOR };
+	if (img_options_has(o, "block_size"))
+		block_bytes = img_options_number(o, "block_size");
 	if (!block_bytes || block_bytes % VDI_SECTOR || block_bytes > VDI_BLOCK_BYTES_MAX)
 		return img_fail(err, -EINVAL,
 				"%s: block_size is %" PRIu64 ", expected a multiple of %d, at most %" PRIu32,
