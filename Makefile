@@ -120,7 +120,8 @@ $(BUILD)/%.o: %.c
 -include $(LIB_OBJ:.o=.d) $(CHECKED:.o=.d) $(TOOL_OBJ:.o=.d) $(DOCS_OBJ:.o=.d) $(TESTS:=.d) \
 	 $(HELPERS:=.d) $(SHARED:.o=.d) $(FUZZERS:=.d)
 
-tests: all $(TESTS) $(HELPERS) $(PRELOADS)
+tests: all unit-tests $(HELPERS) $(PRELOADS)
+unit-tests: $(TESTS)
 fuzzers: $(FUZZERS)
 
 # ---- Installing ----
@@ -189,7 +190,7 @@ test: deps-test build-all build-asan build-fuzz
 build-all:
 	@$(MAKE) --no-print-directory -s -j$$(nproc) tests
 build-asan:
-	@$(MAKE_ASAN) tests
+	@$(MAKE_ASAN) unit-tests build-asan/tests/fault/fault
 build-tsan:
 	@$(MAKE_TSAN) build-tsan/imgtool build-tsan/tests/random/random
 build-fuzz:
@@ -208,7 +209,7 @@ crash-recorded: build-all
 	@BUILD=$(BUILD) tests/run crash-recorded
 repair-full: build-all
 	@BUILD=$(BUILD) FULL=1 tests/run repair
-fault: build-asan
+fault: build-all build-asan
 	@BUILD=$(BUILD) tests/run fault
 fuzz: build-fuzz
 	@BUILD=$(BUILD) tests/run fuzz
@@ -243,7 +244,7 @@ format:
 clean:
 	rm -rf build build-*
 
-.PHONY: all tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
+.PHONY: all tests unit-tests fuzzers install uninstall deps deps-test deps-lint run test build-all build-asan \
 	build-fuzz build-tsan check check-unit check-asan asan check-install check-docs tools nbd callers \
 	cases interop corpus random chains crash crash-full crash-recorded repair repair-full mutants fault race fuzz \
 	fuzz-long bench lint format clean
