@@ -320,7 +320,7 @@ own() {
 
 make_fixture || { echo "not ok images to work on"; echo "0 passed, 1 failed"; exit 1; }
 
-for part in "$top"/tests/tools/cli_*.part; do
+for part in "$top"/tests/tools/cli_*"${1:-}"*.part; do
 	# shellcheck source=/dev/null
 	. "$part"
 done
