@@ -339,8 +339,8 @@ int vhdx_resize(struct img *img, uint64_t size, enum img_preallocate how, struct
 		uint64_t first = vhdx_is_child(v) ? vhdx_block_count(g, old) : old / g->block_bytes;
 		uint64_t last = vhdx_block_count(g, size) - 1;
 
-		rc = vhdx_pass_over(&p, vhdx_payload_entry(g, first), vhdx_payload_entry(g, last) + 1, true,
-				    fill_entry, err);
+		rc = vhdx_pass_over(&p, vhdx_payload_entry(g, first),
+				    vhdx_payload_entry(g, last) + 1, true, fill_entry, err);
 	}
 	if (!rc && size != old)
 		rc = write_size(img, size, err);
@@ -371,5 +371,6 @@ int vhdx_make_empty(struct img *img, struct img_error *err)
 
 	if (rc)
 		return rc;
-	return vhdx_pass_over(&p, 0, vhdx_bat_entries(&v->geometry, img->size), false, free_entry, err);
+	return vhdx_pass_over(&p, 0, vhdx_bat_entries(&v->geometry, img->size), false, free_entry,
+			      err);
 }

@@ -362,7 +362,8 @@ static bool has_item(const uint8_t *bytes, enum vhdx_item item, struct vhdx_item
 
 Test(vhdx_layout, items_come_and_go)
 {
-	struct vhdx_item_place places[VHDX_ITEMS] = { 0 }, none = { 0 }, here = { 70000, 100 }, there = { 80000, 90 };
+	struct vhdx_item_place places[VHDX_ITEMS] = { 0 }, none = { 0 };
+	struct vhdx_item_place here = { 70000, 100 }, there = { 80000, 90 };
 	uint8_t *bytes = calloc(1, VHDX_METADATA_TABLE_BYTES), *before = malloc(VHDX_METADATA_TABLE_BYTES);
 
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++)
