@@ -805,6 +805,19 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
  */
 struct img *img_find_backing(const struct img *img, const char *name);
 
+/* An image that is based on another one, see img_find_child(). */
+struct img_child {
+	char *path;   /* malloc'd */
+	bool refuses; /* it will refuse the other one once that was written to (VMDK, VDI, VHDX) */
+};
+/*
+ * Is an image in the folder of img based on it, by its name or its UUID, besides those that are open above it?
+ * Who refuses comes first. Before img is written to: the others read differently then. 1: *out. 0: none among the
+ * first 64 images that were looked at, read-only and without a lock; also where the folder is not to be looked
+ * at. -ENOMEM.
+ */
+int img_find_child(const struct img *img, struct img_child *out, struct img_error *err);
+
 /* Zero-initialise. Everything is borrowed until the call returns. */
 struct img_rebase_options {
 	const char *backing;	/* as img_set_backing_name() takes it; NULL or "": none any more */

@@ -82,6 +82,7 @@ static const struct option_row option_rows[] = {
 	OPTION_ROW_OUTPUT,
 	OPTION_ROW_OBJECT,
 	OPTION_ROW_REFERENCES,
+	OPTION_ROW_FORCE,
 	{ 0 },
 };
 
@@ -104,7 +105,7 @@ struct bench {
 	const char *cache;
 	const char *aio;	  /* as given; NULL: not given */
 	enum img_io_kind name_io; /* what the image's name asks for */
-	bool have_count, write, mix, have_step, native, share, json, quiet;
+	bool have_count, write, mix, have_step, native, share, json, quiet, force;
 	bool no_read_ahead;
 };
 
@@ -291,6 +292,9 @@ static int parse(struct bench *b, int argc, char **argv)
 		case ARG_OUTPUT:
 			if (!args_output("bench", o.value, &b->json))
 				return 1;
+			break;
+		case ARG_FORCE:
+			b->force = true;
 			break;
 		case OPTIONS_EXIT:
 			return o.code;
@@ -530,7 +534,7 @@ static int bench_run(int argc, char **argv)
 		return 1;
 	if (b.name_io != IMG_IO_AUTO)
 		b.plan.io = b.name_io;
-	rc = measure(&b, img);
+	rc = !b.write || open_check_children(img, b.force) ? measure(&b, img) : 1;
 	err = img_error_new();
 	if (img_close(img, err)) {
 		say_failure(err, "Could not write '%s'", b.request.name);

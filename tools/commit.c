@@ -25,6 +25,7 @@ static const struct option_row option_rows[] = {
 	OPTION_ROW_QUIET,
 	OPTION_ROW_OBJECT,
 	OPTION_ROW_REFERENCES,
+	OPTION_ROW_FORCE,
 	{ 0 },
 };
 
@@ -39,7 +40,7 @@ struct commit {
 	struct open_request request;
 	const char *base;
 	uint64_t rate;
-	bool keep, progress, quiet;
+	bool keep, force, progress, quiet;
 };
 
 static int parse(struct commit *commit, int argc, char **argv)
@@ -71,6 +72,9 @@ static int parse(struct commit *commit, int argc, char **argv)
 			break;
 		case 'q':
 			commit->quiet = true;
+			break;
+		case ARG_FORCE:
+			commit->force = true;
 			break;
 		case OPTIONS_EXIT:
 			return o.code;
@@ -113,9 +117,13 @@ static int commit_image(void *user, struct img *img, struct img_error *err)
 		.progress = progress_step,
 		.user = &progress,
 	};
+	struct img *written;
 	int rc;
 
 	if (!find_base(commit, img, &options.base))
+		return 1;
+	written = options.base ? options.base : img_backing(img);
+	if (written && !open_check_children(written, commit->force))
 		return 1;
 	progress_begin(&progress, commit->progress && !commit->quiet, img_size(img));
 	rc = img_commit(img, &options, err);

@@ -50,6 +50,7 @@ static const struct option_row option_rows[] = {
 		       "target"),
 	OPTION_ROW_SHARE("a source"),
 	OPTION_ROW_REFERENCES,
+	OPTION_ROW_FORCE,
 	OPTION(.name = "source-size", .id = OPT_SOURCE_SIZE, .metavar = "SIZE",
 	       .value = VALUE_SIZE,
 	       .help = "what comes from a pipe has so many bytes, no more and no less; needed "
@@ -134,7 +135,7 @@ struct convert {
 	/* Target. */
 	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
-	bool target_image_opts, no_create, target_is_zero;
+	bool target_image_opts, no_create, target_is_zero, force;
 	bool target_is_pipe; /* or standard output, whatever it is */
 	unsigned target_flags;
 	struct creation creation;
@@ -192,6 +193,9 @@ static int source_option(struct convert *c, int opt, const char *value)
 		break;
 	case OPT_SALVAGE:
 		c->salvage = true;
+		break;
+	case ARG_FORCE:
+		c->force = true;
 		break;
 	case ARG_REFERENCES:
 		c->references = value;
@@ -481,7 +485,7 @@ static int open_target(struct convert *c)
 	};
 
 	c->target = open_image(&r);
-	return c->target ? GO_ON : 1;
+	return c->target && open_check_children(c->target, c->force) ? GO_ON : 1;
 }
 
 /* ---- Copying ---- */

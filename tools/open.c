@@ -293,6 +293,35 @@ struct img *open_image(const struct open_request *r)
 	return img;
 }
 
+bool open_check_children(const struct img *img, bool force)
+{
+	bool ours = strcmp(say_program(), "qemu-img") != 0;
+	struct img_error *err = args_memory(img_error_new());
+	struct img_child child;
+	bool go_on = true;
+	int rc = img_find_child(img, &child, err);
+
+	if (rc < 0) {
+		say_failure(err, "Could not look for images based on '%s'", img_name(img));
+		go_on = false;
+	} else if (rc && child.refuses && ours && !force) {
+		say_error("'%s': '%s' is based on it, and refuses it once it was written to, until its link is "
+			  "repaired (rebase -u); --force writes nevertheless",
+			  img_name(img), child.path);
+		go_on = false;
+	} else if (rc && child.refuses) {
+		say_warning("'%s' is based on '%s', and refuses it once it was written to, until its link is "
+			    "repaired (rebase -u)",
+			    child.path, img_name(img));
+	} else if (rc && ours) {
+		say_warning("'%s' is based on '%s', and may read differently now", child.path, img_name(img));
+	}
+	if (rc > 0)
+		free(child.path);
+	img_error_free(err);
+	return go_on;
+}
+
 int open_and_change(const struct open_request *request,
 		    int (*work)(void *user, struct img *img, struct img_error *err), void *user)
 {

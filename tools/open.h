@@ -43,6 +43,13 @@ struct img *open_image(const struct open_request *request);
 int open_and_change(const struct open_request *request,
 		    int (*work)(void *user, struct img *img, struct img_error *err), void *user);
 
+/*
+ * Before img is written to: an image of its folder that is based on it reads differently then, which is a warning; or
+ * it would refuse img, which is an error unless force is set. False: nothing is to be written; said. qemu-img's
+ * callers know no such option: under that name what is an error here is a warning, and the rest is not said.
+ */
+bool open_check_children(const struct img *img, bool force);
+
 /* Say so if what was taken for a raw disk is something else by the look of it (img_guessed_content()). */
 void open_warn_of_content(const char *name, const char *content);
 

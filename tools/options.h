@@ -125,6 +125,7 @@ enum {
 	ARG_IMAGE_OPTS,
 	ARG_OBJECT,
 	ARG_REFERENCES,
+	ARG_FORCE,
 	ARG_OWN, /* a command's own begin here */
 };
 
@@ -157,5 +158,10 @@ enum {
 	OPTION(.name = "references", .id = ARG_REFERENCES, .metavar = "POLICY", \
 	       .value = VALUE_CHOICE, .choices = "none folder any", \
 	       .help = "which files images may name: none, folder, any or DIR:DIR")
+
+#define OPTION_ROW_FORCE \
+	OPTION(.name = "force", .id = ARG_FORCE, \
+	       .help = "write to it also where an image of its folder is based on it that refuses it " \
+		       "afterwards (VMDK, VDI, VHDX)")
 
 #endif

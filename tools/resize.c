@@ -27,6 +27,7 @@ static const struct option_row option_rows[] = {
 	OPTION_ROW_QUIET,
 	OPTION_ROW_OBJECT,
 	OPTION_ROW_REFERENCES,
+	OPTION_ROW_FORCE,
 	{ 0 },
 };
 
@@ -46,7 +47,7 @@ struct resize {
 	char sign;	  /* '+', '-' or 0 */
 	uint64_t bytes;
 	int preallocation;
-	bool shrink, quiet;
+	bool shrink, force, quiet;
 };
 
 static bool parse_preallocation(const char *text, int *out)
@@ -126,6 +127,9 @@ static int parse(struct resize *resize, int argc, char **argv)
 		case 'q':
 			resize->quiet = true;
 			break;
+		case ARG_FORCE:
+			resize->force = true;
+			break;
 		case OPTIONS_EXIT:
 			return o.code;
 		default:
@@ -191,6 +195,8 @@ static int resize_image(void *user, struct img *img, struct img_error *err)
 		say_error("Image format driver does not support resize");
 		return 1;
 	}
+	if (!open_check_children(img, resize->force))
+		return 1;
 	rc = img_resize(img, size, resize->preallocation, err);
 	if (rc)
 		say_error("%s", img_error_text(err));

@@ -160,7 +160,8 @@ static int vdi_info(struct img *img, struct img_value *top, struct img_value *sp
 
 const struct img_driver vdi_driver = {
 	.name = "vdi",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
+		    IMG_DRIVER_STAMPED,
 	.probe = vdi_probe,
 	.open = vdi_open,
 	.parent_opened = vdi_parent_opened,

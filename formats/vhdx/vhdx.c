@@ -277,7 +277,8 @@ static int vhdx_finish(struct img *img, struct img_error *err)
 
 const struct img_driver vhdx_driver = {
 	.name = "vhdx",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
+		    IMG_DRIVER_STAMPED,
 	.probe = vhdx_probe,
 	.open = vhdx_open,
 	.parent_opened = vhdx_parent_opened,

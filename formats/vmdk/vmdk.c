@@ -424,7 +424,7 @@ static int vmdk_info(struct img *img, struct img_value *top, struct img_value *s
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK |
-		    IMG_DRIVER_BACKING_KNOWN,
+		    IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_STAMPED,
 	.probe = vmdk_probe,
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,

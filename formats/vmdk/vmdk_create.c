@@ -38,6 +38,8 @@ const struct img_option vmdk_create_options[] = {
 	{ "preallocation", IMG_OPTION_STRING,
 	  "Preallocation mode (allowed values: off, falloc, full); for flat extents", NULL,
 	  "off,falloc,full" },
+	{ "uuid", IMG_OPTION_STRING, "UUID by which VirtualBox knows the image (default: a new one)", NULL,
+	  NULL },
 	{ "compression_level", IMG_OPTION_NUMBER,
 	  "How hard to compress: 1 to 12 (default: 6); for subformat=streamOptimized", NULL, NULL },
 	{ 0 },
@@ -78,6 +80,18 @@ static int check_number(const struct img_options *o, const char *option, struct 
 	if (!*text || strspn(text, "0123456789") != strlen(text) || strlen(text) > 10)
 		return img_fail(err, -EINVAL, "%s is '%s', expected a number of up to 10 digits",
 				option, text);
+	return 0;
+}
+
+static int check_uuid(const struct img_creating *c, struct img_error *err)
+{
+	const char *text = img_options_string(c->options, "uuid");
+	uint8_t uuid[IMG_GUID_BYTES];
+
+	if (text && !img_guid_parse(text, strlen(text), uuid))
+		return img_fail(err, -EINVAL,
+				"%s: uuid is '%s', expected a UUID such as 2dc27766-f623-4200-9d64-115e9bfd4a08",
+				c->name, text);
 	return 0;
 }
 
@@ -238,6 +252,8 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	rc = check_number(o, "hwversion", err);
 	if (!rc)
 		rc = check_number(o, "toolsversion", err);
+	if (!rc)
+		rc = check_uuid(c, err);
 	if (!rc)
 		rc = vmdk_check_text("the image's name", vmdk_base_name(c->name), err);
 	if (!rc)

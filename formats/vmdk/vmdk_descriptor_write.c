@@ -54,6 +54,7 @@ static int make_bytes(const struct img_creating *c, const struct vmdk_parameters
 static int make_identifiers(const struct img_creating *c, const struct vmdk_parameters *w,
 			    struct identifiers *id, struct img_error *err)
 {
+	const char *uuid = img_options_string(c->options, "uuid");
 	uint8_t cid[16], image[16], modification[16];
 	int rc = make_bytes(c, w, "content", cid, err);
 
@@ -69,6 +70,8 @@ static int make_identifiers(const struct img_creating *c, const struct vmdk_para
 	if (!id->cid || id->cid == VMDK_NO_PARENT)
 		id->cid ^= 0x5a5a5a5a;
 	vmdk_print_uuid(image, id->image);
+	if (uuid && img_guid_parse(uuid, strlen(uuid), image))
+		img_guid_print(image, id->image);
 	vmdk_print_uuid(modification, id->modification);
 	return 0;
 }

@@ -431,6 +431,8 @@ enum {
 	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
 	/* set_backing() needs the image that is named, open: what stands in it is stored beside the name. */
 	IMG_DRIVER_BACKING_KNOWN = 1 << 8,
+	/* Images based on one of this format refuse it once its content was changed (parent_opened()). */
+	IMG_DRIVER_STAMPED = 1 << 10,
 	IMG_DRIVER_REPORT_DIRTY_ONLY = 1 << 9, /* the report has a dirty-flag where it is true, only */
 };
 

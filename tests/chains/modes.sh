@@ -1,0 +1,85 @@
+# What README says of VirtualBox's disk modes, of writing to a parent, and of the identifiers of copies. Sourced by run.sh.
+
+mkdir modes && cd modes || exit 1
+disk() { "$imgtool" io -f "$2" -c "$3" "$1" >/dev/null; }
+shows() { "$imgtool" io -f "$2" -c "$3" "$1" 2>&1 | grep -q 'Pattern verification failed' && return 1 || return 0; }
+for format in vdi vmdk vhdx vpc; do
+	rm -rf ./*
+	mkdir away && truncate -s 8M other.raw
+	"$imgtool" create -q -f $format golden.$format 8M && disk golden.$format $format "write -P 1 0 1M"
+	cp golden.$format away/kept
+
+	# immutable: what the guest writes goes to a child, which is made anew before each start
+	try "$format: immutable" "$imgtool" create -q -f $format -b golden.$format -F $format today.$format
+	disk today.$format $format "write -P 2 0 64k"
+	try "$format: immutable: made anew" "$imgtool" create -q -f $format -b golden.$format -F $format today.$format
+	try "$format: immutable: as it was" shows today.$format $format "read -P 1 0 1M"
+
+	# multi-attach: a child for each machine
+	for vm in 1 2; do
+		try "$format: multi-attach" "$imgtool" create -q -f $format -b golden.$format -F $format vm$vm.$format
+		disk vm$vm.$format $format "write -P 1$vm 64k 64k"
+	done
+	for vm in 1 2; do
+		try "$format: multi-attach: machine $vm" shows vm$vm.$format $format "read -P 1$vm 64k 64k"
+	done
+	try "$format: the golden image is not touched" cmp away/kept golden.$format
+
+	# the golden image is not to be written to
+	case $format in
+	vpc) try "$format: a warning" sh -c '"$1" resize -q "$2" 9M 2>&1 | grep -q "warning: .*today"' - "$imgtool" golden.$format ;;
+	*)
+		for words in "resize -q golden.$format 9M" "bench -q -w -c 1 -f $format golden.$format" \
+			"convert -q -n -f raw -O $format other.raw golden.$format" \
+			"commit -q -f $format vm1.$format"; do
+			# shellcheck disable=SC2086 # words are wanted
+			refuse "$format: $words" "$imgtool" $words
+			try "$format: $words: says how" grep -q -e --force "$work/.err"
+			try "$format: $words: nothing was written" cmp away/kept golden.$format
+		done
+		# to qemu-img's callers it is a warning
+		ln -sf "$imgtool" qemu-img
+		try "$format: as qemu-img" sh -c './qemu-img resize -q "$1" 9M 2>&1 | grep -q "warning: .*rebase -u"' - golden.$format
+		cp away/kept golden.$format
+		try "$format: forced" "$imgtool" commit -q --force -f $format vm1.$format
+		try "$format: forced: what was committed" shows golden.$format $format "read -P 11 64k 64k"
+		refuse "$format: forced: the other one" "$imgtool" info --backing-chain vm2.$format
+		try "$format: forced: its link" "$imgtool" rebase -u -f $format -b golden.$format -B $format vm2.$format
+		try "$format: forced: linked" shows vm2.$format $format "read -P 12 64k 64k"
+		;;
+	esac
+
+	# write-through: not in a snapshot, which is a child of the other disks only; shareable: of its full size
+	case $format in
+	vdi) fixed=static=on ;;
+	vmdk) fixed=subformat=monolithicFlat ;;
+	*) fixed=subformat=fixed ;;
+	esac
+	try "$format: shareable" "$imgtool" create -q -f $format -o $fixed shared.$format 8M
+
+	# copies
+	"$imgtool" convert -O $format -f $format golden.$format copy.$format
+	"$imgtool" convert -O $format -f $format copy.$format again.$format
+	case $format in
+	vhdx) ;;
+	*)
+		uuid=01234567-89ab-4cde-8f01-23456789abcd
+		try "$format: copied with a UUID" "$imgtool" convert -O $format -f $format -o uuid=$uuid golden.$format named.$format
+		refuse "$format: no UUID" "$imgtool" create -q -f $format -o uuid=nonsense nonsense.$format 1M
+		rm -f ./child.*
+		try "$format: a child of it" "$imgtool" create -q -f $format -b named.$format -F $format child.$format
+		;;
+	esac
+	for image in golden copy again named; do
+		[ -f $image.$format ] || continue
+		case $format in
+		vdi) od -A n -t x1 -j 392 -N 16 $image.vdi ;;
+		vpc) tail -c 512 $image.vpc | od -A n -t x1 -j 68 -N 16 ;;
+		vhdx) od -A n -t x1 -j 65568 -N 16 $image.vhdx ;;
+		vmdk) grep -a '^ddb.uuid.image' $image.vmdk ;;
+		esac
+	done >uuids
+	try "$format: copies have UUIDs of their own: $(tr '\n' ' ' <uuids)" test "$(sort -u uuids | wc -l)" = "$(wc -l <uuids)"
+	[ $format != vmdk ] || try "vmdk: the UUID that was asked for" grep -q 01234567-89ab-4cde-8f01-23456789abcd uuids
+done
+cd ..
