@@ -632,7 +632,8 @@ static uint64_t number_of(struct vmdk_text line, const char *key)
 	struct vmdk_text value;
 	uint64_t number;
 
-	if (!equals || !text_is(trim((struct vmdk_text){ line.at, (size_t)(equals - line.at) }), key))
+	if (!equals ||
+	    !text_is(trim((struct vmdk_text){ line.at, (size_t)(equals - line.at) }), key))
 		return 0;
 	value = trim((struct vmdk_text){ equals + 1, line.len - (size_t)(equals + 1 - line.at) });
 	if (value.len >= 2 && value.at[0] == '"' && value.at[value.len - 1] == '"')

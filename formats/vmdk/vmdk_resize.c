@@ -80,7 +80,8 @@ static int check_size(struct img *img, uint64_t size, struct img_error *err)
 				"%s: size is %" PRIu64 ", expected at most %" PRIu64
 				": the last extent of a %s disk ends at 2 GiB of its own (convert makes one "
 				"with more of them)",
-				img->name, size, x->guest_off + SPLIT_EXTENT_BYTES_MAX, vmdk->create_type);
+				img->name, size, x->guest_off + SPLIT_EXTENT_BYTES_MAX,
+				vmdk->create_type);
 	if (x->kind == VMDK_EXTENT_SPARSE) {
 		const struct vmdk_sparse *s = &vmdk->files[x->file].sparse;
 		uint64_t max = VMDK_DIRECTORY_ENTRIES_MAX * vmdk_table_covers(s);
@@ -271,14 +272,15 @@ static int add_tables(struct img *img, struct vmdk_file *f, uint64_t count, stru
 		g.directory = g.redundant + (copies - 1) * bytes;
 	}
 	if (s->redundant_off)
-		rc = write_directory(img, f, &g, s->redundant_off, g.redundant, g.redundant_tables, err);
+		rc = write_directory(img, f, &g, s->redundant_off, g.redundant,
+				     g.redundant_tables, err);
 	if (!rc)
 		rc = write_directory(img, f, &g, s->directory_off, g.directory, g.tables, err);
 	if (!rc)
 		rc = sync_file(img, f->storage, err);
 	if (!rc && g.moves)
-		rc = write_header(img, f, s->capacity_bytes, g.directory, s->redundant_off ? g.redundant : 0,
-				  err);
+		rc = write_header(img, f, s->capacity_bytes, g.directory,
+				  s->redundant_off ? g.redundant : 0, err);
 	return rc ? rc : keep_tables(f, &g, err);
 }
 
@@ -324,7 +326,8 @@ static int store_size(struct img *img, uint64_t size, uint64_t capacity, struct 
 		      : img_fail(err, -ENOMEM, "out of memory");
 
 	if (!rc) {
-		next = vmdk_replace_size(text, len, bytes / VMDK_SECTOR, size / VMDK_SECTOR, &next_len);
+		next = vmdk_replace_size(text, len, bytes / VMDK_SECTOR, size / VMDK_SECTOR,
+					 &next_len);
 		rc = next ? vmdk_store_text(img, next, next_len, capacity, err)
 			  : img_fail(err, -ENOMEM, "out of memory");
 	}
@@ -384,11 +387,12 @@ static int used_end(const struct img *img, const struct vmdk_file *f, uint64_t b
 	if (m->block_count)
 		*end = max_u64(*end, m->blocks[m->block_count - 1] + m->block_bytes);
 	for (uint64_t n = 0; n < div_round_up_u64(bytes, vmdk_table_covers(s)) && !rc; n++) {
-		uint64_t table;
+		uint64_t table = 0;
 
 		rc = table_at(f, s->directory_off, n, &table, err);
 		if (!rc && table)
-			rc = img_storage_read(f->storage, table, slots, (size_t)vmdk_table_bytes(s), err);
+			rc = img_storage_read(f->storage, table, slots, (size_t)vmdk_table_bytes(s),
+					      err);
 		for (uint32_t i = 0; i < s->table_entries && table && !rc; i++) {
 			struct vmdk_entry e =
 				vmdk_table_entry(s, slots + (uint64_t)i * s->entry_bytes, 1);

@@ -62,11 +62,13 @@ static int look(const struct img *img, const char *name, unsigned *opened, struc
 
 	if (rc)
 		return rc == -ENOMEM ? img_fail(err, rc, "out of memory") : 0;
-	if (!img_context_has(img, file.identity, true) && !img_open(file.path, &how, &child, NULL)) {
+	if (!img_context_has(img, file.identity, true) &&
+	    !img_open(file.path, &how, &child, NULL)) {
 		bool based = is_child(child, file.path, img);
 
 		*opened += !(child->driver->features & IMG_DRIVER_PLAIN);
-		out->refuses = (child->driver->features & img->driver->features) & IMG_DRIVER_STAMPED;
+		out->refuses = child->driver->features & img->driver->features &
+			       IMG_DRIVER_STAMPED;
 		out->path = based ? strdup(file.path) : NULL;
 		rc = !based ? 0 : out->path ? 1
 					    : img_fail(err, -ENOMEM, "out of memory");
