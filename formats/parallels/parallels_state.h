@@ -9,7 +9,8 @@
  *
  * of one file:
  *
- *   parallels_file.c        header, in-use mark, its room
+ *   parallels_file.c        header and BAT
+ *   parallels_alloc.c       which clusters are free; in-use mark
  *   parallels_map.c         where guest bytes live
  *   parallels_write.c       plans for changes
  *   parallels_extension.c   the format extension
@@ -18,6 +19,8 @@
  */
 #ifndef FORMATS_PARALLELS_STATE_H
 #define FORMATS_PARALLELS_STATE_H
+
+#include <errno.h>
 
 #include "formats/parallels/parallels_descriptor.h"
 #include "formats/parallels/parallels_layout.h"
@@ -78,7 +81,10 @@ static inline uint64_t parallels_bytes_needed(const struct parallels_file *p, ui
 	return size - at < p->cluster_bytes ? size - at : p->cluster_bytes;
 }
 
-int parallels_no_memory(const struct parallels_file *p, struct img_error *err);
+static inline int parallels_no_memory(const struct parallels_file *p, struct img_error *err)
+{
+	return img_fail(err, -ENOMEM, "%s: out of memory", p->name);
+}
 
 /* ---- parallels_open.c ---- */
 
@@ -107,6 +113,18 @@ int parallels_clear_entries(struct parallels_file *p, uint64_t first, uint64_t e
 int parallels_write_header(struct parallels_file *p, const struct parallels_header *h,
 			   struct img_error *err);
 int parallels_sync(struct parallels_file *p, struct img_error *err);
+
+/* ---- parallels_extension.c ---- */
+
+/* Is the extension what it should be? -EUCLEAN: no (err says how). */
+int parallels_check_extension(struct parallels_file *p, struct img_error *err);
+/* Sets p->extension; -ENOTSUP: it has what may not be written beside. */
+int parallels_judge_extension(struct parallels_file *p, struct img_error *err);
+/* A kept extension loses what the first write makes untrue. */
+int parallels_prune_extension(struct parallels_file *p, struct img_error *err);
+
+/* ---- parallels_alloc.c: all of it blocking ---- */
+
 /* The offset that clusters are counted from: what their offsets leave when divided by the cluster.
  */
 int parallels_find_base(struct parallels_file *p, uint64_t *base, struct img_error *err);
@@ -123,15 +141,6 @@ int parallels_used_end(struct parallels_file *p, uint64_t *end, struct img_error
 int parallels_file_first_write(struct parallels_file *p, struct img_error *err);
 int parallels_file_finish(struct parallels_file *p, struct img_error *err);
 int parallels_file_set_writable(struct parallels_file *p, bool writable, struct img_error *err);
-
-/* ---- parallels_extension.c ---- */
-
-/* Is the extension what it should be? -EUCLEAN: no (err says how). */
-int parallels_check_extension(struct parallels_file *p, struct img_error *err);
-/* Sets p->extension; -ENOTSUP: it has what may not be written beside. */
-int parallels_judge_extension(struct parallels_file *p, struct img_error *err);
-/* A kept extension loses what the first write makes untrue. */
-int parallels_prune_extension(struct parallels_file *p, struct img_error *err);
 
 /* ---- parallels_map.c ---- */
 

@@ -19,16 +19,6 @@ static int vdi_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint6
 	return vdi_is_vdi(head, len) ? 100 : 0;
 }
 
-uint64_t vdi_block_count(const struct vdi_header *h, uint64_t size)
-{
-	return div_round_up_u64(size, h->block_bytes);
-}
-
-int vdi_no_memory(const struct img *img, struct img_error *err)
-{
-	return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
-}
-
 /* ---- Opening ---- */
 
 static int read_header(struct img *img, struct vdi_header *h, struct img_error *err)

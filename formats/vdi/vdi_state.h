@@ -9,7 +9,10 @@
 #ifndef FORMATS_VDI_STATE_H
 #define FORMATS_VDI_STATE_H
 
+#include <errno.h>
+
 #include "formats/vdi/vdi_layout.h"
+#include "libimg/base/arith.h"
 #include "libimg/base/unit_alloc.h"
 #include "libimg/base/use_map.h"
 #include "libimg/engine/driver.h"
@@ -58,8 +61,15 @@ static inline uint64_t vdi_index_at(const struct vdi_header *h, uint64_t file_of
 }
 
 /* Blocks that a disk of so many bytes has. */
-uint64_t vdi_block_count(const struct vdi_header *h, uint64_t size);
-int vdi_no_memory(const struct img *img, struct img_error *err);
+static inline uint64_t vdi_block_count(const struct vdi_header *h, uint64_t size)
+{
+	return div_round_up_u64(size, h->block_bytes);
+}
+
+static inline int vdi_no_memory(const struct img *img, struct img_error *err)
+{
+	return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+}
 
 /* ---- vdi_write.c ---- */
 

@@ -15,8 +15,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/storage/ioq_attach.h"
 #include "libimg/storage/ioq_private.h"
-#include "libimg/storage/ioq_split.h"
-#include "libimg/storage/storage.h"
+#include "libimg/storage/storage_extent.h"
 
 /* How often one img_ioq_run() looks again for what its callbacks have brought about. */
 enum {
@@ -138,60 +137,12 @@ void img_ioq_complete(struct img_ioq *q, struct img_io *io)
 	img_list_add_tail(&q->completed, &io->link);
 }
 
-static void submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
-{
-	if (io->op != IMG_IO_SYNC && io->op != IMG_IO_EXTENTS &&
-	    img_storage_first_part(s, io->op, io->off, io->len) < io->len)
-		img_ioq_split(q, io);
-	else if (s->ops->submit)
-		s->ops->submit(s, q, io);
-	else
-		img_ioq_offload(q, io);
-}
-
-static void submit_extents(struct img_storage *s, struct img_ioq *q, struct img_io *io)
-{
-	io->extents->count = 0;
-	if (io->len && s->ops->extent && io->off < atomic_load(&s->size)) {
-		submit(s, q, io);
-		return;
-	}
-	io->rc = img_storage_extents(s, io->off, io->len, io->extents); /* nobody has to be asked */
-	img_ioq_complete(q, io);
-}
-
 void img_ioq_finish(struct img_ioq *q, struct img_io *io)
 {
 	pthread_mutex_lock(&q->lock);
 	img_list_add_tail(&q->finished, &io->link);
 	img_ioq_signal_locked(q);
 	pthread_mutex_unlock(&q->lock);
-}
-
-void img_ioq_submit(struct img_ioq *q, struct img_io *io)
-{
-	struct img_storage *s = io->storage;
-	uint64_t end;
-
-	io->ioq = q;
-	io->transferred = 0;
-	io->range = io->bounce = NULL;
-	io->rc = 0;
-	img_list_init(&io->link);
-	if (io->op == IMG_IO_SYNC) {
-		submit(s, q, io);
-		return;
-	}
-	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
-		io->rc = -EFBIG;
-	else if (io->op != IMG_IO_READ && io->op != IMG_IO_EXTENTS && !s->writable)
-		io->rc = -EROFS;
-	if (!io->rc && io->op == IMG_IO_EXTENTS)
-		submit_extents(s, q, io);
-	else if (io->rc || !io->len)
-		img_ioq_complete(q, io);
-	else
-		submit(s, q, io);
 }
 
 void img_ioq_post(struct img_ioq *q, struct img_post *post)

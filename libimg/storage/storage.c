@@ -3,6 +3,7 @@
  * went wrong.
  */
 #include "libimg/storage/storage.h"
+#include "libimg/storage/storage_extent.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,7 +14,6 @@
 #include "libimg/base/error.h"
 #include "libimg/base/iovec.h"
 #include "libimg/storage/ioq_attach.h"
-#include "libimg/storage/ioq_split.h"
 
 static const char *op_name(enum img_io_op op)
 {
@@ -211,43 +211,6 @@ int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocat
 		return 0;
 	return img_fail(err, rc, "Could not resize '%s' from %" PRIu64 " to %" PRIu64 " bytes: %s",
 			s->name, now, size, strerrordesc_np(-rc));
-}
-
-int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
-		       enum img_storage_extent *kind, uint64_t *run)
-{
-	uint64_t size = atomic_load(&s->size);
-
-	if (!len)
-		return -EINVAL;
-	if (off >= size) {
-		*kind = IMG_STORAGE_HOLE;
-		*run = len;
-		return 0;
-	}
-	if (s->ops->extent)
-		return s->ops->extent(s, off, len, kind, run);
-	*kind = IMG_STORAGE_DATA;
-	*run = min_u64(len, size - off);
-	return 0;
-}
-
-int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
-			struct img_io_extents *out)
-{
-	uint64_t run = 0;
-	int rc = 0;
-
-	for (out->count = 0; out->count < IMG_ARRAY_LEN(out->at) && len && !rc; len -= run) {
-		rc = img_storage_extent(s, off, len, &out->at[out->count].kind, &run);
-		if (rc)
-			break;
-		run = min_u64(run, len);
-		out->at[out->count++].len = run;
-		off += run;
-	}
-	return out->count ? 0 : rc ? rc
-				   : -EINVAL;
 }
 
 bool img_storage_overlap(const struct img_storage *a, const struct img_storage *b)

@@ -78,7 +78,7 @@ enum img_storage_lock {
 /*
  * What a storage is like, stated by its module when it is opened. A filter has those of what it lies
  * over. Sizes are bytes. Requests of any size and alignment work all the same: the module aligns, and
- * what is longer than it takes is split before it gets it (ioq_split.h).
+ * what is longer than it takes is split before it gets it (ioq_submit.c).
  */
 struct img_storage_limits {
 	uint32_t io_align;	/* offsets and lengths that need no bounce; a power of two, 1: any */

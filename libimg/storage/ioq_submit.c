@@ -1,15 +1,15 @@
 /*
- * Requests in parts. A few are in flight at a time, so that memory does not grow with the request;
- * which of them was done when one failed is not said, as of any request.
+ * Inside every I/O queue: how a request begins. One that is longer than its storage takes goes in
+ * parts: a few are in flight at a time, so that memory does not grow with the request; which of
+ * them was done when one failed is not said, as of any request.
  */
-#include "libimg/storage/ioq_split.h"
-
 #include <errno.h>
 #include <stdlib.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/iovec.h"
-#include "libimg/storage/storage.h"
+#include "libimg/storage/ioq_private.h"
+#include "libimg/storage/storage_extent.h"
 
 enum {
 	MAX_PARTS = 16, /* in flight */
@@ -30,21 +30,6 @@ struct split {
 	unsigned in_flight;
 	struct part parts[MAX_PARTS];
 };
-
-uint64_t img_storage_first_part(const struct img_storage *s, enum img_io_op op, uint64_t off,
-				uint64_t len)
-{
-	const struct img_storage_limits *l = &s->limits;
-	uint64_t most = op == IMG_IO_SYNC || op == IMG_IO_EXTENTS ? 0
-			: img_io_has_data(op)			  ? l->max_bytes
-								  : l->max_zero;
-	uint64_t end;
-
-	if (!most || len <= most)
-		return len;
-	end = align_down_u64(off + most, l->io_align); /* the next one is aligned */
-	return end > off ? end - off : most;
-}
 
 /* The buffers of the next len bytes. -ENOMEM. */
 static int slice_buffers(struct split *s, struct part *p, uint64_t len)
@@ -111,7 +96,7 @@ static void part_done(struct img_io *io)
 	whole->done(whole);
 }
 
-void img_ioq_split(struct img_ioq *q, struct img_io *io)
+static void submit_in_parts(struct img_ioq *q, struct img_io *io)
 {
 	struct split *s = calloc(1, sizeof(*s));
 
@@ -129,4 +114,52 @@ void img_ioq_split(struct img_ioq *q, struct img_io *io)
 		return;
 	free(s);
 	img_ioq_complete(q, io);
+}
+
+static void submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	if (io->op != IMG_IO_SYNC && io->op != IMG_IO_EXTENTS &&
+	    img_storage_first_part(s, io->op, io->off, io->len) < io->len)
+		submit_in_parts(q, io);
+	else if (s->ops->submit)
+		s->ops->submit(s, q, io);
+	else
+		img_ioq_offload(q, io);
+}
+
+static void submit_extents(struct img_storage *s, struct img_ioq *q, struct img_io *io)
+{
+	io->extents->count = 0;
+	if (io->len && s->ops->extent && io->off < atomic_load(&s->size)) {
+		submit(s, q, io);
+		return;
+	}
+	io->rc = img_storage_extents(s, io->off, io->len, io->extents); /* nobody has to be asked */
+	img_ioq_complete(q, io);
+}
+
+void img_ioq_submit(struct img_ioq *q, struct img_io *io)
+{
+	struct img_storage *s = io->storage;
+	uint64_t end;
+
+	io->ioq = q;
+	io->transferred = 0;
+	io->range = io->bounce = NULL;
+	io->rc = 0;
+	img_list_init(&io->link);
+	if (io->op == IMG_IO_SYNC) {
+		submit(s, q, io);
+		return;
+	}
+	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
+		io->rc = -EFBIG;
+	else if (io->op != IMG_IO_READ && io->op != IMG_IO_EXTENTS && !s->writable)
+		io->rc = -EROFS;
+	if (!io->rc && io->op == IMG_IO_EXTENTS)
+		submit_extents(s, q, io);
+	else if (io->rc || !io->len)
+		img_ioq_complete(q, io);
+	else
+		submit(s, q, io);
 }
