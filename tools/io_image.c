@@ -143,7 +143,7 @@ int io_run_length(struct io_session *s, const struct io_command *c, int argc, ch
 	return 0;
 }
 
-static bool parse_preallocation(const char *text, int *out)
+static bool parse_preallocation(const char *text, enum img_preallocate *out)
 {
 	static const char *const modes[] = {
 		[IMG_PREALLOCATE_OFF] = "off",
@@ -155,7 +155,7 @@ static bool parse_preallocation(const char *text, int *out)
 
 	for (i = 0; i < (int)(sizeof(modes) / sizeof(modes[0])); i++) {
 		if (!strcmp(text, modes[i])) {
-			*out = i;
+			*out = (enum img_preallocate)i;
 			return true;
 		}
 	}
@@ -165,7 +165,8 @@ static bool parse_preallocation(const char *text, int *out)
 
 int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, char **argv)
 {
-	int rc, preallocation = IMG_PREALLOCATE_OFF;
+	enum img_preallocate preallocation = IMG_PREALLOCATE_OFF;
+	int rc;
 	struct img_error *err;
 	struct io_options o;
 	uint64_t size;
