@@ -371,7 +371,8 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	if (rc)
 		return rc;
 	after = cleared(img, !discard && !img_req_may_unmap(req), &e);
-	if (!discard && img_req_keep_allocated(req) && !qcow2_has_host(&after))
+	/* An entry cannot say that a cluster reads as zeroes and is at 0, where a data file has its first. */
+	if (!discard && img_req_keep_allocated(req) && (!qcow2_has_host(&after) || !after.host_off))
 		return IMG_NEED_WRITE;
 	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file)) {
 		*way = discard ? WAY_PUNCH : WAY_ZERO;
