@@ -220,7 +220,8 @@ struct reader {
 	enum img_io_kind kind;
 	bool registered;
 	_Atomic bool stop;
-	unsigned reads, bad;
+	_Atomic unsigned reads;
+	unsigned bad;
 };
 
 static void *keep_reading(void *arg)
@@ -265,6 +266,9 @@ Test(reopen, beside_readers)
 			r[k].registered = k == 1;
 			cr_assert_eq(pthread_create(&r[k].thread, NULL, keep_reading, &r[k]), 0);
 		}
+		for (size_t k = 0; k < IMG_ARRAY_LEN(kinds); k++)
+			while (!atomic_load(&r[k].reads))
+				usleep(100);
 		for (int n = 0; n < 600; n++)
 			change(s, n % 2 == 0);
 		for (size_t k = 0; k < IMG_ARRAY_LEN(kinds); k++) {
