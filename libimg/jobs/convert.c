@@ -15,6 +15,12 @@
 #include "libimg/jobs/copy_to_sink.h"
 #include "libimg/storage/module.h"
 
+/*
+ * Of a target whose size the end of the input tells: it grows with what comes. Not 0, of which some
+ * formats make an image without anything that could become longer.
+ */
+#define FIRST_SIZE (UINT64_C(1) << 20)
+
 struct job {
 	const struct img_convert_options *o;
 	enum img_convert_stage *stage;
@@ -327,7 +333,7 @@ static int make(struct job *j)
 	struct img_sink_image *s;
 	int rc = check_creation(j);
 
-	j->create.size = j->size;
+	j->create.size = j->sized ? j->size : FIRST_SIZE;
 	j->create.have_size = true;
 	if (!rc && j->o->path && is_export(j->o->path))
 		return fill_export(j);

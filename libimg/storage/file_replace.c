@@ -186,14 +186,28 @@ static int fail(const struct img_file *f, int rc, struct img_error *err)
 	return img_fail(err, rc, "%s: it cannot be replaced: %s", f->base.name, strerrordesc_np(-rc));
 }
 
+/* Nobody relies on a file that has not got its name yet. */
+static int write_unpublished(struct img_storage *s, const void *bytes, size_t len, bool sync,
+			     struct img_error *err)
+{
+	int rc = img_storage_write(s, 0, bytes, len, err);
+
+	if (!rc && atomic_load(&s->size) > len)
+		rc = img_storage_resize(s, len, IMG_PREALLOCATE_OFF, err);
+	return rc || !sync ? rc : img_storage_sync(s, err);
+}
+
 int img_file_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
 		     struct img_error *err)
 {
 	struct img_file *f = img_file_of(s);
 	struct successor n = { .fd = -1, .direct_fd = -1, .lock_fd = -1 };
 	struct img_error busy = { 0 };
-	int rc = find(f, &n);
+	int rc;
 
+	if (f->unpublished)
+		return write_unpublished(s, bytes, len, sync, err);
+	rc = find(f, &n);
 	if (!rc)
 		rc = make(f, &n, bytes, len, sync);
 	if (!rc)
