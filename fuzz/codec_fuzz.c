@@ -69,8 +69,9 @@ static void round_trip(const struct img_codec *codec, const uint8_t *in, size_t 
 
 	if (!packed || !back)
 		abort();
-	if (codec->encode(in, len, 0, packed, room, &compressed_len, NULL) || compressed_len > room ||
-	    codec->decode(packed, compressed_len, back, len, NULL) || memcmp(back, in, len) != 0)
+	if (codec->encode(in, len, 0, packed, room, &compressed_len, NULL) ||
+	    compressed_len > room || codec->decode(packed, compressed_len, back, len, NULL) ||
+	    memcmp(back, in, len) != 0)
 		abort();
 	free(packed);
 	free(back);

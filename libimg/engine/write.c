@@ -632,8 +632,9 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	}
 	p->req.engine = e;
 	*plan = (struct img_plan){ 0 };
-	rc = img->driver->plan_write(img, &p->req, p->compressed.at ? IMG_OP_WRITE_COMPRESSED : p->op,
-				     p->off, p->compressed.at ? p->compressed_len : len, plan);
+	rc = img->driver->plan_write(img, &p->req,
+				     p->compressed.at ? IMG_OP_WRITE_COMPRESSED : p->op, p->off,
+				     p->compressed.at ? p->compressed_len : len, plan);
 	if (rc == IMG_NEED_WRITE && p->task->fast)
 		return refuse_slow(p);
 	if (rc == IMG_NEED_WRITE) {

@@ -102,7 +102,8 @@ static const char *set_keep_room(struct img_level *l, const char *value)
 
 static const char *set_cache_size(struct img_level *l, const char *value)
 {
-	return img_parse_size(value, &l->cache_bytes) || !l->cache_bytes || l->cache_bytes > INT64_MAX
+	return img_parse_size(value, &l->cache_bytes) || !l->cache_bytes ||
+			       l->cache_bytes > INT64_MAX
 		       ? "a size in bytes"
 		       : NULL;
 }

@@ -16,7 +16,8 @@ int img_map_ahead_init(struct img_map_ahead *m, const struct img_concat *sources
 	*m = (struct img_map_ahead){ .sources = sources, .q = q };
 	m->now = calloc(1, sizeof(*m->now));
 	m->next = calloc(1, sizeof(*m->next));
-	if (m->now && m->next && (m->now->err = img_error_new()) && (m->next->err = img_error_new()))
+	if (m->now && m->next && (m->now->err = img_error_new()) &&
+	    (m->next->err = img_error_new()))
 		return 0;
 	img_map_ahead_destroy(m);
 	return img_fail(err, -ENOMEM, "out of memory for a map");

@@ -544,7 +544,8 @@ static bool ring_transfer(struct img_file *f, struct img_io *io)
 
 	if (!try_lock_range(f, io))
 		return false;
-	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) && !begin_bounce(f, io, off, len))
+	if (!img_file_is_aligned(f, io->iov, io->iovcnt, off, len) &&
+	    !begin_bounce(f, io, off, len))
 		return false;
 	if (io->op == IMG_IO_WRITE) {
 		struct img_ioq_reserve r;

@@ -68,8 +68,8 @@ static void slow_block_status(const char *filter, const char *setting)
 	cr_assert_eq(img_queue_new(IMG_IO_AUTO, &q, NULL), 0);
 	begun = seconds();
 	for (unsigned i = 0; i < ASKED; i++)
-		cr_assert_eq(img_submit_map(q, slow, i << 16, 1 << 16, IMG_MAP_DEEP, 1, count_map, &mapped,
-					    NULL),
+		cr_assert_eq(img_submit_map(q, slow, i << 16, 1 << 16, IMG_MAP_DEEP, 1, count_map,
+					    &mapped, NULL),
 			     0);
 	img_queue_run(q, false);
 	cr_assert_eq(img_submit_writev(q, file, 0, &iov, 1, IMG_SUBMIT_FUA, count, &done, NULL), 0);
