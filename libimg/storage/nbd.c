@@ -35,7 +35,7 @@ struct nbd {
 	size_t text_count;
 	struct img_ioq *q;		  /* its own, and its thread's */
 	struct img_nbd_connection *first; /* q's */
-	_Atomic uint64_t changes;	  /* grows with each request that changes something */
+	_Atomic uint64_t changes;	  /* grows with each request that changed something */
 
 	pthread_mutex_t change_lock; /* one at a time: blocks that are read, changed and written back */
 
@@ -182,14 +182,24 @@ static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
 	return 0;
 }
 
-/* A request that changes something is about to be sent. */
-static void note_change(struct nbd *n, const struct img_io *io)
+static void note_begun(struct nbd *n, const struct img_io *io)
 {
-	if (!is_change(io->op))
-		return;
-	if (!(io->flags & IMG_IO_FUA))
+	if (io->op == IMG_IO_SYNC)
+		atomic_store(&n->base.unsynced, false);
+}
+
+/*
+ * A change counts from when it is done: a flush, or an answer about holes, that began before need not
+ * know of it.
+ */
+static void note_completed(struct nbd *n, const struct img_io *io, int rc)
+{
+	bool change = is_change(io->op);
+
+	if (change)
+		atomic_fetch_add(&n->changes, 1);
+	if (change ? rc || !(io->flags & IMG_IO_FUA) : rc && io->op == IMG_IO_SYNC)
 		atomic_store(&n->base.unsynced, true);
-	atomic_fetch_add(&n->changes, 1);
 }
 
 static bool is_aligned(const struct nbd *n, uint64_t off, uint64_t len)
@@ -211,8 +221,7 @@ static void submitted_done(struct img_nbd_request *r, int rc)
 {
 	struct img_io *io = r->io;
 
-	if (!rc && io->op == IMG_IO_SYNC)
-		atomic_store(&io->storage->unsynced, false);
+	note_completed(nbd_of(io->storage), io, rc);
 	answered(io, rc, r->connection);
 	free(r);
 }
@@ -338,7 +347,7 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 		img_ioq_offload(q, io);
 		return;
 	}
-	note_change(n, io);
+	note_begun(n, io);
 	r = calloc(1, sizeof(*r));
 	if (r) {
 		r->io = io;
@@ -349,8 +358,8 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 	rc = r ? request(n, q, r) : -ENOMEM;
 	if (rc) {
 		free(r);
-		io->rc = rc;
-		img_ioq_complete(q, io);
+		note_completed(n, io, rc);
+		answered(io, rc, false);
 	}
 }
 
@@ -397,9 +406,12 @@ static int ask_and_wait(struct nbd *n, struct img_nbd_request *r)
 static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t len)
 {
 	struct img_nbd_request r = { .io = io, .off = off, .len = len };
+	int rc;
 
-	note_change(n, io);
-	return ask_and_wait(n, &r);
+	note_begun(n, io);
+	rc = ask_and_wait(n, &r);
+	note_completed(n, io, rc);
+	return rc;
 }
 
 static int aligned_buffer(struct nbd *n, enum img_io_op op, uint8_t *buf, uint64_t off, size_t len,
@@ -484,12 +496,8 @@ static int disk_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 
 	if (rc || (!len && op != IMG_IO_SYNC))
 		return rc;
-	if (op == IMG_IO_SYNC || is_aligned(n, off, len)) {
-		rc = aligned_io(n, &io, op == IMG_IO_SYNC ? 0 : off, len);
-		if (!rc && op == IMG_IO_SYNC)
-			atomic_store(&s->unsynced, false);
-		return rc;
-	}
+	if (op == IMG_IO_SYNC || is_aligned(n, off, len))
+		return aligned_io(n, &io, op == IMG_IO_SYNC ? 0 : off, len);
 	return op == IMG_IO_ZERO || op == IMG_IO_PUNCH ? zero_unaligned(n, &io, len)
 						       : through_blocks(n, op, &c, off, len, flags);
 }

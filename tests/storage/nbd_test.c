@@ -218,6 +218,91 @@ Test(nbd, holes_are_known_without_reading)
 	end(server);
 }
 
+/* ---- Changes beside a flush, and beside an answer about holes ---- */
+
+struct asked {
+	struct img_io io;
+	bool done;
+};
+
+static void asked_done(struct img_io *io)
+{
+	cr_assert_eq(io->rc, 0, "%d: %s", (int)io->op, strerrorname_np(-io->rc));
+	IMG_CONTAINER(io, struct asked, io)->done = true;
+}
+
+static void ask(struct img_ioq *q, struct asked *a, struct img_storage *s, enum img_io_op op)
+{
+	static uint8_t bytes[4096] = { 1 };
+	bool sync = op == IMG_IO_SYNC;
+
+	a->done = false;
+	a->io = (struct img_io){ .storage = s,
+				 .op = op,
+				 .iovcnt = !sync,
+				 .off = sync ? 0 : 1 << 20,
+				 .len = sync ? 0 : sizeof(bytes),
+				 .done = asked_done };
+	a->io.one = (struct iovec){ bytes, sizeof(bytes) };
+	a->io.iov = &a->io.one;
+	img_ioq_submit(q, &a->io);
+}
+
+static void await(struct img_ioq *q, const struct asked *a)
+{
+	while (!a->done)
+		img_ioq_run(q, true);
+}
+
+/* A flush knows nothing of what is written while it runs, whichever is sent, or answered, first. */
+Test(nbd, a_write_beside_a_flush_has_to_be_flushed)
+{
+	static const char *const servers[] = {
+		"--filter=delay memory 4M wdelay=100ms",
+		"--filter=multi-conn --filter=delay memory 4M multi-conn-mode=disable wdelay=100ms",
+	};
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(servers) * 2; i++) {
+		pid_t server = serve(servers[i / 2]);
+		struct img_storage *s = opened("");
+		struct img_ioq *q = NULL;
+		struct asked a[2];
+
+		cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q, NULL), 0);
+		ask(q, &a[0], s, i % 2 ? IMG_IO_WRITE : IMG_IO_SYNC);
+		ask(q, &a[1], s, i % 2 ? IMG_IO_SYNC : IMG_IO_WRITE);
+		await(q, &a[0]);
+		await(q, &a[1]);
+		cr_assert(atomic_load(&s->unsynced), "%zu", i);
+		cr_assert_eq(img_storage_sync(s, NULL), 0);
+		cr_assert_not(atomic_load(&s->unsynced));
+		img_ioq_free(q);
+		img_storage_close(s);
+		end(server);
+	}
+}
+
+Test(nbd, what_was_a_hole_before_a_write_is_none_after_it)
+{
+	pid_t server = serve("--filter=multi-conn --filter=delay memory 4M "
+			     "multi-conn-mode=disable wdelay=500ms");
+	struct img_storage *s = opened("");
+	struct img_ioq *q = NULL;
+	enum img_storage_extent kind;
+	struct asked a;
+	uint64_t run;
+
+	cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q, NULL), 0);
+	ask(q, &a, s, IMG_IO_WRITE);
+	cr_assert_eq(img_storage_extent(s, 1 << 20, 4096, &kind, &run), 0);
+	await(q, &a);
+	cr_assert_eq(img_storage_extent(s, 1 << 20, 4096, &kind, &run), 0);
+	cr_assert_eq(kind, IMG_STORAGE_DATA);
+	img_ioq_free(q);
+	img_storage_close(s);
+	end(server);
+}
+
 Test(nbd, ends_of_the_disk)
 {
 	pid_t server = serve("memory 4M");
