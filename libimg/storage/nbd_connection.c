@@ -610,6 +610,18 @@ static bool is_silent(const struct img_nbd_connection *c)
 	return c->parts && now_ms() - c->heard > (int64_t)c->export->request_seconds * 1000;
 }
 
+/* Nobody may have run the queue for a while: take what has come meanwhile. False: nothing has. */
+static bool take_answers(struct img_nbd_connection *c)
+{
+	const struct img_nbd_library *lib = c->export->lib;
+	struct pollfd p = { .fd = lib->aio_get_fd(c->handle), .events = POLLIN };
+
+	if (!(lib->aio_get_direction(c->handle) & LIBNBD_AIO_DIRECTION_READ) || poll(&p, 1, 0) <= 0)
+		return false;
+	lib->aio_notify_read(c->handle);
+	return true;
+}
+
 static unsigned wanted_events(const struct img_nbd_connection *c)
 {
 	unsigned direction = c->export->lib->aio_get_direction(c->handle);
@@ -653,8 +665,11 @@ static void drive(struct img_nbd_connection *c)
 			lost(c);
 			again = !c->retry_at && !img_list_empty(&c->active);
 		} else if (c->ready && is_silent(c)) {
-			disconnect(c);
-			fail_all(c, -ETIMEDOUT);
+			again = take_answers(c);
+			if (!again) {
+				disconnect(c);
+				fail_all(c, -ETIMEDOUT);
+			}
 		} else if (c->ready) {
 			finish_answered(c);
 		}

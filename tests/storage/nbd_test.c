@@ -303,6 +303,27 @@ Test(nbd, what_was_a_hole_before_a_write_is_none_after_it)
 	end(server);
 }
 
+/* Who does not run the queue for a while is answered all the same: it was not the server that kept silent. */
+Test(nbd, answers_wait_for_who_runs_the_queue)
+{
+	pid_t server = serve("memory 4M");
+	struct img_storage *s = opened("timeout=1");
+	struct img_ioq *q = NULL;
+	struct asked a, b;
+
+	cr_assert_eq(img_ioq_new(IMG_IO_AUTO, &q, NULL), 0);
+	ask(q, &a, s, IMG_IO_READ);
+	await(q, &a); /* it is connected */
+	ask(q, &a, s, IMG_IO_READ);
+	usleep(1500000);
+	ask(q, &b, s, IMG_IO_READ);
+	await(q, &a);
+	await(q, &b);
+	img_ioq_free(q);
+	img_storage_close(s);
+	end(server);
+}
+
 Test(nbd, ends_of_the_disk)
 {
 	pid_t server = serve("memory 4M");
