@@ -46,22 +46,13 @@ static int transfer(struct img *img, enum img_io_op op, const struct iovec *iov,
 	return rc;
 }
 
-static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
-		    uint64_t off, uint64_t len, unsigned flags)
+/* READ, WRITE, ZERO, PUNCH. */
+static int access_disk(struct img *img, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		       uint64_t off, uint64_t len, unsigned flags)
 {
-	struct img *img = img_of(s);
 	uint64_t in = off < img->size ? min_u64(len, img->size - off) : 0;
 	struct img_cursor c = { .iov = iov, .iovcnt = iovcnt };
-	int rc;
 
-	if (op == IMG_IO_SYNC) {
-		rc = img_flush(img, NULL);
-		if (!rc)
-			atomic_store(&s->unsynced, false);
-		return rc;
-	}
-	if (op != IMG_IO_READ && !(flags & IMG_IO_FUA))
-		atomic_store(&s->unsynced, true);
 	if ((op == IMG_IO_WRITE || op == IMG_IO_ZERO) && in < len)
 		return -ENOSPC;
 	if (op == IMG_IO_ZERO || op == IMG_IO_PUNCH)
@@ -71,6 +62,22 @@ static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec
 		img_cursor_zero(&c, len - in);
 	}
 	return transfer(img, op, iov, iovcnt, off, in, submit_flags(flags) & IMG_SUBMIT_FUA);
+}
+
+static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
+		    uint64_t off, uint64_t len, unsigned flags)
+{
+	bool sync = op == IMG_IO_SYNC;
+	int rc;
+
+	if (sync)
+		atomic_store(&s->unsynced, false);
+	rc = sync ? img_flush(img_of(s), NULL)
+		  : access_disk(img_of(s), op, iov, iovcnt, off, len, flags);
+	/* a change counts from when it is done: a sync that began before need not know of it */
+	if (sync ? rc : op != IMG_IO_READ && (rc || !(flags & IMG_IO_FUA)))
+		atomic_store(&s->unsynced, true);
+	return rc;
 }
 
 static int image_resize(struct img_storage *s, uint64_t size, enum img_preallocate how)
