@@ -219,10 +219,8 @@ static int create_begin(const char *path, const struct img_create_options *optio
 	struct making making;
 	struct img_create_settings r;
 	struct img *img = NULL;
-	int rc = img_check_create_options(path, options, err);
+	int rc;
 
-	if (rc)
-		return rc;
 	plain = plain_path(path);
 	rc = img_create_settings_init(&r, plain, options, err);
 	if (rc)
@@ -266,9 +264,9 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 {
 	IMG_NOT_CANCELLED;
 	char *inside = NULL;
-	int rc = 0;
+	int rc = img_check_create_options(path, options, err);
 
-	if (path && options->format)
+	if (!rc && options->format)
 		rc = img_folder_create_path(plain_path(path), img_driver_named(options->format),
 					    &inside, err);
 	if (!rc)

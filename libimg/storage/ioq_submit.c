@@ -51,6 +51,26 @@ static int slice_buffers(struct split *s, struct part *p, uint64_t len)
 	return 0;
 }
 
+static void init(struct img_ioq *q, struct img_io *io)
+{
+	io->ioq = q;
+	io->transferred = 0;
+	io->range = io->bounce = NULL;
+	io->rc = 0;
+	img_list_init(&io->link);
+}
+
+/* One that the storage takes as it is. */
+static void submit_whole(struct img_ioq *q, struct img_io *io)
+{
+	struct img_storage *s = io->storage;
+
+	if (s->ops->submit)
+		s->ops->submit(s, q, io);
+	else
+		img_ioq_offload(q, io);
+}
+
 static void part_done(struct img_io *io);
 
 /* Submit the next part as p. False: there is none, or it cannot be had, which is the request's rc. */
@@ -75,7 +95,8 @@ static bool submit_part(struct split *s, struct part *p, struct img_ioq *q)
 		return false;
 	s->submitted += len;
 	s->in_flight++;
-	img_ioq_submit(q, &p->io);
+	init(q, &p->io);
+	submit_whole(q, &p->io);
 	return true;
 }
 
@@ -116,22 +137,11 @@ static void submit_in_parts(struct img_ioq *q, struct img_io *io)
 	img_ioq_complete(q, io);
 }
 
-static void submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
-{
-	if (io->op != IMG_IO_SYNC && io->op != IMG_IO_EXTENTS &&
-	    img_storage_first_part(s, io->op, io->off, io->len) < io->len)
-		submit_in_parts(q, io);
-	else if (s->ops->submit)
-		s->ops->submit(s, q, io);
-	else
-		img_ioq_offload(q, io);
-}
-
 static void submit_extents(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
 	io->extents->count = 0;
 	if (io->len && s->ops->extent && io->off < atomic_load(&s->size)) {
-		submit(s, q, io);
+		submit_whole(q, io);
 		return;
 	}
 	io->rc = img_storage_extents(s, io->off, io->len, io->extents); /* nobody has to be asked */
@@ -143,13 +153,9 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 	struct img_storage *s = io->storage;
 	uint64_t end;
 
-	io->ioq = q;
-	io->transferred = 0;
-	io->range = io->bounce = NULL;
-	io->rc = 0;
-	img_list_init(&io->link);
+	init(q, io);
 	if (io->op == IMG_IO_SYNC) {
-		submit(s, q, io);
+		submit_whole(q, io);
 		return;
 	}
 	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)
@@ -160,6 +166,8 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 		submit_extents(s, q, io);
 	else if (io->rc || !io->len)
 		img_ioq_complete(q, io);
+	else if (img_storage_first_part(s, io->op, io->off, io->len) < io->len)
+		submit_in_parts(q, io);
 	else
-		submit(s, q, io);
+		submit_whole(q, io);
 }

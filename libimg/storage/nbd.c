@@ -251,17 +251,16 @@ struct extents_request {
 /* A server that says next to nothing is not asked byte by byte: some of the rest counts as data. */
 static void complete_answer(struct img_nbd_request *r)
 {
-	struct img_nbd_extent *last = r->extent_count ? &r->extents[r->extent_count - 1] : NULL;
-	uint64_t end = last ? last->off + last->len : r->off;
+	size_t n = r->extent_count;
+	uint64_t end = n ? r->extents[n - 1].off + r->extents[n - 1].len : r->off;
 	uint64_t least = r->off + min_u64(r->len, LEAST_ANSWER);
 
 	if (end >= least)
 		return;
-	if (r->extent_count == IMG_NBD_MAX_EXTENTS) {
-		r->extent_count--;
-		end = last->off;
-	}
-	r->extents[r->extent_count++] = (struct img_nbd_extent){ end, least - end, false };
+	if (n == IMG_NBD_MAX_EXTENTS)
+		end = r->extents[--n].off;
+	r->extents[n] = (struct img_nbd_extent){ end, least - end, false };
+	r->extent_count = n + 1;
 }
 
 /* What the server said, of what io asks about. Of the rest it need not say anything: data, then. */

@@ -263,15 +263,15 @@ static int take_extents(void *user, const char *context, uint64_t off, uint32_t 
 	if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0)
 		return 0;
 	for (size_t i = 0; i + 1 < count && r->extent_count < IMG_NBD_MAX_EXTENTS; i += 2) {
-		struct img_nbd_extent *last =
-			r->extent_count ? &r->extents[r->extent_count - 1] : NULL;
+		struct img_nbd_extent *next = &r->extents[r->extent_count];
 		bool hole = entries[i + 1] & LIBNBD_STATE_ZERO;
 
-		if (last && last->hole == hole && last->off + last->len == off)
-			last->len += entries[i];
-		else
-			r->extents[r->extent_count++] =
-				(struct img_nbd_extent){ off, entries[i], hole };
+		if (r->extent_count && next[-1].hole == hole && next[-1].off + next[-1].len == off) {
+			next[-1].len += entries[i];
+		} else {
+			*next = (struct img_nbd_extent){ off, entries[i], hole };
+			r->extent_count++;
+		}
 		off += entries[i];
 	}
 	return 0;

@@ -23,23 +23,25 @@ static int open_with(const char *config, const char *const *items, struct img_st
 	struct img_module_item list[MAX_ITEMS];
 	struct img_module_opening opening = { .options = o, .items = list };
 	char *copies[MAX_ITEMS];
+	size_t n;
 	int rc;
 
-	for (; items[opening.item_count]; opening.item_count++) {
-		char *copy = strdup(items[opening.item_count]), *value = strchr(copy, '=');
+	for (n = 0; items[n]; n++) {
+		char *copy = strdup(items[n]), *value = strchr(copy, '=');
 
 		*value = '\0';
-		copies[opening.item_count] = copy;
-		list[opening.item_count] = (struct img_module_item){ copy, value + 1 };
+		copies[n] = copy;
+		list[n] = (struct img_module_item){ copy, value + 1 };
 	}
+	opening.item_count = n;
 	if (config)
 		cr_assert_eq(img_options_set(o, "config", config, NULL), 0);
 	cr_assert_eq(img_storage_memory("m", 1 << 20, 1 << 20, &opening.inner), 0);
 	rc = m->open(&opening, out, err);
 	if (rc)
 		img_storage_close(opening.inner);
-	for (size_t i = 0; i < opening.item_count; i++)
-		free(copies[i]);
+	while (n)
+		free(copies[--n]);
 	img_options_free(o);
 	return rc;
 }
