@@ -8,7 +8,6 @@
 TestSuite(parallels_extension, .init = folder_make, .fini = folder_remove);
 
 enum {
-	KIB = 1024,
 	SIZE = 1024 * KIB,
 	CLUSTER = 4 * KIB,
 	AT = 3 * CLUSTER, /* in the file, behind two clusters of the disk */
@@ -38,7 +37,7 @@ static void store(uint8_t *p, uint64_t value, unsigned n)
 
 /* An image with data in its first two clusters, and an extension with these sections (up to a magic
  * of 0). */
-static void make(const char *name, const struct section *sections, uint8_t *model)
+static void make_extended(const char *name, const struct section *sections, uint8_t *model)
 {
 	uint8_t cluster[CLUSTER] = { 0 }, *s = cluster + 24;
 	struct img *img;
@@ -124,7 +123,7 @@ Test(parallels_extension, bitmap_goes)
 						   { bitmap, TRANSIT, 40 },
 						   { 0 } };
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	must_close(must_open("a", "parallels", IMG_OPEN_WRITE));
 	cr_assert_eq(peek_le("a", EXTENSION_AT, 8), AT / SECTOR); /* nothing was written */
 	change("a", model);
@@ -140,7 +139,7 @@ Test(parallels_extension, unknown)
 						   { 0 } };
 	static const uint32_t kept[] = { 5, 24 };
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	change("a", model);
 	holds("a", kept, 2);
 	change("a", model);
@@ -151,7 +150,7 @@ Test(parallels_extension, nothing_kept)
 {
 	static const struct section sections[] = { { unknown, 0, 5 }, { 0 } };
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	change("a", model);
 	gone("a");
 }
@@ -164,7 +163,7 @@ Test(parallels_extension, necessary)
 	struct img_open_options o = { .format = "parallels", .flags = IMG_OPEN_WRITE };
 	const char *text;
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	cr_assert_eq(must_fail("a", &o, &text), -ENOTSUP);
 	cr_assert(strstr(text, "must not be written"), "%s", text);
 	reads_as("a", model, SIZE);
@@ -176,11 +175,11 @@ Test(parallels_extension, outdated)
 	static const struct section sections[] = { { unknown, NECESSARY, 5 }, { 0 } };
 	struct img_check_result r;
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	patch_le("a", IN_USE_AT, 0, 4);
 	change("a", model);
 	gone("a");
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	patch_le("a", IN_USE_AT, in_use, 4);
 	r = check("a", IMG_REPAIR_ALL);
 	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
@@ -207,7 +206,7 @@ Test(parallels_extension, damaged)
 	struct img_check_result r;
 
 	for (size_t i = 0; i < COUNT(rows); i++) {
-		make("a", sections, model);
+		make_extended("a", sections, model);
 		patch_le("a", rows[i].off, rows[i].value, rows[i].n);
 		reads_as("a", model, SIZE);
 		r = check("a", 0);
@@ -216,7 +215,7 @@ Test(parallels_extension, damaged)
 		cr_assert(!r.corruptions && r.corruptions_fixed == 1, "row %zu", i);
 		gone("a");
 		change("a", model);
-		make("a", sections, model);
+		make_extended("a", sections, model);
 		patch_le("a", rows[i].off, rows[i].value, rows[i].n);
 		change("a", model);
 		gone("a");
@@ -233,7 +232,7 @@ Test(parallels_extension, shared)
 	const char *text;
 	struct img *img;
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	set_entry("a", 9, AT / CLUSTER);
 	cr_assert_eq(must_fail("a", &o, &text), -EUCLEAN);
 	cr_assert(strstr(text, "already"), "%s", text);
@@ -254,7 +253,7 @@ Test(parallels_extension, endless)
 {
 	uint8_t cluster[CLUSTER] = { 0 };
 
-	make("a", (struct section[]){ { 0 } }, model);
+	make_extended("a", (struct section[]){ { 0 } }, model);
 	store(cluster, magic, 8);
 	store(cluster + 24, unknown, 8);
 	store(cluster + 40, CLUSTER - 47, 4);
@@ -276,7 +275,7 @@ Test(parallels_extension, resized)
 	static const uint32_t kept[] = { 5 };
 	struct img *img;
 
-	make("a", sections, model);
+	make_extended("a", sections, model);
 	img = must_open("a", "parallels", IMG_OPEN_WRITE);
 	cr_assert_eq(img_resize(img, SIZE / 2, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert_eq(img_resize(img, SIZE, IMG_PREALLOCATE_OFF, NULL), 0);

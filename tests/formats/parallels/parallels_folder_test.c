@@ -6,8 +6,6 @@
 TestSuite(parallels_folder, .init = folder_make, .fini = folder_remove);
 
 enum {
-	KIB = 1024,
-	MIB = 1024 * KIB,
 	SIZE = 3 * MIB,
 };
 

@@ -6,27 +6,8 @@
 TestSuite(parallels, .init = folder_make, .fini = folder_remove);
 
 enum {
-	KIB = 1024,
-	MIB = 1024 * KIB,
 	SIZE = 5 * MIB + 512,
 };
-
-static int try_create(uint64_t size, const char *options, const char **text)
-{
-	static char sentence[1024];
-	const char *list[] = { options, NULL };
-	struct img_create_options o = { .format = "parallels",
-					.have_size = true,
-					.size = size,
-					.options = options ? list : NULL };
-	struct img_error *err = img_error_new();
-	int rc = img_create("t", &o, err);
-
-	snprintf(sentence, sizeof(sentence), "%s", img_error_text(err));
-	*text = sentence;
-	img_error_free(err);
-	return rc;
-}
 
 Test(parallels, create_refused)
 {
@@ -43,7 +24,7 @@ Test(parallels, create_refused)
 	const char *text;
 
 	for (size_t i = 0; i < COUNT(rows); i++) {
-		cr_assert_lt(try_create(rows[i].size, rows[i].options, &text), 0, "row %zu", i);
+		cr_assert_lt(make("t", rows[i].size, rows[i].options, NULL, &text), 0, "row %zu", i);
 		cr_assert(strstr(text, rows[i].words), "%s", text);
 		cr_assert_eq(folder_count(), 0);
 	}
@@ -311,58 +292,18 @@ Test(parallels, header_repaired)
 
 /* ---- Other sizes ---- */
 
-static void resize(struct img *img, uint64_t size)
-{
-	struct img_error *err = img_error_new();
-
-	cr_assert_eq(img_resize(img, size, IMG_PREALLOCATE_OFF, err), 0, "%s", img_error_text(err));
-	cr_assert_eq(img_size(img), size);
-	img_error_free(err);
-}
-
-/* Sizes up and down, data near each end; what was cut off never comes back. */
-static void resize_around(const char *name, uint64_t largest)
-{
-	const uint64_t sizes[] = { 6 * MIB, 6 * MIB + 512, largest, 3 * MIB, 3 * MIB + 70 * KIB,
-				   5 * MIB, 512, 9 * MIB, largest / 2 };
-	uint8_t *model = calloc(1, largest);
-	struct img *img = must_open(name, "parallels", IMG_OPEN_WRITE);
-	uint64_t size = SIZE;
-
-	put(img, SIZE - 5000, 5000, 1, model);
-	put(img, 0, 100000, 2, model);
-	for (size_t i = 0; i < COUNT(sizes); i++) {
-		if (sizes[i] < size)
-			memset(model + sizes[i], 0, size - sizes[i]);
-		resize(img, sizes[i]);
-		size = sizes[i];
-		if (i % 2) {
-			must_close(img);
-			sound(name);
-			reads_as(name, model, size);
-			img = must_open(name, "parallels", IMG_OPEN_WRITE);
-		}
-		put(img, size - 512, 512, (uint8_t)(10 + i), model);
-		put(img, size / 2, 256, (uint8_t)(20 + i), model);
-	}
-	must_close(img);
-	sound(name);
-	reads_as(name, model, size);
-	free(model);
-}
-
 Test(parallels, resized)
 {
 	make_new("a", SIZE, NULL);
-	resize_around("a", 400 * MIB);
+	resize_around("a", SIZE, 400 * MIB, NULL);
 	make_new("b", SIZE, "cluster_size=512"); /* its BAT moves clusters away */
-	resize_around("b", 40 * MIB);
+	resize_around("b", SIZE, 40 * MIB, NULL);
 	make_new("c", SIZE, "cluster_size=32256");
-	resize_around("c", 400 * MIB);
+	resize_around("c", SIZE, 400 * MIB, NULL);
 	make_old("d", SIZE, 63);
-	resize_around("d", 400 * MIB);
+	resize_around("d", SIZE, 400 * MIB, NULL);
 	make_old("e", SIZE, 8);
-	resize_around("e", 40 * MIB);
+	resize_around("e", SIZE, 40 * MIB, NULL);
 }
 
 Test(parallels, size_limits)

@@ -5,7 +5,9 @@
 #ifndef TESTS_PARALLELS_PLAIN_H
 #define TESTS_PARALLELS_PLAIN_H
 
-#include "tests/image/folder.h"
+#define FORMAT "parallels"
+
+#include "tests/support/plain.h"
 
 enum {
 	SECTOR = 512,
@@ -25,14 +27,6 @@ static inline uint64_t le(const uint8_t *p, unsigned n)
 	while (n--)
 		v = v << 8 | p[n];
 	return v;
-}
-
-static inline void patch(const char *name, uint64_t off, const void *bytes, size_t len)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	cr_assert_eq(pwrite(fd, bytes, len, (off_t)off), (ssize_t)len);
-	close(fd);
 }
 
 static inline void patch_le(const char *name, uint64_t off, uint64_t value, unsigned n)
@@ -88,18 +82,10 @@ static inline void make_old(const char *name, uint64_t size, uint32_t cluster_se
 
 static inline void make_new(const char *name, uint64_t size, const char *options)
 {
-	const char *list[] = { options, NULL };
-	struct img_create_options o = { .format = "parallels",
-					.have_size = true,
-					.size = size,
-					.options = options ? list : NULL };
-	struct img_error *err = img_error_new();
-
-	cr_assert_eq(img_create(name, &o, err), 0, "%s", img_error_text(err));
-	img_error_free(err);
+	make(name, size, options, NULL, NULL);
 }
 
-/* The disk of size bytes; that nothing is used twice, or lies in front of the data, too. */
+/* And that nothing is used twice, or lies in front of the data. */
 static inline void plain_read(const char *name, uint8_t *out, uint64_t size)
 {
 	uint64_t len = file_size(name), cluster, scale, entries, least;
@@ -138,51 +124,6 @@ static inline void plain_read(const char *name, uint8_t *out, uint64_t size)
 	}
 	free(used);
 	free(f);
-}
-
-static inline void put(struct img *img, uint64_t off, size_t len, uint8_t value, uint8_t *model)
-{
-	struct img_error *err = img_error_new();
-
-	memset(model + off, value, len);
-	cr_assert_eq(img_write(img, off, model + off, len, err), 0, "%s", img_error_text(err));
-	img_error_free(err);
-}
-
-/* What the library reads of it, the plain reader, and the model are the same. */
-static inline void reads_as(const char *name, const uint8_t *model, uint64_t size)
-{
-	struct img *img = must_open(name, "parallels", 0);
-	uint8_t *got = calloc(1, size + 1);
-
-	cr_assert_eq(img_size(img), size);
-	cr_assert_eq(img_read(img, 0, got, size, NULL), 0);
-	cr_assert(!memcmp(got, model, size), "%s: read by the library", name);
-	must_close(img);
-	plain_read(name, got, size);
-	cr_assert(!memcmp(got, model, size), "%s: read by the plain reader", name);
-	free(got);
-}
-
-/* Check it, and repair: what is left and what was repaired. */
-static inline struct img_check_result check(const char *name, unsigned repair)
-{
-	struct img *img = must_open(name, "parallels",
-				    IMG_OPEN_CHECK | (repair ? (unsigned)IMG_OPEN_WRITE : 0));
-	struct img_error *err = img_error_new();
-	struct img_check_result r;
-
-	cr_assert_eq(img_check(img, repair, NULL, NULL, &r, err), 0, "%s", img_error_text(err));
-	img_error_free(err);
-	must_close(img);
-	return r;
-}
-
-static inline void sound(const char *name)
-{
-	struct img_check_result r = check(name, 0);
-
-	cr_assert(!r.corruptions && !r.leaks && !r.check_errors, "%s", name);
 }
 
 #endif

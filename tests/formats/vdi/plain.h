@@ -5,46 +5,18 @@
 #ifndef TESTS_VDI_PLAIN_H
 #define TESTS_VDI_PLAIN_H
 
+#define FORMAT "vdi"
+
 #include "libimg/base/endian.h"
-#include "tests/image/folder.h"
+#include "tests/support/plain.h"
 
 #define FREE UINT32_C(0xffffffff)
 #define ZERO UINT32_C(0xfffffffe)
 
 enum {
-	KIB = 1 << 10,
-	MIB = 1 << 20,
 	PLAIN_MAP = 512,
-	PLAIN_DATA = 4096,
-	PLAIN_ENTRIES = 32,
+	PLAIN_DATA = 4096, /* a multiple of it */
 };
-
-struct bytes {
-	uint8_t *at;
-	size_t len;
-};
-
-static inline struct bytes load(const char *name)
-{
-	struct stat st;
-	struct bytes b;
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-
-	cr_assert(fd >= 0 && !fstat(fd, &st), "%s", name);
-	b.len = (size_t)st.st_size;
-	b.at = calloc(1, b.len + 512);
-	cr_assert_eq(pread(fd, b.at, b.len, 0), (ssize_t)b.len);
-	close(fd);
-	return b;
-}
-
-static inline void patch(const char *name, uint64_t off, const void *bytes, size_t len)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	cr_assert_eq(pwrite(fd, bytes, len, (off_t)off), (ssize_t)len);
-	close(fd);
-}
 
 static inline void patch32(const char *name, uint64_t off, uint32_t value)
 {
@@ -70,7 +42,8 @@ static inline void make_plain(const char *name, const struct plain *p)
 {
 	uint64_t stride = (uint64_t)p->block_bytes + p->extra_bytes;
 	uint64_t map = p->version0 ? 420 : PLAIN_MAP;
-	uint64_t data = p->version0 ? 420 + p->blocks * 4 : PLAIN_DATA;
+	uint64_t map_end = map + p->blocks * 4;
+	uint64_t data = p->version0 ? map_end : (map_end + PLAIN_DATA - 1) / PLAIN_DATA * PLAIN_DATA;
 	uint64_t size = p->size ? p->size : (uint64_t)p->blocks * p->block_bytes;
 	size_t len = data + p->in_file * stride;
 	uint8_t *b = calloc(1, len + PLAIN_DATA), *uuids = b + (p->version0 ? 0x174 : 0x188);
@@ -83,7 +56,7 @@ static inline void make_plain(const char *name, const struct plain *p)
 		le32_store(b + 0x44, 0x10001);
 		le32_store(b + 0x48, 0x190);
 		le32_store(b + 0x154, PLAIN_MAP);
-		le32_store(b + 0x158, PLAIN_DATA);
+		le32_store(b + 0x158, (uint32_t)data);
 		le32_store(b + 0x17c, p->extra_bytes);
 	}
 	le64_store(sizes, size);
@@ -103,7 +76,7 @@ static inline void make_plain(const char *name, const struct plain *p)
 	free(b);
 }
 
-/* The disk of size bytes, over what is in out already (a parent's, or zeroes); how it is stored. */
+/* And how it is stored. */
 static inline void plain_read(const char *name, uint8_t *out, uint64_t size)
 {
 	struct bytes f = load(name);
@@ -132,90 +105,6 @@ static inline void plain_read(const char *name, uint8_t *out, uint64_t size)
 	cr_assert_eq(le32_load(f.at + 0x184), highest, "%s", name);
 	cr_assert_eq(used, highest, "%s", name);
 	free(f.at);
-}
-
-/* An image; options: "a=1,b=2" or NULL. text: its sentence where it may fail. */
-static inline int make(const char *name, uint64_t size, const char *options, const char *backing,
-		       const char **text)
-{
-	static char sentence[2048];
-	const char *list[] = { options, NULL };
-	struct img_create_options o = {
-		.format = "vdi",
-		.have_size = size != 0,
-		.size = size,
-		.options = options ? list : NULL,
-		.backing_name = backing,
-		.backing_format = backing ? "vdi" : NULL,
-	};
-	struct img_error *err = img_error_new();
-	int rc = img_create(name, &o, err);
-
-	snprintf(sentence, sizeof(sentence), "%s", img_error_text(err));
-	if (text)
-		*text = sentence;
-	else
-		cr_assert_eq(rc, 0, "%s: %s", name, sentence);
-	img_error_free(err);
-	return rc;
-}
-
-static inline void put(struct img *img, uint64_t off, size_t len, uint8_t value, uint8_t *model)
-{
-	struct img_error *err = img_error_new();
-
-	memset(model + off, value, len);
-	cr_assert_eq(img_write(img, off, model + off, len, err), 0, "%s", img_error_text(err));
-	img_error_free(err);
-}
-
-/* What the library reads of it and the model are the same. */
-static inline void library_reads(const char *name, const uint8_t *model, uint64_t size)
-{
-	struct img *img = must_open(name, "vdi", 0);
-	uint8_t *got = calloc(1, size);
-
-	cr_assert_eq(img_size(img), size);
-	cr_assert_eq(img_read(img, 0, got, size, NULL), 0);
-	for (uint64_t i = 0; i < size; i++)
-		cr_assert_eq(got[i], model[i], "%s: byte %llu", name, (unsigned long long)i);
-	must_close(img);
-	free(got);
-}
-
-/* The plain reader over below (NULL: zeroes) finds the same, too. */
-static inline void reads_as(const char *name, const uint8_t *model, uint64_t size, const uint8_t *below)
-{
-	uint8_t *got = calloc(1, size);
-
-	library_reads(name, model, size);
-	if (below)
-		memcpy(got, below, size);
-	plain_read(name, got, size);
-	cr_assert(!memcmp(got, model, size), "%s: read by the plain reader", name);
-	free(got);
-}
-
-/* Check it, and repair: what is left and what was fixed. */
-static inline struct img_check_result check(const char *name, unsigned repair)
-{
-	struct img *img = must_open(name, "vdi",
-				    IMG_OPEN_CHECK | IMG_OPEN_NO_BACKING |
-					    (repair ? (unsigned)IMG_OPEN_WRITE : 0));
-	struct img_error *err = img_error_new();
-	struct img_check_result r;
-
-	cr_assert_eq(img_check(img, repair, NULL, NULL, &r, err), 0, "%s", img_error_text(err));
-	img_error_free(err);
-	must_close(img);
-	return r;
-}
-
-static inline void sound(const char *name)
-{
-	struct img_check_result r = check(name, 0);
-
-	cr_assert(!r.corruptions && !r.leaks && !r.check_errors, "%s", name);
 }
 
 #endif

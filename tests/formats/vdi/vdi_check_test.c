@@ -98,7 +98,7 @@ static void try(const struct row *row, unsigned extra)
 		sound("a");
 		for (unsigned i = 0; i < 6; i++)
 			memset(model + i * BLOCK, row->reads[i] == LOST ? 0 : row->reads[i], BLOCK);
-		reads_as("a", model, sizeof(model), NULL);
+		reads_as("a", model, sizeof(model));
 	}
 	free(before.at);
 	free(after.at);

@@ -116,7 +116,7 @@ static void write_all_kinds(const char *options)
 	cr_assert_eq(img_flush(img, NULL), 0);
 	put(img, (2 << 20) + 512, 1000, 4, model); /* in the room of what was discarded */
 	must_close(img);
-	reads_as("i", model, SIZE, NULL);
+	reads_as("i", model, SIZE);
 	sound("i");
 	if (have_qemu()) {
 		make_file("model", model, SIZE, SIZE);
@@ -147,11 +147,11 @@ Test(vhd, theirs_written)
 	put(img, 10, 100, 1, model);
 	put(img, (4 << 20) + 10, 100, 2, model);
 	must_close(img);
-	reads_as("i", model, SIZE, NULL);
+	reads_as("i", model, SIZE);
 	make_file("model", model, SIZE, SIZE);
 	run("qemu-img compare -q -f vpc -F raw i model && qemu-io -f vpc -c 'write -q -P 9 0 1k' i");
 	memset(model, 9, 1024);
-	reads_as("i", model, SIZE, NULL);
+	reads_as("i", model, SIZE);
 	free(model);
 }
 
@@ -172,12 +172,12 @@ Test(vhd, bits_of_a_dynamic_disk)
 	free(b.at);
 	memset(model + 512, 0, 6 * 512);
 	memset(model + 8 * 512, 0, (2 << 20) - 8 * 512);
-	reads_as("i", model, SIZE, NULL);
+	reads_as("i", model, SIZE);
 	img = must_open("i", "vpc", IMG_OPEN_WRITE);
 	put(img, 700, 100, 5, model); /* a part of a sector that reads as zeroes */
 	put(img, 30 * 512, 512, 6, model);
 	must_close(img);
-	reads_as("i", model, SIZE, NULL);
+	reads_as("i", model, SIZE);
 	free(model);
 }
 
@@ -204,14 +204,14 @@ Test(vhd, children)
 	put(img, 69632, 512, 4, top);
 	put(img, (4 << 20) - 100, 200, 5, top);
 	must_close(img);
-	reads_as("base", base, SIZE, NULL);
-	reads_as("middle", middle, SIZE, base);
-	reads_as("top", top, SIZE, middle);
+	reads_as("base", base, SIZE);
+	reads_over("middle", middle, SIZE, base);
+	reads_over("top", top, SIZE, middle);
 	sound("middle");
 	sound("top");
 	/* moved away, the parent is found by its id; gone, it is an error */
 	run("mkdir sub && mv base renamed");
-	reads_as("top", top, SIZE, middle);
+	reads_over("top", top, SIZE, middle);
 	run("mv renamed sub/");
 	cr_assert_eq(must_fail("top", &(struct img_open_options){ 0 }, NULL), -ENOENT);
 	free(base);
@@ -345,14 +345,14 @@ Test(vhd, footers)
 		must_close(img);
 		cr_assert_eq(check("x", IMG_REPAIR_LEAKS).leaks_fixed, 1);
 		sound("x");
-		reads_as("x", model, SIZE, NULL);
+		reads_as("x", model, SIZE);
 		make_file("x", b.at, b.len, (off_t)b.len);
 		run("truncate -s -512 x");
 		img = must_open("x", "vpc", IMG_OPEN_WRITE);
 		put(img, 512, 512, 2, model);
 		must_close(img);
 		sound("x");
-		reads_as("x", model, SIZE, NULL);
+		reads_as("x", model, SIZE);
 		memset(model + 512, 0, 512);
 	}
 	/* the copy is lost: given as VHD it is read and repaired, but not written */
@@ -369,7 +369,7 @@ Test(vhd, footers)
 	cr_assert_eq(must_fail("x", &(struct img_open_options){ .format = "vpc" }, NULL), -EUCLEAN);
 	cr_assert_eq(check("x", IMG_REPAIR_ALL).corruptions_fixed, 1);
 	sound("x");
-	reads_as("x", model, SIZE, NULL);
+	reads_as("x", model, SIZE);
 	/* suspended machines are warned of */
 	patch_footer("x", 0, 84, 1, 1);
 	img = must_open("x", "vpc", IMG_OPEN_WRITE);
@@ -405,7 +405,7 @@ Test(vhd, damaged_tables)
 	r = check("x", IMG_REPAIR_ALL);
 	cr_assert(r.corruptions_fixed == 1 && !r.corruptions && !r.leaks);
 	sound("x");
-	reads_as("x", model, SIZE, NULL);
+	reads_as("x", model, SIZE);
 	memset(model + 131072, 0, 65536);
 
 	/* one in the header: refused where it is read, lost if that is accepted */
