@@ -164,7 +164,6 @@ const struct img_driver vdi_driver = {
 	.plan_write = vdi_plan_write,
 	.commit = vdi_commit,
 	.drop = vdi_drop,
-	.last_use = vdi_last_use,
 	.release = vdi_release,
 	.grow = vdi_grow,
 	.extend = vdi_extend,

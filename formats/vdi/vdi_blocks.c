@@ -78,6 +78,22 @@ int vdi_for_each_entry(struct img *img, uint64_t first, uint64_t end, vdi_entry_
 	return rc;
 }
 
+static int free_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
+{
+	(void)user;
+	(void)block;
+	(void)err;
+	*entry = VDI_ENTRY_FREE;
+	return 0;
+}
+
+int vdi_free_entries(struct img *img, uint64_t first, uint64_t end, struct img_error *err)
+{
+	int rc = vdi_for_each_entry(img, first, end, free_entry, NULL, err);
+
+	return rc ? rc : vdi_sync(img, err);
+}
+
 int vdi_write_entry(struct img *img, uint64_t block, uint32_t entry, struct img_error *err)
 {
 	const struct vdi *v = img->state;
@@ -149,24 +165,23 @@ static int load_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 }
 
 /* Gaps between used blocks, and what the file has behind the last one, are free. */
-static int note_free(struct load *l, struct img_error *err)
+static void note_free(const struct load *l)
 {
 	struct img *img = l->img;
 	struct vdi *v = img->state;
-	uint64_t stride = vdi_stride(&v->header), next = vdi_block_at(&v->header, l->end);
+	uint64_t stride = vdi_stride(&v->header), end = vdi_block_at(&v->header, l->end), next = end;
 	uint64_t limit = vdi_block_at(&v->header, VDI_ENTRY_ZERO), run;
 
 	if (img->file->device)
 		limit = min_u64(limit, img->file->size);
 	else if (img->file->size > next)
 		next += multiple_up_u64(img->file->size - next, stride);
-	next = min_u64(next, max_u64(vdi_block_at(&v->header, l->end), limit));
+	next = min_u64(next, max_u64(end, limit));
 	img_unit_alloc_init(&v->alloc, stride, next, limit);
 	v->clean_from = next;
-	/* From the end, so that the first gaps are the first to be used. */
-	if (next > vdi_block_at(&v->header, l->end))
-		img_unit_alloc_put(&v->alloc, vdi_block_at(&v->header, l->end),
-				   next - vdi_block_at(&v->header, l->end));
+	/* What comes last is used first: gaps, so that there is less to move. */
+	if (next > end)
+		img_unit_alloc_put(&v->alloc, end, next - end);
 	for (uint64_t index = 0; index < l->end; index += run) {
 		bool is_used = img_sparse_bitset_run(&l->used.used, index, &run);
 
@@ -174,8 +189,6 @@ static int note_free(struct load *l, struct img_error *err)
 		if (!is_used)
 			img_unit_alloc_put(&v->alloc, vdi_block_at(&v->header, index), run * stride);
 	}
-	(void)err;
-	return 0;
 }
 
 int vdi_load_blocks(struct img *img, struct img_error *err)
@@ -188,7 +201,7 @@ int vdi_load_blocks(struct img *img, struct img_error *err)
 	img_use_map_init(&l.used, UINT64_C(1) << 32, 1);
 	rc = vdi_for_each_entry(img, 0, v->header.blocks, load_entry, &l, err);
 	if (!rc)
-		rc = note_free(&l, err);
+		note_free(&l);
 	img_use_map_free(&l.used);
 	if (rc)
 		return rc;

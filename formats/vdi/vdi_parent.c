@@ -111,15 +111,6 @@ int vdi_set_backing(struct img *img, const char *name, const char *format, const
 
 /* ---- Giving up all content ---- */
 
-static int free_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
-{
-	(void)user;
-	(void)block;
-	(void)err;
-	*entry = VDI_ENTRY_FREE;
-	return 0;
-}
-
 int vdi_make_empty(struct img *img, struct img_error *err)
 {
 	struct vdi *v = img->state;
@@ -127,9 +118,7 @@ int vdi_make_empty(struct img *img, struct img_error *err)
 
 	if (v->for_check)
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
-	rc = vdi_for_each_entry(img, 0, v->header.blocks, free_entry, NULL, err);
-	if (!rc)
-		rc = vdi_sync(img, err);
+	rc = vdi_free_entries(img, 0, v->header.blocks, err);
 	if (!rc)
 		rc = vdi_load_blocks(img, err);
 	return rc ? rc : vdi_compact(img, err);

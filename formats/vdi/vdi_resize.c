@@ -148,15 +148,6 @@ int vdi_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err)
 
 /* ---- Growing ---- */
 
-static int free_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
-{
-	(void)user;
-	(void)block;
-	(void)err;
-	*entry = VDI_ENTRY_FREE;
-	return 0;
-}
-
 int vdi_extend(struct img *img, uint64_t size, struct img_error *err)
 {
 	struct vdi *v = img->state;
@@ -179,8 +170,8 @@ int vdi_extend(struct img *img, uint64_t size, struct img_error *err)
 		return rc;
 	/* What was there before counts for nothing. */
 	if (blocks > old)
-		rc = vdi_for_each_entry(img, old, blocks, free_entry, NULL, err);
-	if (!rc)
+		rc = vdi_free_entries(img, old, blocks, err);
+	if (!rc) /* a last block that was padded, too */
 		rc = vdi_sync(img, err);
 	if (!rc)
 		rc = vdi_load_blocks(img, err);
@@ -191,31 +182,24 @@ int vdi_extend(struct img *img, uint64_t size, struct img_error *err)
 	return 0;
 }
 
-struct fill {
-	struct img *img;
-	uint64_t next; /* index */
-};
+static int count_missing(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
+{
+	uint64_t *missing = user;
+
+	(void)block;
+	(void)err;
+	*missing += !vdi_entry_is_index(*entry);
+	return 0;
+}
 
 static int fill_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
 {
-	struct fill *f = user;
+	uint64_t *next = user; /* index */
 
 	(void)block;
 	(void)err;
 	if (!vdi_entry_is_index(*entry))
-		*entry = (uint32_t)f->next++;
-	return 0;
-}
-
-struct count {
-	uint64_t n;
-};
-
-static int count_missing(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
-{
-	(void)block;
-	(void)err;
-	((struct count *)user)->n += !vdi_entry_is_index(*entry);
+		*entry = (uint32_t)(*next)++;
 	return 0;
 }
 
@@ -225,19 +209,17 @@ static int fill_static(struct img *img, uint64_t first, uint64_t end, enum img_p
 {
 	struct vdi *v = img->state;
 	struct vdi_header h = v->header;
-	struct fill f = { .img = img };
-	struct count missing = { 0 };
-	uint64_t from = 0, to;
+	uint64_t missing = 0, from = 0, to, next;
 	int rc = vdi_for_each_entry(img, first, end, count_missing, &missing, err);
 
-	if (rc || !missing.n)
+	if (rc || !missing)
 		return rc;
-	if (img_unit_alloc_get_at_end(&v->alloc, missing.n, &from))
+	if (img_unit_alloc_get_at_end(&v->alloc, missing, &from))
 		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG, "%s: no room for %" PRIu64 " blocks",
-				img->name, missing.n);
-	to = from + missing.n * vdi_stride(&h);
-	f.next = vdi_index_at(&h, from);
-	h.allocated = (uint32_t)max_u64(h.allocated, f.next + missing.n);
+				img->name, missing);
+	to = from + missing * vdi_stride(&h);
+	next = vdi_index_at(&h, from);
+	h.allocated = (uint32_t)max_u64(h.allocated, next + missing);
 	if (img->file->device || from < img->file->size)
 		rc = img_storage_zero(img->file, from, to - from, err);
 	if (!rc && !img->file->device && img->file->size < to)
@@ -247,7 +229,7 @@ static int fill_static(struct img *img, uint64_t first, uint64_t end, enum img_p
 	if (!rc) /* with a sync */
 		rc = vdi_write_header(img, &h, false, err);
 	if (!rc)
-		rc = vdi_for_each_entry(img, first, end, fill_entry, &f, err);
+		rc = vdi_for_each_entry(img, first, end, fill_entry, &next, err);
 	return rc ? rc : vdi_sync(img, err);
 }
 
@@ -277,17 +259,13 @@ int vdi_resize(struct img *img, uint64_t size, enum img_preallocate how, struct 
 	/* Version 0 has its data behind the last entry: the number of those stays. */
 	if (!h.version0)
 		h.blocks = (uint32_t)blocks;
-	if (h.version0 && reached > size) {
-		rc = vdi_for_each_entry(img, blocks, h.blocks, free_entry, NULL, err);
-		if (!rc)
-			rc = vdi_sync(img, err);
-	}
+	if (h.version0 && reached > size)
+		rc = vdi_free_entries(img, blocks, h.blocks, err);
 	if (!rc)
 		rc = vdi_write_header(img, &h, false, err);
 	if (rc)
 		return rc;
 	img->size = size;
-	v->trim = true;
 	rc = vdi_load_blocks(img, err);
 	v->trim = true;
 	return rc;

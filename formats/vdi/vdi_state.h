@@ -77,8 +77,6 @@ int vdi_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 		   struct img_plan *plan);
 void vdi_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
 void vdi_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
-int vdi_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
-		 uint64_t len, bool *last);
 int vdi_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		uint64_t len);
 int vdi_first_write(struct img *img, struct img_error *err);
@@ -93,6 +91,8 @@ int vdi_finish(struct img *img, struct img_error *err);
 typedef int vdi_entry_fn(void *user, uint64_t block, uint32_t *entry, struct img_error *err);
 int vdi_for_each_entry(struct img *img, uint64_t first, uint64_t end, vdi_entry_fn *each, void *user,
 		       struct img_error *err);
+/* What those had is given up, durably. */
+int vdi_free_entries(struct img *img, uint64_t first, uint64_t end, struct img_error *err);
 /* Write one entry. */
 int vdi_write_entry(struct img *img, uint64_t block, uint32_t entry, struct img_error *err);
 /* How much of a block's bytes the disk has: less than a block for the last one. */

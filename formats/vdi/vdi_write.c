@@ -197,7 +197,9 @@ int vdi_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 	int rc;
 
 	if (!v->writing)
-		return img_fail(img_req_error(req), -EROFS, "%s: it was opened for a check only",
+		return img_fail(img_req_error(req), -EROFS,
+				v->for_check ? "%s: it was opened for a check only"
+					     : "%s: after an error it is not known which blocks are used",
 				img->name);
 	if (vdi_must_move_map(&v->header))
 		return IMG_NEED_EXCLUSIVE;
@@ -293,18 +295,6 @@ void vdi_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
 }
 
 /* ---- Freed space ---- */
-
-int vdi_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
-		 uint64_t len, bool *last)
-{
-	(void)img;
-	(void)req;
-	(void)s;
-	(void)file_off;
-	(void)len;
-	*last = true;
-	return 0;
-}
 
 int vdi_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		uint64_t len)
