@@ -261,48 +261,82 @@ struct move {
 };
 
 struct moves {
+	struct img *img;
 	uint64_t used;			/* blocks that there are: those behind so many move */
-	struct img_sparse_bitset below; /* indices below that are used */
+	struct img_sparse_bitset below; /* indices below that were used */
+	uint64_t gap;			/* index that may be the next to be filled */
+	uint64_t next;			/* block from which on there is something to move */
 	struct move *list;
 	size_t count;
 };
 
+static int note_below(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
+{
+	struct moves *m = user;
+
+	(void)block;
+	if (*entry < m->used && img_sparse_bitset_add(&m->below, *entry, 1) < 0)
+		return vdi_no_memory(m->img, err);
+	return 0;
+}
+
+/* 1: so many are enough. */
 static int find_move(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
 {
 	struct moves *m = user;
 
-	if (!vdi_entry_is_index(*entry))
+	(void)err;
+	if (!vdi_entry_is_index(*entry) || *entry < m->used)
 		return 0;
-	if (*entry >= m->used) {
-		if (m->count < MOVES_AT_ONCE)
-			m->list[m->count++] = (struct move){ block, *entry };
-		return 0;
-	}
-	return img_sparse_bitset_add(&m->below, *entry, 1) < 0 ? img_fail(err, -ENOMEM, "out of memory") : 0;
+	m->list[m->count++] = (struct move){ block, *entry };
+	m->next = block + 1;
+	return m->count == MOVES_AT_ONCE;
 }
 
 /* Some of the blocks behind the first `used` go into gaps between those. */
-static int move_some(struct img *img, struct moves *m, struct img_error *err)
+static int move_some(struct moves *m, struct img_error *err)
 {
+	struct img *img = m->img;
 	const struct vdi *v = img->state;
-	uint64_t gap = 0, run;
+	uint64_t run;
 	int rc;
 
 	m->count = 0;
-	img_sparse_bitset_init(&m->below, m->used, 0);
-	rc = vdi_for_each_entry(img, 0, v->header.blocks, find_move, m, err);
+	rc = vdi_for_each_entry(img, m->next, v->header.blocks, find_move, m, err);
+	if (rc > 0)
+		rc = 0;
 	for (size_t i = 0; i < m->count && !rc; i++) {
-		while (img_sparse_bitset_run(&m->below, gap, &run))
-			gap += run;
+		while (img_sparse_bitset_run(&m->below, m->gap, &run))
+			m->gap += run;
 		rc = vdi_copy_block(img, vdi_block_at(&v->header, m->list[i].index),
-				    vdi_block_at(&v->header, gap), err);
-		m->list[i].index = (uint32_t)gap++;
+				    vdi_block_at(&v->header, m->gap), err);
+		m->list[i].index = (uint32_t)m->gap++;
 	}
 	if (!rc)
 		rc = vdi_sync(img, err);
 	for (size_t i = 0; i < m->count && !rc; i++)
 		rc = vdi_write_entry(img, m->list[i].block, m->list[i].index, err);
-	img_sparse_bitset_free(&m->below);
+	return rc ? rc : vdi_sync(img, err);
+}
+
+static int move_all(struct img *img, struct img_error *err)
+{
+	const struct vdi *v = img->state;
+	struct moves m = { .img = img, .used = v->used };
+	int rc;
+
+	m.list = calloc(MOVES_AT_ONCE, sizeof(*m.list));
+	if (!m.list)
+		return vdi_no_memory(img, err);
+	img_sparse_bitset_init(&m.below, m.used, 0);
+	rc = vdi_for_each_entry(img, 0, v->header.blocks, note_below, &m, err);
+	if (!rc) {
+		do {
+			rc = move_some(&m, err);
+		} while (!rc && m.count == MOVES_AT_ONCE);
+	}
+	img_sparse_bitset_free(&m.below);
+	free(m.list);
 	return rc;
 }
 
@@ -321,26 +355,16 @@ int vdi_compact(struct img *img, struct img_error *err)
 {
 	struct vdi *v = img->state;
 	struct vdi_header h = v->header;
-	struct moves m = { .used = v->used };
 	uint64_t end = vdi_block_at(&h, v->used);
 	int rc = 0;
 
 	if (v->used != h.allocated) {
-		m.list = calloc(MOVES_AT_ONCE, sizeof(*m.list));
-		rc = m.list ? 0 : vdi_no_memory(img, err);
-		do {
-			if (!rc)
-				rc = move_some(img, &m, err);
-			if (!rc)
-				rc = vdi_sync(img, err);
-		} while (!rc && m.count == MOVES_AT_ONCE);
-		free(m.list);
+		rc = move_all(img, err);
 		h.allocated = (uint32_t)v->used;
 		if (!rc)
 			rc = vdi_write_header(img, &h, false, err);
 		if (rc) { /* some moved: where what is free is to be found out anew */
-			if (vdi_load_blocks(img, NULL))
-				v->writing = false;
+			vdi_load_blocks(img, NULL);
 			return rc;
 		}
 	}

@@ -130,6 +130,37 @@ Test(vdi, discards)
 	free(model);
 }
 
+/* More blocks than move between two syncs. */
+Test(vdi, many_gaps)
+{
+	enum { BLOCKS = 20000,
+	       BYTES = 512 };
+	static uint32_t entries[BLOCKS];
+	const struct plain p = {
+		.block_bytes = BYTES,
+		.blocks = BLOCKS,
+		.in_file = BLOCKS,
+		.allocated = BLOCKS,
+		.entries = entries,
+	};
+	uint8_t *model = calloc(BLOCKS, BYTES);
+	struct img *img;
+	struct stat st;
+
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		entries[i] = i % 2 ? BLOCKS - i : FREE;
+		memset(model + i * BYTES, i % 2 ? (int)(BLOCKS - i + 1) : 0, BYTES);
+	}
+	make_plain("a", &p);
+	img = must_open("a", "vdi", IMG_OPEN_WRITE);
+	put(img, 10 * BYTES, BYTES, 1, model);
+	must_close(img);
+	reads_as("a", model, BLOCKS * BYTES);
+	sound("a");
+	cr_assert(!stat("a", &st) && st.st_size < 11000 * BYTES + 128 * KIB);
+	free(model);
+}
+
 /* Children know by it; a reader changes nothing. */
 Test(vdi, modification_uuid)
 {
