@@ -101,6 +101,10 @@ static int make_header(const struct img_creating *c, struct vdi_header *h, struc
 	h->blocks = (uint32_t)blocks;
 	data_off = round_up_u64(vdi_entry_at(h, blocks), DATA_ALIGN);
 	h->data_off = data_off;
+	if (img_options_has(o, "static") && !img_options_bool(o, "static") &&
+	    c->preallocate != IMG_PREALLOCATE_OFF)
+		return img_fail(err, -EINVAL,
+				"%s: static is off, expected on: a preallocated VDI is static", c->name);
 	if (img_options_bool(o, "static") || c->preallocate != IMG_PREALLOCATE_OFF) {
 		h->type = VDI_STATIC;
 		h->allocated = h->blocks;

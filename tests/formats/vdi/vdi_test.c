@@ -238,6 +238,7 @@ Test(vdi, refused_options)
 		{ "modification_uuid=1234", NULL, "modification_uuid" },
 		{ "parent_uuid=2dc27766-f623-4200-9d64-115e9bfd4a08", NULL, "parent_uuid" },
 		{ "static=on", "base", "static" },
+		{ "static=off,preallocation=full", NULL, "static" },
 		{ "preallocation=metadata", "base", "static" },
 		{ "preallocation=some", NULL, "preallocation" },
 	};
