@@ -146,7 +146,8 @@ static int fail_two(const struct img *img, const char *one, const char *other, s
 	img_guid_print(img->backing_uuids[0], uuid);
 	return img_fail(err, -ENOTUNIQ,
 			"%s: its parent has the UUID %s, which two files of its folder have, '%s' and "
-			"'%s': the right one can be given with backing.file.filename (--image-opts)",
+			"'%s': one of them has to lie elsewhere, or the right one to be given with "
+			"backing.file.filename (--image-opts)",
 			img->name, uuid, one, other);
 }
 
