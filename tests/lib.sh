@@ -1,11 +1,13 @@
 # Sourced by tests/SUITE/run.sh from the top of the tree: counting, and a folder to work in.
 #
 # $suite	its name
-# $work		a fresh folder, gone at the end; in memory where there is room and the suite does not say
-#		scratch=disk before: waiting for a disk took most of the time
+# $work		a fresh folder, gone at the end; in memory where there is room, programs can be run there and
+#		the suite does not say scratch=disk before: waiting for a disk took most of the time
 # $disk		one that is on a disk in any case
 # $build	the folder that was built, absolute; $imgtool: the tool in it
 # $corpus	real images, or empty: see tests/corpus/run.sh
+# $seed		of what is random: SEED=N, or the commit's time: a commit's tests do the same each time
+#		(today's date, without git)
 
 suite=$(basename "$(cd "$(dirname "$0")" && pwd)")
 top=$(cd "$(dirname "$0")/../.." && pwd)
@@ -17,14 +19,24 @@ imgtool=$build/imgtool
 corpus=${IMG_CORPUS:-$top/../shared/corpus}
 [ -f "$corpus/MANIFEST.tsv" ] || corpus=
 
-disk=$(mktemp -d "${TMPDIR:-/tmp}/libimg-$suite.XXXXXX") work=$disk
-room=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-if [ "$scratch" != disk ] && [ -z "$TMPDIR" ] && [ "${room:-0}" -gt 4000000 ]; then
-	work=$(mktemp -d "/dev/shm/libimg-$suite.XXXXXX")
-fi
-export TMPDIR="$work"
+seed=${SEED:-$(git log -1 --format=%ct 2>/dev/null)}
+seed=${seed:-$(date +%Y%m%d)}
+
+disk=$(mktemp -d "${TMPDIR:-/tmp}/libimg-$suite.XXXXXX") || exit 1
+work=$disk
 trap 'rm -rf "$work" "$disk"' EXIT
 trap 'exit 130' INT TERM
+room=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+if [ "$scratch" != disk ] && [ -z "$TMPDIR" ] && [ "${room:-0}" -gt 4000000 ] &&
+	memory=$(mktemp -d "/dev/shm/libimg-$suite.XXXXXX" 2>/dev/null); then
+	if cp /bin/true "$memory/" && "$memory/true" 2>/dev/null; then
+		work=$memory
+		rm "$work/true"
+	else
+		rm -rf "$memory"
+	fi
+fi
+export TMPDIR="$work"
 
 passed=0 failed=0 skipped=0
 
