@@ -757,7 +757,7 @@ int main(int argc, char **argv)
 		samples = FULL_SAMPLES;
 	crash.random ^= seed;
 	crash.record = img_record_new();
-	load_files(crash.path);
+	load_files(argv[1]);
 	if (steps) {
 		record_steps(steps);
 	} else if (record_workload(seed, count, sizes, nsizes, err)) {

@@ -666,15 +666,18 @@ static int verify(struct img_error *err)
 static int open_image(struct img_error *err)
 {
 	struct img_open_options options = { .format = "qcow2", .flags = IMG_OPEN_NO_BACKING };
+	struct img *child = NULL;
 	int rc = img_open(run.path, &run.options, &run.img, err);
 
 	run.reader = run.img;
 	if (rc || !run.child)
 		return rc;
-	rc = img_open(run.child, &options, &run.reader, err);
-	if (!rc)
-		run.reader->parent = run.img; /* which is written to meanwhile */
-	return rc;
+	rc = img_open(run.child, &options, &child, err);
+	if (rc)
+		return rc;
+	child->parent = run.img; /* which is written to meanwhile */
+	run.reader = child;
+	return 0;
 }
 
 static int close_image(struct img_error *err)

@@ -26,8 +26,10 @@ struct play {
 	bool backing;
 };
 
+/* n: 1 and more. */
 static uint64_t below(struct play *p, uint64_t n)
 {
+	cr_assert(n);
 	p->seed ^= p->seed << 13;
 	p->seed ^= p->seed >> 7;
 	p->seed ^= p->seed << 17;

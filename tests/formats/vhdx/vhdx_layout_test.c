@@ -58,10 +58,18 @@ Test(vhdx_layout, header_back)
 	struct vhdx_header h = { .sequence = 5, .log_bytes = 1 << 20, .log_off = 3 << 20 }, got;
 	uint8_t b[VHDX_HEADER_BYTES];
 
+	memset(h.file_write, 7, sizeof(h.file_write));
+	memset(h.data_write, 8, sizeof(h.data_write));
 	memset(h.log_guid, 9, sizeof(h.log_guid));
 	vhdx_encode_header(&h, b);
 	cr_assert_eq(vhdx_parse_header(b, &got, NULL), 0);
-	cr_assert(!memcmp(&h, &got, sizeof(h)));
+	cr_assert_eq(got.sequence, 5);
+	cr_assert_arr_eq(got.file_write, h.file_write, sizeof(h.file_write));
+	cr_assert_arr_eq(got.data_write, h.data_write, sizeof(h.data_write));
+	cr_assert_arr_eq(got.log_guid, h.log_guid, sizeof(h.log_guid));
+	cr_assert_eq(got.log_version, 0);
+	cr_assert_eq(got.log_off, 3 << 20);
+	cr_assert_eq(got.log_bytes, 1 << 20);
 }
 
 static uint8_t table[VHDX_REGION_TABLE_BYTES];
@@ -201,12 +209,18 @@ Test(vhdx_layout, items)
 				   .physical_bytes = 4096 },
 			     got;
 
+	memset(g.disk_id, 6, sizeof(g.disk_id));
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++) {
 		items[i] = bytes[i];
 		vhdx_encode_item(&g, (enum vhdx_item)i, bytes[i]);
 	}
 	cr_assert_eq(vhdx_parse_items(items, &got, NULL), 0);
-	cr_assert(!memcmp(&g, &got, sizeof(g)));
+	cr_assert_eq(got.block_bytes, 2 << 20);
+	cr_assert(!got.fixed && got.has_parent);
+	cr_assert_eq(got.size, 4096 * 5);
+	cr_assert_eq(got.sector_bytes, 4096);
+	cr_assert_eq(got.physical_bytes, 4096);
+	cr_assert_arr_eq(got.disk_id, g.disk_id, sizeof(g.disk_id));
 	le64_store(bytes[VHDX_DISK_SIZE], 512);
 	cr_assert_eq(vhdx_parse_items(items, &got, NULL), -EUCLEAN);
 	le64_store(bytes[VHDX_DISK_SIZE], VHDX_DISK_BYTES_MAX + 4096);
@@ -254,9 +268,18 @@ Test(vhdx_layout, log)
 			       got;
 	struct vhdx_log_descriptor d;
 
+	memset(h.guid, 3, sizeof(h.guid));
+	h.flushed_off = 5 << 20;
+	h.last_off = 6 << 20;
 	vhdx_encode_log_header(&h, sector);
 	cr_assert(vhdx_parse_log_header(sector, 1 << 20, &got));
-	cr_assert(!memcmp(&h, &got, sizeof(h)));
+	cr_assert_eq(got.bytes, 8192);
+	cr_assert_eq(got.tail, 4096);
+	cr_assert_eq(got.sequence, 9);
+	cr_assert_eq(got.descriptors, 1);
+	cr_assert_arr_eq(got.guid, h.guid, sizeof(h.guid));
+	cr_assert_eq(got.flushed_off, 5 << 20);
+	cr_assert_eq(got.last_off, 6 << 20);
 	cr_assert(!vhdx_parse_log_header(sector, 4096, &got)); /* longer than the log */
 	le32_store(sector + 24, 127 + 128 + 1);
 	cr_assert(!vhdx_parse_log_header(sector, 1 << 20, &got)); /* no room for so many */

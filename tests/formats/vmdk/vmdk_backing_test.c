@@ -372,7 +372,8 @@ static void refused(struct img *img, int rc, const char *name, const char *forma
 Test(vmdk_backing, refusals, .timeout = 60)
 {
 	static const uint8_t two[8] = { 2 };
-	char long_name[700];
+	static const char last[] = "other.vmdk";
+	char long_name[680 + sizeof(last)];
 	struct bench b;
 	struct img *img;
 
@@ -395,7 +396,7 @@ Test(vmdk_backing, refusals, .timeout = 60)
 	write_at(child(&b), 36, two, sizeof(two));
 	memset(long_name, '/', sizeof(long_name));
 	memcpy(long_name, "deeper/..", 9);
-	strcpy(long_name + 680, "other.vmdk");
+	memcpy(long_name + 680, last, sizeof(last));
 	img = open_image(child(&b), IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
 	refused(img, -ENOSPC, long_name, "vmdk", "the room for it is");
 	set(img, "other.vmdk");

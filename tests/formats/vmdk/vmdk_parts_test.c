@@ -198,9 +198,9 @@ static size_t widen(const char *text, bool big, bool mark, char *out)
 Test(vmdk_parts, text_that_is_nearly_a_descriptor)
 {
 	static const char *const texts[] = {
-		"\xef\xbb\xbf# Disk DescriptorFile\nversion=1\n" REST,
-		"version = 1\n" REST,
-		"\r\nencoding=\"UTF-8\"\r\nversion=1\r\n" REST,
+		("\xef\xbb\xbf# Disk DescriptorFile\nversion=1\n" REST),
+		("version = 1\n" REST),
+		("\r\nencoding=\"UTF-8\"\r\nversion=1\r\n" REST),
 		REST,
 		"RW 8 FLAT \"image-flat.vmdk\" 0\n",
 		"ddb.adapterType = \"ide\"\nRW 8 FLAT \"image-flat.vmdk\" 0\n",
@@ -210,7 +210,7 @@ Test(vmdk_parts, text_that_is_nearly_a_descriptor)
 		"RW\n",
 		"RW 8 FLOT \"x\"\n",
 		"# Disk\n",
-		"\x01" REST,
+		("\x01" REST),
 		"",
 	};
 	struct img_error *err = img_error_new();
