@@ -18,6 +18,11 @@ static void expect_size(const char *text, int rc, uint64_t bytes)
 
 Test(parse, sizes)
 {
+	static const char *const malformed[] = {
+		"0x10k", "1.5", "1.5b", "1kb", "1 k", "", "k", "-1k", "-", "+-1",
+		"++1", "1 ", "1z", "0x", "0x1.8k", "1..5k", ".k", ".", "1e3"
+	};
+
 	expect_size("0", 0, 0);
 	expect_size("1", 0, 1);
 	expect_size("512b", 0, 512);
@@ -37,7 +42,6 @@ Test(parse, sizes)
 	expect_size("1.k", 0, 1024);
 	expect_size("1.99999999999999999999999E", 0, (UINT64_C(2) << 60) - 1);
 	expect_size("0x10", 0, 16);
-	expect_size("0x10k", -EINVAL, 0);
 	expect_size("0x1b", 0, 27);
 	expect_size("0X1E", 0, 30);
 	expect_size("010", 0, 10);
@@ -51,30 +55,14 @@ Test(parse, sizes)
 	expect_size("15.5E", 0, UINT64_C(31) << 59);
 	expect_size("16E", -ERANGE, 0);
 	expect_size("16777216T", -ERANGE, 0);
-	expect_size("1.5", -EINVAL, 0);
-	expect_size("1.5b", -EINVAL, 0);
-	expect_size("1kb", -EINVAL, 0);
-	expect_size("1 k", -EINVAL, 0);
 	expect_size(" 1", 0, 1);
 	expect_size("\t\n 1k", 0, 1024);
-	expect_size("", -EINVAL, 0);
-	expect_size("k", -EINVAL, 0);
 	expect_size("-1", -ERANGE, 0);
 	expect_size(" -1", -ERANGE, 0);
-	expect_size("-1k", -EINVAL, 0);
-	expect_size("-", -EINVAL, 0);
-	expect_size("+-1", -EINVAL, 0);
-	expect_size("++1", -EINVAL, 0);
 	expect_size("+1", 0, 1);
 	expect_size("+0x10", 0, 16);
-	expect_size("1 ", -EINVAL, 0);
-	expect_size("1z", -EINVAL, 0);
-	expect_size("0x", -EINVAL, 0);
-	expect_size("0x1.8k", -EINVAL, 0);
-	expect_size("1..5k", -EINVAL, 0);
-	expect_size(".k", -EINVAL, 0);
-	expect_size(".", -EINVAL, 0);
-	expect_size("1e3", -EINVAL, 0);
+	for (size_t i = 0; i < sizeof(malformed) / sizeof(malformed[0]); i++)
+		expect_size(malformed[i], -EINVAL, 0);
 }
 
 Test(parse, numbers)
