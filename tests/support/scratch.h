@@ -7,13 +7,18 @@
 
 enum { SCRATCH_PATH = 64 };
 
-/* NAME-XXXXXX below it. False if it does not fit or cannot be made. */
+/* A template for mkdtemp() and the like: NAME-XXXXXX below it. False if it does not fit. */
 static inline _Bool scratch_name(char path[SCRATCH_PATH], const char *name)
 {
 	const char *top = getenv("TMPDIR");
 
-	return snprintf(path, SCRATCH_PATH, "%s/%s-XXXXXX", top && *top ? top : "/tmp", name) <
-	       SCRATCH_PATH;
+	if (!top || !*top)
+		top = "/tmp";
+	if (snprintf(path, SCRATCH_PATH, "%s/%s-XXXXXX", top, name) < SCRATCH_PATH)
+		return 1;
+	fprintf(stderr, "TMPDIR: '%s' is too long for these tests: with the names in it %d bytes at most\n",
+		top, SCRATCH_PATH - 1);
+	return 0;
 }
 
 static inline _Bool scratch_make(char path[SCRATCH_PATH], const char *name)
