@@ -37,6 +37,7 @@ if [ "$scratch" != disk ] && [ -z "$TMPDIR" ] && [ "${room:-0}" -gt 4000000 ] &&
 	fi
 fi
 export TMPDIR="$work"
+readonly top build imgtool work disk
 
 passed=0 failed=0 skipped=0
 
@@ -90,6 +91,20 @@ virtualbox_parallels() {
 	truncate -s $(((64 + 4 * entries + 511) / 512 * 512)) "$1"
 }
 
+# vdi_of_version0 OPTIONS FILE BYTES: an empty VDI with a header of version 0: the map at 420, the data right behind it.
+vdi_of_version0() {
+	"$imgtool" create -q -f vdi -o "$1" "$2.new" "$3" && blocks=$(od -A n -t u4 --endian=little -j 384 -N 4 "$2.new") &&
+		for part in "0 68" "" "76 264" "348 16" "368 12" "384 56" "512 $((4 * blocks))"; do
+			if [ "$part" ]; then
+				tail -c +$((${part% *} + 1)) "$2.new" | head -c "${part#* }"
+			else
+				printf '\0\0\0\0'
+			fi
+		done >"$2"
+	rm -f "$2.new"
+	[ "$(stat -c %s "$2")" -eq $((420 + 4 * blocks)) ]
+}
+
 # parallels_descriptor GUID...: a DiskDescriptor.xml for a disk of $size bytes in two storages, the second from
 # sector 1024 on: image-0-GUID.hds, image-1-GUID.hds. The first GUID is the oldest snapshot, the last one on top.
 parallels_descriptor() {
@@ -122,6 +137,7 @@ criterion() {
 }
 
 finish() {
+	[ "$failed" -eq 0 ] || echo "$suite: SEED=$seed chooses the same again"
 	echo "$suite: $passed passed, $failed failed, $skipped skipped"
 	[ "$failed" -eq 0 ]
 	exit

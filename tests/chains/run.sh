@@ -2,12 +2,12 @@
 # Random chains of images, committed and rebased by imgtool, judged by qemu-img: what the top reads as
 # stays, and after a commit the base reads the same.
 #
-#   SEED=N	(default: today's)
+#   SEED=N	see lib.sh
 #   COUNT=N	chains (default: 60)
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io"; finish; }
-RANDOM=${SEED:-$(date +%Y%m%d)}
+RANDOM=$seed
 cd "$work" || exit 1
 
 pick() { eval "picked=\${$((RANDOM % $# + 1))}"; }
@@ -51,7 +51,7 @@ make() {
 	"$imgtool" create -q -f "$2" ${picked:+-o $picked} ${3:+-b $3 -F $4} "$1" $size && fill "$1" "$2"
 }
 
-# A chain of images $1.0 (the base), $1.1, ...; the last is $top, of format $kind, $levels of them.
+# A chain of images $1.0 (the base), $1.1, ...; the last is $upper, of format $kind, $levels of them.
 make_chain() {
 	local i format
 	pick raw raw qcow2 vmdk
@@ -68,7 +68,7 @@ make_chain() {
 		formats[i - 1]=$format
 		format=$kind
 	done
-	top=$1.$levels
+	upper=$1.$levels
 }
 
 # is NAME FILE FORMAT: FILE is a sound image and holds what is in flat.
@@ -91,20 +91,20 @@ commit_one() {
 	esac
 	what="$what commit $drop"
 	# shellcheck disable=SC2086 # words are wanted
-	try "$what" "$imgtool" commit -q -f $kind $drop "$top" || return
-	is "$what: the top" "$top" $kind
+	try "$what" "$imgtool" commit -q -f $kind $drop "$upper" || return
+	is "$what: the top" "$upper" $kind
 	# The base goes on behind what is committed, if it is longer.
 	qemu-img convert -f "${formats[to]}" -O raw "c.$to" below && truncate -s "$(stat -c %s flat)" below
 	try "$what: the base holds it" cmp below flat
 	try "$what: the base is sound" "$imgtool" info -f "${formats[to]}" "c.$to"
 	if [ -z "$drop" ]; then
-		qemu-img map -f $kind --output=json "$top" | grep -q '"depth": 0, "present": true' &&
+		qemu-img map -f $kind --output=json "$upper" | grep -q '"depth": 0, "present": true' &&
 			fail "$what: something is left in the top"
 	fi
 }
 
 rebase_one() {
-	local backing format compress= old=$kind onto=$top
+	local backing format compress= old=$kind onto=$upper
 	if [ "$kind" = qcow2 ]; then
 		pick none other within
 	else
@@ -122,19 +122,19 @@ rebase_one() {
 		if [ $kind = vmdk ]; then
 			pick_size && make n.0 vmdk && backing=n.0 format=vmdk
 		else
-			make_chain n 2 && backing=$top format=$kind
+			make_chain n 2 && backing=$upper format=$kind
 		fi
 		formats=("${kept[@]}")
 		;;
 	esac
-	top=$onto kind=$old
+	upper=$onto kind=$old
 	[ $kind != qcow2 ] || [ $((RANDOM % 3)) -ne 0 ] || compress=-c
 	what="$what;$made; rebase $compress -b '$backing'"
 	# shellcheck disable=SC2086 # words are wanted
-	try "$what" "$imgtool" rebase -q -f $kind $compress -b "$backing" ${format:+-F $format} "$top" || return
-	is "$what" "$top" $kind
+	try "$what" "$imgtool" rebase -q -f $kind $compress -b "$backing" ${format:+-F $format} "$upper" || return
+	is "$what" "$upper" $kind
 	try "$what: its name" sh -c '"$1" info -U "$2" | grep -q "^backing file: $3\b" || [ -z "$3" ]' - \
-		"$imgtool" "$top" "$backing"
+		"$imgtool" "$upper" "$backing"
 }
 
 for ((n = 0; n < ${COUNT:-60}; n++)); do
@@ -142,7 +142,7 @@ for ((n = 0; n < ${COUNT:-60}; n++)); do
 	made='' formats=()
 	pick_size
 	make_chain c || { fail "a chain cannot be made:$made"; continue; }
-	flat_of "$top" $kind
+	flat_of "$upper" $kind
 	what="$n:$made:"
 	if ((n % 2)); then rebase_one; else commit_one; fi
 done

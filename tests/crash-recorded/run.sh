@@ -4,7 +4,7 @@
 # after each command is what qemu-img reads from it. io_uring is denied, so that every change is a
 # call that is seen.
 #
-#   SEED=N	of the subsets (default: today's)
+#   SEED=N	of the subsets: see lib.sh
 #   SAMPLES=N	subsets of unsynced writes for each cut besides the full one (default: 8)
 #   QEMU=N	each Nth state is judged by qemu-img too (default: 4)
 #   tests/crash-recorded/run.sh [WORD]	only what has WORD in its name
@@ -13,7 +13,6 @@
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to judge with"; finish; }
 strace -o /dev/null true 2>/dev/null || { skip "strace cannot trace here"; finish; }
 only=$1
-seed=${SEED:-$(date +%Y%m%d)}
 cd "$work" || exit 1
 
 pattern() { yes "$1" | head -c "$2"; }
@@ -107,9 +106,9 @@ over_vpc() { differencing vpc force_size=on "force_size=on,$1" "$1"; }
 deep_vhdx() {
 	over_vhdx "$1" && mv image.vhdx image-middle.vhdx &&
 		"$imgtool" create -q -f vhdx -o "$1" -b image-middle.vhdx -F vhdx image.vhdx &&
-		for disk in "$imgtool io -f vhdx image.vhdx" "qemu-io -f raw model.raw"; do
+		for program in "$imgtool io -f vhdx image.vhdx" "qemu-io -f raw model.raw"; do
 			# shellcheck disable=SC2086 # words are wanted
-			set -- $disk && "$@" -c "write -q -P 76 4k 12k" -c "write -q -z 480k 4k" -c "write -q -P 77 600k 5k" || return
+			set -- $program && "$@" -c "write -q -P 76 4k 12k" -c "write -q -z 480k 4k" -c "write -q -P 77 600k 5k" || return
 		done
 }
 over_vhdx() { differencing vhdx block_size=1M block_size=2M "$1"; }
@@ -209,34 +208,23 @@ begin "vpc, growing" image.vpc vpc subformat=dynamic; grow_writes; cut
 begin "vpc, freed and used again" image.vpc vpc subformat=dynamic; reuse; cut
 begin "vpc, resized" image.vpc vpc subformat=dynamic; grow_writes; resizes; cut
 begin "vpc fixed, resized" image.vpc vpc subformat=fixed; grow_writes; resizes; cut
-for options in block_size=64k block_size=4k block_size=2M; do
-	them="image.vpc image-base.vpc image-other.vpc"
-	begin "vpc $options, over a base" "$them" over_vpc $options
+for kind in "vpc block_size=64k" "vpc block_size=4k" "vpc block_size=2M" "vhdx block_size=1M" "vhdx block_size=2M"; do
+	f=${kind% *} options=${kind#* }
+	them="image.$f image-base.$f image-other.$f"
+	begin "$kind, over a base" "$them" over_$f $options
 	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
 	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
-	begin "vpc $options, committed" "$them" over_vpc $options; step commit -f vpc -q image.vpc; cut qemu=0
-	begin "vpc $options, another parent" "$them" over_vpc $options
-	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; cut qemu=0
-	begin "vpc $options, parents in turn" "$them" over_vpc $options
-	step rebase -f vpc -b image-other.vpc -B vpc image.vpc; both -c "write -P 75 200k 30k"
-	step commit -f vpc -q image.vpc; step rebase -f vpc -b image-base.vpc -B vpc image.vpc; cut qemu=0
-	begin "vpc $options, no parent" "$them" over_vpc $options; step rebase -f vpc -b "" image.vpc; cut qemu=0
-done
-for options in block_size=1M block_size=2M; do
-	them="image.vhdx image-base.vhdx image-other.vhdx"
-	begin "vhdx $options, over a base" "$them" over_vhdx $options
-	both -c "write -P 17 0 12k" -c "write -P 18 100k 3k" -c "write -P 19 700k 130k"
-	both -c "write -P 20 1k 1k" -c flush -c "write -P 21 300k 64k" -c "write -z 128k 20k"; cut qemu=0
-	begin "vhdx $options, committed" "$them" over_vhdx $options; step commit -f vhdx -q image.vhdx; cut qemu=0
-	begin "vhdx $options, another parent" "$them" over_vhdx $options
-	step rebase -f vhdx -b image-other.vhdx -B vhdx image.vhdx; cut qemu=0
-	begin "vhdx $options, parents in turn" "$them" over_vhdx $options
-	step rebase -f vhdx -b image-other.vhdx -B vhdx image.vhdx; both -c "write -P 75 200k 30k"
-	step commit -f vhdx -q image.vhdx; step rebase -f vhdx -b image-base.vhdx -B vhdx image.vhdx; cut qemu=0
-	begin "vhdx $options, no parent" "$them" over_vhdx $options; step rebase -f vhdx -b "" image.vhdx; cut qemu=0
-	begin "vhdx $options, three deep, committed" "$them image-middle.vhdx" deep_vhdx $options
+	begin "$kind, committed" "$them" over_$f $options; step commit -f $f -q image.$f; cut qemu=0
+	begin "$kind, another parent" "$them" over_$f $options
+	step rebase -f $f -b image-other.$f -B $f image.$f; cut qemu=0
+	begin "$kind, parents in turn" "$them" over_$f $options
+	step rebase -f $f -b image-other.$f -B $f image.$f; both -c "write -P 75 200k 30k"
+	step commit -f $f -q image.$f; step rebase -f $f -b image-base.$f -B $f image.$f; cut qemu=0
+	begin "$kind, no parent" "$them" over_$f $options; step rebase -f $f -b "" image.$f; cut qemu=0
+	[ $f = vhdx ] || continue
+	begin "$kind, three deep, committed" "$them image-middle.vhdx" deep_vhdx $options
 	step commit -f vhdx -q -b image-base.vhdx image.vhdx; cut qemu=0
-	begin "vhdx $options, three deep, committed in turn" "$them image-middle.vhdx" deep_vhdx $options
+	begin "$kind, three deep, committed in turn" "$them image-middle.vhdx" deep_vhdx $options
 	step commit -f vhdx -q image-middle.vhdx; step commit -f vhdx -q image.vhdx; cut qemu=0
 done
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut

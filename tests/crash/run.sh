@@ -2,14 +2,13 @@
 # Power cuts on every kind of image: see crash.c.
 #
 #   FULL=1	every subset of writes where they are few, many subsets where not (make crash-full)
-#   SEED=N, SEEDS=N	first seed and how many (default: today's, 1; FULL: 4)
+#   SEED=N, SEEDS=N	first seed (see lib.sh) and how many (default: 1; FULL: 4)
 #   QEMU=N	each Nth state is judged by qemu-img too (default: 40; FULL: 1)
 #   tests/crash/run.sh [WORD]	only variants with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
 only=$1
-seed=${SEED:-$(date +%Y%m%d)}
 seeds=${SEEDS:-${FULL:+4}}
 qemu=${QEMU:-${FULL:+1}}
 cd "$work" || exit 1
@@ -106,10 +105,10 @@ parallels_old() {
 	"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
 }
 parallels_folder() {
-	top=5fbaabe3-6958-40ff-92a7-860e329aab41
-	parallels_descriptor $top >image.parallels
-	"$imgtool" create -q -f parallels -o "$1" image-0-$top.hds 512k &&
-		"$imgtool" create -q -f parallels -o "$1" image-1-$top.hds $((size - 524288)) &&
+	guid=5fbaabe3-6958-40ff-92a7-860e329aab41
+	parallels_descriptor $guid >image.parallels
+	"$imgtool" create -q -f parallels -o "$1" image-0-$guid.hds 512k &&
+		"$imgtool" create -q -f parallels -o "$1" image-1-$guid.hds $((size - 524288)) &&
 		"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
 }
 vhdx_over() {
@@ -129,17 +128,8 @@ vdi_over() {
 	qemu-img convert -f raw -O vdi base.raw lower.vdi &&
 		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
 }
-# Version 0: the map at 420, the data right behind it: after 23 entries at a whole sector.
-vdi_version0() {
-	"$imgtool" create -q -f vdi -o "$1" new.vdi $size && python3 - <<-'END'
-		b = bytearray(open('new.vdi', 'rb').read())
-		n = int.from_bytes(b[0x180:0x184], 'little')
-		old = b[:0x44] + bytes(4) + b[0x4c:0x154] + b[0x15c:0x16c] + b[0x170:0x17c] + b[0x180:0x1b8]
-		assert len(old) == 420
-		open('image.vdi', 'wb').write(old + b[512:512 + 4 * n])
-	END
-	rm -f new.vdi
-}
+# 23 entries: the data begins at a whole sector.
+vdi_version0() { vdi_of_version0 "$1" image.vdi $size; }
 
 variant "raw" "" plain
 variant "qcow2 v3, 4k" "" empty cluster_size=4k

@@ -109,9 +109,14 @@ with_fault() {	# CALLS AT HOW: the command; sets $code
 # each_call CALLS HOW NAME: the command with each of its calls failing in turn, or CASES of them (4).
 each_call() {
 	restore
+	rm -f "$work/total"
 	with_fault "$1" "" 0
-	total=$(cat "$work/total") step=$(($(cat "$work/total") / ${CASES:-4} + 1))
-	at=$((($$ + $(date +%s)) % step))
+	[ $code -eq 0 ] && total=$(cat "$work/total") ||
+		{ fail "$title: without a fault: exit $code: $(cat "$work/err")"; return; }
+	# Names are changed by few.
+	[ "$total" -gt 0 ] || [ "$1" = n ] || fail "$title: $3: not one call is counted"
+	step=$((total / ${CASES:-4} + 1))
+	at=$((seed % step))
 	while [ $at -lt "$total" ]; do
 		restore
 		with_fault "$1" $at "$2"

@@ -64,33 +64,33 @@ run open child.vhdx vhdx
 run open child.vpc vpc
 run open theirs.vdi vdi
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
-	run write "$image" qcow2 seed=$$
+	run write "$image" qcow2 seed=$seed
 done
 for image in empty-*.qcow2 snapshot-cluster_size=512.qcow2 zlib.qcow2; do
-	run write "$image" qcow2 seed=$$ compress=1
+	run write "$image" qcow2 seed=$seed compress=1
 done
 run write base.raw raw
-run write sparse.vmdk vmdk seed=$$
-run write empty.vmdk vmdk seed=$$
-run write child.vmdk vmdk seed=$$
+run write sparse.vmdk vmdk seed=$seed
+run write empty.vmdk vmdk seed=$seed
+run write child.vmdk vmdk seed=$seed
 run resize sparse.vmdk vmdk
 run resize empty.vmdk vmdk
 for image in filled-*.vhdx child.vhdx; do
-	run write "$image" vhdx seed=$$
+	run write "$image" vhdx seed=$seed
 	run resize "$image" vhdx
 done
 for image in filled-*.vpc child.vpc; do
-	run write "$image" vpc seed=$$
+	run write "$image" vpc seed=$seed
 	run resize "$image" vpc
 done
 for image in theirs small empty child; do
-	run write $image.vdi vdi seed=$$
+	run write $image.vdi vdi seed=$seed
 done
 run resize theirs.vdi vdi
 run resize small.vdi vdi
 for image in filled-*.parallels; do
 	run open "$image" parallels
-	run write "$image" parallels seed=$$
+	run write "$image" parallels seed=$seed
 	run resize "$image" parallels
 done
 for image in filled-*.qcow2; do

@@ -2,15 +2,15 @@
 # qemu-img and qemu-io, the copy compared with what qemu-img makes of the source. Sourced by run.sh.
 #
 #   COPIES=150	how many
-#   SEED=N	which (default: today's)
+#   SEED=N	which: see lib.sh
 
-seed=${SEED:-$(date +%Y%m%d)}
 copies=${COPIES:-150}
 
 # random N: $r is 0 .. N-1. pick WORD...: $r is one of them.
+random_state=$seed
 random() {
-	seed=$(((seed * 6364136223846793005 + 1442695040888963407) & 0x7fffffffffffffff))
-	r=$((seed / 4294967296 % $1))
+	random_state=$(((random_state * 6364136223846793005 + 1442695040888963407) & 0x7fffffffffffffff))
+	r=$((random_state / 4294967296 % $1))
 }
 pick() { random $# && shift "$r" && r=$1; }
 

@@ -1,7 +1,7 @@
 # Every ordered pair of formats that are written: the target has the guest's bytes, and the size that its format
 # makes of the source's, as qemu-img reads it. Sourced by run.sh.
 #
-#	SEED=N	of the disk's size and content, and of which third of the pairs is tried (default: today's)
+#	SEED=N	of the disk's size and where it has what, and of which third of the pairs is tried: see lib.sh
 #	ALL=1	all pairs; COUNT=N disks (1)
 
 # NAME FORMAT RULE OPTIONS, RULE: what becomes of the size: same, chs (the next geometry), mib, grain (qemu-img
@@ -48,7 +48,7 @@ pair() {	# FROM FORMAT SIZE TO FORMAT RULE [OPTIONS...]
 	from=$1 source=$2 size=$3 to=$4 target=$5 rule=$6
 	shift 6
 	rm -rf out && mkdir out
-	what="$from of $size bytes to $to"
+	what="$from of $size bytes to $to, seed $seed"
 	"$imgtool" convert -f "$source" -O "$target" "$@" "in/$from.img" out/o.img >said 2>&1 ||
 		{ fail "$what: $(cat said)"; return; }
 	qemu-img compare -q -f "$target" -F raw out/o.img disk.raw >said 2>&1 || { fail "$what: other bytes: $(cat said)"; return; }
@@ -58,8 +58,8 @@ pair() {	# FROM FORMAT SIZE TO FORMAT RULE [OPTIONS...]
 	pass "$what"
 }
 
-seed=${SEED:-$(date +%Y%m%d)}
 number=0
+[ -n "$ALL" ] || echo "pairs: seed $seed: every third, from $((seed % 3)) on, of $(wc -l <known) kinds with each other"
 for turn in $(seq "${COUNT:-1}"); do
 	# shellcheck disable=SC2046 # words are wanted
 	set -- $(awk -v seed=$((seed + turn)) 'BEGIN { srand(seed); print 300 + int(rand() * 6000), int(rand() * 99), int(rand() * 99) }')

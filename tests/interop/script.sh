@@ -1,13 +1,12 @@
 # The same requests by qemu-io and by us, by turns on the same image, on images that they made and on
 # ours: the disk is what the same requests make of a raw file. Sourced by run.sh.
 
-seed=${SEED:-$(date +%Y%m%d)}
-disk=4194816	# bytes
+disk_bytes=4194816	# bytes
 
 # requests SEED COUNT UNIT [-c]: random ones; -c: some compressed, of a unit each, which qemu-io can
 # do only where nothing is yet.
 requests() {
-	awk -v seed="$1" -v count="$2" -v unit="$3" -v packed="${4:+1}" -v disk=$disk '
+	awk -v seed="$1" -v count="$2" -v unit="$3" -v packed="${4:+1}" -v disk=$disk_bytes '
 	function below(n) { return int(rand() * n) }
 	BEGIN {
 		srand(seed)
@@ -32,7 +31,7 @@ requests() {
 	}'
 }
 
-head -c $disk content.raw >start.raw
+head -c $disk_bytes content.raw >start.raw
 
 # scripted NAME FORMAT UNIT [-c]: o.$2 holds start.raw or is over it.
 scripted() {

@@ -3,7 +3,7 @@
 # at the end qemu-img has the last word.
 #
 #   SECONDS_EACH=0.3	how long each run goes on (a phase is a fourth of it)
-#   SEED=N		what it does (default: today's)
+#   SEED=N		what it does: see lib.sh
 #   IO="uring threads"	by which ways (make race: threads alone, looking for data races)
 #   tests/random/run.sh [WORD]	only variants with WORD in their name
 scratch=disk	# holes, O_DIRECT and zeroing as a disk's file system has them
@@ -11,7 +11,6 @@ scratch=disk	# holes, O_DIRECT and zeroing as a disk's file system has them
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
 seconds=${SECONDS_EACH:-0.3}
-seed=${SEED:-$(date +%Y%m%d)}
 only=$1
 cd "$work" || exit 1
 program=$build/tests/random/random
@@ -135,17 +134,7 @@ vdi_extra() {
 	"$imgtool" create -q -f vdi -o "$1" image.vdi $size &&
 		printf '\001\002\000\000' | dd of=image.vdi bs=1 seek=380 conv=notrunc status=none
 }
-# Version 0: the map at 420, the data right behind it.
-vdi_version0() {
-	"$imgtool" create -q -f vdi -o "$1" new.vdi $size && python3 - <<-'END'
-		b = bytearray(open('new.vdi', 'rb').read())
-		n = int.from_bytes(b[0x180:0x184], 'little')
-		old = b[:0x44] + bytes(4) + b[0x4c:0x154] + b[0x15c:0x16c] + b[0x170:0x17c] + b[0x180:0x1b8]
-		assert len(old) == 420
-		open('image.vdi', 'wb').write(old + b[512:512 + 4 * n])
-	END
-	rm -f new.vdi
-}
+vdi_version0() { vdi_of_version0 "$1" image.vdi $size; }
 vhdx_4096() { "$imgtool" create -q -f vhdx -o "logical_sector_size=4096,$1" image.vhdx 6295552; }
 vhdx_4096_over() {
 	rm -f lower.vhdx && "$imgtool" create -q -f vhdx -o logical_sector_size=4096 lower.vhdx 6295552 &&
@@ -403,10 +392,10 @@ nested() {	# FORMAT OPTIONS: in a qcow2 image
 		qemu-img convert -n -f raw -O qcow2 part.raw outer.qcow2
 }
 part='{"driver":"raw","offset":1048576,"size":20971520,"file":{"driver":"file","filename":"outer.raw"}}'
-disk='{"driver":"raw","offset":1048576,"size":'$size',"file":{"driver":"file","filename":"outer.raw"}}'
+windowed='{"driver":"raw","offset":1048576,"size":'$size',"file":{"driver":"file","filename":"outer.raw"}}'
 within='{"driver":"qcow2","file":{"driver":"file","filename":"outer.qcow2"}}'
-inside "raw in a window" "" raw "$disk" window raw preallocation=off
-inside "raw in a window, unmapping, overlapping" "flags=512 overlap=1" raw "$disk" window raw preallocation=off
+inside "raw in a window" "" raw "$windowed" window raw preallocation=off
+inside "raw in a window, unmapping, overlapping" "flags=512 overlap=1" raw "$windowed" window raw preallocation=off
 inside "qcow2 in a window" "" qcow2 "{\"driver\":\"qcow2\",\"file\":$part}" window qcow2 cluster_size=4k
 inside "qcow2 in a window, O_DIRECT if possible, unmapping" "flags=640" qcow2 "{\"driver\":\"qcow2\",\"file\":$part}" \
 	window qcow2 compat=1.1

@@ -2,28 +2,27 @@
 # Damage to every table of small images, bit by bit and at random: see repair.c.
 #
 #   FULL=1	every bit, and more of it shown to qemu-img (make repair-full; half an hour)
-#   SEED=N	of what is tried of it (default: today's)
+#   SEED=N	of what is tried of it: see lib.sh
 #   QEMU="qemu-img ..."	the programs that have to agree
 #   tests/repair/run.sh [WORD]	only images with WORD in their name
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to make images with"; finish; }
 only=$1
-seed=${SEED:-$(date +%Y%m%d)}
 qemu=${QEMU:-qemu-img}
 cd "$work" || exit 1
 yes 'some content' | head -c 60000 >c.raw
 truncate -s 70144 c.raw # no multiple of most clusters
 cp c.raw base.raw
 
-# damage NAME STEP: the image NAME.qcow2, each STEP'th bit and random bytes.
+# damage IMAGE STEP COUNT: each STEP'th bit, and COUNT times random bytes.
 damage() {
-	name=$1 step=$2 ask=60 count=60
-	[ -z "$FULL" ] || { step=1 ask=25 count=2000; }
+	ask=60
+	[ -z "$FULL" ] || { set -- "$1" 1 2000; ask=25; }
 	# shellcheck disable=SC2086 # several programs
-	try "$name: bits" "$build/tests/repair/repair" "$name.qcow2" bits "$step" "$seed" $ask $qemu
+	try "$1: bits" "$build/tests/repair/repair" "$1" bits "$2" "$seed" $ask $qemu
 	# shellcheck disable=SC2086
-	try "$name: bytes" "$build/tests/repair/repair" "$name.qcow2" bytes $count "$seed" $ask $qemu
+	try "$1: bytes" "$build/tests/repair/repair" "$1" bytes "$3" "$seed" $ask $qemu
 }
 
 # image NAME STEP OPTIONS...: convert's, made by this tool.
@@ -31,7 +30,7 @@ image() {
 	name=$1 step=$2
 	case $name in *"$only"*) ;; *) return ;; esac
 	shift 2
-	try "$name: made" "$imgtool" convert -f raw -O qcow2 "$@" c.raw "$name.qcow2" && damage "$name" "$step"
+	try "$name: made" "$imgtool" convert -f raw -O qcow2 "$@" c.raw "$name.qcow2" && damage "$name.qcow2" "$step" 60
 }
 
 # edited NAME STEP OPTIONS...: create's, made by qemu-img and written to by the commands on standard input.
@@ -51,7 +50,7 @@ edited() {
 		qemu-img bitmap --add -g 4k "$name.qcow2" b
 		qemu-io -f qcow2 -c 'write -P 5 0 10k' "$name.qcow2" >/dev/null ;;
 	esac
-	damage "$name" "$step"
+	damage "$name.qcow2" "$step" 60
 }
 
 image small-clusters 61 -o cluster_size=512
@@ -88,23 +87,17 @@ edited bitmaps 17 -o cluster_size=4k bitmaps.qcow2 70144 <<'END'
 write -P 1 0 60k
 END
 
-# others NAME STEP COUNT: NAME, of another format.
-others() {
-	name=$1 step=$2 count=$3 ask=60
-	[ -z "$FULL" ] || { step=1 ask=25 count=2000; }
-	# shellcheck disable=SC2086 # several programs
-	try "$name: bits" "$build/tests/repair/repair" "$name" bits "$step" "$seed" $ask $qemu
-	# shellcheck disable=SC2086
-	try "$name: bytes" "$build/tests/repair/repair" "$name" bytes "$count" "$seed" $ask $qemu
-}
-# made NAME STEP COUNT COMMAND...: NAME is made by imgtool.
+# made NAME STEP COUNT COMMAND...: NAME, of another format, is made by imgtool.
 made() {
 	name=$1 step=$2 count=$3
 	case $name in *"$only"*) ;; *) return ;; esac
 	shift 3
-	try "$name: made" "$imgtool" "$@" && case $name in
-	child*) "$imgtool" io -f "${name##*.}" "$name" -c 'write -q -P 5 10k 90k' -c 'write -q -P 6 1M 5k' ;;
-	esac && others "$name" "$step" "$count"
+	try "$name: made" "$imgtool" "$@" || return
+	case $name in child*)
+		try "$name: written" "$imgtool" io -f "${name##*.}" "$name" -c 'write -q -P 5 10k 90k' -c 'write -q -P 6 1M 5k' ||
+			return ;;
+	esac
+	damage "$name" "$step" "$count"
 }
 yes 'some content' | head -c 600000 >d.raw && truncate -s 3145728 d.raw
 "$imgtool" convert -f raw -O vpc -o force_size=on d.raw base.vpc
