@@ -190,6 +190,7 @@ new_child() { "$THEIRS" create -q -f qcow2 -b "$dir/packed.qcow2" -F qcow2 "$dir
 
 # serve FILE: as an NBD export, $export, by nbdkit.
 server=
+trap 'end_server; rm -rf "$work" "$disk"' EXIT
 export="nbd+unix:///?socket=$work/nbd"
 serve() {
 	have nbdkit || { echo "bench: no nbdkit" >&2; return 1; }
@@ -239,24 +240,13 @@ for job in $JOBS; do
 	stream-qcow2)
 		from_root stream.vmdk -f raw -O vmdk -o subformat=streamOptimized
 		pairs $job 2.5 "$RUNS" 1 convert -f vmdk -O qcow2 "$dir/stream.vmdk" "$dir/out" ;;
-	raw-vhdx)
+	raw-vhdx | raw-vpc | raw-vdi)
 		make_root
-		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vhdx "$dir/root.raw" "$dir/out" ;;
-	vhdx-raw)
-		from_root root.vhdx -f raw -O vhdx
-		pairs $job 1.3 "$RUNS" 1 convert -f vhdx -O raw "$dir/root.vhdx" "$dir/out" ;;
-	raw-vpc)
-		make_root
-		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vpc "$dir/root.raw" "$dir/out" ;;
-	vpc-raw)
-		from_root root.vpc -f raw -O vpc
-		pairs $job 1.3 "$RUNS" 1 convert -f vpc -O raw "$dir/root.vpc" "$dir/out" ;;
-	raw-vdi)
-		make_root
-		pairs $job 1.3 "$RUNS" 1 convert -f raw -O vdi "$dir/root.raw" "$dir/out" ;;
-	vdi-raw)
-		from_root root.vdi -f raw -O vdi
-		pairs $job 1.3 "$RUNS" 1 convert -f vdi -O raw "$dir/root.vdi" "$dir/out" ;;
+		pairs $job 1.3 "$RUNS" 1 convert -f raw -O "${job#raw-}" "$dir/root.raw" "$dir/out" ;;
+	vhdx-raw | vpc-raw | vdi-raw)
+		format=${job%-raw}
+		from_root root.$format -f raw -O $format
+		pairs $job 1.3 "$RUNS" 1 convert -f $format -O raw "$dir/root.$format" "$dir/out" ;;
 	raw-zlib)
 		make_root
 		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;
@@ -289,18 +279,14 @@ for job in $JOBS; do
 	vhdx-growing)	# the same: each in a block of its own
 		before=new_vhdx
 		requests $job 5 "$dir/new" -f vhdx -c 2000 -S 1052672 -w -t none ;;
-	vhdx-child | vpc-child)	# beside the same into a disk without a parent: 0.77 is 1.3 times as long
-		format=${job%-child}
+	vhdx-child | vpc-child | vhdx-child-spread | vpc-child-spread)	# 0.77 is 1.3 times as long as without a parent
+		format=${job%%-*} count=60000 spread=
+		case $job in *-spread) count=8000 spread="-S $anywhere" ;; esac
 		make_random
 		made random.$format -f raw -O $format "$dir/random.raw"
 		before=new_${format}_child rival=$imgtool
-		requests $job 0.77 "$dir/new" -f $format -c 60000 -w -t none ;;
-	vhdx-child-spread | vpc-child-spread)
-		format=${job%-child-spread}
-		make_random
-		made random.$format -f raw -O $format "$dir/random.raw"
-		before=new_${format}_child rival=$imgtool
-		requests $job 0.77 "$dir/new" -f $format -c 8000 -S $anywhere -w -t none ;;
+		# shellcheck disable=SC2086 # words are wanted
+		requests $job 0.77 "$dir/new" -f $format -c $count $spread -w -t none ;;
 	copy-on-write)
 		make_packed
 		before=new_child
