@@ -157,12 +157,24 @@ int parallels_check_extension(struct parallels_file *p, struct img_error *err)
 
 struct judgement {
 	const struct parallels_file *p;
-	bool kept;
+	size_t kept; /* bytes */
 };
 
 static bool is_kept(const struct parallels_section *s)
 {
 	return s->magic != PARALLELS_SECTION_BITMAP && s->flags & PARALLELS_SECTION_TRANSIT;
+}
+
+static size_t section_bytes(const struct parallels_section *s)
+{
+	return PARALLELS_SECTION_BYTES + round_up_u64(s->bytes, 8);
+}
+
+static int fail_too_long(const struct parallels_file *p, struct img_error *err)
+{
+	return img_fail(err, -ENOTSUP,
+			"%s: format extension: found more than %d bytes of sections to be kept",
+			p->name, KEPT_BYTES_MAX);
 }
 
 static int judge_section(void *user, const struct parallels_section *s, uint64_t at,
@@ -176,7 +188,11 @@ static int judge_section(void *user, const struct parallels_section *s, uint64_t
 			"%s: format extension: section at %" PRIu64 ": found kind %#" PRIx64
 			", which is not known, and without which the image must not be written to",
 			j->p->name, at - PARALLELS_SECTION_BYTES, s->magic);
-	j->kept |= is_kept(s);
+	if (!is_kept(s))
+		return 0;
+	if (section_bytes(s) > KEPT_BYTES_MAX - j->kept)
+		return fail_too_long(j->p, err);
+	j->kept += section_bytes(s);
 	return 0;
 }
 
@@ -217,7 +233,7 @@ static int keep_section(void *user, const struct parallels_section *s, uint64_t 
 {
 	struct pruned *pruned = user;
 	struct parallels_file *p = pruned->p;
-	size_t len = PARALLELS_SECTION_BYTES + round_up_u64(s->bytes, 8);
+	size_t len = section_bytes(s);
 	int rc;
 
 	if (!is_kept(s)) {
@@ -225,10 +241,7 @@ static int keep_section(void *user, const struct parallels_section *s, uint64_t 
 		return 0;
 	}
 	if (len > KEPT_BYTES_MAX - pruned->len)
-		return img_fail(
-			err, -ENOTSUP,
-			"%s: format extension: found more than %d bytes of sections to be kept",
-			pruned->p->name, KEPT_BYTES_MAX);
+		return fail_too_long(p, err);
 	rc = img_storage_read(p->storage, at - PARALLELS_SECTION_BYTES, pruned->bytes + pruned->len,
 			      len, err);
 	pruned->len += len;

@@ -266,6 +266,32 @@ Test(parallels_extension, endless)
 	cr_assert_eq(check("a", 0).corruptions, 1);
 }
 
+/* More to be kept than can be: refused before anything is changed, or the next one to write would
+ * remove it as outdated. */
+Test(parallels_extension, long)
+{
+	const uint32_t cluster = 4096 * KIB;
+	struct img_open_options o = { .format = "parallels", .flags = IMG_OPEN_WRITE };
+	uint8_t *bytes = calloc(1, cluster);
+	unsigned n;
+	const char *text;
+
+	make_new("a", 2 * (uint64_t)cluster, "cluster_size=4M");
+	store(bytes, magic, 8);
+	store(bytes + 24, unknown, 8);
+	store(bytes + 32, TRANSIT, 8);
+	store(bytes + 40, 2048 * KIB, 4);
+	cr_assert(EVP_Digest(bytes + 24, cluster - 24, bytes + 8, &n, EVP_md5(), NULL) == 1);
+	cr_assert_eq(truncate("a", 2 * (off_t)cluster), 0);
+	patch("a", cluster, bytes, cluster);
+	patch_le("a", EXTENSION_AT, cluster / SECTOR, 8);
+	sound("a");
+	cr_assert_eq(must_fail("a", &o, &text), -ENOTSUP);
+	cr_assert(strstr(text, "sections to be kept"), "%s", text);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+	free(bytes);
+}
+
 /* Clusters cannot move where something unknown may lead to them. */
 Test(parallels_extension, resized)
 {
