@@ -183,7 +183,7 @@ static int check_units(struct img *img, const struct parallels *s, struct img_er
 	for (size_t i = 0; i < s->count; i++) {
 		const struct parallels_file *p = &s->files[i];
 
-		if (p->plain)
+		if (!p->cluster_bytes) /* plain */
 			continue;
 		if (!first)
 			first = p;
