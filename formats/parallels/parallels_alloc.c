@@ -57,6 +57,12 @@ static int note_use(struct parallels_file *p, void *user, uint64_t number, uint3
 				", and the file ends at %" PRIu64
 				": it cannot be written to before it was repaired",
 				p->name, number, off, file_bytes);
+	if (off < p->data_start)
+		return img_fail(err, -EUCLEAN,
+				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64
+				", in front of the data, which begins at %" PRIu64
+				": it cannot be written to before it was repaired",
+				p->name, number, off, p->data_start);
 	if (off % p->cluster_bytes != p->base)
 		return img_fail(err, -EUCLEAN,
 				"%s: BAT entry %" PRIu64 ": found a cluster at %" PRIu64

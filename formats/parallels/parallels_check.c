@@ -187,7 +187,7 @@ static int check_lost(struct parallels_file *p, struct scan *s, uint64_t number,
 						 p->storage->size)); /* what is left of it stays */
 		return 0;
 	}
-	if (off >= p->data_start && off < p->storage->size) /* a part of it is there */
+	if (off >= parallels_entry_at(p->entries) && off < p->storage->size) /* a part of it is there */
 		return copy_cluster(p, s, number, off, err);
 	rc = parallels_write_entry(p, number, 0, err);
 	if (!rc) {
@@ -205,13 +205,13 @@ static int check_entry(struct parallels_file *p, void *user, uint64_t number, ui
 	enum img_use use = IMG_USE_NEW;
 
 	s->allocated++;
-	if (off < PARALLELS_BAT_OFF + p->entries * PARALLELS_ENTRY_BYTES ||
+	if (off < parallels_entry_at(p->entries) ||
 	    !range_in(off, parallels_bytes_needed(p, number), p->storage->size))
 		return check_lost(p, s, number, off, err);
-	if (off % p->cluster_bytes != p->base) {
+	if (off % p->cluster_bytes != p->base || off < p->data_start) {
 		DEFECT(s, IMG_REPAIR_ALL,
-		       "%s: cluster %" PRIu64 " is not aligned: it is at %" PRIu64, p->name, number,
-		       off);
+		       "%s: cluster %" PRIu64 " is %s: it is at %" PRIu64, p->name, number,
+		       off < p->data_start ? "in front of the data" : "not aligned", off);
 		s->end = max_u64(s->end, off + p->cluster_bytes);
 		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
 	}

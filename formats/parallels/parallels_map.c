@@ -11,7 +11,7 @@
 int parallels_place(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
 		    struct img_error *err)
 {
-	uint64_t least = PARALLELS_BAT_OFF + p->entries * PARALLELS_ENTRY_BYTES;
+	uint64_t least = parallels_entry_at(p->entries);
 
 	*off = value * p->scale;
 	if (!value || *off >= least)

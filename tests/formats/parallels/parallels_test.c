@@ -249,6 +249,26 @@ Test(parallels, unaligned)
 	free(model);
 }
 
+/* A cluster in front of the data would be written over by a BAT that grows. */
+Test(parallels, before_the_data)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	for (int old = 0; old < 2; old++) {
+		damaged("a", old, model);
+		patch_le("a", DATA_OFF_AT, entry("a", 1) * (old ? 1 : 8), 4);
+		not_written("a", "in front of the data");
+		r = check("a", 0);
+		cr_assert_eq(r.corruptions, 1);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
 /* Entries that lead into the header or the BAT lead to no data. */
 Test(parallels, in_the_table)
 {
