@@ -23,6 +23,14 @@ static int check_size(const struct parallels_file *p, uint64_t size, struct img_
 			p->name, size, most);
 }
 
+/* The first place at off or behind it where a cluster can be. */
+static uint64_t place_of_cluster(const struct parallels_file *p, uint64_t off)
+{
+	uint64_t base = p->base;
+
+	return off > base ? base + multiple_up_u64(off - base, p->cluster_bytes) : base;
+}
+
 /* ---- Making room for the BAT ---- */
 
 struct move {
@@ -61,9 +69,7 @@ static int move_cluster(struct parallels_file *p, void *user, uint64_t number, u
 
 static int reach_entries(struct parallels_file *p, uint64_t entries, struct img_error *err)
 {
-	uint64_t end = parallels_bat_end(entries), base = p->base;
-	struct move m = { .below = end > base ? base + multiple_up_u64(end - base, p->cluster_bytes)
-					      : base };
+	struct move m = { .below = place_of_cluster(p, parallels_bat_end(entries)) };
 	int rc;
 
 	if (m.below <= p->data_start)
@@ -137,6 +143,8 @@ int parallels_file_resize(struct parallels_file *p, uint64_t size, enum img_prea
 		rc = parallels_file_first_write(p, err);
 	if (rc)
 		return rc;
+	/* Clusters are aligned to what the header names from now on. */
+	p->data_start = place_of_cluster(p, p->data_start);
 	h = p->header;
 	h.sectors = size / PARALLELS_SECTOR;
 	h.entries = (uint32_t)entries;

@@ -326,6 +326,38 @@ Test(parallels, resized)
 	resize_around("e", SIZE, 40 * MIB, NULL);
 }
 
+/* Where the header names no data offset clusters may be aligned to something else than the BAT's
+ * end: the offset that a new size names is true of them. */
+Test(parallels, resized_without_data_offset)
+{
+	const uint64_t sizes[] = { MIB / 2, MIB / 4, MIB, 9 * MIB };
+	uint8_t *model = calloc(1, 9 * MIB), bytes[4096];
+
+	for (size_t i = 0; i < COUNT(sizes); i++) {
+		struct img *img;
+
+		memset(model, 0, 9 * MIB);
+		memset(model + 5 * 4096, 1, 4096);
+		memset(bytes, 1, sizeof(bytes));
+		make_old("a", MIB, 8);
+		cr_assert_eq(truncate("a", 2 * 4096), 0);
+		patch("a", 4096, bytes, sizeof(bytes));
+		set_entry("a", 5, 4096 / SECTOR);
+		sound("a");
+		img = must_open("a", "parallels", IMG_OPEN_WRITE);
+		resize(img, sizes[i]);
+		put(img, 9 * 4096, 100, 2, model);
+		must_close(img);
+		sound("a");
+		img = must_open("a", "parallels", IMG_OPEN_WRITE);
+		put(img, 20 * 4096, 100, 3, model);
+		must_close(img);
+		sound("a");
+		reads_as("a", model, sizes[i]);
+	}
+	free(model);
+}
+
 Test(parallels, size_limits)
 {
 	struct img *img;
