@@ -148,7 +148,7 @@ static int connect_handle(const struct img_nbd_export *e, struct nbd_handle **ou
 {
 	const struct img_nbd_library *lib = e->lib;
 	int64_t deadline = now_ms() + (int64_t)e->connect_seconds * 1000;
-	struct nbd_handle *h;
+	struct nbd_handle *h = NULL;
 	int rc = begin_connect(e, &h, err);
 
 	if (rc)
