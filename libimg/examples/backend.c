@@ -164,6 +164,18 @@ static int drive(struct backend *b, int q)
 	return 0;
 }
 
+/*
+ * A queue with nothing in flight, whose descriptor will not become readable: all that it was given had
+ * completed by the time that drive() returned. -1: there is none.
+ */
+static int find_idle(const struct backend *b)
+{
+	for (int q = 0; q < QUEUES; q++)
+		if (!img_queue_in_flight(b->queue[q]))
+			return q;
+	return -1;
+}
+
 static int loop(struct backend *b, unsigned seconds)
 {
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -184,10 +196,15 @@ static int loop(struct backend *b, unsigned seconds)
 	for (int q = 0; q < QUEUES && rc == 0; q++)
 		rc = drive(b, q);
 	while (rc == 0 && left > 0) {
-		int n = epoll_wait(epoll, &event, 1, 10000);
+		int idle = b->stopping ? -1 : find_idle(b);
+		int n = epoll_wait(epoll, &event, 1, idle < 0 ? 10000 : 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n == 0 && idle >= 0) {
+			rc = drive(b, idle);
+			continue;
+		}
 		if (n <= 0) {
 			fprintf(stderr, "backend: no completion in 10 s\n");
 			return -ETIMEDOUT;
