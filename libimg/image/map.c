@@ -17,13 +17,20 @@
 
 /*
  * Is it worth looking for holes in s? Only if it occupies clearly less than its length: a hole
- * here and there (a table of zeroes) tells nothing about the guest's data.
+ * here and there (a table of zeroes) tells nothing about the guest's data. What was sparse is taken to
+ * be so still: looking in vain costs time, and so does asking for each of a million extents.
  */
 static bool is_sparse(const struct img *img, struct img_storage *s)
 {
-	uint64_t allocated = img_storage_allocated(s);
+	uint64_t allocated;
 
-	return allocated + max_u64(allocated / 8, 2 * img->unit_bytes) < s->size;
+	if (atomic_load(&img->context->sparse) == s)
+		return true;
+	allocated = img_storage_allocated(s);
+	if (allocated + max_u64(allocated / 8, 2 * img->unit_bytes) >= s->size)
+		return false;
+	atomic_store(&img->context->sparse, s);
+	return true;
 }
 
 /*
