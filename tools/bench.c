@@ -207,6 +207,10 @@ static bool complete_plan(struct bench *b)
 		say_error("--mix is only available in write tests");
 		return false;
 	}
+	if (!b->write && b->force) {
+		say_error("--force is only available in write tests");
+		return false;
+	}
 	if (plan->random && b->have_step) {
 		say_error("--random and --step-size are mutually exclusive");
 		return false;
