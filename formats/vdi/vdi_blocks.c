@@ -169,7 +169,8 @@ static void note_free(const struct load *l)
 {
 	struct img *img = l->img;
 	struct vdi *v = img->state;
-	uint64_t stride = vdi_stride(&v->header), end = vdi_block_at(&v->header, l->end), next = end;
+	uint64_t stride = vdi_stride(&v->header);
+	uint64_t end = vdi_block_at(&v->header, l->end), next = end;
 	uint64_t limit = vdi_block_at(&v->header, VDI_ENTRY_ZERO), run;
 
 	if (img->file->device)
