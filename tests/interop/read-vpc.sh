@@ -19,12 +19,8 @@ subformat=fixed,force_size=on
 END
 
 # Chains by VirtualBox, which has one registry of all images that it was ever shown.
-vbox() { timeout 60 VBoxManage "$@"; }
-if ! have VBoxManage; then
-	skip "vpc by VirtualBox: no VBoxManage"
-else
-	export VBOX_USER_HOME="$work/registry"
-	rm -rf "$VBOX_USER_HOME" && mkdir "$VBOX_USER_HOME"
+if have VBoxManage; then
+	vbox_forget
 	for variant in Standard Fixed; do
 		name="vpc by VirtualBox, $variant"
 		rm -f v.vhd

@@ -108,15 +108,19 @@ seven() {
 	rm -f seven.raw
 }
 
-# vbox_clones NAME FILE RAW: it reads the same. Its own folder is the one that we work in.
-vbox_clones() {
+# VirtualBox has one registry of all images that it was ever shown: ours, and a new one after vbox_forget.
+export VBOX_USER_HOME="$work/registry"
+vbox() { timeout 60 VBoxManage "$@"; }
+vbox_forget() { rm -rf "$VBOX_USER_HOME" && mkdir "$VBOX_USER_HOME"; }
+have VBoxManage || skip "images by VirtualBox, and ours in it: no VBoxManage"
+
+# vbox_reads NAME FILE [RAW]: VirtualBox reads the same, from a file that it has not seen.
+vbox_reads() {
 	have VBoxManage || return
+	vbox_forget
 	rm -f vbox.raw
-	export VBOX_USER_HOME="$work/virtualbox"
-	try "$1: VBoxManage" timeout 60 VBoxManage clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW
-	cmp -s vbox.raw "$3" || fail "$1: VBoxManage reads something else"
-	VBoxManage closemedium disk "$work/vbox.raw" --delete >/dev/null 2>&1
-	VBoxManage closemedium disk "$work/$2" >/dev/null 2>&1
+	try "$1: VBoxManage" vbox clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW &&
+		try "$1: VBoxManage: the same content" cmp vbox.raw "${3:-content.raw}"
 	rm -f vbox.raw
 }
 

@@ -52,9 +52,9 @@ name="parallels of VirtualBox's kind, written by us"
 virtualbox_parallels o.parallels "$(stat -c %s content.raw)"
 try "$name: convert" "$imgtool" convert -n -f raw -O parallels content.raw o.parallels
 parallels_sound "$name" o.parallels
-vbox_clones "$name" o.parallels content.raw
+vbox_reads "$name" o.parallels content.raw
 parallels_changed "$name," o.parallels
-vbox_clones "$name, resized" o.parallels backwards.parallels.raw
+vbox_reads "$name, resized" o.parallels backwards.parallels.raw
 # The file in a folder is one that they read.
 name="a folder of parallels"
 mkdir o.hdd

@@ -3,18 +3,6 @@
 { head -c 5000000 /dev/zero; head -c 6000000 /dev/urandom; head -c 2000000 content.raw; } >backwards.raw
 truncate -s "$(stat -c %s content.raw)" backwards.raw
 
-virtualbox() { timeout 60 VBoxManage "$@"; }
-have VBoxManage || skip "our vdi in VirtualBox: no VBoxManage"
-
-# virtualbox_reads NAME FILE [RAW]: from a registry that has seen none of them.
-virtualbox_reads() {
-	have VBoxManage || return
-	export VBOX_USER_HOME="$work/registry"
-	rm -rf "$VBOX_USER_HOME" ./vbox.raw && mkdir "$VBOX_USER_HOME"
-	try "$1: VBoxManage" virtualbox clonemedium disk "$work/$2" "$work/vbox.raw" --format RAW &&
-		try "$1: VBoxManage: the same content" cmp vbox.raw "${3:-content.raw}"
-	rm -f vbox.raw
-}
 
 while read -r options; do
 	name="our vdi $options"
@@ -30,7 +18,7 @@ while read -r options; do
 	same_info "$name" vdi o.vdi t.vdi
 	same_map "$name" vdi o.vdi
 	seven "$name" o.vdi
-	virtualbox_reads "$name" o.vdi
+	vbox_reads "$name" o.vdi
 	# The data begins at a whole 4 KiB.
 	try "$name: no larger than theirs" test "$(stat -c %s o.vdi)" -le $(($(stat -c %s t.vdi) + 4096))
 	for file in o.vdi t.vdi; do	# changed by them, then by us
@@ -40,7 +28,7 @@ while read -r options; do
 		try "$what" "$imgtool" convert -n -f raw -O vdi backwards.raw $file
 		is_content "$what" vdi $file backwards.raw
 		sound "$what" vdi $file
-		virtualbox_reads "$what" $file backwards.raw
+		vbox_reads "$what" $file backwards.raw
 	done
 done <<END
 static=off
@@ -51,14 +39,14 @@ for preallocation in metadata falloc full; do	# theirs has none
 		"$imgtool" convert -f raw -O vdi -o preallocation=$preallocation content.raw o.vdi
 	is_content "our vdi, preallocation=$preallocation" vdi o.vdi
 	sound "our vdi, preallocation=$preallocation" vdi o.vdi
-	virtualbox_reads "our vdi, preallocation=$preallocation" o.vdi
+	vbox_reads "our vdi, preallocation=$preallocation" o.vdi
 done
 
 # Blocks that qemu-img does not take, and VirtualBox not under 1 MiB.
 for block_size in 4k 64k 2M 4M; do
 	try "our vdi, blocks of $block_size: convert" \
 		"$imgtool" convert -f raw -O vdi -o block_size=$block_size content.raw o.vdi
-	case $block_size in *M) virtualbox_reads "our vdi, blocks of $block_size" o.vdi ;; esac
+	case $block_size in *M) vbox_reads "our vdi, blocks of $block_size" o.vdi ;; esac
 	try "our vdi, blocks of $block_size: check" "$imgtool" check -q -f vdi o.vdi
 done
 
@@ -81,14 +69,14 @@ for size in 20M 3G 40G 16M 200G; do
 	qemu-img compare -f vdi -F raw o.vdi content.raw >said
 	try "$name: qemu-img reads the same" grep -q 'identical' said
 	if have VBoxManage; then
-		rm -rf "$VBOX_USER_HOME" && mkdir "$VBOX_USER_HOME"
-		try "$name: VBoxManage" virtualbox showmediuminfo disk "$work/o.vdi"
+		vbox_forget
+		try "$name: VBoxManage" vbox showmediuminfo disk "$work/o.vdi"
 	fi
 done
 
 # A chain of ours in VirtualBox, which finds a parent that it was shown; and it goes on with it.
 if have VBoxManage; then
-	rm -rf "$VBOX_USER_HOME" ./*.vdi && mkdir "$VBOX_USER_HOME"
+	rm -f ./*.vdi && vbox_forget
 	name="our chain in VirtualBox"
 	"$imgtool" convert -f raw -O vdi content.raw lower.vdi
 	"$imgtool" create -q -f vdi -b lower.vdi -F vdi middle.vdi
@@ -98,17 +86,17 @@ if have VBoxManage; then
 	try "$name: convert" "$imgtool" convert -f vdi -O raw top.vdi chain.raw
 	for image in lower middle top; do
 		# What it only shows it does not remember.
-		try "$name: $image" virtualbox modifymedium disk "$work/$image.vdi" --description "$image"
+		try "$name: $image" vbox modifymedium disk "$work/$image.vdi" --description "$image"
 	done
-	try "$name: merged" virtualbox clonemedium disk "$work/top.vdi" "$work/merged.vdi" --format VDI
+	try "$name: merged" vbox clonemedium disk "$work/top.vdi" "$work/merged.vdi" --format VDI
 	try "$name: merged: the same content" "$imgtool" compare -f vdi -F raw merged.vdi chain.raw
-	try "$name: a child by it" virtualbox createmedium disk --filename "$work/child.vdi" --diffparent "$work/top.vdi"
+	try "$name: a child by it" vbox createmedium disk --filename "$work/child.vdi" --diffparent "$work/top.vdi"
 	try "$name: a child by it: the same content" "$imgtool" compare -f vdi -F raw child.vdi chain.raw
 	# A copy has UUIDs of its own: both are registered.
 	"$imgtool" convert -f vdi -O vdi merged.vdi copy.vdi
-	try "$name: a copy" virtualbox showmediuminfo disk "$work/copy.vdi"
+	try "$name: a copy" vbox showmediuminfo disk "$work/copy.vdi"
 	cp merged.vdi twin.vdi
-	refuse "$name: a copy of the file" virtualbox showmediuminfo disk "$work/twin.vdi"
+	refuse "$name: a copy of the file" vbox showmediuminfo disk "$work/twin.vdi"
 	rm -f chain.raw
 fi
 rm -f backwards.raw

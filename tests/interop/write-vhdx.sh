@@ -16,7 +16,7 @@ while read -r options; do
 	# 7-Zip takes disks of whole MiB only.
 	"$imgtool" convert -f raw -O vhdx -o "$options" padded.raw s.vhdx
 	seven "$name" s.vhdx padded.raw
-	vbox_clones "$name" o.vhdx content.raw
+	vbox_reads "$name" o.vhdx content.raw
 	try "$name: compare" "$imgtool" compare -f vhdx -F vhdx o.vhdx t.vhdx
 	sound "$name" vhdx o.vhdx
 	try "$name: no larger than theirs" test "$(stat -c %s o.vhdx)" -le "$(stat -c %s t.vhdx)"

@@ -3,12 +3,10 @@
 truncate -s "$(stat -c %s content.raw)" backwards.vpc.raw
 head -c 6000000 /dev/urandom | dd of=backwards.vpc.raw bs=5000000 seek=1 conv=notrunc iflag=fullblock status=none
 
-# vbox_reads NAME FILE: VirtualBox reads what we do. Each time it is shown it anew, as the first disk that it sees.
-vbox() { timeout 60 VBoxManage "$@"; }
-vbox_reads() {
+# vbox_reads_vpc NAME FILE: VirtualBox reads what we do. Each time it is shown it anew, as the first disk that it sees.
+vbox_reads_vpc() {
 	have VBoxManage || return
-	export VBOX_USER_HOME="$work/registry"
-	rm -rf "$VBOX_USER_HOME" ./*.shown.* && mkdir "$VBOX_USER_HOME"
+	rm -f ./*.shown.* && vbox_forget
 	shown=$((shown + 1))
 	cp "$2" $shown.shown.vhd
 	try "$1: VBoxManage" vbox clonemedium disk "$work/$shown.shown.vhd" "$work/$shown.shown.raw" --format RAW &&
@@ -16,7 +14,6 @@ vbox_reads() {
 	rm -f ./*.shown.*
 }
 shown=0
-have VBoxManage || skip "our vpc in VirtualBox: no VBoxManage"
 
 while read -r options; do
 	name="our vpc $options"
@@ -33,7 +30,7 @@ while read -r options; do
 	esac
 	case $options in	# of other blocks than 2 MiB it knows nothing
 	*block_size*) ;;
-	*) vbox_reads "$name" o.vpc ;;
+	*) vbox_reads_vpc "$name" o.vpc ;;
 	esac
 	case $options in	# it knows fixed ones by the name of their file, others by their start
 	*fixed,force_size*) cp o.vpc o.vhd && seven "$name" o.vhd && rm o.vhd ;;
@@ -72,7 +69,7 @@ done
 # In VirtualBox, too, which finds a parent that it remembers, and goes on with our chain.
 if have VBoxManage; then
 	name="our vpc, a chain in VirtualBox"
-	rm -rf "$VBOX_USER_HOME" && mkdir "$VBOX_USER_HOME"
+	vbox_forget
 	for image in base middle top; do
 		try "$name: $image" vbox modifymedium disk "$work/$image.vhd" --description "$image"
 	done
