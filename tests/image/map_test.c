@@ -1,7 +1,9 @@
 /*
  * img_map() and img_info(), against what qemu-img says where it is installed.
  */
+#include "libimg/image/context.h"
 #include "tests/image/folder.h"
+#include "tests/storage/watch.h"
 
 TestSuite(limits, .init = folder_make, .fini = folder_remove, .timeout = 60);
 TestSuite(map, .init = folder_make, .fini = folder_remove, .timeout = 60);
@@ -486,4 +488,54 @@ Test(map, info)
 	cr_assert_null(img_value_get(v, "format-specific"));
 	img_value_free(v);
 	must_close(img);
+}
+
+/* ---- How much is asked ---- */
+
+static unsigned times_asked;
+
+static uint64_t count_allocated(struct img_storage *s)
+{
+	times_asked++;
+	return img_filter_allocated(s);
+}
+
+/* Whether it is worth to look for holes is found out once, not for each extent. */
+Test(map, asks_once_what_a_file_occupies)
+{
+	enum { CLUSTER = 64 << 10,
+	       CLUSTERS = 32 };
+	struct img_open_options o = { .format = "qcow2" };
+	struct img_storage_ops ops = watched_ops;
+	struct img_error *err = img_error_new();
+	static uint8_t bytes[CLUSTER];
+	static struct watch w;
+	struct img_map_entry e;
+	struct img_storage *inner, *s;
+	struct img *img;
+	unsigned extents = 0;
+	ssize_t n;
+	int fd;
+
+	make_image("a", "qcow2", CLUSTERS * CLUSTER, NULL, NULL);
+	img = must_open("a", "qcow2", IMG_OPEN_WRITE);
+	for (unsigned i = CLUSTERS; i-- > 0;) /* each is an extent */
+		cr_assert_eq(img_write(img, i * CLUSTER, "x", 1, NULL), 0);
+	must_close(img);
+	cr_assert_eq(img_storage_memory("a", 64 << 20, 64 << 20, &inner), 0);
+	fd = open("a", O_RDONLY | O_CLOEXEC);
+	for (uint64_t off = 0; (n = pread(fd, bytes, CLUSTER, (off_t)off)) > 0; off += (uint64_t)n)
+		cr_assert_eq(img_storage_write(inner, off, bytes, (size_t)n, NULL), 0);
+	close(fd);
+	s = watched(&w, 0, inner);
+	ops.allocated = count_allocated;
+	s->ops = &ops;
+	cr_assert_eq(img_open_storage(s, "a", &o, &img, err), 0, "%s", img_error_text(err));
+	times_asked = 0;
+	for (uint64_t off = 0; off < img_size(img); off += e.length, extents++)
+		cr_assert_eq(img_map(img, off, img_size(img) - off, true, &e, err), 0);
+	cr_assert_eq(extents, CLUSTERS);
+	cr_assert_eq(times_asked, 1, "%u times", times_asked);
+	must_close(img);
+	img_error_free(err);
 }
