@@ -176,7 +176,7 @@ static void print_limits(const struct img_value *limits, unsigned indent)
 static void print_node(const struct img_value *report, bool limits, unsigned indent)
 {
 	bool file = !img_value_count(img_value_get(report, "children"));
-	uint64_t size = img_value_uint(img_value_get(report, "virtual-size"));
+	const struct img_value *size = img_value_get(report, "virtual-size");
 	const struct img_value *actual = img_value_get(report, "actual-size");
 	const struct img_value *unit = img_value_get(report, "cluster-size");
 	const struct img_value *data = img_value_get(img_value_get(report, "format-specific"),
@@ -186,8 +186,12 @@ static void print_node(const struct img_value *report, bool limits, unsigned ind
 
 	print_text(report, "filename", file ? "filename" : "image", indent);
 	print_text(report, "format", file ? "protocol type" : "file format", indent);
-	printf("%*s%s: %s (%" PRIu64 " bytes)\n", pad, "", file ? "file length" : "virtual size",
-	       size_format(size, text), size);
+	if (size)
+		printf("%*s%s: %s (%" PRIu64 " bytes)\n", pad, "",
+		       file ? "file length" : "virtual size",
+		       size_format(img_value_uint(size), text), img_value_uint(size));
+	else
+		printf("%*sfile length: unavailable\n", pad, "");
 	printf("%*sdisk size: %s\n", pad, "",
 	       actual ? size_format(img_value_uint(actual), text) : "unavailable");
 	if (img_value_bool(img_value_get(report, "encrypted")))

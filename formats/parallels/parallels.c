@@ -248,7 +248,8 @@ static int parallels_info(struct img *img, struct img_value *top, struct img_val
 	return 0;
 }
 
-/* All files of the folder, those of older snapshots too. */
+/* All files of the folder, those of older snapshots too; the descriptor tells how long the plain
+ * ones are. */
 static int parallels_other_files(struct img *img, struct img_value *children, struct img_error *err)
 {
 	const struct parallels *s = img->state;
@@ -258,16 +259,16 @@ static int parallels_other_files(struct img *img, struct img_value *children, st
 
 	for (size_t i = 0; d && i < d->part_count; i++)
 		for (size_t j = 0; j < d->parts[i].count; j++) {
-			const char *file = d->parts[i].images[j].file;
+			const struct parallels_image *image = &d->parts[i].images[j];
+			uint64_t sectors = image->plain ? d->parts[i].end - d->parts[i].start : 0;
+			const char *file = image->file;
 			char name[60], *path;
 
 			if (asprintf(&path, "%.*s%s", *file == '/' ? 0 : folder, img->name, file) <
 			    0)
 				return img_fail(err, -ENOMEM, "%s: out of memory", img->name);
 			snprintf(name, sizeof(name), "storages.%zu.images.%zu", i, j);
-			img_report_file(children, name, path,
-					(d->parts[i].end - d->parts[i].start) * PARALLELS_SECTOR,
-					NULL);
+			img_report_file(children, name, path, sectors * PARALLELS_SECTOR, NULL);
 			free(path);
 		}
 	return 0;

@@ -408,7 +408,7 @@ void img_report_limits(struct img_value *info, const struct img_storage *s, uint
 
 /*
  * Add a node of a file to an image's children: name is what it is to the image ("extents.0"), size
- * counts where s, the open file, is NULL.
+ * counts where s, the open file, is NULL; 0: the file's length is not known.
  */
 void img_report_file(struct img_value *children, const char *name, const char *path, uint64_t size,
 		     struct img_storage *s);

@@ -42,7 +42,8 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 	if (s)
 		img_report_limits(info, s, s->limits.io_align, 0, 0);
 	img_value_add_array(info, "children");
-	img_value_add_uint(info, "virtual-size", round_up_u64(s ? s->size : size, 512));
+	if (s || size)
+		img_value_add_uint(info, "virtual-size", round_up_u64(s ? s->size : size, 512));
 	img_value_add_string(info, "filename", path);
 	img_value_add_string(info, "format", s && s->protocol ? s->protocol : s && s->device ? "host_device"
 											     : "file");

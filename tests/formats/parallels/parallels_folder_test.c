@@ -164,6 +164,31 @@ Test(parallels_folder, plain)
 	free(model);
 }
 
+/* Without its files the descriptor tells how long a plain one has to be, and of an expanding one
+ * nothing. */
+Test(parallels_folder, report)
+{
+	struct img_open_options o = { .format = "parallels", .flags = IMG_OPEN_SELF_ONLY };
+	const struct img_value *children, *info;
+	struct img_value *report = NULL;
+	struct img *img = NULL;
+
+	descriptor(XML(STORAGE(0, 4096, IMAGE(TOP, "Plain", "a.hdd"))
+			       STORAGE(4096, 6144, IMAGE(TOP, "Compressed", "b.hds")),
+		       ""));
+	cr_assert_eq(img_open("d.hdd", &o, &img, NULL), 0);
+	cr_assert_eq(img_info(img, &report, NULL), 0);
+	must_close(img);
+	children = img_value_get(report, "children");
+	info = img_value_get(img_value_at(children, 0), "info");
+	cr_assert_str_eq(img_value_string(img_value_get(info, "filename")), "d.hdd/a.hdd");
+	cr_assert_eq(img_value_uint(img_value_get(info, "virtual-size")), 2 * MIB);
+	info = img_value_get(img_value_at(children, 1), "info");
+	cr_assert_str_eq(img_value_string(img_value_get(info, "filename")), "d.hdd/b.hds");
+	cr_assert_null(img_value_get(info, "virtual-size"));
+	img_value_free(report);
+}
+
 /* ---- Snapshots ---- */
 
 #define CHAIN(top) \
