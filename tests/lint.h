@@ -7,6 +7,8 @@
 #define img_fail(err, code, ...) ((img_fail)(err, code, __VA_ARGS__), lint_not_zero(code))
 #define img_error_prefix(err, code, ...) \
 	((img_error_prefix)(err, code, __VA_ARGS__), lint_not_zero(code))
+#define img_fail_range(err, code, ...) \
+	((img_fail_range)(err, code, __VA_ARGS__), lint_not_zero(code))
 
 static inline int lint_not_zero(int code)
 {

@@ -57,12 +57,12 @@ static void compare_block(struct qcow2_scan *s, uint64_t at, uint64_t end, bool 
 static void compare_refcounts(struct qcow2_scan *s)
 {
 	const struct qcow2_geometry *g = &s->geometry;
-	uint64_t end = s->refs.clusters;
+	uint64_t end = s->refs.clusters, entries = g->block_entries;
 	bool loaded = false;
 	uint64_t loaded_off = 0;
 
-	for (uint64_t b = 0; b * g->block_entries < end; b++) {
-		uint64_t at = b * g->block_entries, stop = min_u64(at + g->block_entries, end);
+	for (uint64_t b = 0; b * entries < end; b++) {
+		uint64_t at = b * entries, stop = min_u64(at + entries, end);
 		uint64_t off = b < s->refcount_table_entries ? s->refcount_table[b] : 0;
 
 		if (!off) {
@@ -70,8 +70,8 @@ static void compare_refcounts(struct qcow2_scan *s)
 
 			compare_block(s, at, stop, false);
 			/* Past the table there are no blocks: go where something is used. */
-			if (b >= s->refcount_table_entries && next / g->block_entries > b)
-				b = next / g->block_entries - 1;
+			if (b >= s->refcount_table_entries && next / entries > b)
+				b = next / entries - 1;
 			continue;
 		}
 		if (!loaded || loaded_off != off)

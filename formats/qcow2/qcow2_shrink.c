@@ -74,11 +74,14 @@ static void give_back(struct cutting *c)
 static void note_free(struct cutting *c, uint64_t off)
 {
 	uint64_t cluster_bytes = ((const struct qcow2 *)c->refs->img->state)->geometry.cluster_bytes;
-	struct range *last = c->nfreed ? &c->freed[c->nfreed - 1] : NULL;
 
-	if (last && last->off + last->len == off) {
-		last->len += cluster_bytes;
-		return;
+	if (c->nfreed) {
+		struct range *last = &c->freed[c->nfreed - 1];
+
+		if (last->off + last->len == off) {
+			last->len += cluster_bytes;
+			return;
+		}
 	}
 	if (c->nfreed == MAX_FREED)
 		give_back(c);

@@ -191,7 +191,7 @@ static int know_parent(struct img *img, const char *text, size_t len, struct img
 int vmdk_set_backing(struct img *img, const char *name, const char *format,
 		     const struct img *backing, struct img_error *err)
 {
-	const struct vmdk *vmdk = img->state, *parent = backing ? backing->state : NULL;
+	const struct vmdk *vmdk = img->state, *parent = name ? backing->state : NULL;
 	struct vmdk_new_parent to = { .cid = VMDK_NO_PARENT, .hint = name };
 	size_t len = (size_t)vmdk->text_bytes, next_len = 0;
 	char *text, *next = NULL;
