@@ -202,6 +202,23 @@ static int write_stream(struct job *j, struct img_sink_image *s)
 			: img_copy_into_sink(o->sources, o->source_count, s, &how, j->err);
 }
 
+/* Options may round the size, which the end of the input has told. */
+static int round_size(struct job *j, struct img *target)
+{
+	struct img_create_options create = j->create;
+	struct img_value *settings;
+	uint64_t size;
+	int rc;
+
+	create.size = img_size(target);
+	rc = img_create_prepare(j->o->path, &create, &settings, j->err);
+	if (rc)
+		return rc;
+	size = img_value_uint(img_value_get(settings, "size"));
+	img_value_free(settings);
+	return size > img_size(target) ? img_resize(target, size, IMG_PREALLOCATE_OFF, j->err) : 0;
+}
+
 static int write_image(struct job *j)
 {
 	struct img *target;
@@ -210,6 +227,8 @@ static int write_image(struct job *j)
 	if (rc)
 		return rc;
 	rc = copy_to(j, target);
+	if (!rc && !j->sized)
+		rc = round_size(j, target);
 	if (!rc) {
 		*j->stage = IMG_CONVERT_CREATE;
 		rc = img_publish(target, j->err);

@@ -309,7 +309,8 @@ static bool has_fixed_size(const struct img *img)
 static int make_room(struct worker *w)
 {
 	struct job *j = w->job;
-	uint64_t end = w->off + w->len, size = img_size(j->target);
+	uint64_t end = w->off + w->len, size = img_size(j->target), doubled;
+	int rc;
 
 	if (end <= size)
 		return 0;
@@ -317,8 +318,12 @@ static int make_room(struct worker *w)
 		return img_fail(&w->base.err, -ENOSPC,
 				"%s: the input goes on after byte %llu, where the target ends",
 				img_source_name(j->in), (unsigned long long)size);
-	return img_resize(j->target, max_u64(end, min_u64(2 * size, INT64_MAX / 2 + 1)),
-			  IMG_PREALLOCATE_OFF, &w->base.err);
+	doubled = max_u64(end, min_u64(2 * size, INT64_MAX / 2 + 1));
+	rc = img_resize(j->target, doubled, IMG_PREALLOCATE_OFF, &w->base.err);
+	if (rc != -EFBIG || doubled == end)
+		return rc;
+	img_error_clear(&w->base.err); /* there is a limit before that */
+	return img_resize(j->target, end, IMG_PREALLOCATE_OFF, &w->base.err);
 }
 
 static int write_window(struct worker *w)
