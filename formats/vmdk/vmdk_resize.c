@@ -76,10 +76,10 @@ static int check_size(struct img *img, uint64_t size, struct img_error *err)
 				img->name, size, x->guest_off);
 	bytes = size - x->guest_off;
 	if (is_split(vmdk) && bytes > SPLIT_EXTENT_BYTES_MAX && bytes > x->bytes)
-		return img_fail(err, -ENOTSUP,
+		return img_fail(err, -EFBIG,
 				"%s: size is %" PRIu64 ", expected at most %" PRIu64
 				": the last extent of a %s disk ends at 2 GiB of its own (convert makes one "
-				"with more of them)",
+				"with more of them, if it knows the size beforehand)",
 				img->name, size, x->guest_off + SPLIT_EXTENT_BYTES_MAX,
 				vmdk->create_type);
 	if (x->kind == VMDK_EXTENT_SPARSE) {
@@ -231,12 +231,12 @@ static int keep_tables(struct vmdk_file *f, const struct growth *g, struct img_e
 	struct vmdk_sparse *s = &f->sparse;
 	uint64_t added = g->count - g->old_count;
 
-	for (uint64_t i = 0; i < added; i++) {
+	/* In ascending order: what follows would have to move. */
+	for (uint64_t i = 0; i < added && s->redundant_off; i++)
+		img_range_map_insert_block(&f->alloc->metadata,
+					   g->redundant_tables + i * g->table_bytes);
+	for (uint64_t i = 0; i < added; i++)
 		img_range_map_insert_block(&f->alloc->metadata, g->tables + i * g->table_bytes);
-		if (s->redundant_off)
-			img_range_map_insert_block(&f->alloc->metadata,
-						   g->redundant_tables + i * g->table_bytes);
-	}
 	s->directory_entries = g->count;
 	s->directory_off = g->directory;
 	if (s->redundant_off)
