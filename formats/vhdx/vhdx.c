@@ -182,6 +182,8 @@ static int vhdx_set_writable(struct img *img, bool writable, struct img_error *e
 
 	img->file->may_grow_ahead = writable; /* only the BAT says what is used */
 	if (!writable) {
+		/* What a child was told to accept was for the writes until now. */
+		memset(v->next_data_write, 0, sizeof(v->next_data_write));
 		vhdx_free_alloc(v->alloc);
 		v->alloc = NULL;
 		return 0;
