@@ -198,19 +198,20 @@ static size_t widen(const char *text, bool big, bool mark, char *out)
 Test(vmdk_parts, text_that_is_nearly_a_descriptor)
 {
 	static const char *const texts[] = {
-		("\xef\xbb\xbf# Disk DescriptorFile\nversion=1\n" REST),
-		("version = 1\n" REST),
-		("\r\nencoding=\"UTF-8\"\r\nversion=1\r\n" REST),
+		"\xef\xbb\xbf# Disk DescriptorFile\nversion=1\n" REST,
+		"version = 1\n" REST,
+		"\r\nencoding=\"UTF-8\"\r\nversion=1\r\n" REST,
 		REST,
 		"RW 8 FLAT \"image-flat.vmdk\" 0\n",
 		"ddb.adapterType = \"ide\"\nRW 8 FLAT \"image-flat.vmdk\" 0\n",
 	};
+	static const char binary[] = "\x01" REST;
 	static const char *const others[] = {
 		"version = 1\nname = x\n",
 		"RW\n",
 		"RW 8 FLOT \"x\"\n",
 		"# Disk\n",
-		("\x01" REST),
+		binary,
 		"",
 	};
 	struct img_error *err = img_error_new();
