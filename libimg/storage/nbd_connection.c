@@ -266,7 +266,8 @@ static int take_extents(void *user, const char *context, uint64_t off, uint32_t 
 		struct img_nbd_extent *next = &r->extents[r->extent_count];
 		bool hole = entries[i + 1] & LIBNBD_STATE_ZERO;
 
-		if (r->extent_count && next[-1].hole == hole && next[-1].off + next[-1].len == off) {
+		if (r->extent_count && next[-1].hole == hole &&
+		    next[-1].off + next[-1].len == off) {
 			next[-1].len += entries[i];
 		} else {
 			*next = (struct img_nbd_extent){ off, entries[i], hole };
