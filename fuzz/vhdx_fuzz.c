@@ -67,7 +67,7 @@ static void build(bool child, bool log)
 					 .sector_bytes = 512,
 					 .physical_bytes = 512 };
 	const struct vhdx_regions regions = { .bat = { BAT, MIB }, .metadata = { METADATA, MIB } };
-	struct vhdx_item_place items[VHDX_ITEMS] = { 0 };
+	struct vhdx_item_range items[VHDX_ITEMS] = { 0 };
 	struct vhdx_header h = { .log_off = LOG, .log_bytes = MIB };
 	uint32_t at = VHDX_METADATA_TABLE_BYTES;
 	struct vhdx_locator parent;
@@ -85,7 +85,7 @@ static void build(bool child, bool log)
 		vhdx_encode_regions(&regions, file + VHDX_REGION_TABLE_OFF(i));
 	}
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++) {
-		items[i] = (struct vhdx_item_place){ at, vhdx_item_bytes((enum vhdx_item)i) };
+		items[i] = (struct vhdx_item_range){ at, vhdx_item_bytes((enum vhdx_item)i) };
 		vhdx_encode_item(&g, (enum vhdx_item)i, file + METADATA + at);
 		at += items[i].bytes;
 	}
@@ -93,7 +93,7 @@ static void build(bool child, bool log)
 	must(!vhdx_encode_locator(&parent, &locator, &locator_bytes, NULL),
 	     "no memory", "");
 	if (child) {
-		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){ at,
+		items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_range){ at,
 								       (uint32_t)locator_bytes };
 		memcpy(file + METADATA + at, locator, locator_bytes);
 	}

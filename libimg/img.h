@@ -156,12 +156,12 @@ enum {
 					    system */
 	IMG_OPEN_WRITETHROUGH = 1 << 10, /* each write is durable when it completes */
 	IMG_OPEN_NO_LOCK = 1 << 11,
-	IMG_OPEN_NO_READ_AHEAD = 1 << 12, /* read what is asked for and no more: the kernel's own
+	IMG_OPEN_NO_READ_AHEAD = 1 << 12,  /* read what is asked for and no more: the kernel's own
 					     read-ahead is off, and of compressed units nothing is
 					     kept for who reads on */
-	IMG_OPEN_KEEP_ROOM = 1 << 13,	  /* units that are discarded or zeroed stay allocated, so that
+	IMG_OPEN_KEEP_ALLOCATED = 1 << 13, /* units that are discarded or zeroed stay allocated, so that
 					 the file does not grow by later writes; qcow2 version 3 */
-	IMG_OPEN_SALVAGE = 1 << 14,	  /* for reading what is there of a damaged image: a part that is
+	IMG_OPEN_SALVAGE = 1 << 14,	   /* for reading what is there of a damaged image: a part that is
 					     missing fails to be read, not to be opened; not with WRITE */
 };
 

@@ -13,7 +13,7 @@
 
 /* ---- What is used ---- */
 
-static int note_first(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+static int find_first(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		      struct img_error *err)
 {
 	uint64_t *off = user;
@@ -29,9 +29,9 @@ int parallels_find_base(struct parallels_file *p, uint64_t *base, struct img_err
 	uint64_t first = p->data_start;
 	int rc = 0;
 
-	/* Who names no place of the data may have begun elsewhere than right behind the BAT. */
+	/* A header that names no data offset may have begun elsewhere than right behind the BAT. */
 	if (!p->header.extended && !p->header.data_off)
-		rc = parallels_each_entry(p, 0, p->entries, note_first, &first, err);
+		rc = parallels_each_entry(p, 0, p->entries, find_first, &first, err);
 	*base = first % p->cluster_bytes;
 	return rc < 0 ? rc : 0;
 }
@@ -41,13 +41,13 @@ struct survey {
 	uint64_t end;
 };
 
-static int note_use(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
-		    struct img_error *err)
+static int add_use(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+		   struct img_error *err)
 {
 	struct survey *s = user;
 	uint64_t off, file_bytes = p->storage->size;
 	enum img_use use;
-	int rc = parallels_place(p, number, value, &off, err);
+	int rc = parallels_cluster_off(p, number, value, &off, err);
 
 	if (rc)
 		return rc;
@@ -83,7 +83,7 @@ static int note_use(struct parallels_file *p, void *user, uint64_t number, uint3
 	return 0;
 }
 
-static int note_extension(struct parallels_file *p, struct survey *s, struct img_error *err)
+static int add_extension_use(struct parallels_file *p, struct survey *s, struct img_error *err)
 {
 	uint64_t at = p->header.extension_off * PARALLELS_SECTOR - p->base;
 	enum img_use use;
@@ -122,9 +122,9 @@ int parallels_load_alloc(struct parallels_file *p, uint64_t from, struct img_err
 	next = file_bytes > p->base ? multiple_up_u64(file_bytes - p->base, cluster) : 0;
 	img_use_map_init(&s.used, next, cluster);
 	if (p->extension == PARALLELS_EXTENSION_KEPT) /* no entry may lead there */
-		rc = note_extension(p, &s, err);
+		rc = add_extension_use(p, &s, err);
 	if (!rc)
-		rc = parallels_each_entry(p, 0, p->entries, note_use, &s, err);
+		rc = parallels_each_entry(p, 0, p->entries, add_use, &s, err);
 	if (!rc) {
 		if (p->storage->device) { /* its end says nothing */
 			next = s.end;
@@ -150,7 +150,7 @@ int parallels_load_alloc(struct parallels_file *p, uint64_t from, struct img_err
 	return rc;
 }
 
-static int note_end(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+static int find_end(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		    struct img_error *err)
 {
 	uint64_t *end = user;
@@ -164,7 +164,7 @@ static int note_end(struct parallels_file *p, void *user, uint64_t number, uint3
 int parallels_used_end(struct parallels_file *p, uint64_t *end, struct img_error *err)
 {
 	*end = p->data_start;
-	return parallels_each_entry(p, 0, p->entries, note_end, end, err);
+	return parallels_each_entry(p, 0, p->entries, find_end, end, err);
 }
 
 int parallels_trim(struct parallels_file *p, struct img_error *err)

@@ -32,8 +32,8 @@ static bool repairs(const struct scan *s, unsigned what)
 #define DEFECT(s, what, fmt, ...) \
 	do { \
 		(s)->c->result.corruptions++; \
-		img_check_say((s)->c, "%s " fmt, repairs(s, what) ? "Repairing" : "ERROR", \
-			      __VA_ARGS__); \
+		img_check_report((s)->c, "%s " fmt, repairs(s, what) ? "Repairing" : "ERROR", \
+				 __VA_ARGS__); \
 	} while (0)
 
 static void count_repaired(struct scan *s)
@@ -99,7 +99,7 @@ static int check_header(struct parallels_file *p, struct scan *s, struct img_err
 	return 0;
 }
 
-static int note_entry(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+static int find_entry(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		      struct img_error *err)
 {
 	(void)p;
@@ -118,7 +118,7 @@ static int check_empty(struct parallels_file *p, struct scan *s, struct img_erro
 
 	if (!(h.flags & PARALLELS_FLAG_EMPTY))
 		return 0;
-	rc = parallels_each_entry(p, 0, p->entries, note_entry, &full, err);
+	rc = parallels_each_entry(p, 0, p->entries, find_entry, &full, err);
 	if (rc < 0 || !full)
 		return rc < 0 ? rc : 0;
 	DEFECT(s, IMG_REPAIR_ALL, "%s: the header calls the image empty, and the BAT is not",
@@ -241,9 +241,9 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 		return 0;
 	leaked = div_round_up_u64(size - s->end, p->cluster_bytes);
 	s->c->result.leaks += leaked;
-	img_check_say(s->c, "%s %s: space leaked at the end of the image %" PRIu64,
-		      s->c->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
-		      size - s->end);
+	img_check_report(s->c, "%s %s: space leaked at the end of the image %" PRIu64,
+			 s->c->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
+			 size - s->end);
 	if (!(s->c->repair & IMG_REPAIR_LEAKS))
 		return 0;
 	img_meta_forget(p->img, p->storage, round_up_u64(s->end, IMG_META_SECTOR), UINT64_MAX / 2);

@@ -8,8 +8,8 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
-int parallels_place(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
-		    struct img_error *err)
+int parallels_cluster_off(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
+			  struct img_error *err)
 {
 	uint64_t least = parallels_entry_at(p->entries);
 
@@ -34,14 +34,14 @@ int parallels_file_map(struct parallels_file *p, struct img_req *req, uint64_t o
 
 	if (!slots)
 		return IMG_NEED_METADATA;
-	rc = parallels_place(p, number, le32_load(slots), &first, img_req_error(req));
+	rc = parallels_cluster_off(p, number, le32_load(slots), &first, img_req_error(req));
 	if (rc)
 		return rc;
 	/* Of what is wrong further on is told when that is asked for. */
 	for (; run < n; run++) {
 		uint32_t value = le32_load(slots + run * PARALLELS_ENTRY_BYTES);
 
-		if (parallels_place(p, number + run, value, &next, NULL) ||
+		if (parallels_cluster_off(p, number + run, value, &next, NULL) ||
 		    next != (first ? first + run * cluster : 0))
 			break;
 	}

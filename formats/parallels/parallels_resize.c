@@ -24,7 +24,7 @@ static int check_size(const struct parallels_file *p, uint64_t size, struct img_
 }
 
 /* The first place at off or behind it where a cluster can be. */
-static uint64_t place_of_cluster(const struct parallels_file *p, uint64_t off)
+static uint64_t cluster_start(const struct parallels_file *p, uint64_t off)
 {
 	uint64_t base = p->base;
 
@@ -69,7 +69,7 @@ static int move_cluster(struct parallels_file *p, void *user, uint64_t number, u
 
 static int reach_entries(struct parallels_file *p, uint64_t entries, struct img_error *err)
 {
-	struct move m = { .below = place_of_cluster(p, parallels_bat_end(entries)) };
+	struct move m = { .below = cluster_start(p, parallels_bat_end(entries)) };
 	int rc;
 
 	if (m.below <= p->data_start)
@@ -144,7 +144,7 @@ int parallels_file_resize(struct parallels_file *p, uint64_t size, enum img_prea
 	if (rc)
 		return rc;
 	/* Clusters are aligned to what the header names from now on. */
-	p->data_start = place_of_cluster(p, p->data_start);
+	p->data_start = cluster_start(p, p->data_start);
 	h = p->header;
 	h.sectors = size / PARALLELS_SECTOR;
 	h.entries = (uint32_t)entries;

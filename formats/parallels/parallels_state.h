@@ -145,8 +145,8 @@ int parallels_file_set_writable(struct parallels_file *p, bool writable, struct 
 /* ---- parallels_map.c ---- */
 
 /* An entry's offset in the file; 0: absent. -EUCLEAN: it leads into the header or the BAT. */
-int parallels_place(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
-		    struct img_error *err);
+int parallels_cluster_off(const struct parallels_file *p, uint64_t number, uint32_t value, uint64_t *off,
+			  struct img_error *err);
 int parallels_file_map(struct parallels_file *p, struct img_req *req, uint64_t off, uint64_t len,
 		       struct img_extent *out);
 

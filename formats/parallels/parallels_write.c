@@ -38,11 +38,11 @@ static int lookup(struct parallels_file *p, struct img_req *req, uint64_t off, u
 }
 
 /* The i'th cluster's place. err NULL: without a sentence. */
-static int place_of(const struct parallels_file *p, const struct lookup *l, uint64_t i,
-		    uint64_t *off, struct img_error *err)
+static int cluster_off(const struct parallels_file *p, const struct lookup *l, uint64_t i,
+		       uint64_t *off, struct img_error *err)
 {
-	return parallels_place(p, l->number + i, le32_load(l->slots + i * PARALLELS_ENTRY_BYTES),
-			       off, err);
+	return parallels_cluster_off(p, l->number + i, le32_load(l->slots + i * PARALLELS_ENTRY_BYTES),
+				     off, err);
 }
 
 static bool has_backing(const struct parallels_file *p)
@@ -53,12 +53,12 @@ static bool has_backing(const struct parallels_file *p)
 /* ---- Plans ---- */
 
 /* In place, as far as clusters follow each other in the file. */
-static void plan_here(const struct parallels_file *p, const struct lookup *l, uint64_t first,
-		      uint64_t off, uint64_t len, struct img_plan *plan)
+static void plan_in_place(const struct parallels_file *p, const struct lookup *l, uint64_t first,
+			  uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	uint64_t cluster = p->cluster_bytes, n = 1, next;
 
-	while (n < l->n && !place_of(p, l, n, &next, NULL) && next == first + n * cluster)
+	while (n < l->n && !cluster_off(p, l, n, &next, NULL) && next == first + n * cluster)
 		n++;
 	plan->length = min_u64(len, n * cluster - off % cluster);
 	plan->fill_start = off;
@@ -70,25 +70,25 @@ static void plan_here(const struct parallels_file *p, const struct lookup *l, ui
 static int plan_new(struct parallels_file *p, struct img_req *req, const struct lookup *l,
 		    uint64_t off, uint64_t len, struct img_plan *plan)
 {
-	uint64_t cluster = p->cluster_bytes, want = 1, room, got, next;
+	uint64_t cluster = p->cluster_bytes, want = 1, new_off, got, next;
 	int rc;
 
-	while (want < l->n && !place_of(p, l, want, &next, NULL) && !next)
+	while (want < l->n && !cluster_off(p, l, want, &next, NULL) && !next)
 		want++;
-	rc = img_unit_alloc_get(&p->alloc, want, &room, &got);
+	rc = img_unit_alloc_get(&p->alloc, want, &new_off, &got);
 	if (rc)
 		return img_fail(img_req_error(req), p->storage->device ? -ENOSPC : rc,
 				"%s: found no room for another cluster of %" PRIu64
 				" bytes, which end at "
 				"%" PRIu64 " at most",
 				p->name, cluster, p->alloc.limit + p->base);
-	plan->fresh = p->storage->limits.zero_fill && room >= p->fresh_from;
-	p->fresh_from = max_u64(p->fresh_from, room + got * cluster);
+	plan->fresh = p->storage->limits.zero_fill && new_off >= p->fresh_from;
+	p->fresh_from = max_u64(p->fresh_from, new_off + got * cluster);
 	plan->fill_start = l->number * cluster;
 	plan->fill_end = plan->fill_start + got * cluster;
 	plan->length = min_u64(len, plan->fill_end - off);
 	plan->storage = p->storage;
-	plan->file_off = p->base + room;
+	plan->file_off = p->base + new_off;
 	plan->commit = true;
 	plan->slot[SLOT_NUMBER] = l->number;
 	plan->slot[SLOT_COUNT] = got;
@@ -104,32 +104,32 @@ static int plan_data(struct parallels_file *p, struct img_req *req, uint64_t off
 	int rc = lookup(p, req, off, len, &l);
 
 	if (!rc)
-		rc = place_of(p, &l, 0, &first, img_req_error(req));
+		rc = cluster_off(p, &l, 0, &first, img_req_error(req));
 	if (rc)
 		return rc;
 	plan->kind = IMG_PLAN_DATA;
 	if (!first)
 		return plan_new(p, req, &l, off, len, plan);
-	plan_here(p, &l, first, off, len, plan);
+	plan_in_place(p, &l, first, off, len, plan);
 	return 0;
 }
 
 /* How to clear a cluster. */
-enum way {
-	WAY_NOTHING,
-	WAY_ENTRY, /* by its entry */
-	WAY_HERE,  /* zeroes in place */
-	WAY_WRITE, /* as a write of zeroes */
+enum clear_method {
+	CLEAR_NOTHING,
+	CLEAR_BY_METADATA, /* by its entry */
+	CLEAR_IN_PLACE,	   /* zeroes in place */
+	CLEAR_BY_WRITING,  /* as a write of zeroes */
 };
 
-static enum way way_to_clear(const struct parallels_file *p, bool discard, bool keep, bool whole,
-			     bool there)
+static enum clear_method choose_clear_method(const struct parallels_file *p, bool discard, bool keep, bool whole,
+					     bool there)
 {
 	if (there)
-		return has_backing(p) || keep || !whole ? WAY_HERE : WAY_ENTRY;
+		return has_backing(p) || keep || !whole ? CLEAR_IN_PLACE : CLEAR_BY_METADATA;
 	if (!discard && (keep || has_backing(p)))
-		return WAY_WRITE;
-	return WAY_NOTHING;
+		return CLEAR_BY_WRITING;
+	return CLEAR_NOTHING;
 }
 
 static int plan_clear(struct parallels_file *p, struct img_req *req, bool discard, uint64_t off,
@@ -138,30 +138,30 @@ static int plan_clear(struct parallels_file *p, struct img_req *req, bool discar
 	uint64_t cluster = p->cluster_bytes, whole = 0, first, next, n;
 	bool keep = !discard && img_req_keep_allocated(req);
 	struct lookup l;
-	enum way way;
+	enum clear_method how;
 	int rc = lookup(p, req, off, len, &l);
 
 	if (!rc)
-		rc = place_of(p, &l, 0, &first, img_req_error(req));
+		rc = cluster_off(p, &l, 0, &first, img_req_error(req));
 	if (rc)
 		return rc;
 	if (off % cluster == 0)
 		whole = off + len == p->size ? l.n : min_u64(l.n, len / cluster);
-	way = way_to_clear(p, discard, keep, whole, first);
-	if (way == WAY_WRITE)
+	how = choose_clear_method(p, discard, keep, whole, first);
+	if (how == CLEAR_BY_WRITING)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
-	if (way == WAY_HERE) {
-		plan_here(p, &l, first, off, len, plan);
+	if (how == CLEAR_IN_PLACE) {
+		plan_in_place(p, &l, first, off, len, plan);
 		return 0;
 	}
 	for (n = 1; n < whole; n++)
-		if (place_of(p, &l, n, &next, NULL) ||
-		    way_to_clear(p, discard, keep, true, next) != way)
+		if (cluster_off(p, &l, n, &next, NULL) ||
+		    choose_clear_method(p, discard, keep, true, next) != how)
 			break;
 	plan->length = min_u64(len, n * cluster - off % cluster);
 	plan->kind = IMG_PLAN_NOTHING;
-	if (way == WAY_NOTHING)
+	if (how == CLEAR_NOTHING)
 		return 0;
 	if (img_free_reserve(req, n))
 		return parallels_no_memory(p, img_req_error(req));

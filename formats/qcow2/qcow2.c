@@ -182,7 +182,7 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
  * A file that was cut short must not grow again: what is missing would be zeroes then. Only refcounts
  * and a last cluster that is not whole tell that something may be; a crash leaves such counts too.
  */
-static int check_not_cut(struct img *img, struct img_error *err)
+static int check_not_truncated(struct img *img, struct img_error *err)
 {
 	struct img_check quiet = { 0 };
 	bool suspect;
@@ -191,7 +191,7 @@ static int check_not_cut(struct img *img, struct img_error *err)
 
 	if (rc || (!suspect && (!q->data_file || q->data_file->size >= img->size)))
 		return rc;
-	rc = qcow2_check_cut(img, &quiet, err);
+	rc = qcow2_check_truncated(img, &quiet, err);
 	return rc ? img_error_prefix(err, rc, "%s", img->name) : 0;
 }
 
@@ -210,7 +210,7 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 		rc = repair(img, o, err);
 	if (!rc)
 		rc = qcow2_load_tables(img, err);
-	return rc || img->made ? rc : check_not_cut(img, err);
+	return rc || img->made ? rc : check_not_truncated(img, err);
 }
 
 /* ---- A snapshot as a disk ---- */
@@ -291,7 +291,7 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 					     "cannot read",
 			      img->name,
 			      q->header.crypt_method == QCOW2_CRYPT_AES ? "AES" : "LUKS");
-	if (!rc && img->keep_room && q->header.version < 3)
+	if (!rc && img->keep_allocated && q->header.version < 3)
 		rc = img_fail(err, -ENOTSUP,
 			      "%s: the room of what is discarded can be kept since version 3, this "
 			      "image has version %" PRIu32,
@@ -332,7 +332,7 @@ static void qcow2_close(struct img *img)
 
 const struct img_driver qcow2_driver = {
 	.name = "qcow2",
-	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ROOM |
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ALLOCATED |
 		    IMG_DRIVER_VIEWS,
 	.probe = qcow2_probe,
 	.open = qcow2_open,

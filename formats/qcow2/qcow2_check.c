@@ -102,9 +102,9 @@ static int repair(struct img *img, struct img_check *check, struct qcow2_scan *s
 						  : 0;
 	check->result.leaks_fixed = leaks > s->leaks ? leaks - s->leaks : 0;
 	if (s->lost_data && !rc)
-		img_check_say(check,
-			      "Not repaired: data that the file does not hold (any more); it becomes "
-			      "zeroes only where that loss is accepted");
+		img_check_report(check,
+				 "Not repaired: data that the file does not hold (any more); it becomes "
+				 "zeroes only where that loss is accepted");
 	if (!rc && !s->errors && !s->corruptions)
 		rc = qcow2_clear_marks(s, err);
 	last = refresh(img, s, rc ? NULL : err);
@@ -128,7 +128,7 @@ int qcow2_check(struct img *img, struct img_check *check, struct img_error *err)
 	return rc;
 }
 
-int qcow2_check_cut(struct img *img, struct img_check *check, struct img_error *err)
+int qcow2_check_truncated(struct img *img, struct img_check *check, struct img_error *err)
 {
 	struct qcow2_scan s;
 	int rc = qcow2_scan(&s, img, check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS, err);

@@ -114,7 +114,7 @@ bool qcow2_is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2);
 bool qcow2_l1_is_alone(const struct qcow2_scan *s);
 
 /* One line of a defect, unless the scan is quiet or has said too much already. */
-void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
+void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* Is all of this (IMG_REPAIR_*) asked for? */
 bool qcow2_scan_repairs(const struct qcow2_scan *s, unsigned what);
@@ -146,7 +146,7 @@ int qcow2_scan_count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t 
  */
 void qcow2_scan_need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t all, const char *what);
 /* A table's cluster that is something else, too; whether that shows elsewhere is seen later. */
-void qcow2_scan_note_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what);
+void qcow2_scan_add_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what);
 /* [off, off + len), counted before, holds what has no other place. */
 void qcow2_scan_mark_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, const char *what);
 /* Does guest data lie where a table is? */
@@ -172,9 +172,9 @@ uint64_t qcow2_scan_uses(const struct qcow2_scan *s, uint64_t cluster);
 bool qcow2_repaired_entry(const struct qcow2_scan *s, uint64_t *word, uint64_t *bitmap);
 
 /* Where room behind the end of the file begins. */
-uint64_t qcow2_room_at_end(const struct qcow2_scan *s);
+uint64_t qcow2_space_at_end(const struct qcow2_scan *s);
 /* Can n clusters from first on be? -ENOSPC; -EUCLEAN: something lost would come to lie in the file. */
-int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err);
+int qcow2_check_space(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err);
 /* Give guest data that lies in tables a place of its own. */
 int qcow2_move_data(struct qcow2_scan *s, struct img_error *err);
 

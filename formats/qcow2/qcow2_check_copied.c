@@ -58,11 +58,11 @@ static int check_l1_entry(struct qcow2_scan *s, const struct copied *c, uint64_t
 		return 0;
 	s->corruptions++;
 	s->copied_wrong++;
-	qcow2_scan_say(s,
-		       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
-		       " refcount=%" PRIu64,
-		       c->repair ? "Repairing" : "ERROR", i, word,
-		       qcow2_scan_refcount(s, off >> s->geometry.cluster_bits));
+	qcow2_scan_report(s,
+			  "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+			  " refcount=%" PRIu64,
+			  c->repair ? "Repairing" : "ERROR", i, word,
+			  qcow2_scan_refcount(s, off >> s->geometry.cluster_bits));
 	if (!c->repair || !c->l1_alone || !sure)
 		return 0;
 	be64_store(bytes, word ^ QCOW2_COPIED);
@@ -93,7 +93,7 @@ static int check_l2(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, bool r
 			continue;
 		s->corruptions += l2->active;
 		s->copied_wrong += l2->active;
-		qcow2_scan_say(
+		qcow2_scan_report(
 			s, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
 			repair ? "Repairing" : "ERROR", word,
 			g->data_file ? 1 : qcow2_scan_refcount(s, e.host_off >> g->cluster_bits));

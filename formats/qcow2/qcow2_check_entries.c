@@ -88,27 +88,27 @@ static int visit_compressed(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2
 {
 	if (bad & QCOW2_ODD_COMPRESSED_COPIED) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "%s: coffset=0x%" PRIx64
-			       ": copied flag must never be set for compressed clusters",
-			       qcow2_scan_verb(s), e->host_off);
+		qcow2_scan_report(s,
+				  "%s: coffset=0x%" PRIx64
+				  ": copied flag must never be set for compressed clusters",
+				  qcow2_scan_verb(s), e->host_off);
 	}
 	if (bad & QCOW2_BAD_COMPRESSED_DATA_FILE) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "ERROR compressed cluster %" PRIu64
-			       " with data file, entry=0x%" PRIx64,
-			       i, word);
+		qcow2_scan_report(s,
+				  "ERROR compressed cluster %" PRIu64
+				  " with data file, entry=0x%" PRIx64,
+				  i, word);
 		return 0;
 	}
 	if (bad & QCOW2_BAD_COMPRESSED_BITMAP) {
 		s->corruptions += l2->uses;
 		s->lost = true;
-		qcow2_scan_say(s,
-			       "%s compressed cluster %" PRIu64
-			       " with non-zero subcluster allocation bitmap, "
-			       "entry=0x%" PRIx64,
-			       qcow2_scan_verb(s), i, word);
+		qcow2_scan_report(s,
+				  "%s compressed cluster %" PRIu64
+				  " with non-zero subcluster allocation bitmap, "
+				  "entry=0x%" PRIx64,
+				  qcow2_scan_verb(s), i, word);
 		return 0;
 	}
 	s->allocated += l2->active;
@@ -142,10 +142,10 @@ static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e,
 
 	if (e->host_off != guest) {
 		s->corruptions++;
-		qcow2_scan_say(s,
-			       "ERROR data of guest offset 0x%" PRIx64 " is at 0x%" PRIx64 " of "
-			       "the data file, expected at the guest's offset",
-			       guest, e->host_off);
+		qcow2_scan_report(s,
+				  "ERROR data of guest offset 0x%" PRIx64 " is at 0x%" PRIx64 " of "
+				  "the data file, expected at the guest's offset",
+				  guest, e->host_off);
 		return;
 	}
 	if (!len || !q->data_file || range_in(e->host_off, len, q->data_file->size))
@@ -153,10 +153,10 @@ static void need_in_data_file(struct qcow2_scan *s, const struct qcow2_entry *e,
 	s->lost_data++;
 	s->corruptions++;
 	s->data_end = max_u64(s->data_end, e->host_off + len);
-	qcow2_scan_say(s,
-		       "ERROR data at offset 0x%" PRIx64 " size 0x%" PRIx64
-		       " lies past the end of the data file at 0x%" PRIx64,
-		       e->host_off, len, (uint64_t)q->data_file->size);
+	qcow2_scan_report(s,
+			  "ERROR data at offset 0x%" PRIx64 " size 0x%" PRIx64
+			  " lies past the end of the data file at 0x%" PRIx64,
+			  e->host_off, len, (uint64_t)q->data_file->size);
 }
 
 /* *next: where the next cluster would lie if it followed the last; 0: none yet. */
@@ -166,22 +166,22 @@ static int visit_allocated(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2,
 {
 	if (bad & QCOW2_BAD_SUBCLUSTERS) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "ERROR offset=%" PRIx64
-			       ": Allocated cluster has corrupted subcluster allocation "
-			       "bitmap",
-			       e->host_off);
+		qcow2_scan_report(s,
+				  "ERROR offset=%" PRIx64
+				  ": Allocated cluster has corrupted subcluster allocation "
+				  "bitmap",
+				  e->host_off);
 	}
 	if (bad & QCOW2_BAD_UNALIGNED) {
 		bool preallocated = e->kind == QCOW2_ZERO_ALLOC ||
 				    (s->geometry.extended && !e->sub_alloc);
 
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s,
-			       "%s offset=%" PRIx64
-			       ": %s cluster is not properly aligned; L2 entry corrupted.",
-			       repaired ? qcow2_scan_verb(s) : "ERROR", e->host_off,
-			       preallocated ? "Preallocated" : "Data");
+		qcow2_scan_report(s,
+				  "%s offset=%" PRIx64
+				  ": %s cluster is not properly aligned; L2 entry corrupted.",
+				  repaired ? qcow2_scan_verb(s) : "ERROR", e->host_off,
+				  preallocated ? "Preallocated" : "Data");
 	}
 	s->allocated += l2->active;
 	if (*next && e->host_off != *next)
@@ -208,11 +208,11 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 	s->bad_entries |= repaired;
 	if (bad & QCOW2_ODD_RESERVED) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(s, "ERROR found l2 entry with reserved bits set: %" PRIx64, word);
+		qcow2_scan_report(s, "ERROR found l2 entry with reserved bits set: %" PRIx64, word);
 	}
 	if (bad & QCOW2_BAD_V2_ZERO) {
 		s->corruptions += l2->uses;
-		qcow2_scan_say(
+		qcow2_scan_report(
 			s,
 			"ERROR found l2 entry with the zero flag in version 2: %" PRIx64,
 			word);
@@ -228,8 +228,8 @@ static int visit_entry(struct qcow2_scan *s, const struct qcow2_scan_l2 *l2, uin
 	case QCOW2_UNALLOCATED:
 		if (bad & QCOW2_BAD_UNBACKED) {
 			s->corruptions += l2->uses;
-			qcow2_scan_say(s, "ERROR: Unallocated cluster has non-zero subcluster "
-					  "allocation map");
+			qcow2_scan_report(s, "ERROR: Unallocated cluster has non-zero subcluster "
+					     "allocation map");
 		}
 		return 0;
 	}

@@ -20,8 +20,8 @@ static void mismatch(struct qcow2_scan *s, uint64_t cluster, uint64_t refcount, 
 		s->corruptions++;
 		s->refcount_corruptions++;
 	}
-	qcow2_scan_say(s, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
-		       leak ? "Leaked" : "ERROR", cluster, refcount, uses);
+	qcow2_scan_report(s, "%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+			  leak ? "Leaked" : "ERROR", cluster, refcount, uses);
 }
 
 /* Compare clusters [at, end), all counted by the block in s->block (have) or by none. */
@@ -110,8 +110,8 @@ static void compare_overlaps(struct qcow2_scan *s)
 		    (i && s->overlaps[i - 1].cluster == cluster))
 			continue;
 		s->corruptions++;
-		qcow2_scan_say(s, "ERROR cluster %" PRIu64 " is a table and %s, too", cluster,
-			       s->overlaps[i].what);
+		qcow2_scan_report(s, "ERROR cluster %" PRIu64 " is a table and %s, too", cluster,
+				  s->overlaps[i].what);
 	}
 }
 

@@ -25,8 +25,8 @@ enum {
 /* ---- L1 and L2 tables ---- */
 
 /* Remember an L2 table to be walked. */
-static int note_l2(struct qcow2_scan *s, uint64_t off, bool active, uint64_t guest, uint64_t bytes,
-		   struct img_error *err)
+static int add_l2(struct qcow2_scan *s, uint64_t off, bool active, uint64_t guest, uint64_t bytes,
+		  struct img_error *err)
 {
 	uint64_t *index = qcow2_map_add(&s->l2_index, off);
 
@@ -75,16 +75,16 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 	if (word & QCOW2_L1_RESERVED) {
 		s->corruptions++;
 		s->bad_entries |= walk->active;
-		qcow2_scan_say(s, "ERROR found L1 entry with reserved bits set: %" PRIx64, word);
+		qcow2_scan_report(s, "ERROR found L1 entry with reserved bits set: %" PRIx64, word);
 	}
 	if (!off) {
 		s->bad_entries |= walk->active;
 		s->corruptions += !(word & QCOW2_L1_RESERVED);
 		if (!(word & QCOW2_L1_RESERVED))
-			qcow2_scan_say(s,
-				       "%s L1 entry %" PRIu64 " has flags but no table: %" PRIx64,
-				       walk->active ? qcow2_scan_verb(s) : "ERROR",
-				       walk->first + i, word);
+			qcow2_scan_report(s,
+					  "%s L1 entry %" PRIu64 " has flags but no table: %" PRIx64,
+					  walk->active ? qcow2_scan_verb(s) : "ERROR",
+					  walk->first + i, word);
 		return 0;
 	}
 	rc = qcow2_scan_count(s, off, g->cluster_bytes, 1, NULL, err);
@@ -94,20 +94,20 @@ static int visit_l1(struct qcow2_scan *s, void *arg, uint64_t i, uint64_t word,
 	s->lost |= !range_in(off, g->cluster_bytes, s->file_bytes);
 	if (qcow2_counts_marked(&s->refs, cluster, QCOW2_MARK_FIXED)) {
 		s->mixed = true;
-		qcow2_scan_note_overlap(s, cluster, "L2 table");
+		qcow2_scan_add_overlap(s, cluster, "L2 table");
 	}
 	qcow2_counts_mark(&s->refs, cluster, QCOW2_MARK_L2, true);
 	if (!is_aligned_u64(off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
 		s->lost = true;
-		qcow2_scan_say(s,
-			       "ERROR l2_offset=%" PRIx64
-			       ": Table is not cluster aligned; L1 entry %" PRIu64 " corrupted",
-			       off, walk->first + i);
+		qcow2_scan_report(s,
+				  "ERROR l2_offset=%" PRIx64
+				  ": Table is not cluster aligned; L1 entry %" PRIu64 " corrupted",
+				  off, walk->first + i);
 	}
 	/* VM state, which lies behind the disk, fills its clusters. */
 	bytes = guest < walk->size ? walk->size - guest : UINT64_MAX;
-	return off < s->file_bytes ? note_l2(s, off, walk->active, guest, bytes, err) : 0;
+	return off < s->file_bytes ? add_l2(s, off, walk->active, guest, bytes, err) : 0;
 }
 
 /* Entries [walk->first, walk->first + entries) of the L1 table, the first of which is at off. */
@@ -166,11 +166,11 @@ static int scan_rest_of_l1(struct qcow2_scan *s, struct img_error *err)
 	}
 	s->corruptions++;
 	s->long_l1 = true;
-	qcow2_scan_say(s,
-		       "%s L1 table at offset 0x%" PRIx64 ": of its %" PRIu32
-		       " entries only %" PRIu64
-		       " can be, as other things lie behind them, or the file ends there",
-		       qcow2_scan_verb(s), h->l1_off, h->l1_entries, s->first_entries);
+	qcow2_scan_report(s,
+			  "%s L1 table at offset 0x%" PRIx64 ": of its %" PRIu32
+			  " entries only %" PRIu64
+			  " can be, as other things lie behind them, or the file ends there",
+			  qcow2_scan_verb(s), h->l1_off, h->l1_entries, s->first_entries);
 	return 0;
 }
 
@@ -185,29 +185,29 @@ static int scan_snapshot(struct qcow2_scan *s, uint32_t i, const uint8_t *bytes,
 	if (s->header.version >= 3 && !sn.has_size) {
 		s->corruptions++;
 		s->bad_snapshots = true;
-		qcow2_scan_say(s, "%s snapshot table entry %" PRIu32 " is incomplete",
-			       qcow2_scan_verb(s), i);
+		qcow2_scan_report(s, "%s snapshot table entry %" PRIu32 " is incomplete",
+				  qcow2_scan_verb(s), i);
 	}
 	if (!is_aligned_u64(sn.l1_off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
 		s->lost = true;
-		qcow2_scan_say(s,
-			       "ERROR snapshot %.*s (%.*s) l1_offset=0x%" PRIx64
-			       ": L1 table is not cluster "
-			       "aligned; snapshot table entry corrupted",
-			       (int)min_u64(sn.id_bytes, 64), sn.id,
-			       (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_off);
+		qcow2_scan_report(s,
+				  "ERROR snapshot %.*s (%.*s) l1_offset=0x%" PRIx64
+				  ": L1 table is not cluster "
+				  "aligned; snapshot table entry corrupted",
+				  (int)min_u64(sn.id_bytes, 64), sn.id,
+				  (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_off);
 		return 0;
 	}
 	if (sn.l1_entries > QCOW2_MAX_L1_BYTES / 8) {
 		s->corruptions++;
 		s->lost = true;
-		qcow2_scan_say(s,
-			       "ERROR snapshot %.*s (%.*s) l1_size=0x%" PRIx32
-			       ": L1 table is too large; snapshot "
-			       "table entry corrupted",
-			       (int)min_u64(sn.id_bytes, 64), sn.id,
-			       (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_entries);
+		qcow2_scan_report(s,
+				  "ERROR snapshot %.*s (%.*s) l1_size=0x%" PRIx32
+				  ": L1 table is too large; snapshot "
+				  "table entry corrupted",
+				  (int)min_u64(sn.id_bytes, 64), sn.id,
+				  (int)min_u64(sn.name_bytes, 128), sn.name, sn.l1_entries);
 		return 0;
 	}
 	return scan_l1(s, sn.l1_off, sn.l1_entries,
@@ -230,11 +230,11 @@ static int scan_snapshot_at(struct qcow2_scan *s, uint32_t i, uint64_t *off,
 	if (!range_in(*off, len, s->file_bytes) ||
 	    *off + len - s->header.snapshots_off > QCOW2_MAX_SNAPSHOT_TABLE_BYTES) {
 		s->errors++;
-		qcow2_scan_say(s,
-			       "ERROR snapshot table entry %" PRIu32 " at offset %" PRIu64
-			       " has %" PRIu64
-			       " bytes: it runs past the end of the file or of the largest table",
-			       i, *off, len);
+		qcow2_scan_report(s,
+				  "ERROR snapshot table entry %" PRIu32 " at offset %" PRIu64
+				  " has %" PRIu64
+				  " bytes: it runs past the end of the file or of the largest table",
+				  i, *off, len);
 		return -EUCLEAN;
 	}
 	bytes = malloc(len);
@@ -244,10 +244,10 @@ static int scan_snapshot_at(struct qcow2_scan *s, uint32_t i, uint64_t *off,
 	if (!rc && qcow2_parse_snapshot(bytes, len, &sn, NULL)) {
 		s->corruptions++;
 		s->bad_snapshots = true;
-		qcow2_scan_say(s,
-			       "%s too much extra metadata in snapshot table entry %" PRIu32
-			       " (%" PRIu32 " > %d)",
-			       qcow2_scan_verb(s), i, sn.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
+		qcow2_scan_report(s,
+				  "%s too much extra metadata in snapshot table entry %" PRIu32
+				  " (%" PRIu32 " > %d)",
+				  qcow2_scan_verb(s), i, sn.extra_bytes, QCOW2_MAX_SNAPSHOT_EXTRA);
 	}
 	if (!rc)
 		rc = scan_snapshot(s, i, bytes, len, err);
@@ -267,17 +267,17 @@ static int scan_snapshots(struct qcow2_scan *s, struct img_error *err)
 	if (h->snapshots > QCOW2_MAX_SNAPSHOTS || !off ||
 	    !is_aligned_u64(off, s->geometry.cluster_bytes) || off >= s->file_bytes) {
 		s->errors++;
-		qcow2_scan_say(s,
-			       "ERROR snapshot table of %" PRIu32 " entries at offset "
-			       "%" PRIu64 ", expected at most %d at a multiple of the cluster "
-			       "size inside the file",
-			       h->snapshots, off, QCOW2_MAX_SNAPSHOTS);
+		qcow2_scan_report(s,
+				  "ERROR snapshot table of %" PRIu32 " entries at offset "
+				  "%" PRIu64 ", expected at most %d at a multiple of the cluster "
+				  "size inside the file",
+				  h->snapshots, off, QCOW2_MAX_SNAPSHOTS);
 		return 0;
 	}
 	if (s->geometry.data_file) {
 		s->corruptions++;
-		qcow2_scan_say(s, "ERROR %" PRIu32 " snapshots in image with data file",
-			       h->snapshots);
+		qcow2_scan_report(s, "ERROR %" PRIu32 " snapshots in image with data file",
+				  h->snapshots);
 	}
 	for (uint32_t i = 0; i < h->snapshots && !s->tangled; i++) {
 		rc = scan_snapshot_at(s, i, &off, err);
@@ -307,10 +307,10 @@ static int visit_bitmap_word(struct qcow2_scan *s, void *arg, uint64_t i, uint64
 	    !is_aligned_u64(off, s->geometry.cluster_bytes)) {
 		s->corruptions++;
 		s->lost = true;
-		qcow2_scan_say(s,
-			       "ERROR bitmap %s: table entry %" PRIu64 " is 0x%" PRIx64
-			       ", which cannot be",
-			       (const char *)arg, i, word);
+		qcow2_scan_report(s,
+				  "ERROR bitmap %s: table entry %" PRIu64 " is 0x%" PRIx64
+				  ", which cannot be",
+				  (const char *)arg, i, word);
 		return 0;
 	}
 	return off ? qcow2_scan_count_fixed(s, off, s->geometry.cluster_bytes, "data of a bitmap", err) : 0;
@@ -333,8 +333,8 @@ static int scan_bitmap_at(struct qcow2_scan *s, uint64_t *off, uint64_t end,
 	rc = qcow2_parse_bitmap(&s->geometry, bytes, len, &b, &why);
 	if (rc) {
 		s->errors++;
-		qcow2_scan_say(s, "ERROR bitmap directory entry at offset %" PRIu64 ": %s", *off,
-			       img_error_text(&why));
+		qcow2_scan_report(s, "ERROR bitmap directory entry at offset %" PRIu64 ": %s", *off,
+				  img_error_text(&why));
 		img_error_clear(&why);
 		return -EUCLEAN;
 	}
@@ -360,10 +360,10 @@ static int scan_bitmaps(struct qcow2_scan *s, struct img_error *err)
 	for (uint32_t i = 0; !rc && i < x->bitmaps && !s->tangled; i++) {
 		if (off >= end) {
 			s->corruptions++;
-			qcow2_scan_say(s,
-				       "ERROR bitmap directory: %" PRIu32 " entries, expected "
-				       "%" PRIu32,
-				       i, x->bitmaps);
+			qcow2_scan_report(s,
+					  "ERROR bitmap directory: %" PRIu32 " entries, expected "
+					  "%" PRIu32,
+					  i, x->bitmaps);
 			break;
 		}
 		rc = scan_bitmap_at(s, &off, end, err);
@@ -386,10 +386,10 @@ static int load_refcount_table(struct qcow2_scan *s, struct img_error *err)
 	if (!range_in(h->refcount_table_off, bytes, s->file_bytes)) {
 		s->corruptions++;
 		s->rebuild = true;
-		qcow2_scan_say(s,
-			       "%s the refcount table at offset 0x%" PRIx64 " size 0x%" PRIx64
-			       " is cut off by the end of the file at 0x%" PRIx64,
-			       qcow2_scan_verb(s), h->refcount_table_off, bytes, s->file_bytes);
+		qcow2_scan_report(s,
+				  "%s the refcount table at offset 0x%" PRIx64 " size 0x%" PRIx64
+				  " is cut off by the end of the file at 0x%" PRIx64,
+				  qcow2_scan_verb(s), h->refcount_table_off, bytes, s->file_bytes);
 	}
 	s->refcount_table = malloc(bytes);
 	if (!s->refcount_table)
@@ -409,18 +409,18 @@ static int load_refcount_table(struct qcow2_scan *s, struct img_error *err)
 		s->corruptions++;
 		s->rebuild = true;
 		if (word & QCOW2_REFTABLE_RESERVED)
-			qcow2_scan_say(s,
-				       "ERROR refcount table entry %" PRIu64
-				       " has reserved bits set",
-				       i);
+			qcow2_scan_report(s,
+					  "ERROR refcount table entry %" PRIu64
+					  " has reserved bits set",
+					  i);
 		else if (!aligned)
-			qcow2_scan_say(s,
-				       "ERROR refcount block %" PRIu64
-				       " is not cluster aligned; refcount table entry corrupted",
-				       i);
+			qcow2_scan_report(s,
+					  "ERROR refcount block %" PRIu64
+					  " is not cluster aligned; refcount table entry corrupted",
+					  i);
 		else
-			qcow2_scan_say(s, "%s refcount block %" PRIu64 " is outside image",
-				       qcow2_scan_verb(s), i);
+			qcow2_scan_report(s, "%s refcount block %" PRIu64 " is outside image",
+					  qcow2_scan_verb(s), i);
 	}
 	return 0;
 }
@@ -441,8 +441,8 @@ static int count_refcounts(struct qcow2_scan *s, struct img_error *err)
 		if (rc || !shared)
 			continue;
 		s->corruptions++;
-		qcow2_scan_say(s, "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
-			       qcow2_counts_get(&s->refs, off >> bits));
+		qcow2_scan_report(s, "ERROR refcount block %" PRIu64 " refcount=%" PRIu64, i,
+				  qcow2_counts_get(&s->refs, off >> bits));
 	}
 	/* To count in such blocks would overwrite what else lies there. */
 	s->rebuild |= inside;
@@ -459,17 +459,17 @@ static void scan_header(struct qcow2_scan *s)
 	if (h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW && !s->geometry.data_file) {
 		s->corruptions++;
 		s->bad_header = true;
-		qcow2_scan_say(s, "%s header: a raw data file, but no data file",
-			       qcow2_scan_verb(s));
+		qcow2_scan_report(s, "%s header: a raw data file, but no data file",
+				  qcow2_scan_verb(s));
 	}
 	if (!h->snapshots && (!is_aligned_u64(h->snapshots_off, s->geometry.cluster_bytes) ||
 			      h->snapshots_off > INT64_MAX)) {
 		s->corruptions++;
 		s->bad_header = true;
-		qcow2_scan_say(s,
-			       "%s header: snapshot table at offset 0x%" PRIx64
-			       ", where none can be, and no snapshots",
-			       qcow2_scan_verb(s), h->snapshots_off);
+		qcow2_scan_report(s,
+				  "%s header: snapshot table at offset 0x%" PRIx64
+				  ", where none can be, and no snapshots",
+				  qcow2_scan_verb(s), h->snapshots_off);
 	}
 }
 
@@ -565,12 +565,12 @@ void qcow2_scan_free(struct qcow2_scan *s)
 
 /* ---- Room ---- */
 
-uint64_t qcow2_room_at_end(const struct qcow2_scan *s)
+uint64_t qcow2_space_at_end(const struct qcow2_scan *s)
 {
 	return s->clusters;
 }
 
-int qcow2_check_room(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err)
+int qcow2_check_space(const struct qcow2_scan *s, uint64_t first, uint64_t n, struct img_error *err)
 {
 	struct img_storage *file = s->img->file;
 	uint64_t end;

@@ -17,7 +17,7 @@ enum {
 	MAX_LINES = 65536, /* said; nobody reads more, and a small file can have 2^31 */
 };
 
-void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
+void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
 {
 	char line[512];
 	va_list ap;
@@ -25,8 +25,8 @@ void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
 	if (s->flags & QCOW2_SCAN_QUIET || s->lines > MAX_LINES)
 		return;
 	if (s->lines++ == MAX_LINES) {
-		img_check_say(s->check, "More than %d defects: no more of them are listed",
-			      MAX_LINES);
+		img_check_report(s->check, "More than %d defects: no more of them are listed",
+				 MAX_LINES);
 		return;
 	}
 	va_start(ap, fmt);
@@ -36,7 +36,7 @@ void qcow2_scan_say(struct qcow2_scan *s, const char *fmt, ...)
 		if (iscntrl((unsigned char)*p))
 			*p = '?';
 	}
-	img_check_say(s->check, "%s", line);
+	img_check_report(s->check, "%s", line);
 }
 
 bool qcow2_scan_repairs(const struct qcow2_scan *s, unsigned what)
@@ -54,7 +54,7 @@ bool qcow2_scan_read(struct qcow2_scan *s, uint64_t off, void *buf, size_t len, 
 	if (!img_storage_read(s->img->file, off, buf, len, NULL))
 		return true;
 	s->errors++;
-	qcow2_scan_say(s, "ERROR: I/O error reading the %s at offset %" PRIu64, what, off);
+	qcow2_scan_report(s, "ERROR: I/O error reading the %s at offset %" PRIu64, what, off);
 	return false;
 }
 
@@ -119,7 +119,7 @@ int qcow2_scan_count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t 
 	if (beyond || qcow2_beyond_end(s, off, len)) {
 		s->lost_from = min_u64(s->lost_from, off);
 		s->corruptions += uses;
-		qcow2_scan_say(
+		qcow2_scan_report(
 			s,
 			"ERROR: counting reference for region exceeding the end of the file by one "
 			"cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64,
@@ -135,7 +135,7 @@ int qcow2_scan_count(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t 
 			next = UINT64_MAX;
 		if (next > max) {
 			s->corruptions += next - max_u64(now, max);
-			qcow2_scan_say(s, "ERROR: overflow cluster offset=0x%" PRIx64, c << bits);
+			qcow2_scan_report(s, "ERROR: overflow cluster offset=0x%" PRIx64, c << bits);
 		}
 		if (qcow2_counts_set(&s->refs, c, next))
 			return img_fail(err, -ENOMEM, "%s: out of memory for counting clusters",
@@ -153,13 +153,13 @@ void qcow2_scan_need(struct qcow2_scan *s, uint64_t off, uint64_t len, uint64_t 
 	if (qcow2_beyond_end(s, off, all))
 		return;
 	s->corruptions++;
-	qcow2_scan_say(s,
-		       "ERROR the %s at offset 0x%" PRIx64 " size 0x%" PRIx64
-		       " is cut off by the end of the file at 0x%" PRIx64,
-		       what, off, len, s->file_bytes);
+	qcow2_scan_report(s,
+			  "ERROR the %s at offset 0x%" PRIx64 " size 0x%" PRIx64
+			  " is cut off by the end of the file at 0x%" PRIx64,
+			  what, off, len, s->file_bytes);
 }
 
-void qcow2_scan_note_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what)
+void qcow2_scan_add_overlap(struct qcow2_scan *s, uint64_t cluster, const char *what)
 {
 	if (s->noverlaps < IMG_ARRAY_LEN(s->overlaps))
 		s->overlaps[s->noverlaps++] = (struct qcow2_overlap){ cluster, what };
@@ -174,7 +174,7 @@ void qcow2_scan_mark_fixed(struct qcow2_scan *s, uint64_t off, uint64_t len, con
 	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++) {
 		if (qcow2_in_table(s, c)) {
 			s->mixed = true;
-			qcow2_scan_note_overlap(s, c, what);
+			qcow2_scan_add_overlap(s, c, what);
 		}
 		qcow2_counts_mark(&s->refs, c, QCOW2_MARK_FIXED, true);
 	}
@@ -189,7 +189,7 @@ void qcow2_scan_check_apart(struct qcow2_scan *s, uint64_t off, uint64_t len)
 	for (uint64_t c = off >> bits; c <= (off + len - 1) >> bits; c++)
 		if (qcow2_in_table(s, c)) {
 			s->in_tables++;
-			qcow2_scan_note_overlap(s, c, "guest data");
+			qcow2_scan_add_overlap(s, c, "guest data");
 			return;
 		}
 }
@@ -224,10 +224,10 @@ int qcow2_scan_count_table(struct qcow2_scan *s, uint64_t off, uint64_t len, con
 	if (len > s->overlap_left) {
 		s->errors++;
 		s->tangled = true;
-		qcow2_scan_say(s,
-			       "ERROR: the %s at offset %" PRIu64
-			       " lies inside other things, as too many do",
-			       what, off);
+		qcow2_scan_report(s,
+				  "ERROR: the %s at offset %" PRIu64
+				  " lies inside other things, as too many do",
+				  what, off);
 		*walk = false;
 		return 0;
 	}

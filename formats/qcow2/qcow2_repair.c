@@ -26,9 +26,9 @@ static int find_room(const struct qcow2_scan *s, uint64_t n, uint64_t *first,
 
 	/* What seems free may be what is lost. */
 	if (at + n > s->clusters || s->lost)
-		at = max_u64(at, qcow2_room_at_end(s));
+		at = max_u64(at, qcow2_space_at_end(s));
 	*first = at;
-	return qcow2_check_room(s, at, n, err);
+	return qcow2_check_space(s, at, n, err);
 }
 
 /* Write a piece of the header that must change at once, and what it refers to before. */
@@ -206,10 +206,10 @@ static int adjust_block(struct qcow2_scan *s, uint64_t b, bool raise, bool lower
 		if (refcount == uses || (refcount < uses ? !raise : !lower))
 			continue;
 		if (first + i < s->clusters || uses)
-			qcow2_scan_say(s,
-				       "Repairing cluster %" PRIu64 " refcount=%" PRIu64
-				       " reference=%" PRIu64,
-				       first + i, refcount, uses);
+			qcow2_scan_report(s,
+					  "Repairing cluster %" PRIu64 " refcount=%" PRIu64
+					  " reference=%" PRIu64,
+					  first + i, refcount, uses);
 		qcow2_refcount_set(s->block, g->refcount_order, i, uses);
 		qcow2_counts_mark(&s->refs, first + i, QCOW2_MARK_ONCE, uses == 1);
 		changed = true;
@@ -376,7 +376,7 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 	struct rebuilt r = { 0 };
 	int rc;
 
-	img_check_say(s->check, "Rebuilding refcount structure");
+	img_check_report(s->check, "Rebuilding refcount structure");
 	rc = qcow2_scan(&r.pure, s->img, s->check, QCOW2_SCAN_QUIET | QCOW2_SCAN_NO_REFCOUNTS,
 			err);
 	if (!rc && r.pure.errors)
@@ -389,7 +389,7 @@ static int rebuild(struct qcow2_scan *s, struct img_error *err)
 	if (!rc)
 		rc = write_rebuilt(s, &r, err);
 	if (rc == -EUCLEAN) { /* no room that is not lost; the rest of the check's report still counts */
-		img_check_say(s->check, "Not rebuilt: a longer file would hold what is lost, as zeroes");
+		img_check_report(s->check, "Not rebuilt: a longer file would hold what is lost, as zeroes");
 		img_error_clear(err);
 		rc = 0;
 	}
@@ -503,8 +503,8 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 	/* So much is no damage, but made. */
 	s->mixed |= s->in_tables > MAX_COPIED / s->geometry.cluster_bytes;
 	if (s->mixed) {
-		img_check_say(s->check, "Beyond repair: tables lie in each other, or are cut off; "
-					"nothing is changed");
+		img_check_report(s->check, "Beyond repair: tables lie in each other, or are cut off; "
+					   "nothing is changed");
 		return 0;
 	}
 	if (all)
@@ -517,7 +517,7 @@ int qcow2_repair(struct qcow2_scan *s, unsigned repair, struct img_error *err)
 	if (rc || s->mixed || (all && s->rebuild))
 		return rc;
 	if (s->leaks && s->lost)
-		img_check_say(s->check, "Leaks are kept: what is damaged may still use them");
+		img_check_report(s->check, "Leaks are kept: what is damaged may still use them");
 	/* Blocks that hold something else cannot be counted in. */
 	if (!s->rebuild)
 		rc = adjust_counts(s, all, !s->lost, err);

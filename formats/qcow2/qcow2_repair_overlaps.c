@@ -47,7 +47,7 @@ static int copy(struct mover *m, uint64_t off, uint64_t len, uint64_t *to, struc
 	struct qcow2_scan *s = m->s;
 	uint64_t cluster = s->geometry.cluster_bytes, from = align_down_u64(off, cluster);
 	uint64_t n = (off + len - 1) / cluster - off / cluster + 1;
-	int rc = qcow2_check_room(s, m->next, n, err);
+	int rc = qcow2_check_space(s, m->next, n, err);
 
 	*to = m->next * cluster + (off - from);
 	for (uint64_t i = 0; !rc && i < n; i++) {
@@ -86,17 +86,17 @@ static int move_entry(struct mover *m, uint64_t *word, uint64_t *bitmap, struct 
 				      s->img->name, to);
 		if (rc)
 			return rc;
-		qcow2_scan_say(s,
-			       "Repairing guest data at offset 0x%" PRIx64
-			       ", where a table is: copied to 0x%" PRIx64,
-			       e.host_off, to);
+		qcow2_scan_report(s,
+				  "Repairing guest data at offset 0x%" PRIx64
+				  ", where a table is: copied to 0x%" PRIx64,
+				  e.host_off, to);
 		e.host_off = to;
 		e.copied = e.kind == QCOW2_NORMAL;
 		qcow2_encode_entry(g, &e, word, bitmap);
 		return 0;
 	}
-	qcow2_scan_say(s, "Repairing room at offset 0x%" PRIx64 ", where a table is: forgotten",
-		       e.host_off);
+	qcow2_scan_report(s, "Repairing room at offset 0x%" PRIx64 ", where a table is: forgotten",
+			  e.host_off);
 	return 0;
 }
 
@@ -151,7 +151,7 @@ static int move_of(struct mover *m, uint64_t off, struct img_error *err)
 
 int qcow2_move_data(struct qcow2_scan *s, struct img_error *err)
 {
-	struct mover m = { .s = s, .next = qcow2_room_at_end(s) };
+	struct mover m = { .s = s, .next = qcow2_space_at_end(s) };
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < s->nl2; i++)

@@ -71,7 +71,7 @@ static void give_back(struct cutting *c)
 }
 
 /* The cluster at off is free, and nothing durable names it. */
-static void note_free(struct cutting *c, uint64_t off)
+static void add_freed(struct cutting *c, uint64_t off)
 {
 	uint64_t cluster_bytes = ((const struct qcow2 *)c->refs->img->state)->geometry.cluster_bytes;
 
@@ -100,7 +100,7 @@ static int unuse(struct cutting *c, uint64_t off, uint64_t len, struct img_error
 		if (!rc)
 			rc = qcow2_refcounts_unuse(c->refs, off, cluster_bytes, err);
 		if (!rc && count == 1)
-			note_free(c, off);
+			add_freed(c, off);
 	}
 	return rc;
 }
@@ -281,7 +281,7 @@ static int drop_blocks(struct cutting *c, bool *more, struct img_error *err)
 		uint64_t counter = dropped[i] / g->cluster_bytes / g->block_entries;
 
 		if (counter >= q->refcount_table_entries || !q->refcount_table[counter]) {
-			note_free(c, dropped[i]); /* it counted itself */
+			add_freed(c, dropped[i]); /* it counted itself */
 			continue;
 		}
 		*more = true;

@@ -245,7 +245,7 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err);
 int qcow2_create(struct img_creating *c, struct img_error *err);
 int qcow2_check(struct img *img, struct img_check *check, struct img_error *err);
 /* -EUCLEAN: tables or guest data are not in the file (any more). Changes nothing. check: zeroes. */
-int qcow2_check_cut(struct img *img, struct img_check *check, struct img_error *err);
+int qcow2_check_truncated(struct img *img, struct img_check *check, struct img_error *err);
 
 extern const struct img_driver qcow2_driver;
 

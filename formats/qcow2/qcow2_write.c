@@ -20,7 +20,7 @@
 enum {
 	COMMIT_NEW,   /* to new clusters */
 	COMMIT_REUSE, /* to room that was there and not in use */
-	COMMIT_PACKED,
+	COMMIT_COMPRESSED,
 	COMMIT_CLEAR,	   /* room that is there stays */
 	COMMIT_DISCARD,	   /* it is given back */
 	COMMIT_CLEAR_PART, /* subclusters of one cluster */
@@ -30,8 +30,8 @@ enum {
 enum {
 	SLOT_KIND,	       /* COMMIT_* */
 	SLOT_ENTRY,	       /* file offset of the first cluster's L2 entry */
-	SLOT_COUNT,	       /* clusters; PACKED: stored bytes */
-	SLOT_HOST,	       /* NEW: of the first cluster; PACKED: of the data */
+	SLOT_COUNT,	       /* clusters; COMPRESSED: stored bytes */
+	SLOT_HOST,	       /* NEW: of the first cluster; COMPRESSED: of the data */
 	SLOT_PART = SLOT_HOST, /* CLEAR_PART: bit i is subcluster i */
 };
 
@@ -160,8 +160,8 @@ static uint64_t run_of_ours(struct img *img, const struct qcow2_lookup *l,
 }
 
 /* In place; or, where the room is there but not in use, in place with a commit. */
-static int plan_here(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
-		     const struct qcow2_entry *e, uint64_t off, uint64_t len, struct img_plan *plan)
+static int plan_in_place(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
+			 const struct qcow2_entry *e, uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
 	uint64_t grain = q->geometry.subcluster_bytes;
@@ -272,14 +272,14 @@ static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_
 	if (rc)
 		return rc;
 	if (is_ours(img->state, &e))
-		return plan_here(img, req, &l, &e, off, len, plan);
+		return plan_in_place(img, req, &l, &e, off, len, plan);
 	return plan_new(img, req, &l, off, len, plan);
 }
 
 /* ---- Compressed writes ---- */
 
-static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
-		       struct img_plan *plan)
+static int plan_compressed(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
+			   struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_lookup l;
@@ -310,7 +310,7 @@ static int plan_packed(struct img *img, struct img_req *req, uint64_t off, uint6
 	plan->storage = img->file;
 	plan->file_off = file_off;
 	plan->commit = true;
-	plan->slot[SLOT_KIND] = COMMIT_PACKED;
+	plan->slot[SLOT_KIND] = COMMIT_COMPRESSED;
 	plan->slot[SLOT_ENTRY] = l.entry_off;
 	plan->slot[SLOT_COUNT] = len;
 	plan->slot[SLOT_HOST] = file_off;
@@ -334,7 +334,7 @@ static struct qcow2_entry cleared(const struct img *img, bool keep, const struct
 	if (q->header.version < 3)
 		return (struct qcow2_entry){ .kind = QCOW2_UNALLOCATED };
 	/* Room that is there stays for the next write, and data of a data file is in its place. */
-	if (qcow2_has_host(old) && (q->geometry.data_file || img->keep_room || keep)) {
+	if (qcow2_has_host(old) && (q->geometry.data_file || img->keep_allocated || keep)) {
 		e.kind = QCOW2_ZERO_ALLOC;
 		e.host_off = old->host_off;
 		e.copied = old->copied;
@@ -353,15 +353,15 @@ static bool same_entry(const struct qcow2_geometry *g, const struct qcow2_entry 
 }
 
 /* How to clear a cluster. */
-enum way {
-	WAY_NOTHING,
-	WAY_META,
-	WAY_ZERO,
-	WAY_PUNCH,
+enum clear_method {
+	CLEAR_NOTHING,
+	CLEAR_BY_METADATA,
+	CLEAR_BY_ZEROING,
+	CLEAR_BY_PUNCHING,
 };
 
-static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
-			uint64_t i, bool discard, enum way *way)
+static int choose_clear_method(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
+			       uint64_t i, bool discard, enum clear_method *how)
 {
 	const struct qcow2 *q = img->state;
 	struct qcow2_entry e = { .kind = QCOW2_UNALLOCATED }, after;
@@ -375,20 +375,20 @@ static int way_to_clear(struct img *img, struct img_req *req, const struct qcow2
 	if (!discard && img_req_keep_allocated(req) && (!qcow2_has_host(&after) || !after.host_off))
 		return IMG_NEED_WRITE;
 	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file)) {
-		*way = discard ? WAY_PUNCH : WAY_ZERO;
+		*how = discard ? CLEAR_BY_PUNCHING : CLEAR_BY_ZEROING;
 		return 0;
 	}
-	*way = same_entry(&q->geometry, &e, &after) ? WAY_NOTHING : WAY_META;
-	if (*way == WAY_META && occupies(q, &e, &off, &len) && !qcow2_has_host(&after))
+	*how = same_entry(&q->geometry, &e, &after) ? CLEAR_NOTHING : CLEAR_BY_METADATA;
+	if (*how == CLEAR_BY_METADATA && occupies(q, &e, &off, &len) && !qcow2_has_host(&after))
 		return check_host(img, req, l->guest_off + i * q->geometry.cluster_bytes, off, len);
 	return 0;
 }
 
 /* Clusters of the look from the first on that are cleared in the same way. */
 static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
-			bool discard, enum way *way, uint64_t *count)
+			bool discard, enum clear_method *how, uint64_t *count)
 {
-	int rc = way_to_clear(img, req, l, 0, discard, way);
+	int rc = choose_clear_method(img, req, l, 0, discard, how);
 
 	if (rc)
 		return rc;
@@ -397,9 +397,9 @@ static int run_to_clear(struct img *img, struct img_req *req, const struct qcow2
 		return 0;
 	}
 	for (*count = 1; *count < l->n; ++*count) {
-		enum way next;
+		enum clear_method next;
 
-		if (way_to_clear(img, req, l, *count, discard, &next) || next != *way)
+		if (choose_clear_method(img, req, l, *count, discard, &next) || next != *how)
 			break;
 	}
 	return 0;
@@ -519,7 +519,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	uint64_t cluster = q->geometry.cluster_bytes;
 	struct qcow2_lookup l;
 	uint64_t count;
-	enum way way;
+	enum clear_method how;
 	int rc;
 
 	if (!is_aligned_u64(off, cluster) || (len < cluster && off + len < img->size))
@@ -537,8 +537,8 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	}
 	rc = qcow2_lookup(img, req, off, len, &l);
 	if (!rc)
-		rc = run_to_clear(img, req, &l, discard, &way, &count);
-	if (!rc && (way == WAY_META || way == WAY_ZERO)) {
+		rc = run_to_clear(img, req, &l, discard, &how, &count);
+	if (!rc && (how == CLEAR_BY_METADATA || how == CLEAR_BY_ZEROING)) {
 		rc = lookup_writable(img, req, off, len, &l);
 		count = min_u64(count, l.n);
 		if (!rc && img_free_reserve(req, count))
@@ -546,12 +546,13 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	}
 	if (rc)
 		return rc;
-	plan->kind = way == WAY_NOTHING ? IMG_PLAN_NOTHING : way == WAY_META ? IMG_PLAN_META
-						     : way == WAY_ZERO	     ? IMG_PLAN_ZERO
-									     : IMG_PLAN_PUNCH;
+	plan->kind = how == CLEAR_NOTHING	? IMG_PLAN_NOTHING
+		     : how == CLEAR_BY_METADATA ? IMG_PLAN_META
+		     : how == CLEAR_BY_ZEROING	? IMG_PLAN_ZERO
+						: IMG_PLAN_PUNCH;
 	plan->length = min_u64(len, count * q->geometry.cluster_bytes);
-	plan->commit = way == WAY_META || way == WAY_ZERO;
-	if (way == WAY_ZERO || way == WAY_PUNCH) {
+	plan->commit = how == CLEAR_BY_METADATA || how == CLEAR_BY_ZEROING;
+	if (how == CLEAR_BY_ZEROING || how == CLEAR_BY_PUNCHING) {
 		plan->storage = q->data;
 		plan->file_off = off;
 	}
@@ -568,7 +569,7 @@ int qcow2_plan_write(struct img *img, struct img_req *req, enum img_op op, uint6
 	case IMG_OP_WRITE:
 		return plan_data(img, req, off, len, plan);
 	case IMG_OP_WRITE_COMPRESSED:
-		return plan_packed(img, req, off, len, plan);
+		return plan_compressed(img, req, off, len, plan);
 	case IMG_OP_ZERO:
 	case IMG_OP_DISCARD:
 		return plan_clear(img, req, op == IMG_OP_DISCARD, off, len, plan);
@@ -639,7 +640,7 @@ static struct qcow2_entry committed(const struct img *img, const struct img_plan
 		e.sub_alloc &= ~(uint32_t)plan->slot[SLOT_PART];
 		e.sub_zero |= (uint32_t)plan->slot[SLOT_PART];
 		return e;
-	case COMMIT_PACKED:
+	case COMMIT_COMPRESSED:
 		return (struct qcow2_entry){
 			.kind = QCOW2_COMPRESSED,
 			.host_off = plan->slot[SLOT_HOST],
@@ -669,8 +670,8 @@ void qcow2_commit(struct img *img, struct img_req *req, const struct img_plan *p
 {
 	const struct qcow2 *q = img->state;
 	const struct qcow2_geometry *g = &q->geometry;
-	bool packed = plan->slot[SLOT_KIND] == COMMIT_PACKED;
-	uint64_t n = packed ? 1 : plan->slot[SLOT_COUNT];
+	bool compressed = plan->slot[SLOT_KIND] == COMMIT_COMPRESSED;
+	uint64_t n = compressed ? 1 : plan->slot[SLOT_COUNT];
 	uint8_t *at = img_meta_edit(req, img->file, plan->slot[SLOT_ENTRY],
 				    (size_t)n * g->l2_entry_bytes, IMG_RANK_MAPPING);
 	struct freeing f = { .req = req, .file = img->file };
@@ -702,7 +703,7 @@ void qcow2_drop(struct img *img, struct img_req *req, const struct img_plan *pla
 		if (!q->geometry.data_file)
 			qcow2_unuse(img, req, plan->slot[SLOT_HOST], len);
 		break;
-	case COMMIT_PACKED:
+	case COMMIT_COMPRESSED:
 		qcow2_drop_compressed(img, req, plan->slot[SLOT_HOST], plan->slot[SLOT_COUNT]);
 		break;
 	default:

@@ -165,7 +165,7 @@ static int load_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 }
 
 /* Gaps between used blocks, and what the file has behind the last one, are free. */
-static void note_free(const struct load *l)
+static void init_alloc(const struct load *l)
 {
 	struct img *img = l->img;
 	struct vdi *v = img->state;
@@ -202,7 +202,7 @@ int vdi_load_blocks(struct img *img, struct img_error *err)
 	img_use_map_init(&l.used, UINT64_C(1) << 32, 1);
 	rc = vdi_for_each_entry(img, 0, v->header.blocks, load_entry, &l, err);
 	if (!rc)
-		note_free(&l);
+		init_alloc(&l);
 	img_use_map_free(&l.used);
 	if (rc)
 		return rc;
@@ -271,7 +271,7 @@ struct moves {
 	size_t count;
 };
 
-static int note_below(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
+static int add_below(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
 {
 	struct moves *m = user;
 
@@ -330,7 +330,7 @@ static int move_all(struct img *img, struct img_error *err)
 	if (!m.list)
 		return vdi_no_memory(img, err);
 	img_sparse_bitset_init(&m.below, m.used, 0);
-	rc = vdi_for_each_entry(img, 0, v->header.blocks, note_below, &m, err);
+	rc = vdi_for_each_entry(img, 0, v->header.blocks, add_below, &m, err);
 	if (!rc) {
 		do {
 			rc = move_some(&m, err);

@@ -43,9 +43,9 @@ struct scan {
 #define DEFECT(s, ...) \
 	do { \
 		if (!(s)->silent && ++(s)->lines <= LINES_MAX) \
-			img_check_say((s)->check, __VA_ARGS__); \
+			img_check_report((s)->check, __VA_ARGS__); \
 		else if (!(s)->silent && (s)->lines == LINES_MAX + 1) \
-			img_check_say((s)->check, "There are more defects; they are only counted"); \
+			img_check_report((s)->check, "There are more defects; they are only counted"); \
 	} while (0)
 
 static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
@@ -127,9 +127,9 @@ static int scan(struct scan *s, struct img_error *err)
 	if (v->writing) /* gaps are the allocator's: finish() closes them */
 		s->leaks = 0;
 	if (s->leaks && !s->silent)
-		img_check_say(s->check,
-			      "Leaked blocks: %" PRIu64 " of %" PRIu64 " are in use, %" PRIu64 " are not",
-			      unique, end, s->leaks);
+		img_check_report(s->check,
+				 "Leaked blocks: %" PRIu64 " of %" PRIu64 " are in use, %" PRIu64 " are not",
+				 unique, end, s->leaks);
 	return 0;
 }
 
@@ -212,15 +212,15 @@ static int repair_shared(struct scan *s, struct img_error *err)
 		return 0;
 	if (s->lost) {
 		/* A file that grows would have something where those lead to. */
-		img_check_say(s->check, "Not repaired: blocks that several entries name, as long as entries lead "
-					"out of the file");
+		img_check_report(s->check, "Not repaired: blocks that several entries name, as long as entries lead "
+					   "out of the file");
 		return 0;
 	}
 	if (s->shared > img->file->size / vdi_stride(&v->header)) {
-		img_check_say(s->check,
-			      "Not repaired: %" PRIu64 " entries name blocks of others, more than the file has "
-			      "blocks",
-			      s->shared);
+		img_check_report(s->check,
+				 "Not repaired: %" PRIu64 " entries name blocks of others, more than the file has "
+				 "blocks",
+				 s->shared);
 		return 0;
 	}
 	return copy_shared(s, err);
@@ -256,7 +256,7 @@ static int repair(struct scan *s, unsigned how, struct img_error *err)
 	if (rc || !s->leaks)
 		return rc;
 	if (s->corruptions) {
-		img_check_say(s->check, "Not repaired: leaked blocks, as long as there are errors");
+		img_check_report(s->check, "Not repaired: leaked blocks, as long as there are errors");
 		return 0;
 	}
 	rc = vdi_load_blocks(img, err);
@@ -290,8 +290,8 @@ int vdi_check(struct img *img, struct img_check *check, struct img_error *err)
 		if (leaks > s.leaks)
 			check->result.leaks_fixed = leaks - s.leaks;
 		if (s.lost && !rc)
-			img_check_say(check, "Not repaired: data that the file does not hold (any more); it "
-					     "becomes zeroes only where that loss is accepted");
+			img_check_report(check, "Not repaired: data that the file does not hold (any more); it "
+						"becomes zeroes only where that loss is accepted");
 	}
 	report(&s, check);
 	return rc;

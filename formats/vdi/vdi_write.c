@@ -17,10 +17,10 @@
 enum {
 	SLOT_BLOCK, /* the first one */
 	SLOT_COUNT,
-	SLOT_ROOM, /* where it is in the file; NO_ROOM: the entries say zeroes */
+	SLOT_OFFSET, /* where it is in the file; NO_OFFSET: the entries say zeroes */
 };
 
-#define NO_ROOM UINT64_MAX
+#define NO_OFFSET UINT64_MAX
 
 enum { BLOCKS_AT_ONCE = 64 }; /* that one plan allocates */
 
@@ -47,9 +47,9 @@ static bool same_piece(const struct vdi *v, uint64_t a, uint64_t b)
 
 /* ---- Plans ---- */
 
-/* In the room that is there, as far as blocks follow each other in the file. */
-static void plan_here(struct img *img, struct img_req *req, enum img_op op, uint32_t entry, uint64_t off,
-		      uint64_t len, struct img_plan *plan)
+/* In place, as far as blocks follow each other in the file. */
+static void plan_in_place(struct img *img, struct img_req *req, enum img_op op, uint32_t entry, uint64_t off,
+			  uint64_t len, struct img_plan *plan)
 {
 	const struct vdi *v = img->state;
 	const struct vdi_header *h = &v->header;
@@ -90,12 +90,12 @@ static int plan_new(struct img *img, struct img_req *req, uint64_t off, uint64_t
 		    struct img_plan *plan)
 {
 	struct vdi *v = img->state;
-	uint64_t bytes = v->header.block_bytes, block = off / bytes, room, n;
+	uint64_t bytes = v->header.block_bytes, block = off / bytes, block_off, n;
 
 	if (!img_meta_get(req, img->file, vdi_allocated_off(&v->header), 4))
 		return IMG_NEED_METADATA;
 	n = count_new(img, req, off, len);
-	if (img_unit_alloc_get(&v->alloc, n, &room, &n))
+	if (img_unit_alloc_get(&v->alloc, n, &block_off, &n))
 		return img_fail(img_req_error(req), img->file->device ? -ENOSPC : -EFBIG,
 				"%s: no room for another block: the file may grow to %" PRIu64, img->name,
 				v->alloc.limit);
@@ -104,39 +104,39 @@ static int plan_new(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	plan->fill_start = block * bytes;
 	plan->fill_end = (block + n) * bytes;
 	plan->storage = img->file;
-	plan->file_off = room + v->header.extra_bytes;
-	plan->fresh = img->file->limits.zero_fill && room >= v->clean_from;
+	plan->file_off = block_off + v->header.extra_bytes;
+	plan->fresh = img->file->limits.zero_fill && block_off >= v->clean_from;
 	plan->commit = true;
 	plan->slot[SLOT_BLOCK] = block;
 	plan->slot[SLOT_COUNT] = n;
-	plan->slot[SLOT_ROOM] = room;
+	plan->slot[SLOT_OFFSET] = block_off;
 	return 0;
 }
 
 /* How to clear a whole block. */
-enum way {
-	WAY_NOTHING,
-	WAY_ENTRY,
-	WAY_HERE,  /* in its room, which it keeps */
-	WAY_WRITE, /* as a write of zeroes, which gets room */
+enum clear_method {
+	CLEAR_NOTHING,
+	CLEAR_BY_METADATA,
+	CLEAR_IN_PLACE,	  /* in place: the block stays allocated */
+	CLEAR_BY_WRITING, /* as a write of zeroes, which allocates it */
 };
 
-static enum way way_to_clear(const struct img *img, const struct img_req *req, bool discard,
-			     uint32_t entry)
+static enum clear_method choose_clear_method(const struct img *img, const struct img_req *req, bool discard,
+					     uint32_t entry)
 {
 	const struct vdi *v = img->state;
 
 	if (vdi_entry_is_index(entry))
 		return v->header.type == VDI_STATIC || (!discard && !img_req_may_unmap(req))
-			       ? WAY_HERE
-			       : WAY_ENTRY;
+			       ? CLEAR_IN_PLACE
+			       : CLEAR_BY_METADATA;
 	if (!discard && img_req_keep_allocated(req))
-		return WAY_WRITE;
-	return !discard && vdi_reads_parent(img, entry) ? WAY_ENTRY : WAY_NOTHING;
+		return CLEAR_BY_WRITING;
+	return !discard && vdi_reads_parent(img, entry) ? CLEAR_BY_METADATA : CLEAR_NOTHING;
 }
 
 /* Whole blocks, the first of which is to be cleared in a way that needs no data. */
-static int plan_entries(struct img *img, struct img_req *req, enum way way, bool discard, uint64_t off,
+static int plan_entries(struct img *img, struct img_req *req, enum clear_method how, bool discard, uint64_t off,
 			uint64_t len, struct img_plan *plan)
 {
 	const struct vdi *v = img->state;
@@ -145,11 +145,11 @@ static int plan_entries(struct img *img, struct img_req *req, enum way way, bool
 
 	while ((block + n) * bytes < end && ((block + n + 1) * bytes <= end || end == img->size) &&
 	       same_piece(v, block, block + n) && !lookup(img, req, block + n, &entry) &&
-	       way_to_clear(img, req, discard, entry) == way)
+	       choose_clear_method(img, req, discard, entry) == how)
 		n++;
 	plan->length = min_u64(len, n * bytes);
 	plan->kind = IMG_PLAN_NOTHING;
-	if (way == WAY_NOTHING)
+	if (how == CLEAR_NOTHING)
 		return 0;
 	if (img_free_reserve(req, n))
 		return vdi_no_memory(img, img_req_error(req));
@@ -158,7 +158,7 @@ static int plan_entries(struct img *img, struct img_req *req, enum way way, bool
 	plan->commit = true;
 	plan->slot[SLOT_BLOCK] = block;
 	plan->slot[SLOT_COUNT] = n;
-	plan->slot[SLOT_ROOM] = NO_ROOM;
+	plan->slot[SLOT_OFFSET] = NO_OFFSET;
 	return 0;
 }
 
@@ -170,16 +170,16 @@ static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint
 	bool discard = op == IMG_OP_DISCARD;
 
 	if (!within && (len >= bytes || off + len == img->size)) {
-		enum way way = way_to_clear(img, req, discard, entry);
+		enum clear_method how = choose_clear_method(img, req, discard, entry);
 
-		if (way == WAY_WRITE)
+		if (how == CLEAR_BY_WRITING)
 			return IMG_NEED_WRITE;
-		if (way != WAY_HERE)
-			return plan_entries(img, req, way, discard, off, len, plan);
+		if (how != CLEAR_IN_PLACE)
+			return plan_entries(img, req, how, discard, off, len, plan);
 	}
 	if (vdi_entry_is_index(entry)) {
-		plan_here(img, req, op, entry, off, within ? min_u64(len, bytes - within) : len,
-			  plan);
+		plan_in_place(img, req, op, entry, off, within ? min_u64(len, bytes - within) : len,
+			      plan);
 		return 0;
 	}
 	plan->length = min_u64(len, bytes - within);
@@ -213,7 +213,7 @@ int vdi_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 		return plan_clear(img, req, op, entry, off, len, plan);
 	if (!vdi_entry_is_index(entry))
 		return plan_new(img, req, off, len, plan);
-	plan_here(img, req, op, entry, off, len, plan);
+	plan_in_place(img, req, op, entry, off, len, plan);
 	return 0;
 }
 
@@ -230,7 +230,7 @@ static void commit_new(struct img *img, struct img_req *req, const struct img_pl
 	struct vdi *v = img->state;
 	struct vdi_header *h = &v->header;
 	uint64_t n = plan->slot[SLOT_COUNT];
-	uint32_t index = (uint32_t)vdi_index_at(h, plan->slot[SLOT_ROOM]);
+	uint32_t index = (uint32_t)vdi_index_at(h, plan->slot[SLOT_OFFSET]);
 
 	if (index + n > h->allocated) {
 		h->allocated = (uint32_t)(index + n);
@@ -274,7 +274,7 @@ void vdi_commit(struct img *img, struct img_req *req, const struct img_plan *pla
 	struct vdi *v = img->state;
 
 	v->trim = true;
-	if (plan->slot[SLOT_ROOM] == NO_ROOM)
+	if (plan->slot[SLOT_OFFSET] == NO_OFFSET)
 		commit_zero(img, req, plan);
 	else
 		commit_new(img, req, plan);
@@ -283,10 +283,10 @@ void vdi_commit(struct img *img, struct img_req *req, const struct img_plan *pla
 void vdi_drop(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
 	struct vdi *v = img->state;
-	uint64_t off = plan->slot[SLOT_ROOM];
+	uint64_t off = plan->slot[SLOT_OFFSET];
 
 	(void)req;
-	if (off == NO_ROOM)
+	if (off == NO_OFFSET)
 		return;
 	/* Something may have been written there. */
 	v->clean_from = max_u64(v->clean_from, off + plan->slot[SLOT_COUNT] * v->alloc.unit_bytes);

@@ -36,9 +36,9 @@ enum {
 #define DEFECT(w, ...) \
 	do { \
 		if (++(w)->c->result.corruptions <= TOLD_MAX && !(w)->quiet) \
-			img_check_say((w)->c, __VA_ARGS__); \
+			img_check_report((w)->c, __VA_ARGS__); \
 		else if ((w)->c->result.corruptions == TOLD_MAX + 1 && !(w)->quiet) \
-			img_check_say((w)->c, "There are more defects; they are only counted"); \
+			img_check_report((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
 static int sync_file(const struct img *img, struct img_error *err)
@@ -107,8 +107,8 @@ static int move_block(struct walk *w, uint64_t number, uint64_t off, struct img_
 	if (rc)
 		return rc;
 	w->end = max_u64(w->end, to + vhd_stored_bytes(w->v));
-	img_check_say(w->c, "Repairing %s: block %" PRIu64 " has been copied to %" PRIu64, w->img->name, number,
-		      to);
+	img_check_report(w->c, "Repairing %s: block %" PRIu64 " has been copied to %" PRIu64, w->img->name, number,
+			 to);
 	w->repairs++;
 	return 0;
 }
@@ -123,7 +123,7 @@ static int drop_block(struct walk *w, uint64_t number, struct img_error *err)
 	rc = write_entry(w, number, VHD_ABSENT, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: block %" PRIu64 " is lost and reads as zeroes", w->img->name, number);
+	img_check_report(w->c, "Repairing %s: block %" PRIu64 " is lost and reads as zeroes", w->img->name, number);
 	w->repairs++;
 	return 0;
 }
@@ -141,8 +141,8 @@ static int replace_lost(struct walk *w, uint64_t number, uint64_t off, struct im
 	rc = img_storage_zero(w->img->file, off + vhd_stored_bytes(v), 0, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: what is lost of block %" PRIu64 " reads as zeroes", w->img->name,
-		      number);
+	img_check_report(w->c, "Repairing %s: what is lost of block %" PRIu64 " reads as zeroes", w->img->name,
+			 number);
 	w->repairs++;
 	return 0;
 }
@@ -219,7 +219,7 @@ static int check_header(struct walk *w, struct img_error *err)
 	rc = write_metadata(w, v->footer.header_off, v->header.bytes, VHD_SECTOR, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: the checksum of the dynamic disk header", w->img->name);
+	img_check_report(w->c, "Repairing %s: the checksum of the dynamic disk header", w->img->name);
 	v->header.bad_checksum = false;
 	w->repairs++;
 	return 0;
@@ -238,7 +238,7 @@ static int check_head(struct walk *w, struct img_error *err)
 	rc = write_metadata(w, 0, v->footer.bytes, VHD_FOOTER_BYTES, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: the copy of the footer at the start of the file", w->img->name);
+	img_check_report(w->c, "Repairing %s: the copy of the footer at the start of the file", w->img->name);
 	v->head_bad = false;
 	w->repairs++;
 	return 0;
@@ -264,9 +264,9 @@ static int check_tail(struct walk *w, struct img_error *err)
 		return 0;
 	w->c->result.leaks++;
 	if (!w->quiet)
-		img_check_say(w->c,
-			      "Leaked footer in %s: it is missing at the end, or another one than at the start",
-			      w->img->name);
+		img_check_report(w->c,
+				 "Leaked footer in %s: it is missing at the end, or another one than at the start",
+				 w->img->name);
 	if (!w->repair || w->cut)
 		return 0;
 	if (vhd_find_tail(w->img->file, &tail, &off, NULL) || off < w->end)
@@ -278,7 +278,7 @@ static int check_tail(struct walk *w, struct img_error *err)
 		return rc;
 	w->v->tail = VHD_TAIL_SOUND;
 	w->v->tail_off = off;
-	img_check_say(w->c, "Repairing %s: the footer at the end of the file", w->img->name);
+	img_check_report(w->c, "Repairing %s: the footer at the end of the file", w->img->name);
 	w->repairs++;
 	return 0;
 }

@@ -131,8 +131,8 @@ static void claim_sectors(const struct img *img, const struct lookup *l, uint64_
 	plan->slot[SLOT_COUNT] = (plan->fill_end - from) / VHD_SECTOR;
 }
 
-static int plan_here(struct img *img, struct img_req *req, const struct lookup *l, uint64_t off,
-		     uint64_t len, struct img_plan *plan)
+static int plan_in_place(struct img *img, struct img_req *req, const struct lookup *l, uint64_t off,
+			 uint64_t len, struct img_plan *plan)
 {
 	uint64_t first = (off - l->guest_off) / VHD_SECTOR, run;
 	uint64_t n = div_round_up_u64(off - l->guest_off + len, VHD_SECTOR) - first;
@@ -336,7 +336,7 @@ int vhd_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_
 	len = min_u64(len, l.guest_off + v->header.block_bytes - off);
 	if (!l.present)
 		return plan_new(img, req, false, &l, off, len, plan);
-	return plan_here(img, req, &l, off, len, plan);
+	return plan_in_place(img, req, &l, off, len, plan);
 }
 
 static void set_bits(struct img *img, struct img_req *req, const struct img_plan *plan)

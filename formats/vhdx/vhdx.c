@@ -31,7 +31,7 @@ static void free_state(struct vhdx *v)
 	free(v);
 }
 
-static int check_places(const struct img *img, const struct vhdx *v, struct img_error *err)
+static int check_regions(const struct img *img, const struct vhdx *v, struct img_error *err)
 {
 	const struct vhdx_regions *r = &v->regions;
 	const struct vhdx_region *const all[] = { &r->bat, &r->metadata };
@@ -84,7 +84,7 @@ static int read_regions(struct img *img, struct vhdx *v, struct img_error *err)
 	img_error_clear(&why[0]);
 	img_error_clear(&why[1]);
 	free(bytes);
-	return rc ? rc : check_places(img, v, err);
+	return rc ? rc : check_regions(img, v, err);
 }
 
 static int read_metadata(struct img *img, struct vhdx *v, struct img_error *err)
@@ -112,7 +112,7 @@ static int read_metadata(struct img *img, struct vhdx *v, struct img_error *err)
 	return rc ? img_error_prefix(err, rc, "%s", img->name) : 0;
 }
 
-/* Does the BAT have room for all blocks? */
+/* Does the BAT cover all blocks? */
 static int check_bat(const struct img *img, const struct vhdx *v, struct img_error *err)
 {
 	uint64_t needed = vhdx_bat_entries(&v->geometry, v->geometry.size) * VHDX_BAT_ENTRY_BYTES;
@@ -248,7 +248,7 @@ static int vhdx_first_write(struct img *img, struct img_error *err)
 
 /*
  * The file ends with its last block: one that the end cuts (its rest is zeroes) is made whole, for
- * other readers want all of it, and free room behind it is given back.
+ * other readers want all of it, and free space behind it is given back.
  */
 static int trim_file(struct img *img, struct img_error *err)
 {

@@ -1,6 +1,6 @@
 /*
  * Which MiB of the file are used. Nothing on disk tells but the BAT itself, which is read through
- * before the first change: so what a crash left unused is found again, and blocks that share room are
+ * before the first change: so what a crash left unused is found again, and blocks that overlap are
  * noticed before one is written over the other.
  *
  * Room that was used before has to be cleared before it is used anew, for a new block is not written
@@ -96,7 +96,7 @@ static int mark_entry(const struct img *img, struct vhdx_alloc *a, uint64_t numb
 	bool bitmap = number % (ratio + 1) == ratio;
 	uint64_t bytes = bitmap ? VHDX_BITMAP_BYTES : v->geometry.block_bytes;
 
-	if (!vhdx_has_room(vhdx_entry_state(entry)))
+	if (!vhdx_is_allocated(vhdx_entry_state(entry)))
 		return 0;
 	if (off >= img->file->size || !range_in(off, bytes, VHDX_FILE_BYTES_MAX))
 		return img_fail(err, -EUCLEAN,
@@ -229,8 +229,8 @@ static bool find_run(const struct vhdx_alloc *a, uint64_t n, bool clear, uint64_
 	return false;
 }
 
-int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
-		   struct img_error *err)
+int vhdx_alloc_space(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
+		     struct img_error *err)
 {
 	struct vhdx_alloc *a = ((struct vhdx *)img->state)->alloc;
 	const struct img_storage *s = img->file;
@@ -241,20 +241,20 @@ int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
 			a->no_clear_run = n;
 	}
 	if (n >= a->no_clear_run) {
-		uint64_t room;
+		uint64_t found, limit;
 
 		if (n < a->no_free_run) {
-			if (find_run(a, n, false, &room))
+			if (find_run(a, n, false, &found))
 				return IMG_NEED_EXCLUSIVE;
 			a->no_free_run = n;
 		}
 		first = a->end;
-		room = s->device ? s->size : VHDX_FILE_BYTES_MAX;
-		if (!range_in(first * VHDX_MIB, bytes, room))
+		limit = s->device ? s->size : VHDX_FILE_BYTES_MAX;
+		if (!range_in(first * VHDX_MIB, bytes, limit))
 			return img_fail(err, s->device ? -ENOSPC : -EFBIG,
-					"%s: found no room for another %" PRIu64
-					" bytes, allowed are %" PRIu64,
-					img->name, bytes, room);
+					"%s: no space for another %" PRIu64
+					" bytes, expected at most %" PRIu64 " in all",
+					img->name, bytes, limit);
 		if (reach(a, first + n))
 			return vhdx_no_memory(img, err);
 		a->end = first + n;
@@ -268,7 +268,7 @@ int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh,
 	return 0;
 }
 
-void vhdx_give_room(struct img *img, uint64_t off, uint64_t bytes, bool clear)
+void vhdx_free_space(struct img *img, uint64_t off, uint64_t bytes, bool clear)
 {
 	struct vhdx_alloc *a = ((struct vhdx *)img->state)->alloc;
 
@@ -296,7 +296,7 @@ static int clear_run(struct img *img, uint64_t first, uint64_t n, struct img_err
 	return rc;
 }
 
-int vhdx_clear_room(struct img *img, uint64_t bytes, struct img_error *err)
+int vhdx_clear_free_space(struct img *img, uint64_t bytes, struct img_error *err)
 {
 	const struct vhdx_alloc *a = ((const struct vhdx *)img->state)->alloc;
 	uint64_t n = bytes / VHDX_MIB, first;

@@ -78,8 +78,8 @@ static int edit(struct edits *e, uint64_t off, const uint8_t *bytes, size_t len,
 	return 0;
 }
 
-/* The table's entry for the parent locator; a place of no bytes: none. */
-static int edit_table(struct edits *e, uint8_t *table, const struct vhdx_item_place *place,
+/* The table's entry for the parent locator; a range of no bytes: none. */
+static int edit_table(struct edits *e, uint8_t *table, const struct vhdx_item_range *range,
 		      struct img_error *err)
 {
 	const struct vhdx *v = e->img->state;
@@ -88,8 +88,8 @@ static int edit_table(struct edits *e, uint8_t *table, const struct vhdx_item_pl
 
 	if (!rc)
 		memcpy(old, table, VHDX_METADATA_TABLE_BYTES);
-	if (!rc && !vhdx_set_item(table, VHDX_PARENT_LOCATOR, place))
-		rc = img_fail(err, -ENOSPC, "%s: metadata table: no room for another entry",
+	if (!rc && !vhdx_set_item(table, VHDX_PARENT_LOCATOR, range))
+		rc = img_fail(err, -ENOSPC, "%s: metadata table: full, expected space for another entry",
 			      e->img->name);
 	for (size_t at = 0; at < VHDX_METADATA_TABLE_BYTES && !rc; at += IMG_META_SECTOR)
 		if (memcmp(table + at, old + at, IMG_META_SECTOR) != 0)
@@ -100,11 +100,11 @@ static int edit_table(struct edits *e, uint8_t *table, const struct vhdx_item_pl
 }
 
 /* Where in the metadata region a locator of so many bytes can be, clear of all other items. */
-static int find_place(const struct img *img, const uint8_t *table, size_t bytes, uint32_t *off,
+static int find_space(const struct img *img, const uint8_t *table, size_t bytes, uint32_t *off,
 		      struct img_error *err)
 {
 	const struct vhdx *v = img->state;
-	const struct vhdx_item_place *old = &v->items[VHDX_PARENT_LOCATOR];
+	const struct vhdx_item_range *old = &v->items[VHDX_PARENT_LOCATOR];
 	uint64_t end = VHDX_METADATA_TABLE_BYTES;
 
 	for (uint32_t i = 1; i <= le16_load(table + 10); i++) {
@@ -119,7 +119,7 @@ static int find_place(const struct img *img, const uint8_t *table, size_t bytes,
 	if (bytes > VHDX_ITEM_BYTES_MAX || !range_in(end, bytes, v->regions.metadata.bytes))
 		return img_fail(
 			err, -ENOSPC,
-			"%s: the metadata region has no room for a parent locator of %zu bytes",
+			"%s: the metadata region has no space for a parent locator of %zu bytes",
 			img->name, bytes);
 	*off = (uint32_t)end;
 	return 0;
@@ -129,7 +129,7 @@ static int find_place(const struct img *img, const uint8_t *table, size_t bytes,
 static int write_parent(struct img *img, const uint8_t *bytes, size_t len, struct img_error *err)
 {
 	struct vhdx *v = img->state;
-	struct vhdx_item_place place = { .bytes = (uint32_t)len };
+	struct vhdx_item_range range = { .bytes = (uint32_t)len };
 	struct vhdx_geometry g = v->geometry;
 	uint64_t region = v->regions.metadata.off;
 	uint8_t *table = malloc(VHDX_METADATA_TABLE_BYTES), parameters[8];
@@ -141,11 +141,11 @@ static int write_parent(struct img *img, const uint8_t *bytes, size_t len, struc
 	if (!rc)
 		rc = img_storage_read(img->file, region, table, VHDX_METADATA_TABLE_BYTES, err);
 	if (!rc && bytes)
-		rc = find_place(img, table, len, &place.off, err);
+		rc = find_space(img, table, len, &range.off, err);
 	if (!rc)
-		rc = edit_table(&e, table, &place, err);
+		rc = edit_table(&e, table, &range, err);
 	if (!rc && bytes)
-		rc = edit(&e, region + place.off, bytes, len, err);
+		rc = edit(&e, region + range.off, bytes, len, err);
 	g.has_parent = bytes;
 	vhdx_encode_item(&g, VHDX_FILE_PARAMETERS, parameters);
 	if (!rc && g.has_parent != v->geometry.has_parent)
@@ -154,7 +154,7 @@ static int write_parent(struct img *img, const uint8_t *bytes, size_t len, struc
 	if (!rc && e.count)
 		rc = vhdx_write_logged(img, e.changes, e.count, err);
 	if (!rc) {
-		v->items[VHDX_PARENT_LOCATOR] = place;
+		v->items[VHDX_PARENT_LOCATOR] = range;
 		v->geometry.has_parent = g.has_parent;
 	}
 	end_edits(&e);

@@ -3,10 +3,10 @@
  * is, and leads to whole MiB of the file that are its own.
  *
  * A repair never changes what can be read: copies are written anew from what counts, bits that mean nothing are
- * cleared, and of two blocks that share room the second one is copied to room of its own. What is lost (a block
+ * cleared, and of two blocks that overlap the second one is copied to room of its own. What is lost (a block
  * that is not in the file) becomes zeroes only if that is asked for. All of it goes through the log.
  *
- * What a power cut leaves is a leak: a header that was being written, and room behind the last block.
+ * What a power cut leaves is a leak: a header that was being written, and space behind the last block.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -42,14 +42,14 @@ struct walk {
 #define DEFECT(w, ...) \
 	do { \
 		if (++(w)->c->result.corruptions <= TOLD_MAX && !(w)->again) \
-			img_check_say((w)->c, __VA_ARGS__); \
+			img_check_report((w)->c, __VA_ARGS__); \
 		else if ((w)->c->result.corruptions == TOLD_MAX + 1 && !(w)->again) \
-			img_check_say((w)->c, "There are more defects; they are only counted"); \
+			img_check_report((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
 /* ---- Blocks ---- */
 
-/* A block to room of its own, at the end of the file. *off: where it is, and then where the copy is. */
+/* Copy a block to space of its own, at the end of the file. *off: where it is, and then where the copy is. */
 static int copy_block(struct walk *w, uint64_t *off, uint64_t bytes, struct img_error *err)
 {
 	struct img *img = w->img;
@@ -58,7 +58,7 @@ static int copy_block(struct walk *w, uint64_t *off, uint64_t bytes, struct img_
 	int rc = piece ? 0 : vhdx_no_memory(img, err);
 
 	if (!rc && !range_in(to, bytes, VHDX_FILE_BYTES_MAX))
-		rc = img_fail(err, -EFBIG, "%s: no room for a copy of a block", img->name);
+		rc = img_fail(err, -EFBIG, "%s: no space for a copy of a block", img->name);
 	if (!rc)
 		rc = img_storage_zero(img->file, to, bytes, err);
 	for (uint64_t at = *off; at < end && !rc; at += COPY_BYTES) {
@@ -149,7 +149,7 @@ static void lose(struct walk *w, uint64_t number, uint64_t *entry, uint64_t righ
 }
 
 /* An entry that leads to a block. */
-static int check_room(struct walk *w, uint64_t number, uint64_t *entry, struct img_error *err)
+static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, struct img_error *err)
 {
 	struct img *img = w->img;
 	const struct vhdx *v = img->state;
@@ -157,7 +157,7 @@ static int check_room(struct walk *w, uint64_t number, uint64_t *entry, struct i
 	uint64_t bytes = bitmap ? VHDX_BITMAP_BYTES : v->geometry.block_bytes;
 	uint64_t gone = bitmap ? 0 : vhdx_bat_entry(vhdx_zero_state(v), 0);
 	uint64_t off = vhdx_entry_off(*entry), size = v->storage->size;
-	const char *there = vhdx_place_fault(v, off, bytes);
+	const char *there = vhdx_offset_fault(v, off, bytes);
 	enum img_use use;
 	int rc;
 
@@ -185,7 +185,7 @@ static int check_room(struct walk *w, uint64_t number, uint64_t *entry, struct i
 		return 0;
 	DEFECT(w,
 	       "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
-	       " shares room with another one, or with metadata",
+	       " overlaps another one, or metadata",
 	       number, off);
 	if (!w->repair || (w->c->repair & IMG_REPAIR_ALL) != IMG_REPAIR_ALL)
 		return 0;
@@ -212,12 +212,12 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 	if (reserved) {
 		DEFECT(w,
 		       "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64
-		       ", whose place is not of whole MiB",
+		       ", expected an offset of whole MiB",
 		       number, vhdx_entry_at(v, number), *entry);
 		if (w->repair && (w->c->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL)
 			*entry &= ~UINT64_C(0xffff8);
 	}
-	if (!vhdx_has_room(vhdx_entry_state(*entry)))
+	if (!vhdx_is_allocated(vhdx_entry_state(*entry)))
 		return 0;
 	if (!bitmap) {
 		w->c->result.allocated_units++;
@@ -225,7 +225,7 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 						 w->next_off != vhdx_entry_off(*entry);
 		w->next_off = vhdx_entry_off(*entry) + v->geometry.block_bytes;
 	}
-	return check_room(w, number, entry, err);
+	return check_allocated(w, number, entry, err);
 }
 
 static int check_piece(struct walk *w, uint64_t first, uint64_t n, uint8_t *piece,
@@ -242,9 +242,9 @@ static int check_piece(struct walk *w, uint64_t first, uint64_t n, uint8_t *piec
 		rc = check_entry(w, first + i, &entry, err);
 		if (rc || entry == before)
 			continue;
-		img_check_say(w->c,
-			      "Repairing BAT entry %" PRIu64 ": %#" PRIx64 " becomes %#" PRIx64,
-			      first + i, before, entry);
+		img_check_report(w->c,
+				 "Repairing BAT entry %" PRIu64 ": %#" PRIx64 " becomes %#" PRIx64,
+				 first + i, before, entry);
 		le64_store(piece + i * VHDX_BAT_ENTRY_BYTES, entry);
 		changed = true;
 	}
@@ -267,8 +267,8 @@ static int check_header(struct walk *w, unsigned i, struct img_error *err)
 	if (!rc && vhdx_parse_header(bytes, &h, &why)) {
 		w->c->result.leaks++;
 		if (!w->again)
-			img_check_say(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1,
-				      VHDX_HEADER_OFF(i), img_error_text(&why));
+			img_check_report(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1,
+					 VHDX_HEADER_OFF(i), img_error_text(&why));
 	}
 	img_error_clear(&why);
 	return rc;
@@ -306,7 +306,7 @@ static int check_regions(struct walk *w, bool *same, struct img_error *err)
 	return rc;
 }
 
-/* What has one place. */
+/* The metadata that there is once. */
 static int mark_regions(struct walk *w, struct img_error *err)
 {
 	const struct vhdx *v = w->img->state;
@@ -365,16 +365,16 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 	}
 	free(piece);
 	img_use_map_free(&w->used);
-	/* While the image is written to that is room for its next blocks. */
+	/* While the image is written to that is space for its next blocks. */
 	if (!rc && !v->alloc && !v->storage->device && v->storage->size >= w->used_end + VHDX_MIB) {
 		uint64_t leaked = (v->storage->size - w->used_end) / VHDX_MIB;
 
 		w->c->result.leaks += leaked;
 		if (!w->again)
-			img_check_say(w->c,
-				      "Leaked room: %" PRIu64
-				      " MiB behind the last block, which ends at %" PRIu64,
-				      leaked, w->used_end);
+			img_check_report(w->c,
+					 "Leaked space: %" PRIu64
+					 " MiB behind the last block, which ends at %" PRIu64,
+					 leaked, w->used_end);
 	}
 	return rc;
 }
@@ -396,7 +396,7 @@ static int repair_regions(struct walk *w, struct img_error *err)
 	free(table);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing region table at %" PRIu64, VHDX_REGION_TABLE_OFF(!from));
+	img_check_report(w->c, "Repairing region table at %" PRIu64, VHDX_REGION_TABLE_OFF(!from));
 	v->regions_valid[0] = v->regions_valid[1] = true;
 	return 0;
 }
@@ -433,7 +433,7 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	int rc;
 
 	if (v->replayed && v->storage == v->replayed)
-		img_check_say(
+		img_check_report(
 			c,
 			"The log is not empty: it is replayed when the image is opened for writing");
 	rc = look_through(&w, &same, err);

@@ -53,7 +53,7 @@ struct recipe {
 	struct vhdx_header header;
 	struct vhdx_regions regions;
 	struct vhdx_geometry g;
-	struct vhdx_item_place items[VHDX_ITEMS];
+	struct vhdx_item_range items[VHDX_ITEMS];
 	uint8_t *locator;
 	size_t locator_bytes;
 	enum vhdx_block_state unwritten; /* of a dynamic disk's blocks */
@@ -306,13 +306,13 @@ static int write_metadata(struct img_storage *s, struct recipe *r, struct img_er
 	int rc = table ? 0 : img_fail(err, -ENOMEM, "out of memory");
 
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++) {
-		r->items[i] = (struct vhdx_item_place){ at, vhdx_item_bytes((enum vhdx_item)i) };
+		r->items[i] = (struct vhdx_item_range){ at, vhdx_item_bytes((enum vhdx_item)i) };
 		vhdx_encode_item(&r->g, (enum vhdx_item)i,
 				 bytes + (at - VHDX_METADATA_TABLE_BYTES));
 		at += r->items[i].bytes;
 	}
 	if (r->locator)
-		r->items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_place){
+		r->items[VHDX_PARENT_LOCATOR] = (struct vhdx_item_range){
 			LOCATOR_OFF, (uint32_t)r->locator_bytes
 		};
 	if (!rc) {

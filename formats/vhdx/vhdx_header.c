@@ -17,7 +17,7 @@ static bool same_content(const struct vhdx_header *a, const struct vhdx_header *
 	       a->log_off == b->log_off && a->log_bytes == b->log_bytes;
 }
 
-static int check_log_place(const struct img *img, const struct vhdx_header *h,
+static int check_log_range(const struct img *img, const struct vhdx_header *h,
 			   struct img_error *err)
 {
 	if (!h->log_bytes || !is_aligned_u64(h->log_off | h->log_bytes, VHDX_MIB) ||
@@ -91,7 +91,7 @@ int vhdx_read_headers(struct img *img, struct vhdx *v, struct img_error *err)
 	v->headers_alike = v->header_valid[0] && v->header_valid[1] && same_content(&h[0], &h[1]);
 	v->current = choose(h, v->header_valid);
 	v->header = h[v->current];
-	return check_log_place(img, &v->header, err);
+	return check_log_range(img, &v->header, err);
 }
 
 int vhdx_write_headers(struct img *img, struct vhdx *v, struct img_error *err)

@@ -99,7 +99,7 @@ static uint8_t *region_at(uint8_t *table, size_t i)
 	return table + VHDX_REGION_HEADER_BYTES + i * VHDX_REGION_ENTRY_BYTES;
 }
 
-static int by_place(const void *a, const void *b)
+static int by_offset(const void *a, const void *b)
 {
 	const struct vhdx_region *x = a, *y = b;
 
@@ -119,7 +119,7 @@ static int check_region(const struct vhdx_region *r, size_t number, struct img_e
 
 int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct img_error *err)
 {
-	struct vhdx_region *places;
+	struct vhdx_region *ranges;
 	uint32_t count;
 	int rc = check_seal(bytes, VHDX_REGION_TABLE_BYTES, "regi", err);
 
@@ -130,8 +130,8 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 		return img_fail(err, -EUCLEAN, "entry count is %" PRIu32 ", expected at most %d",
 				count, VHDX_REGIONS_MAX);
 	*out = (struct vhdx_regions){ 0 };
-	places = calloc(count + 1, sizeof(*places));
-	if (!places)
+	ranges = calloc(count + 1, sizeof(*ranges));
+	if (!ranges)
 		return img_fail(err, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < count && !rc; i++) {
 		const uint8_t *entry = bytes + VHDX_REGION_HEADER_BYTES +
@@ -139,8 +139,8 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 		struct vhdx_region *known = NULL;
 		char text[IMG_GUID_CHARS + 1];
 
-		places[i] = (struct vhdx_region){ le64_load(entry + 16), le32_load(entry + 24) };
-		rc = check_region(&places[i], i, err);
+		ranges[i] = (struct vhdx_region){ le64_load(entry + 16), le32_load(entry + 24) };
+		rc = check_region(&ranges[i], i, err);
 		if (rc)
 			break;
 		if (img_guid_equal(entry, bat_guid))
@@ -152,7 +152,7 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 			rc = img_fail(err, -EUCLEAN, "entry %" PRIu32 ": found region %s twice", i,
 				      text);
 		else if (known)
-			*known = places[i];
+			*known = ranges[i];
 		else if (le32_load(entry + 28) & 1)
 			rc = img_fail(err, -ENOTSUP,
 				      "entry %" PRIu32
@@ -161,14 +161,14 @@ int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct im
 				      i, text);
 	}
 	if (count)
-		qsort(places, count, sizeof(*places), by_place);
+		qsort(ranges, count, sizeof(*ranges), by_offset);
 	for (uint32_t i = 1; i < count && !rc; i++)
-		if (places[i].off - places[i - 1].off < places[i - 1].bytes)
+		if (ranges[i].off - ranges[i - 1].off < ranges[i - 1].bytes)
 			rc = img_fail(err, -EUCLEAN,
 				      "found regions at %" PRIu64 " (%" PRIu64
 				      " bytes) and %" PRIu64 ", which overlap",
-				      places[i - 1].off, places[i - 1].bytes, places[i].off);
-	free(places);
+				      ranges[i - 1].off, ranges[i - 1].bytes, ranges[i].off);
+	free(ranges);
 	if (!rc && (!out->bat.bytes || !out->metadata.bytes))
 		rc = img_fail(err, -EUCLEAN, "found no %s region among %" PRIu32 " entries",
 			      out->bat.bytes ? "metadata" : "BAT", count);
@@ -282,8 +282,8 @@ static enum vhdx_item item_of(const uint8_t *entry)
 	return (enum vhdx_item)i;
 }
 
-static int check_place(const struct vhdx_item_place *p, uint32_t number, uint64_t region_bytes,
-		       struct img_error *err)
+static int check_item_range(const struct vhdx_item_range *p, uint32_t number, uint64_t region_bytes,
+			    struct img_error *err)
 {
 	if (!p->bytes && !p->off) /* of an item without content */
 		return 0;
@@ -298,7 +298,7 @@ static int check_place(const struct vhdx_item_place *p, uint32_t number, uint64_
 }
 
 int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
-			struct vhdx_item_place out[VHDX_ITEMS], struct img_error *err)
+			struct vhdx_item_range out[VHDX_ITEMS], struct img_error *err)
 {
 	uint16_t count = le16_load(table + 10);
 
@@ -310,10 +310,10 @@ int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
 				VHDX_METADATA_ITEMS_MAX);
 	for (uint32_t i = 0; i < count; i++) {
 		const uint8_t *entry = table + (size_t)(i + 1) * VHDX_METADATA_ENTRY_BYTES;
-		struct vhdx_item_place p = { le32_load(entry + 16), le32_load(entry + 20) };
+		struct vhdx_item_range p = { le32_load(entry + 16), le32_load(entry + 20) };
 		enum vhdx_item item = item_of(entry);
 		char text[IMG_GUID_CHARS + 1];
-		int rc = check_place(&p, i, region_bytes, err);
+		int rc = check_item_range(&p, i, region_bytes, err);
 
 		if (rc)
 			return rc;
@@ -342,7 +342,7 @@ int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
 	return 0;
 }
 
-void vhdx_encode_metadata(const struct vhdx_item_place places[VHDX_ITEMS], uint8_t *table)
+void vhdx_encode_metadata(const struct vhdx_item_range ranges[VHDX_ITEMS], uint8_t *table)
 {
 	uint16_t count = 0;
 
@@ -351,27 +351,27 @@ void vhdx_encode_metadata(const struct vhdx_item_place places[VHDX_ITEMS], uint8
 	for (int i = 0; i < VHDX_ITEMS; i++) {
 		uint8_t *entry = table + (size_t)(count + 1) * VHDX_METADATA_ENTRY_BYTES;
 
-		if (!places[i].bytes)
+		if (!ranges[i].bytes)
 			continue;
 		memcpy(entry, known_items[i].guid, IMG_GUID_BYTES);
-		le32_store(entry + 16, places[i].off);
-		le32_store(entry + 20, places[i].bytes);
+		le32_store(entry + 16, ranges[i].off);
+		le32_store(entry + 20, ranges[i].bytes);
 		le32_store(entry + 24, known_items[i].flags);
 		count++;
 	}
 	le16_store(table + 10, count);
 }
 
-bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_place *place)
+bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_range *range)
 {
 	uint16_t count = le16_load(table + 10), i = 0;
 	uint8_t *entry = table + VHDX_METADATA_ENTRY_BYTES;
 
 	for (; i < count && item_of(entry) != item; i++)
 		entry += VHDX_METADATA_ENTRY_BYTES;
-	if (!place->bytes && i == count)
+	if (!range->bytes && i == count)
 		return true;
-	if (!place->bytes) { /* the last one takes its place */
+	if (!range->bytes) { /* the last one takes its place */
 		const uint8_t *last = table + (size_t)count * VHDX_METADATA_ENTRY_BYTES;
 
 		memmove(entry, last, VHDX_METADATA_ENTRY_BYTES);
@@ -387,8 +387,8 @@ bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_p
 		le32_store(entry + 24, known_items[item].flags);
 		le16_store(table + 10, (uint16_t)(count + 1));
 	}
-	le32_store(entry + 16, place->off);
-	le32_store(entry + 20, place->bytes);
+	le32_store(entry + 16, range->off);
+	le32_store(entry + 20, range->bytes);
 	return true;
 }
 

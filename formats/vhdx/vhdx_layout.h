@@ -72,7 +72,7 @@ struct vhdx_regions {
 };
 
 /*
- * VHDX_REGION_TABLE_BYTES of them; of the places all that is checked is alignment and overlap.
+ * VHDX_REGION_TABLE_BYTES of them; of their offsets and lengths all that is checked is alignment and overlap.
  * -EUCLEAN; -ENOTSUP: a required region that is not known.
  */
 int vhdx_parse_regions(const uint8_t *bytes, struct vhdx_regions *out, struct img_error *err);
@@ -95,7 +95,7 @@ enum vhdx_item {
 };
 
 /* Where the items lie, from the start of the region; bytes 0: not there. */
-struct vhdx_item_place {
+struct vhdx_item_range {
 	uint32_t off, bytes;
 };
 
@@ -104,13 +104,13 @@ struct vhdx_item_place {
  * -EUCLEAN; -ENOTSUP: a required item that is not known.
  */
 int vhdx_parse_metadata(const uint8_t *table, uint64_t region_bytes,
-			struct vhdx_item_place out[VHDX_ITEMS], struct img_error *err);
-void vhdx_encode_metadata(const struct vhdx_item_place places[VHDX_ITEMS], uint8_t *table);
+			struct vhdx_item_range out[VHDX_ITEMS], struct img_error *err);
+void vhdx_encode_metadata(const struct vhdx_item_range ranges[VHDX_ITEMS], uint8_t *table);
 /*
- * Where an item of a valid table lies from now on; a place of no bytes: it is none of the table's any more. False: the
+ * Where an item of a valid table lies from now on; a range of no bytes: it is removed from the table. False: the
  * table is full.
  */
-bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_place *place);
+bool vhdx_set_item(uint8_t *table, enum vhdx_item item, const struct vhdx_item_range *range);
 /* The bytes that an item has; 0: as many as it needs. */
 uint32_t vhdx_item_bytes(enum vhdx_item item);
 
@@ -157,7 +157,7 @@ static inline uint64_t vhdx_entry_off(uint64_t entry)
 	return entry & ~UINT64_C(0xfffff);
 }
 
-static inline bool vhdx_has_room(enum vhdx_block_state state)
+static inline bool vhdx_is_allocated(enum vhdx_block_state state)
 {
 	return state == VHDX_PRESENT || state == VHDX_PARTIAL;
 }
@@ -187,7 +187,7 @@ struct vhdx_log_descriptor {
 	uint64_t off;
 	uint64_t bytes; /* zero: how many; else VHDX_LOG_SECTOR */
 	uint64_t sequence;
-	uint8_t leading[8], trailing[4]; /* data: what the data sector has no room for */
+	uint8_t leading[8], trailing[4]; /* data: what the data sector does not hold */
 };
 
 /* What of the entry's first sector can be told alone: signature, lengths, counts. */

@@ -141,10 +141,10 @@ void vhdx_locator_clear(struct vhdx_locator *l)
 	*l = (struct vhdx_locator){ 0 };
 }
 
-/* ---- Places ---- */
+/* ---- Paths ---- */
 
 /* Is it on a volume, a server or a drive that only Windows knows? */
-static bool is_windows_place(const char *path)
+static bool is_windows_path(const char *path)
 {
 	return !strncmp(path, "\\\\", 2) || (path[0] && path[1] == ':');
 }
@@ -155,7 +155,7 @@ static char *to_path(const char *stored)
 	const char *from = stored;
 	char *path;
 
-	if (is_windows_place(stored))
+	if (is_windows_path(stored))
 		return strdup(stored);
 	while (!strncmp(from, ".\\", 2) || !strncmp(from, "./", 2))
 		from += 2;
@@ -166,12 +166,12 @@ static char *to_path(const char *stored)
 	return path;
 }
 
-size_t vhdx_locator_places(const struct vhdx_locator *l, char *out[VHDX_PLACES])
+size_t vhdx_locator_paths(const struct vhdx_locator *l, char *out[VHDX_PARENT_PATHS])
 {
-	const char *const stored[VHDX_PLACES] = { l->relative, l->volume, l->absolute };
+	const char *const stored[VHDX_PARENT_PATHS] = { l->relative, l->volume, l->absolute };
 	size_t count = 0;
 
-	for (size_t i = 0; i < VHDX_PLACES; i++) {
+	for (size_t i = 0; i < VHDX_PARENT_PATHS; i++) {
 		bool known = false;
 
 		out[count] = stored[i] ? to_path(stored[i]) : NULL;
@@ -217,7 +217,7 @@ static void print_linkage(const uint8_t guid[IMG_GUID_BYTES], char out[LINKAGE_C
 	out[LINKAGE_CHARS] = '\0';
 }
 
-static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *place, uint8_t *len,
+static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *off_field, uint8_t *len,
 		    struct img_error *err)
 {
 	uint8_t *utf16;
@@ -227,7 +227,7 @@ static int put_text(uint8_t *bytes, size_t *at, const char *text, uint8_t *place
 	if (rc)
 		return img_fail(err, rc, rc == -ENOMEM ? "out of memory" : "'%s': not UTF-8 text",
 				text);
-	le32_store(place, (uint32_t)*at);
+	le32_store(off_field, (uint32_t)*at);
 	le16_store(len, (uint16_t)n);
 	memcpy(bytes + *at, utf16, n);
 	*at += n;
@@ -284,7 +284,7 @@ int vhdx_locator_of(const uint8_t linkage[IMG_GUID_BYTES], const char *name,
 {
 	char *path;
 
-	if (strchr(name, '\\') || is_windows_place(name) || strlen(name) > NAME_BYTES_MAX)
+	if (strchr(name, '\\') || is_windows_path(name) || strlen(name) > NAME_BYTES_MAX)
 		return img_fail(
 			err, -EINVAL,
 			"'%s': a name in a parent locator has up to %d bytes, no backslash, and "

@@ -27,12 +27,12 @@ int vhdx_parse_locator(const uint8_t *bytes, size_t len, struct vhdx_locator *ou
 void vhdx_locator_clear(struct vhdx_locator *l);
 
 /*
- * The places where the parent may be, best first: relative ones as paths of this system, from the child's
- * folder; a path on a volume of Windows as it is. Fills up to VHDX_PLACES of out with malloc'd text
+ * The paths at which the parent may be, best first: relative ones as paths of this system, from the child's
+ * folder; a path on a volume of Windows as it is. Fills up to VHDX_PARENT_PATHS of out with malloc'd text
  * and returns how many; 0: out of memory.
  */
-enum { VHDX_PLACES = 3 };
-size_t vhdx_locator_places(const struct vhdx_locator *l, char *out[VHDX_PLACES]);
+enum { VHDX_PARENT_PATHS = 3 };
+size_t vhdx_locator_paths(const struct vhdx_locator *l, char *out[VHDX_PARENT_PATHS]);
 
 /*
  * The locator of a parent by that name, relative to the child's folder or absolute. *out: for

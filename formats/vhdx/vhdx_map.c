@@ -8,7 +8,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 
-const char *vhdx_place_fault(const struct vhdx *v, uint64_t file_off, uint64_t bytes)
+const char *vhdx_offset_fault(const struct vhdx *v, uint64_t file_off, uint64_t bytes)
 {
 	const struct vhdx_regions *r = &v->regions;
 
@@ -35,9 +35,9 @@ static int fail_entry(const struct img *img, struct img_req *req, uint64_t numbe
 			img->name, number, vhdx_entry_at(v, number), entry, fault);
 }
 
-/* The sentence for a place where something else lies. */
-static int fail_place(const struct img *img, struct img_req *req, uint64_t number, uint64_t entry,
-		      const char *there)
+/* The sentence for an offset where something else lies. */
+static int fail_offset(const struct img *img, struct img_req *req, uint64_t number, uint64_t entry,
+		       const char *there)
 {
 	const struct vhdx *v = img->state;
 
@@ -78,10 +78,10 @@ static int parse_entry(const struct img *img, struct img_req *req, uint64_t numb
 	fault = state_fault(v, out->state);
 	if (fault)
 		return fail_entry(img, req, number, out->entry, fault);
-	if (!vhdx_has_room(out->state))
+	if (!vhdx_is_allocated(out->state))
 		return 0;
-	fault = vhdx_place_fault(v, out->file_off, v->geometry.block_bytes);
-	return fault ? fail_place(img, req, number, out->entry, fault) : 0;
+	fault = vhdx_offset_fault(v, out->file_off, v->geometry.block_bytes);
+	return fault ? fail_offset(img, req, number, out->entry, fault) : 0;
 }
 
 int vhdx_lookup(struct img *img, struct img_req *req, uint64_t off, struct vhdx_block *out)
@@ -116,14 +116,14 @@ int vhdx_lookup_bitmap(struct img *img, struct img_req *req, uint64_t block, uin
 	if (vhdx_entry_state(entry) != VHDX_PRESENT)
 		return fail_entry(img, req, number, entry,
 				  "a state that a sector bitmap block cannot have");
-	fault = vhdx_place_fault(v, vhdx_entry_off(entry), VHDX_BITMAP_BYTES);
+	fault = vhdx_offset_fault(v, vhdx_entry_off(entry), VHDX_BITMAP_BYTES);
 	if (fault)
-		return fail_place(img, req, number, entry, fault);
+		return fail_offset(img, req, number, entry, fault);
 	*file_off = vhdx_entry_off(entry);
 	return 0;
 }
 
-uint64_t vhdx_bit_place(const struct vhdx *v, uint64_t bitmap_off, uint64_t off, unsigned *bit)
+uint64_t vhdx_bit_offset(const struct vhdx *v, uint64_t bitmap_off, uint64_t off, unsigned *bit)
 {
 	uint64_t chunk_bytes = vhdx_chunk_ratio(&v->geometry) * v->geometry.block_bytes;
 	uint64_t sector = off % chunk_bytes / v->geometry.sector_bytes;
@@ -136,9 +136,9 @@ int vhdx_bitmap_run(const struct vhdx *v, struct img_req *req, uint64_t bitmap_o
 		    uint64_t most, bool *present, uint64_t *run)
 {
 	unsigned bit;
-	uint64_t place = vhdx_bit_place(v, bitmap_off, off, &bit);
-	uint64_t bytes = min_u64((bit + most + 7) / 8, IMG_META_BLOCK - place % IMG_META_BLOCK);
-	const uint8_t *bits = img_meta_get(req, v->storage, place, bytes);
+	uint64_t byte_off = vhdx_bit_offset(v, bitmap_off, off, &bit);
+	uint64_t bytes = min_u64((bit + most + 7) / 8, IMG_META_BLOCK - byte_off % IMG_META_BLOCK);
+	const uint8_t *bits = img_meta_get(req, v->storage, byte_off, bytes);
 	uint8_t same;
 
 	if (!bits)
@@ -188,10 +188,10 @@ static int map_partial(struct img *img, struct img_req *req, const struct vhdx_b
 	return 0;
 }
 
-/* What a block without room in the file reads as. */
+/* What a block that is not allocated reads as. */
 static enum img_extent_kind kind_of(const struct vhdx *v, enum vhdx_block_state state)
 {
-	if (vhdx_has_room(state))
+	if (vhdx_is_allocated(state))
 		return IMG_DATA;
 	return vhdx_is_parents(v, state) ? IMG_BACKING : IMG_ZERO;
 }
@@ -229,7 +229,7 @@ int vhdx_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		if (state_fault(v, state) || state == VHDX_PARTIAL || kind_of(v, state) != kind)
 			break;
 		if (kind == IMG_DATA && (vhdx_entry_off(entry) != first.file_off + run * block_bytes ||
-					 vhdx_place_fault(v, vhdx_entry_off(entry), block_bytes)))
+					 vhdx_offset_fault(v, vhdx_entry_off(entry), block_bytes)))
 			break;
 		run++;
 	}

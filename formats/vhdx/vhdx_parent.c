@@ -13,7 +13,7 @@
 
 int vhdx_read_locator(struct vhdx *v, struct img_error *err)
 {
-	const struct vhdx_item_place *p = &v->items[VHDX_PARENT_LOCATOR];
+	const struct vhdx_item_range *p = &v->items[VHDX_PARENT_LOCATOR];
 	uint8_t *bytes;
 	int rc;
 
@@ -38,7 +38,7 @@ int vhdx_read_locator(struct vhdx *v, struct img_error *err)
 int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *err)
 {
 	const struct vhdx_locator *l = &v->locator;
-	char *places[VHDX_PLACES] = { NULL };
+	char *paths[VHDX_PARENT_PATHS] = { NULL };
 	size_t count;
 
 	img->backing_required = vhdx_is_child(v);
@@ -48,14 +48,14 @@ int vhdx_keep_parent(struct img *img, const struct vhdx *v, struct img_error *er
 	memcpy(img->backing_uuids[0], l->linkage, IMG_GUID_BYTES);
 	memcpy(img->backing_uuids[1], l->linkage2, IMG_GUID_BYTES);
 	img->backing_format = strdup(img->driver->name);
-	img->backing_alternatives = calloc(VHDX_PLACES, sizeof(char *));
-	count = vhdx_locator_places(l, places);
-	img->backing_name = places[0];
+	img->backing_alternatives = calloc(VHDX_PARENT_PATHS, sizeof(char *));
+	count = vhdx_locator_paths(l, paths);
+	img->backing_name = paths[0];
 	for (size_t i = 1; i < count; i++) {
 		if (img->backing_alternatives)
-			img->backing_alternatives[img->backing_alternative_count++] = places[i];
+			img->backing_alternatives[img->backing_alternative_count++] = paths[i];
 		else
-			free(places[i]);
+			free(paths[i]);
 	}
 	return img->backing_format && img->backing_alternatives && count ? 0
 									 : vhdx_no_memory(img, err);

@@ -1,5 +1,5 @@
 /*
- * What needs the image quiet: sector bitmap blocks and cleared room for writers, another size for the
+ * What needs the image quiet: sector bitmap blocks and cleared space for writers, another size for the
  * disk, and a BAT that must move to grow.
  */
 #include <errno.h>
@@ -49,19 +49,19 @@ static int take_zeroes(struct img *img, uint64_t bytes, enum img_preallocate how
 		       struct img_error *err)
 {
 	bool fresh;
-	int rc = vhdx_take_room(img, bytes, off, &fresh, err);
+	int rc = vhdx_alloc_space(img, bytes, off, &fresh, err);
 
 	if (rc == IMG_NEED_EXCLUSIVE) {
-		rc = vhdx_clear_room(img, bytes, err);
+		rc = vhdx_clear_free_space(img, bytes, err);
 		if (!rc)
-			rc = vhdx_take_room(img, bytes, off, &fresh, err);
+			rc = vhdx_alloc_space(img, bytes, off, &fresh, err);
 	}
 	if (rc)
 		return rc;
 	rc = clear_taken(img, *off, bytes, how, err);
 	img_meta_forget(img, img->file, *off, bytes);
 	if (rc)
-		vhdx_give_room(img, *off, bytes, false);
+		vhdx_free_space(img, *off, bytes, false);
 	return rc;
 }
 
@@ -80,7 +80,7 @@ static int make_bitmap(struct img *img, uint64_t chunk, struct img_error *err)
 	if (rc)
 		return rc;
 	le64_store(entry, vhdx_bat_entry(VHDX_PRESENT, off));
-	/* Where that fails the room stays taken: whether it is in the log is not known. */
+	/* Where that fails the space stays allocated: whether it is in the log is not known. */
 	return vhdx_write_bytes(img, at, entry, sizeof(entry), err);
 }
 
@@ -89,7 +89,7 @@ int vhdx_grow(struct img *img, uint64_t off, uint64_t len, struct img_error *err
 	const struct vhdx *v = img->state;
 	uint64_t covers = vhdx_chunk_ratio(&v->geometry) * v->geometry.block_bytes;
 	uint64_t first = off / covers, last = (off + len - 1) / covers;
-	int rc = vhdx_clear_room(img, v->geometry.block_bytes, err);
+	int rc = vhdx_clear_free_space(img, v->geometry.block_bytes, err);
 
 	last = min_u64(last, first + CHUNKS_AT_ONCE - 1);
 	for (uint64_t chunk = first; vhdx_is_child(v) && chunk <= last && !rc; chunk++)
@@ -173,7 +173,7 @@ int vhdx_reach_bat(struct img *img, uint64_t bytes, struct img_error *err)
 	if (rc) /* what was taken stays so: it may be what the log leads to */
 		return rc;
 	img_meta_forget(img, img->file, old.off, old.bytes);
-	vhdx_give_room(img, old.off, old.bytes, false);
+	vhdx_free_space(img, old.off, old.bytes, false);
 	return 0;
 }
 
@@ -276,10 +276,10 @@ int vhdx_pass_over(struct vhdx_pass *p, uint64_t first, uint64_t end, bool holes
 		if (!rc && memcmp(piece, before, bytes) != 0)
 			rc = vhdx_write_bytes(img, at, piece, bytes, err);
 		for (size_t i = 0; i < p->nfreed && !rc; i++)
-			vhdx_give_room(img, vhdx_entry_off(p->freed[i]),
-				       p->freed[i] & 1 ? VHDX_BITMAP_BYTES
-						       : v->geometry.block_bytes,
-				       false);
+			vhdx_free_space(img, vhdx_entry_off(p->freed[i]),
+					p->freed[i] & 1 ? VHDX_BITMAP_BYTES
+							: v->geometry.block_bytes,
+					false);
 	}
 	free(piece);
 	free(before);
@@ -292,7 +292,7 @@ void vhdx_free_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot)
 	const struct vhdx *v = p->img->state;
 	uint64_t entry = le64_load(slot);
 
-	if (vhdx_has_room(vhdx_entry_state(entry)))
+	if (vhdx_is_allocated(vhdx_entry_state(entry)))
 		p->freed[p->nfreed++] = vhdx_entry_off(entry) | vhdx_is_bitmap_entry(v, number);
 	le64_store(slot, 0);
 }
@@ -310,7 +310,7 @@ static int fill_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struc
 	uint64_t off;
 	int rc;
 
-	if (vhdx_is_bitmap_entry(v, number) || vhdx_has_room(vhdx_entry_state(le64_load(slot))))
+	if (vhdx_is_bitmap_entry(v, number) || vhdx_is_allocated(vhdx_entry_state(le64_load(slot))))
 		return 0;
 	rc = take_zeroes(p->img, v->geometry.block_bytes, p->how, &off, err);
 	if (!rc)

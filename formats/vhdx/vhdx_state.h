@@ -49,7 +49,7 @@ struct vhdx {
 	bool header_valid[2], regions_valid[2];
 	bool headers_alike; /* both valid and of the same content */
 	struct vhdx_regions regions;
-	struct vhdx_item_place items[VHDX_ITEMS];
+	struct vhdx_item_range items[VHDX_ITEMS];
 	struct vhdx_geometry geometry; /* .size: what the file says */
 	struct vhdx_locator locator;   /* with geometry.has_parent */
 	struct img_storage *storage;   /* the file, or the file as its log's replay would leave it */
@@ -182,7 +182,7 @@ static inline uint64_t vhdx_entry_at(const struct vhdx *v, uint64_t number)
  * Is an entry's place one that a block of so many bytes can have: whole MiB, past the first, clear of
  * log and regions? NULL, or what is there instead.
  */
-const char *vhdx_place_fault(const struct vhdx *v, uint64_t file_off, uint64_t bytes);
+const char *vhdx_offset_fault(const struct vhdx *v, uint64_t file_off, uint64_t bytes);
 
 /* A payload block's entry as it was looked up. */
 struct vhdx_block {
@@ -190,7 +190,7 @@ struct vhdx_block {
 	uint64_t entry_number; /* in the BAT */
 	uint64_t entry;
 	enum vhdx_block_state state;
-	uint64_t file_off; /* with room */
+	uint64_t file_off; /* of an allocated block */
 };
 
 /* Look up the block of guest byte off. 0, IMG_NEED_METADATA, -EUCLEAN. */
@@ -198,7 +198,7 @@ int vhdx_lookup(struct img *img, struct img_req *req, uint64_t off, struct vhdx_
 /* Of a block's chunk: where its sector bitmap block is; 0: none. 0, IMG_NEED_METADATA, -EUCLEAN. */
 int vhdx_lookup_bitmap(struct img *img, struct img_req *req, uint64_t block, uint64_t *file_off);
 /* File offset of the bitmap's byte that has the bit of guest byte off. */
-uint64_t vhdx_bit_place(const struct vhdx *v, uint64_t bitmap_off, uint64_t off, unsigned *bit);
+uint64_t vhdx_bit_offset(const struct vhdx *v, uint64_t bitmap_off, uint64_t off, unsigned *bit);
 /*
  * How many sectors from guest byte off on, up to most, are (*present) or are not in a partially present
  * block. 0, IMG_NEED_METADATA.
@@ -210,18 +210,18 @@ int vhdx_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 
 /* ---- vhdx_alloc.c ---- */
 
-/* Blocking: find out what is used, if that is not known yet. -EUCLEAN: two blocks share room. */
+/* Blocking: find out what is used, if that is not known yet. -EUCLEAN: two blocks overlap. */
 int vhdx_load_alloc(struct img *img, struct img_error *err);
 void vhdx_free_alloc(struct vhdx_alloc *alloc);
 /*
  * Room for bytes (whole MiB). *fresh: it reads as zeroes. Under the metadata lock or with the image
- * quiet. 0; IMG_NEED_EXCLUSIVE: there is room that has to be cleared first; -ENOSPC, -EFBIG.
+ * quiet. 0; IMG_NEED_EXCLUSIVE: there is space that has to be cleared first; -ENOSPC, -EFBIG.
  */
-int vhdx_take_room(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh, struct img_error *err);
+int vhdx_alloc_space(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh, struct img_error *err);
 /* Nothing uses it any more. clear: it reads as zeroes. */
-void vhdx_give_room(struct img *img, uint64_t off, uint64_t bytes, bool clear);
-/* Blocking: clear free room, so that there is some for bytes. */
-int vhdx_clear_room(struct img *img, uint64_t bytes, struct img_error *err);
+void vhdx_free_space(struct img *img, uint64_t off, uint64_t bytes, bool clear);
+/* Blocking: clear free space, so that there is some for bytes. */
+int vhdx_clear_free_space(struct img *img, uint64_t bytes, struct img_error *err);
 /* Where the last used MiB ends. */
 uint64_t vhdx_used_end(const struct vhdx *v);
 
@@ -245,15 +245,15 @@ int vhdx_reach_bat(struct img *img, uint64_t bytes, struct img_error *err);
 /* Go over BAT entries [first, end), a piece at a time; each may change them, then they are written. */
 struct vhdx_pass {
 	struct img *img;
-	uint64_t *freed; /* offsets whose room is given back when the piece is written */
+	uint64_t *freed; /* offsets whose space is freed when the piece is written */
 	size_t nfreed;
-	enum img_preallocate how; /* of room that is taken */
+	enum img_preallocate how; /* of space that is allocated */
 };
 typedef int vhdx_pass_fn(struct vhdx_pass *p, uint64_t number, uint8_t *slot, struct img_error *err);
 /* holes: also where the BAT is a hole of the file. */
 int vhdx_pass_over(struct vhdx_pass *p, uint64_t first, uint64_t end, bool holes, vhdx_pass_fn *each,
 		   struct img_error *err);
-/* Not present any more; its room is given back. */
+/* Not present any more; its space is freed. */
 void vhdx_free_entry(struct vhdx_pass *p, uint64_t number, uint8_t *slot);
 
 /* ---- vhdx_create.c, vhdx_check.c ---- */

@@ -1,6 +1,6 @@
 /*
- * Writing: plan, commit, drop, release. A block that has room is written in place; one that has none
- * gets room, and once its data is there its BAT entry names it. In a differencing disk a new block has
+ * Writing: plan, commit, drop, release. A block that is allocated is written in place; one that is not
+ * gets space, and once its data is there its BAT entry names it. In a differencing disk a new block has
  * only the sectors that were written: the sector bitmap says which, and is changed before (rank
  * ALLOCATION) the BAT entry that makes it count (rank MAPPING). All of it goes through the log.
  */
@@ -24,10 +24,10 @@ enum {
 };
 
 enum {
-	COMMIT_NEW,   /* a block with room of its own */
+	COMMIT_NEW,   /* a newly allocated block */
 	COMMIT_BITS,  /* more sectors of one that is partially present */
 	COMMIT_WHOLE, /* one that was partially present is so wholly */
-	COMMIT_STATE, /* blocks without room; what they had is freed */
+	COMMIT_STATE, /* blocks that are not allocated any more; what they had is freed */
 };
 
 static uint64_t block_start(const struct vhdx *v, const struct vhdx_block *b)
@@ -39,7 +39,7 @@ static uint64_t block_start(const struct vhdx *v, const struct vhdx_block *b)
 
 /* Where the bits of guest bytes [from, to), sectors of one block, lie; len: bytes of the bitmap. */
 struct bits {
-	uint64_t place, len;
+	uint64_t off, len;
 	unsigned first; /* bit of the first byte */
 	uint64_t count;
 };
@@ -48,19 +48,19 @@ static struct bits bits_of(const struct vhdx *v, uint64_t bitmap_off, uint64_t f
 {
 	struct bits b = { .count = (to - from) / v->geometry.sector_bytes };
 
-	b.place = vhdx_bit_place(v, bitmap_off, from, &b.first);
+	b.off = vhdx_bit_offset(v, bitmap_off, from, &b.first);
 	b.len = div_round_up_u64(b.first + b.count, 8);
 	return b;
 }
 
 /* Look at (edit: have written) up to *len bytes of a bitmap. */
-static uint8_t *piece_at(struct vhdx *v, struct img_req *req, uint64_t place, uint64_t *len,
+static uint8_t *piece_at(struct vhdx *v, struct img_req *req, uint64_t off, uint64_t *len,
 			 bool edit)
 {
-	*len = min_u64(*len, IMG_META_BLOCK - place % IMG_META_BLOCK);
+	*len = min_u64(*len, IMG_META_BLOCK - off % IMG_META_BLOCK);
 	if (edit)
-		return img_meta_edit(req, v->storage, place, *len, IMG_RANK_ALLOCATION);
-	return (uint8_t *)(uintptr_t)img_meta_get(req, v->storage, place, *len);
+		return img_meta_edit(req, v->storage, off, *len, IMG_RANK_ALLOCATION);
+	return (uint8_t *)(uintptr_t)img_meta_get(req, v->storage, off, *len);
 }
 
 /* Have all bits of a block in memory. */
@@ -70,7 +70,7 @@ static int look_at_bits(struct vhdx *v, struct img_req *req, const struct bits *
 
 	for (uint64_t at = 0; at < b->len; at += len) {
 		len = b->len - at;
-		if (!piece_at(v, req, b->place + at, &len, false))
+		if (!piece_at(v, req, b->off + at, &len, false))
 			return IMG_NEED_METADATA;
 	}
 	return 0;
@@ -86,9 +86,9 @@ static void clear_bits(struct vhdx *v, struct img_req *req, const struct bits *b
 		const uint8_t *bytes;
 
 		len = min_u64(b->len - at, sizeof(zero));
-		bytes = piece_at(v, req, b->place + at, &len, false);
+		bytes = piece_at(v, req, b->off + at, &len, false);
 		if (bytes && memcmp(bytes, zero, len) != 0)
-			memset(piece_at(v, req, b->place + at, &len, true), 0, len);
+			memset(piece_at(v, req, b->off + at, &len, true), 0, len);
 	}
 }
 
@@ -98,7 +98,7 @@ static void set_bits(struct vhdx *v, struct img_req *req, const struct bits *b)
 
 	while (bit < end) {
 		uint64_t len = div_round_up_u64(end, 8) - bit / 8, stop;
-		uint8_t *bytes = piece_at(v, req, b->place + bit / 8, &len, true);
+		uint8_t *bytes = piece_at(v, req, b->off + bit / 8, &len, true);
 
 		stop = min_u64(end, (bit / 8 + len) * 8);
 		for (uint64_t base = bit / 8 * 8; bit < stop;) {
@@ -117,9 +117,9 @@ static void set_bits(struct vhdx *v, struct img_req *req, const struct bits *b)
 
 /* ---- Plans ---- */
 
-/* In the room that is there: guest bytes from off on. */
-static void plan_here(struct img *img, const struct vhdx_block *b, enum img_op op, uint64_t off,
-		      uint64_t len, struct img_plan *plan)
+/* In the block that is allocated: guest bytes from off on. */
+static void plan_in_place(struct img *img, const struct vhdx_block *b, enum img_op op, uint64_t off,
+			  uint64_t len, struct img_plan *plan)
 {
 	const struct vhdx *v = img->state;
 
@@ -144,15 +144,16 @@ static void plan_present(struct img *img, struct img_req *req, const struct vhdx
 	while (end < off + len && !vhdx_lookup(img, req, end, &next) &&
 	       next.state == VHDX_PRESENT && next.file_off == b->file_off + (end - start))
 		end += bytes;
-	plan_here(img, b, op, off, min_u64(len, end - off), plan);
+	plan_in_place(img, b, op, off, min_u64(len, end - off), plan);
 }
 
-/* Guest bytes [from, to), whole sectors, of a block that gets room; to be written or zeroed there. */
+/* Guest bytes [from, to), whole sectors, of a block that is allocated for it; to be written or zeroed there. */
 static int plan_new(struct img *img, struct img_req *req, const struct vhdx_block *b, bool parents,
 		    uint64_t from, uint64_t to, struct img_plan *plan)
 {
 	struct vhdx *v = img->state;
-	uint64_t bytes = v->geometry.block_bytes, start = block_start(v, b), room, bitmap_off = 0;
+	uint64_t bytes = v->geometry.block_bytes, start = block_start(v, b), block_off,
+		 bitmap_off = 0;
 	bool whole = from == start && to >= min_u64(start + bytes, img->size);
 	int rc;
 
@@ -172,17 +173,18 @@ static int plan_new(struct img *img, struct img_req *req, const struct vhdx_bloc
 		if (rc)
 			return rc;
 	}
-	rc = vhdx_take_room(img, bytes, &room, &plan->fresh, img_req_error(req));
+	rc = vhdx_alloc_space(img, bytes, &block_off, &plan->fresh, img_req_error(req));
 	if (rc)
 		return rc;
 	plan->fill_start = from;
 	plan->fill_end = to;
 	plan->storage = img->file;
-	plan->file_off = room + (from - start);
+	plan->file_off = block_off + (from - start);
 	plan->commit = true;
 	plan->slot[SLOT_KIND] = COMMIT_NEW;
 	plan->slot[SLOT_ENTRY] = b->entry_number;
-	plan->slot[SLOT_VALUE] = vhdx_bat_entry(bitmap_off ? VHDX_PARTIAL : VHDX_PRESENT, room);
+	plan->slot[SLOT_VALUE] = vhdx_bat_entry(bitmap_off ? VHDX_PARTIAL : VHDX_PRESENT,
+						block_off);
 	plan->slot[SLOT_BITMAP] = bitmap_off;
 	plan->slot[SLOT_FROM] = from;
 	plan->slot[SLOT_TO] = to;
@@ -242,7 +244,7 @@ static int plan_partial(struct img *img, struct img_req *req, const struct vhdx_
 	}
 	if (op == IMG_OP_ZERO && !present && (from != off || to != off + len))
 		return IMG_NEED_WRITE;
-	plan_here(img, b, op, off, len, plan);
+	plan_in_place(img, b, op, off, len, plan);
 	if (present)
 		return 0;
 	plan->fill_start = from;
@@ -278,22 +280,23 @@ static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_
 /* ---- Zeroing and discarding ---- */
 
 /* How to clear a whole block. */
-enum way {
-	WAY_NOTHING,
-	WAY_STATE, /* by its entry */
-	WAY_HERE,  /* in its room, which it keeps */
-	WAY_WRITE, /* as a write of zeroes, which gets room */
+enum clear_method {
+	CLEAR_NOTHING,
+	CLEAR_BY_METADATA, /* by its entry */
+	CLEAR_IN_PLACE,	   /* in place: the block stays allocated */
+	CLEAR_BY_WRITING,  /* as a write of zeroes, which allocates it */
 };
 
-static enum way way_to_clear(const struct vhdx *v, const struct img_req *req, bool discard,
-			     enum vhdx_block_state state)
+static enum clear_method choose_clear_method(const struct vhdx *v, const struct img_req *req, bool discard,
+					     enum vhdx_block_state state)
 {
-	if (vhdx_has_room(state))
-		return v->geometry.fixed || (!discard && !img_req_may_unmap(req)) ? WAY_HERE
-										  : WAY_STATE;
+	if (vhdx_is_allocated(state))
+		return v->geometry.fixed || (!discard && !img_req_may_unmap(req))
+			       ? CLEAR_IN_PLACE
+			       : CLEAR_BY_METADATA;
 	if (!discard && img_req_keep_allocated(req))
-		return WAY_WRITE;
-	return vhdx_is_parents(v, state) && !discard ? WAY_STATE : WAY_NOTHING;
+		return CLEAR_BY_WRITING;
+	return vhdx_is_parents(v, state) && !discard ? CLEAR_BY_METADATA : CLEAR_NOTHING;
 }
 
 /* Whole blocks from b on, by their entries. */
@@ -302,7 +305,7 @@ static int plan_state(struct img *img, struct img_req *req, const struct vhdx_bl
 {
 	const struct vhdx *v = img->state;
 	uint64_t bytes = v->geometry.block_bytes, end = off + len, n = 1;
-	enum way way = way_to_clear(v, req, discard, b->state);
+	enum clear_method how = choose_clear_method(v, req, discard, b->state);
 	uint64_t block = vhdx_entry_at(v, b->entry_number) / IMG_META_BLOCK;
 	struct vhdx_block next;
 
@@ -311,11 +314,11 @@ static int plan_state(struct img *img, struct img_req *req, const struct vhdx_bl
 	       vhdx_entry_at(v, vhdx_payload_entry(&v->geometry, b->number + n)) / IMG_META_BLOCK ==
 		       block &&
 	       !vhdx_lookup(img, req, off + n * bytes, &next) &&
-	       way_to_clear(v, req, discard, next.state) == way)
+	       choose_clear_method(v, req, discard, next.state) == how)
 		n++;
 	plan->length = min_u64(len, n * bytes);
 	plan->kind = IMG_PLAN_NOTHING;
-	if (way == WAY_NOTHING)
+	if (how == CLEAR_NOTHING)
 		return 0;
 	if (img_free_reserve(req, n))
 		return img_fail(img_req_error(req), -ENOMEM, "%s: out of memory", img->name);
@@ -329,7 +332,7 @@ static int plan_state(struct img *img, struct img_req *req, const struct vhdx_bl
 	return 0;
 }
 
-/* A whole block that keeps its room. */
+/* A whole block that stays allocated. */
 static void plan_whole(struct img *img, struct img_req *req, const struct vhdx_block *b,
 		       enum img_op op, uint64_t off, uint64_t len, struct img_plan *plan)
 {
@@ -339,7 +342,7 @@ static void plan_whole(struct img *img, struct img_req *req, const struct vhdx_b
 		plan_present(img, req, b, op, off, len, plan);
 		return;
 	}
-	plan_here(img, b, op, off, min_u64(len, v->geometry.block_bytes), plan);
+	plan_in_place(img, b, op, off, min_u64(len, v->geometry.block_bytes), plan);
 	plan->commit = true;
 	plan->slot[SLOT_KIND] = COMMIT_WHOLE;
 	plan->slot[SLOT_ENTRY] = b->entry_number;
@@ -353,16 +356,16 @@ static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint
 	uint64_t bytes = v->geometry.block_bytes, sector = v->geometry.sector_bytes;
 	bool discard = op == IMG_OP_DISCARD;
 	struct vhdx_block b;
-	enum way way;
+	enum clear_method how;
 	int rc = vhdx_lookup(img, req, off, &b);
 
 	if (rc)
 		return rc;
 	if (off % bytes == 0 && (len >= bytes || off + len == img->size)) {
-		way = way_to_clear(v, req, discard, b.state);
-		if (way == WAY_WRITE)
+		how = choose_clear_method(v, req, discard, b.state);
+		if (how == CLEAR_BY_WRITING)
 			return IMG_NEED_WRITE;
-		if (way != WAY_HERE)
+		if (how != CLEAR_IN_PLACE)
 			return plan_state(img, req, &b, discard, off, len, plan);
 		/* Of the last one, only what the disk has of it is in the file. */
 		plan_whole(img, req, &b, op, off, len, plan);
@@ -370,7 +373,7 @@ static int plan_clear(struct img *img, struct img_req *req, enum img_op op, uint
 	}
 	len = min_u64(len, bytes - off % bytes);
 	if (b.state == VHDX_PRESENT) {
-		plan_here(img, &b, op, off, len, plan);
+		plan_in_place(img, &b, op, off, len, plan);
 		return 0;
 	}
 	if (b.state == VHDX_PARTIAL)
@@ -428,7 +431,7 @@ static void note_due(const struct img *img, uint64_t end)
 		;
 }
 
-/* Blocks without room from now on. */
+/* Blocks that are not allocated from now on. */
 static void commit_state(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
 	const struct vhdx *v = img->state;
@@ -441,7 +444,7 @@ static void commit_state(struct img *img, struct img_req *req, const struct img_
 		uint64_t old = le64_load(slot);
 
 		set_entry(img, req, number, plan->slot[SLOT_VALUE]);
-		if (!vhdx_has_room(vhdx_entry_state(old)))
+		if (!vhdx_is_allocated(vhdx_entry_state(old)))
 			continue;
 		if (freed_len && freed_off + freed_len != vhdx_entry_off(old)) {
 			img_free_later(req, img->file, freed_off, freed_len);
@@ -495,8 +498,8 @@ void vhdx_drop(struct img *img, struct img_req *req, const struct img_plan *plan
 	(void)req;
 	/* Something may have been written there. */
 	if (plan->slot[SLOT_KIND] == COMMIT_NEW)
-		vhdx_give_room(img, vhdx_entry_off(plan->slot[SLOT_VALUE]), v->geometry.block_bytes,
-			       false);
+		vhdx_free_space(img, vhdx_entry_off(plan->slot[SLOT_VALUE]),
+				v->geometry.block_bytes, false);
 }
 
 /* ---- Freed space ---- */
@@ -506,6 +509,6 @@ int vhdx_release(struct img *img, struct img_req *req, struct img_storage *s, ui
 {
 	(void)req;
 	(void)s;
-	vhdx_give_room(img, file_off, len, false);
+	vhdx_free_space(img, file_off, len, false);
 	return 0;
 }

@@ -15,7 +15,7 @@
 #include "libimg/base/arith.h"
 
 /* A stream without a marker of its length: as much is read as a grain's may have. */
-enum { TAIL_SLACK = 64 << 10 };
+enum { STORED_SLACK = 64 << 10 };
 
 static int vmdk_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size)
 {
@@ -51,7 +51,7 @@ static void vmdk_close(struct img *img)
 /* ---- Reading ---- */
 
 /* What answering a map needs, passed down as one. */
-struct look {
+struct map_lookup {
 	struct img_req *req;
 	struct img_storage *storage;
 	const struct vmdk_sparse *s;
@@ -59,19 +59,19 @@ struct look {
 	bool salvage;	/* of a grain that the end of the file cuts, what is there will do */
 };
 
-/* Entries that a look from file_off on can see without crossing a block. */
+/* Entries that a lookup from file_off on can see without crossing a block. */
 static uint64_t entries_in_block(const struct vmdk_sparse *s, uint64_t file_off)
 {
 	return (IMG_META_BLOCK - file_off % IMG_META_BLOCK) / s->entry_bytes;
 }
 
-static uint64_t bytes_needed(const struct look *l, uint64_t grain_off)
+static uint64_t bytes_needed(const struct map_lookup *l, uint64_t grain_off)
 {
 	return l->salvage ? 1 : vmdk_bytes_needed(l->s, l->bytes, grain_off);
 }
 
 /* An entry of the redundant tables, which stands in for a damaged one. IMG_NEED_METADATA or 0. */
-static int redundant_entry(const struct look *l, uint64_t table, uint64_t index, uint64_t need,
+static int redundant_entry(const struct map_lookup *l, uint64_t table, uint64_t index, uint64_t need,
 			   struct vmdk_entry *out)
 {
 	const struct vmdk_sparse *s = l->s;
@@ -97,7 +97,7 @@ static int redundant_entry(const struct look *l, uint64_t table, uint64_t index,
 }
 
 /* The extent that a compressed grain is. */
-static int map_compressed(const struct look *l, uint64_t grain_off, uint64_t off, uint64_t file_off,
+static int map_compressed(const struct map_lookup *l, uint64_t grain_off, uint64_t off, uint64_t file_off,
 			  struct img_extent *out)
 {
 	const struct vmdk_sparse *s = l->s;
@@ -110,7 +110,7 @@ static int map_compressed(const struct look *l, uint64_t grain_off, uint64_t off
 	out->within = (uint32_t)(off - grain_off);
 	out->codec = need < s->grain_bytes ? &vmdk_codec_last_grain : &img_codec_zlib;
 	if (!s->markers) {
-		uint64_t most = min_u64(2 * s->grain_bytes, 2 * need + TAIL_SLACK);
+		uint64_t most = min_u64(2 * s->grain_bytes, 2 * need + STORED_SLACK);
 
 		out->file_off = file_off;
 		out->stored_bytes = (uint32_t)min_u64(most, s->file_bytes - file_off);
@@ -128,7 +128,7 @@ static int map_compressed(const struct look *l, uint64_t grain_off, uint64_t off
 }
 
 /* Fill out from the entry that guest byte off of the extent has; run: bytes that it is good for. */
-static int map_entry(const struct look *l, const struct vmdk_entry *e, uint64_t off, uint64_t run,
+static int map_entry(const struct map_lookup *l, const struct vmdk_entry *e, uint64_t off, uint64_t run,
 		     struct img_extent *out)
 {
 	uint64_t grain_off = align_down_u64(off, l->s->grain_bytes);
@@ -163,7 +163,7 @@ static int map_entry(const struct look *l, const struct vmdk_entry *e, uint64_t 
  * block of metadata: tables that follow each other there (all common writers lay them out so) are
  * looked at as one, so that a run may be hundreds of MiB long.
  */
-static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct img_extent *out)
+static int map_sparse(const struct map_lookup *l, uint64_t off, uint64_t len, struct img_extent *out)
 {
 	const struct vmdk_sparse *s = l->s;
 	uint64_t covers = vmdk_table_covers(s), table_bytes = vmdk_table_bytes(s);
@@ -241,7 +241,7 @@ static int map_sparse(const struct look *l, uint64_t off, uint64_t len, struct i
 }
 
 /* The same of a stream without tables. */
-static int map_rebuilt(const struct look *l, const struct vmdk_rebuilt *r, uint64_t off, uint64_t len,
+static int map_rebuilt(const struct map_lookup *l, const struct vmdk_rebuilt *r, uint64_t off, uint64_t len,
 		       struct img_extent *out)
 {
 	uint64_t grain_bytes = l->s->grain_bytes, grain = off / grain_bytes, run;
@@ -279,7 +279,7 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	const struct vmdk_extent *x = vmdk_find_extent(vmdk, off);
 	const struct vmdk_file *f;
 	uint64_t has = x->bytes; /* what of the extent is in its file */
-	struct look look;
+	struct map_lookup lookup;
 
 	off -= x->guest_off;
 	if (x->kind == VMDK_EXTENT_NOACCESS)
@@ -317,10 +317,10 @@ static int vmdk_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	}
 	if (x->kind == VMDK_EXTENT_LOST)
 		return img_fail(img_req_error(req), -EUCLEAN, "%s", f->lost);
-	look = (struct look){ req, f->storage, &f->sparse, has, vmdk->salvage };
+	lookup = (struct map_lookup){ req, f->storage, &f->sparse, has, vmdk->salvage };
 	if (f->rebuilt)
-		return map_rebuilt(&look, f->rebuilt, off, len, out);
-	return map_sparse(&look, off, len, out);
+		return map_rebuilt(&lookup, f->rebuilt, off, len, out);
+	return map_sparse(&lookup, off, len, out);
 }
 
 /* ---- Report ---- */

@@ -40,9 +40,9 @@ enum {
 #define DEFECT(w, ...) \
 	do { \
 		if (++(w)->c->result.corruptions <= REPORTED_MAX) \
-			img_check_say((w)->c, __VA_ARGS__); \
+			img_check_report((w)->c, __VA_ARGS__); \
 		else if ((w)->c->result.corruptions == REPORTED_MAX + 1) \
-			img_check_say((w)->c, "There are more defects; they are only counted"); \
+			img_check_report((w)->c, "There are more defects; they are only counted"); \
 	} while (0)
 
 /* A part of the metadata; what: for the sentence. -ENOMEM. */
@@ -65,10 +65,10 @@ static void report_copy(struct walk *w, uint64_t off, const char *what, uint64_t
 {
 	if (w->s->unclean) {
 		w->c->result.leaks++;
-		img_check_say(w->c,
-			      "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64
-			      " differ",
-			      w->storage->name, what, number, off);
+		img_check_report(w->c,
+				 "Leaked copy in %s: %s %" PRIu64 " and its copy at %" PRIu64
+				 " differ",
+				 w->storage->name, what, number, off);
 	} else {
 		DEFECT(w, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
 		       w->storage->name, what, number, off);
@@ -253,7 +253,7 @@ static int write_metadata(struct walk *w, uint64_t off, const uint8_t *bytes, ui
 }
 
 /* May what [off, off + len) is said to be be believed, so that it can be written to? */
-static bool is_its_own(const struct walk *w, uint64_t off, uint64_t len)
+static bool is_not_shared(const struct walk *w, uint64_t off, uint64_t len)
 {
 	return range_in(off, len, w->s->file_bytes) && !img_use_map_is_shared(&w->used, off, len);
 }
@@ -265,12 +265,12 @@ static int redirect(struct walk *w, uint64_t directory_off, uint64_t number, con
 	uint64_t at = directory_off + number * w->s->entry_bytes;
 	int rc;
 
-	if (!is_its_own(w, directory_off, w->s->directory_entries * w->s->entry_bytes))
+	if (!is_not_shared(w, directory_off, w->s->directory_entries * w->s->entry_bytes))
 		return 0;
 	rc = write_metadata(w, at, right, w->s->entry_bytes, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: %s entry %" PRIu64, w->storage->name, what, number);
+	img_check_report(w->c, "Repairing %s: %s entry %" PRIu64, w->storage->name, what, number);
 	w->repairs++;
 	return 0;
 }
@@ -308,8 +308,8 @@ static int unite(struct walk *w, uint64_t number, uint64_t table_off, uint64_t c
 		rc = write_metadata(w, copy_off, w->table, bytes, err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: grain table %" PRIu64 " and its copy differ",
-		      w->storage->name, number);
+	img_check_report(w->c, "Repairing %s: grain table %" PRIu64 " and its copy differ",
+			 w->storage->name, number);
 	w->repairs++;
 	return 0;
 }
@@ -318,8 +318,8 @@ static int unite(struct walk *w, uint64_t number, uint64_t table_off, uint64_t c
  * Of a table and its copy one lies over something else: does every entry of that one lead out of the
  * file where they differ, so that readers see the other one's?
  */
-static int stands_in(struct walk *w, uint64_t number, uint64_t wrong_off, uint64_t right_off,
-		     bool wrong_is_copy, bool *out, struct img_error *err)
+static int copy_replaces(struct walk *w, uint64_t number, uint64_t wrong_off, uint64_t right_off,
+			 bool wrong_is_copy, bool *out, struct img_error *err)
 {
 	const struct vmdk_sparse *s = w->s;
 	uint64_t bytes = vmdk_table_bytes(s), guest_off = number * vmdk_table_covers(s);
@@ -387,7 +387,7 @@ static int is_better(struct walk *w, uint64_t number, uint64_t table_off, uint64
 	return 0;
 }
 
-/* One table of the directory and its copy, after all places are known. */
+/* One table of the directory and its copy, after all offsets are known. */
 static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
 			struct img_error *err)
 {
@@ -400,8 +400,8 @@ static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, co
 	if (!copy)
 		return 0;
 	other = vmdk_directory_entry(s, copy);
-	own = e.kind == VMDK_STORED && is_its_own(w, e.file_off, bytes);
-	own_copy = other.kind == VMDK_STORED && is_its_own(w, other.file_off, bytes);
+	own = e.kind == VMDK_STORED && is_not_shared(w, e.file_off, bytes);
+	own_copy = other.kind == VMDK_STORED && is_not_shared(w, other.file_off, bytes);
 	if (e.kind == VMDK_STORED && e.file_off == other.file_off)
 		return 0;
 	if (own && own_copy)
@@ -411,9 +411,9 @@ static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, co
 	if (!all)
 		return 0;
 	if (own_copy && e.kind == VMDK_STORED)
-		rc = stands_in(w, number, e.file_off, other.file_off, false, &sound, err);
+		rc = copy_replaces(w, number, e.file_off, other.file_off, false, &sound, err);
 	else if (own && other.kind == VMDK_STORED)
-		rc = stands_in(w, number, other.file_off, e.file_off, true, &sound, err);
+		rc = copy_replaces(w, number, other.file_off, e.file_off, true, &sound, err);
 	else if (e.kind == VMDK_STORED && other.kind == VMDK_STORED)
 		rc = is_better(w, number, e.file_off, other.file_off, &own, err);
 	if (rc || !sound)
@@ -428,13 +428,13 @@ static int repair_table(struct walk *w, uint64_t number, const uint8_t *slot, co
 /* ---- All of it ---- */
 
 /*
- * Rounds over all tables, so that a grain that lies over metadata is reported as the grain's defect
- * whatever their order, and nothing is written before all places are known.
+ * Passes over all tables, so that a grain that lies over metadata is reported as the grain's defect
+ * whatever their order, and nothing is written before all offsets are known.
  */
-typedef int round_fn(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
+typedef int table_fn(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
 		     struct img_error *err);
 
-static int go_round(struct walk *w, round_fn *each, struct img_error *err)
+static int for_each_table(struct walk *w, table_fn *each, struct img_error *err)
 {
 	const struct vmdk_sparse *s = w->s;
 	uint8_t directory[4096], copy[4096];
@@ -457,7 +457,7 @@ static int go_round(struct walk *w, round_fn *each, struct img_error *err)
 	return 0;
 }
 
-/* Set right a number of the header: a place or a length. */
+/* Correct a number of the header: an offset or a length. */
 static int write_header_field(struct walk *w, uint64_t off, uint64_t right, const char *what,
 			      struct img_error *err)
 {
@@ -468,13 +468,13 @@ static int write_header_field(struct walk *w, uint64_t off, uint64_t right, cons
 	rc = write_metadata(w, off, bytes, sizeof(bytes), err);
 	if (rc)
 		return rc;
-	img_check_say(w->c, "Repairing %s: the header's %s", w->storage->name, what);
+	img_check_report(w->c, "Repairing %s: the header's %s", w->storage->name, what);
 	w->repairs++;
 	return 0;
 }
 
-static const char directory_place[] = "place of the grain directory";
-static const char copy_place[] = "place of the grain directory's copy";
+static const char directory_field[] = "offset of the grain directory";
+static const char copy_field[] = "offset of the grain directory's copy";
 static const char capacity[] = "capacity";
 
 /* Is the header's capacity another one than that of the descriptor inside (0: there is none)? */
@@ -493,9 +493,9 @@ static void check_header(struct walk *w, uint64_t line_bytes)
 	if (s->kind != VMDK_HOSTED || s->at_end)
 		return;
 	if (s->directory_lost)
-		DEFECT(w, fmt, w->storage->name, directory_place);
+		DEFECT(w, fmt, w->storage->name, directory_field);
 	if (s->redundant_lost)
-		DEFECT(w, fmt, w->storage->name, copy_place);
+		DEFECT(w, fmt, w->storage->name, copy_field);
 	if (is_other_capacity(s, line_bytes))
 		DEFECT(w, fmt, w->storage->name, capacity);
 }
@@ -518,7 +518,7 @@ static int is_all_damaged(struct walk *w, bool *out, struct img_error *err)
 	return 0;
 }
 
-/* Does a copy stand in for a table, or an entry of one, that leads out of the file? For go_round(). */
+/* Does a copy stand in for a table, or an entry of one, that leads out of the file? A table_fn. */
 static int find_use_of_copy(struct walk *w, uint64_t number, const uint8_t *slot, const uint8_t *copy,
 			    struct img_error *err)
 {
@@ -530,7 +530,7 @@ static int find_use_of_copy(struct walk *w, uint64_t number, const uint8_t *slot
 	if (e.kind == VMDK_DAMAGED)
 		sound = other.kind == VMDK_DAMAGED;
 	else if (e.kind == VMDK_STORED && other.kind == VMDK_STORED && e.file_off != other.file_off)
-		rc = stands_in(w, number, other.file_off, e.file_off, true, &sound, err);
+		rc = copy_replaces(w, number, other.file_off, e.file_off, true, &sound, err);
 	w->copy_is_used |= !sound;
 	return rc;
 }
@@ -539,13 +539,13 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 			 struct img_error *err)
 {
 	uint64_t bytes = s->directory_entries * s->entry_bytes;
-	bool own = is_its_own(w, s->directory_off, bytes), damaged = false;
-	bool own_copy = s->redundant_off && is_its_own(w, s->redundant_off, bytes);
+	bool own = is_not_shared(w, s->directory_off, bytes), damaged = false;
+	bool own_copy = s->redundant_off && is_not_shared(w, s->redundant_off, bytes);
 	int rc = 0;
 
 	w->copy_is_used = false;
 	if (s->redundant_off && own && !own_copy)
-		rc = go_round(w, find_use_of_copy, err);
+		rc = for_each_table(w, find_use_of_copy, err);
 	if (rc)
 		return rc;
 
@@ -558,15 +558,15 @@ static int repair_header(struct walk *w, struct vmdk_sparse *s, uint64_t line_by
 	if (rc)
 		return rc;
 	if (s->directory_lost || damaged) {
-		uint64_t place = damaged ? s->redundant_off : s->directory_off;
+		uint64_t off = damaged ? s->redundant_off : s->directory_off;
 
-		rc = write_header_field(w, VMDK_OFF_DIRECTORY, place, directory_place, err);
-		s->directory_off = place;
+		rc = write_header_field(w, VMDK_OFF_DIRECTORY, off, directory_field, err);
+		s->directory_off = off;
 		s->directory_lost = false;
 		s->redundant_off = 0;
 	} else if (s->redundant_lost ||
 		   (s->redundant_off && own && !own_copy && !w->copy_is_used)) {
-		rc = write_header_field(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_place, err);
+		rc = write_header_field(w, VMDK_OFF_REDUNDANT, s->directory_off, copy_field, err);
 		s->redundant_lost = false;
 		s->redundant_off = 0;
 	}
@@ -616,8 +616,8 @@ static int scan_file(struct walk *w, const struct inside *in, struct img_error *
 		rc = mark_metadata(w, "the grain directory's copy", s->redundant_off,
 				   directory_bytes);
 	if (!rc)
-		rc = go_round(w, check_table, err);
-	return rc ? rc : go_round(w, check_grains, err);
+		rc = for_each_table(w, check_table, err);
+	return rc ? rc : for_each_table(w, check_grains, err);
 }
 
 /* Some of what was counted is no more: look again, and count what is left. */
@@ -652,7 +652,7 @@ static int repair_file(struct walk *w, struct vmdk_sparse *s, const struct insid
 		if (w->c->repair == IMG_REPAIR_ALL && !s->at_end)
 			rc = repair_header(w, s, in->line_bytes, err);
 		if (!rc && !w->repairs && s->redundant_off)
-			rc = go_round(w, repair_table, err);
+			rc = for_each_table(w, repair_table, err);
 		if (rc || !w->repairs)
 			return rc;
 		rc = count_again(w, in, err);

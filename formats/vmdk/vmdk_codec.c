@@ -21,7 +21,7 @@ static int tail_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t ou
 	z.next_out = out;
 	z.avail_out = (uInt)out_len;
 	zrc = inflate(&z, Z_NO_FLUSH);
-	while (zrc == Z_OK && !z.avail_out && z.total_out <= VMDK_PACKED_GRAIN_BYTES_MAX) {
+	while (zrc == Z_OK && !z.avail_out && z.total_out <= VMDK_COMPRESSED_GRAIN_BYTES_MAX) {
 		z.next_out = surplus;
 		z.avail_out = sizeof(surplus);
 		zrc = inflate(&z, Z_NO_FLUSH);
@@ -30,13 +30,13 @@ static int tail_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t ou
 	uint64_t total = z.total_out;
 
 	inflateEnd(&z);
-	if (zrc == Z_STREAM_END && total >= out_len && total <= VMDK_PACKED_GRAIN_BYTES_MAX)
+	if (zrc == Z_STREAM_END && total >= out_len && total <= VMDK_COMPRESSED_GRAIN_BYTES_MAX)
 		return 0;
 	if (zrc == Z_STREAM_END && total < out_len)
 		return img_fail(err, -EUCLEAN,
 				"the zlib stream has %llu bytes, expected at least %zu",
 				(unsigned long long)total, out_len);
-	if (total > VMDK_PACKED_GRAIN_BYTES_MAX)
+	if (total > VMDK_COMPRESSED_GRAIN_BYTES_MAX)
 		return img_fail(err, -EUCLEAN, "the zlib stream has more bytes than any grain");
 	return img_fail(err, -EUCLEAN, "not a whole zlib stream");
 }

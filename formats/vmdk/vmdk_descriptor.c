@@ -324,10 +324,10 @@ static bool is_descriptor_line(struct vmdk_text line)
 
 bool vmdk_is_nearly_descriptor(const char *text, size_t len, bool *utf16)
 {
-	enum { LOOK_BYTES = 4096 };
-	char plain[LOOK_BYTES];
+	enum { PROBE_BYTES = 4096 };
+	char plain[PROBE_BYTES];
 	struct vmdk_text line;
-	size_t n = min_size(len, LOOK_BYTES), kept = 0, at = 0, from = 0;
+	size_t n = min_size(len, PROBE_BYTES), kept = 0, at = 0, from = 0;
 
 	bool mark = n >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2));
 

@@ -222,11 +222,11 @@ static int parse_hosted(const uint8_t *bytes, size_t len, struct vmdk_sparse *s,
 				"the flag of compressed grains is set");
 	s->compressed = compression == COMPRESSION_DEFLATE;
 	s->markers = s->compressed && (flags & FLAG_MARKERS);
-	if (s->compressed && s->grain_bytes > VMDK_PACKED_GRAIN_BYTES_MAX)
+	if (s->compressed && s->grain_bytes > VMDK_COMPRESSED_GRAIN_BYTES_MAX)
 		return img_fail(err, -ENOTSUP,
 				"sparse header at 0: compressed grains have %" PRIu64 " bytes, "
 				"expected at most %" PRIu64,
-				s->grain_bytes, VMDK_PACKED_GRAIN_BYTES_MAX);
+				s->grain_bytes, VMDK_COMPRESSED_GRAIN_BYTES_MAX);
 	s->zeroed_grains = flags & FLAG_ZEROED_GRAINS;
 	s->unclean = bytes[HOSTED_OFF_UNCLEAN];
 	s->overhead_sectors = le64_load(bytes + HOSTED_OFF_OVERHEAD);
@@ -473,7 +473,7 @@ bool vmdk_is_footer_marker(const uint8_t *sector)
 bool vmdk_is_grain_marker(const struct vmdk_sparse *s, const struct vmdk_marker *m)
 {
 	return m->value % (s->grain_bytes / VMDK_SECTOR) == 0 &&
-	       m->value < s->capacity_bytes / VMDK_SECTOR && m->bytes <= vmdk_packed_max(s);
+	       m->value < s->capacity_bytes / VMDK_SECTOR && m->bytes <= vmdk_compressed_max(s);
 }
 
 bool vmdk_marker_sectors(const struct vmdk_sparse *s, const struct vmdk_marker *m,
@@ -510,19 +510,19 @@ int vmdk_parse_grain_marker(const struct vmdk_sparse *s, const uint8_t *bytes, u
 {
 	uint64_t lba = le64_load(bytes);
 	uint32_t size = le32_load(bytes + MARKER_OFF_SIZE);
-	uint64_t room = vmdk_packed_max(s);
+	uint64_t most = vmdk_compressed_max(s);
 
 	if (lba != grain_off / VMDK_SECTOR)
 		return img_fail(err, -EUCLEAN,
 				"grain marker at %" PRIu64 ": sector is %" PRIu64 ", expected "
 				"%" PRIu64 ", whose table entry leads here",
 				marker_off, lba, grain_off / VMDK_SECTOR);
-	room = min_u64(room, s->file_bytes - marker_off - VMDK_GRAIN_MARKER_BYTES);
-	if (!size || size > room)
+	most = min_u64(most, s->file_bytes - marker_off - VMDK_GRAIN_MARKER_BYTES);
+	if (!size || size > most)
 		return img_fail(err, -EUCLEAN,
 				"grain marker at %" PRIu64 ": compressed size is %" PRIu32 " "
 				"bytes, expected 1 to %" PRIu64,
-				marker_off, size, room);
+				marker_off, size, most);
 	*stored_bytes = size;
 	return 0;
 }

@@ -28,11 +28,11 @@ enum {
 };
 
 /*
- * Limits of ours. The grain and the directory: as QEMU. A compressed grain is unpacked in memory;
+ * Limits of ours. The grain and the directory: as QEMU. A compressed grain is decompressed in memory;
  * every known writer has 64 KiB.
  */
 #define VMDK_GRAIN_SECTORS_MAX UINT64_C(0x200000) /* 1 GiB */
-#define VMDK_PACKED_GRAIN_BYTES_MAX (UINT64_C(2) << 20)
+#define VMDK_COMPRESSED_GRAIN_BYTES_MAX (UINT64_C(2) << 20)
 #define VMDK_DIRECTORY_ENTRIES_MAX (UINT64_C(32) << 20)
 #define VMDK_BYTES_MAX ((uint64_t)INT64_MAX & ~UINT64_C(511))
 
@@ -135,7 +135,7 @@ enum {
 /* The first VMDK_MARKER_BYTES of any marker. */
 struct vmdk_marker {
 	uint64_t value; /* a grain's guest sector; metadata: sectors that follow */
-	uint32_t bytes; /* of a packed grain; 0: metadata */
+	uint32_t bytes; /* of a compressed grain; 0: metadata */
 	uint32_t type;	/* metadata: VMDK_MARKER_* */
 };
 enum { VMDK_MARKER_BYTES = 16 };
@@ -188,8 +188,8 @@ static inline uint64_t vmdk_bytes_needed(const struct vmdk_sparse *s, uint64_t e
 	return min_u64(s->grain_bytes, extent_bytes - grain_off);
 }
 
-/* A packed grain has at most so many bytes; as QEMU. */
-static inline uint64_t vmdk_packed_max(const struct vmdk_sparse *s)
+/* A compressed grain has at most so many bytes; as QEMU. */
+static inline uint64_t vmdk_compressed_max(const struct vmdk_sparse *s)
 {
 	return 2 * s->grain_bytes - VMDK_GRAIN_MARKER_BYTES;
 }

@@ -454,17 +454,17 @@ static uint64_t salvage_unit(const struct vmdk *vmdk)
 	return unit;
 }
 
-/* Bytes of a file that an extent takes. */
-struct place {
+/* The bytes of a file that an extent has. */
+struct extent_range {
 	uint32_t file;
 	bool whole; /* sparse: has the file for itself */
 	uint64_t off, bytes;
 	size_t extent;
 };
 
-static int compare_places(const void *a, const void *b)
+static int compare_ranges(const void *a, const void *b)
 {
-	const struct place *x = a, *y = b;
+	const struct extent_range *x = a, *y = b;
 
 	if (x->file != y->file)
 		return x->file < y->file ? -1 : 1;
@@ -479,17 +479,17 @@ static int compare_places(const void *a, const void *b)
  */
 static int check_shared(const struct img *img, const struct vmdk *vmdk, struct img_error *err)
 {
-	struct place *places = calloc(vmdk->extent_count + 1, sizeof(*places));
+	struct extent_range *ranges = calloc(vmdk->extent_count + 1, sizeof(*ranges));
 	size_t count = 0;
 	int rc = 0;
 
-	if (!places)
+	if (!ranges)
 		return img_fail(err, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < vmdk->extent_count; i++) {
 		const struct vmdk_extent *x = &vmdk->extents[i];
 
 		if (x->kind == VMDK_EXTENT_FLAT || x->kind == VMDK_EXTENT_SPARSE)
-			places[count++] = (struct place){
+			ranges[count++] = (struct extent_range){
 				x->file,
 				x->kind == VMDK_EXTENT_SPARSE,
 				x->file_off,
@@ -497,9 +497,9 @@ static int check_shared(const struct img *img, const struct vmdk *vmdk, struct i
 				i,
 			};
 	}
-	qsort(places, count, sizeof(*places), compare_places);
+	qsort(ranges, count, sizeof(*ranges), compare_ranges);
 	for (size_t i = 1; i < count && !rc; i++) {
-		const struct place *x = &places[i - 1], *y = &places[i];
+		const struct extent_range *x = &ranges[i - 1], *y = &ranges[i];
 
 		if (x->file == y->file && (x->whole || y->whole || y->off - x->off < x->bytes))
 			rc = img_fail(err, -EUCLEAN,
@@ -507,7 +507,7 @@ static int check_shared(const struct img *img, const struct vmdk *vmdk, struct i
 				      img->name, x->extent + 1, y->extent + 1,
 				      vmdk->files[x->file].storage->name);
 	}
-	free(places);
+	free(ranges);
 	return rc;
 }
 

@@ -39,8 +39,8 @@ struct stream {
 };
 
 enum {
-	/* Other readers' bound of a packed grain, and the room for one. */
-	PACKED_MAX = 2 * VMDK_GRAIN_BYTES - VMDK_GRAIN_MARKER_BYTES,
+	/* Other readers' bound of a compressed grain, and the buffer for one. */
+	COMPRESSED_MAX = 2 * VMDK_GRAIN_BYTES - VMDK_GRAIN_MARKER_BYTES,
 	BUF_BYTES = 2 * VMDK_GRAIN_BYTES + VMDK_SECTOR,
 };
 
@@ -113,11 +113,11 @@ static int stream_put(struct img_sink *sink, uint64_t off, const uint8_t *bytes,
 				"a grain at guest offset %" PRIu64 ", expected multiples of %d "
 				"from %" PRIu64 " to %" PRIu64,
 				off, VMDK_GRAIN_BYTES, s->next, s->capacity);
-	if (!len || len > PACKED_MAX)
+	if (!len || len > COMPRESSED_MAX)
 		return img_fail(err, -EINVAL,
 				"the compressed grain of guest offset %" PRIu64 " has %zu bytes, "
 				"expected 1 to %d",
-				off, len, PACKED_MAX);
+				off, len, COMPRESSED_MAX);
 	if (table != s->table)
 		rc = end_table(s, err);
 	s->table = table;

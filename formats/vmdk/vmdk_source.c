@@ -330,11 +330,11 @@ static int check_grain(const struct vmdk_stream_source *s, const struct vmdk_mar
 				"multiples of %" PRIu64 " below %" PRIu64,
 				s->in->name, marker_off, m->value, grain_sectors,
 				s->base.size / VMDK_SECTOR);
-	if (m->bytes > vmdk_packed_max(&s->sparse))
+	if (m->bytes > vmdk_compressed_max(&s->sparse))
 		return img_fail(err, -EUCLEAN,
 				"%s: grain marker at %" PRIu64 ": compressed size is %" PRIu32 " "
 				"bytes, expected 1 to %" PRIu64,
-				s->in->name, marker_off, m->bytes, vmdk_packed_max(&s->sparse));
+				s->in->name, marker_off, m->bytes, vmdk_compressed_max(&s->sparse));
 	return 0;
 }
 

@@ -166,8 +166,8 @@ static void plan_flat(const struct vmdk *vmdk, const struct vmdk_extent *x, enum
 /* ---- Sparse extents ---- */
 
 /* In place, as far as grains follow each other in the file. */
-static void plan_here(const struct lookup *l, const struct vmdk_entry *first, uint64_t off,
-		      uint64_t len, struct img_plan *plan)
+static void plan_in_place(const struct lookup *l, const struct vmdk_entry *first, uint64_t off,
+			  uint64_t len, struct img_plan *plan)
 {
 	uint64_t grain = l->f->sparse.grain_bytes, n = 1;
 	uint64_t within = off - l->x->guest_off - l->grain_off;
@@ -238,30 +238,30 @@ static int plan_data(struct img *img, struct img_req *req, uint64_t off, uint64_
 	if (e.kind != VMDK_STORED)
 		return plan_new(img, req, &l, off, len, plan);
 	plan->kind = IMG_PLAN_DATA;
-	plan_here(&l, &e, off, len, plan);
+	plan_in_place(&l, &e, off, len, plan);
 	return 0;
 }
 
 /* How to clear a grain. */
-enum way {
-	WAY_NOTHING,
-	WAY_ENTRY, /* by its entry */
-	WAY_HERE,  /* zeroes in place */
-	WAY_WRITE, /* as a write of zeroes */
+enum clear_method {
+	CLEAR_NOTHING,
+	CLEAR_BY_METADATA, /* by its entry */
+	CLEAR_IN_PLACE,	   /* zeroes in place */
+	CLEAR_BY_WRITING,  /* as a write of zeroes */
 };
 
-static enum way way_to_clear(const struct img *img, const struct lookup *l, bool discard, bool keep,
-			     const struct vmdk_entry *e)
+static enum clear_method choose_clear_method(const struct img *img, const struct lookup *l, bool discard, bool keep,
+					     const struct vmdk_entry *e)
 {
 	bool by_entry = !has_backing(img) || l->f->sparse.zeroed_grains;
 
 	if (keep)
-		return e->kind == VMDK_STORED ? WAY_HERE : WAY_WRITE;
+		return e->kind == VMDK_STORED ? CLEAR_IN_PLACE : CLEAR_BY_WRITING;
 	if (e->kind == VMDK_STORED)
-		return by_entry ? WAY_ENTRY : WAY_HERE;
+		return by_entry ? CLEAR_BY_METADATA : CLEAR_IN_PLACE;
 	if (e->kind == VMDK_ZERO || !has_backing(img) || discard)
-		return WAY_NOTHING;
-	return by_entry ? WAY_ENTRY : WAY_WRITE;
+		return CLEAR_NOTHING;
+	return by_entry ? CLEAR_BY_METADATA : CLEAR_BY_WRITING;
 }
 
 /* Grains from off on that [off, off + len) covers whole; 0: the first one only in part. */
@@ -285,7 +285,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	struct vmdk_entry first, e;
 	bool keep = !discard && img_req_keep_allocated(req);
 	uint64_t grain, whole, n;
-	enum way way;
+	enum clear_method how;
 	struct lookup l;
 	int rc = lookup_grains(img, req, off, len, &l);
 
@@ -295,24 +295,25 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 		return rc;
 	grain = l.f->sparse.grain_bytes;
 	whole = whole_grains(&l, off, len);
-	way = way_to_clear(img, &l, discard, keep, &first);
-	if (way == WAY_ENTRY && !whole) /* a part of a grain: in the room that it has, or not at all */
-		way = first.kind == VMDK_STORED ? WAY_HERE : discard ? WAY_NOTHING
-								     : WAY_WRITE;
-	if (way == WAY_WRITE)
+	how = choose_clear_method(img, &l, discard, keep, &first);
+	if (how == CLEAR_BY_METADATA && !whole) /* a part of a grain: in the room that it has, or not at all */
+		how = first.kind == VMDK_STORED ? CLEAR_IN_PLACE : discard ? CLEAR_NOTHING
+									   : CLEAR_BY_WRITING;
+	if (how == CLEAR_BY_WRITING)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
-	if (way == WAY_HERE) {
-		plan_here(&l, &first, off, len, plan);
+	if (how == CLEAR_IN_PLACE) {
+		plan_in_place(&l, &first, off, len, plan);
 		return 0;
 	}
 	for (n = 1; n < max_u64(whole, 1); n++)
-		if (entry_at(&l, n, &e, NULL) || way_to_clear(img, &l, discard, keep, &e) != way)
+		if (entry_at(&l, n, &e, NULL) ||
+		    choose_clear_method(img, &l, discard, keep, &e) != how)
 			break;
 	plan->length = min_u64(len,
 			       l.x->guest_off + min_u64(l.grain_off + n * grain, l.x->bytes) - off);
 	plan->kind = IMG_PLAN_NOTHING;
-	if (way == WAY_NOTHING)
+	if (how == CLEAR_NOTHING)
 		return 0;
 	if (!l.slots)
 		return IMG_NEED_EXCLUSIVE;

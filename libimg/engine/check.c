@@ -7,7 +7,7 @@
 
 #include "libimg/engine/driver.h"
 
-void img_check_say(struct img_check *c, const char *fmt, ...)
+void img_check_report(struct img_check *c, const char *fmt, ...)
 {
 	va_list args;
 	char *line;

@@ -51,7 +51,7 @@ struct img {
 	struct img_storage *file; /* the file that was opened; closed after the driver's close() */
 	_Atomic bool writable;	  /* changes only while the image is quiesced: see set_writable() */
 	bool unmap;		  /* opened so that discarded and freed space is punched */
-	bool keep_room;		  /* opened so that what is discarded or zeroed stays allocated */
+	bool keep_allocated;	  /* opened so that what is discarded or zeroed stays allocated */
 	bool unsafe;		  /* opened so that nothing needs to be durable: never sync */
 	bool probed;		  /* the format was not given but guessed */
 	bool made;		  /* by create(), just now: open() lets be what is written only once */
@@ -395,7 +395,7 @@ struct img_check {
 	void *user;
 	struct img_check_result result; /* out */
 };
-void img_check_say(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void img_check_report(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- Reports ---- */
 
@@ -427,8 +427,8 @@ enum {
 	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
 	   are written as they are. */
 	IMG_DRIVER_COMPRESS_SINK = 1 << 5,
-	IMG_DRIVER_VIEWS = 1 << 7,     /* open() heeds its view */
-	IMG_DRIVER_KEEP_ROOM = 1 << 6, /* heeds img->keep_room; open() refuses where it cannot */
+	IMG_DRIVER_VIEWS = 1 << 7,	    /* open() heeds its view */
+	IMG_DRIVER_KEEP_ALLOCATED = 1 << 6, /* heeds img->keep_allocated; open() refuses where it cannot */
 	/* set_backing() needs the image that is named, open: what stands in it is stored beside the name. */
 	IMG_DRIVER_BACKING_KNOWN = 1 << 8,
 	/* Images based on one of this format refuse it once its content was changed (parent_opened()). */

@@ -15,7 +15,7 @@ enum {
 		     IMG_OPEN_SELF_ONLY | IMG_OPEN_CHECK | IMG_OPEN_SHARE | IMG_OPEN_DIRECT |
 		     IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE | IMG_OPEN_UNMAP |
 		     IMG_OPEN_WRITETHROUGH | IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD |
-		     IMG_OPEN_KEEP_ROOM | IMG_OPEN_SALVAGE,
+		     IMG_OPEN_KEEP_ALLOCATED | IMG_OPEN_SALVAGE,
 };
 
 static int check_flags(const char *what, unsigned flags, struct img_error *err)

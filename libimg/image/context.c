@@ -58,7 +58,7 @@ int img_context_new(struct img_storage *file, const char *name, const char *path
 	img->file = file;
 	img->writable = flags & IMG_OPEN_WRITE;
 	img->unmap = flags & IMG_OPEN_UNMAP;
-	img->keep_room = flags & IMG_OPEN_KEEP_ROOM;
+	img->keep_allocated = flags & IMG_OPEN_KEEP_ALLOCATED;
 	img->unsafe = flags & IMG_OPEN_UNSAFE;
 	*out = img;
 	return 0;

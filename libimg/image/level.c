@@ -95,9 +95,9 @@ static const char *set_node_name(struct img_level *l, const char *value)
 
 /* ---- Keys of images ---- */
 
-static const char *set_keep_room(struct img_level *l, const char *value)
+static const char *set_keep_allocated(struct img_level *l, const char *value)
 {
-	return set_flag(l, value, IMG_OPEN_KEEP_ROOM);
+	return set_flag(l, value, IMG_OPEN_KEEP_ALLOCATED);
 }
 
 static const char *set_cache_size(struct img_level *l, const char *value)
@@ -138,7 +138,7 @@ static const struct key any_node[] = {
 	{ NULL, NULL },
 };
 static const struct key any_image[] = {
-	{ "discard-no-unref", set_keep_room },
+	{ "discard-no-unref", set_keep_allocated },
 	{ "cache-size", set_cache_size },
 	{ "l2-cache-size", set_cache_size },
 	{ "snapshot.id", set_view_id },

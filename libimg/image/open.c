@@ -234,7 +234,7 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 	if (img->writable && ((driver->features & IMG_DRIVER_READ_ONLY) || !driver->plan_write))
 		return img_fail(err, -ENOTSUP, "%s: images of format %s can only be read",
 				img->name, driver->name);
-	if (img->keep_room && !(driver->features & IMG_DRIVER_KEEP_ROOM))
+	if (img->keep_allocated && !(driver->features & IMG_DRIVER_KEEP_ALLOCATED))
 		return img_fail(err, -ENOTSUP,
 				"%s: images of format %s cannot keep the room of what is discarded",
 				img->name, driver->name);

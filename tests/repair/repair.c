@@ -426,7 +426,7 @@ static void find_vhd(const struct file *f)
 
 static void find_vhdx(const struct file *f)
 {
-	struct vhdx_item_place items[VHDX_ITEMS];
+	struct vhdx_item_range items[VHDX_ITEMS];
 	struct vhdx_regions r;
 	struct vhdx_geometry g;
 	const uint8_t *bytes[VHDX_ITEMS], *metadata;

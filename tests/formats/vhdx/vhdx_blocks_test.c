@@ -1,5 +1,5 @@
 /*
- * Whole blocks of a VHDX that lose their room or hide the parent's, and what is in the file instead.
+ * Whole blocks of a VHDX that are not allocated any more or hide the parent's, and what is in the file instead.
  */
 #include "tests/image/folder.h"
 
@@ -46,7 +46,7 @@ static void make(const char *name, const char *backing)
 
 TestSuite(vhdx_blocks, .init = folder_make, .fini = folder_remove, .timeout = 30);
 
-/* Neighbours in the disk, but not in the file: the room of others is not reused. */
+/* Neighbours in the disk, but not in the file: the space of others is not reused. */
 Test(vhdx_blocks, discarded_out_of_order)
 {
 	static const int order[] = { 2, 3, 1, 4, 0 };

@@ -179,8 +179,8 @@ Test(vhdx_check, shared_blocks)
 	entry(&f, 3, entry_of(&f, 0));
 	save(in(&b, "i.vhdx"), &f);
 	free(f.bytes);
-	/* The room of the last two is behind the last block then. */
-	found_and_repaired(&b, 2, 2, IMG_REPAIR_ALL, "shares room with another one");
+	/* The space of the last two is behind the last block then. */
+	found_and_repaired(&b, 2, 2, IMG_REPAIR_ALL, "overlaps another one");
 	blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 1, 1));
 	img = open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE);
 	cr_assert_eq(img_zero(img, 2 * MIB, MIB, NULL), 0);
@@ -189,7 +189,7 @@ Test(vhdx_check, shared_blocks)
 	finish(&b);
 }
 
-Test(vhdx_check, places_that_are_no_whole_mib)
+Test(vhdx_check, offsets_that_are_no_whole_mib)
 {
 	struct bench b;
 	struct file f;
@@ -199,7 +199,7 @@ Test(vhdx_check, places_that_are_no_whole_mib)
 	entry(&f, 1, entry_of(&f, 1) | 0x1000);
 	save(in(&b, "i.vhdx"), &f);
 	free(f.bytes);
-	found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL, "not of whole MiB");
+	found_and_repaired(&b, 1, 0, IMG_REPAIR_ALL, "expected an offset of whole MiB");
 	blocks_are(&b, "i.vhdx", BLOCKS(1, 2, 3, 4));
 	finish(&b);
 }
@@ -293,7 +293,7 @@ Test(vhdx_check, shared_bitmaps)
 	entry(&f, 1, entry_of(&f, bitmap) | 1); /* block 1 has the bits for data */
 	save(in(&b, "i.vhdx"), &f);
 	want = read_plain(in(&b, "i.vhdx"), &parent);
-	found_and_repaired(&b, 1, 1, IMG_REPAIR_ALL, "shares room");
+	found_and_repaired(&b, 1, 1, IMG_REPAIR_ALL, "overlaps another one");
 	got = read_plain(in(&b, "i.vhdx"), &parent);
 	cr_assert(!memcmp(got.bytes, want.bytes, want.len));
 	free(f.bytes);

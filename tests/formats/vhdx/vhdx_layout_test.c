@@ -171,10 +171,10 @@ Test(vhdx_layout, regions_back)
 Test(vhdx_layout, metadata)
 {
 	static uint8_t b[VHDX_METADATA_TABLE_BYTES];
-	struct vhdx_item_place places[VHDX_ITEMS] = { 0 }, got[VHDX_ITEMS];
+	struct vhdx_item_range places[VHDX_ITEMS] = { 0 }, got[VHDX_ITEMS];
 
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++)
-		places[i] = (struct vhdx_item_place){ 0x10000u + 16u * (unsigned)i,
+		places[i] = (struct vhdx_item_range){ 0x10000u + 16u * (unsigned)i,
 						      vhdx_item_bytes((enum vhdx_item)i) };
 	vhdx_encode_metadata(places, b);
 	cr_assert_eq(vhdx_parse_metadata(b, 1 << 20, got, NULL), 0);
@@ -311,7 +311,7 @@ Test(vhdx_layout, log)
 static void locator_of(const char *name, const char *place, const char *stored_as)
 {
 	static const uint8_t linkage[16] = { 1, 2, 3 };
-	char *places[VHDX_PLACES] = { NULL };
+	char *places[VHDX_PARENT_PATHS] = { NULL };
 	struct vhdx_locator l;
 	uint8_t *bytes;
 	size_t len;
@@ -322,7 +322,7 @@ static void locator_of(const char *name, const char *place, const char *stored_a
 	cr_assert_eq(vhdx_parse_locator(bytes, len, &l, NULL), 0);
 	cr_assert(img_guid_equal(l.linkage, linkage));
 	cr_assert_str_eq(l.relative ? l.relative : l.absolute, stored_as);
-	cr_assert_eq(vhdx_locator_places(&l, places), 1);
+	cr_assert_eq(vhdx_locator_paths(&l, places), 1);
 	cr_assert_str_eq(places[0], place);
 	free(places[0]);
 	for (size_t i = 0; i < len; i++) /* cut off anywhere */
@@ -375,9 +375,9 @@ Test(vhdx_layout, locator_of_all)
 	free(bytes);
 }
 
-static bool has_item(const uint8_t *bytes, enum vhdx_item item, struct vhdx_item_place want)
+static bool has_item(const uint8_t *bytes, enum vhdx_item item, struct vhdx_item_range want)
 {
-	struct vhdx_item_place found[VHDX_ITEMS];
+	struct vhdx_item_range found[VHDX_ITEMS];
 
 	cr_assert_eq(vhdx_parse_metadata(bytes, 1 << 20, found, NULL), 0);
 	return found[item].off == want.off && found[item].bytes == want.bytes;
@@ -385,12 +385,12 @@ static bool has_item(const uint8_t *bytes, enum vhdx_item item, struct vhdx_item
 
 Test(vhdx_layout, items_come_and_go)
 {
-	struct vhdx_item_place places[VHDX_ITEMS] = { 0 }, none = { 0 };
-	struct vhdx_item_place here = { 70000, 100 }, there = { 80000, 90 };
+	struct vhdx_item_range places[VHDX_ITEMS] = { 0 }, none = { 0 };
+	struct vhdx_item_range here = { 70000, 100 }, there = { 80000, 90 };
 	uint8_t *bytes = calloc(1, VHDX_METADATA_TABLE_BYTES), *before = malloc(VHDX_METADATA_TABLE_BYTES);
 
 	for (int i = 0; i < VHDX_PARENT_LOCATOR; i++)
-		places[i] = (struct vhdx_item_place){ 65536 + 16 * (uint32_t)i, vhdx_item_bytes((enum vhdx_item)i) };
+		places[i] = (struct vhdx_item_range){ 65536 + 16 * (uint32_t)i, vhdx_item_bytes((enum vhdx_item)i) };
 	vhdx_encode_metadata(places, bytes);
 	memcpy(before, bytes, VHDX_METADATA_TABLE_BYTES);
 	cr_assert(vhdx_set_item(bytes, VHDX_PARENT_LOCATOR, &none));
@@ -420,13 +420,13 @@ Test(vhdx_layout, places)
 	};
 
 	for (size_t i = 0; i < IMG_ARRAY_LEN(cases); i++) {
-		char *out[VHDX_PLACES] = { NULL };
+		char *out[VHDX_PARENT_PATHS] = { NULL };
 		struct vhdx_locator l = {
 			.relative = (char *)(uintptr_t)cases[i].relative,
 			.volume = (char *)(uintptr_t)cases[i].volume,
 			.absolute = (char *)(uintptr_t)cases[i].absolute,
 		};
-		size_t n = vhdx_locator_places(&l, out);
+		size_t n = vhdx_locator_paths(&l, out);
 
 		cr_assert_eq(n, cases[i].second ? 2 : cases[i].first ? 1
 								     : 0,
