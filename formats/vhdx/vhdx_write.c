@@ -422,15 +422,6 @@ static void set_entry(struct img *img, struct img_req *req, uint64_t number, uin
 		   entry);
 }
 
-/* A block is in the file to its end, whatever of it was written, before anything durable names it. */
-static void note_due(const struct img *img, uint64_t end)
-{
-	uint64_t now = atomic_load(&img->file->due);
-
-	while (now < end && !atomic_compare_exchange_weak(&img->file->due, &now, end))
-		;
-}
-
 /* Blocks that are not allocated from now on. */
 static void commit_state(struct img *img, struct img_req *req, const struct img_plan *plan)
 {
@@ -475,7 +466,8 @@ void vhdx_commit(struct img *img, struct img_req *req, const struct img_plan *pl
 			bits = bits_of(v, bitmap_off, from, to);
 			set_bits(v, req, &bits);
 		}
-		note_due(img, vhdx_entry_off(plan->slot[SLOT_VALUE]) + bytes);
+		/* Whatever of it was written, the file has all of the block before anything durable names it. */
+		raise_u64(&img->file->due, vhdx_entry_off(plan->slot[SLOT_VALUE]) + bytes);
 		set_entry(img, req, plan->slot[SLOT_ENTRY], plan->slot[SLOT_VALUE]);
 		break;
 	case COMMIT_BITS:

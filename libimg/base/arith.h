@@ -5,6 +5,7 @@
 #ifndef LIBIMG_BASE_ARITH_H
 #define LIBIMG_BASE_ARITH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -99,6 +100,15 @@ static inline uint64_t min_u64(uint64_t a, uint64_t b)
 static inline uint64_t max_u64(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
+}
+
+/* Let *v be at least least. Any thread. */
+static inline void raise_u64(_Atomic uint64_t *v, uint64_t least)
+{
+	uint64_t now = atomic_load(v);
+
+	while (now < least && !atomic_compare_exchange_weak(v, &now, least))
+		;
 }
 
 static inline size_t min_size(size_t a, size_t b)

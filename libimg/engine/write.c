@@ -60,16 +60,12 @@ static void commit(struct img_piece *p)
 }
 
 /* What a plan made reachable is there to its end, or to the disk's: the file has to be as long. */
-static void note_due(const struct img *img, const struct img_plan *plan)
+static void set_due(const struct img *img, const struct img_plan *plan)
 {
 	uint64_t end = min_u64(plan->fill_end, img->size);
-	uint64_t due = plan->file_off + (end - plan->fill_start), now;
 
-	if (!plan->fresh || plan->kind != IMG_PLAN_DATA)
-		return;
-	now = atomic_load(&plan->storage->due);
-	while (now < due && !atomic_compare_exchange_weak(&plan->storage->due, &now, due))
-		;
+	if (plan->fresh && plan->kind == IMG_PLAN_DATA)
+		raise_u64(&plan->storage->due, plan->file_off + (end - plan->fill_start));
 }
 
 /* Make what was written reachable, or give the room back. */
@@ -86,7 +82,7 @@ static void finish_plan(struct img_piece *p, int rc)
 		} else {
 			/* before anything is counted as unlinked */
 			img_engine_remapped(e, p->claim_start, p->claim_end - p->claim_start);
-			note_due(img, &p->plan);
+			set_due(img, &p->plan);
 			commit(p);
 		}
 	}

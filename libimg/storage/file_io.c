@@ -33,11 +33,8 @@ enum {
 /* The file reaches to end, and what is known of its holes is old. */
 static void note_change(struct img_file *f, uint64_t end)
 {
-	uint64_t size = atomic_load(&f->base.size);
-
-	while (end > size && !f->base.device &&
-	       !atomic_compare_exchange_weak(&f->base.size, &size, end))
-		;
+	if (!f->base.device)
+		raise_u64(&f->base.size, end);
 	atomic_fetch_add(&f->changes, 1);
 }
 

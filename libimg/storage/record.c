@@ -146,13 +146,10 @@ static struct recorder *recorder_of(struct img_storage *s)
  * What was done is seen in size and unsynced when it is recorded, which may be later than the inner
  * storage did it: who syncs in between syncs again.
  */
-static void note_recorded(struct recorder *rec, enum img_io_op op, uint64_t end, bool fua)
+static void update_state(struct recorder *rec, enum img_io_op op, uint64_t end, bool fua)
 {
-	uint64_t size = atomic_load(&rec->filter.base.size);
-
-	while (op != IMG_IO_PUNCH && end > size &&
-	       !atomic_compare_exchange_weak(&rec->filter.base.size, &size, end))
-		;
+	if (op != IMG_IO_PUNCH)
+		raise_u64(&rec->filter.base.size, end);
 	if (!fua)
 		atomic_store(&rec->filter.base.unsynced, true);
 }
@@ -169,7 +166,7 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 		return 0;
 	if (op == IMG_IO_WRITE) {
 		rc = append(rec, make_write(iov, iovcnt, off, len), fua);
-		note_recorded(rec, op, off + len, fua);
+		update_state(rec, op, off + len, fua);
 		return rc;
 	}
 	if (op == IMG_IO_PUNCH) { /* as ZERO, but it never makes the file longer */
@@ -178,7 +175,7 @@ static int record_io_done(struct recorder *rec, enum img_io_op op, const struct 
 		len = min_u64(len, size - off);
 	}
 	rc = append(rec, make_entry(IMG_RECORD_ZERO, off, len), fua);
-	note_recorded(rec, op, off + len, fua);
+	update_state(rec, op, off + len, fua);
 	return rc;
 }
 
