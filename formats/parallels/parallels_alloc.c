@@ -143,10 +143,10 @@ int parallels_load_alloc(struct parallels_file *p, uint64_t from, struct img_err
 			rc = parallels_no_memory(p, err);
 	}
 	img_use_map_free(&s.used);
+	p->prepared = !rc;
+	p->used_end = p->base + s.end;
 	if (rc)
 		parallels_free_alloc(p);
-	else
-		p->prepared = true;
 	return rc;
 }
 
@@ -199,6 +199,9 @@ int parallels_file_first_write(struct parallels_file *p, struct img_error *err)
 		rc = parallels_prune_extension(p, err);
 	if (!rc && p->extension == PARALLELS_EXTENSION_DROPPED)
 		p->extension = PARALLELS_EXTENSION_NONE;
+	/* Others may have cut the disk's last cluster where the disk ends: it becomes whole. */
+	if (!rc && !p->storage->device)
+		raise_u64(&p->storage->due, p->used_end);
 	p->marked = !rc;
 	return rc;
 }

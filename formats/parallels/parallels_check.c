@@ -235,7 +235,11 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 	uint64_t size = p->storage->size, leaked;
 	int rc;
 
-	if (p->storage->device || p->header.extension_off || s->end >= size)
+	if (p->storage->device || p->header.extension_off)
+		return 0;
+	if (s->end > size) /* the disk's last cluster ends where the disk does */
+		return s->c->repair ? img_storage_zero(p->storage, s->end, 0, err) : 0;
+	if (s->end == size)
 		return 0;
 	if (p->marked && p->has_free_end) /* it is cut off when the image is closed */
 		return 0;

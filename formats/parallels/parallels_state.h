@@ -54,6 +54,7 @@ struct parallels_file {
 	uint64_t base;
 	struct img_unit_alloc alloc;
 	uint64_t fresh_from; /* from there on, counted from base, nothing was ever written */
+	uint64_t used_end;   /* of the file: where the last cluster ended when the BAT was gone over */
 	bool has_free_end;   /* clusters were given back: the file may be longer than it need be */
 	enum parallels_extension_kind extension;
 };

@@ -216,6 +216,8 @@ void parallels_file_commit(struct parallels_file *p, struct img_req *req,
 			freed = old;
 		freed_len += cluster;
 	}
+	if (target)
+		raise_u64(&p->storage->due, target + plan->slot[SLOT_COUNT] * cluster);
 	if (freed_len)
 		img_free_later(req, p->storage, freed, freed_len);
 	/* The header is in the same sector as the first entries, and may have been changed since it

@@ -82,6 +82,59 @@ Test(parallels, written)
 	write_around("h", SIZE);
 }
 
+/* QEMU 11 drops a cluster that the file's end cuts, though the disk's end does so too. */
+Test(parallels, last_cluster_is_whole)
+{
+	uint8_t *model = calloc(1, SIZE);
+	struct img *img;
+
+	make_new("a", SIZE, NULL);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	put(img, SIZE - 100, 100, 1, model);
+	cr_assert_eq(img_flush(img, NULL), 0);
+	cr_assert_geq(file_size("a"), 2 * MIB);
+	must_close(img);
+	reads_as("a", model, SIZE);
+
+	/* One that was cut by who wrote it becomes whole when something is written, or repaired. */
+	for (int repair = 0; repair < 2; repair++) {
+		cr_assert_eq(truncate("a", (off_t)(file_size("a") - MIB + 512)), 0);
+		sound("a");
+		if (repair) {
+			check("a", IMG_REPAIR_LEAKS);
+		} else {
+			img = must_open("a", "parallels", IMG_OPEN_WRITE);
+			put(img, SIZE - 50, 10, 2, model);
+			must_close(img);
+		}
+		reads_as("a", model, SIZE);
+	}
+
+	/* Nothing counts on what a smaller disk has given up. */
+	cr_assert_eq(truncate("a", (off_t)(file_size("a") - MIB + 512)), 0);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(img_resize(img, 5 * MIB, IMG_PREALLOCATE_OFF, NULL), 0);
+	must_close(img);
+	reads_as("a", model, 5 * MIB);
+	sound("a");
+	cr_assert_eq(file_size("a"), MIB);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(img_resize(img, SIZE, IMG_PREALLOCATE_OFF, NULL), 0);
+	memset(model + 5 * MIB, 0, 512);
+	put(img, SIZE - 100, 100, 1, model);
+	must_close(img);
+
+	/* What is freed there is taken again. */
+	cr_assert_eq(truncate("a", (off_t)(file_size("a") - MIB + 512)), 0);
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	cr_assert_eq(img_zero(img, 5 * MIB, 512, NULL), 0);
+	memset(model + 5 * MIB, 0, 512);
+	put(img, 512, 100, 3, model);
+	must_close(img);
+	reads_as("a", model, SIZE);
+	free(model);
+}
+
 /* While it is written to the file says so, durably; a clean end takes that back. */
 Test(parallels, in_use)
 {
