@@ -21,6 +21,12 @@ struct scan {
 	uint64_t previous, previous_end; /* of the last good entry: its number + 1, where its cluster ends */
 	uint64_t end;			 /* of the last cluster of a good entry */
 	uint64_t next;			 /* where a copy of a cluster may go; moves on */
+	uint64_t file_bytes;		 /* of the file as it was found: copies make it longer */
+	/*
+	 * What has to be asked for to give an entry a cluster of its own. Where entries lead out of the
+	 * file that includes their loss: they would lead to the copies.
+	 */
+	unsigned copying;
 };
 
 static bool repairs(const struct scan *s, unsigned what)
@@ -140,9 +146,8 @@ static int copy_cluster(struct parallels_file *p, struct scan *s, uint64_t numbe
 			struct img_error *err)
 {
 	uint64_t to = s->next, n;
-	uint64_t bytes = from < p->storage->size
-				 ? min_u64(p->cluster_bytes, p->storage->size - from)
-				 : 0;
+	uint64_t bytes =
+		from < s->file_bytes ? min_u64(p->cluster_bytes, s->file_bytes - from) : 0;
 	int rc = 0;
 
 	if (to / p->scale > UINT32_MAX)
@@ -170,30 +175,45 @@ static int copy_cluster(struct parallels_file *p, struct scan *s, uint64_t numbe
 	return 0;
 }
 
-/* An entry that leads out of the file. */
-static int check_lost(struct parallels_file *p, struct scan *s, uint64_t number, uint64_t off,
+enum { LOSS = IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
+
+static bool is_lost(const struct parallels_file *p, const struct scan *s, uint64_t number,
+		    uint64_t off)
+{
+	return off < parallels_entry_at(p->entries) ||
+	       !range_in(off, parallels_bytes_needed(p, number), s->file_bytes);
+}
+
+/*
+ * Of an entry that leads out of the file. Those of which the file has nothing come first: cleared, before
+ * there are copies that they would lead to, or left alone.
+ */
+static int check_lost(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
 		      struct img_error *err)
 {
-	enum { LOSS = IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
+	struct scan *s = user;
+	uint64_t off = value * p->scale;
 	int rc;
 
+	if (!is_lost(p, s, number, off))
+		return 0;
 	DEFECT(s, LOSS,
 	       "%s: cluster %" PRIu64 " is outside image: it is at %" PRIu64
 	       ", and the file ends at "
 	       "%" PRIu64,
-	       p->name, number, off, (uint64_t)p->storage->size);
+	       p->name, number, off, s->file_bytes);
 	if (!repairs(s, LOSS)) {
-		s->end = max_u64(s->end, min_u64(off + p->cluster_bytes,
-						 p->storage->size)); /* what is left of it stays */
+		s->allocated++;
+		s->copying = LOSS;
+		/* what is left of it stays */
+		s->end = max_u64(s->end, min_u64(off + p->cluster_bytes, s->file_bytes));
 		return 0;
 	}
-	if (off >= parallels_entry_at(p->entries) && off < p->storage->size) /* a part of it is there */
-		return copy_cluster(p, s, number, off, err);
+	if (off >= parallels_entry_at(p->entries) && off < s->file_bytes)
+		return 0; /* a part of it is there: check_entry() copies that */
 	rc = parallels_write_entry(p, number, 0, err);
-	if (!rc) {
-		s->allocated--;
+	if (!rc)
 		count_repaired(s);
-	}
 	return rc;
 }
 
@@ -204,23 +224,24 @@ static int check_entry(struct parallels_file *p, void *user, uint64_t number, ui
 	uint64_t off = value * p->scale;
 	enum img_use use = IMG_USE_NEW;
 
+	if (is_lost(p, s, number, off) && !repairs(s, LOSS))
+		return 0;
 	s->allocated++;
-	if (off < parallels_entry_at(p->entries) ||
-	    !range_in(off, parallels_bytes_needed(p, number), p->storage->size))
-		return check_lost(p, s, number, off, err);
+	if (is_lost(p, s, number, off))
+		return copy_cluster(p, s, number, off, err);
 	if (off % p->cluster_bytes != p->base || off < p->data_start) {
-		DEFECT(s, IMG_REPAIR_ALL,
+		DEFECT(s, s->copying,
 		       "%s: cluster %" PRIu64 " is %s: it is at %" PRIu64, p->name, number,
 		       off < p->data_start ? "in front of the data" : "not aligned", off);
 		s->end = max_u64(s->end, off + p->cluster_bytes);
-		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
+		return repairs(s, s->copying) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	if (img_use_map_add(&s->used, off - p->base, p->cluster_bytes, &use))
 		return parallels_no_memory(p, err);
 	if (use == IMG_USE_SHARED) {
-		DEFECT(s, IMG_REPAIR_ALL, "%s: duplicate offset in BAT entry %" PRIu64 ": %" PRIu64,
+		DEFECT(s, s->copying, "%s: duplicate offset in BAT entry %" PRIu64 ": %" PRIu64,
 		       p->name, number, off);
-		return repairs(s, IMG_REPAIR_ALL) ? copy_cluster(p, s, number, off, err) : 0;
+		return repairs(s, s->copying) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	s->fragmented += number && s->previous == number && off != s->previous_end;
 	s->previous = number + 1;
@@ -263,7 +284,10 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 
 int parallels_file_check(struct parallels_file *p, struct img_check *c, struct img_error *err)
 {
-	struct scan s = { .c = c, .buffer = malloc(COPY_BYTES) };
+	struct scan s = { .c = c,
+			  .buffer = malloc(COPY_BYTES),
+			  .file_bytes = p->storage->size,
+			  .copying = IMG_REPAIR_ALL };
 	uint64_t cluster = p->cluster_bytes, units;
 	int rc = s.buffer ? parallels_find_base(p, &p->base, err) : parallels_no_memory(p, err);
 
@@ -279,6 +303,10 @@ int parallels_file_check(struct parallels_file *p, struct img_check *c, struct i
 	rc = check_header(p, &s, err);
 	if (!rc)
 		rc = check_empty(p, &s, err);
+	if (!rc)
+		rc = parallels_each_entry(p, 0, p->entries, check_lost, &s, err);
+	if (!rc && c->repair)
+		rc = parallels_sync(p, err);
 	if (!rc)
 		rc = parallels_each_entry(p, 0, p->entries, check_entry, &s, err);
 	if (!rc)
