@@ -1,20 +1,27 @@
 /*
- * Damage to the tables of a sound image (its name's ending is its format: qcow2, vpc, vhdx), and what a check
- * and a repair make of it:
+ * Damage to the tables of a sound image (its name's ending is its format: qcow2, vpc, vhdx, vdi, parallels), and
+ * what a check and a repair make of it:
  *
  *	repair IMAGE bits STEP FIRST QEMU [QEMU-IMG...]
  *	repair IMAGE bytes COUNT SEED QEMU [QEMU-IMG...]
+ *	repair IMAGE entries COUNT SEED QEMU [QEMU-IMG...]
  *
  * bits: each STEP'th bit of the header, the L1, L2 and refcount tables and blocks, snapshot table and
  * L1 tables of snapshots, beginning with bit FIRST; of a VHD the footers, header, table, bitmaps and locators; of a
- * VHDX headers, region tables, metadata, BAT and bitmaps; checksums made right every other time. bytes: COUNT times a few random bytes of the same.
+ * VHDX headers, region tables, metadata, BAT and bitmaps; of a VDI and a Parallels image the header and the table;
+ * checksums made right every other time. bytes: COUNT times a few random bytes of the same. entries (not of a
+ * qcow2): COUNT times some entries of the table of units lead elsewhere (to another's unit, beyond the end, into
+ * metadata, to no unit's start, nowhere), counters are wrong, the file is cut short, or all of that.
  * Of each:
  * - what could be read before a repair of all (of the disk, and of each snapshot) reads the same after;
  * - after a repair that leaves nothing the image is sound, and another repair changes nothing;
- * - a repair of what is left by a repair changes nothing.
+ * - a repair of what is left by a repair changes nothing;
+ * - entries: what undamaged entries lead to is as it was before the damage; what the file does not hold cannot be
+ *   read before that loss is accepted; once it is, the image is sound.
  * Every QEMU'th is also given to qemu-img (each that is named): it has to call the damaged image sound or
  * not as we do, the repaired one sound if we do, and to read the same content from that. Of a VHDX only the
- * latter, of a VHD nothing: it goes neither by bitmaps nor by parents.
+ * latter, of a VDI and a Parallels image all but that what we call damaged is, of a VHD nothing: it goes neither
+ * by bitmaps nor by parents.
  * The last line counts: N tried, N failed.
  */
 #include <errno.h>
@@ -27,7 +34,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "formats/parallels/parallels_layout.h"
 #include "formats/qcow2/qcow2_layout.h"
+#include "formats/vdi/vdi_layout.h"
 #include "formats/vhd/vhd_layout.h"
 #include "formats/vhdx/vhdx_layout.h"
 #include "libimg/base/arith.h"
@@ -43,6 +52,8 @@ enum {
 	MAX_DISK = 4 << 20, /* of a disk whose size was damaged, that much is looked at */
 	MAX_VIEWS = 8,	    /* the disk and its snapshots */
 	MAX_RANGES = 4096,
+	MAX_ENTRIES = 8192,
+	SECTOR = 512,
 };
 
 struct file {
@@ -142,7 +153,7 @@ static struct content read_disk(const struct file *f)
 	if (!img)
 		return c;
 	c.size = min_u64(img_size(img), MAX_DISK);
-	c.piece = min_u64(img_unit_bytes(img), 4096);
+	c.piece = img_unit_bytes(img) % 4096 ? SECTOR : 4096;
 	c.bytes = calloc(1, c.size + 1);
 	c.readable = calloc(c.size / c.piece + 1, 1);
 	if (!c.bytes || !c.readable)
@@ -266,6 +277,14 @@ static int run(const char *fmt, ...)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
 }
 
+/* Of a VDI: do its header's fields name a parent? Its type alone does not tell. */
+static bool names_parent(const struct file *f)
+{
+	static const uint8_t none[2 * IMG_GUID_BYTES];
+
+	return memcmp(f->bytes + 0x1a8, none, sizeof(none)) != 0;
+}
+
 /* qemu-img is asked about both files; name: of a scratch file beside the image. */
 static void ask_qemu(const struct file *damaged, const struct img_check_result *found, int found_rc,
 		     const struct file *repaired, bool sound, const struct content *before)
@@ -274,6 +293,8 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 
 	if (!strcmp(format, "vpc"))
 		return;
+	if (!strcmp(format, "vdi") && names_parent(repaired))
+		return; /* it takes no children */
 	snprintf(name, sizeof(name), "%s.damaged", path);
 	snprintf(raw, sizeof(raw), "%s.content", path);
 	for (int i = 0; i < nqemu; i++) {
@@ -291,25 +312,26 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 			continue;
 		}
 		save(name, damaged->bytes, damaged->len);
-		code = run("%s check -f qcow2 %s >/dev/null 2>&1", qemu[i], name);
+		code = run("%s check -f %s %s >/dev/null 2>&1", qemu[i], format, name);
 		theirs = code == 0;
 		/*
 		 * 1: it does not open the image, for what its backing file is called for instance. What
 		 * cannot be read (here) may be damage of which its check knows nothing.
 		 */
-		if (code != 1 && ours != theirs && (ours || all_readable(before)))
+		if (code != 1 && ours != theirs &&
+		    (ours || (!strcmp(format, "qcow2") && all_readable(before))))
 			bad("%s says %s, we say %s (%" PRIu64 " corruptions, %" PRIu64 " leaks)",
 			    qemu[i], theirs ? "sound" : "damaged", ours ? "sound" : "damaged",
 			    found->corruptions, found->leaks);
 		if (!sound)
 			continue;
 		save(name, repaired->bytes, repaired->len);
-		if (run("%s check -f qcow2 %s >/dev/null 2>&1", qemu[i], name))
+		if (run("%s check -f %s %s >/dev/null 2>&1", qemu[i], format, name))
 			bad("%s finds damage after the repair", qemu[i]);
 		if (!all_readable(before))
 			continue;
 		save(raw, before->bytes, before->size);
-		if (run("%s compare -f qcow2 -F raw %s %s >/dev/null 2>&1", qemu[i], name, raw))
+		if (run("%s compare -f %s -F raw %s %s >/dev/null 2>&1", qemu[i], format, name, raw))
 			bad("%s reads other content after the repair", qemu[i]);
 	}
 	unlink(name);
@@ -398,6 +420,89 @@ static void add_l1(const struct file *f, const struct qcow2_geometry *g, uint64_
 	}
 }
 
+/* The table of units, for entries: file offset of what an entry leads to: base + (value >> shift) * scale. */
+static struct {
+	uint64_t off, count;
+	unsigned width; /* 4 or 8 bytes */
+	bool big_endian;
+	unsigned shift;
+	uint64_t low; /* of each entry, below shift */
+	uint64_t base, scale, unit;
+	uint64_t nothing;     /* an entry that leads nowhere */
+	uint64_t counters[4]; /* of 4 bytes each: where fields are that count or tell where */
+	unsigned counter_count;
+} unit_table;
+
+static uint64_t entry(const struct file *f, uint64_t i)
+{
+	const uint8_t *at = f->bytes + unit_table.off + i * unit_table.width;
+
+	if (unit_table.width == 8)
+		return le64_load(at);
+	return unit_table.big_endian ? be32_load(at) : le32_load(at);
+}
+
+static void set_entry(struct file *f, uint64_t i, uint64_t value)
+{
+	uint8_t *at = f->bytes + unit_table.off + i * unit_table.width;
+
+	if (unit_table.width == 8)
+		le64_store(at, value);
+	else if (unit_table.big_endian)
+		be32_store(at, (uint32_t)value);
+	else
+		le32_store(at, (uint32_t)value);
+}
+
+static bool leads_nowhere(uint64_t value)
+{
+	return value == unit_table.nothing || !(value >> unit_table.shift) ||
+	       (!strcmp(format, "vdi") && !vdi_entry_is_index((uint32_t)value));
+}
+
+static uint64_t leads_to(uint64_t value)
+{
+	return unit_table.base + (value >> unit_table.shift) * unit_table.scale;
+}
+
+static void find_vdi(const struct file *f)
+{
+	struct vdi_header h;
+
+	if (vdi_parse_header(f->bytes, VDI_SECTOR, &h, NULL))
+		die("no image");
+	/* not the texts */
+	add(f, 64, 20, "signature and type");
+	add(f, h.version0 ? 336 : 340, h.version0 ? 84 : 140, "header");
+	add(f, h.map_off, (uint64_t)h.blocks * VDI_ENTRY_BYTES, "block map");
+	unit_table.off = h.map_off;
+	unit_table.count = h.blocks;
+	unit_table.width = VDI_ENTRY_BYTES;
+	unit_table.base = h.data_off;
+	unit_table.scale = vdi_stride(&h);
+	unit_table.unit = h.block_bytes;
+	unit_table.nothing = VDI_ENTRY_FREE;
+	unit_table.counters[unit_table.counter_count++] = vdi_allocated_off(&h);
+}
+
+static void find_parallels(const struct file *f)
+{
+	struct parallels_header h;
+
+	if (parallels_parse_header(f->bytes, &h, NULL))
+		die("no image");
+	add(f, 0, PARALLELS_HEADER_BYTES, "header");
+	add(f, PARALLELS_BAT_OFF, (uint64_t)h.entries * PARALLELS_ENTRY_BYTES, "BAT");
+	unit_table.off = PARALLELS_BAT_OFF;
+	unit_table.count = h.entries;
+	unit_table.width = PARALLELS_ENTRY_BYTES;
+	unit_table.scale = parallels_entry_scale(&h);
+	unit_table.unit = parallels_cluster_bytes(&h);
+	unit_table.counters[unit_table.counter_count++] = 44; /* in_use */
+	unit_table.counters[unit_table.counter_count++] = 48; /* data_off */
+	unit_table.counters[unit_table.counter_count++] = 52; /* flags */
+}
+
 static void find_vhd(const struct file *f)
 {
 	uint8_t footer_bytes[VHD_FOOTER_BYTES];
@@ -416,6 +521,13 @@ static void find_vhd(const struct file *f)
 	add(f, footer.header_off, 64, "header");
 	add(f, footer.header_off + VHD_OFF_LOCATORS, 24, "locator");
 	add(f, h.table_off, vhd_blocks(footer.size, h.block_bytes) * VHD_ENTRY_BYTES, "table");
+	unit_table.off = h.table_off;
+	unit_table.count = vhd_blocks(footer.size, h.block_bytes);
+	unit_table.width = VHD_ENTRY_BYTES;
+	unit_table.big_endian = true;
+	unit_table.scale = VHD_SECTOR;
+	unit_table.unit = h.block_bytes;
+	unit_table.nothing = VHD_ABSENT;
 	for (uint64_t i = 0; i < vhd_blocks(footer.size, h.block_bytes); i++) {
 		uint32_t entry = be32_load(f->bytes + h.table_off + i * VHD_ENTRY_BYTES);
 
@@ -451,6 +563,13 @@ static void find_vhdx(const struct file *f)
 	if (vhdx_parse_items(bytes, &g, NULL))
 		die("no items");
 	add(f, r.bat.off, vhdx_block_count(&g, g.size) * VHDX_BAT_ENTRY_BYTES, "BAT");
+	unit_table.off = r.bat.off;
+	unit_table.count = min_u64(vhdx_block_count(&g, g.size), vhdx_chunk_ratio(&g));
+	unit_table.width = VHDX_BAT_ENTRY_BYTES;
+	unit_table.shift = 20;
+	unit_table.low = 6; /* fully present */
+	unit_table.scale = 1 << 20;
+	unit_table.unit = g.block_bytes;
 	if (!g.has_parent)
 		return;
 	ratio = vhdx_chunk_ratio(&g);
@@ -471,6 +590,14 @@ static void find_tables(const struct file *f)
 	}
 	if (!strcmp(format, "vhdx")) {
 		find_vhdx(f);
+		return;
+	}
+	if (!strcmp(format, "vdi")) {
+		find_vdi(f);
+		return;
+	}
+	if (!strcmp(format, "parallels")) {
+		find_parallels(f);
 		return;
 	}
 	if (qcow2_parse_header(f->bytes, f->len, 0, &h, NULL))
@@ -586,6 +713,190 @@ static void random_bytes(const struct file *sound, uint64_t count, uint64_t ask)
 	}
 }
 
+/* ---- Entries that lead elsewhere ---- */
+
+/* Of each unit: what became of it. */
+enum fate {
+	AS_IT_WAS,
+	DAMAGED,
+	MISSING, /* the file does not hold it */
+};
+static enum fate fates[MAX_ENTRIES];
+
+/* A value for entry i that leads elsewhere. */
+static uint64_t elsewhere(const struct file *f, const struct file *sound, uint64_t i, const char **how)
+{
+	uint64_t end = f->len > unit_table.base ? (f->len - unit_table.base) / unit_table.scale : 0;
+	uint64_t other = below(unit_table.count),
+		 units = max_u64(unit_table.unit / unit_table.scale, 1), to;
+
+	while (leads_nowhere(entry(sound, other)) && below(64))
+		other = below(unit_table.count);
+	switch (below(8)) {
+	case 0:
+	case 1:
+		*how = "as another";
+		return entry(sound, other);
+	case 2:
+		*how = "beyond the end";
+		to = end + 1 + below(100 * units);
+		break;
+	case 3:
+		*how = "at the end";
+		to = end + (unit_table.base + end * unit_table.scale < f->len);
+		break;
+	case 4:
+		*how = "partly beyond the end";
+		to = end - min_u64(end, below(units) + 1);
+		break;
+	case 5:
+		*how = "beside another";
+		to = (entry(sound, other) >> unit_table.shift) +
+		     (below(2) ? below(units) + 1 : UINT64_MAX);
+		break;
+	case 6:
+		*how = "into metadata";
+		to = below(leads_to(entry(sound, i)) / unit_table.scale % 64 + 2);
+		break;
+	default:
+		*how = below(2) ? "nowhere" : "far away";
+		if (**how == 'n')
+			return unit_table.nothing;
+		to = (unit_table.width == 8 ? UINT64_MAX >> 21 : UINT32_MAX - 16) - below(9);
+		break;
+	}
+	return (to << unit_table.shift | unit_table.low) &
+	       (unit_table.width == 8 ? UINT64_MAX : UINT32_MAX);
+}
+
+static void damage_entries(struct file *f, const struct file *sound)
+{
+	uint64_t n = 1 + below(3);
+	int len = 0;
+
+	memset(fates, 0, sizeof(fates));
+	label[0] = 0;
+	if (!below(4)) {
+		uint64_t data = UINT64_MAX;
+
+		for (uint64_t i = 0; i < unit_table.count; i++) {
+			if (!leads_nowhere(entry(sound, i)))
+				data = min_u64(data, leads_to(entry(sound, i)));
+		}
+		if (data < f->len) {
+			f->len -= below(f->len - data);
+			len += snprintf(label + len, sizeof(label) - (size_t)len, "cut to %" PRIu64 " ",
+					f->len);
+		}
+	}
+	if (unit_table.counter_count && !below(3)) {
+		static const uint32_t values[] = { 0, 1, 2, 0x746f6e59, UINT32_MAX };
+		uint64_t at = unit_table.counters[below(unit_table.counter_count)];
+		uint32_t value = le32_load(sound->bytes + at);
+
+		value = below(2) ? value + (uint32_t)below(7) - 3 : values[below(5)];
+		le32_store(f->bytes + at, value);
+		len += snprintf(label + len, sizeof(label) - (size_t)len, "%" PRIu64 ": %" PRIu32 " ", at,
+				value);
+	}
+	for (uint64_t k = 0; k < n && below(8); k++) {
+		uint64_t i = below(unit_table.count);
+		const char *how = "";
+
+		set_entry(f, i, elsewhere(f, sound, i, &how));
+		fates[i] = DAMAGED;
+		len += snprintf(label + len, sizeof(label) - (size_t)len, "%" PRIu64 " %s ", i, how);
+		len = (int)min_u64((uint64_t)len, sizeof(label) - 60);
+	}
+	for (uint64_t i = 0; i < unit_table.count; i++) {
+		uint64_t value = entry(f, i);
+
+		if (leads_nowhere(value))
+			continue;
+		if (leads_to(value) >= f->len)
+			fates[i] = MISSING;
+		else if (leads_to(value) + unit_table.unit + unit_table.scale > f->len &&
+			 f->len < sound->len)
+			fates[i] = DAMAGED;
+	}
+}
+
+/* What is left of the disk that was sound. */
+static void judge_units(const struct content *sound, const struct content *after, bool lossy)
+{
+	if (!after->bytes || after->size != sound->size) {
+		bad("it cannot be opened after the repair");
+		return;
+	}
+	for (uint64_t at = 0; at < sound->size; at += sound->piece) {
+		enum fate fate = fates[at / unit_table.unit];
+		bool readable = after->readable[at / after->piece];
+		uint64_t len = min_u64(sound->piece, sound->size - at);
+
+		if (fate == AS_IT_WAS &&
+		    (!readable || memcmp(after->bytes + at, sound->bytes + at, len)))
+			bad("%s an undamaged entry leads to at %" PRIu64, readable ? "changed: what" : "lost: what",
+			    at);
+		else if (fate == MISSING && readable && !lossy)
+			bad("%" PRIu64 " can be read, which the file does not hold", at);
+		else
+			continue;
+		break;
+	}
+}
+
+static void try_entries(const struct file *f, const struct content *sound, bool with_qemu)
+{
+	struct img_check_result left, now;
+	struct content after;
+	struct file repaired = copy_of(f), again;
+
+	try_damage(f, with_qemu);
+	if (check(&repaired, IMG_REPAIR_ALL, &left))
+		bad("cannot be repaired");
+	after = read_disk(&repaired);
+	judge_units(sound, &after, false);
+	free(after.bytes);
+	free(after.readable);
+	if (check(&repaired, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, &left) || !is_sound(&left))
+		bad("%" PRIu64 " corruptions, %" PRIu64 " leaks though its loss is accepted", left.corruptions,
+		    left.leaks);
+	again = copy_of(&repaired);
+	if (check(&again, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, &now) || !is_sound(&now))
+		bad("another repair finds %" PRIu64 " corruptions, %" PRIu64 " leaks", now.corruptions,
+		    now.leaks);
+	if (now.corruptions_fixed || now.leaks_fixed || again.len != repaired.len ||
+	    memcmp(again.bytes, repaired.bytes, again.len))
+		bad("another repair changes something: %" PRIu64 " corruptions, %" PRIu64
+		    " leaks, %" PRIu64 " bytes of %" PRIu64,
+		    now.corruptions_fixed, now.leaks_fixed, again.len, repaired.len);
+	after = read_disk(&repaired);
+	judge_units(sound, &after, true);
+	if (with_qemu)
+		ask_qemu(&repaired, &left, 0, &repaired, true, &after);
+	free(after.bytes);
+	free(after.readable);
+	free(again.bytes);
+	free(repaired.bytes);
+}
+
+static void damaged_entries(const struct file *sound, uint64_t count, uint64_t ask)
+{
+	struct content before = read_disk(sound);
+
+	if (!unit_table.count || unit_table.count > MAX_ENTRIES)
+		die("no table of units, or a large one");
+	for (uint64_t i = 0; i < count; i++) {
+		struct file f = copy_of(sound);
+
+		damage_entries(&f, sound);
+		try_entries(&f, &before, ask && i % ask == 0);
+		free(f.bytes);
+	}
+	free(before.bytes);
+	free(before.readable);
+}
+
 int main(int argc, char **argv)
 {
 	struct file f;
@@ -612,6 +923,8 @@ int main(int argc, char **argv)
 	seed = b * UINT64_C(0x9e3779b97f4a7c15) + 1;
 	if (!strcmp(argv[2], "bytes"))
 		random_bytes(&f, a, ask);
+	if (!strcmp(argv[2], "entries"))
+		damaged_entries(&f, a, ask);
 	free(f.bytes);
 	printf("%" PRIu64 " tried, %" PRIu64 " failed\n", tried, failed);
 	return failed != 0;

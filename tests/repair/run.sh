@@ -25,6 +25,14 @@ damage() {
 	try "$1: bytes" "$build/tests/repair/repair" "$1" bytes "$3" "$seed" $ask $qemu
 }
 
+# entries IMAGE COUNT: COUNT times entries of the table of units.
+entries() {
+	count=$2
+	[ -z "$FULL" ] || count=5000
+	# shellcheck disable=SC2086 # several programs
+	try "$1: entries" "$build/tests/repair/repair" "$1" entries "$count" "$seed" 20 $qemu
+}
+
 # image NAME STEP OPTIONS...: convert's, made by this tool.
 image() {
 	name=$1 step=$2
@@ -87,24 +95,53 @@ edited bitmaps 17 -o cluster_size=4k bitmaps.qcow2 70144 <<'END'
 write -P 1 0 60k
 END
 
-# made NAME STEP COUNT COMMAND...: NAME, of another format, is made by imgtool.
+# made NAME STEP COUNT COMMAND...: NAME, of another format, is made by imgtool (or COMMAND is another one's).
 made() {
 	name=$1 step=$2 count=$3
 	case $name in *"$only"*) ;; *) return ;; esac
 	shift 3
-	try "$name: made" "$imgtool" "$@" || return
+	case $1 in
+	convert | create) try "$name: made" "$imgtool" "$@" || return ;;
+	*) try "$name: made" "$@" || return ;;
+	esac
 	case $name in child*)
 		try "$name: written" "$imgtool" io -f "${name##*.}" "$name" -c 'write -q -P 5 10k 90k' -c 'write -q -P 6 1M 5k' ||
 			return ;;
 	esac
 	damage "$name" "$step" "$count"
+	case $name in fixed* | child.vhdx | child.vpc) return ;; esac
+	entries "$name" "$count"
 }
 yes 'some content' | head -c 600000 >d.raw && truncate -s 3145728 d.raw
+seq 999999 | head -c 1000000 >e.raw && truncate -s 2000896 e.raw && seq 100000 | head -c 100000 >>e.raw && truncate -s 3000320 e.raw
 "$imgtool" convert -f raw -O vpc -o force_size=on d.raw base.vpc
 qemu-img convert -f raw -O vhdx -o block_size=1M d.raw base.vhdx
-made dynamic.vpc 31 60 convert -f raw -O vpc -o force_size=on,block_size=64k d.raw dynamic.vpc
+qemu-img convert -f raw -O vdi e.raw base.vdi
+made dynamic.vpc 31 60 convert -f raw -O vpc -o force_size=on,block_size=64k e.raw dynamic.vpc
 made fixed.vpc 31 20 convert -f raw -O vpc -o force_size=on,subformat=fixed d.raw fixed.vpc
 made child.vpc 31 60 create -f vpc -o block_size=64k -b base.vpc -F vpc child.vpc
 made dynamic.vhdx 211 15 convert -f raw -O vhdx -o block_size=1M d.raw dynamic.vhdx
 made child.vhdx 211 15 create -f vhdx -o block_size=1M -b base.vhdx -F vhdx child.vhdx
+
+made dynamic.vdi 13 60 convert -f raw -O vdi e.raw dynamic.vdi
+made static.vdi 13 30 convert -f raw -O vdi -o static=on e.raw static.vdi
+# QEMU takes neither blocks of these sizes nor children.
+all=$qemu qemu=
+for name in sectors small version-0 child; do
+	case $name in
+	sectors) set -- convert -f raw -O vdi -o block_size=1536 e.raw sectors.vdi ;;
+	small) set -- convert -f raw -O vdi -o block_size=64k e.raw small.vdi ;;
+	version-0) set -- eval 'vdi_of_version0 block_size=4k version-0.vdi 3000320 &&
+		"$imgtool" io -f vdi version-0.vdi -c "write -q -s e.raw 0 3000320"' ;;
+	*) set -- create -f vdi -o block_size=16k -b base.vdi -F vdi child.vdi ;;
+	esac
+	made $name.vdi 97 60 "$@"
+done
+qemu=$all
+
+made plain.parallels 13 60 convert -f raw -O parallels -o cluster_size=64k e.raw plain.parallels
+made odd.parallels 31 60 convert -f raw -O parallels -o cluster_size=32256 e.raw odd.parallels
+made sectors.parallels 997 40 convert -f raw -O parallels -o cluster_size=512 e.raw sectors.parallels
+made old.parallels 31 60 eval 'virtualbox_parallels old.parallels 3000320 &&
+	"$imgtool" convert -n -f raw -O parallels e.raw old.parallels'
 finish
