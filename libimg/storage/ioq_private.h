@@ -51,6 +51,7 @@ struct img_ioq {
 	struct img_list ordered;  /* img_io.link: for ordered_worker, one after the other */
 	struct img_list finished; /* img_io.link: a worker is done with it */
 	bool signalled;		  /* event_fd was written and not read since */
+	bool awake;		  /* img_ioq_run() goes through the lists before it sleeps or ends */
 	struct img_ioq_worker workers[IMG_IOQ_WORKERS], ordered_worker;
 };
 
@@ -58,11 +59,12 @@ struct img_ioq {
 int img_ioq_init(struct img_ioq *q, enum img_io_kind kind, const struct img_ioq_kernel *kernel);
 void img_ioq_destroy(struct img_ioq *q);
 
-/* Have img_ioq_run() look, from any thread. */
+/* Have img_ioq_run() go through the lists, from any thread. Nothing is done where it will anyway. */
 void img_ioq_signal(struct img_ioq *q);
 void img_ioq_signal_locked(struct img_ioq *q); /* the same with q->lock held */
 /* Take the signal of event_fd back. What it announced is found in the lists. */
 void img_ioq_clear_signal(struct img_ioq *q);
+void img_ioq_clear_signal_locked(struct img_ioq *q);
 
 /* The two kinds. 0 or a negative errno; *out is untouched on failure. */
 int img_ioq_uring_new(struct img_ioq **out);

@@ -176,8 +176,9 @@ static int run_ready(struct img_ioq *q)
 	img_list_init(&requests);
 	img_list_init(&posts);
 	img_list_splice(&requests, &q->completed);
-	img_ioq_clear_signal(q); /* first: what comes after signals again */
 	pthread_mutex_lock(&q->lock);
+	q->awake = true;
+	img_ioq_clear_signal_locked(q);
 	img_list_splice(&requests, &q->finished);
 	img_list_splice(&posts, &q->posts);
 	pthread_mutex_unlock(&q->lock);
@@ -192,6 +193,19 @@ static int run_ready(struct img_ioq *q)
 	return ran;
 }
 
+/* What comes from now on signals. Is there something already? */
+static bool fall_asleep(struct img_ioq *q)
+{
+	bool ready;
+
+	pthread_mutex_lock(&q->lock);
+	q->awake = false;
+	ready = !img_list_empty(&q->completed) || !img_list_empty(&q->finished) ||
+		!img_list_empty(&q->posts);
+	pthread_mutex_unlock(&q->lock);
+	return ready;
+}
+
 int img_ioq_run(struct img_ioq *q, bool wait)
 {
 	int total = 0;
@@ -202,17 +216,14 @@ int img_ioq_run(struct img_ioq *q, bool wait)
 		int completed;
 
 		total += ran;
-		completed = q->kernel->harvest(q, wait && !total);
+		completed = q->kernel->harvest(q, wait && !total && !fall_asleep(q));
 		if (!ran && !completed && (total || !wait))
 			break;
 	}
 	q->running = false;
 	/* enough for now, but whoever polls must hear of what is left */
-	pthread_mutex_lock(&q->lock);
-	if (!img_list_empty(&q->completed) || !img_list_empty(&q->finished) ||
-	    !img_list_empty(&q->posts))
-		img_ioq_signal_locked(q);
-	pthread_mutex_unlock(&q->lock);
+	if (fall_asleep(q))
+		img_ioq_signal(q);
 	return total;
 }
 

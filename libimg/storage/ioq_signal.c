@@ -9,7 +9,7 @@ void img_ioq_signal_locked(struct img_ioq *q)
 {
 	uint64_t one = 1;
 
-	if (q->signalled)
+	if (q->signalled || q->awake)
 		return;
 	q->signalled = true;
 	/* cannot fail: the counter is 0 or 1 */
@@ -24,12 +24,17 @@ void img_ioq_signal(struct img_ioq *q)
 	pthread_mutex_unlock(&q->lock);
 }
 
-void img_ioq_clear_signal(struct img_ioq *q)
+void img_ioq_clear_signal_locked(struct img_ioq *q)
 {
 	uint64_t count;
 
-	pthread_mutex_lock(&q->lock);
 	if (q->signalled && read(q->event_fd, &count, sizeof(count)) == sizeof(count))
 		q->signalled = false;
+}
+
+void img_ioq_clear_signal(struct img_ioq *q)
+{
+	pthread_mutex_lock(&q->lock);
+	img_ioq_clear_signal_locked(q);
 	pthread_mutex_unlock(&q->lock);
 }
