@@ -197,13 +197,16 @@ void img_lookup_piece(struct img_piece *p)
 		img_piece_done(p, -ENOMEM);
 		return;
 	}
-	if (!img_piece_enter(p))
+	do {
+		if (!img_piece_enter(p))
+			return;
+		rc = gather(p);
+		if (rc == IMG_NEED_METADATA)
+			img_piece_leave(p);
+	} while (rc == IMG_NEED_METADATA && img_piece_fetch(p));
+	if (rc == IMG_NEED_METADATA)
 		return;
-	rc = gather(p);
-	if (rc == IMG_NEED_METADATA) {
-		img_piece_leave(p);
-		img_piece_fetch(p);
-	} else if (rc) {
+	if (rc) {
 		img_piece_done(p, rc);
 	} else {
 		process(p);

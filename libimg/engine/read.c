@@ -341,17 +341,19 @@ static int resolve(struct img_piece *p, uint64_t *len)
 void img_read_piece(struct img_piece *p)
 {
 	struct img_extent *x = &p->extent;
-	uint64_t len = p->len;
+	uint64_t len;
 	int rc;
 
-	if (!img_piece_enter(p))
+	do {
+		if (!img_piece_enter(p))
+			return;
+		len = p->len;
+		rc = resolve(p, &len);
+		if (rc == IMG_NEED_METADATA)
+			img_piece_leave(p);
+	} while (rc == IMG_NEED_METADATA && img_piece_fetch(p));
+	if (rc == IMG_NEED_METADATA)
 		return;
-	rc = resolve(p, &len);
-	if (rc == IMG_NEED_METADATA) {
-		img_piece_leave(p);
-		img_piece_fetch(p);
-		return;
-	}
 	if (!rc && x->kind == IMG_COMPRESSED) {
 		if (!x->unit_bytes || x->unit_bytes > MAX_UNIT || x->within >= x->unit_bytes ||
 		    x->stored_bytes > 2 * x->unit_bytes + STORED_SLACK ||

@@ -294,9 +294,10 @@ static void load_done(struct img_io *io)
 	retry(&p->post);
 }
 
-void img_piece_fetch(struct img_piece *p)
+bool img_piece_fetch(struct img_piece *p)
 {
 	struct img_engine *e = p->req.engine;
+	struct img_storage *storage;
 	struct img_block *block;
 	uint64_t file_off;
 	bool load;
@@ -304,7 +305,7 @@ void img_piece_fetch(struct img_piece *p)
 
 	if (rc) {
 		img_piece_done(p, rc);
-		return;
+		return false;
 	}
 	pthread_mutex_lock(&e->lock);
 	block = p->req.out_of_memory ? NULL
@@ -313,16 +314,23 @@ void img_piece_fetch(struct img_piece *p)
 		p->waiter.wake = wake;
 		img_meta_wait(block, &p->waiter);
 		pthread_mutex_unlock(&e->lock);
-		return;
+		return false;
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (!block) {
 		img_piece_done(p, img_fail(&p->err, -ENOMEM, "%s: out of memory for metadata",
 					   e->img->name));
-		return;
+		return false;
+	}
+	storage = img_meta_block_storage(block, &file_off);
+	if (img_storage_read_cached(storage, file_off, p->load.buffer, IMG_META_BLOCK)) {
+		pthread_mutex_lock(&e->lock);
+		img_meta_loaded(&p->load, 0);
+		pthread_mutex_unlock(&e->lock);
+		return true;
 	}
 	p->loading_engine = e;
-	p->io = (struct img_io){ .storage = img_meta_block_storage(block, &file_off),
+	p->io = (struct img_io){ .storage = storage,
 				 .op = IMG_IO_READ,
 				 .len = IMG_META_BLOCK,
 				 .done = load_done };
@@ -331,6 +339,7 @@ void img_piece_fetch(struct img_piece *p)
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);
+	return false;
 }
 
 /* ---- Keeping out of the way of who changes structures ---- */

@@ -144,8 +144,11 @@ bool img_task_is_first(const struct img_task *t);
 int img_piece_assign(struct img_piece *p, uint64_t len);
 /* Done, with p->err if rc. The task goes on. */
 void img_piece_done(struct img_piece *p, int rc);
-/* Fetch the block that p->req is missing, then look again. */
-void img_piece_fetch(struct img_piece *p);
+/*
+ * Fetch the block that p->req is missing. True: it is here already, look again; else p looks again when
+ * it is, and must not be touched.
+ */
+bool img_piece_fetch(struct img_piece *p);
 /*
  * Before p looks up what it will use: true, or p looks again when it may and must not be touched.
  */

@@ -662,39 +662,45 @@ static int make_plan(struct img_piece *p, struct img_engine *e, uint64_t len)
 	return 0;
 }
 
-void img_write_piece(struct img_piece *p)
+/*
+ * Choose what is done at p, and plan it. Returns as make_plan(), or -EALREADY: nothing had to be done,
+ * and p is done.
+ */
+static int choose_and_plan(struct img_piece *p)
 {
-	struct img_task *t = p->task;
-	struct img_engine *e = t->img->engine;
+	struct img_engine *e = p->task->img->engine;
 	uint64_t len = p->len;
 	int rc = 0;
 
 	p->op = IMG_OP_WRITE;
 	p->zeroes = false;
-	if (t->compress && !p->packing_tried) {
+	if (p->task->op != IMG_OP_WRITE)
+		rc = choose(p, &len);
+	if (rc == -EALREADY) {
+		p->task->sync |= p->task->fua && !img_engine_is_durable(e, p->off, len);
+		img_piece_done(p, img_piece_assign(p, len));
+	}
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&e->lock);
+	rc = make_plan(p, e, len);
+	img_engine_unlock(e);
+	return rc;
+}
+
+void img_write_piece(struct img_piece *p)
+{
+	int rc;
+
+	if (p->task->compress && !p->packing_tried) {
 		start_compressing(p);
 		return;
 	}
-	if (t->op != IMG_OP_WRITE)
-		rc = choose(p, &len);
-	if (rc == -EINPROGRESS)
+	do {
+		rc = choose_and_plan(p);
+	} while (rc == IMG_NEED_METADATA && img_piece_fetch(p));
+	if (rc == IMG_NEED_METADATA || rc == -EINPROGRESS || rc == -EALREADY)
 		return;
-	if (rc == -EALREADY) {
-		t->sync |= t->fua && !img_engine_is_durable(e, p->off, len);
-		img_piece_done(p, img_piece_assign(p, len));
-		return;
-	}
-	if (!rc) {
-		pthread_mutex_lock(&e->lock);
-		rc = make_plan(p, e, len);
-		img_engine_unlock(e);
-	}
-	if (rc == -EINPROGRESS)
-		return;
-	if (rc == IMG_NEED_METADATA) {
-		img_piece_fetch(p);
-		return;
-	}
 	if (rc) {
 		img_piece_done(p, rc);
 		return;

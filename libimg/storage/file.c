@@ -249,6 +249,7 @@ static const struct img_storage_ops file_ops = {
 	.submit = file_submit,
 	.completed = img_file_completed,
 	.io = file_io,
+	.read_cached = img_file_read_cached,
 	.resize = file_resize,
 	.extent = file_extent,
 	.allocated = file_allocated,

@@ -141,6 +141,21 @@ static int transfer(struct img_file *f, enum img_io_op op, const struct iovec *i
 	return 0;
 }
 
+bool img_file_read_cached(struct img_storage *s, uint64_t off, void *buf, size_t len)
+{
+	struct img_file *f = img_file_of(s);
+	struct iovec iov = { buf, len };
+	ssize_t n;
+
+	/* O_DIRECT goes past the cache; what of an unfinished file is kept back is not in it */
+	if (f->buffered_fd >= 0 || f->unfinished || atomic_load(&f->no_cached_read))
+		return false;
+	n = preadv2(f->fd, &iov, 1, (off_t)off, RWF_NOWAIT);
+	if (n < 0 && errno == EOPNOTSUPP)
+		atomic_store(&f->no_cached_read, true);
+	return n == (ssize_t)len;
+}
+
 /* Does a failed fallocate() mean that this file has no such operation? */
 static bool is_unsupported(int rc)
 {

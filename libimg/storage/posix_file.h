@@ -33,6 +33,7 @@ struct img_file {
 	bool reserve;				   /* large writes have their blocks allocated first: see file_io.c */
 	_Atomic uint64_t reserved_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
+	_Atomic bool no_cached_read;		   /* the same of reads that must not wait */
 	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
 	struct img_unpublished *unpublished;	   /* NULL: nothing to publish */
@@ -71,6 +72,7 @@ int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, 
 		uint64_t off, uint64_t len, unsigned flags);
 void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io);
 void img_file_completed(struct img_storage *s, struct img_io *io, int res);
+bool img_file_read_cached(struct img_storage *s, uint64_t off, void *buf, size_t len);
 /* Write zeroes over [off, off + len), for want of better. */
 int img_file_write_zeroes(struct img_file *f, uint64_t off, uint64_t len);
 /* Cut off what the file was lengthened by for nothing. Nothing may be in flight. */

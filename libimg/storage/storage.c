@@ -229,6 +229,11 @@ bool img_storage_overlap(const struct img_storage *a, const struct img_storage *
 	return a->identity_off < b_end && b->identity_off < a_end;
 }
 
+bool img_storage_read_cached(struct img_storage *s, uint64_t off, void *buf, size_t len)
+{
+	return s->ops->read_cached && s->ops->read_cached(s, off, buf, len);
+}
+
 uint64_t img_storage_allocated(struct img_storage *s)
 {
 	return s->ops->allocated ? s->ops->allocated(s) : atomic_load(&s->size);

@@ -39,6 +39,8 @@ struct img_storage_ops {
 	/* Blocking form of submit, for the same op and rules. */
 	int (*io)(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		  uint64_t off, uint64_t len, unsigned flags);
+	/* As img_storage_read_cached(); NULL: nothing can be had so. */
+	bool (*read_cached)(struct img_storage *s, uint64_t off, void *buf, size_t len);
 	int (*resize)(struct img_storage *s, uint64_t size, enum img_preallocate how);
 	/*
 	 * What s keeps for each queue that it is used on: a connection, a context that is not thread-safe.
@@ -280,6 +282,11 @@ void img_storage_close(struct img_storage *s);
  */
 int img_storage_read(struct img_storage *s, uint64_t off, void *buf, size_t len,
 		     struct img_error *err);
+/*
+ * Read len bytes at off, all of them in the file, if that needs no waiting: they are in memory. False:
+ * not read, or only some; read them as usual.
+ */
+bool img_storage_read_cached(struct img_storage *s, uint64_t off, void *buf, size_t len);
 int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size_t len,
 		      struct img_error *err);
 /* Afterwards the file ends at off + len at least, with no byte of [0, off) touched, len 0 or not. */

@@ -118,6 +118,35 @@ static uint64_t file_size(const char *name)
 	return (uint64_t)st.st_size;
 }
 
+/* What needs no waiting is what the file has, or nothing. */
+Test(file, read_cached)
+{
+	struct img_storage *file, *memory;
+	char buf[4], bytes[4096] = { [2] = 'a', 'b', 'c', 'd', [4094] = 'y', 'z' };
+	bool buffered;
+
+	make_file("file", bytes, sizeof(bytes));
+	cr_assert_eq(img_storage_open_file(in_folder("file"), IMG_STORAGE_WRITE, &file, NULL), 0);
+	buffered = img_storage_read_cached(file, 2, buf, 4);
+	if (buffered) { /* not every file system can tell */
+		cr_assert_arr_eq(buf, "abcd", 4);
+		cr_assert_eq(img_storage_write(file, 3, "BC", 2, NULL), 0);
+		cr_assert(img_storage_read_cached(file, 2, buf, 4));
+		cr_assert_arr_eq(buf, "aBCd", 4);
+	}
+	cr_assert(!img_storage_read_cached(file, 4094, buf, 4), "not all of it is in the file");
+	cr_assert(!img_storage_read_cached(file, 8192, buf, 4));
+	img_storage_close(file);
+
+	if (!img_storage_open_file(in_folder("file"), IMG_STORAGE_DIRECT, &file, NULL)) {
+		cr_assert(!img_storage_read_cached(file, 0, buf, 4));
+		img_storage_close(file);
+	}
+	cr_assert_eq(img_storage_memory("memory", 4096, 4096, &memory), 0);
+	cr_assert(!img_storage_read_cached(memory, 0, buf, 4));
+	img_storage_close(memory);
+}
+
 Test(file, extents)
 {
 	static uint8_t data[65536];
