@@ -132,28 +132,31 @@ static uint64_t used_end(const struct vhd *v, const struct img_range_map *blocks
 
 static void init_units(struct img *img, struct vhd *v, const struct img_range_map *blocks)
 {
-	uint64_t stored = vhd_stored_bytes(v), next, unit;
-	bool aligned = v->header.block_bytes >= DATA_ALIGN;
+	uint64_t stored = vhd_stored_bytes(v), room = vhd_device_room(img->file), next = 0, unit;
+	bool aligned = v->header.block_bytes >= DATA_ALIGN, overwritten;
 
 	for (size_t i = 0; i < blocks->block_count && aligned; i++)
 		aligned = is_aligned(v, blocks->blocks[i]);
 	unit = aligned ? round_up_u64(stored, DATA_ALIGN) : stored;
-	next = round_up_u64(v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off,
-			    VHD_SECTOR);
+	if (!img->file->device)
+		next = round_up_u64(v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off,
+				    VHD_SECTOR);
 	next = max_u64(next, used_end(v, blocks));
+	v->no_tail = next > room;
 	if (aligned)
 		next = vhd_align_block(next, v->header.block_bytes);
 
 	img_unit_alloc_free(&v->units);
-	img_unit_alloc_init(&v->units, unit, next, VHD_FILE_MAX - VHD_FOOTER_BYTES);
+	img_unit_alloc_init(&v->units, unit, next, min_u64(VHD_FILE_MAX - VHD_FOOTER_BYTES, room));
 	for (size_t i = 0; i < blocks->block_count; i++)
 		put_gap(v, blocks->blocks[i] + unit,
 			i + 1 < blocks->block_count ? blocks->blocks[i + 1] : next);
 	/* What ends in a block is the guest's, though it looks like a footer. */
-	v->tail_due = v->tail != VHD_TAIL_SOUND ||
-		      v->tail_off + VHD_FOOTER_BYTES != img->file->size ||
-		      (blocks->block_count &&
-		       v->tail_off < blocks->blocks[blocks->block_count - 1] + stored);
+	overwritten = blocks->block_count &&
+		      v->tail_off < blocks->blocks[blocks->block_count - 1] + stored;
+	v->tail_due = !v->no_tail &&
+		      (v->tail != VHD_TAIL_SOUND || overwritten ||
+		       v->tail_off + VHD_FOOTER_BYTES != img->file->size);
 }
 
 /* What the file ends in now. */
@@ -189,7 +192,7 @@ int vhd_reclaim(struct img *img, struct img_error *err)
 	int rc = vhd_find_blocks(img, v, &blocks, err);
 
 	end = vhd_next_block(v, used_end(v, &blocks));
-	if (!rc && end < old) {
+	if (!rc && end < old && !img->file->device) {
 		rc = img_storage_write(img->file, end, v->footer.bytes, VHD_FOOTER_BYTES, err);
 		if (!rc && !img->unsafe)
 			rc = img_storage_sync(img->file, err);
@@ -223,8 +226,6 @@ int vhd_prepare_writing(struct img *img, struct vhd *v, struct img_error *err)
 		return 0;
 	if (v->head_bad)
 		return refuse(img, -EUCLEAN, "the copy of the footer at its start is damaged", err);
-	if (img->file->device)
-		return refuse(img, -ENOTSUP, "it is a dynamic disk on a block device", err);
 	if (v->header.block_bytes > VHD_WRITE_BLOCK_MAX)
 		return refuse(img, -ENOTSUP, "its blocks are larger than 256 MiB", err);
 	rc = find_tail(img, v, err);

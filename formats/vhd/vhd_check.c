@@ -24,7 +24,8 @@ struct walk {
 	bool cut;		 /* the file ends before a block does: nothing may be added to it */
 	uint64_t repairs;	 /* made in it */
 	struct img_use_map used; /* by sector */
-	uint64_t end;		 /* of what is used, in the file */
+	uint64_t end;		 /* of what is used, in the file, as far as it was looked at */
+	uint64_t used_end;	 /* the same at the end of the last round */
 };
 
 /* Defects beyond these are counted, but not told one by one. */
@@ -70,8 +71,10 @@ static uint64_t bytes_needed(const struct vhd *v, uint64_t number)
 /* Where a copy of a block, or zeroes, can go. */
 static uint64_t new_place(const struct walk *w)
 {
-	return vhd_align_block(round_up_u64(max_u64(w->end, w->img->file->size), VHD_SECTOR),
-			       w->v->header.block_bytes);
+	const struct img_storage *s = w->img->file;
+	uint64_t end = max_u64(w->end, s->device ? w->used_end : (uint64_t)s->size);
+
+	return vhd_align_block(round_up_u64(end, VHD_SECTOR), w->v->header.block_bytes);
 }
 
 static int write_entry(struct walk *w, uint64_t number, uint32_t entry, struct img_error *err)
@@ -89,7 +92,8 @@ static int move_block(struct walk *w, uint64_t number, uint64_t off, struct img_
 	uint8_t *buffer = malloc(COPY_BYTES);
 	int rc = buffer ? 0 : img_fail(err, -ENOMEM, "out of memory");
 
-	if (!rc && to + vhd_stored_bytes(w->v) > VHD_FILE_MAX)
+	if (!rc &&
+	    to + vhd_stored_bytes(w->v) > min_u64(VHD_FILE_MAX, vhd_device_room(w->img->file)))
 		rc = img_fail(err, -EFBIG, "%s: found no room for a copy of block %" PRIu64, w->img->name, number);
 	for (uint64_t done = 0, n; done < bytes && !rc; done += n) {
 		n = min_u64(bytes - done, COPY_BYTES);
@@ -136,6 +140,8 @@ static int replace_lost(struct walk *w, uint64_t number, uint64_t off, struct im
 
 	if (!(w->c->repair & IMG_REPAIR_LOSS))
 		return 0;
+	if (w->img->file->device && off < w->img->file->size)
+		return 0; /* which does not become longer */
 	if (off + v->header.bitmap_bytes > w->img->file->size)
 		return drop_block(w, number, err);
 	rc = img_storage_zero(w->img->file, off + vhd_stored_bytes(v), 0, err);
@@ -171,12 +177,12 @@ static int check_block(struct walk *w, uint64_t number, uint32_t entry, struct i
 		w->cut = true;
 		return w->repair_all ? replace_lost(w, number, off, err) : 0;
 	}
+	w->end = max_u64(w->end, off + vhd_stored_bytes(v));
 	if (use == IMG_USE_SHARED) {
 		DEFECT(w, "ERROR %s: block %" PRIu64 " at %" PRIu64 " shares sectors with another one",
 		       w->img->name, number, off);
 		return w->repair_all && !w->cut ? move_block(w, number, off, err) : 0;
 	}
-	w->end = max_u64(w->end, off + vhd_stored_bytes(v));
 	w->c->result.allocated_units++;
 	return 0;
 }
@@ -244,12 +250,19 @@ static int check_head(struct walk *w, struct img_error *err)
 	return 0;
 }
 
-/* Is the end of the file the same footer, behind all blocks? */
+/* Is the end of the file the same footer, behind all blocks? On a device QEMU has it behind the last one of them. */
 static bool tail_is_sound(const struct walk *w)
 {
+	uint64_t end = round_up_u64(w->end, VHD_SECTOR), off;
+	uint8_t bytes[VHD_FOOTER_BYTES];
 	struct vhd_footer tail;
-	uint64_t off;
 
+	if (end > vhd_device_room(w->img->file))
+		return true; /* there is no room for it */
+	if (w->img->file->device &&
+	    !img_storage_read(w->img->file, end, bytes, sizeof(bytes), NULL) &&
+	    !memcmp(bytes, w->v->footer.bytes, VHD_FOOTER_BYTES))
+		return true;
 	return !vhd_find_tail(w->img->file, &tail, &off, NULL) && off >= w->end &&
 	       !memcmp(tail.bytes, w->v->footer.bytes, VHD_FOOTER_BYTES);
 }
@@ -269,9 +282,12 @@ static int check_tail(struct walk *w, struct img_error *err)
 				 w->img->name);
 	if (!w->repair || w->cut)
 		return 0;
-	if (vhd_find_tail(w->img->file, &tail, &off, NULL) || off < w->end)
+	if (w->img->file->device)
+		off = vhd_device_room(w->img->file);
+	else if (vhd_find_tail(w->img->file, &tail, &off, NULL) || off < w->end)
 		off = new_place(w);
-	rc = img_storage_resize(w->img->file, off, IMG_PREALLOCATE_OFF, err);
+	rc = w->img->file->device ? 0
+				  : img_storage_resize(w->img->file, off, IMG_PREALLOCATE_OFF, err);
 	if (!rc)
 		rc = write_metadata(w, off, w->v->footer.bytes, VHD_FOOTER_BYTES, err);
 	if (rc)
@@ -308,6 +324,7 @@ static int scan(struct walk *w, struct img_error *err)
 		rc = check_header(w, err);
 	if (!rc)
 		rc = check_blocks(w, err);
+	w->used_end = w->end;
 	return rc ? rc : check_tail(w, err);
 }
 

@@ -3,7 +3,8 @@
  *
  * footer's copy | header | table | parent's name | footer
  *
- * with the footer where the first block will be, whose data then begins at a multiple of 4 KiB.
+ * with the footer where the first block will be, whose data then begins at a multiple of 4 KiB. On a device the footer is
+ * its last sector, and what it held before is zeroed where that would show.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -174,13 +175,27 @@ static int make_footer(const struct img_creating *c, struct vhd_new_footer *n, s
 	return img_guid_new(c->identity, "vhd unique id", n->uuid, err);
 }
 
+static int check_device(const struct img_creating *c, uint64_t bytes, struct img_error *err)
+{
+	if (bytes <= vhd_device_room(c->file))
+		return 0;
+	return img_fail(err, -ENOSPC,
+			"%s: the device has %" PRIu64 " bytes, expected at least %" PRIu64, c->name,
+			(uint64_t)c->file->size, bytes + VHD_FOOTER_BYTES);
+}
+
 static int create_fixed(struct img_creating *c, const struct vhd_new_footer *n, struct img_error *err)
 {
+	bool device = c->file->device;
+	uint64_t end = device ? vhd_device_room(c->file) : n->size;
 	uint8_t footer[VHD_FOOTER_BYTES];
-	int rc = img_storage_resize(c->file, n->size, c->preallocate, err);
+	int rc = check_device(c, n->size, err);
 
+	if (!rc)
+		rc = device ? img_storage_zero(c->file, 0, n->size, err)
+			    : img_storage_resize(c->file, n->size, c->preallocate, err);
 	vhd_encode_footer(n, footer);
-	return rc ? rc : img_storage_write(c->file, n->size, footer, sizeof(footer), err);
+	return rc ? rc : img_storage_write(c->file, end, footer, sizeof(footer), err);
 }
 
 static int write_table(struct img_storage *s, uint64_t off, uint64_t bytes, struct img_error *err)
@@ -216,10 +231,16 @@ static int create_dynamic(struct img_creating *c, const struct vhd_new_footer *n
 		if (rc)
 			return rc;
 	}
-	rc = write_table(c->file, table_off, table_bytes, err);
+	rc = check_device(c, end + round_up_u64(name_bytes, VHD_SECTOR), err);
+	if (!rc)
+		rc = write_table(c->file, table_off, table_bytes, err);
+	if (!rc && c->file->device) /* XenServer's map would be here */
+		rc = img_storage_zero(c->file, end, VHD_BATMAP_HEADER_BYTES, err);
 	if (!rc && name)
 		rc = img_storage_write(c->file, end, name, name_bytes, err);
 	end = vhd_align_block(end + round_up_u64(name_bytes, VHD_SECTOR), block);
+	if (c->file->device)
+		end = vhd_device_room(c->file);
 	if (!rc)
 		rc = img_storage_write(c->file, VHD_FOOTER_BYTES, header, sizeof(header), err);
 	if (!rc)
@@ -235,10 +256,6 @@ int vhd_create(struct img_creating *c, struct img_error *err)
 	struct vhd_new_footer n;
 	int rc;
 
-	if (c->file->device)
-		return img_fail(err, -ENOTSUP,
-				"%s: a VHD cannot be made on a block device: its footer is at the end of the file",
-				c->name);
 	rc = make_footer(c, &n, err);
 	if (rc)
 		return rc;

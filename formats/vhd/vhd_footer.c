@@ -1,4 +1,7 @@
-/* The footer at the end of a file; of a short one, by Virtual PC before 2004, the last byte is missing. */
+/*
+ * The footer at the end of a file; of a short one, by Virtual PC before 2004, the last byte is missing. A device ends
+ * where it does, whatever is in use of it: its last sector is the footer's, as XenServer has it on logical volumes.
+ */
 #include <errno.h>
 
 #include "formats/vhd/vhd_state.h"
@@ -20,4 +23,26 @@ int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, 
 		return 0;
 	*off = s->size - VHD_SHORT_FOOTER_BYTES;
 	return vhd_parse_footer(bytes + (*off - at), out, NULL) ? -ENODATA : 0;
+}
+
+uint64_t vhd_device_room(const struct img_storage *s)
+{
+	if (!s->device)
+		return UINT64_MAX;
+	return s->size < VHD_FOOTER_BYTES ? 0 : s->size - VHD_FOOTER_BYTES;
+}
+
+int vhd_write_tail(struct img *img, struct img_error *err)
+{
+	struct vhd *v = img->state;
+	uint64_t at = img->file->device ? vhd_device_room(img->file) : v->units.next;
+	int rc;
+
+	if (v->no_tail)
+		return 0;
+	rc = img_storage_write(img->file, at, v->footer.bytes, VHD_FOOTER_BYTES, err);
+	img_meta_forget(img, img->file, align_down_u64(at, IMG_META_SECTOR),
+			VHD_FOOTER_BYTES + at % IMG_META_SECTOR);
+	v->tail_due = rc != 0;
+	return rc;
 }

@@ -37,26 +37,28 @@ int vhd_append(struct img *img, const struct vhd_piece *pieces, size_t n, struct
 {
 	struct vhd *v = img->state;
 	uint64_t at = v->units.next, next;
+	bool device = img->file->device;
 	int rc = 0;
 
 	for (size_t i = 0; i < n; i++)
 		at += round_up_u64(pieces[i].len, VHD_SECTOR);
 	next = vhd_next_block(v, at);
-	if (next + VHD_FOOTER_BYTES > VHD_FILE_MAX)
-		return img_fail(err, -EFBIG,
+	if ((device ? at : next) > v->units.limit)
+		return img_fail(err, device ? -ENOSPC : -EFBIG,
 				"%s: found no room at its end, allowed are %" PRIu64
-				" bytes of a file",
-				img->name, VHD_FILE_MAX);
+				" bytes of a %s",
+				img->name, v->units.limit, device ? "device" : "file");
 	at = v->units.next;
 	for (size_t i = 0; i < n && !rc; i++) {
 		rc = write_at(img, at, pieces[i].bytes, pieces[i].len, err);
 		at += round_up_u64(pieces[i].len, VHD_SECTOR);
 	}
-	if (!rc)
+	if (!rc && !device)
 		rc = write_at(img, next, v->footer.bytes, VHD_FOOTER_BYTES, err);
 	if (!rc)
 		rc = sync_file(img, err);
-	v->tail_due = rc != 0;
+	if (!device)
+		v->tail_due = rc != 0;
 	if (!rc)
 		v->units.next = next;
 	return rc;
@@ -73,8 +75,7 @@ int vhd_write_footer(struct img *img, const uint8_t *bytes, struct img_error *er
 		return rc;
 	rc = vhd_parse_footer(bytes, &v->footer, err);
 	if (!rc) /* it counts from here on */
-		rc = write_at(img, v->units.next, bytes, VHD_FOOTER_BYTES, err);
-	v->tail_due = rc != 0;
+		rc = vhd_write_tail(img, err);
 	return rc ? rc : sync_file(img, err);
 }
 
@@ -274,7 +275,9 @@ static int grow_fixed(struct img *img, const uint8_t *footer, uint64_t size,
 		v->tail_off = off;
 	}
 	/* The old footer, what others may have left in front of it, and what is to be allocated. */
-	if (how == IMG_PREALLOCATE_OFF)
+	if (img->file->device)
+		rc = clear_fixed(img, old, size, how, err);
+	else if (how == IMG_PREALLOCATE_OFF)
 		rc = clear_fixed(img, old, min_u64(old_end, off), how, err);
 	else
 		rc = clear_fixed(img, old, off, how, err);
@@ -287,7 +290,7 @@ static int cut_fixed(struct img *img, uint64_t size, struct img_error *err)
 	struct vhd *v = img->state;
 	int rc;
 
-	if (size + VHD_FOOTER_BYTES > v->tail_off)
+	if (img->file->device || size + VHD_FOOTER_BYTES > v->tail_off)
 		return 0;
 	rc = write_fixed_footer(img, v->footer.bytes, size, err);
 	if (!rc)
@@ -306,9 +309,11 @@ static int resize_fixed(struct img *img, uint64_t size, enum img_preallocate how
 	uint8_t footer[VHD_FOOTER_BYTES];
 	int rc;
 
-	if (img->file->device)
-		return img_fail(err, -ENOTSUP, "%s: a VHD on a block device cannot be resized",
-				img->name);
+	if (img->file->device && size > v->tail_off)
+		return img_fail(err, -ENOSPC,
+				"%s: size is %" PRIu64 " bytes, expected at most the %" PRIu64
+				" of the device in front of the footer",
+				img->name, size, v->tail_off);
 	if (size == v->footer.size)
 		return 0;
 	if (how == IMG_PREALLOCATE_METADATA)

@@ -43,6 +43,7 @@ struct vhd {
 	struct img_unit_alloc units; /* bitmap, block, and what aligns the next one */
 	uint64_t stale_end;	     /* what was given back below may hold anything */
 	bool tail_due;		     /* the footer at the end is to be written before the first change */
+	bool no_tail;		     /* a device whose blocks leave no room for it */
 };
 
 extern const struct img_driver vhd_driver;
@@ -71,6 +72,10 @@ static inline uint64_t vhd_entry_off(uint32_t entry)
 
 /* vhd_footer.c. The footer at the end of a file, if there is one that is sound: *off. -ENODATA: not. */
 int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err);
+/* Write it there: behind the last block, or where a device ends. */
+int vhd_write_tail(struct img *img, struct img_error *err);
+/* What a device has room for in front of that footer; UINT64_MAX: no device. */
+uint64_t vhd_device_room(const struct img_storage *s);
 
 /* vhd_open.c. The driver's open(). */
 int vhd_open(struct img *img, struct img_opening *o, struct img_error *err);

@@ -174,16 +174,16 @@ static int alloc_block(struct img *img, struct img_req *req, uint64_t *off, bool
 	int rc = img_unit_alloc_get(&v->units, 1, off, &got);
 
 	if (rc)
-		return img_fail(img_req_error(req), rc,
+		return img_fail(img_req_error(req), img->file->device ? -ENOSPC : rc,
 				"%s: found no room for another block, allowed are %" PRIu64
-				" bytes of a file",
-				img->name, v->units.limit);
+				" bytes of a %s",
+				img->name, v->units.limit, img->file->device ? "device" : "file");
 	*fresh = img->file->limits.zero_fill && *off + v->header.bitmap_bytes >=
 							max_u64(img->file->size, v->stale_end);
 	rc = img_meta_new(req, img->file, *off, v->header.bitmap_bytes, rank);
 	if (!rc && !vhd_is_child(v))
 		fill_new(req, img->file, *off, v->header.bitmap_bytes, NULL, 0xff);
-	if (!rc && *off == end) {
+	if (!rc && *off == end && !img->file->device) {
 		rc = img_meta_new(req, img->file, v->units.next, VHD_FOOTER_BYTES,
 				  IMG_RANK_ALLOCATION);
 		if (!rc)
@@ -411,13 +411,7 @@ int vhd_release(struct img *img, struct img_req *req, struct img_storage *s, uin
 
 int vhd_first_write(struct img *img, struct img_error *err)
 {
-	struct vhd *v = img->state;
-	int rc;
+	const struct vhd *v = img->state;
 
-	if (!v->tail_due)
-		return 0;
-	rc = img_storage_write(img->file, v->units.next, v->footer.bytes, VHD_FOOTER_BYTES, err);
-	img_meta_forget(img, img->file, v->units.next, VHD_FOOTER_BYTES);
-	v->tail_due = rc != 0;
-	return rc;
+	return v->tail_due ? vhd_write_tail(img, err) : 0;
 }

@@ -17,7 +17,8 @@
 
 enum {
 	PIECE_BYTES = 1 << 20,	/* of the BAT, read at a time */
-	CLEAR_UNITS_MAX = 4096, /* MiB cleared at a time */
+	CLEAR_UNITS_MAX = 4096, /* MiB cleared at a time, */
+	DEVICE_UNITS_MAX = 64,	/* ... where zeroes may have to be written, too */
 };
 
 struct vhdx_alloc {
@@ -172,7 +173,9 @@ static int mark_regions(const struct img *img, struct vhdx_alloc *a, uint8_t *pi
 int vhdx_load_alloc(struct img *img, struct img_error *err)
 {
 	struct vhdx *v = img->state;
-	uint64_t units = div_round_up_u64(img->file->size, VHDX_MIB);
+	uint64_t size = img->file->size;
+	/* What is less than a MiB at the end of a device is nobody's. */
+	uint64_t units = img->file->device ? size / VHDX_MIB : div_round_up_u64(size, VHDX_MIB);
 	struct vhdx_alloc *a;
 	uint8_t *piece;
 	int rc;
@@ -235,11 +238,10 @@ int vhdx_alloc_space(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh
 	struct vhdx_alloc *a = ((struct vhdx *)img->state)->alloc;
 	const struct img_storage *s = img->file;
 	uint64_t n = bytes / VHDX_MIB, first = a->end;
+	bool cleared = n < a->no_clear_run && find_run(a, n, true, &first);
 
-	if (n < a->no_clear_run) {
-		if (!find_run(a, n, true, &first))
-			a->no_clear_run = n;
-	}
+	if (!cleared && n < a->no_clear_run)
+		a->no_clear_run = n;
 	if (n >= a->no_clear_run) {
 		uint64_t found, limit;
 
@@ -264,7 +266,7 @@ int vhdx_alloc_space(struct img *img, uint64_t bytes, uint64_t *off, bool *fresh
 		set(a->clear, unit, false);
 	}
 	*off = first * VHDX_MIB;
-	*fresh = s->limits.zero_fill;
+	*fresh = cleared || s->limits.zero_fill;
 	return 0;
 }
 
@@ -300,10 +302,11 @@ int vhdx_clear_free_space(struct img *img, uint64_t bytes, struct img_error *err
 {
 	const struct vhdx_alloc *a = ((const struct vhdx *)img->state)->alloc;
 	uint64_t n = bytes / VHDX_MIB, first;
+	uint64_t most = img->file->device ? DEVICE_UNITS_MAX : CLEAR_UNITS_MAX;
 
 	if (find_run(a, n, true, &first) || !find_run(a, n, false, &first))
 		return 0;
-	while (n < CLEAR_UNITS_MAX && first + n < a->end && !get(a->used, first + n))
+	while (n < most && first + n < a->end && !get(a->used, first + n))
 		n++;
 	return clear_run(img, first, n, err);
 }

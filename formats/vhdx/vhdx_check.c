@@ -174,7 +174,8 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 		       "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
 		       " is cut off: the file ends at %" PRIu64,
 		       number, off, size);
-		if (w->repair && (w->c->repair & IMG_REPAIR_LOSS))
+		/* a device does not become longer */
+		if (w->repair && (w->c->repair & IMG_REPAIR_LOSS) && !img->file->device)
 			return img_storage_zero(img->file, off + bytes, 0, err);
 	}
 	rc = img_use_map_add(&w->used, off, bytes, &use);
@@ -418,7 +419,9 @@ static int repair(struct img *img, struct img_check *c, bool same_regions, uint6
 		rc = repair_regions(&w, err);
 	if (!rc && all && c->result.corruptions) {
 		w.repair = true;
-		w.append = round_up_u64(max_u64(img->file->size, used_end), VHDX_MIB);
+		w.append = round_up_u64(img->file->device ? used_end
+							  : max_u64(img->file->size, used_end),
+					VHDX_MIB);
 		rc = look_through(&w, &same_regions, err);
 	}
 	return rc ? rc : vhdx_close_log(img, err);

@@ -258,12 +258,6 @@ int vhdx_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc && c->compress)
 		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format",
 			      c->name);
-	if (!rc && c->device)
-		rc = img_fail(
-			err, -ENOTSUP,
-			"%s: a VHDX cannot be made on a block device: nothing would tell where it "
-			"ends",
-			c->name);
 	return rc;
 }
 
@@ -377,7 +371,14 @@ int vhdx_create(struct img_creating *c, struct img_error *err)
 	end = r.blocks_off;
 	if (r.g.fixed)
 		end += vhdx_block_count(&r.g, r.g.size) * r.g.block_bytes;
-	rc = img_storage_resize(c->file, end, c->preallocate, err);
+	if (c->file->device && end > c->file->size)
+		rc = img_fail(err, -ENOSPC,
+			      "%s: the device has %" PRIu64 " bytes, expected at least %" PRIu64,
+			      c->name, (uint64_t)c->file->size, end);
+	else if (c->file->device) /* it holds something else */
+		rc = img_storage_zero(c->file, 0, end, err);
+	else
+		rc = img_storage_resize(c->file, end, c->preallocate, err);
 	if (!rc)
 		rc = write_identifier(c->file, err);
 	if (!rc)
