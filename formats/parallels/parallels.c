@@ -274,6 +274,18 @@ static int parallels_other_files(struct img *img, struct img_value *children, st
 	return 0;
 }
 
+static void parallels_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	const struct parallels *p = img->state;
+	bool backed = img->parent || img->backing_view.id;
+
+	out->zero = backed ? IMG_ZERO_WRITTEN : IMG_ZERO_METADATA;
+	out->discard = !backed;
+	for (size_t i = 0; i < p->count && !backed; i++)
+		if (p->files[i].plain || p->files[i].start % img->unit_bytes)
+			out->zero = IMG_ZERO_IN_PLACE;
+}
+
 const struct img_driver parallels_driver = {
 	.name = "parallels",
 	.features = IMG_DRIVER_REPORT_DIRTY_ONLY | IMG_DRIVER_VIEWS,
@@ -288,6 +300,7 @@ const struct img_driver parallels_driver = {
 	.plan_write = parallels_plan_write,
 	.commit = parallels_commit,
 	.drop = parallels_drop,
+	.zeroing = parallels_zeroing,
 	.last_use = parallels_last_use,
 	.release = parallels_release,
 	.extend = parallels_extend,

@@ -68,10 +68,6 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	img->size = align_down_u64(h->size, 512);
 	img->unit_bytes = q->geometry.cluster_bytes;
 	img->grain_bytes = q->geometry.subcluster_bytes;
-	/* But for parts of compressed clusters, and for a data file that holds the zeroes itself. */
-	img->fast_zero = h->version >= 3 && !q->raw_data_file &&
-			 q->geometry.subcluster_bytes == q->geometry.cluster_bytes;
-	img->discard_zeroes = h->version >= 3;
 	img->dirty = h->incompatible & QCOW2_INCOMPATIBLE_DIRTY;
 	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 	img->compress_codec = q->geometry.data_file ? NULL : q->codec;
@@ -330,6 +326,17 @@ static void qcow2_close(struct img *img)
 	img->state = NULL;
 }
 
+static void qcow2_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	const struct qcow2 *q = img->state;
+
+	/* But for parts of compressed clusters, and for a data file that holds the zeroes itself. */
+	if (q->header.version >= 3 && !q->raw_data_file &&
+	    q->geometry.subcluster_bytes == q->geometry.cluster_bytes)
+		out->zero = IMG_ZERO_METADATA;
+	out->discard = q->header.version >= 3;
+}
+
 const struct img_driver qcow2_driver = {
 	.name = "qcow2",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ALLOCATED |
@@ -344,6 +351,7 @@ const struct img_driver qcow2_driver = {
 	.plan_write = qcow2_plan_write,
 	.commit = qcow2_commit,
 	.drop = qcow2_drop,
+	.zeroing = qcow2_zeroing,
 	.last_use = qcow2_last_use,
 	.release = qcow2_release,
 	.grow = qcow2_grow,

@@ -187,6 +187,12 @@ static int raw_open_sink(struct img_creating *c, struct img_byte_writer *to, str
 }
 
 extern const struct img_driver raw_driver;
+static void raw_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	(void)img;
+	*out = (struct img_zeroing){ IMG_ZERO_IN_PLACE, true };
+}
+
 const struct img_driver raw_driver = {
 	.name = "raw",
 	.features = IMG_DRIVER_PLAIN,
@@ -195,6 +201,7 @@ const struct img_driver raw_driver = {
 	.close = raw_close,
 	.map = raw_map,
 	.plan_write = raw_plan_write,
+	.zeroing = raw_zeroing,
 	.resize = raw_resize,
 	.create_options = raw_create_options,
 	.create_check = raw_create_check,

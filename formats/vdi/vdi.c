@@ -148,6 +148,12 @@ static int vdi_info(struct img *img, struct img_value *top, struct img_value *sp
 	return 0;
 }
 
+static void vdi_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	out->zero = IMG_ZERO_IN_PLACE;
+	out->discard = !vdi_reads_parent(img, VDI_ENTRY_FREE);
+}
+
 const struct img_driver vdi_driver = {
 	.name = "vdi",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
@@ -164,6 +170,7 @@ const struct img_driver vdi_driver = {
 	.plan_write = vdi_plan_write,
 	.commit = vdi_commit,
 	.drop = vdi_drop,
+	.zeroing = vdi_zeroing,
 	.release = vdi_release,
 	.grow = vdi_grow,
 	.extend = vdi_extend,

@@ -117,6 +117,12 @@ static int vhd_info(struct img *img, struct img_value *top, struct img_value *sp
 	return 0;
 }
 
+static void vhd_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	out->zero = IMG_ZERO_IN_PLACE;
+	out->discard = !vhd_is_child(img->state);
+}
+
 const struct img_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
@@ -132,6 +138,7 @@ const struct img_driver vhd_driver = {
 	.plan_write = vhd_plan_write,
 	.commit = vhd_commit,
 	.drop = vhd_drop,
+	.zeroing = vhd_zeroing,
 	.last_use = vhd_last_use,
 	.release = vhd_release,
 	.extend = vhd_extend,

@@ -277,6 +277,12 @@ static int vhdx_finish(struct img *img, struct img_error *err)
 	return rc ? rc : trim_file(img, err);
 }
 
+static void vhdx_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	out->zero = IMG_ZERO_IN_PLACE;
+	out->discard = !vhdx_is_child(img->state);
+}
+
 const struct img_driver vhdx_driver = {
 	.name = "vhdx",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
@@ -295,6 +301,7 @@ const struct img_driver vhdx_driver = {
 	.plan_write = vhdx_plan_write,
 	.commit = vhdx_commit,
 	.drop = vhdx_drop,
+	.zeroing = vhdx_zeroing,
 	.release = vhdx_release,
 	.grow = vhdx_grow,
 	.journal = vhdx_journal,

@@ -421,6 +421,27 @@ static int vmdk_info(struct img *img, struct img_value *top, struct img_value *s
 	return 0;
 }
 
+static void vmdk_zeroing(const struct img *img, struct img_zeroing *out)
+{
+	const struct vmdk *vmdk = img->state;
+	bool backed = vmdk_has_backing(img);
+
+	out->zero = IMG_ZERO_METADATA;
+	out->discard = !backed;
+	for (size_t i = 0; i < vmdk->extent_count; i++) {
+		const struct vmdk_extent *x = &vmdk->extents[i];
+		const struct vmdk_file *f = x->file == VMDK_NO_FILE ? NULL : &vmdk->files[x->file];
+
+		bool flat = x->kind == VMDK_EXTENT_FLAT, parts = x->guest_off % img->unit_bytes;
+
+		/* parts: the disk's grains are no whole ones of the extent */
+		if (!flat && backed && (parts || !f || !f->sparse.zeroed_grains))
+			out->zero = IMG_ZERO_WRITTEN;
+		else if ((flat || parts) && out->zero == IMG_ZERO_METADATA)
+			out->zero = IMG_ZERO_IN_PLACE;
+	}
+}
+
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK |
@@ -437,6 +458,7 @@ const struct img_driver vmdk_driver = {
 	.plan_write = vmdk_plan_write,
 	.commit = vmdk_commit,
 	.drop = vmdk_drop,
+	.zeroing = vmdk_zeroing,
 	.release = vmdk_release,
 	.grow = vmdk_grow,
 	.extend = vmdk_extend,

@@ -147,6 +147,7 @@ int vmdk_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64
 		    uint64_t len, struct img_plan *plan);
 void vmdk_commit(struct img *img, struct img_req *req, const struct img_plan *plan);
 void vmdk_drop(struct img *img, struct img_req *req, const struct img_plan *plan);
+bool vmdk_has_backing(const struct img *img);
 int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		 uint64_t len);
 

@@ -35,7 +35,7 @@ static struct vmdk_file *plan_file(const struct img *img, const struct img_plan 
 	return &vmdk->files[plan->slot[SLOT_FILE]];
 }
 
-static bool has_backing(const struct img *img)
+bool vmdk_has_backing(const struct img *img)
 {
 	return img->backing_name || img->parent || img->backing_required;
 }
@@ -253,13 +253,13 @@ enum clear_method {
 static enum clear_method choose_clear_method(const struct img *img, const struct lookup *l, bool discard, bool keep,
 					     const struct vmdk_entry *e)
 {
-	bool by_entry = !has_backing(img) || l->f->sparse.zeroed_grains;
+	bool by_entry = !vmdk_has_backing(img) || l->f->sparse.zeroed_grains;
 
 	if (keep)
 		return e->kind == VMDK_STORED ? CLEAR_IN_PLACE : CLEAR_BY_WRITING;
 	if (e->kind == VMDK_STORED)
 		return by_entry ? CLEAR_BY_METADATA : CLEAR_IN_PLACE;
-	if (e->kind == VMDK_ZERO || !has_backing(img) || discard)
+	if (e->kind == VMDK_ZERO || !vmdk_has_backing(img) || discard)
 		return CLEAR_NOTHING;
 	return by_entry ? CLEAR_BY_METADATA : CLEAR_BY_WRITING;
 }
@@ -327,7 +327,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	plan->slot[SLOT_COUNT] = n;
 	plan->slot[SLOT_TABLE] = l.table_at;
 	plan->slot[SLOT_COPY] = l.copy_at;
-	plan->slot[SLOT_TARGET] = has_backing(img) ? 1 : 0;
+	plan->slot[SLOT_TARGET] = vmdk_has_backing(img) ? 1 : 0;
 	return 0;
 }
 

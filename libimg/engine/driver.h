@@ -85,8 +85,6 @@ struct img {
 	bool dirty; /* not closed cleanly */
 	bool encrypted;
 	uint64_t grain_bytes; /* the least that a write allocates in a unit; 0: all of it */
-	bool fast_zero;	      /* zeroing whole grains never takes writing zeroes: metadata does it */
-	bool discard_zeroes;  /* whole units that were discarded read as zeroes, whatever is below */
 	/*
 	 * For journal(): what one call takes, 0: anything. Counted in blocks of journal_block bytes (a
 	 * power of two, >= 512) that a write touches, each write for itself; at least one.
@@ -397,6 +395,20 @@ struct img_check {
 };
 void img_check_report(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- Zeroing ---- */
+
+/* How whole grains become zeroes that need not be allocated. */
+enum img_zero_method {
+	IMG_ZERO_WRITTEN,  /* by writing zeroes, sometimes at least */
+	IMG_ZERO_IN_PLACE, /* by metadata, or IMG_PLAN_ZERO: as fast as that is where the image lies */
+	IMG_ZERO_METADATA, /* by metadata alone */
+};
+
+struct img_zeroing {
+	enum img_zero_method zero;
+	bool discard; /* whole units that were discarded read as zeroes, whatever is below */
+};
+
 /* ---- Reports ---- */
 
 /*
@@ -524,6 +536,11 @@ struct img_driver {
 	void (*commit)(struct img *img, struct img_req *req, const struct img_plan *plan);
 	/* It was not: give the room back. Cannot fail. */
 	void (*drop)(struct img *img, struct img_req *req, const struct img_plan *plan);
+	/*
+	 * Optional: what plan_write() makes of ZERO and DISCARD, with the parent as it is now. In memory; beside
+	 * reading and writing. Without: WRITTEN, false.
+	 */
+	void (*zeroing)(const struct img *img, struct img_zeroing *out);
 	/*
 	 * Optional. For ranges given to img_free_later(): is this the last use of it (may it be
 	 * punched)? Without: units have one user each.

@@ -32,16 +32,20 @@ struct img_level_limits img_level_limits(const struct img *img)
 /* What changes of the image itself are like: its own files count, not those below. */
 static uint32_t change_flags(const struct img *img)
 {
-	bool plain = img->driver->features & IMG_DRIVER_PLAIN;
-	bool fast_zero = img->fast_zero || (plain && img->file->limits.fast_zero);
-	bool fua = img->file->limits.fua;
+	bool fua = img->file->limits.fua, fast = img->file->limits.fast_zero;
+	struct img_zeroing z = { IMG_ZERO_WRITTEN, false };
 
-	for (size_t p = 0; p < img->context->part_count; p++)
+	for (size_t p = 0; p < img->context->part_count; p++) {
 		fua = fua && img->context->parts[p]->limits.fua;
+		fast = fast && img->context->parts[p]->limits.fast_zero;
+	}
 	if (!img->writable)
 		return 0;
-	return (fua ? IMG_LIMIT_FUA : 0u) | (fast_zero ? IMG_LIMIT_FAST_ZERO : 0u) |
-	       (img->discard_zeroes || plain ? IMG_LIMIT_DISCARD_ZEROES : 0u);
+	if (img->driver->zeroing)
+		img->driver->zeroing(img, &z);
+	fast = z.zero == IMG_ZERO_METADATA || (z.zero == IMG_ZERO_IN_PLACE && fast);
+	return (fua ? IMG_LIMIT_FUA : 0u) | (fast ? IMG_LIMIT_FAST_ZERO : 0u) |
+	       (z.discard ? IMG_LIMIT_DISCARD_ZEROES : 0u);
 }
 
 /* Of the image's own files. */
@@ -86,11 +90,11 @@ int img_get_limits(struct img *img, struct img_limits *out, size_t bytes, struct
 		for (size_t p = 0; p < i->context->part_count; p++)
 			add_storage(&l, i->context->parts[p]);
 	}
+	l.flags |= change_flags(img);
 	img_engine_walk_end(img, w);
 	l.optimal = max_u64(max_u64(own.zero ? img->unit_bytes : PAGE_BYTES, l.block), l.optimal);
 	l.zero_granularity = max_u64(own.zero, l.block);
 	l.discard_granularity = max_u64(max_u64(own.discard, l.block), discard_align(img));
-	l.flags |= change_flags(img);
 	memset(out, 0, bytes);
 	memcpy(out, &l, min_size(bytes, sizeof(l)));
 	return 0;
