@@ -5,6 +5,7 @@
  *	repair IMAGE bits STEP FIRST QEMU [QEMU-IMG...]
  *	repair IMAGE bytes COUNT SEED QEMU [QEMU-IMG...]
  *	repair IMAGE entries COUNT SEED QEMU [QEMU-IMG...]
+ *	repair IMAGE tables COUNT SEED QEMU [QEMU-IMG...]
  *
  * bits: each STEP'th bit of the header, the L1, L2 and refcount tables and blocks, snapshot table and
  * L1 tables of snapshots, beginning with bit FIRST; of a VHD the footers, header, table, bitmaps and locators; of a
@@ -12,8 +13,11 @@
  * checksums made right every other time. bytes: COUNT times a few random bytes of the same. entries (not of a
  * qcow2): COUNT times some entries of the table of units lead elsewhere (to another's unit, beyond the end, into
  * metadata, to no unit's start, nowhere), counters are wrong, the file is cut short, or all of that.
+ * tables: each table, and COUNT times two of them, are zeroes, ones, or junk as a whole.
  * Of each:
  * - what could be read before a repair of all (of the disk, and of each snapshot) reads the same after;
+ * - where only what has a checksum or a copy was damaged: what could not be read, and can be after a repair, reads as
+ *   it did in the sound image, and so does an image that could not be opened at all before (but to be checked);
  * - after a repair that leaves nothing the image is sound, and another repair changes nothing;
  * - a repair of what is left by a repair changes nothing;
  * - entries: what undamaged entries lead to is as it was before the damage; what the file does not hold cannot be
@@ -225,6 +229,39 @@ static bool kept(const struct content *before, const struct content *after, uint
 	return true;
 }
 
+static struct content sound_disk; /* of the image before it was damaged */
+static bool noticeable;		  /* what was damaged has a checksum, which is wrong now */
+
+static bool opens(const struct file *f)
+{
+	struct img *img = open_file(f, 0, NULL);
+
+	if (img)
+		img_close(img, NULL);
+	return img;
+}
+
+/* What a repair brought back. */
+static bool brought_back(const struct content *before, bool opened, const struct content *after,
+			 uint64_t *where)
+{
+	*where = 0;
+	if (!after->bytes)
+		return true;
+	if (after->size != sound_disk.size || after->piece != sound_disk.piece)
+		return opened; /* a size that was damaged, and counted before */
+	for (uint64_t at = 0; at < after->size; at += after->piece) {
+		uint64_t i = at / after->piece, len = min_u64(after->piece, after->size - at);
+		bool was = opened && before->size == after->size && before->readable[i];
+
+		*where = at;
+		if (!was && after->readable[i] &&
+		    memcmp(after->bytes + at, sound_disk.bytes + at, len))
+			return false;
+	}
+	return true;
+}
+
 static bool all_readable(const struct content *c)
 {
 	for (uint64_t at = 0; at < c->size; at += c->piece)
@@ -355,6 +392,9 @@ static void try_damage(const struct file *damaged, bool with_qemu)
 	for (int i = 0; i < MAX_VIEWS; i++)
 		if (!kept(&before[i], &after[i], &where))
 			bad("%s %d: other content at %" PRIu64, i ? "snapshot" : "disk", i, where);
+	if (noticeable && !repair_rc && is_sound(&left) &&
+	    !brought_back(&before[0], opens(damaged), &after[0], &where))
+		bad("disk: readable now, with other content at %" PRIu64, where);
 	again = copy_of(&f);
 	if (!repair_rc && is_sound(&left)) {
 		if (check(&again, 0, &now) || !is_sound(&now))
@@ -655,6 +695,17 @@ static void seal(struct file *f)
 	}
 }
 
+static bool has_checksum(const struct range *r)
+{
+	bool sums = !strcmp(format, "vpc") || !strcmp(format, "vhdx");
+	static const char *const names[] = { "footer", "footer's copy", "header", "locator", "region table" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(names) && sums; i++)
+		if (!strcmp(r->what, names[i]))
+			return true;
+	return false;
+}
+
 static void each_bit(const struct file *sound, uint64_t step, uint64_t first, uint64_t ask)
 {
 	uint64_t n = 0;
@@ -671,6 +722,7 @@ static void each_bit(const struct file *sound, uint64_t step, uint64_t first, ui
 			snprintf(label, sizeof(label),
 				 "%s: byte 0x%" PRIx64 " (0x%" PRIx64 " of it) 0x%02x -> 0x%02x",
 				 ranges[i].what, at, bit / 8, sound->bytes[at], f.bytes[at]);
+			noticeable = n / step % 2 == 0 && has_checksum(&ranges[i]);
 			if (n / step % 2)
 				seal(&f);
 			try_damage(&f, ask && n / step % ask == 0);
@@ -695,10 +747,12 @@ static void random_bytes(const struct file *sound, uint64_t count, uint64_t ask)
 		uint64_t n = 1 + below(4);
 		int len = 0;
 
+		noticeable = true;
 		for (uint64_t k = 0; k < n; k++) {
 			const struct range *r = &ranges[below(nranges)];
 			uint64_t at = r->off + below(r->len);
 
+			noticeable &= has_checksum(r);
 			/* a byte of elsewhere is likelier to mean something than any */
 			f.bytes[at] = below(2) ? (uint8_t)below(256)
 					       : sound->bytes[r->off + below(r->len)];
@@ -706,8 +760,39 @@ static void random_bytes(const struct file *sound, uint64_t count, uint64_t ask)
 					"%s 0x%" PRIx64 " = 0x%02x ", r->what, at, f.bytes[at]);
 			len = (int)min_u64((uint64_t)len, sizeof(label) - 60);
 		}
-		if (strcmp(format, "qcow2") != 0 && below(4))
+		if (strcmp(format, "qcow2") != 0 && below(4)) {
+			noticeable = false;
 			seal(&f);
+		}
+		try_damage(&f, ask && i % ask == 0);
+		free(f.bytes);
+	}
+}
+
+static void fill_table(struct file *f, const struct range *r, uint64_t how)
+{
+	for (uint64_t at = 0; at < r->len; at++)
+		f->bytes[r->off + at] = how == 0 ? 0 : how == 1 ? 0xff
+								: (uint8_t)below(256);
+}
+
+static void whole_tables(const struct file *sound, uint64_t pairs, uint64_t ask)
+{
+	static const char *const hows[] = { "zeroes", "ones", "junk" };
+
+	for (uint64_t i = 0; i < nranges * 3 + pairs; i++) {
+		struct file f = copy_of(sound);
+		bool one = i < nranges * 3;
+		const struct range *a = &ranges[one ? i / 3 : below(nranges)],
+				   *b = one ? NULL : &ranges[below(nranges)];
+		uint64_t how = one ? i % 3 : below(3), other = below(3);
+
+		noticeable = has_checksum(a) && (!b || has_checksum(b));
+		fill_table(&f, a, how);
+		if (b)
+			fill_table(&f, b, other);
+		snprintf(label, sizeof(label), "%s at %" PRIu64 " is %s%s%s%s%s", a->what, a->off, hows[how],
+			 b ? ", " : "", b ? b->what : "", b ? " is " : "", b ? hows[other] : "");
 		try_damage(&f, ask && i % ask == 0);
 		free(f.bytes);
 	}
@@ -917,6 +1002,7 @@ int main(int argc, char **argv)
 	f = load(path);
 	find_tables(&f);
 	label[0] = 0;
+	sound_disk = read_disk(&f);
 	try_damage(&f, true);
 	if (!strcmp(argv[2], "bits"))
 		each_bit(&f, max_u64(a, 1), b, ask);
@@ -925,6 +1011,8 @@ int main(int argc, char **argv)
 		random_bytes(&f, a, ask);
 	if (!strcmp(argv[2], "entries"))
 		damaged_entries(&f, a, ask);
+	if (!strcmp(argv[2], "tables"))
+		whole_tables(&f, a, ask);
 	free(f.bytes);
 	printf("%" PRIu64 " tried, %" PRIu64 " failed\n", tried, failed);
 	return failed != 0;

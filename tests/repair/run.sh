@@ -23,6 +23,8 @@ damage() {
 	try "$1: bits" "$build/tests/repair/repair" "$1" bits "$2" "$seed" $ask $qemu
 	# shellcheck disable=SC2086
 	try "$1: bytes" "$build/tests/repair/repair" "$1" bytes "$3" "$seed" $ask $qemu
+	# shellcheck disable=SC2086
+	try "$1: tables" "$build/tests/repair/repair" "$1" tables "$3" "$seed" $ask $qemu
 }
 
 # entries IMAGE COUNT: COUNT times entries of the table of units.
