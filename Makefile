@@ -234,6 +234,7 @@ lint: deps-lint
 	printf '%s\n' $(filter-out libimg/base/error.c,$(ALL_SRC)) | xargs -P $$(nproc) -n 6 sh -c \
 		'clang-tidy --quiet "$$@" -- -include tests/lint.h $(CPPFLAGS) -std=gnu11 2>/dev/null' sh
 	clang-tidy --quiet libimg/base/error.c -- $(CPPFLAGS) -std=gnu11
+	perl tests/mutants/apply.pl --check tests/mutants/*.faults
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
 		--inline-suppr --suppressions-list=.cppcheck -j $$(nproc) -I. -D_GNU_SOURCE \
 		$(filter-out $(TEST_SRC),$(ALL_SRC))
