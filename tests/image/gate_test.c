@@ -22,10 +22,18 @@
  *   secret
  *   vm/image  vm/base  vm/sub/deep  vm/pipe  vm/socket
  *   vm/out -> ../secret   vm/in -> sub/deep   vm/loop -> loop   vm/dir -> ..
- *   vm/fd -> /proc/self/fd/0   vm/a:b
+ *   vm/fd -> /proc/self/fd/0   vm/absolute -> .../vm/base   vm/a:b
  */
 static char top[SCRATCH_PATH];
 static char image[PATH_MAX];
+
+static const char *in_top(const char *name)
+{
+	static char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", top, name);
+	return path;
+}
 
 static void make_file(const char *name)
 {
@@ -68,6 +76,7 @@ static void setup(void)
 	make_link("loop", "vm/loop");
 	make_link("..", "vm/dir");
 	make_link("/proc/self/fd/0", "vm/fd");
+	make_link(in_top("vm/base"), "vm/absolute");
 	snprintf(path, sizeof(path), "%s/vm/pipe", top);
 	cr_assert_eq(mkfifo(path, 0600), 0);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/vm/socket", top);
@@ -128,14 +137,6 @@ static void refused(const char *policy, const char *name, int code)
 	cr_assert_eq(rc, code, "'%s' under %s: %d instead of %d", name, policy, rc, code);
 }
 
-static const char *in_top(const char *name)
-{
-	static char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s/%s", top, name);
-	return path;
-}
-
 Test(gate, folder_takes_what_is_in_it)
 {
 	allowed("folder", "base", "vm/base");
@@ -144,6 +145,7 @@ Test(gate, folder_takes_what_is_in_it)
 	allowed("folder", "sub//./../base", "vm/base");
 	allowed("folder", "../vm/base", "vm/base");
 	allowed("folder", "in", "vm/sub/deep");
+	allowed("folder", "absolute", "vm/base");
 	allowed("folder", in_top("vm/base"), "vm/base");
 	allowed("folder", in_top("vm/dir/vm/in"), "vm/sub/deep");
 	allowed("folder", "file:base", "vm/base");
@@ -186,6 +188,9 @@ Test(gate, list_takes_what_is_below_its_folders)
 	char list[PATH_MAX * 2];
 
 	snprintf(list, sizeof(list), "/nonexistent:%s/vm/sub", top);
+	cr_assert_eq(mkdir(in_top("vm/subs"), 0700), 0);
+	make_file("vm/subs/x");
+	refused(list, "subs/x", -EPERM);
 	allowed(list, "sub/deep", "vm/sub/deep");
 	allowed(list, "in", "vm/sub/deep");
 	refused(list, "base", -EPERM);
@@ -219,6 +224,49 @@ Test(gate, proc_is_never_a_way)
 
 		cr_assert(rc == -EPERM || rc == -ENOENT, "%s: %d", names[i], rc);
 	}
+}
+
+/* A file that the process has open may lie in the folder: its descriptor is no way to it all the same. */
+Test(gate, descriptors_are_no_way)
+{
+	int fd = open(in_top("vm/base"), O_RDONLY | O_CLOEXEC);
+	char link[64];
+
+	cr_assert_geq(fd, 0);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	make_link(link, "vm/open");
+	refused("folder", "open", -EPERM);
+	refused("any", "open", -EPERM);
+	refused("any", link, -EPERM);
+	close(fd);
+}
+
+Test(gate, policies_are_words_or_folders)
+{
+	struct img_error err = { 0 };
+	struct img_gate *gate;
+
+	cr_assert_eq(img_gate_new("", &gate, &err), -EINVAL);
+	cr_assert(strstr(img_error_text(&err), "none, folder, any"), "%s", img_error_text(&err));
+	img_error_clear(&err);
+	setenv("LIBIMG_REFERENCES", "", 1);
+	cr_assert_eq(img_gate_new(NULL, &gate, NULL), -EINVAL);
+	refused(":", "base", -EPERM);
+	refused("folders", "base", -EPERM);
+}
+
+/* An empty disk to read; nothing to write to. */
+Test(gate, null_is_only_read)
+{
+	struct img_gate_file file;
+	struct img_gate *gate;
+
+	cr_assert_eq(img_gate_new("any", &gate, NULL), 0);
+	cr_assert_eq(img_gate_open(gate, image, "/dev/null", "extent 1", true, &file, NULL), -EPERM);
+	cr_assert_eq(img_gate_open(gate, image, "/dev/null", "extent 1", false, &file, NULL), 0);
+	close(file.fd);
+	img_gate_file_free(&file);
+	img_gate_release(gate);
 }
 
 Test(gate, other_kinds_of_file_are_refused_without_waiting)
@@ -310,6 +358,11 @@ Test(gate, other_json_is_refused)
 		"json:{\"file\":{\"file\":{\"file\":{\"file\":{\"file\":{\"filename\":\"base\"}}}}}}",
 		"json:{\"filename\":\"ba\\u0073e\"}",
 		"json:{\"filename\":\"nbd:x\"}",
+		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},\"backing\":null}",
+		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},"
+		"\"backing\":{\"file\":{\"filename\":\"sub/deep\"}}}",
+		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},"
+		"\"data-file\":{\"filename\":\"sub/deep\"}}",
 		"json:{\"filename\":\"base\"",
 		"json:{\"filename\":\"base}",
 	};

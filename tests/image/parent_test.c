@@ -171,6 +171,20 @@ Test(parent, where_it_is_sought)
 	cr_assert_eq(first_byte("in/child.vmdk", "any"), 'B');
 }
 
+/* A file of the folder is that, whatever its name looks like. */
+Test(parent, odd_names)
+{
+	static const char *const names[] = { "nbd:base.vmdk", "c:\\base.vmdk", "\\\\server\\base.vmdk",
+					     "json:{}", "file:base" };
+
+	make_child("child.vmdk", UUID("parent", "1"));
+	for (size_t i = 0; i < COUNT(names); i++) {
+		make_base(names[i], 'B', UUID("image", "1"));
+		cr_assert_eq(first_byte("child.vmdk", NULL), 'B', "%s", names[i]);
+		cr_assert_eq(unlink(names[i]), 0);
+	}
+}
+
 Test(parent, uuid_of_itself)
 {
 	make_child("a.vmdk", UUID("image", "1") UUID("parent", "1"));

@@ -156,3 +156,40 @@ Test(convert, into_windows_of_its_source)
 	cr_assert_eq(img_close(target, NULL), 0);
 	img_close(source, NULL);
 }
+
+static struct img *open_over(const char *path, unsigned offset, unsigned flags)
+{
+	char text[400];
+
+	snprintf(text, sizeof(text),
+		 "driver=qcow2,file.filename=%s,backing.driver=raw,backing.offset=%u,backing.size=8192,"
+		 "backing.file.filename=%s",
+		 path, offset, a);
+	return open_at(text, flags);
+}
+
+/* Two windows of one file are two disks: what the one shows is no part of the other. */
+Test(convert, windows_as_backing_images)
+{
+	struct img_create_options create = { .format = "qcow2", .have_size = true, .size = 8192 };
+	struct img_copy_options copy = { .share_backing = true };
+	char c[SCRATCH_PATH + 2], got[8192];
+
+	snprintf(c, sizeof(c), "%s/c", folder);
+	for (unsigned offset = 0; offset <= 8192; offset += 8192) {
+		struct img *source, *target;
+
+		cr_assert_eq(img_create(b, &create, NULL), 0);
+		cr_assert_eq(img_create(c, &create, NULL), 0);
+		source = open_over(b, 0, 0);
+		target = open_over(c, offset, IMG_OPEN_WRITE);
+		cr_assert_eq(img_copy(&source, 1, target, &copy, NULL), 0);
+		cr_assert_eq(img_read(target, 0, got, sizeof(got), NULL), 0);
+		for (unsigned i = 0; i < sizeof(got); i++)
+			cr_assert_eq(got[i], i < 4096 ? 'x' : 0, "%u", i);
+		cr_assert_eq(img_close(target, NULL), 0);
+		img_close(source, NULL);
+		unlink(b);
+		unlink(c);
+	}
+}
