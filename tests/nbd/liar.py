@@ -4,13 +4,17 @@
 #	nothing	no bytes at all, as if that were the answer
 #	bytes	tells of holes one byte at a time
 #	cut	closes the connection in the middle of each answer to a read
+#	size:N, least:N, most:N	what it says of its disk's size, its smallest and largest request
 import socket
 import struct
 import sys
 import threading
 
-SIZE = 1 << 20
 path, mode = sys.argv[1:]
+mode, _, value = mode.partition(":")
+said = {"size": 1 << 20, "least": 1, "most": 32 << 20}
+if value:
+    said[mode] = int(value)
 
 
 def take(c, n):
@@ -40,7 +44,8 @@ def handshake(c):
         if option == 10:  # SET_META_CONTEXT
             reply(c, option, 4, struct.pack(">I", 1) + b"base:allocation")
         if option == 7:  # GO
-            reply(c, option, 3, struct.pack(">HQH", 0, SIZE, 0x1))
+            reply(c, option, 3, struct.pack(">HQH", 0, said["size"], 0x1))
+            reply(c, option, 3, struct.pack(">HIII", 3, said["least"], max(4096, said["least"]), said["most"]))
         reply(c, option, 1 if option in (7, 8, 10) else 0x80000001)
         if option == 7:
             return

@@ -278,10 +278,23 @@ stop
 
 # ---- Servers that break the protocol ----
 
+# A server says what cannot be of a disk of 1 MiB of "x": that is refused, or what it has is read.
+read_or_refused() {
+	if timeout 30 "$imgtool" convert -f raw -O raw "$uri" lied 2>err; then
+		test "$(tr -d x <lied | wc -c) $(wc -c <lied)" = "0 1048576" && rm lied
+	else
+		grep -q "$sock" err && [ ! -e lied ]
+	fi
+}
 if have python3; then
 	for mode in short nothing cut; do
 		serve python3 "$top/tests/nbd/liar.py" "$sock" $mode
 		try "answers to reads: $mode" fails "$sock" lied tool convert -f raw -O raw "$uri" lied
+	done
+	for mode in size:9223372036854775807 size:18446744073709551615 least:3000 least:131072 least:0 most:100 \
+		most:0; do
+		serve python3 "$top/tests/nbd/liar.py" "$sock" $mode
+		try "what is said of the disk: $mode" read_or_refused
 	done
 	serve python3 "$top/tests/nbd/liar.py" "$sock" bytes
 	try "holes byte by byte" timeout 30 "$imgtool" convert -f raw -O raw "$uri" lied

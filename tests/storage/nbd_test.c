@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,6 +178,9 @@ Test(nbd, random_requests_on_servers_of_all_kinds, .timeout = 120)
 		{ "--filter=blocksize-policy memory 4M blocksize-minimum=4096 blocksize-preferred=64k "
 		  "blocksize-maximum=128k blocksize-error-policy=error",
 		  512 },
+		{ "--filter=blocksize-policy memory 4M blocksize-minimum=4096 blocksize-preferred=64k "
+		  "blocksize-maximum=128k blocksize-error-policy=error",
+		  4096 },
 		{ "--filter=delay memory 4M rdelay=1ms wdelay=1ms", 512 },
 	};
 	uint8_t *model = malloc(SIZE);
@@ -214,6 +218,97 @@ Test(nbd, holes_are_known_without_reading)
 	cr_assert_eq(img_storage_extent(s, 1 << 20, 1 << 20, &kind, &run), 0);
 	cr_assert_eq(kind, IMG_STORAGE_DATA);
 	cr_assert_eq(img_storage_read(s, 0, &run, 8, NULL), -EIO);
+	img_storage_close(s);
+	end(server);
+}
+
+/* A server may have no room for what does not read as zeroes, and may say little at a time. */
+Test(nbd, holes_that_are_not_zeroes)
+{
+	pid_t server = serve("eval get_size='echo 4M' pread='head -c $3 /dev/zero | tr \"\\\\0\" x' "
+			     "can_extents='exit 0' extents='echo $4 $3 hole'");
+	struct img_storage *s = NULL;
+	enum img_storage_extent kind;
+	uint64_t run;
+
+	cr_assert_eq(open_with("", 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_extent(s, 0, SIZE, &kind, &run), 0);
+	cr_assert_eq(kind, IMG_STORAGE_DATA);
+	img_storage_close(s);
+	end(server);
+}
+
+/* The first block is zeroes, and of the others a server says nothing. */
+Test(nbd, a_server_that_says_little)
+{
+	pid_t server = serve("eval get_size='echo 4M' pread='head -c $3 /dev/zero | tr \"\\\\0\" x' "
+			     "can_extents='exit 0' extents='echo $4 512 hole,zero'");
+	struct img_storage *s = NULL;
+	enum img_storage_extent kind;
+	uint64_t run;
+
+	cr_assert_eq(open_with("", 0, &s, NULL), 0);
+	cr_assert_eq(img_storage_extent(s, 0, SIZE, &kind, &run), 0);
+	cr_assert(kind == IMG_STORAGE_HOLE && run == 512, "%lu", run);
+	cr_assert_eq(img_storage_extent(s, 512, SIZE - 512, &kind, &run), 0);
+	cr_assert_eq(kind, IMG_STORAGE_DATA);
+	img_storage_close(s);
+	end(server);
+}
+
+/* ---- What the server is told ---- */
+
+/* The line of the server's log that has this word has that one, too. */
+static void was_told(const char *word, const char *other)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "grep -q '%s.*%s' %s/log || { cat %s/log >&2; false; }", word, other,
+		 folder, folder);
+	cr_assert_eq(system(command), 0, "%s %s", word, other);
+}
+
+Test(nbd, flags_of_requests)
+{
+	static uint8_t bytes[4096] = { 1 };
+	char command[256];
+	struct iovec iov = { bytes, sizeof(bytes) };
+	struct img_storage *s;
+	pid_t server;
+
+	snprintf(command, sizeof(command), "--filter=log memory 4M logfile=%s/log", folder);
+	server = serve(command);
+	s = opened("");
+	cr_assert(s->limits.fua);
+	cr_assert_eq(img_storage_io(s, IMG_IO_WRITE, &iov, 1, 4096, 4096, IMG_IO_FUA), 0);
+	was_told("Write.*offset=0x1000", "fua=1");
+	cr_assert_eq(img_storage_io(s, IMG_IO_WRITE, &iov, 1, 8192, 4096, 0), 0);
+	was_told("Write.*offset=0x2000", "fua=0");
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 16384, 4096, IMG_IO_KEEP_ALLOCATED),
+		     0);
+	was_told("Zero.*offset=0x4000", "trim=0");
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 32768, 4096, 0), 0);
+	was_told("Zero.*offset=0x8000", "trim=1");
+	img_storage_close(s);
+	end(server);
+}
+
+/* Zeroes that are to come fast are refused where they would be written. */
+Test(nbd, flags_of_zeroes_that_are_to_be_fast)
+{
+	pid_t server = serve("memory 4M");
+	struct img_storage *s = opened("");
+	bool fast = s->limits.fast_zero;
+
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 4096, 4096, IMG_IO_FAST),
+		     fast ? 0 : -ENOTSUP);
+	img_storage_close(s);
+	end(server);
+	server = serve("--filter=nozero memory 4M zeromode=plugin fastzeromode=none");
+	s = opened("");
+	cr_assert_not(s->limits.fast_zero);
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 4096, 4096, IMG_IO_FAST), -ENOTSUP);
+	cr_assert_eq(img_storage_io(s, IMG_IO_ZERO, NULL, 0, 4096, 4096, 0), 0);
 	img_storage_close(s);
 	end(server);
 }
@@ -299,6 +394,39 @@ Test(nbd, what_was_a_hole_before_a_write_is_none_after_it)
 	cr_assert_eq(img_storage_extent(s, 1 << 20, 4096, &kind, &run), 0);
 	cr_assert_eq(kind, IMG_STORAGE_DATA);
 	img_ioq_free(q);
+	img_storage_close(s);
+	end(server);
+}
+
+static void *write_later(void *user)
+{
+	usleep(300000);
+	cr_assert_eq(img_storage_write(user, 0, "x", 1, NULL), 0);
+	return NULL;
+}
+
+/* A write is done while the server is about to answer, out of what it looked up before. */
+Test(nbd, an_answer_about_holes_is_as_old_as_its_question)
+{
+	char command[512];
+	struct img_storage *s;
+	enum img_storage_extent kind;
+	pthread_t thread;
+	uint64_t run;
+	pid_t server;
+
+	snprintf(command, sizeof(command),
+		 "eval thread_model='echo parallel' get_size='echo 4M' can_write='exit 0' can_extents='exit 0' "
+		 "pread='head -c $3 /dev/zero' pwrite='cat >%s/written' "
+		 "extents='if [ -e %s/written ]; then echo $4 $3; else sleep 1; echo $4 $3 hole,zero; fi'",
+		 folder, folder);
+	server = serve(command);
+	s = opened("");
+	cr_assert_eq(pthread_create(&thread, NULL, write_later, s), 0);
+	cr_assert_eq(img_storage_extent(s, 0, SIZE, &kind, &run), 0);
+	cr_assert_eq(pthread_join(thread, NULL), 0);
+	cr_assert_eq(img_storage_extent(s, 0, SIZE, &kind, &run), 0);
+	cr_assert_eq(kind, IMG_STORAGE_DATA);
 	img_storage_close(s);
 	end(server);
 }
@@ -563,6 +691,59 @@ Test(nbd, a_server_that_comes_back)
 	img_storage_close(s);
 	img_ioq_free(q);
 	end(server);
+}
+
+/* What has another size or role is another export. */
+Test(nbd, another_disk_that_comes_back)
+{
+	static const char *const others[] = { "memory 8M", "memory 1M", "-r memory 4M" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(others); i++) {
+		pid_t server = serve("memory 4M");
+		struct img_storage *s = opened("reconnect-delay=20");
+		uint8_t bytes[512];
+
+		cr_assert_eq(img_storage_read(s, 0, bytes, 512, NULL), 0);
+		end(server);
+		server = serve(others[i]);
+		cr_assert_eq(img_storage_read(s, 0, bytes, 512, NULL), -ESTALE, "%s", others[i]);
+		img_storage_close(s);
+		end(server);
+	}
+}
+
+/* One export, by whatever name; and others. */
+Test(nbd, names_of_the_same)
+{
+	static const struct {
+		const char *one, *other;
+		bool same;
+	} rows[] = {
+		{ "nbd://h", "nbd:h:10809", true },
+		{ "nbd://h/x", "nbd://h:10809/x", true },
+		{ "nbd://h/x", "nbd://h/y", false },
+		{ "nbd://h", "nbd://h:10810", false },
+		{ "nbd://h", "nbd://other", false },
+		{ "nbd+unix:///?socket=/s", "nbd:unix:/s", true },
+		{ "nbd:unix:/s", "nbd:unix:/t", false },
+	};
+	const struct img_module *m = img_module_named("nbd");
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		struct img_options *one = img_options_new(m->options), *other = img_options_new(m->options);
+		char *a, *b;
+
+		cr_assert_eq(m->parse_name(rows[i].one, (img_keyval_fn *)img_options_set, one, NULL), 0);
+		cr_assert_eq(m->parse_name(rows[i].other, (img_keyval_fn *)img_options_set, other, NULL), 0);
+		a = m->identify(one);
+		b = m->identify(other);
+		cr_assert_eq(!strcmp(a, b), rows[i].same, "%s, %s: '%s', '%s'", rows[i].one, rows[i].other, a,
+			     b);
+		free(a);
+		free(b);
+		img_options_free(one);
+		img_options_free(other);
+	}
 }
 
 Test(nbd, names)

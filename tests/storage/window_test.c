@@ -119,6 +119,20 @@ Test(window, of_the_rest_grows_with_it)
 	img_storage_close(w);
 }
 
+/* One with an end has that much: what lies around it stays, whatever size is asked for. */
+Test(window, of_some_bytes_has_no_more)
+{
+	struct img_storage *w = window(memory(1000), 600, 200);
+	const struct img_storage *inner = img_filter_of(w)->inner;
+
+	cr_assert_eq(img_storage_resize(w, 100, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_resize(w, 200, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_resize(w, 201, IMG_PREALLOCATE_OFF, NULL), -ENOSPC);
+	cr_assert_eq(img_storage_resize(w, 900, IMG_PREALLOCATE_OFF, NULL), -ENOSPC);
+	cr_assert_eq(atomic_load(&inner->size), 1000);
+	img_storage_close(w);
+}
+
 Test(window, past_the_end_is_refused)
 {
 	struct img_storage *m = memory(1000), *w = NULL;
