@@ -457,6 +457,101 @@ Test(qcow2_check, power_failure_during_repair)
 	finish(&b);
 }
 
+/* Guest data is copied out of a table: nothing of it is lost on the way. */
+Test(qcow2_check, power_failure_while_data_is_moved)
+{
+	struct bench b;
+	struct file before = make_image(&b, "cluster_size=4k"), after;
+	struct img_record *record = img_record_new();
+	uint8_t *content;
+	size_t whole = 0;
+
+	set_word(&before, l2_at(&before) + 8, l1_at(&before) | QCOW2_COPIED);
+	content = content_of(&before);
+	after = copy_file(&before);
+	repair_file(&after, IMG_REPAIR_ALL, record);
+	for (size_t end = 0; end <= img_record_count(record); end++) {
+		for (unsigned k = 0; k < 4; k++) {
+			struct file f = after_failure(&b, &before, record, whole, end);
+			uint8_t *left = content_of(&f), *repaired;
+
+			cr_assert(!memcmp(left, content, SIZE), "lost at write %zu", end);
+			repair_file(&f, IMG_REPAIR_ALL, NULL);
+			repaired = content_of(&f);
+			cr_assert(is_sound(&f) && !memcmp(repaired, content, SIZE), "write %zu", end);
+			free(repaired);
+			free(left);
+			free(f.bytes);
+		}
+		if (end < img_record_count(record) &&
+		    img_record_at(record, end)->kind == IMG_RECORD_SYNC)
+			whole = end;
+	}
+	img_record_free(record);
+	free(content);
+	free(before.bytes);
+	free(after.bytes);
+	finish(&b);
+}
+
+/* ---- What is lost ---- */
+
+/*
+ * An L2 table that is not in the file any more: who finds it again finds all of its data, whatever else was repaired
+ * meanwhile.
+ */
+Test(qcow2_check, a_lost_table_keeps_its_clusters)
+{
+	for (unsigned i = 0; i < 8; i++) {
+		bool counts = i & 1, rebuilds = i & 2;
+		struct bench b;
+		struct file f = make_image(&b, i & 4 ? "cluster_size=512" : "cluster_size=4k");
+		uint64_t entry = l1_at(&f), old, lost;
+		struct img_check_result r;
+
+		old = word(&f, entry);
+		lost = (f.len + (32 << 20)) / 4096 * 4096 | QCOW2_COPIED;
+		set_word(&f, entry, lost);
+		if (counts) /* of the header's cluster */
+			be16_store(f.bytes + block_at(&f), 0);
+		if (rebuilds)
+			set_word(&f, reftable_at(&f), block_at(&f) + 100);
+		r = repair_file(&f, IMG_REPAIR_ALL, NULL);
+		cr_assert_gt(r.corruptions, 0, "%u", i);
+		entry = l1_at(&f);
+		cr_assert_eq(word(&f, entry) & QCOW2_OFFSET_MASK, lost & QCOW2_OFFSET_MASK, "%u", i);
+		set_word(&f, entry, old);
+		r = check_file(&f);
+		cr_assert_eq(r.corruptions, 0, "%u: %" PRIu64, i, r.corruptions);
+		cr_assert(content_same(&b, &f), "%u", i);
+		free(f.bytes);
+		finish(&b);
+	}
+}
+
+/* A block of counts that is guest data too is not counted in. */
+Test(qcow2_check, leaks_counted_in_data)
+{
+	struct bench b;
+	struct file f = make_image(&b, "cluster_size=4k");
+	uint64_t block = block_at(&f), at = block + f.len / 4096 * 2;
+	uint8_t *before, *after;
+
+	f.bytes = realloc(f.bytes, f.len + 4096);
+	memset(f.bytes + f.len, 0, 4096);
+	f.len += 4096;
+	be16_store(f.bytes + at, 1); /* a leak */
+	set_word(&f, l2_at(&f) + 8, block);
+	before = content_of(&f);
+	repair_file(&f, IMG_REPAIR_LEAKS, NULL);
+	after = content_of(&f);
+	cr_assert(!memcmp(before, after, SIZE));
+	free(before);
+	free(after);
+	free(f.bytes);
+	finish(&b);
+}
+
 /* ---- Widths, subclusters, snapshots ---- */
 
 Test(qcow2_check, rebuild_in_every_geometry)
@@ -531,6 +626,9 @@ Test(qcow2_check, snapshot_entries)
 	r = repair_file(&f, IMG_REPAIR_ALL, NULL);
 	cr_assert(!r.corruptions && r.corruptions_fixed == 1);
 	cr_assert(is_sound(&f) && content_same(&b, &f));
+	/* it has the disk's size */
+	cr_assert_geq(be32_load(f.bytes + word(&f, QCOW2_OFF_SNAPSHOTS_OFF) + 36), 16);
+	cr_assert_eq(word(&f, word(&f, QCOW2_OFF_SNAPSHOTS_OFF) + 48), SIZE);
 	write_file(b.image, f.bytes, f.len);
 	run(&b, "qemu-img check -q image.qcow2");
 	run(&b, "qemu-img snapshot -a two image.qcow2");

@@ -319,3 +319,135 @@ OVER(small, "cluster_size=512", 193 * KIB + 512, 2 * MIB, IMG_PREALLOCATE_OFF)
 OVER(metadata, "cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_METADATA)
 OVER(metadata_version_2, "compat=0.10,cluster_size=64k", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_METADATA)
 OVER(falloc_extended, "cluster_size=64k,extended_l2=on", 193 * KIB, 2 * MIB, IMG_PREALLOCATE_FALLOC)
+
+/* ---- The file ---- */
+
+static uint64_t size_of(const char *path)
+{
+	struct stat st;
+
+	cr_assert_eq(stat(path, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+static void resize_to(struct bench *b, uint64_t size, enum img_preallocate how)
+{
+	struct img *img = open_image(b, IMG_OPEN_WRITE);
+
+	cr_assert_eq(img_resize(img, size, how, NULL), 0);
+	cr_assert_eq(img_close(img, NULL), 0);
+	run(b, "qemu-img check -q -f qcow2 image.qcow2");
+}
+
+/* It ends with what the smaller disk needs, and what was there is given back. */
+Test(qcow2_file, of_a_smaller_disk_is_shorter)
+{
+	struct bench b;
+
+	if (!have_qemu())
+		return;
+	start(&b, 1, 8 * MIB);
+	run(&b, "qemu-img create -f qcow2 image.qcow2 8M");
+	run(&b, "qemu-io -f qcow2 -c 'write -P 5 0 8M' image.qcow2");
+	cr_assert_gt(size_of(b.image), 8 * MIB);
+	resize_to(&b, MIB, IMG_PREALLOCATE_OFF);
+	cr_assert_lt(size_of(b.image), 2 * MIB);
+	run(&b, "qemu-io -f qcow2 -c 'read -P 5 0 1M' image.qcow2 >io.txt 2>&1; ! grep -i failed io.txt");
+	finish(&b);
+}
+
+/* So does a data file. */
+Test(qcow2_file, of_data_of_a_smaller_disk_is_shorter)
+{
+	static const char *const options[] = { "data_file=data.raw", "data_file=data.raw,data_file_raw=on" };
+
+	for (size_t i = 0; i < 2; i++) {
+		char path[160];
+		struct bench b;
+
+		if (!have_qemu())
+			return;
+		start(&b, 5, 4 * MIB);
+		snprintf(path, sizeof(path), "%s/data.raw", b.dir);
+		run(&b, "qemu-img create -f qcow2 -o %s image.qcow2 4M", options[i]);
+		run(&b, "qemu-io -f qcow2 -c 'write -P 5 0 4M' image.qcow2");
+		cr_assert_eq(size_of(path), 4 * MIB);
+		resize_to(&b, MIB, IMG_PREALLOCATE_OFF);
+		cr_assert_eq(size_of(path), MIB, "%s", options[i]);
+		run(&b, "qemu-io -f qcow2 -c 'read -P 5 0 1M' image.qcow2 >io.txt 2>&1; ! grep -i failed io.txt");
+		finish(&b);
+	}
+}
+
+/* What a data file has behind the disk's end is not the disk's. */
+Test(qcow2_file, of_data_is_not_seen_behind_the_old_end)
+{
+	static const struct {
+		const char *options;
+		enum img_preallocate how;
+	} rows[] = {
+		{ "data_file=data.raw", IMG_PREALLOCATE_OFF },
+		{ "data_file=data.raw", IMG_PREALLOCATE_METADATA },
+		{ "data_file=data.raw,data_file_raw=on", IMG_PREALLOCATE_OFF },
+		{ "data_file=data.raw,data_file_raw=on", IMG_PREALLOCATE_FALLOC },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		struct bench b;
+
+		if (!have_qemu())
+			return;
+		start(&b, 2, 4 * MIB);
+		run(&b, "qemu-img create -f qcow2 -o %s image.qcow2 1M", rows[i].options);
+		run(&b, "qemu-io -f qcow2 -c 'write -P 5 0 1M' image.qcow2");
+		run(&b, "yes more | head -c 2M >>data.raw");
+		resize_to(&b, 4 * MIB, rows[i].how);
+		run(&b, "qemu-io -f qcow2 -c 'read -P 5 0 1M' -c 'read -P 0 1M 3M' image.qcow2 "
+			">io.txt 2>&1; ! grep -i failed io.txt");
+		finish(&b);
+	}
+}
+
+/* Version 2 keeps no size of a snapshot's own. */
+Test(qcow2_file, of_version_2_with_a_snapshot_keeps_its_size)
+{
+	struct img_error *err = img_error_new();
+	struct img *img;
+	struct bench b;
+
+	if (!have_qemu())
+		return;
+	start(&b, 3, MIB);
+	run(&b, "qemu-img create -f qcow2 -o compat=0.10 image.qcow2 1M && qemu-img snapshot -c a image.qcow2");
+	img = open_image(&b, IMG_OPEN_WRITE);
+	cr_assert_eq(img_resize(img, 2 * MIB, IMG_PREALLOCATE_OFF, err), -ENOTSUP);
+	cr_assert(strstr(img_error_text(err), "version 2"), "%s", img_error_text(err));
+	cr_assert_eq(img_resize(img, 512 * KIB, IMG_PREALLOCATE_OFF, NULL), -ENOTSUP);
+	cr_assert_eq(img_size(img), MIB);
+	cr_assert_eq(img_close(img, NULL), 0);
+	img_error_free(err);
+	finish(&b);
+}
+
+/* A table that two entries name would be freed twice. */
+Test(qcow2_file, with_two_entries_for_one_table_is_not_cut)
+{
+	struct img_error *err = img_error_new();
+	struct img *img;
+	struct bench b;
+
+	if (!have_qemu())
+		return;
+	start(&b, 4, 256 * KIB);
+	run(&b, "qemu-img create -f qcow2 -o cluster_size=512 image.qcow2 256k");
+	run(&b, "qemu-io -f qcow2 -c 'write -P 5 0 32k' image.qcow2");
+	/* the L1 table is at the offset that the header has at 40 */
+	run(&b, "at=$((0x$(od -A n -t x1 -j 40 -N 8 image.qcow2 | tr -d ' '))); "
+		"dd if=image.qcow2 of=image.qcow2 bs=1 skip=$at seek=$((at + 8)) count=8 conv=notrunc");
+	img = open_image(&b, IMG_OPEN_WRITE);
+	cr_assert_eq(img_resize(img, 16 * KIB, IMG_PREALLOCATE_OFF, err), -EUCLEAN);
+	cr_assert(strstr(img_error_text(err), "two L1 entries"), "%s", img_error_text(err));
+	img_close(img, NULL);
+	img_error_free(err);
+	finish(&b);
+}
