@@ -292,5 +292,8 @@ variant "resize vpc over vpc" "qemu=0 resize=300032 resize=2097152" vpc_over blo
 variant "resize vhdx, reserved" "log=1 resize=300032 resize=3145728 how=2" vhdx_theirs log_size=1M
 variant "resize vhdx over vhdx, preallocated" "qemu=0 resize=300032 resize=3145728 how=3" vhdx_over log_size=1M
 variant "resize vhdx over vhdx, tiny cache" "qemu=0 cache=16384 resize=2097152 resize=99840 resize=3145728" vhdx_over log_size=1M
+variant "resize vmdk" "resize=300032 resize=2097152 resize=1048576" vmdk_filled subformat=monolithicSparse
+variant "resize vmdk, more tables" "resize=40000512 resize=300032" vmdk_filled zeroed_grain=on
+variant "resize vmdk over vmdk" "resize=300032 resize=2097152" vmdk_over subformat=monolithicSparse
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish

@@ -410,3 +410,115 @@ Test(vmdk_write, copies_that_differ)
 	sound(&b, b.image);
 	finish(&b);
 }
+
+/* Wherever in a table the difference is. */
+Test(vmdk_write, copies_that_differ_anywhere)
+{
+	uint8_t slot[4];
+	struct bench b;
+	uint64_t copy;
+
+	start(&b);
+	must_make(b.image, COVERS, NULL, NULL);
+	read_at(b.image, place(&b, OFF_REDUNDANT), slot, 4);
+	copy = (uint64_t)le32_load(slot) * 512;
+	for (uint64_t at = 0; at < 2048; at += at < 2044 ? 292 : 4) {
+		static const uint8_t one[4] = { 1 }, none[4] = { 0 };
+
+		write_at(b.image, copy + at, one, 4);
+		cr_assert_eq(check(&b, 0).corruptions, 1, "%" PRIu64, at);
+		write_at(b.image, copy + at, none, 4);
+	}
+	cr_assert_eq(check(&b, 0).corruptions, 0);
+	finish(&b);
+}
+
+/* A mark that the extent was not closed stays as long as anything is wrong. */
+Test(vmdk_write, unclean_and_damaged)
+{
+	static const uint8_t one = 1;
+	uint8_t slot[4], old[4], far[4];
+	struct img_check_result r;
+	struct img *img;
+	struct bench b;
+	uint64_t table;
+
+	start(&b);
+	must_make(b.image, 1 << 20, NULL, NULL);
+	img = open_image(b.image, IMG_OPEN_WRITE);
+	put(img, 0, 512, 1);
+	put(img, 2 * GRAIN, 512, 2);
+	close_image(img);
+	write_at(b.image, OFF_UNCLEAN, &one, 1);
+	/* a grain that is not in the file, by the table and by its copy */
+	le32_store(far, 0x7fffffff);
+	for (uint64_t off = OFF_REDUNDANT; off <= OFF_DIRECTORY;
+	     off += OFF_DIRECTORY - OFF_REDUNDANT) {
+		read_at(b.image, place(&b, off), slot, 4);
+		table = (uint64_t)le32_load(slot) * 512;
+		read_at(b.image, table + 8, old, 4);
+		write_at(b.image, table + 8, far, 4);
+	}
+	r = check(&b, IMG_REPAIR_ALL);
+	cr_assert_gt(r.corruptions, 0);
+	cr_assert_eq(unclean(&b), 1);
+	finish(&b);
+}
+
+/* Two entries for one grain: of a pair of tables that differ that one is not taken for the right one. */
+Test(vmdk_write, copies_of_which_one_shares_a_grain)
+{
+	uint8_t slot[4], first[4], second[4];
+	uint64_t table, copy;
+	struct img *img;
+	struct bench b;
+
+	start(&b);
+	must_make(b.image, 1 << 20, NULL, NULL);
+	img = open_image(b.image, IMG_OPEN_WRITE);
+	put(img, 0, 512, 1);
+	put(img, 2 * GRAIN, 512, 2);
+	close_image(img);
+	read_at(b.image, place(&b, OFF_DIRECTORY), slot, 4);
+	table = (uint64_t)le32_load(slot) * 512;
+	read_at(b.image, place(&b, OFF_REDUNDANT), slot, 4);
+	copy = (uint64_t)le32_load(slot) * 512;
+	read_at(b.image, table, first, 4);
+	read_at(b.image, table + 8, second, 4);
+	/* grain 2 by the table is grain 0; the copy knows better */
+	write_at(b.image, table + 8, first, 4);
+	cr_assert_eq(check(&b, 0).corruptions, 2);
+	check(&b, IMG_REPAIR_ALL);
+	read_at(b.image, copy + 8, slot, 4);
+	cr_assert_arr_eq(slot, second, 4);
+	/* and where nothing shares anything the pair becomes one */
+	write_at(b.image, table + 8, second, 4);
+	write_at(b.image, copy + 8, (const uint8_t[4]){ 0 }, 4);
+	cr_assert_eq(check(&b, IMG_REPAIR_ALL).corruptions, 0);
+	sound(&b, b.image);
+	finish(&b);
+}
+
+/* An entry that one directory lacks: of an extent that was closed nobody knows which one is right. */
+Test(vmdk_write, a_table_that_one_directory_has)
+{
+	static const uint8_t none[4] = { 0 };
+	uint8_t before[4], after[4];
+	struct img_check_result r;
+	struct bench b;
+
+	start(&b);
+	must_make(b.image, 2 * (uint64_t)COVERS, NULL, NULL);
+	read_at(b.image, place(&b, OFF_REDUNDANT) + 4, before, 4);
+	write_at(b.image, place(&b, OFF_DIRECTORY) + 4, none, 4);
+	cr_assert_eq(check(&b, 0).corruptions, 1);
+	r = check(&b, IMG_REPAIR_ALL);
+	cr_assert_eq(r.corruptions, 0);
+	/* the guest sees no table there before, and none after */
+	read_at(b.image, place(&b, OFF_DIRECTORY) + 4, after, 4);
+	cr_assert_arr_eq(after, none, 4);
+	read_at(b.image, place(&b, OFF_REDUNDANT) + 4, after, 4);
+	cr_assert_arr_neq(after, before, 4);
+	sound(&b, b.image);
+	finish(&b);
+}
