@@ -146,6 +146,31 @@ Test(parallels_extension, unknown)
 	holds("a", kept, 2);
 }
 
+/* What it refers to may lie anywhere: no cluster that the BAT does not name is free, be it in front of it. */
+Test(parallels_extension, what_it_refers_to)
+{
+	static const struct section sections[] = { { unknown, TRANSIT, 5 }, { 0 } };
+	static const uint32_t kept[] = { 5 };
+	uint8_t theirs[CLUSTER], got[CLUSTER];
+	struct bytes b;
+
+	make_extended("a", sections, model);
+	b = load("a");
+	memset(theirs, 0x33, sizeof(theirs));
+	cr_assert_eq(truncate("a", AT + 2 * CLUSTER), 0);
+	patch("a", AT + CLUSTER, b.at + AT, CLUSTER);
+	patch("a", AT, theirs, CLUSTER);
+	patch_le("a", EXTENSION_AT, (AT + CLUSTER) / SECTOR, 8);
+	free(b.at);
+	sound("a");
+	change("a", model);
+	holds("a", kept, 1);
+	b = load("a");
+	memcpy(got, b.at + AT, CLUSTER);
+	cr_assert_arr_eq(got, theirs, CLUSTER);
+	free(b.at);
+}
+
 Test(parallels_extension, nothing_kept)
 {
 	static const struct section sections[] = { { unknown, 0, 5 }, { 0 } };

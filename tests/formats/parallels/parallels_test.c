@@ -182,6 +182,24 @@ Test(parallels, not_closed)
 	free(model);
 }
 
+/* The flag of an image without clusters goes with the first one. */
+Test(parallels, empty_no_more)
+{
+	uint8_t *model = calloc(1, MIB);
+	struct img *img;
+
+	make_new("a", MIB, "cluster_size=4k");
+	patch_le("a", FLAGS_AT, 1, 4);
+	sound("a");
+	img = must_open("a", "parallels", IMG_OPEN_WRITE);
+	put(img, 5000, 1000, 1, model);
+	must_close(img);
+	cr_assert_eq(peek_le("a", FLAGS_AT, 4) & 1, 0);
+	sound("a");
+	reads_as("a", model, MIB);
+	free(model);
+}
+
 /* ---- Damage ---- */
 
 /* Clusters 0, 1 and 5 of 4 KiB are there, in this order. */
@@ -227,6 +245,28 @@ Test(parallels, shared_cluster)
 		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
 		memcpy(model + 9 * 4096, model, 4096);
 		cr_assert_neq(entry("a", 9), entry("a", 0));
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
+/* Each entry gets a cluster of its own. */
+Test(parallels, shared_twice)
+{
+	uint8_t *model = malloc(MIB);
+	struct img_check_result r;
+
+	for (int old = 0; old < 2; old++) {
+		damaged("a", old, model);
+		set_entry("a", 9, entry("a", 0));
+		set_entry("a", 11, entry("a", 1));
+		set_entry("a", 12, entry("a", 0));
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 3);
+		memset(model + 9 * 4096, 1, 4096);
+		memset(model + 11 * 4096, 2, 4096);
+		memset(model + 12 * 4096, 1, 4096);
 		sound("a");
 		reads_as("a", model, MIB);
 	}
@@ -407,6 +447,59 @@ Test(parallels, resized_without_data_offset)
 		must_close(img);
 		sound("a");
 		reads_as("a", model, sizes[i]);
+	}
+	free(model);
+}
+
+/* Of the last cluster the file may have no more than the disk does; one that grows has all of it. */
+Test(parallels, last_cluster_is_short)
+{
+	enum { DISK = 9 * 4096 + 512 };
+	uint8_t *model = calloc(1, MIB);
+	struct img *img;
+
+	for (int old = 0; old < 2; old++) {
+		memset(model, 0, MIB);
+		if (old)
+			make_old("a", DISK, 8);
+		else
+			make_new("a", DISK, "cluster_size=4k");
+		img = must_open("a", "parallels", IMG_OPEN_WRITE);
+		put(img, 0, 4096, 1, model);
+		put(img, 9 * 4096, 512, 2, model);
+		must_close(img);
+		cr_assert_eq(truncate("a", (off_t)entry("a", 9) * (old ? 512 : 4096) + 512), 0);
+		sound("a");
+		img = must_open("a", "parallels", IMG_OPEN_WRITE);
+		resize(img, MIB);
+		must_close(img);
+		sound("a");
+		reads_as("a", model, MIB);
+	}
+	free(model);
+}
+
+/* What is cut off leaves the file. */
+Test(parallels, shrunk_file)
+{
+	uint8_t *model = calloc(1, SIZE);
+	struct img *img;
+
+	for (int old = 0; old < 2; old++) {
+		memset(model, 0, SIZE);
+		if (old)
+			make_old("a", SIZE, 63);
+		else
+			make_new("a", SIZE, NULL);
+		img = must_open("a", "parallels", IMG_OPEN_WRITE);
+		put(img, 0, SIZE, 1, model);
+		cr_assert_eq(img_flush(img, NULL), 0);
+		cr_assert_gt(file_size("a"), SIZE);
+		resize(img, MIB);
+		must_close(img);
+		cr_assert_leq(file_size("a"), 3 * MIB);
+		reads_as("a", model, MIB);
+		sound("a");
 	}
 	free(model);
 }

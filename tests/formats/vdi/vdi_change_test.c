@@ -57,6 +57,35 @@ Test(vdi_change, resized)
 	free(below);
 }
 
+/* A static disk that grows has all of its blocks in the file, as one that was made so. */
+Test(vdi_change, static_disks_stay_so)
+{
+	struct bytes b;
+	struct img *img;
+
+	make("a", SIZE, "static=on", NULL, NULL);
+	img = must_open("a", "vdi", IMG_OPEN_WRITE);
+	resize(img, 9 * MIB);
+	must_close(img);
+	b = load("a");
+	cr_assert_geq(b.len, 9 * MIB);
+	for (unsigned i = 0; i < 9; i++)
+		cr_assert_lt(le32_load(b.at + le32_load(b.at + 0x154) + 4 * i), ZERO, "%u", i);
+	cr_assert_eq(le32_load(b.at + 0x184), 9);
+	free(b.at);
+	sound("a");
+	/* and keeps them, whatever becomes of what is in them */
+	img = must_open("a", "vdi", IMG_OPEN_WRITE | IMG_OPEN_UNMAP);
+	cr_assert_eq(img_zero(img, 0, 3 * MIB, NULL), 0);
+	cr_assert_eq(img_discard(img, 5 * MIB, 2 * MIB, NULL), 0);
+	must_close(img);
+	b = load("a");
+	for (unsigned i = 0; i < 9; i++)
+		cr_assert_lt(le32_load(b.at + le32_load(b.at + 0x154) + 4 * i), ZERO, "%u", i);
+	free(b.at);
+	sound("a");
+}
+
 /* Of the last block the file may have no more than the disk does; one that grows has all of it. */
 Test(vdi_change, last_block_is_short)
 {

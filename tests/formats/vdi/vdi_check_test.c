@@ -27,6 +27,7 @@ static const struct row rows[] = {
 	{ "out of order", { 3, 1, FREE, 2, ZERO, 0 }, 4, 4, 0, 0, 0, 0, 0, 0, { 4, 2, 0, 3, 0, 1 } },
 	{ "nothing", { FREE, ZERO, FREE, FREE, ZERO, FREE }, 0, 0, 0, 0, 0, 0, 0, 0, { 0 } },
 	{ "count too low", { 0, 1, FREE, 2, ZERO, 3 }, 4, 1, 1, 0, 0, 0, 0, 0, { 1, 2, 0, 3, 0, 4 } },
+	{ "count too low by one", { 0, 1, FREE, 2, ZERO, 3 }, 4, 3, 1, 0, 0, 0, 0, 0, { 1, 2, 0, 3, 0, 4 } },
 	{ "count 0", { 0, 1, FREE, 2, ZERO, 3 }, 4, 0, 1, 0, 0, 0, 0, 0, { 1, 2, 0, 3, 0, 4 } },
 	{ "count ahead", { 0, 1, FREE, 2, ZERO, 3 }, 4, 6, 0, 2, 0, 0, 0, 0, { 1, 2, 0, 3, 0, 4 } },
 	{ "count of all bits", { 0, 1, FREE, 2, ZERO, 3 }, 4, ~0u, 0, ~0u - 4, 0, 0, 0, 0, { 1, 2, 0, 3, 0, 4 } },

@@ -188,9 +188,17 @@ Test(vhd_change, batmap)
 	must_close(img);
 	b = load("a");
 	cr_assert(!memcmp(b.at + 2048, "tdbatmap", 8) && !memcmp(b.at + 2560, map, 512));
+	make_file("b", b.at, b.len, (off_t)b.len);
 	free(b.at);
 	sound("a");
 	reads_as("a", model, SIZE);
+	/* it knows nothing of new blocks */
+	img = must_open("b", "vpc", IMG_OPEN_WRITE);
+	resize(img, SIZE + 9 * MIB);
+	must_close(img);
+	b = load("b");
+	cr_assert(memcmp(b.at + 2048, "tdbatmap", 8));
+	free(b.at);
 	img = must_open("a", "vpc", IMG_OPEN_WRITE);
 	cr_assert_eq(img_make_empty(img, NULL), 0);
 	must_close(img);

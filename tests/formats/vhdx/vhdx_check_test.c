@@ -274,6 +274,34 @@ Test(vhdx_check, room_behind_the_last_block)
 	finish(&b);
 }
 
+/* What a block that is lost had may be there: without the loss being accepted the file keeps its length. */
+Test(vhdx_check, room_behind_and_a_lost_block)
+{
+	struct bench b;
+	struct file f, g;
+	struct result r;
+
+	start(&b, 11);
+	f = four_blocks(&b, "i.vhdx");
+	g = (struct file){ calloc(1, f.len + 5 * MIB), f.len + 5 * MIB };
+	memcpy(g.bytes, f.bytes, f.len);
+	entry(&g, 1, UINT64_C(1) << 45 | 6);
+	save(in(&b, "i.vhdx"), &g);
+	r = check(in(&b, "i.vhdx"), IMG_REPAIR_ALL);
+	cr_assert(r.r.corruptions == 1 && r.r.leaks == 5, "%s", r.said);
+	free(f.bytes);
+	f = load(in(&b, "i.vhdx"));
+	cr_assert_eq(f.len, g.len);
+	r = check(in(&b, "i.vhdx"), IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+	cr_assert(!r.r.corruptions && !r.r.leaks, "%s", r.said);
+	free(g.bytes);
+	g = load(in(&b, "i.vhdx"));
+	cr_assert_eq(g.len + 5 * MIB, f.len);
+	free(f.bytes);
+	free(g.bytes);
+	finish(&b);
+}
+
 /* A differencing disk whose sector bitmap block is another block. */
 Test(vhdx_check, shared_bitmaps)
 {

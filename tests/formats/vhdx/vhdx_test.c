@@ -2,6 +2,7 @@
  * Reading, writing and refusing images. What we write is read by qemu-img where it can, and by the plain
  * reader of bench.h.
  */
+#include "formats/vhdx/vhdx_state.h"
 #include "tests/formats/vhdx/bench.h"
 
 /* ---- Reading ---- */
@@ -433,6 +434,48 @@ Test(vhdx, replays_when_it_becomes_writable)
 	f = read_plain(in(&b, "i.vhdx"), NULL);
 	cr_assert(!memcmp(f.bytes + 8192, "old", 3));
 	free(f.bytes);
+	finish(&b);
+}
+
+/* The file is as long as the entry says that it was. */
+Test(vhdx, replays_a_longer_file)
+{
+	struct bench b;
+	struct file f;
+	struct stat st;
+	struct img *img;
+
+	start(&b, 28);
+	f = logged(&b);
+	put_entry(&f, 0, 7, 0, f.len, places, FILL(1, 2), 1);
+	le64_store(f.bytes + MIB + 56, f.len + 3 * MIB);
+	seal(f.bytes + MIB, 8192);
+	save(in(&b, "i.vhdx"), &f);
+	img = open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE);
+	cr_assert_eq(stat(in(&b, "i.vhdx"), &st), 0);
+	cr_assert_eq((uint64_t)st.st_size, f.len + 3 * MIB);
+	done(img);
+	free(f.bytes);
+	finish(&b);
+}
+
+/* An entry that is being written must not lie over the one before. */
+Test(vhdx, log_of_entries_that_leave_the_last)
+{
+	static const char *const options[] = { "log_size=1M", "log_size=2M", "log_size=64M" };
+	struct bench b;
+	struct img *img;
+
+	start(&b, 29);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(options); i++) {
+		const struct vhdx *v;
+
+		create(in(&b, "i.vhdx"), 10 * MIB, NULL, options[i]);
+		img = open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE);
+		v = img->state;
+		cr_assert_leq(vhdx_log_capacity(v) + 4096, v->header.log_bytes / 2);
+		done(img);
+	}
 	finish(&b);
 }
 
@@ -912,6 +955,45 @@ Test(vhdx, resizes_children)
 	}
 	free(m.bytes);
 	free(parent.bytes);
+	finish(&b);
+}
+
+/* All blocks of a fixed disk are in the file; of one that grows, too. */
+Test(vhdx, fixed_disks_stay_so)
+{
+	struct bench b;
+	struct file f;
+
+	start(&b, 31);
+	create(in(&b, "i.vhdx"), 3 * MIB, NULL, "block_size=1M,subformat=fixed");
+	resize(in(&b, "i.vhdx"), 9 * MIB);
+	f = load(in(&b, "i.vhdx"));
+	for (uint64_t i = 0; i < 9; i++)
+		cr_assert_eq(le64_load(f.bytes + bat_of(&f) + 8 * i) & 7, 6, "%u", (unsigned)i);
+	free(f.bytes);
+	finish(&b);
+}
+
+/* A disk is whole logical sectors, and stays so. */
+Test(vhdx, sizes_of_whole_sectors)
+{
+	static const uint64_t sizes[] = { 7 * MIB + 512, 3 * MIB + 2048 };
+	struct bench b;
+	struct img *img;
+
+	start(&b, 30);
+	create(in(&b, "i.vhdx"), 5 * MIB, NULL, "block_size=1M,logical_sector_size=4096");
+	img = open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(sizes); i++) {
+		struct img_error *err = img_error_new();
+
+		cr_assert_eq(img_resize(img, sizes[i], IMG_PREALLOCATE_OFF, err), -EINVAL);
+		cr_assert(strstr(img_error_text(err), "4096"), "%s", img_error_text(err));
+		cr_assert_eq(img_size(img), 5 * MIB);
+		img_error_free(err);
+	}
+	cr_assert_eq(img_resize(img, 7 * MIB + 4096, IMG_PREALLOCATE_OFF, NULL), 0);
+	done(img);
 	finish(&b);
 }
 
