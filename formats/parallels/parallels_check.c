@@ -15,6 +15,7 @@ enum { COPY_BYTES = 1 << 20 };
 
 struct scan {
 	struct img_check *c;
+	unsigned repair; /* of c->repair what may be done to this file */
 	struct img_use_map used;
 	uint8_t *buffer;
 	uint64_t allocated, fragmented;
@@ -31,7 +32,7 @@ struct scan {
 
 static bool repairs(const struct scan *s, unsigned what)
 {
-	return (s->c->repair & what) == what;
+	return (s->repair & what) == what;
 }
 
 /* Count a defect; told as what will be done about it. */
@@ -46,6 +47,66 @@ static void count_repaired(struct scan *s)
 {
 	s->c->result.corruptions--;
 	s->c->result.corruptions_fixed++;
+}
+
+enum { LOSS = IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
+
+static bool is_lost(const struct parallels_file *p, const struct scan *s, uint64_t number,
+		    uint64_t off)
+{
+	return off < parallels_entry_at(p->entries) ||
+	       !range_in(off, parallels_bytes_needed(p, number), s->file_bytes);
+}
+
+/* ---- The format extension ---- */
+
+/*
+ * A section that is not known, and without which nothing may be written: then nothing is repaired,
+ * and why is in *why. An extension that is damaged, or that nobody vouches for, does not count.
+ */
+static int judge_repair(struct parallels_file *p, struct scan *s, struct img_error *why,
+			struct img_error *err)
+{
+	int rc = s->repair ? parallels_judge_extension(p, why) : 0;
+
+	if (rc == -ENOTSUP)
+		s->repair = 0;
+	else if (rc)
+		img_error_move(err, why);
+	return rc == -ENOTSUP ? 0 : rc;
+}
+
+struct loss {
+	const struct scan *s;
+	bool found;
+};
+
+static int find_lost(struct parallels_file *p, void *user, uint64_t number, uint32_t value,
+		     struct img_error *err)
+{
+	struct loss *loss = user;
+
+	(void)err;
+	loss->found = is_lost(p, loss->s, number, value * p->scale);
+	return loss->found;
+}
+
+/* What is lost will be zeroes, of which a dirty bitmap knows nothing. */
+static int outdate_extension(struct parallels_file *p, struct scan *s, struct img_error *err)
+{
+	struct loss loss = { .s = s };
+	int rc;
+
+	if (!repairs(s, LOSS) || !p->header.extension_off)
+		return 0;
+	rc = parallels_each_entry(p, 0, p->entries, find_lost, &loss, err);
+	if (rc < 0 || !loss.found)
+		return rc < 0 ? rc : 0;
+	img_check_report(s->c,
+			 "Repairing %s: format extension: dirty bitmaps know nothing of what is "
+			 "lost, and are removed",
+			 p->name);
+	return parallels_outdate_extension(p, err);
 }
 
 /* ---- The header ---- */
@@ -175,15 +236,6 @@ static int copy_cluster(struct parallels_file *p, struct scan *s, uint64_t numbe
 	return 0;
 }
 
-enum { LOSS = IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
-
-static bool is_lost(const struct parallels_file *p, const struct scan *s, uint64_t number,
-		    uint64_t off)
-{
-	return off < parallels_entry_at(p->entries) ||
-	       !range_in(off, parallels_bytes_needed(p, number), s->file_bytes);
-}
-
 /*
  * Of an entry that leads out of the file. Those of which the file has nothing come first: cleared, before
  * there are copies that they would lead to, or left alone.
@@ -259,7 +311,7 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 	if (p->storage->device || p->header.extension_off)
 		return 0;
 	if (s->end > size) /* the disk's last cluster ends where the disk does */
-		return s->c->repair ? img_storage_zero(p->storage, s->end, 0, err) : 0;
+		return s->repair ? img_storage_zero(p->storage, s->end, 0, err) : 0;
 	if (s->end == size)
 		return 0;
 	if (p->marked && p->has_free_end) /* it is cut off when the image is closed */
@@ -267,9 +319,9 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 	leaked = div_round_up_u64(size - s->end, p->cluster_bytes);
 	s->c->result.leaks += leaked;
 	img_check_report(s->c, "%s %s: space leaked at the end of the image %" PRIu64,
-			 s->c->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
+			 s->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
 			 size - s->end);
-	if (!(s->c->repair & IMG_REPAIR_LEAKS))
+	if (!(s->repair & IMG_REPAIR_LEAKS))
 		return 0;
 	img_meta_forget(p->img, p->storage, round_up_u64(s->end, IMG_META_SECTOR), UINT64_MAX / 2);
 	rc = img_storage_resize(p->storage, s->end, IMG_PREALLOCATE_OFF, err);
@@ -282,15 +334,37 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 
 /* ---- All of it ---- */
 
+static int scan_file(struct parallels_file *p, struct scan *s, struct img_error *err)
+{
+	int rc = outdate_extension(p, s, err);
+
+	if (!rc)
+		rc = check_header(p, s, err);
+	if (!rc)
+		rc = check_empty(p, s, err);
+	if (!rc)
+		rc = parallels_each_entry(p, 0, p->entries, check_lost, s, err);
+	if (!rc && s->repair)
+		rc = parallels_sync(p, err);
+	if (!rc)
+		rc = parallels_each_entry(p, 0, p->entries, check_entry, s, err);
+	return rc ? rc : check_end(p, s, err);
+}
+
 int parallels_file_check(struct parallels_file *p, struct img_check *c, struct img_error *err)
 {
 	struct scan s = { .c = c,
+			  .repair = c->repair,
 			  .buffer = malloc(COPY_BYTES),
 			  .file_bytes = p->storage->size,
 			  .copying = IMG_REPAIR_ALL };
 	uint64_t cluster = p->cluster_bytes, units;
+	uint64_t before = c->result.corruptions + c->result.leaks;
+	struct img_error why = { 0 };
 	int rc = s.buffer ? parallels_find_base(p, &p->base, err) : parallels_no_memory(p, err);
 
+	if (!rc)
+		rc = judge_repair(p, &s, &why, err);
 	if (rc) {
 		free(s.buffer);
 		return rc;
@@ -300,26 +374,19 @@ int parallels_file_check(struct parallels_file *p, struct img_check *c, struct i
 	img_use_map_init(&s.used, units, cluster);
 	s.next = max_u64(p->base + units, p->data_start);
 	s.end = p->data_start;
-	rc = check_header(p, &s, err);
-	if (!rc)
-		rc = check_empty(p, &s, err);
-	if (!rc)
-		rc = parallels_each_entry(p, 0, p->entries, check_lost, &s, err);
-	if (!rc && c->repair)
-		rc = parallels_sync(p, err);
-	if (!rc)
-		rc = parallels_each_entry(p, 0, p->entries, check_entry, &s, err);
-	if (!rc)
-		rc = check_end(p, &s, err);
+	rc = scan_file(p, &s, err);
+	if (why.text && c->result.corruptions + c->result.leaks > before)
+		img_check_report(c, "ERROR %s: nothing is repaired", img_error_text(&why));
+	img_error_clear(&why);
 	c->result.image_end += s.end;
 	c->result.total_units += div_round_up_u64(p->size, cluster);
 	c->result.allocated_units += s.allocated;
 	c->result.fragmented_units += s.fragmented;
 	img_use_map_free(&s.used);
 	free(s.buffer);
-	if (!rc && c->repair)
+	if (!rc && s.repair)
 		rc = parallels_sync(p, err);
-	if (!rc && p->prepared && c->repair)
+	if (!rc && p->prepared && s.repair)
 		rc = parallels_load_alloc(p, p->data_start, err);
 	return rc;
 }

@@ -277,3 +277,28 @@ out:
 	free(pruned.bytes);
 	return rc;
 }
+
+int parallels_outdate_extension(struct parallels_file *p, struct img_error *err)
+{
+	struct parallels_header h = p->header;
+	int rc = parallels_judge_extension(p, err);
+
+	if (rc || p->extension == PARALLELS_EXTENSION_NONE)
+		return rc;
+	if (p->extension == PARALLELS_EXTENSION_DROPPED)
+		h.extension_off = 0;
+	else
+		h.in_use = PARALLELS_OPEN; /* nobody trusts it while it is changed */
+	rc = parallels_write_header(p, &h, err);
+	if (!rc)
+		rc = parallels_sync(p, err);
+	if (!rc && h.extension_off)
+		rc = parallels_prune_extension(p, err);
+	h.in_use = PARALLELS_CLOSED;
+	if (!rc && h.extension_off)
+		rc = parallels_write_header(p, &h, err);
+	if (!rc)
+		rc = parallels_sync(p, err);
+	img_meta_forget(p->img, p->storage, 0, IMG_META_SECTOR);
+	return rc;
+}

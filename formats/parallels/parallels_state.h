@@ -123,6 +123,8 @@ int parallels_check_extension(struct parallels_file *p, struct img_error *err);
 int parallels_judge_extension(struct parallels_file *p, struct img_error *err);
 /* A kept extension loses what the first write makes untrue. */
 int parallels_prune_extension(struct parallels_file *p, struct img_error *err);
+/* The file, which is not marked, is about to change in what it reads as: what tells of that goes. */
+int parallels_outdate_extension(struct parallels_file *p, struct img_error *err);
 
 /* ---- parallels_alloc.c: all of it blocking ---- */
 

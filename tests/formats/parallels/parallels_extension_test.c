@@ -337,3 +337,65 @@ Test(parallels_extension, resized)
 	holds("a", kept, 1);
 	change("a", model);
 }
+
+/* Nothing is written beside a section that forbids it, not by a repair either; all is reported. */
+Test(parallels_extension, necessary_and_damaged)
+{
+	static const struct section sections[] = { { unknown, NECESSARY, 5 }, { 0 } };
+	static const unsigned repairs[] = { 0, IMG_REPAIR_LEAKS, IMG_REPAIR_ALL,
+					    IMG_REPAIR_ALL | IMG_REPAIR_LOSS };
+	struct img_check_result r;
+	struct bytes before, after;
+
+	make_extended("a", sections, model);
+	r = check("a", IMG_REPAIR_ALL);
+	cr_assert(!r.corruptions && !r.corruptions_fixed);
+	set_entry("a", 9, 1);	 /* as the first one */
+	set_entry("a", 10, 100); /* out of the file */
+	patch_le("a", FLAGS_AT, 1, 4);
+	before = load("a");
+	for (size_t i = 0; i < COUNT(repairs); i++) {
+		r = check("a", repairs[i]);
+		cr_assert_eq(r.corruptions, 3);
+		cr_assert(!r.corruptions_fixed && !r.leaks_fixed);
+		after = load("a");
+		cr_assert(before.len == after.len && !memcmp(before.at, after.at, before.len));
+		free(after.at);
+	}
+	free(before.at);
+}
+
+/* What was lost is zeroes from now on, of which a bitmap knows nothing: it goes. Other repairs keep it. */
+Test(parallels_extension, loss)
+{
+	static const struct section bitmaps[] = { { bitmap, 0, 40 }, { 0 } };
+	static const struct section both[] = { { bitmap, 0, 40 }, { unknown, TRANSIT, 5 }, { 0 } };
+	static const uint32_t kept[] = { 5 };
+	struct img_check_result r;
+
+	for (int i = 0; i < 2; i++) {
+		make_extended("a", i ? both : bitmaps, model);
+		set_entry("a", 9, 1);
+		r = check("a", IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		cr_assert_eq(peek_le("a", EXTENSION_AT, 8), AT / SECTOR);
+		cr_assert_eq(peek_le("a", AT + 24, 8), bitmap);
+		set_entry("a", 10, 100);
+		r = check("a", IMG_REPAIR_ALL);
+		cr_assert(r.corruptions == 1 && !r.corruptions_fixed);
+		cr_assert_eq(peek_le("a", AT + 24, 8), bitmap);
+		r = check("a", IMG_REPAIR_ALL | IMG_REPAIR_LOSS);
+		cr_assert(!r.corruptions && r.corruptions_fixed == 1);
+		if (i)
+			holds("a", kept, 1);
+		else
+			gone("a");
+		cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+		cr_assert_eq(peek_le("a", EXTENSION_AT, 8), i ? AT / SECTOR : 0);
+		r = check("a", 0);
+		cr_assert(!r.corruptions && !r.leaks);
+		memcpy(model + 9 * CLUSTER, model, CLUSTER);
+		sound("a");
+		reads_as("a", model, SIZE);
+	}
+}
