@@ -44,9 +44,14 @@ static struct parallels_file *file_at(const struct img *img, uint64_t off)
 static int parallels_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 			 struct img_extent *out)
 {
+	const struct parallels *s = img->state;
 	struct parallels_file *p = file_at(img, off);
 	uint64_t within = off - p->start;
 
+	if (p->for_check && *s->parent)
+		return img_fail(img_req_error(req), -EINVAL,
+				"%s: it was opened for a check, without the snapshot that it is based on",
+				img->name);
 	len = min_u64(len, p->size - within);
 	if (!p->plain)
 		return parallels_file_map(p, req, within, len, out);
@@ -165,25 +170,22 @@ static int parallels_finish(struct img *img, struct img_error *err)
 static int parallels_set_writable(struct img *img, bool writable, struct img_error *err)
 {
 	const struct parallels *s = img->state;
-	int rc = 0;
 
-	for (size_t i = 0; i < s->count && !rc; i++)
+	if (writable)
+		return parallels_prepare_writing(img, false, err);
+	for (size_t i = 0; i < s->count; i++)
 		if (!s->files[i].plain)
-			rc = parallels_file_set_writable(&s->files[i], writable, err);
-	return rc;
+			parallels_file_set_writable(&s->files[i], false, NULL);
+	return 0;
 }
 
 /* ---- Sizes ---- */
 
-static int fail_folder(const struct img *img, struct img_error *err)
-{
-	return img_fail(err, -ENOTSUP, "%s: the disk of a folder keeps its size", img->name);
-}
-
 static int parallels_extend(struct img *img, uint64_t size, struct img_error *err)
 {
 	const struct parallels *s = img->state;
-	int rc = s->descriptor ? fail_folder(img, err) : parallels_file_extend(s->files, size, err);
+	int rc = s->descriptor ? parallels_folder_extend(img, size, err)
+			       : parallels_file_extend(s->files, size, err);
 
 	if (!rc)
 		img->size = size;
@@ -194,11 +196,29 @@ static int parallels_resize(struct img *img, uint64_t size, enum img_preallocate
 			    struct img_error *err)
 {
 	const struct parallels *s = img->state;
-	int rc = s->descriptor ? fail_folder(img, err)
-			       : parallels_file_resize(s->files, size, how, err);
+	int rc;
 
-	if (!s->descriptor)
-		img->size = s->files->size;
+	if (s->descriptor)
+		return parallels_folder_resize(img, size, how, err);
+	rc = parallels_file_resize(s->files, size, how, err);
+	img->size = s->files->size;
+	return rc;
+}
+
+/* ---- Giving up all content ---- */
+
+static int parallels_make_empty(struct img *img, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->count; i++)
+		if (s->files[i].plain)
+			return img_fail(err, -ENOTSUP,
+					"%s: %s is a plain image, which cannot be emptied", img->name,
+					s->files[i].name);
+	for (size_t i = 0; i < s->count && !rc; i++)
+		rc = parallels_file_make_empty(&s->files[i], err);
 	return rc;
 }
 
@@ -209,11 +229,13 @@ static int parallels_check(struct img *img, struct img_check *c, struct img_erro
 	const struct parallels *s = img->state;
 	int rc = 0;
 
-	for (size_t i = 0; i < s->count && !rc; i++) {
-		if (!s->files[i].plain)
-			rc = parallels_file_check(&s->files[i], c, err);
+	for (size_t i = 0; i < s->count + s->other_count && !rc; i++) {
+		struct parallels_file *p = i < s->count ? &s->files[i] : &s->others[i - s->count];
+
+		if (!p->plain)
+			rc = parallels_file_check(p, c, err);
 		else
-			c->result.image_end += s->files[i].size;
+			c->result.image_end += p->size;
 	}
 	if (!rc && c->repair && !c->result.corruptions)
 		img->dirty = false;
@@ -288,7 +310,8 @@ static void parallels_zeroing(const struct img *img, struct img_zeroing *out)
 
 const struct img_driver parallels_driver = {
 	.name = "parallels",
-	.features = IMG_DRIVER_REPORT_DIRTY_ONLY | IMG_DRIVER_VIEWS,
+	.features = IMG_DRIVER_BACKING | IMG_DRIVER_REPORT_DIRTY_ONLY | IMG_DRIVER_VIEWS |
+		    IMG_DRIVER_VIEWS_CHANGE,
 	.folder_file = PARALLELS_DESCRIPTOR_NAME,
 	.probe = parallels_probe,
 	.open = parallels_open,
@@ -305,9 +328,11 @@ const struct img_driver parallels_driver = {
 	.release = parallels_release,
 	.extend = parallels_extend,
 	.resize = parallels_resize,
+	.make_empty = parallels_make_empty,
 	.create_options = parallels_create_options,
 	.create_check = parallels_create_check,
 	.create = parallels_create,
+	.add_state = parallels_add_state,
 	.check = parallels_check,
 	.info = parallels_info,
 	.other_files = parallels_other_files,

@@ -23,7 +23,7 @@ const struct img_option parallels_create_options[] = {
 
 enum { PIECE_ENTRIES = 64 << 10 };
 
-static int make_header(const struct img_creating *c, struct parallels_header *h,
+static int make_header(const struct img_creating *c, uint64_t size, struct parallels_header *h,
 		       struct img_error *err)
 {
 	uint64_t cluster = img_options_number(c->options, "cluster_size");
@@ -35,17 +35,17 @@ static int make_header(const struct img_creating *c, struct parallels_header *h,
 				", allowed multiples of %d up to %" PRIu64,
 				c->name, cluster, PARALLELS_SECTOR, most);
 	most = min_u64(PARALLELS_DISK_BYTES_MAX, PARALLELS_ENTRIES_MAX * cluster);
-	if (c->size > most)
+	if (size > most)
 		return img_fail(err, -EFBIG,
 				"%s: size: found %" PRIu64 ", allowed up to %" PRIu64
 				" with clusters of %" PRIu64 " bytes",
-				c->name, c->size, most, cluster);
+				c->name, size, most, cluster);
 	*h = (struct parallels_header){
 		.extended = true,
 		.heads = PARALLELS_HEADS,
 		.cluster_sectors = (uint32_t)(cluster / PARALLELS_SECTOR),
-		.entries = (uint32_t)div_round_up_u64(c->size, cluster),
-		.sectors = c->size / PARALLELS_SECTOR,
+		.entries = (uint32_t)div_round_up_u64(size, cluster),
+		.sectors = size / PARALLELS_SECTOR,
 		.in_use = PARALLELS_CLOSED,
 	};
 	h->cylinders = (uint32_t)min_u64(
@@ -54,7 +54,7 @@ static int make_header(const struct img_creating *c, struct parallels_header *h,
 	start = multiple_up_u64(parallels_bat_end(h->entries), cluster);
 	if (start / PARALLELS_SECTOR > UINT32_MAX)
 		return img_fail(err, -EFBIG, "%s: size: found %" PRIu64 ", whose BAT has no room",
-				c->name, c->size);
+				c->name, size);
 	h->data_off = (uint32_t)(start / PARALLELS_SECTOR);
 	return 0;
 }
@@ -69,13 +69,29 @@ static bool is_descriptor_name(const char *name)
 int parallels_create_check(struct img_creating *c, struct img_error *err)
 {
 	struct parallels_header h;
-	int rc = make_header(c, &h, err);
+	char text[24];
+	int rc = 0;
 
+	/* as those of the disk have, unless it is said */
+	if (c->adds_state && c->backing && !img_options_has(c->options, "cluster_size")) {
+		snprintf(text, sizeof(text), "%" PRIu64, c->backing->unit_bytes);
+		rc = img_options_set(c->options, "cluster_size", text, err);
+	}
+	if (!rc)
+		rc = make_header(c, c->size, &h, err);
 	if (!rc && c->compress)
 		rc = img_fail(err, -ENOTSUP, "%s: Compression not supported for this file format",
 			      c->name);
 	if (!rc && c->device && is_descriptor_name(c->name))
 		rc = img_fail(err, -ENOTSUP, "%s: a block device holds no folder", c->name);
+	if (!rc && c->adds_state && !is_descriptor_name(c->name))
+		rc = img_fail(err, -ENOTSUP, "%s: a single file has no snapshots, only a folder has",
+			      c->name);
+	if (!rc && c->adds_state && c->preallocate != IMG_PREALLOCATE_OFF)
+		rc = img_fail(err, -ENOTSUP,
+			      "%s: preallocation: clusters that are there would hide what the disk held "
+			      "before",
+			      c->name);
 	if (!rc && c->device && c->preallocate != IMG_PREALLOCATE_OFF)
 		rc = img_fail(err, -ENOTSUP,
 			      "%s: preallocation: a block device has its size already", c->name);
@@ -127,9 +143,8 @@ static int create_file(const struct img_creating *c, struct img_storage *s,
 
 /* ---- A folder, which is there: its DiskDescriptor.xml is the image that is made ---- */
 
-/* The name of the file with the data: after the folder, if that has a name that all programs take.
- */
-static char *name_file(const char *descriptor)
+/* The name of a file with data: after the folder, if that has a name that all programs take. */
+static char *name_file(const char *descriptor, size_t number, const char *guid)
 {
 	size_t end = strlen(descriptor) - strlen(PARALLELS_DESCRIPTOR_NAME), start;
 	const char *folder = "disk.hdd";
@@ -147,13 +162,36 @@ static char *name_file(const char *descriptor)
 		folder = descriptor + start;
 		len = (int)(end - start);
 	}
-	return asprintf(&name, "%.*s.0.%s.hds", len, folder, parallels_top_guid) < 0 ? NULL : name;
+	return asprintf(&name, "%.*s.%zu.%s.hds", len, folder, number, guid) < 0 ? NULL : name;
+}
+
+int parallels_create_part(struct img_creating *c, size_t number, uint64_t bytes, char **name,
+			  struct img_error *err)
+{
+	char guid[IMG_GUID_CHARS + 1], braced[IMG_GUID_CHARS + 3];
+	uint8_t random[IMG_GUID_BYTES];
+	struct parallels_header h;
+	struct img_storage *s;
+	int rc = make_header(c, bytes, &h, err);
+
+	/* no file that was ever here has it */
+	if (!rc)
+		rc = img_guid_new((const uint64_t[2]){ 0, 0 }, "file", random, err);
+	if (rc)
+		return rc;
+	img_guid_print(random, guid);
+	snprintf(braced, sizeof(braced), "{%s}", guid);
+	*name = name_file(c->name, number, braced);
+	if (!*name)
+		return img_fail(err, -ENOMEM, "%s: out of memory", c->name);
+	rc = c->create_file(c, *name, &s, err);
+	return rc ? rc : create_file(c, s, &h, err);
 }
 
 static int create_folder(struct img_creating *c, const struct parallels_header *h,
 			 struct img_error *err)
 {
-	char *name = name_file(c->name), *text = NULL;
+	char *name = name_file(c->name, 0, parallels_top_guid), *text = NULL;
 	struct img_storage *s;
 	int rc = -ENOMEM;
 
@@ -176,7 +214,7 @@ static int create_folder(struct img_creating *c, const struct parallels_header *
 int parallels_create(struct img_creating *c, struct img_error *err)
 {
 	struct parallels_header h;
-	int rc = make_header(c, &h, err);
+	int rc = make_header(c, c->size, &h, err);
 
 	if (rc)
 		return rc;

@@ -39,7 +39,7 @@ bool parallels_is_descriptor(const char *head, size_t len)
 /* The text of a child element; *out NULL: there is none. */
 static int child_text(const xmlNode *parent, const char *name, char **out, struct img_error *err)
 {
-	const xmlNode *e = parallels_xml_find(parent->children, name);
+	xmlNode *e = parallels_xml_find(parent->children, name);
 
 	*out = e ? parallels_xml_text(e) : NULL;
 	return e && !*out ? no_memory(err) : 0;
@@ -101,7 +101,7 @@ static size_t count_children(const xmlNode *parent, const char *name)
 {
 	size_t n = 0;
 
-	for (const xmlNode *e = parent->children; (e = parallels_xml_find(e, name)); e = e->next)
+	for (xmlNode *e = parent->children; (e = parallels_xml_find(e, name)); e = e->next)
 		n++;
 	return n;
 }
@@ -112,7 +112,7 @@ static int parse_parameters(const xmlNode *root, struct parallels_descriptor *d,
 			    struct img_error *err)
 {
 	static const char none[] = "00000000-0000-0000-0000-000000000000";
-	const xmlNode *e = parallels_xml_find(root->children, "Disk_Parameters"), *encryption;
+	xmlNode *e = parallels_xml_find(root->children, "Disk_Parameters"), *encryption;
 	uint64_t padding = 0, sector = PARALLELS_SECTOR;
 	char *engine = NULL;
 	int rc;
@@ -187,7 +187,7 @@ static int parse_part(const xmlNode *e, struct parallels_part *out, struct img_e
 	if (count_children(e, "Image") > PARALLELS_SNAPSHOTS_MAX)
 		return img_fail(err, -ENOTSUP, "line %ld: more than %d images in a storage",
 				(long)e->line, PARALLELS_SNAPSHOTS_MAX);
-	for (const xmlNode *i = e->children; !rc && (i = parallels_xml_find(i, "Image"));
+	for (xmlNode *i = e->children; !rc && (i = parallels_xml_find(i, "Image"));
 	     i = i->next) {
 		struct parallels_image *more = grow(out->images, out->count, sizeof(*more));
 
@@ -208,7 +208,7 @@ static int by_start(const void *a, const void *b)
 
 static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, struct img_error *err)
 {
-	const xmlNode *data = parallels_xml_find(root->children, "StorageData");
+	xmlNode *data = parallels_xml_find(root->children, "StorageData");
 	uint64_t end = 0;
 	int rc = 0;
 
@@ -217,7 +217,7 @@ static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, stru
 	if (count_children(data, "Storage") > PARALLELS_STORAGES_MAX)
 		return img_fail(err, -ENOTSUP, "StorageData: more than %d storages",
 				PARALLELS_STORAGES_MAX);
-	for (const xmlNode *e = data->children; !rc && (e = parallels_xml_find(e, "Storage"));
+	for (xmlNode *e = data->children; !rc && (e = parallels_xml_find(e, "Storage"));
 	     e = e->next) {
 		struct parallels_part *more = grow(d->parts, d->part_count, sizeof(*more));
 
@@ -251,7 +251,7 @@ static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, stru
 static int parse_snapshots(const xmlNode *root, struct parallels_descriptor *d,
 			   struct img_error *err)
 {
-	const xmlNode *list = parallels_xml_find(root->children, "Snapshots");
+	xmlNode *list = parallels_xml_find(root->children, "Snapshots");
 	int rc = 0;
 
 	img_guid_parse(parallels_top_guid, strlen(parallels_top_guid), d->top);
@@ -261,7 +261,7 @@ static int parse_snapshots(const xmlNode *root, struct parallels_descriptor *d,
 		rc = child_guid(list, "TopGUID", d->top, err);
 	if (!rc && count_children(list, "Shot") > PARALLELS_SNAPSHOTS_MAX)
 		rc = img_fail(err, -ENOTSUP, "Snapshots: more than %d", PARALLELS_SNAPSHOTS_MAX);
-	for (const xmlNode *e = list->children; !rc && (e = parallels_xml_find(e, "Shot"));
+	for (xmlNode *e = list->children; !rc && (e = parallels_xml_find(e, "Shot"));
 	     e = e->next) {
 		struct parallels_snapshot *more = grow(d->snapshots, d->snapshot_count,
 						       sizeof(*more));
@@ -316,7 +316,7 @@ static int check_snapshots(const struct parallels_descriptor *d, struct img_erro
 int parallels_descriptor_parse(const char *text, size_t len, struct parallels_descriptor *out,
 			       struct img_error *err)
 {
-	const xmlNode *root;
+	xmlNode *root;
 	xmlDoc *doc;
 	int rc;
 

@@ -68,6 +68,24 @@ const struct parallels_snapshot *parallels_find_snapshot(const struct parallels_
 char *parallels_descriptor_text(uint64_t sectors, uint32_t cluster_sectors, uint32_t cylinders,
 				const char *file);
 
+/* ---- parallels_edit.c: changes; what they do not know of stays as it is ---- */
+
+/*
+ * Another size of the disk, which is that of the last storage in another size: *out is the new text, malloc'd.
+ * text is what d was parsed from. -EUCLEAN, -EFBIG: it would be longer than can be read.
+ */
+int parallels_descriptor_resize(const char *text, size_t len, const struct parallels_descriptor *d,
+				uint64_t sectors, char **out, size_t *out_len,
+				struct img_error *err);
+/*
+ * The present state becomes the snapshot of another GUID, older, and one that is based on it takes its GUID. files:
+ * the expanding image that each part has of that.
+ */
+int parallels_descriptor_add_snapshot(const char *text, size_t len,
+				      const struct parallels_descriptor *d,
+				      const uint8_t older[IMG_GUID_BYTES], char *const *files,
+				      char **out, size_t *out_len, struct img_error *err);
+
 /* The GUID of a disk without snapshots. */
 extern const char parallels_top_guid[];
 

@@ -92,15 +92,14 @@ static int choose_snapshot(struct img *img, const struct parallels *s, const str
 	return 0;
 }
 
-/* What is below it. */
-static int set_parent(struct img *img, struct parallels *s, const uint8_t guid[IMG_GUID_BYTES],
-		      struct img_error *err)
+/* What is below it. A check has all snapshots as files of one image, and nothing below. */
+static int set_parent(struct img *img, struct parallels *s, bool for_check, struct img_error *err)
 {
-	const struct parallels_snapshot *shot = parallels_find_snapshot(s->descriptor, guid);
+	const struct parallels_snapshot *shot = parallels_find_snapshot(s->descriptor, s->guid);
 	char text[IMG_GUID_CHARS + 1];
 
 	if (!shot && s->descriptor->snapshot_count) {
-		img_guid_print(guid, text);
+		img_guid_print(s->guid, text);
 		return img_fail(err, -EUCLEAN,
 				"%s: the top snapshot %s is not among the %zu that are listed",
 				img->name, text, s->descriptor->snapshot_count);
@@ -108,7 +107,8 @@ static int set_parent(struct img *img, struct parallels *s, const uint8_t guid[I
 	if (!shot || img_guid_is_zero(shot->parent))
 		return 0;
 	img_guid_print(shot->parent, s->parent);
-	img->backing_view.id = s->parent;
+	if (!for_check)
+		img->backing_view.id = s->parent;
 	return 0;
 }
 
@@ -122,13 +122,30 @@ static int open_plain(struct parallels_file *p, uint64_t bytes, struct img_error
 	return 0;
 }
 
-static int open_part(struct img *img, struct parallels *s, struct img_opening *o, size_t number,
-		     const uint8_t guid[IMG_GUID_BYTES], struct img_error *err)
+/* The file of s that has the bytes of storage; NULL: none. */
+static const struct parallels_file *find_same(const struct parallels *s,
+					      const struct img_storage *storage)
+{
+	for (size_t i = 0; storage->identity && i < s->count + s->other_count; i++) {
+		const struct parallels_file *p = i < s->count ? &s->files[i]
+							      : &s->others[i - s->count];
+
+		if (p->storage->identity && !strcmp(p->storage->identity, storage->identity))
+			return p;
+	}
+	return NULL;
+}
+
+/* What snapshot guid has of storage number becomes *p, which is counted in *count then. */
+static int open_part(struct img *img, const struct parallels *s, struct img_opening *o, size_t number,
+		     const uint8_t guid[IMG_GUID_BYTES], struct parallels_file *p, size_t *count,
+		     struct img_error *err)
 {
 	const struct parallels_part *part = &s->descriptor->parts[number];
 	const struct parallels_image *image = parallels_find_image(part, guid);
+	const struct parallels_snapshot *shot = parallels_find_snapshot(s->descriptor, guid);
 	uint64_t bytes = (part->end - part->start) * PARALLELS_SECTOR;
-	struct parallels_file *p = &s->files[number];
+	const struct parallels_file *same;
 	char text[IMG_GUID_CHARS + 1], what[40];
 	int rc;
 
@@ -138,24 +155,27 @@ static int open_part(struct img *img, struct parallels *s, struct img_opening *o
 		return img_fail(err, -EUCLEAN, "%s: %s: no image of snapshot %s", img->name, what,
 				text);
 	}
-	if (image->plain && *s->parent)
+	if (image->plain && shot && !img_guid_is_zero(shot->parent)) {
+		img_guid_print(shot->parent, text);
 		return img_fail(
 			err, -EUCLEAN,
 			"%s: %s: a plain image is based on snapshot %s, which only an expanding one can be",
-			img->name, what, s->parent);
+			img->name, what, text);
+	}
 	rc = o->reference(o, image->file, what, &p->storage, err);
 	if (rc)
 		return rc;
-	s->count = number + 1;
+	same = find_same(s, p->storage);
+	(*count)++;
 	p->img = img;
 	p->name = p->storage->name;
 	p->start = part->start * PARALLELS_SECTOR;
 	p->plain = image->plain;
-	for (size_t i = 0; i < number; i++)
-		if (p->storage->identity && s->files[i].storage->identity &&
-		    !strcmp(p->storage->identity, s->files[i].storage->identity))
-			return img_fail(err, -EUCLEAN, "%s: %s: %s is storage %zu already",
-					img->name, what, p->name, i);
+	if (same)
+		return img_fail(err, -EUCLEAN,
+				"%s: %s: %s is named for another part of the disk, or another "
+				"snapshot, already",
+				img->name, what, p->name);
 	if (p->plain)
 		return open_plain(p, bytes, err);
 	rc = parallels_file_open(p, o->for_check, err);
@@ -175,43 +195,106 @@ static int open_part(struct img *img, struct parallels *s, struct img_opening *o
 	return 0;
 }
 
-/* One unit for all: whole units of the disk are whole clusters of a file. */
-static int check_units(struct img *img, const struct parallels *s, struct img_error *err)
+/* A check is of all snapshots: each is a state of the disk. */
+static int open_others(struct img *img, struct parallels *s, struct img_opening *o,
+		       struct img_error *err)
 {
-	const struct parallels_file *first = NULL;
+	const struct parallels_descriptor *d = s->descriptor;
+	int rc = 0;
 
+	s->others = calloc(d->snapshot_count * d->part_count + 1, sizeof(*s->others));
+	if (!s->others)
+		return no_memory(img, err);
+	for (size_t i = 0; i < d->snapshot_count; i++) {
+		const uint8_t *guid = d->snapshots[i].guid;
+
+		if (img_guid_equal(guid, s->guid))
+			continue;
+		for (size_t part = 0; part < d->part_count && !rc; part++)
+			rc = open_part(img, s, o, part, guid, &s->others[s->other_count],
+				       &s->other_count, err);
+	}
+	return rc;
+}
+
+/* ---- Writing to a folder ---- */
+
+/* Is the snapshot of that GUID based on below, at whatever depth, or it itself? */
+static bool is_based_on(const struct parallels_descriptor *d, const uint8_t guid[IMG_GUID_BYTES],
+			const uint8_t below[IMG_GUID_BYTES])
+{
+	const struct parallels_snapshot *s = parallels_find_snapshot(d, guid);
+
+	while (s && !img_guid_equal(s->guid, below)) /* the parser saw that each line ends */
+		s = img_guid_is_zero(s->parent) ? NULL : parallels_find_snapshot(d, s->parent);
+	return s;
+}
+
+/* What is written to a snapshot shows in all that are based on it. */
+static int check_line(const struct img *img, const struct parallels *s, struct img_error *err)
+{
+	const struct parallels_descriptor *d = s->descriptor;
+
+	for (size_t i = 0; i < d->snapshot_count; i++) {
+		const uint8_t *guid = d->snapshots[i].guid;
+		char own[IMG_GUID_CHARS + 1], other[IMG_GUID_CHARS + 1];
+
+		if (!is_based_on(d, guid, s->guid) || is_based_on(d, d->top, guid) ||
+		    img_guid_equal(guid, s->guid))
+			continue;
+		img_guid_print(s->guid, own);
+		img_guid_print(guid, other);
+		return img_fail(err, -EBUSY,
+				"%s: snapshot %s cannot be written to: snapshot %s, which is no part of "
+				"the present state, is based on it and would change",
+				img->name, own, other);
+	}
+	return 0;
+}
+
+/* One unit for all: whole units of the disk are whole clusters of a file. */
+static int check_units(const struct img *img, const struct parallels *s, struct img_error *err)
+{
 	for (size_t i = 0; i < s->count; i++) {
 		const struct parallels_file *p = &s->files[i];
 
-		if (!p->cluster_bytes) /* plain */
-			continue;
-		if (!first)
-			first = p;
-		if (img->writable &&
-		    (p->cluster_bytes != first->cluster_bytes || p->start % p->cluster_bytes))
+		if (!p->plain &&
+		    (p->cluster_bytes != img->unit_bytes || p->start % p->cluster_bytes))
 			return img_fail(err, -ENOTSUP,
 					"%s: storage %zu: clusters of %" PRIu64
 					" bytes from %" PRIu64 " on, expected of %" PRIu64
 					" and from a multiple of that: the "
 					"disk can only be read",
-					img->name, i, p->cluster_bytes, p->start,
-					first->cluster_bytes);
+					img->name, i, p->cluster_bytes, p->start, img->unit_bytes);
 	}
-	img->unit_bytes = first ? first->cluster_bytes : PLAIN_UNIT_BYTES;
 	return 0;
+}
+
+int parallels_prepare_writing(struct img *img, bool for_check, struct img_error *err)
+{
+	const struct parallels *s = img->state;
+	int rc = 0;
+
+	if (s->descriptor && !for_check) /* a check looks at each file by itself */
+		rc = check_units(img, s, err);
+	if (!rc && s->descriptor && !for_check)
+		rc = check_line(img, s, err);
+	for (size_t i = 0; i < s->count && !rc; i++)
+		if (!s->files[i].plain)
+			rc = parallels_file_set_writable(&s->files[i], true, err);
+	return rc;
 }
 
 static int open_folder(struct img *img, struct parallels *s, struct img_opening *o,
 		       struct img_error *err)
 {
 	const struct parallels_descriptor *d;
-	uint8_t guid[IMG_GUID_BYTES];
 	int rc = read_descriptor(img, s, err);
 
 	if (!rc)
-		rc = choose_snapshot(img, s, &o->view, guid, err);
+		rc = choose_snapshot(img, s, &o->view, s->guid, err);
 	if (!rc)
-		rc = set_parent(img, s, guid, err);
+		rc = set_parent(img, s, o->for_check, err);
 	if (rc)
 		return rc;
 	d = s->descriptor;
@@ -225,8 +308,16 @@ static int open_folder(struct img *img, struct parallels *s, struct img_opening 
 	if (!s->files)
 		return no_memory(img, err);
 	for (size_t i = 0; i < d->part_count && !rc; i++)
-		rc = open_part(img, s, o, i, guid, err);
-	return rc ? rc : check_units(img, s, err);
+		rc = open_part(img, s, o, i, s->guid, &s->files[i], &s->count, err);
+	if (!rc && o->for_check)
+		rc = open_others(img, s, o, err);
+	if (rc)
+		return rc;
+	img->unit_bytes = PLAIN_UNIT_BYTES;
+	for (size_t i = s->count; i; i--)
+		if (!s->files[i - 1].plain)
+			img->unit_bytes = s->files[i - 1].cluster_bytes;
+	return 0;
 }
 
 /* ---- Both ---- */
@@ -241,9 +332,12 @@ void parallels_close(struct img *img)
 		if (s->descriptor)
 			img_storage_close(s->files[i].storage);
 	}
+	for (size_t i = 0; i < s->other_count; i++)
+		img_storage_close(s->others[i].storage);
 	if (s->descriptor)
 		parallels_descriptor_free(s->descriptor);
 	free(s->descriptor);
+	free(s->others);
 	free(s->files);
 	free(s);
 	img->state = NULL;
@@ -266,9 +360,8 @@ int parallels_open(struct img *img, struct img_opening *o, struct img_error *err
 		rc = open_folder(img, s, o, err);
 	else
 		rc = open_single(img, s, o, err);
-	for (size_t i = 0; !rc && img->writable && i < s->count; i++)
-		if (!s->files[i].plain)
-			rc = parallels_file_set_writable(&s->files[i], true, err);
+	if (!rc && img->writable)
+		rc = parallels_prepare_writing(img, o->for_check, err);
 	if (rc)
 		parallels_close(img);
 	return rc;

@@ -169,3 +169,20 @@ int parallels_file_resize(struct parallels_file *p, uint64_t size, enum img_prea
 	p->has_free_end = true;
 	return rc;
 }
+
+/* ---- Giving up all content ---- */
+
+int parallels_file_make_empty(struct parallels_file *p, struct img_error *err)
+{
+	int rc;
+
+	if (!p->prepared)
+		return img_fail(err, -EINVAL, "%s: it was opened for a check only", p->name);
+	rc = parallels_clear_entries(p, 0, p->entries, err);
+	if (!rc)
+		rc = parallels_sync(p, err);
+	if (!rc)
+		rc = parallels_load_alloc(p, p->data_start, err);
+	p->has_free_end = true; /* cut off when the image is closed */
+	return rc;
+}

@@ -6,6 +6,7 @@
  *   parallels_descriptor.c  DiskDescriptor.xml
  *   parallels_xml.c         libxml2, loaded for that
  *   parallels_create.c      new images
+ *   parallels_folder.c      another size of a folder's disk, one more snapshot
  *
  * of one file:
  *
@@ -63,7 +64,10 @@ struct parallels {
 	struct parallels_file
 		*files; /* one behind the other; none where only the folder is looked at */
 	size_t count;
+	struct parallels_file *others; /* of a check: the files of all other snapshots, in any order */
+	size_t other_count;
 	struct parallels_descriptor *descriptor; /* of a folder; NULL: the image is one file */
+	uint8_t guid[IMG_GUID_BYTES];		 /* of a folder: the snapshot that is shown */
 	char parent[IMG_GUID_CHARS + 1];	 /* the snapshot below; "": none */
 };
 
@@ -91,6 +95,11 @@ static inline int parallels_no_memory(const struct parallels_file *p, struct img
 
 int parallels_open(struct img *img, struct img_opening *o, struct img_error *err);
 void parallels_close(struct img *img);
+/*
+ * The image is open for writing, or becomes so. -ENOTSUP: the clusters of a folder's files do not fit
+ * together; -EBUSY: other snapshots than the present state are based on it; ...
+ */
+int parallels_prepare_writing(struct img *img, bool for_check, struct img_error *err);
 
 /* ---- parallels_file.c: all of it blocking ---- */
 
@@ -168,10 +177,23 @@ void parallels_file_release(struct parallels_file *p, uint64_t file_off, uint64_
 int parallels_file_extend(struct parallels_file *p, uint64_t size, struct img_error *err);
 int parallels_file_resize(struct parallels_file *p, uint64_t size, enum img_preallocate how,
 			  struct img_error *err);
+/* Durably give up all clusters. -EINVAL: opened for a check. */
+int parallels_file_make_empty(struct parallels_file *p, struct img_error *err);
 int parallels_file_check(struct parallels_file *p, struct img_check *c, struct img_error *err);
+
+/* ---- parallels_folder.c: as the driver's entries ---- */
+
+int parallels_folder_extend(struct img *img, uint64_t size, struct img_error *err);
+int parallels_folder_resize(struct img *img, uint64_t size, enum img_preallocate how,
+			    struct img_error *err);
+int parallels_add_state(struct img *img, struct img_creating *c, char **text, size_t *len,
+			struct img_error *err);
 
 extern const struct img_option parallels_create_options[];
 int parallels_create_check(struct img_creating *c, struct img_error *err);
 int parallels_create(struct img_creating *c, struct img_error *err);
+/* A further file, empty, for storage number of the folder that c->name lies in: *name, malloc'd. */
+int parallels_create_part(struct img_creating *c, size_t number, uint64_t bytes, char **name,
+			  struct img_error *err);
 
 #endif

@@ -18,6 +18,10 @@ static struct {
 	__typeof__(&xmlDocGetRootElement) root;
 	__typeof__(&xmlGetLastError) last_error;
 	__typeof__(&xmlResetLastError) reset_error;
+	__typeof__(&xmlNewTextChild) add;
+	__typeof__(&xmlNodeSetContent) set_content;
+	__typeof__(&xmlNodeAddContent) add_content;
+	__typeof__(&xmlDocDumpMemoryEnc) print;
 	bool complete;
 } library;
 
@@ -44,6 +48,10 @@ static void load_library(void)
 	LOAD(root, "xmlDocGetRootElement")
 	LOAD(last_error, "xmlGetLastError")
 	LOAD(reset_error, "xmlResetLastError")
+	LOAD(add, "xmlNewTextChild")
+	LOAD(set_content, "xmlNodeSetContent")
+	LOAD(add_content, "xmlNodeAddContent")
+	LOAD(print, "xmlDocDumpMemoryEnc")
 #undef LOAD
 	if (library.complete)
 		library.init();
@@ -75,7 +83,7 @@ static int fail_parse(struct img_error *err)
 			(int)(len < 200 ? len : 200), e->message);
 }
 
-int parallels_xml_parse(const char *text, size_t len, xmlDoc **out, const xmlNode **root,
+int parallels_xml_parse(const char *text, size_t len, xmlDoc **out, xmlNode **root,
 			struct img_error *err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -109,7 +117,7 @@ void parallels_xml_free(xmlDoc *doc)
 		library.free(doc);
 }
 
-const xmlNode *parallels_xml_find(const xmlNode *child, const char *name)
+xmlNode *parallels_xml_find(xmlNode *child, const char *name)
 {
 	while (child &&
 	       (child->type != XML_ELEMENT_NODE || strcmp((const char *)child->name, name) != 0))
@@ -147,4 +155,30 @@ char *parallels_xml_text(const xmlNode *element)
 	memmove(text, text + start, len - start);
 	text[len - start] = '\0';
 	return text;
+}
+
+xmlNode *parallels_xml_add(xmlNode *parent, const char *name, const char *text)
+{
+	return library.add(parent, NULL, (const xmlChar *)name, (const xmlChar *)text);
+}
+
+int parallels_xml_set(xmlNode *parent, const char *name, const char *text)
+{
+	xmlNode *e = parallels_xml_find(parent->children, name);
+
+	if (!e)
+		return parallels_xml_add(parent, name, text) ? 0 : -ENOMEM;
+	library.set_content(e, NULL);
+	library.add_content(e, (const xmlChar *)text); /* which takes it as it is */
+	return e->children ? 0 : -ENOMEM;
+}
+
+char *parallels_xml_print(xmlDoc *doc, size_t *len)
+{
+	xmlChar *text = NULL;
+	int bytes = 0;
+
+	library.print(doc, &text, &bytes, "UTF-8");
+	*len = (size_t)bytes;
+	return (char *)text; /* libxml2 allocates by malloc() unless it is told otherwise */
 }

@@ -297,14 +297,15 @@ struct img_opening {
 /* ---- Creating ---- */
 
 struct img_creating {
-	const char *name;	  /* the final path; for messages and names inside the image */
-	struct img_storage *file; /* empty (a device: with old content), writable */
-	uint64_t size;		  /* guest bytes, a multiple of 512 */
-	const struct img_options *options;
+	const char *name;	     /* the final path; for messages and names inside the image */
+	struct img_storage *file;    /* empty (a device: with old content), writable */
+	uint64_t size;		     /* guest bytes, a multiple of 512 */
+	struct img_options *options; /* create_check() may set what was not given */
 	enum img_preallocate preallocate;
 	const char *backing_name;   /* NULL: none */
 	const char *backing_format; /* NULL: not known */
 	const struct img *backing;  /* that image, open; NULL: none, or it was not to be looked at */
+	bool adds_state;	    /* the backing file is the image itself: see add_state() */
 	bool pipe;		    /* for sink(): what comes out cannot be gone back to */
 	bool device;		    /* file is, or will be, a block device */
 	bool compress;		    /* what is written to the new image will be compressed */
@@ -439,7 +440,9 @@ enum {
 	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
 	   are written as they are. */
 	IMG_DRIVER_COMPRESS_SINK = 1 << 5,
-	IMG_DRIVER_VIEWS = 1 << 7,	    /* open() heeds its view */
+	IMG_DRIVER_VIEWS = 1 << 7, /* open() heeds its view */
+	/* A view that another one is based on can be written to, as far as set_writable() takes it. */
+	IMG_DRIVER_VIEWS_CHANGE = 1 << 11,
 	IMG_DRIVER_KEEP_ALLOCATED = 1 << 6, /* heeds img->keep_allocated; open() refuses where it cannot */
 	/* set_backing() needs the image that is named, open: what stands in it is stored beside the name. */
 	IMG_DRIVER_BACKING_KNOWN = 1 << 8,
@@ -605,6 +608,15 @@ struct img_driver {
 	/* Optional: complete defaults that depend on others, refuse combinations, before any file is made. */
 	int (*create_check)(struct img_creating *c, struct img_error *err);
 	int (*create)(struct img_creating *c, struct img_error *err);
+	/*
+	 * Optional: formats whose present state can be based on one that the same image keeps. Blocking. img is the
+	 * image that c names, open for writing, and its own backing file: its present state is to become an
+	 * older one, and an empty one is to be based on it. Have c->create_file() make the files of that,
+	 * and tell what the main file has to hold for it: *text, malloc'd, *len bytes. img stays as it is; who
+	 * calls writes the text, as a whole, when the files are complete. Such a format has no other backing files.
+	 */
+	int (*add_state)(struct img *img, struct img_creating *c, char **text, size_t *len,
+			 struct img_error *err);
 
 	/*
 	 * Optional. Create as a stream: is it one with these options? Then *out writes to `to`, which

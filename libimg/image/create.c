@@ -209,43 +209,42 @@ out:
 	return rc;
 }
 
-static int create_begin(const char *path, const struct img_create_options *options, struct img **out,
-			struct img_error *err)
+/* Make it by r, which is clear afterwards. name: for messages. */
+static int make(struct img_create_settings *r, const char *name,
+		const struct img_create_options *options, struct img **out, struct img_error *err)
 {
-	const char *plain;
 	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
 	struct img_context_opening how = { .io = options->io };
 	struct img_storage *file;
 	struct making making;
-	struct img_create_settings r;
 	struct img *img = NULL;
-	int rc;
+	char **replaced = NULL;
+	int rc = img_folder_list(r->path, r->driver, &replaced, err);
 
-	plain = plain_path(path);
-	rc = img_create_settings_init(&r, plain, options, err);
-	if (rc)
-		return rc;
-	rc = img_storage_create_file(plain, img_storage_flags(flags), &file, err);
+	if (!rc)
+		rc = img_storage_create_file(r->path, img_storage_flags(flags), &file, err);
 	if (rc)
 		goto out;
-	img_storage_set_attributes(file, &r.attributes);
-	rc = img_context_new(file, path, plain, r.gate, flags, &img, err);
+	img_storage_set_attributes(file, &r->attributes);
+	rc = img_context_new(file, name, r->path, r->gate, flags, &img, err);
 	if (rc)
 		goto out;
 	img->context->unpublished = true;
-	img->parent = r.backing;
-	if (r.backing)
-		r.backing->context->above = img;
-	r.backing = NULL; /* closed with img from here on */
+	img->context->replaced = replaced;
+	replaced = NULL;
+	img->parent = r->backing;
+	if (r->backing)
+		r->backing->context->above = img;
+	r->backing = NULL; /* closed with img from here on */
 
-	making = (struct making){ .base = r.creating, .img = img, .attributes = &r.attributes };
+	making = (struct making){ .base = r->creating, .img = img, .attributes = &r->attributes };
 	making.base.file = file;
 	making.base.create_file = create_further_file;
 	making.base.backing = img->parent;
-	rc = r.driver->create(&making.base, err);
+	rc = r->driver->create(&making.base, err);
 	img->made = true;
 	if (!rc)
-		rc = img_context_open(img, r.driver, &how, err);
+		rc = img_context_open(img, r->driver, &how, err);
 	img->compress_level = making.base.compress_level;
 	if (!rc && img->parent && img->driver->parent_opened)
 		rc = img->driver->parent_opened(img, err);
@@ -254,25 +253,66 @@ static int create_begin(const char *path, const struct img_create_options *optio
 	*out = img;
 	img = NULL;
 out:
+	img_folder_list_free(replaced);
 	img_context_close(img, NULL);
-	img_create_settings_clear(&r);
+	img_create_settings_clear(r);
 	return rc;
+}
+
+/* All that can be known before anything is made. On success r is to be cleared. */
+static int prepare(const char *path, const struct img_create_options *options,
+		   struct img_create_settings *r, struct img_error *err)
+{
+	int rc = img_check_create_options(path, options, err);
+
+	return rc ? rc : img_create_settings_init(r, plain_path(path), options, err);
 }
 
 int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
 		     struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	char *inside = NULL;
-	int rc = img_check_create_options(path, options, err);
+	struct img_create_settings r;
+	int rc = prepare(path, options, &r, err);
 
-	if (!rc && options->format)
-		rc = img_folder_create_path(plain_path(path), img_driver_named(options->format),
-					    &inside, err);
-	if (!rc)
-		rc = create_begin(inside ? inside : path, options, out, err);
-	free(inside);
+	if (rc)
+		return rc;
+	if (!r.creating.adds_state)
+		return make(&r, strcmp(r.path, plain_path(path)) ? r.path : path, options, out,
+			    err);
+	rc = img_fail(err, -ENOTSUP,
+		      "%s: it is its own backing file: a new state of it is made empty, by img_create()",
+		      r.path);
+	img_create_settings_clear(&r);
 	return rc;
+}
+
+/* The further files get their names, all or none new. *done: how many have theirs. */
+static int publish_further(struct img *img, size_t *done, struct img_error *err)
+{
+	struct img_context *context = img->context;
+	int rc = 0;
+
+	for (*done = 0; !rc && *done < context->created_count;) {
+		struct img_created *c = &context->created[*done];
+		struct stat st;
+
+		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
+		rc = img_storage_publish(c->storage, !img->unsafe, err);
+		if (!rc)
+			(*done)++;
+	}
+	return rc;
+}
+
+/* The main file did not follow. */
+static void unpublish_further(struct img *img, size_t done)
+{
+	struct img_context *context = img->context;
+
+	while (done--)
+		if (!context->created[done].replaces)
+			unlink(context->created[done].path);
 }
 
 /*
@@ -281,25 +321,29 @@ int img_create_begin(const char *path, const struct img_create_options *options,
  */
 static int publish_files(struct img *img, struct img_error *err)
 {
-	struct img_context *context = img->context;
-	size_t done = 0;
-	int rc = 0;
+	size_t done;
+	int rc = publish_further(img, &done, err);
 
-	while (!rc && done < context->created_count) {
-		struct img_created *c = &context->created[done];
-		struct stat st;
-
-		c->replaces = !lstat(c->path, &st) || errno != ENOENT;
-		rc = img_storage_publish(c->storage, !img->unsafe, err);
-		if (!rc)
-			done++;
-	}
 	if (!rc)
 		rc = img_storage_publish(img->file, !img->unsafe, err);
-	while (rc && done--)
-		if (!context->created[done].replaces)
-			unlink(context->created[done].path);
+	if (rc)
+		unpublish_further(img, done);
 	return rc;
+}
+
+/* What the image before named, and this one does not. */
+static void remove_replaced(struct img *img)
+{
+	struct img_context *context = img->context;
+
+	for (char **path = context->replaced; path && *path; path++) {
+		bool kept = false;
+
+		for (size_t i = 0; i < context->created_count; i++)
+			kept |= !strcmp(*path, context->created[i].path);
+		if (!kept)
+			img_folder_remove_file(*path);
+	}
 }
 
 int img_publish(struct img *img, struct img_error *err)
@@ -326,15 +370,61 @@ int img_publish(struct img *img, struct img_error *err)
 	if (rc)
 		return rc;
 	context->unpublished = false;
+	remove_replaced(img);
 	return 0;
+}
+
+/* ---- A new state of an image that is there ---- */
+
+static int add_state(struct img_create_settings *r, const struct img_create_options *options,
+		     struct img_error *err)
+{
+	const struct img_open_options how = {
+		.format = r->driver->name,
+		.references = options->references,
+		.flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE,
+		.io = options->io,
+	};
+	struct making making;
+	struct img *img = NULL;
+	char *text = NULL;
+	size_t len, done = 0;
+	int rc;
+
+	img_context_close(r->backing, NULL); /* which is that image, open for reading */
+	r->backing = NULL;
+	rc = img_open(r->path, &how, &img, err);
+	if (rc)
+		return rc;
+	making = (struct making){ .base = r->creating, .img = img, .attributes = &r->attributes };
+	making.base.file = img->file;
+	making.base.create_file = create_further_file;
+	making.base.backing = img;
+	rc = img->driver->add_state(img, &making.base, &text, &len, err);
+	if (!rc)
+		rc = publish_further(img, &done, err);
+	if (!rc)
+		rc = img_storage_replace(img->file, text, len, !img->unsafe, err);
+	if (rc)
+		unpublish_further(img, done);
+	free(text);
+	img_context_close(img, NULL); /* it was not written to */
+	return rc;
 }
 
 int img_create(const char *path, const struct img_create_options *options, struct img_error *err)
 {
+	struct img_create_settings r;
 	struct img *img;
-	int rc, closed;
+	int rc = prepare(path, options, &r, err), closed;
 
-	rc = img_create_begin(path, options, &img, err);
+	if (!rc && r.creating.adds_state) {
+		rc = add_state(&r, options, err);
+		img_create_settings_clear(&r);
+		return rc;
+	}
+	if (!rc)
+		rc = make(&r, strcmp(r.path, plain_path(path)) ? r.path : path, options, &img, err);
 	if (rc)
 		return rc;
 	rc = img_publish(img, err);

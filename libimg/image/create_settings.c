@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/image/folder.h"
 #include "libimg/storage/module.h"
 
 static const struct img_option size_row = {
@@ -87,6 +88,7 @@ void img_create_settings_clear(struct img_create_settings *r)
 	img_context_close(r->backing, NULL);
 	img_options_free(r->options);
 	free(r->table);
+	free(r->path);
 	img_gate_release(r->gate);
 	memset(r, 0, sizeof(*r));
 }
@@ -260,7 +262,10 @@ static int open_backing(struct img_create_settings *r, const char *path,
 	char line[64];
 	int rc;
 
-	rc = img_open_stored(path, name, format, r->gate, &how, &r->backing, err);
+	if (r->creating.adds_state) /* the main file of a folder */
+		rc = img_open_stored("", r->path, format, r->gate, &how, &r->backing, err);
+	else
+		rc = img_open_stored(path, name, format, r->gate, &how, &r->backing, err);
 	if (!rc)
 		rc = img_open_chain(r->backing, &how, err);
 	if (rc)
@@ -287,13 +292,21 @@ static int check_depth(const struct img *backing, struct img_error *err)
 			IMG_CHAIN_MAX);
 }
 
+static bool is_same_path(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !strcmp(a, b) ||
+	       (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
 static int resolve_backing(struct img_create_settings *r, const char *path,
 			   const struct img_create_options *options, struct img_error *err)
 {
 	struct img_creating *c = &r->creating;
-	struct stat st, a;
+	struct stat st;
 	char *full;
-	bool same;
+	bool same, adds;
 
 	if (!(r->driver->features & IMG_DRIVER_BACKING))
 		return 0;
@@ -308,10 +321,16 @@ static int resolve_backing(struct img_create_settings *r, const char *path,
 	full = img_gate_join(path, c->backing_name);
 	if (!full)
 		return img_fail(err, -ENOMEM, "out of memory");
-	same = !strcmp(full, path) || (!stat(full, &a) && !stat(path, &st) &&
-				       a.st_dev == st.st_dev && a.st_ino == st.st_ino);
+	same = is_same_path(full, path) || is_same_path(full, r->path);
 	free(full);
-	if (same)
+	adds = same && r->driver->add_state;
+	c->adds_state = adds;
+	if (!same && r->driver->add_state)
+		return img_fail(err, -ENOTSUP,
+				"An image of format %s can be based only on what it held before itself: it has "
+				"to be given as its own backing file, and keeps that as a snapshot",
+				r->driver->name);
+	if (same && !adds)
 		return img_fail(err, -EINVAL, "Error: Trying to create an image with the same "
 					      "filename as the backing file");
 	if (options->backing_unchecked && !c->backing_format)
@@ -322,13 +341,13 @@ static int resolve_backing(struct img_create_settings *r, const char *path,
 
 	if (!rc)
 		rc = check_depth(r->backing, err);
-	if (!rc && !stat(path, &st)) {
+	if (!rc && !adds && !stat(path, &st)) {
 		char *identity = img_storage_identify(&st);
 
 		same = img_context_has(r->backing, identity, true);
 		free(identity);
 	}
-	if (!rc && same)
+	if (!rc && same && !adds)
 		rc = img_fail(err, -EINVAL, "Error: Trying to create an image in a file of its own "
 					    "backing chain");
 	return rc;
@@ -405,10 +424,15 @@ int img_create_settings_init(struct img_create_settings *r, const char *path,
 	if (!r->driver->create)
 		return img_fail(err, -ENOTSUP, "Format driver '%s' does not support image creation",
 				options->format);
-	r->creating.name = path;
+	rc = img_folder_create_path(path, r->driver, &r->path, err);
+	if (!rc && !r->path && !(r->path = strdup(path)))
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	if (rc)
+		return rc;
+	r->creating.name = r->path;
 	r->creating.compress = options->compress;
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
-	rc = inspect_target(r, path, options->format, err);
+	rc = inspect_target(r, r->path, options->format, err);
 	if (!rc)
 		rc = img_gate_new(options->references, &r->gate, err);
 	if (!rc)
@@ -417,7 +441,7 @@ int img_create_settings_init(struct img_create_settings *r, const char *path,
 	if (!rc)
 		rc = resolve_backing(r, path, options, err);
 	if (!rc)
-		rc = resolve_paths(r, path, err);
+		rc = resolve_paths(r, r->path, err);
 	if (!rc)
 		rc = resolve_attributes(r, err);
 	if (!rc)

@@ -11,6 +11,7 @@ struct img_create_settings {
 	struct img_option *table;
 	struct img_options *options;
 	struct img_gate *gate;
+	char *path;	     /* creating.name: of the image's main file */
 	struct img *backing; /* open with its chain; NULL: none, or unchecked */
 	uint64_t asked_size; /* as given, not rounded */
 	struct img_creating creating;
@@ -26,7 +27,7 @@ struct img_option *img_create_settings_table(const struct img_driver *d);
 /* Is it an option of the files, which all formats take? */
 bool img_create_settings_is_of_file(const struct img_driver *d, const struct img_option *row);
 
-/* Settle everything. On failure r is clear. path: without "file:". */
+/* Settle everything. On failure r is clear. path: without "file:"; a folder stands for its main file. */
 int img_create_settings_init(struct img_create_settings *r, const char *path, const struct img_create_options *options,
 			     struct img_error *err);
 void img_create_settings_clear(struct img_create_settings *r);

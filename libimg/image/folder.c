@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "libimg/image/context.h"
 #include "libimg/image/node.h"
@@ -96,4 +97,79 @@ int img_folder_create_path(const char *path, const struct img_driver *driver, ch
 		     driver->folder_file) < 0)
 		return img_fail(err, -ENOMEM, "out of memory");
 	return 0;
+}
+
+/* ---- What the image in a folder consists of ---- */
+
+/* The file at path lies in the folder of path main, not below. */
+static bool is_beside(const char *path, const char *main)
+{
+	const char *slash = strrchr(main, '/');
+	size_t len = slash ? (size_t)(slash + 1 - main) : 0;
+
+	return !strncmp(path, main, len) && path[len] && !strchr(path + len, '/') &&
+	       strcmp(path, main) != 0;
+}
+
+int img_folder_list(const char *main, const struct img_driver *driver, char ***out,
+		    struct img_error *err)
+{
+	const struct img_open_options how = { .format = driver->name,
+					      .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
+						       IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
+	const char *slash = strrchr(main, '/');
+	struct img_value *children;
+	struct img *img = NULL;
+	char **list;
+	size_t n = 0;
+	int rc = 0;
+
+	*out = NULL;
+	if (!driver->folder_file || !driver->other_files ||
+	    strcmp(slash ? slash + 1 : main, driver->folder_file) != 0 ||
+	    img_open(main, &how, &img, NULL))
+		return 0;
+	children = img_value_new(IMG_VALUE_ARRAY);
+	if (children)
+		rc = driver->other_files(img, children, err);
+	list = children ? calloc(img_value_count(children) + 1, sizeof(*list)) : NULL;
+	if (!rc && (!list || !img_value_ok(children)))
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; !rc && i < img_value_count(children); i++) {
+		const struct img_value *info = img_value_get(img_value_at(children, i), "info");
+		const char *path = img_value_string(img_value_get(info, "filename"));
+
+		if (!is_beside(path, main))
+			continue;
+		list[n] = strdup(path);
+		if (!list[n++])
+			rc = img_fail(err, -ENOMEM, "out of memory");
+	}
+	img_value_free(children);
+	img_context_close(img, NULL);
+	if (rc)
+		img_folder_list_free(list);
+	else
+		*out = list;
+	return rc;
+}
+
+void img_folder_list_free(char **list)
+{
+	for (char **path = list; path && *path; path++)
+		free(*path);
+	free(list);
+}
+
+void img_folder_remove_file(const char *path)
+{
+	struct img_storage *s;
+	struct stat st;
+
+	/* Its lock tells whether anybody has it open, this process too. */
+	if (lstat(path, &st) || !S_ISREG(st.st_mode) ||
+	    img_storage_open_file(path, IMG_STORAGE_WRITE, &s, NULL))
+		return;
+	unlink(path);
+	img_storage_close(s);
 }

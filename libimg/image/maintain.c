@@ -11,6 +11,7 @@
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/level.h"
+#include "libimg/image/parent.h"
 
 /*
  * What a disk that grows would show in its new part is not always zeroes: the backing file, if it
@@ -140,7 +141,9 @@ struct img *img_find_backing(const struct img *img, const char *name)
 	struct img *found = NULL;
 
 	for (; img->parent && !found; img = img->parent) {
-		const char *stored = img->backing_name, *its = img->parent->file->identity;
+		bool own = img_parent_is_view(img); /* the file's name means the top one */
+		const char *stored = own ? img->backing_view.id : img->backing_name;
+		const char *its = own ? NULL : img->parent->file->identity;
 		char *identity = identify(img, name);
 
 		if ((stored && !strcmp(stored, name)) ||

@@ -44,7 +44,9 @@ static int check_role(const struct img *img, bool writable, struct img_error *er
 	if ((img->driver->features & IMG_DRIVER_READ_ONLY) || !img->driver->plan_write)
 		return img_fail(err, -ENOTSUP, "%s: images of format %s can only be read", img->name,
 				img->driver->name);
-	if (img->context->special)
+	/* But one that is the parent of another, for what that has to be merged into it. */
+	if (img->context->special &&
+	    !(img->context->view && (img->driver->features & IMG_DRIVER_VIEWS_CHANGE)))
 		return img_fail(err, -EINVAL, "%s: a snapshot inside an image can only be read",
 				img->name);
 	if (img->context->flags & IMG_OPEN_SHARE)

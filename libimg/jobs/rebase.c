@@ -55,6 +55,11 @@ static int check(const struct rebase *r)
 		return img_fail(err, -ENOTSUP, "%s: it stores nothing compressed", img_name(img));
 	if (o->format && !img_driver_named(o->format))
 		return img_fail(err, -EINVAL, "Invalid format name: '%s'", o->format);
+	if (!img->driver->set_backing && img->backing_view.id)
+		return img_fail(err, -ENOTSUP,
+				"%s: it is based on snapshot %s of its own, which its file alone says, and "
+				"not on another image: commit merges the two",
+				img_name(img), img->backing_view.id);
 	if (!img->driver->set_backing) {
 		img_fail(err, -ENOTSUP, "Operation not supported");
 		return fail_name(r, -ENOTSUP);
