@@ -97,7 +97,7 @@ int vhd_set_backing(struct img *img, const char *name, const char *format, const
 	if (v->footer.header_off != header_off)
 		return rc;
 	if (!rc)
-		rc = vhd_parse_header(header, v->footer.size, false, &v->header, err);
+		rc = vhd_parse_header(header, v->footer.size, &v->header, err);
 	if (!rc)
 		rc = vhd_list_metadata(img, v, err);
 	img->grain_bytes = vhd_is_child(v) ? VHD_SECTOR : 0;

@@ -1,6 +1,6 @@
 /*
- * Check and repair. Blocks lie inside the file, clear of metadata and of each other; the header's checksum is
- * right; the footer is there twice. A footer missing at the end is what a power cut leaves, a leak: the copy at the
+ * Check and repair. Blocks lie inside the file, clear of metadata and of each other; the header is undamaged;
+ * the footer is there twice. A footer missing at the end is what a power cut leaves, a leak: the copy at the
  * start is what counts.
  *
  * A repair never changes what can be read: of two blocks that share sectors one is copied elsewhere; one that
@@ -215,18 +215,17 @@ static int check_header(struct walk *w, struct img_error *err)
 	struct vhd *v = w->v;
 	int rc;
 
-	if (!v->header.bad_checksum)
+	if (!v->header_bad)
 		return 0;
-	DEFECT(w, "ERROR %s: the checksum of the dynamic disk header at %" PRIu64 " is wrong", w->img->name,
+	DEFECT(w, "ERROR %s: the dynamic disk header at %" PRIu64 " is damaged", w->img->name,
 	       v->footer.header_off);
 	if (!w->repair_all)
 		return 0;
-	vhd_seal_header(v->header.bytes);
-	rc = write_metadata(w, v->footer.header_off, v->header.bytes, VHD_SECTOR, err);
+	rc = write_metadata(w, v->footer.header_off, v->header.bytes, VHD_HEADER_BYTES, err);
 	if (rc)
 		return rc;
-	img_check_report(w->c, "Repairing %s: the checksum of the dynamic disk header", w->img->name);
-	v->header.bad_checksum = false;
+	img_check_report(w->c, "Repairing %s: the dynamic disk header has been rebuilt", w->img->name);
+	v->header_bad = false;
 	w->repairs++;
 	return 0;
 }

@@ -171,18 +171,17 @@ uint32_t vhd_bitmap_bytes(uint32_t block_bytes)
 	return (uint32_t)round_up_u64(div_round_up_u64(block_bytes / VHD_SECTOR, 8), VHD_SECTOR);
 }
 
-int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct vhd_header *out,
+int vhd_parse_header(const uint8_t *bytes, uint64_t need, struct vhd_header *out,
 		     struct img_error *err)
 {
 	struct vhd_header h = { 0 };
 	uint32_t found = be32_load(bytes + VHD_OFF_HEADER_CHECKSUM), expected;
 
 	if (memcmp(bytes, "cxsparse", 8))
-		return img_fail(err, -EUCLEAN, "dynamic disk header: its signature is missing");
+		return img_fail(err, -EBADMSG, "dynamic disk header: its signature is missing");
 	expected = vhd_checksum(bytes, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM);
-	h.bad_checksum = found != expected;
-	if (h.bad_checksum && !tolerate)
-		return img_fail(err, -EUCLEAN,
+	if (found != expected)
+		return img_fail(err, -EBADMSG,
 				"dynamic disk header: checksum is %#" PRIx32 ", expected %#" PRIx32,
 				found, expected);
 	if (be16_load(bytes + 24) != 1)

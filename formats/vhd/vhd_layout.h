@@ -85,7 +85,6 @@ struct vhd_header {
 	uint32_t bitmap_bytes; /* in front of each block, whole sectors */
 	uint8_t parent_uuid[IMG_GUID_BYTES];
 	uint32_t parent_time;
-	bool bad_checksum; /* only if that was to be tolerated */
 };
 
 struct vhd_locator {
@@ -102,10 +101,10 @@ int vhd_parse_footer(const uint8_t *bytes, struct vhd_footer *out, struct img_er
 /* After a change of the bytes: the checksum in them. */
 void vhd_seal_footer(uint8_t bytes[VHD_FOOTER_BYTES]);
 /*
- * bytes: VHD_HEADER_BYTES; need: guest bytes that its table has to cover. tolerate: a wrong checksum is
- * told by bad_checksum. -EUCLEAN, -ENOTSUP.
+ * bytes: VHD_HEADER_BYTES; need: guest bytes that its table has to cover. -EBADMSG: the signature or the
+ * checksum is wrong; -EUCLEAN, -ENOTSUP.
  */
-int vhd_parse_header(const uint8_t *bytes, uint64_t need, bool tolerate, struct vhd_header *out,
+int vhd_parse_header(const uint8_t *bytes, uint64_t need, struct vhd_header *out,
 		     struct img_error *err);
 void vhd_seal_header(uint8_t bytes[VHD_HEADER_BYTES]);
 

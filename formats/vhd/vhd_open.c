@@ -142,6 +142,23 @@ int vhd_list_metadata(struct img *img, struct vhd *v, struct img_error *err)
 	return 0;
 }
 
+static int parse_header(struct img *img, struct vhd *v, const uint8_t *bytes, bool for_check,
+			struct img_error *err)
+{
+	struct img_error why = { 0 };
+	int rc = vhd_parse_header(bytes, v->footer.size, &v->header, &why);
+
+	v->header_bad = rc == -EBADMSG;
+	if (v->header_bad)
+		rc = for_check && vhd_rebuild_header(img, v, bytes) ? 0 : -EUCLEAN;
+	if (rc)
+		img_fail(err, rc, "%s: %s%s", img->name, img_error_text(&why),
+			 v->header_bad && for_check ? ", and neither that nor the blocks confirm another header"
+						    : "");
+	img_error_clear(&why);
+	return rc;
+}
+
 static int open_dynamic(struct img *img, struct vhd *v, const struct img_opening *o,
 			struct img_error *err)
 {
@@ -158,9 +175,9 @@ static int open_dynamic(struct img *img, struct vhd *v, const struct img_opening
 	rc = img_storage_read(img->file, v->footer.header_off, bytes, sizeof(bytes), err);
 	if (rc)
 		return rc;
-	rc = vhd_parse_header(bytes, v->footer.size, o->for_check, &v->header, err);
+	rc = parse_header(img, v, bytes, o->for_check, err);
 	if (rc)
-		return img_error_prefix(err, rc, "%s", img->name);
+		return rc;
 	v->blocks = vhd_blocks(v->footer.size, v->header.block_bytes);
 	table_bytes = v->blocks * VHD_ENTRY_BYTES;
 	if (!range_in(v->header.table_off, table_bytes, img->file->size))

@@ -121,7 +121,7 @@ static int point_at_table(struct img *img, uint64_t off, uint32_t entries, struc
 	be64_store(bytes + VHD_OFF_TABLE, off);
 	be32_store(bytes + VHD_OFF_ENTRIES, entries);
 	vhd_seal_header(bytes);
-	rc = vhd_parse_header(bytes, 0, false, &next, err);
+	rc = vhd_parse_header(bytes, 0, &next, err);
 	if (!rc)
 		rc = write_at(img, v->footer.header_off, bytes, VHD_SECTOR, err);
 	if (!rc)

@@ -34,6 +34,7 @@ struct vhd {
 	uint64_t blocks;	  /* entries of the table that are used */
 	bool for_check;		  /* opened for a check or a repair: the guest's bytes stay as they are */
 	bool head_bad;		  /* the copy at the start cannot be used: only for a check */
+	bool header_bad;	  /* the file's is damaged, and `header` is what it was: the same */
 	enum vhd_tail tail;
 	uint64_t tail_off;	       /* if it is not missing */
 	struct img_range_map metadata; /* all that is no block; blocks only while opening */
@@ -108,6 +109,12 @@ int vhd_last_use(struct img *img, struct img_req *req, struct img_storage *s, ui
 int vhd_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		uint64_t len);
 int vhd_first_write(struct img *img, struct img_error *err);
+
+/*
+ * vhd_rebuild.c. For a check: of a header that is damaged, bytes is what is left. v->header becomes what it was;
+ * false: that cannot be told.
+ */
+bool vhd_rebuild_header(struct img *img, struct vhd *v, const uint8_t bytes[VHD_HEADER_BYTES]);
 
 /* vhd_check.c. The driver's check(). */
 int vhd_check(struct img *img, struct img_check *c, struct img_error *err);

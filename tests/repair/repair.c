@@ -555,7 +555,7 @@ static void find_vhd(const struct file *f)
 		die("no image");
 	if (footer.type == VHD_FIXED)
 		return;
-	if (vhd_parse_header(f->bytes + footer.header_off, footer.size, false, &h, NULL))
+	if (vhd_parse_header(f->bytes + footer.header_off, footer.size, &h, NULL))
 		die("no header");
 	add(f, 0, 100, "footer's copy");
 	add(f, footer.header_off, 64, "header");

@@ -115,22 +115,23 @@ Test(vhd_layout, header)
 	struct vhd_header h;
 
 	vhd_encode_header(1536, 20, 2 << 20, bytes);
-	cr_assert_eq(vhd_parse_header(bytes, 40 << 20, false, &h, NULL), 0);
+	cr_assert_eq(vhd_parse_header(bytes, 40 << 20, &h, NULL), 0);
 	cr_assert(h.table_off == 1536 && h.entries == 20 && h.block_bytes == 2 << 20 &&
 		  h.bitmap_bytes == 512);
-	cr_assert_eq(vhd_parse_header(bytes, (40 << 20) + 512, false, &h, NULL), -EUCLEAN);
+	cr_assert_eq(vhd_parse_header(bytes, (40 << 20) + 512, &h, NULL), -EUCLEAN);
 	be32_store(bytes + VHD_OFF_BLOCK, 16 << 20);
-	cr_assert_eq(vhd_parse_header(bytes, 40 << 20, false, &h, NULL), -EUCLEAN);
-	cr_assert(!vhd_parse_header(bytes, 40 << 20, true, &h, NULL) && h.bad_checksum);
+	cr_assert_eq(vhd_parse_header(bytes, 40 << 20, &h, NULL), -EBADMSG);
+	vhd_seal_header(bytes);
+	cr_assert_eq(vhd_parse_header(bytes, 40 << 20, &h, NULL), 0);
 	cr_assert_eq(h.bitmap_bytes, 4096);
 	for (uint32_t block = 0; block < 1024; block = block * 3 + 1) { /* no powers of two from 512 on */
 		if (is_pow2_u64(block) && block >= 512)
 			continue;
 		vhd_encode_header(1536, UINT32_MAX, block, bytes);
-		cr_assert_eq(vhd_parse_header(bytes, 512, false, &h, NULL), -EUCLEAN, "%u", block);
+		cr_assert_eq(vhd_parse_header(bytes, 512, &h, NULL), -EUCLEAN, "%u", block);
 	}
 	vhd_encode_header(1537, 20, 2 << 20, bytes);
-	cr_assert_eq(vhd_parse_header(bytes, 512, false, &h, NULL), -EUCLEAN);
+	cr_assert_eq(vhd_parse_header(bytes, 512, &h, NULL), -EUCLEAN);
 }
 
 /* Against one bit after the other. */

@@ -379,6 +379,105 @@ Test(vhd, footers)
 	free(model);
 }
 
+/* Make a field of the header another one; the checksum stays as it is. */
+static void damage_header(const char *name, uint64_t off, uint64_t value, unsigned n)
+{
+	uint8_t bytes[1024] = { 0 };
+
+	for (unsigned i = 0; i < n && i < 8; i++)
+		bytes[i] = (uint8_t)(value >> 8 * (n - 1 - i));
+	patch(name, 512 + off, bytes, n);
+}
+
+static const struct {
+	uint64_t off, value;
+	unsigned n;
+} header_damage[] = {
+	{ 0, 0, 8 },	       /* the signature */
+	{ 8, 77, 8 },	       /* the data offset */
+	{ 16, 4096, 8 },       /* the table's */
+	{ 16, 0, 8 },	       /* ... */
+	{ 16, UINT64_MAX, 8 }, /* ... */
+	{ 24, 7, 2 },	       /* the version */
+	{ 28, 1, 4 },	       /* entries */
+	{ 28, 100000, 4 },     /* ... */
+	{ 32, 4096, 4 },       /* the block size */
+	{ 32, 4 << 20, 4 },    /* ... */
+	{ 32, 3, 4 },	       /* ... */
+	{ 36, 1, 4 },	       /* the checksum */
+};
+
+/* A damaged header is what it was, or it stays damaged: never another one. */
+Test(vhd, rebuilt_header)
+{
+	static const char *const kinds[] = { "force_size=on", "force_size=on,block_size=64k", "block_size=64k" };
+	uint8_t *base = calloc(1, SIZE), *model = calloc(1, SIZE);
+	struct bytes whole, now;
+	struct img *img;
+
+	make("base", SIZE, "force_size=on", NULL, NULL);
+	img = must_open("base", "vpc", IMG_OPEN_WRITE);
+	put(img, 1000, 2 * MIB, 1, base);
+	must_close(img);
+	for (size_t kind = 0; kind < COUNT(kinds); kind++) {
+		bool child = kind == 2;
+
+		unlink("x");
+		memcpy(model, base, SIZE);
+		if (!child)
+			memset(model, 0, SIZE);
+		make("x", child ? 0 : SIZE, kinds[kind], child ? "base" : NULL, NULL);
+		img = must_open("x", "vpc", IMG_OPEN_WRITE);
+		put(img, 5000, 3 * MIB, 2, model);
+		must_close(img);
+		whole = load("x");
+		for (size_t i = 0; i < COUNT(header_damage); i++) {
+			struct img_check_result r;
+
+			damage_header("x", header_damage[i].off, header_damage[i].value, header_damage[i].n);
+			cr_assert_eq(must_fail("x", &(struct img_open_options){ .format = "vpc" }, NULL),
+				     -EUCLEAN, "%zu of kind %zu", i, kind);
+			r = check("x", IMG_REPAIR_ALL);
+			cr_assert(r.corruptions_fixed == 1 && !r.corruptions, "%zu of kind %zu", i, kind);
+			sound("x");
+			reads_over("x", model, SIZE, child ? base : NULL);
+			now = load("x");
+			cr_assert(now.len == whole.len &&
+					  (i == 11 || !memcmp(now.at, whole.at, whole.len)),
+				  "%zu of kind %zu", i, kind);
+			free(now.at);
+		}
+		/* nothing is left of it */
+		damage_header("x", 0, 0, 1024);
+		if (kind == 0) {
+			cr_assert_eq(check("x", IMG_REPAIR_ALL).corruptions_fixed, 1);
+			reads_as("x", model, SIZE);
+		} else {
+			const char *text;
+
+			now = load("x");
+			cr_assert_eq(must_fail("x",
+					       &(struct img_open_options){
+						       .format = "vpc",
+						       .flags = IMG_OPEN_CHECK | IMG_OPEN_WRITE },
+					       &text),
+				     -EUCLEAN);
+			cr_assert(strstr(text, "confirm another header"), "%s", text);
+			free(now.at);
+		}
+		free(whole.at);
+	}
+	/* ... and there is no block to tell by */
+	unlink("x");
+	make("x", SIZE, "force_size=on", NULL, NULL);
+	damage_header("x", 0, 0, 1024);
+	cr_assert_eq(must_fail("x", &(struct img_open_options){ .format = "vpc", .flags = IMG_OPEN_CHECK },
+			       NULL),
+		     -EUCLEAN);
+	free(base);
+	free(model);
+}
+
 Test(vhd, damaged_tables)
 {
 	uint8_t *model = calloc(1, SIZE), entry[4] = { 0 };
