@@ -144,13 +144,14 @@ static void disk_detach(struct img_storage *s, struct img_ioq *q, void *state)
 	free(c);
 }
 
-/* The one with the least to do, or the first that has little. */
+/* The one with the least to do, or the first that has little. NULL: the server allows none. */
 static struct img_nbd_connection *choose(const struct connections *c)
 {
-	struct img_nbd_connection *best = c->all[0];
+	struct img_nbd_connection *best = NULL;
 
-	for (unsigned i = 1; i < c->count && img_nbd_load(best) >= ENOUGH_BYTES; i++)
-		if (img_nbd_load(c->all[i]) < img_nbd_load(best))
+	for (unsigned i = 0; i < c->count && (!best || img_nbd_load(best) >= ENOUGH_BYTES); i++)
+		if (!img_nbd_is_refused(c->all[i]) &&
+		    (!best || img_nbd_load(c->all[i]) < img_nbd_load(best)))
 			best = c->all[i];
 	return best;
 }
@@ -217,27 +218,43 @@ static void answered(struct img_io *io, int rc, bool elsewhere)
 		img_ioq_complete(io->ioq, io);
 }
 
-static void submitted_done(struct img_nbd_request *r, int rc)
-{
-	struct img_io *io = r->io;
-
-	note_completed(nbd_of(io->storage), io, rc);
-	answered(io, rc, r->connection);
-	free(r);
-}
-
 /* By the queue's own connection, or by the storage's. */
 static int request(struct nbd *n, struct img_ioq *q, struct img_nbd_request *r)
 {
+	struct img_nbd_connection *c;
 	void *connections;
 	int rc;
 
 	if (!n->export.can_multi_conn)
 		return request_on_own_queue(n, r);
 	rc = img_ioq_attach(q, &n->base, &connections);
-	if (!rc)
-		img_nbd_request(choose(connections), r);
-	return rc;
+	if (rc)
+		return rc;
+	c = choose(connections);
+	if (!c)
+		return request_on_own_queue(n, r);
+	img_nbd_request(c, r);
+	return 0;
+}
+
+/* Has it gone to another connection, since the server lets no more in? Else *rc is how it ended. */
+static bool was_passed_on(struct img_nbd_request *r, struct img_io *io, int *rc)
+{
+	if (!r->refused)
+		return false;
+	*rc = request(nbd_of(io->storage), io->ioq, r);
+	return !*rc;
+}
+
+static void submitted_done(struct img_nbd_request *r, int rc)
+{
+	struct img_io *io = r->io;
+
+	if (was_passed_on(r, io, &rc))
+		return;
+	note_completed(nbd_of(io->storage), io, rc);
+	answered(io, rc, r->connection);
+	free(r);
 }
 
 /* ---- Where there are holes, on a queue ---- */
@@ -290,6 +307,8 @@ static void extents_done(struct img_nbd_request *r, int rc)
 {
 	struct extents_request *x = IMG_CONTAINER(r, struct extents_request, request);
 
+	if (was_passed_on(r, x->io, &rc))
+		return;
 	if (!rc) {
 		complete_answer(r);
 		give_extents(r, x->io);

@@ -71,6 +71,7 @@ struct img_nbd_request {
 
 	/* The connection's own. */
 	bool begun;
+	bool refused;	  /* finished, with nothing sent: to be given to another connection */
 	uint64_t issued;  /* bytes of it that went to the server */
 	uint64_t written; /* SYNC: of the export, when it was sent */
 	unsigned parts;	  /* unanswered */
@@ -85,13 +86,17 @@ struct img_nbd_connection;
  */
 int img_nbd_connect(struct img_nbd_export *export, struct img_ioq *q,
 		    struct img_nbd_connection **out, struct img_error *err);
-/* A further connection, which is made when the first request needs it. -ENOMEM. */
+/*
+ * A further connection, which is made when the first request needs it. If the server lets it not in, its
+ * requests finish as refused, and it is of no use any more. -ENOMEM.
+ */
 int img_nbd_connection_new(struct img_nbd_export *export, struct img_ioq *q,
 			   struct img_nbd_connection **out);
 /* Nothing may be in flight. NULL is fine. */
 void img_nbd_connection_free(struct img_nbd_connection *c);
 /* These two on the thread of the connection's queue. */
 void img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r);
+bool img_nbd_is_refused(const struct img_nbd_connection *c);
 /* How many bytes its requests have. */
 uint64_t img_nbd_load(const struct img_nbd_connection *c);
 

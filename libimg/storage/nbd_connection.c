@@ -22,7 +22,8 @@ enum {
 	LEAST_ALONE = 64 * 1024,      /* a buffer of this size is a part of its own */
 	DEFAULT_MAX_BYTES = 32 << 20, /* what servers take that say nothing */
 	RETRY_MS = 250,
-	MAX_LOSSES = 5, /* connections lost in a row with no request done */
+	MAX_LOSSES = 5,	     /* connections lost in a row with no request done */
+	FURTHER_SECONDS = 2, /* a server that answers one connection answers another within this, or not */
 };
 
 struct img_nbd_connection {
@@ -30,6 +31,8 @@ struct img_nbd_connection {
 	struct img_watch watch;
 	struct nbd_handle *handle;  /* NULL: not connected, nor connecting */
 	bool ready;		    /* the handshake is over */
+	bool was_ready;		    /* it was, at some time */
+	bool refused;		    /* it never was, and will not be */
 	struct img_list active;	    /* requests that are at work */
 	uint64_t load;		    /* their bytes */
 	unsigned parts;		    /* unanswered, of all of them */
@@ -540,12 +543,31 @@ static void disconnect(struct img_nbd_connection *c)
 	}
 }
 
+/* The server lets no more in: nothing was sent, and other connections can take the requests. */
+static void refuse_all(struct img_nbd_connection *c)
+{
+	struct img_list *n;
+
+	c->refused = true;
+	while ((n = img_list_pop(&c->active))) {
+		struct img_nbd_request *r = IMG_CONTAINER(n, struct img_nbd_request, link);
+
+		c->load -= r->len;
+		r->refused = true;
+		r->finished(r, -ENOTCONN);
+	}
+}
+
 /* An attempt came to nothing. Others follow for some time; then nobody waits for nothing. */
 static void attempt_failed(struct img_nbd_connection *c, int rc)
 {
 	int64_t now = now_ms();
 
 	close_handle(c);
+	if (!c->was_ready && rc != -ESTALE) {
+		refuse_all(c);
+		return;
+	}
 	if (rc != -ESTALE && now + RETRY_MS <= c->retry_until) {
 		c->retry_at = now + RETRY_MS;
 		return;
@@ -565,7 +587,9 @@ static void connect_again(struct img_nbd_connection *c)
 	c->retry_at = 0;
 	if (!c->retry_until)
 		c->retry_until = now + (int64_t)c->export->reconnect_seconds * 1000;
-	c->connect_by = now + (int64_t)c->export->connect_seconds * 1000;
+	c->connect_by = now + (int64_t)(c->was_ready ? c->export->connect_seconds
+						     : min_u64(c->export->connect_seconds, FURTHER_SECONDS)) *
+				      1000;
 	rc = begin_connect(c->export, &c->handle, NULL);
 	if (rc)
 		attempt_failed(c, rc);
@@ -587,7 +611,7 @@ static void check_attempt(struct img_nbd_connection *c)
 		return;
 	}
 	set_socket(c, e->lib->aio_get_fd(c->handle));
-	c->ready = true;
+	c->ready = c->was_ready = true;
 	c->retry_until = 0;
 	c->heard = now_ms();
 }
@@ -727,7 +751,7 @@ int img_nbd_connect(struct img_nbd_export *export, struct img_ioq *q,
 	rc = connect_handle(export, &c->handle, err);
 	if (!rc)
 		rc = learn(export, c->handle, err);
-	c->ready = !rc;
+	c->ready = c->was_ready = !rc;
 	if (!rc)
 		set_socket(c, export->lib->aio_get_fd(c->handle));
 	if (rc)
@@ -757,12 +781,18 @@ void img_nbd_request(struct img_nbd_connection *c, struct img_nbd_request *r)
 	r->issued = 0;
 	r->parts = 0;
 	r->rc = 0;
+	r->refused = false;
 	img_list_init(&r->link);
 	if (!c->parts)
 		c->heard = now_ms();
 	img_list_add_tail(&c->active, &r->link);
 	c->load += r->len;
 	drive(c);
+}
+
+bool img_nbd_is_refused(const struct img_nbd_connection *c)
+{
+	return c->refused;
 }
 
 uint64_t img_nbd_load(const struct img_nbd_connection *c)

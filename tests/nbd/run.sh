@@ -161,6 +161,20 @@ for q in qemu-nbd $newer; do
 	try "$(basename "$q"): its qcow2 is in order" "$qemu_img" check -q d.qcow2
 done
 
+# ---- Servers of few connections ----
+
+# It says that there may be several, and closes what is one too many, or lets that wait without an answer.
+kit --filter=limit memory 20M limit=1
+to_and_from "a server of one connection"
+for q in qemu-nbd $newer; do
+	for clients in 2 3; do
+		serve "$q" -r -f raw -k "$sock" -t -e $clients full20.raw
+		rm -f t.raw
+		try "$(basename "$q"), read-only, $clients clients" timeout 20 "$imgtool" convert -f raw -O raw "$uri" t.raw
+		try "$(basename "$q"), read-only, $clients clients: all of it" cmp t.raw full20.raw
+	done
+done
+
 # ---- A qcow2 whose bytes are served ----
 
 for q in qemu-nbd "nbdkit file"; do
