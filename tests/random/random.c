@@ -13,10 +13,13 @@
  *	compress=1	compressed writes too
  *	resize=1	another thread makes the disk larger and smaller again meanwhile
  *	check=1		... and checks the image, which must find nothing
- *	chain=1		... and makes images below it writable and read-only again, and
- *			replaces them by others of the same content
+ *	chain=1		... and makes images below it writable and read-only again, replaces
+ *			them by others of the same content, and stores the name of the one below
  *	overlap=1	requests in flight may overlap: each sector must then hold what one wrote
  *	child=FILE	an empty qcow2 image over IMAGE: all reading goes through it
+ *	beside=NAME	another handle reads NAME, which is IMAGE, force-shared, again and again: it must
+ *			find what was there before in some units, which nobody writes to meanwhile
+ *	beside_model=F	... and all of F, whatever is written: NAME is a snapshot inside IMAGE
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
  *
@@ -104,6 +107,12 @@ static struct {
 	uint8_t *model;
 	uint64_t size, unit;
 	bool overlap, compress, resize, check, chain;
+	const char *beside; /* NULL: nobody reads beside */
+	uint8_t *beside_model;
+	uint64_t beside_size;
+	/* Nobody writes here; the other handle reads it. Fixed during a phase. */
+	uint64_t untouched_off, untouched_end;
+	uint64_t beside_opened, beside_refused, beside_reads;
 	struct worker worker[THREADS_MAX + 1]; /* the last that is used makes blocking calls */
 	unsigned threads;
 	double until;
@@ -451,6 +460,11 @@ static void blocking(struct request *r)
 	unclaim(r);
 }
 
+static bool changes(enum op op)
+{
+	return op == WRITE || op == COMPRESS || op == ZERO || op == DISCARD;
+}
+
 static void start(struct worker *w, struct request *r)
 {
 	uint64_t off, len;
@@ -468,6 +482,8 @@ static void start(struct worker *w, struct request *r)
 	} else if (op == FLUSH) {
 		off = len = 0;
 	}
+	if (changes(op) && off < run.untouched_end && run.untouched_off < off + len)
+		return;
 	if (!claim(r, off, len))
 		return;
 	r->op = op;
@@ -527,9 +543,22 @@ static int check(struct img_error *err)
 	return rc;
 }
 
-/* An image below the top becomes writable, has a piece of it written as it is, and is read-only again. */
-static int rewrite(struct img *img, uint64_t n, struct img_error *err)
+/* May it be written to under one that is open above it? */
+static bool may_change(const struct img *above, const struct img *img)
 {
+	static const char *const stamped[] = { "vmdk", "vdi", "vhdx" };
+
+	for (unsigned i = 0; i < sizeof(stamped) / sizeof(*stamped); i++) {
+		if (!strcmp(img_format(img), stamped[i]))
+			return !strcmp(img_format(above), "qcow2"); /* which does not look at stamps */
+	}
+	return true;
+}
+
+/* The image below becomes writable, has a piece of it written as it is, and is read-only again. */
+static int rewrite(struct img *above, uint64_t n, struct img_error *err)
+{
+	struct img *img = img_backing(above);
 	uint64_t off = n * 7919 * SECTOR % (img_size(img) - 65536);
 	uint8_t buf[65536];
 	int rc = img_set_writable(img, true, err);
@@ -537,8 +566,7 @@ static int rewrite(struct img *img, uint64_t n, struct img_error *err)
 	if (rc)
 		return rc;
 	rc = img_read(img, off, buf, sizeof(buf), err);
-	/* A VMDK that was written to is not the parent any more that its child was made for. */
-	if (rc == 0 && strcmp(img_format(img), "vmdk") != 0)
+	if (rc == 0 && may_change(above, img))
 		rc = img_write(img, off, buf, sizeof(buf), err);
 	return rc ? rc : img_set_writable(img, false, err);
 }
@@ -570,10 +598,13 @@ static int change_chain(uint64_t n, struct img_error *err)
 		above = img_backing(above);
 	if (n % 3) {
 		/* A stream is for reading only. */
-		rc = rewrite(img_backing(above), n, err);
+		rc = rewrite(above, n, err);
 		if (rc == -ENOTSUP)
 			rc = 0;
 	}
+	if (rc == 0 && n % 4 == 0)
+		rc = img_set_backing_name(run.img, img_name(img_backing(run.img)),
+					  img_format(img_backing(run.img)), err);
 	return rc ? rc : replace(above, err);
 }
 
@@ -601,6 +632,88 @@ static void *disturb(void *user)
 	if (rc) {
 		fprintf(stderr, "random: beside requests: %s\n", img_error_text(err));
 		run.failures++;
+	}
+	img_error_free(err);
+	return NULL;
+}
+
+/* ---- From another handle ---- */
+
+/* Some whole units, another part of the disk in each phase. */
+static void choose_untouched(uint64_t *state)
+{
+	uint64_t unit = multiple_up_u64(65536, run.unit), units = run.size / unit, first;
+
+	run.untouched_off = run.untouched_end = 0;
+	if (!run.beside || run.beside_model || units < 3)
+		return;
+	first = next_random(state) % (units - 1);
+	run.untouched_off = first * unit;
+	run.untouched_end = min_u64(first + 1 + units / 4, units) * unit;
+}
+
+/* Read [from, to) in pieces, or some of it, and compare. */
+static int read_from_beside(struct img *img, const uint8_t *model, uint64_t from, uint64_t to,
+			    uint64_t *state, struct img_error *err)
+{
+	static uint8_t buf[1 << 20];
+
+	for (uint64_t off = from, len; off < to; off += len) {
+		int rc;
+
+		len = min_u64(1 + next_random(state) % sizeof(buf), to - off);
+		rc = img_read(img, off, buf, len, err);
+		if (rc)
+			return rc;
+		run.beside_reads++;
+		if (!memcmp(buf, model + off, len))
+			continue;
+		return img_fail(err, -EBADMSG, "wrong data in %" PRIu64 "+%" PRIu64, off, len);
+	}
+	return 0;
+}
+
+static int look_from_beside(unsigned flags, uint64_t *state, struct img_error *err)
+{
+	struct img_open_options options = run.options;
+	struct img *img;
+	int rc, closed;
+
+	options.flags = (options.flags & IMG_OPEN_TRY_DIRECT) | flags;
+	if (!strncmp(run.beside, "json:", 5))
+		options.format = NULL;
+	rc = img_open(run.beside, &options, &img, err);
+	if (rc && flags) {
+		/* What was found was between two states. */
+		run.beside_refused++;
+		return 0;
+	}
+	if (rc)
+		return rc;
+	run.beside_opened++;
+	if (run.beside_model)
+		rc = read_from_beside(img, run.beside_model, 0, run.beside_size, state, err);
+	for (int i = 0; i < 3 && rc == 0; i++)
+		rc = read_from_beside(img, run.model, run.untouched_off, run.untouched_end, state,
+				      err);
+	closed = img_close(img, rc ? NULL : err);
+	return rc ? rc : closed;
+}
+
+static void *look_on(void *user)
+{
+	uint64_t *state = user;
+	struct img_error *err = img_error_new();
+
+	while (now() < run.until) {
+		if (look_from_beside(IMG_OPEN_SHARE, state, err)) {
+			fprintf(stderr, "random: beside: %s\n", img_error_text(err));
+			pthread_mutex_lock(&run.mutex);
+			run.failures++;
+			pthread_mutex_unlock(&run.mutex);
+			break;
+		}
+		usleep(500);
 	}
 	img_error_free(err);
 	return NULL;
@@ -693,12 +806,13 @@ static int close_image(struct img_error *err)
 	return rc ? rc : closed;
 }
 
-static int phase(double seconds, struct img_error *err)
+static int phase(double seconds, uint64_t *onlooking, struct img_error *err)
 {
 	bool disturbed = run.resize || run.check || run.chain;
-	pthread_t disturber;
+	pthread_t disturber, onlooker;
 	int rc = 0;
 
+	choose_untouched(onlooking);
 	run.until = now() + seconds;
 	for (unsigned t = 0; t < run.threads && rc == 0; t++)
 		rc = img_queue_new(run.options.io, &run.worker[t].queue, err);
@@ -710,8 +824,12 @@ static int phase(double seconds, struct img_error *err)
 	}
 	if (disturbed && pthread_create(&disturber, NULL, disturb, NULL))
 		abort();
+	if (run.beside && pthread_create(&onlooker, NULL, look_on, onlooking))
+		abort();
 	if (disturbed)
 		pthread_join(disturber, NULL);
+	if (run.beside)
+		pthread_join(onlooker, NULL);
 	for (unsigned t = 0; t <= run.threads; t++) {
 		pthread_join(run.worker[t].thread, NULL);
 		img_queue_free(run.worker[t].queue);
@@ -725,6 +843,8 @@ static int phase(double seconds, struct img_error *err)
 	int closed = close_image(rc ? NULL : err);
 
 	rc = rc ? rc : closed;
+	if (rc == 0 && run.beside)
+		rc = look_from_beside(0, onlooking, err);
 	if (rc == 0)
 		rc = open_image(err);
 	if (rc == 0)
@@ -784,6 +904,10 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 		run.chain = *value == '1';
 	else if (!strncmp(arg, "child=", 6))
 		run.child = value;
+	else if (!strncmp(arg, "beside=", 7))
+		run.beside = value;
+	else if (!strncmp(arg, "beside_model=", 13))
+		return (run.beside_model = map_model(value, &run.beside_size));
 	else if (!strncmp(arg, "references=", 11))
 		run.options.references = value;
 	else if (!strncmp(arg, "flags=", 6))
@@ -796,7 +920,7 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 int main(int argc, char **argv)
 {
 	struct img_error *err = img_error_new();
-	uint64_t seed = 1, model_size = 0;
+	uint64_t seed = 1, onlooking = 1, model_size = 0;
 	double seconds = 1;
 	int rc;
 
@@ -827,6 +951,7 @@ int main(int argc, char **argv)
 				run.size, model_size);
 			return 2;
 		}
+		onlooking = (seed + 1) * 0x9e3779b97f4a7c15;
 		for (unsigned t = 0; t <= run.threads; t++) {
 			run.worker[t].random = (seed * THREADS_MAX + t + 1) * 0x9e3779b97f4a7c15;
 			for (unsigned i = 0; i < IN_FLIGHT; i++) {
@@ -835,7 +960,11 @@ int main(int argc, char **argv)
 			}
 		}
 		for (int p = 0; p < PHASES && rc == 0 && run.failures == 0; p++)
-			rc = phase(seconds / PHASES, err);
+			rc = phase(seconds / PHASES, &onlooking, err);
+	}
+	if (run.beside && rc == 0 && run.beside_opened <= PHASES) {
+		fprintf(stderr, "random: the image could never be opened beside its writer\n");
+		run.failures++;
 	}
 	if (rc) {
 		fprintf(stderr, "random: %s\n", img_error_text(err));
@@ -854,5 +983,8 @@ int main(int argc, char **argv)
 	img_error_free(err);
 	printf("%" PRIu64 " requests, %" PRIu64 " failures, seed %" PRIu64 "\n", run.done,
 	       run.failures, seed);
+	if (run.beside)
+		printf("%" PRIu64 " times opened beside, %" PRIu64 " refused, %" PRIu64 " reads\n",
+		       run.beside_opened, run.beside_refused, run.beside_reads);
 	return run.failures ? 1 : 0;
 }

@@ -341,7 +341,61 @@ child_options=extended_l2=on,cluster_size=2M
 variant "qcow2 4k read from above of 2M, unmapping" "child=child.qcow2 flags=512" filled cluster_size=4k
 child_options=
 
+# The same of the other formats: what a child has looked up is of a parent that changes.
+variant "vhdx read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" \
+	vhdx_theirs block_size=1M
+variant "vhdx child read from above" "child=child.qcow2 threads=4" vhdx_over block_size=1M block_size=2M
+variant "vpc read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" \
+	vpc_theirs subformat=dynamic
+variant "vpc child read from above" "child=child.qcow2 threads=4" vpc_over block_size=64k block_size=4k
+variant "vdi read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" \
+	vdi_theirs static=off
+variant "vdi child read from above" "child=child.qcow2 threads=4" vdi_over block_size=64k block_size=4k
+variant "parallels read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" \
+	parallels_theirs cluster_size=64k
+
+# Their chains change under requests that make them grow.
+variant "vhdx child of a child, its chain changed meanwhile" "chain=1 check=1 threads=4" vhdx_over_chain block_size=1M
+variant "vdi child of a child, its chain changed meanwhile" "chain=1 check=1 flags=512" vdi_over_chain block_size=4k
+over_format() {	# OPTIONS FORMAT FORMAT_OPTIONS
+	qemu-img convert -f raw -O "$2" -o "$3" base.raw "lower.$2" && over "$1" "lower.$2" "$2"
+}
+variant "qcow2 over vhdx, changed and resized meanwhile" "chain=1 resize=1" over_format compat=1.1 vhdx block_size=1M
+variant "qcow2 over vpc, changed and resized meanwhile" "chain=1 resize=1" over_format cluster_size=4k vpc force_size=on
+variant "qcow2 over vdi, changed and resized meanwhile" "chain=1 resize=1" over_format compat=1.1 vdi static=off
+variant "qcow2 over parallels, changed and resized meanwhile" "chain=1 resize=1" \
+	over_format extended_l2=on parallels cluster_size=32256
+
+# Another handle reads, force-shared, what nobody writes to; and snapshots, which nobody can write to.
+variant "raw, read beside" "beside=image.raw" plain
+variant "qcow2 512, read beside" "beside=image.qcow2" filled cluster_size=512
+variant "qcow2 4k packed, read beside, unmapping" "beside=image.qcow2 compress=1 flags=512" compressed cluster_size=4k
+variant "qcow2 extended L2 over a chain, read beside" "beside=image.qcow2" over_chain extended_l2=on,cluster_size=16k
+variant "vmdk zeroed grains over vmdk, read beside" "beside=image.vmdk" vmdk_over zeroed_grain=on
+variant "vhdx, read beside, unmapping" "beside=image.vhdx flags=512" vhdx_theirs block_size=1M
+variant "vhdx child, read beside" "beside=image.vhdx" vhdx_over block_size=1M block_size=1M
+variant "vpc, read beside, unmapping" "beside=image.vpc flags=512" vpc_theirs subformat=dynamic
+variant "vpc child, read beside" "beside=image.vpc" vpc_over block_size=64k block_size=64k
+variant "vdi, read beside, unmapping" "beside=image.vdi flags=512" vdi_theirs static=off
+variant "vdi child, read beside" "beside=image.vdi" vdi_over block_size=4k block_size=64k
+variant "parallels, read beside, unmapping" "beside=image.parallels flags=512" parallels_theirs cluster_size=4k
+variant "parallels folder of child snapshots, read beside" "beside=image.parallels" parallels_folder cluster_size=4k
+snap='beside=json:{"driver":"qcow2","file.filename":"image.qcow2","snapshot.name":"snap"} beside_model=base.raw'
+variant "qcow2 with snapshots, one read beside" "$snap" snapshots compat=1.1
+variant "qcow2 v2 512 with snapshots, one read beside, unmapping" "flags=512 $snap" \
+	snapshots compat=0.10,cluster_size=512
+variant "qcow2 extended L2 with snapshots, one read beside" "overlap=1 $snap" snapshots extended_l2=on,cluster_size=16k
+variant "qcow2 4k packed with snapshots, one read beside" "compress=1 $snap" packed_snapshots cluster_size=4k
+variant "parallels folder of child snapshots, one read beside" 'beside_model=base.raw beside=json:{"driver":"parallels","file.filename":"image.parallels","snapshot.id":"{aaaaaaaa-0000-0000-0000-000000000001}"}' \
+	parallels_folder cluster_size=4k
+
 # Resizes beside everything else that changes structures.
+variant "vdi, checked and resized meanwhile, unmapping" "resize=1 check=1 flags=512 threads=4" vdi_theirs static=off
+variant "vdi child, checked and resized meanwhile" "resize=1 check=1 flags=512" vdi_over block_size=64k block_size=4k
+variant "parallels, checked and resized meanwhile, unmapping" "resize=1 check=1 flags=512 threads=4" \
+	parallels_theirs cluster_size=4k
+variant "vpc, checked and resized meanwhile, unmapping" "resize=1 check=1 flags=512 threads=4" vpc_theirs subformat=dynamic
+variant "vhdx, checked and resized meanwhile, unmapping" "resize=1 check=1 flags=512 threads=4" vhdx_theirs block_size=1M
 variant "qcow2 512, refcount 64, resized meanwhile, unmapping" "resize=1 check=1 flags=512" filled cluster_size=512,refcount_bits=64
 variant "qcow2 packed extended L2, resized meanwhile" "resize=1 compress=1" compressed extended_l2=on,cluster_size=16k
 variant "qcow2 raw data file, resized meanwhile" "resize=1" data_file data_file_raw=on
