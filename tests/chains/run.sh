@@ -211,5 +211,6 @@ for kind in "vhdx -o block_size=1M" "vpc -o force_size=on" "vpc -o force_size=on
 	"$imgtool" convert -f $format -O raw plain.$format ours.raw
 	try "$kind: a first parent: shows" sh -c 'cmp -n 5242880 ours.raw model.raw && cmp -i 7340032 ours.raw model.raw'
 done
+. "$top/tests/chains/mixed.sh"
 . "$top/tests/chains/modes.sh"
 finish
