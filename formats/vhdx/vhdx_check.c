@@ -30,13 +30,16 @@ struct walk {
 	struct img *img;
 	struct img_check *c; /* counts of this round */
 	struct img_use_map used;
-	uint64_t used_end; /* of what is in the file */
-	uint64_t next_off; /* where a block of the last one looked at would go on */
-	bool again;	   /* what is wrong was told before */
-	bool repair;	   /* this round changes what it can */
-	uint64_t append;   /* where copies go */
-	uint64_t chunk;	   /* whose sector bitmap block was looked up last */
-	bool chunk_bitmap; /* it has one */
+	uint64_t used_end;   /* of what is in the file */
+	uint64_t next_off;   /* where a block of the last one looked at would go on */
+	bool again;	     /* what is wrong was told before */
+	bool repair;	     /* this round changes what it can */
+	bool copy;	     /* ... and copies blocks that overlap */
+	uint64_t append;     /* where copies go */
+	uint64_t file_bytes; /* when the round began: copies make the file longer */
+	uint64_t lost;	     /* entries that lead out of that, and stay */
+	uint64_t chunk;	     /* whose sector bitmap block was looked up last */
+	bool chunk_bitmap;   /* it has one */
 };
 
 #define DEFECT(w, ...) \
@@ -137,15 +140,17 @@ static uint64_t bytes_needed(const struct vhdx *v, uint64_t number)
 					: 0;
 }
 
-/* A defect by which something is lost. What becomes of the entry, if that may be: right. */
-static void lose(struct walk *w, uint64_t number, uint64_t *entry, uint64_t right, const char *what)
+/* A defect by which something is lost. If that may be, the entry becomes right, and this returns true. */
+static bool lose(struct walk *w, uint64_t number, uint64_t *entry, uint64_t right, const char *what)
 {
 	const struct vhdx *v = w->img->state;
 
 	DEFECT(w, "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64 ", %s", number,
 	       vhdx_entry_at(v, number), *entry, what);
-	if (w->repair && (w->c->repair & IMG_REPAIR_LOSS))
-		*entry = right;
+	if (!w->repair || !(w->c->repair & IMG_REPAIR_LOSS))
+		return false;
+	*entry = right;
+	return true;
 }
 
 /* An entry that leads to a block. */
@@ -156,17 +161,18 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 	bool bitmap = vhdx_is_bitmap_entry(v, number);
 	uint64_t bytes = bitmap ? VHDX_BITMAP_BYTES : v->geometry.block_bytes;
 	uint64_t gone = bitmap ? 0 : vhdx_bat_entry(vhdx_zero_state(v), 0);
-	uint64_t off = vhdx_entry_off(*entry), size = v->storage->size;
+	uint64_t off = vhdx_entry_off(*entry), size = w->file_bytes;
 	const char *there = vhdx_offset_fault(v, off, bytes);
 	enum img_use use;
-	int rc;
+	int rc = 0;
 
 	if (there || off >= size) {
 		char what[100];
 
 		snprintf(what, sizeof(what), "a block where %s is",
 			 there ? there : "the file has ended");
-		lose(w, number, entry, gone, what);
+		if (!lose(w, number, entry, gone, what) && !there)
+			w->lost++;
 		return 0;
 	}
 	if (!range_in(off, bytes_needed(v, number), size)) {
@@ -176,7 +182,11 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 		       number, off, size);
 		/* a device does not become longer */
 		if (w->repair && (w->c->repair & IMG_REPAIR_LOSS) && !img->file->device)
-			return img_storage_zero(img->file, off + bytes, 0, err);
+			rc = img_storage_zero(img->file, off + bytes, 0, err);
+		else
+			w->lost++;
+		if (rc)
+			return rc;
 	}
 	rc = img_use_map_add(&w->used, off, bytes, &use);
 	if (rc)
@@ -188,7 +198,7 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 	       "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
 	       " overlaps another one, or metadata",
 	       number, off);
-	if (!w->repair || (w->c->repair & IMG_REPAIR_ALL) != IMG_REPAIR_ALL)
+	if (!w->copy)
 		return 0;
 	rc = copy_block(w, &off, bytes, err);
 	if (!rc)
@@ -344,6 +354,7 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 
 	w->chunk = UINT64_MAX;
 	w->next_off = 0;
+	w->file_bytes = v->storage->size;
 	/* Blocks may end past the file's end, where nothing else is. */
 	img_use_map_init(&w->used, VHDX_FILE_BYTES_MAX, VHDX_MIB);
 	for (unsigned i = 0; i < 2 && !rc; i++)
@@ -402,9 +413,9 @@ static int repair_regions(struct walk *w, struct img_error *err)
 	return 0;
 }
 
-/* Change what can be; c's counts are left alone. */
-static int repair(struct img *img, struct img_check *c, bool same_regions, uint64_t used_end,
-		  struct img_error *err)
+/* Change what can be; c's counts are left alone. found: the round before. */
+static int repair(struct img *img, struct img_check *c, bool same_regions,
+		  const struct walk *found, struct img_error *err)
 {
 	struct img_check here = { .repair = c->repair, .say = c->say, .user = c->user };
 	struct walk w = { .img = img, .c = &here, .again = true };
@@ -419,9 +430,15 @@ static int repair(struct img *img, struct img_check *c, bool same_regions, uint6
 		rc = repair_regions(&w, err);
 	if (!rc && all && c->result.corruptions) {
 		w.repair = true;
-		w.append = round_up_u64(img->file->device ? used_end
-							  : max_u64(img->file->size, used_end),
+		w.append = round_up_u64(img->file->device
+						? found->used_end
+						: max_u64(img->file->size, found->used_end),
 					VHDX_MIB);
+		/* Entries that lead out of the file would lead to the copies. */
+		w.copy = !found->lost || c->repair & IMG_REPAIR_LOSS;
+		if (!w.copy)
+			img_check_report(c, "Not repaired: blocks that overlap, as long as entries "
+					    "lead out of the file");
 		rc = look_through(&w, &same_regions, err);
 	}
 	return rc ? rc : vhdx_close_log(img, err);
@@ -444,7 +461,7 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	c->result.image_end = w.used_end;
 	if (rc || !c->repair || (!c->result.corruptions && !c->result.leaks))
 		return rc;
-	rc = repair(img, c, same, w.used_end, err);
+	rc = repair(img, c, same, &w, err);
 	if (rc)
 		return rc;
 	/* What is left. */
