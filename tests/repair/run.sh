@@ -111,8 +111,8 @@ made() {
 			return ;;
 	esac
 	damage "$name" "$step" "$count"
-	case $name in fixed* | child.vhdx | child.vpc) return ;; esac
-	entries "$name" "$count"
+	case $name in fixed*) return ;; esac
+	entries "$name" 60
 }
 yes 'some content' | head -c 600000 >d.raw && truncate -s 3145728 d.raw
 seq 999999 | head -c 1000000 >e.raw && truncate -s 2000896 e.raw && seq 100000 | head -c 100000 >>e.raw && truncate -s 3000320 e.raw
@@ -122,7 +122,7 @@ qemu-img convert -f raw -O vdi e.raw base.vdi
 made dynamic.vpc 31 60 convert -f raw -O vpc -o force_size=on,block_size=64k e.raw dynamic.vpc
 made fixed.vpc 31 20 convert -f raw -O vpc -o force_size=on,subformat=fixed d.raw fixed.vpc
 made child.vpc 31 60 create -f vpc -o block_size=64k -b base.vpc -F vpc child.vpc
-made dynamic.vhdx 211 15 convert -f raw -O vhdx -o block_size=1M d.raw dynamic.vhdx
+made dynamic.vhdx 211 15 convert -f raw -O vhdx -o block_size=1M e.raw dynamic.vhdx
 made child.vhdx 211 15 create -f vhdx -o block_size=1M -b base.vhdx -F vhdx child.vhdx
 
 made dynamic.vdi 13 60 convert -f raw -O vdi e.raw dynamic.vdi
