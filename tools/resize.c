@@ -46,15 +46,15 @@ struct resize {
 	const char *size; /* as given, with its sign */
 	char sign;	  /* '+', '-' or 0 */
 	uint64_t bytes;
-	int preallocation;
+	enum img_preallocate preallocation;
 	bool shrink, force, quiet;
 };
 
-static bool parse_preallocation(const char *text, int *out)
+static bool parse_preallocation(const char *text, enum img_preallocate *out)
 {
 	static const struct {
 		const char *name;
-		int value;
+		enum img_preallocate value;
 	} modes[] = {
 		{ "off", IMG_PREALLOCATE_OFF },
 		{ "metadata", IMG_PREALLOCATE_METADATA },

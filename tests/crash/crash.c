@@ -81,7 +81,7 @@ static struct {
 	unsigned nresized;
 	struct step step[MAX_STEPS + 1];
 	unsigned nsteps;
-	int how;
+	enum img_preallocate how;
 	struct img_record *record;
 	struct files base;     /* what is durable of the first `based` entries, which is all of them */
 	struct files state;    /* what is examined, then what the repair made of it */
@@ -528,7 +528,7 @@ static int resize(struct img *img, const uint64_t *sizes, unsigned n, struct img
 			abort();
 		memcpy(r->content, before->content, both);
 		r->begun = img_record_count(crash.record);
-		rc = img_resize(img, sizes[i], sizes[i] > before->size ? crash.how : 0, err);
+		rc = img_resize(img, sizes[i], sizes[i] > before->size ? crash.how : IMG_PREALLOCATE_OFF, err);
 		r->done = img_record_count(crash.record);
 	}
 	return rc;
@@ -741,7 +741,7 @@ int main(int argc, char **argv)
 		else if (!strncmp(argv[i], "cache=", 6))
 			crash.cache = value;
 		else if (!strncmp(argv[i], "how=", 4))
-			crash.how = (int)value;
+			crash.how = (enum img_preallocate)value;
 		else if (!strncmp(argv[i], "qemu=", 5))
 			crash.qemu = value;
 		else if (!strncmp(argv[i], "resize=", 7) && nsizes < MAX_RESIZES - 1)
