@@ -3,8 +3,18 @@
  * where it does, whatever is in use of it: its last sector is the footer's, as XenServer has it on logical volumes.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "formats/vhd/vhd_state.h"
+
+/* Was the file being written as an image of some format when its writer ended? Its end may be complete then. */
+static bool is_unfinished(struct img_storage *s)
+{
+	char head[sizeof(IMG_UNFINISHED_MARK) - 1];
+
+	return s->size >= sizeof(head) && !img_storage_read(s, 0, head, sizeof(head), NULL) &&
+	       !memcmp(head, IMG_UNFINISHED_MARK, sizeof(head));
+}
 
 int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, struct img_error *err)
 {
@@ -12,7 +22,7 @@ int vhd_find_tail(struct img_storage *s, struct vhd_footer *out, uint64_t *off, 
 	uint64_t at;
 	int rc;
 
-	if (s->size < VHD_SHORT_FOOTER_BYTES)
+	if (s->size < VHD_SHORT_FOOTER_BYTES || is_unfinished(s))
 		return -ENODATA;
 	at = s->size - min_u64(s->size, VHD_FOOTER_BYTES);
 	rc = img_storage_read(s, at, bytes, (size_t)(s->size - at), err);
