@@ -173,5 +173,7 @@ done <<-END
 	qcow2 vhdx vhdx
 	qcow2 vpc vpc
 	qcow2 vmdk vmdk
+	vdi vpc vdi
+	qcow2 qcow2 parallels
 END
 cd ..

@@ -45,6 +45,9 @@ qemu-img convert -f raw -O vdi base.raw theirs.vdi
 "$imgtool" convert -f raw -O vdi -o block_size=4k base.raw small.vdi
 "$imgtool" create -q -f vdi -o block_size=64k empty.vdi 1M
 "$imgtool" create -q -f vdi -b theirs.vdi -F vdi child.vdi
+"$imgtool" convert -f raw -O vdi -o static=on base.raw static.vdi
+virtualbox_parallels old.parallels 1048576
+"$imgtool" convert -n -f raw -O parallels base.raw old.parallels
 for options in cluster_size=4k cluster_size=32256; do
 	qemu-img convert -f raw -O parallels -o $options base.raw "filled-$options.parallels"
 done
@@ -62,7 +65,9 @@ run open sparse.vmdk vmdk
 run open stream.vmdk vmdk
 run open child.vhdx vhdx
 run open child.vpc vpc
-run open theirs.vdi vdi
+for image in theirs small child; do
+	run open $image.vdi vdi
+done
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$seed
 done
@@ -83,12 +88,13 @@ for image in filled-*.vpc child.vpc; do
 	run write "$image" vpc seed=$seed
 	run resize "$image" vpc
 done
-for image in theirs small empty child; do
+for image in theirs small empty child static; do
 	run write $image.vdi vdi seed=$seed
 done
-run resize theirs.vdi vdi
-run resize small.vdi vdi
-for image in filled-*.parallels; do
+for image in theirs small child static; do
+	run resize $image.vdi vdi
+done
+for image in filled-*.parallels old.parallels; do
 	run open "$image" parallels
 	run write "$image" parallels seed=$seed
 	run resize "$image" parallels
@@ -101,6 +107,12 @@ for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi parallels; do
 	run copy stream.vmdk vmdk to=$target
 done
 run copy zlib.qcow2 qcow2 to=qcow2 options=cluster_size=512
+for options in static=on block_size=4k; do
+	run copy filled-cluster_size=32256.parallels parallels to=vdi options=$options
+done
+for options in cluster_size=512 cluster_size=32256; do
+	run copy small.vdi vdi to=parallels options=$options
+done
 for options in cluster_size=512 compression_type=zstd extended_l2=on; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=qcow2-c options=$options
 done
@@ -114,10 +126,12 @@ done
 run create new vhdx options=block_size=1M
 run create new vpc options=subformat=dynamic
 run create new vpc options=subformat=fixed
-for options in static=off static=on; do
+for options in static=off static=on block_size=4k preallocation=full; do
 	run create new vdi options=$options
 done
-run create new parallels options=cluster_size=64k
+for options in cluster_size=64k cluster_size=32256 preallocation=full; do
+	run create new parallels options=$options
+done
 for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done
@@ -135,6 +149,11 @@ cp filled-cluster_size=4k.parallels shared.parallels
 printf Ynot | dd of=shared.parallels bs=1 seek=44 conv=notrunc status=none
 dd if=filled-cluster_size=4k.parallels of=shared.parallels bs=4 skip=16 seek=17 count=1 conv=notrunc status=none
 run repair shared.parallels parallels
+# The same: 256 entries from 512 on, the count is two too low, one block has nobody.
+cp small.vdi shared.vdi
+dd if=small.vdi of=shared.vdi bs=4 skip=130 seek=131 count=1 conv=notrunc status=none
+printf '\376\000' | dd of=shared.vdi bs=1 seek=388 conv=notrunc status=none
+run repair shared.vdi vdi
 
 . "$top/tests/fault/tool.sh"
 finish
