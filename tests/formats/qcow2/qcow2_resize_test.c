@@ -400,7 +400,7 @@ Test(qcow2_file, of_data_is_not_seen_behind_the_old_end)
 		start(&b, 2, 4 * MIB);
 		run(&b, "qemu-img create -f qcow2 -o %s image.qcow2 1M", rows[i].options);
 		run(&b, "qemu-io -f qcow2 -c 'write -P 5 0 1M' image.qcow2");
-		run(&b, "yes more | head -c 2M >>data.raw");
+		run(&b, "yes more | head -c 2M | dd of=data.raw oflag=append conv=notrunc");
 		resize_to(&b, 4 * MIB, rows[i].how);
 		run(&b, "qemu-io -f qcow2 -c 'read -P 5 0 1M' -c 'read -P 0 1M 3M' image.qcow2 "
 			">io.txt 2>&1; ! grep -i failed io.txt");

@@ -122,6 +122,18 @@ Test(vmdk_resize, directories_that_move_are_durable_first)
 	cr_assert_lt(watch_find(w, 0, 0, vmdk->files[0].sparse.redundant_off, 4), header);
 	cr_assert(!watch_unsynced(w, header, 0));
 	cr_assert_eq(w->entry[header + 1].op, IMG_IO_SYNC);
+	/* each directory has tables of its own */
+	for (unsigned i = 0; i < 288; i++) {
+		uint8_t one[4], other[4];
+
+		cr_assert_eq(img_storage_read(img->file, vmdk->files[0].sparse.directory_off + 4 * (uint64_t)i, one,
+					      4, NULL),
+			     0);
+		cr_assert_eq(img_storage_read(img->file, vmdk->files[0].sparse.redundant_off + 4 * (uint64_t)i,
+					      other, 4, NULL),
+			     0);
+		cr_assert_arr_neq(one, other, 4, "%u", i);
+	}
 	is_sound(img);
 	cr_assert(reads_as(img, 5 * MIB, 7, 64 * KIB));
 	cr_assert(reads_as(img, UINT64_C(8) << 30, 0, 64 * KIB));
@@ -177,4 +189,26 @@ Test(vmdk_resize, a_descriptor_tells_no_more_than_its_extent_holds)
 		close_sound(img);
 		folder_remove(f);
 	}
+}
+
+/* What others left behind the end of a flat file is nothing of the disk. */
+Test(vmdk_resize, what_a_flat_file_has_behind_its_end)
+{
+	struct folder *f = vmdk_new("subformat=monolithicFlat", 1 * MIB);
+	struct img_open_options how = { .format = "vmdk", .flags = IMG_OPEN_WRITE };
+	char path[200], junk[4096];
+	struct img *img;
+	FILE *out;
+
+	memset(junk, 'x', sizeof(junk));
+	snprintf(path, sizeof(path), "%s/image-flat.vmdk", f->dir);
+	out = fopen(path, "a");
+	cr_assert(out && fwrite(junk, 1, sizeof(junk), out) == sizeof(junk) && !fclose(out));
+	cr_assert_eq(img_open(f->path, &how, &img, NULL), 0);
+	write_bytes(img, 0, 7, 1 * MIB, 0);
+	cr_assert_eq(img_resize(img, 3 * MIB, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert(reads_as(img, 0, 7, 1 * MIB));
+	cr_assert(reads_as(img, 1 * MIB, 0, 2 * MIB));
+	close_sound(img);
+	folder_remove(f);
 }
