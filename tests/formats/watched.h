@@ -107,4 +107,30 @@ static inline void close_sound(struct img *img)
 	img_error_free(err);
 }
 
+/* An image on disk with what write_bytes() writes: 7 in [0, len). */
+static inline void folder_fill(struct folder *f, const char *format, size_t len)
+{
+	struct img_open_options how = { .format = format, .flags = IMG_OPEN_WRITE };
+	struct img *img = NULL;
+
+	cr_assert_eq(img_open(f->path, &how, &img, NULL), 0);
+	write_bytes(img, 0, 7, len, 0);
+	close_sound(img);
+}
+
+/* A repair of all of s, whose changes alone are in the list then. Takes s over; what it became, open for reading. */
+static inline struct img *folder_repair(struct folder *f, struct img_storage *s, const char *format,
+					uint64_t corruptions)
+{
+	struct img_check_result r;
+	struct img *img;
+
+	cr_assert_eq(img_storage_sync(s, NULL), 0);
+	img = folder_open(f, s, format, IMG_OPEN_CHECK | IMG_OPEN_WRITE);
+	f->watch.n = 0;
+	cr_assert_eq(img_check(img, IMG_REPAIR_ALL, NULL, NULL, &r, NULL), 0);
+	cr_assert(!r.corruptions && r.corruptions_fixed == corruptions);
+	return img;
+}
+
 #endif

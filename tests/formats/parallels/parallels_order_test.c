@@ -1,5 +1,6 @@
 /* Parallels: what is durable before what, and room where a write failed. */
 #include "formats/parallels/parallels_state.h"
+#include "libimg/base/endian.h"
 #include "tests/formats/watched.h"
 
 enum {
@@ -69,4 +70,28 @@ Test(parallels_order, the_room_of_a_write_that_failed)
 		close_sound(img);
 		folder_remove(f);
 	}
+}
+
+/* Two entries for one cluster: the copy for the second is durable before its entry leads there. */
+Test(parallels_order, copies_of_a_repair_are_durable_first)
+{
+	struct folder *f = parallels_new("cluster_size=64k");
+	const struct watch *w = &f->watch;
+	struct img_storage *s;
+	uint8_t number[4];
+	struct img *img;
+	size_t entry;
+
+	folder_fill(f, "parallels", 128 * KIB);
+	s = folder_load(f);
+	cr_assert_eq(img_storage_read(s, PARALLELS_BAT_OFF, number, 4, NULL), 0);
+	cr_assert_eq(img_storage_write(s, PARALLELS_BAT_OFF + 5 * 4, number, 4, NULL), 0);
+	img = folder_repair(f, s, "parallels", 1);
+	entry = watch_find(w, 0, 0, PARALLELS_BAT_OFF + 5 * 4, 4);
+	cr_assert_lt(entry, w->n);
+	cr_assert_lt(watch_find(w, 0, 0, 64 * KIB, UINT64_MAX / 2), entry);
+	cr_assert(!watch_unsynced(w, entry, 0));
+	cr_assert(reads_as(img, 5 * 64 * KIB, 7, 64 * KIB));
+	img_close(img, NULL);
+	folder_remove(f);
 }

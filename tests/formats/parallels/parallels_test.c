@@ -146,6 +146,10 @@ Test(parallels, in_use)
 	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
 	put(img, 0, 1000, 1, model);
 	cr_assert_eq(peek_le("a", IN_USE_AT, 4), in_use);
+	/* the first entries lie in the same sector */
+	cr_assert_eq(img_flush(img, NULL), 0);
+	cr_assert_neq(entry("a", 0), 0);
+	cr_assert_eq(peek_le("a", IN_USE_AT, 4), in_use);
 	must_close(img);
 	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
 }

@@ -1,5 +1,6 @@
-/* VDI: room where a write failed. */
+/* VDI: room where a write failed, and what is durable before what in a repair. */
 #include "formats/vdi/vdi_state.h"
+#include "libimg/base/endian.h"
 #include "tests/formats/watched.h"
 
 enum {
@@ -63,5 +64,33 @@ Test(vdi_room, of_a_write_that_failed)
 	cr_assert(reads_as(img, 2 * MIB + 1024, 0, 63 * KIB));
 	cr_assert_leq(v->alloc.next, next + 128 * KIB);
 	close_sound(img);
+	folder_remove(f);
+}
+
+/* Two entries for one block: the copy for the second is durable, and counted, before its entry leads there. */
+Test(vdi_repair, copies_are_durable_first)
+{
+	struct folder *f = calloc(1, sizeof(*f));
+	const struct watch *w = &f->watch;
+	struct img_storage *s;
+	uint8_t number[4];
+	uint64_t map;
+	struct img *img;
+	size_t entry;
+
+	folder_make(f, "vdi", "block_size=64k", 16 * MIB);
+	folder_fill(f, "vdi", 128 * KIB);
+	s = folder_load(f);
+	cr_assert_eq(img_storage_read(s, 0x154, number, 4, NULL), 0);
+	map = le32_load(number);
+	cr_assert_eq(img_storage_read(s, map, number, 4, NULL), 0);
+	cr_assert_eq(img_storage_write(s, map + 5 * 4, number, 4, NULL), 0);
+	img = folder_repair(f, s, "vdi", 1);
+	entry = watch_find(w, 0, 0, map + 5 * 4, 4);
+	cr_assert_lt(entry, w->n);
+	cr_assert(!watch_unsynced(w, entry, 0));
+	cr_assert_lt(watch_find(w, 0, 0, 0x184, 4), entry);
+	cr_assert(reads_as(img, 5 * 64 * KIB, 7, 64 * KIB));
+	img_close(img, NULL);
 	folder_remove(f);
 }
