@@ -305,7 +305,7 @@ if have python3; then
 		serve python3 "$top/tests/nbd/liar.py" "$sock" $mode
 		try "answers to reads: $mode" fails "$sock" lied tool convert -f raw -O raw "$uri" lied
 	done
-	for mode in size:9223372036854775807 size:18446744073709551615 least:3000 least:131072 least:0 most:100 \
+	for mode in size:9223372036854775500 size:9223372036854775807 size:18446744073709551615 least:3000 least:131072 least:0 most:100 \
 		most:0; do
 		serve python3 "$top/tests/nbd/liar.py" "$sock" $mode
 		try "what is said of the disk: $mode" read_or_refused

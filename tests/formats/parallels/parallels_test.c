@@ -144,6 +144,8 @@ Test(parallels, in_use)
 	make_new("a", MIB, NULL);
 	img = must_open("a", "parallels", IMG_OPEN_WRITE);
 	cr_assert_eq(peek_le("a", IN_USE_AT, 4), closed);
+	/* what was read of the BAT before knows nothing of the mark */
+	cr_assert_eq(img_read(img, 0, model, sizeof(model), NULL), 0);
 	put(img, 0, 1000, 1, model);
 	cr_assert_eq(peek_le("a", IN_USE_AT, 4), in_use);
 	/* the first entries lie in the same sector */
