@@ -621,10 +621,10 @@ enum {
 	IMG_REPAIR_LOSS = 4,
 };
 /*
- * Check the image's own structures. say: gets a line for each defect; may be NULL.
+ * Check the image's own structures. report: gets a line for each defect; may be NULL.
  * -ENOTSUP: the format has nothing to check. Repairs need IMG_OPEN_WRITE | IMG_OPEN_CHECK.
  */
-int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
+int img_check(struct img *img, unsigned repair, void (*report)(void *user, const char *line),
 	      void *user, struct img_check_result *out, struct img_error *err);
 
 /* ---- Jobs ---- */

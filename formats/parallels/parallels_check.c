@@ -35,13 +35,11 @@ static bool repairs(const struct scan *s, unsigned what)
 	return (s->repair & what) == what;
 }
 
-/* Count a defect; told as what will be done about it. */
-#define DEFECT(s, what, fmt, ...) \
-	do { \
-		(s)->c->result.corruptions++; \
-		img_check_report((s)->c, "%s " fmt, repairs(s, what) ? "Repairing" : "ERROR", \
-				 __VA_ARGS__); \
-	} while (0)
+/* What a defect is reported as: what will be done about it. */
+static const char *verb(const struct scan *s, unsigned what)
+{
+	return repairs(s, what) ? "Repairing" : "ERROR";
+}
 
 static void count_repaired(struct scan *s)
 {
@@ -118,17 +116,17 @@ static int check_header(struct parallels_file *p, struct scan *s, struct img_err
 	int rc = 0;
 
 	if (h.in_use == PARALLELS_OPEN && !p->marked) {
-		DEFECT(s, IMG_REPAIR_ALL, "%s: image was not closed correctly", p->name);
+		img_check_defect(s->c, "%s %s: image was not closed correctly", verb(s, IMG_REPAIR_ALL), p->name);
 		h.in_use = PARALLELS_CLOSED;
 		/* Who writes this mark last vouches for the extension; nobody did. */
 		h.extension_off = 0;
 		defects++;
 	}
 	if (p->data_off_wrong) {
-		DEFECT(s, IMG_REPAIR_ALL,
-		       "%s: data_off field has incorrect value: sector %" PRIu32
-		       ", expected %" PRIu64,
-		       p->name, h.data_off, p->data_start / PARALLELS_SECTOR);
+		img_check_defect(s->c,
+				 "%s %s: data_off field has incorrect value: sector %" PRIu32
+				 ", expected %" PRIu64,
+				 verb(s, IMG_REPAIR_ALL), p->name, h.data_off, p->data_start / PARALLELS_SECTOR);
 		h.data_off = (uint32_t)(p->data_start / PARALLELS_SECTOR);
 		defects++;
 	}
@@ -137,7 +135,7 @@ static int check_header(struct parallels_file *p, struct scan *s, struct img_err
 
 		rc = parallels_check_extension(p, &why);
 		if (rc == -EUCLEAN) {
-			DEFECT(s, IMG_REPAIR_ALL, "%s", img_error_text(&why));
+			img_check_defect(s->c, "%s %s", verb(s, IMG_REPAIR_ALL), img_error_text(&why));
 			h.extension_off = 0;
 			defects++;
 			rc = 0;
@@ -188,8 +186,8 @@ static int check_empty(struct parallels_file *p, struct scan *s, struct img_erro
 	rc = parallels_each_entry(p, 0, p->entries, find_entry, &full, err);
 	if (rc < 0 || !full)
 		return rc < 0 ? rc : 0;
-	DEFECT(s, IMG_REPAIR_ALL, "%s: the header calls the image empty, and the BAT is not",
-	       p->name);
+	img_check_defect(s->c, "%s %s: the header calls the image empty, and the BAT is not",
+			 verb(s, IMG_REPAIR_ALL), p->name);
 	if (!repairs(s, IMG_REPAIR_ALL))
 		return 0;
 	h.flags &= ~(uint32_t)PARALLELS_FLAG_EMPTY;
@@ -249,11 +247,11 @@ static int check_lost(struct parallels_file *p, void *user, uint64_t number, uin
 
 	if (!is_lost(p, s, number, off))
 		return 0;
-	DEFECT(s, LOSS,
-	       "%s: cluster %" PRIu64 " is outside image: it is at %" PRIu64
-	       ", and the file ends at "
-	       "%" PRIu64,
-	       p->name, number, off, s->file_bytes);
+	img_check_defect(s->c,
+			 "%s %s: cluster %" PRIu64 " is outside image: it is at %" PRIu64
+			 ", and the file ends at "
+			 "%" PRIu64,
+			 verb(s, LOSS), p->name, number, off, s->file_bytes);
 	if (!repairs(s, LOSS)) {
 		s->allocated++;
 		s->copying = LOSS;
@@ -282,17 +280,18 @@ static int check_entry(struct parallels_file *p, void *user, uint64_t number, ui
 	if (is_lost(p, s, number, off))
 		return copy_cluster(p, s, number, off, err);
 	if (off % p->cluster_bytes != p->base || off < p->data_start) {
-		DEFECT(s, s->copying,
-		       "%s: cluster %" PRIu64 " is %s: it is at %" PRIu64, p->name, number,
-		       off < p->data_start ? "in front of the data" : "not aligned", off);
+		img_check_defect(s->c,
+				 "%s %s: cluster %" PRIu64 " is %s: it is at %" PRIu64,
+				 verb(s, s->copying), p->name, number,
+				 off < p->data_start ? "in front of the data" : "not aligned", off);
 		s->end = max_u64(s->end, off + p->cluster_bytes);
 		return repairs(s, s->copying) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	if (img_use_map_add(&s->used, off - p->base, p->cluster_bytes, &use))
 		return parallels_no_memory(p, err);
 	if (use == IMG_USE_SHARED) {
-		DEFECT(s, s->copying, "%s: duplicate offset in BAT entry %" PRIu64 ": %" PRIu64,
-		       p->name, number, off);
+		img_check_defect(s->c, "%s %s: duplicate offset in BAT entry %" PRIu64 ": %" PRIu64,
+				 verb(s, s->copying), p->name, number, off);
 		return repairs(s, s->copying) ? copy_cluster(p, s, number, off, err) : 0;
 	}
 	s->fragmented += number && s->previous == number && off != s->previous_end;
@@ -319,7 +318,7 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 	leaked = div_round_up_u64(size - s->end, p->cluster_bytes);
 	s->c->result.leaks += leaked;
 	img_check_report(s->c, "%s %s: space leaked at the end of the image %" PRIu64,
-			 s->repair & IMG_REPAIR_LEAKS ? "Repairing" : "ERROR", p->name,
+			 verb(s, IMG_REPAIR_LEAKS), p->name,
 			 size - s->end);
 	if (!(s->repair & IMG_REPAIR_LEAKS))
 		return 0;

@@ -15,7 +15,6 @@
 
 enum {
 	DEFECTS_MAX = 4 << 20, /* a block map with more is none: small files can have 2^29 */
-	LINES_MAX = 100,       /* defects beyond these are counted, but not listed */
 	COPIES_AT_ONCE = 4096, /* blocks that are copied between two scans */
 };
 
@@ -28,8 +27,6 @@ struct copy {
 struct scan {
 	struct img *img;
 	struct img_check *check;
-	bool silent; /* the defects are listed already */
-	unsigned lines;
 	bool zero_lost; /* entries that lead out of the file become zeroes */
 	struct img_use_map used;
 	uint64_t entries, end; /* that lead to a block in the file; one above the highest of those */
@@ -39,14 +36,6 @@ struct scan {
 	struct copy *copies; /* COPIES_AT_ONCE of them, or NULL */
 	size_t copy_count;
 };
-
-#define DEFECT(s, ...) \
-	do { \
-		if (!(s)->silent && ++(s)->lines <= LINES_MAX) \
-			img_check_report((s)->check, __VA_ARGS__); \
-		else if (!(s)->silent && (s)->lines == LINES_MAX + 1) \
-			img_check_report((s)->check, "There are more defects; they are only counted"); \
-	} while (0)
 
 static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_error *err)
 {
@@ -67,10 +56,10 @@ static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 	data = vdi_block_at(h, *entry) + h->extra_bytes;
 	needed = vdi_needed(img, block);
 	if (!range_in(data, needed, img->file->size)) {
-		DEFECT(s,
-		       "ERROR: block map entry %" PRIu64 ": block at %" PRIu64 " needs %" PRIu64
-		       ", the file ends at %" PRIu64,
-		       block, data, data + needed, (uint64_t)img->file->size);
+		img_check_defect(s->check,
+				 "ERROR: block map entry %" PRIu64 ": block at %" PRIu64 " needs %" PRIu64
+				 ", the file ends at %" PRIu64,
+				 block, data, data + needed, (uint64_t)img->file->size);
 		s->lost++;
 		if (s->zero_lost)
 			*entry = VDI_ENTRY_ZERO;
@@ -82,10 +71,10 @@ static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 	else if (img_use_map_add(&s->used, *entry, 1, &use))
 		return vdi_no_memory(img, err);
 	if (use != IMG_USE_NEW) {
-		DEFECT(s,
-		       "ERROR: block map entry %" PRIu64 ": index %" PRIu32
-		       " is used by another entry, too",
-		       block, *entry);
+		img_check_defect(s->check,
+				 "ERROR: block map entry %" PRIu64 ": index %" PRIu32
+				 " is used by another entry, too",
+				 block, *entry);
 		s->shared++;
 		if (s->copies && s->copy_count < COPIES_AT_ONCE)
 			s->copies[s->copy_count++] = (struct copy){ block, *entry };
@@ -97,14 +86,13 @@ static int scan_entry(void *user, uint64_t block, uint32_t *entry, struct img_er
 	return 0;
 }
 
-/* s has img, check, silent, and what is to be done. */
+/* s has img, check, and what is to be done. */
 static int scan(struct scan *s, struct img_error *err)
 {
 	const struct vdi *v = s->img->state;
 	uint64_t end, unique;
 	int rc;
 
-	s->lines = 0;
 	s->entries = s->end = s->lost = s->shared = s->fragmented = s->next = 0;
 	s->copy_count = 0;
 	img_use_map_init(&s->used, UINT64_C(1) << 32, 1);
@@ -115,10 +103,10 @@ static int scan(struct scan *s, struct img_error *err)
 	s->corruptions = s->lost + s->shared;
 	if (v->header.allocated < s->end) {
 		s->corruptions++;
-		DEFECT(s,
-		       "ERROR: allocated blocks is %" PRIu32 ", expected at least %" PRIu64
-		       ": another program would write over blocks that are used",
-		       v->header.allocated, s->end);
+		img_check_defect(s->check,
+				 "ERROR: allocated blocks is %" PRIu32 ", expected at least %" PRIu64
+				 ": another program would write over blocks that are used",
+				 v->header.allocated, s->end);
 	}
 	/* What the entries that are lost need is no leak. */
 	end = max_u64(v->header.allocated, s->end);
@@ -126,7 +114,7 @@ static int scan(struct scan *s, struct img_error *err)
 	s->leaks = end > unique ? end - unique : 0;
 	if (v->writing) /* gaps are the allocator's: finish() closes them */
 		s->leaks = 0;
-	if (s->leaks && !s->silent)
+	if (s->leaks && !s->check->quiet)
 		img_check_report(s->check,
 				 "Leaked blocks: %" PRIu64 " of %" PRIu64 " are in use, %" PRIu64 " are not",
 				 unique, end, s->leaks);
@@ -277,7 +265,7 @@ int vdi_check(struct img *img, struct img_check *check, struct img_error *err)
 		return rc;
 	corruptions = s.corruptions;
 	leaks = s.leaks;
-	s.silent = true;
+	check->quiet = true;
 	if (check->repair && (corruptions || leaks)) {
 		if (!v->for_check)
 			return img_fail(err, -EINVAL, "%s: it was not opened for a check", img->name);

@@ -19,7 +19,6 @@ struct walk {
 	struct img *img;
 	struct img_check *c;
 	struct vhd *v;
-	bool quiet;		 /* defects were told already */
 	bool repair, repair_all; /* this round is one of repairs: of leaks, of all */
 	bool cut;		 /* the file ends before a block does: nothing may be added to it */
 	uint64_t repairs;	 /* made in it */
@@ -28,19 +27,7 @@ struct walk {
 	uint64_t used_end;	 /* the same at the end of the last round */
 };
 
-/* Defects beyond these are counted, but not told one by one. */
-enum {
-	TOLD_MAX = 100,
-	COPY_BYTES = 1 << 20,
-};
-
-#define DEFECT(w, ...) \
-	do { \
-		if (++(w)->c->result.corruptions <= TOLD_MAX && !(w)->quiet) \
-			img_check_report((w)->c, __VA_ARGS__); \
-		else if ((w)->c->result.corruptions == TOLD_MAX + 1 && !(w)->quiet) \
-			img_check_report((w)->c, "There are more defects; they are only counted"); \
-	} while (0)
+enum { COPY_BYTES = 1 << 20 };
 
 static int sync_file(const struct img *img, struct img_error *err)
 {
@@ -162,25 +149,25 @@ static int check_block(struct walk *w, uint64_t number, uint32_t entry, struct i
 	int rc;
 
 	if (hit) {
-		DEFECT(w, "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64 ", where the %s lies",
-		       w->img->name, number, off, hit);
+		img_check_defect(w->c, "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64 ", where the %s lies",
+				 w->img->name, number, off, hit);
 		return w->repair_all ? drop_block(w, number, err) : 0;
 	}
 	rc = img_use_map_add(&w->used, off, bytes, &use);
 	if (rc)
 		return img_fail(err, rc, "out of memory");
 	if (use == IMG_USE_BEYOND) {
-		DEFECT(w,
-		       "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64 " to %" PRIu64
-		       ", and the file has %" PRIu64 " bytes",
-		       w->img->name, number, off, off + bytes, (uint64_t)w->img->file->size);
+		img_check_defect(w->c,
+				 "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64 " to %" PRIu64
+				 ", and the file has %" PRIu64 " bytes",
+				 w->img->name, number, off, off + bytes, (uint64_t)w->img->file->size);
 		w->cut = true;
 		return w->repair_all ? replace_lost(w, number, off, err) : 0;
 	}
 	w->end = max_u64(w->end, off + vhd_stored_bytes(v));
 	if (use == IMG_USE_SHARED) {
-		DEFECT(w, "ERROR %s: block %" PRIu64 " at %" PRIu64 " shares sectors with another one",
-		       w->img->name, number, off);
+		img_check_defect(w->c, "ERROR %s: block %" PRIu64 " at %" PRIu64 " shares sectors with another one",
+				 w->img->name, number, off);
 		return w->repair_all && !w->cut ? move_block(w, number, off, err) : 0;
 	}
 	w->c->result.allocated_units++;
@@ -217,8 +204,8 @@ static int check_header(struct walk *w, struct img_error *err)
 
 	if (!v->header_bad)
 		return 0;
-	DEFECT(w, "ERROR %s: the dynamic disk header at %" PRIu64 " is damaged", w->img->name,
-	       v->footer.header_off);
+	img_check_defect(w->c, "ERROR %s: the dynamic disk header at %" PRIu64 " is damaged", w->img->name,
+			 v->footer.header_off);
 	if (!w->repair_all)
 		return 0;
 	rc = write_metadata(w, v->footer.header_off, v->header.bytes, VHD_HEADER_BYTES, err);
@@ -237,7 +224,7 @@ static int check_head(struct walk *w, struct img_error *err)
 
 	if (!v->head_bad)
 		return 0;
-	DEFECT(w, "ERROR %s: the copy of the footer at the start of the file is damaged", w->img->name);
+	img_check_defect(w->c, "ERROR %s: the copy of the footer at the start of the file is damaged", w->img->name);
 	if (!w->repair_all)
 		return 0;
 	rc = write_metadata(w, 0, v->footer.bytes, VHD_FOOTER_BYTES, err);
@@ -275,7 +262,7 @@ static int check_tail(struct walk *w, struct img_error *err)
 	if (tail_is_sound(w))
 		return 0;
 	w->c->result.leaks++;
-	if (!w->quiet)
+	if (!w->c->quiet)
 		img_check_report(w->c,
 				 "Leaked footer in %s: it is missing at the end, or another one than at the start",
 				 w->img->name);
@@ -332,12 +319,14 @@ enum { ROUNDS_MAX = 3 }; /* of repairs: one makes another possible */
 /* Repair, look again, and count what is left. */
 static int repair(struct walk *w, struct img_error *err)
 {
-	struct img_check *c = w->c, round = { .repair = c->repair, .say = c->say, .user = c->user };
+	struct img_check *c = w->c;
+	struct img_check round = {
+		.repair = c->repair, .report = c->report, .user = c->user, .quiet = true
+	};
 	uint64_t corruptions = c->result.corruptions, leaks = c->result.leaks, repairs = 1;
 	int rc = 0;
 
 	w->c = &round;
-	w->quiet = true;
 	for (int i = 0; i < ROUNDS_MAX && repairs && !rc; i++) {
 		w->repair = true;
 		w->repair_all = (c->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;

@@ -22,7 +22,6 @@
 enum {
 	PIECE_ENTRIES = 8 << 10, /* of the BAT, looked at at a time */
 	PIECE_BYTES = PIECE_ENTRIES * VHDX_BAT_ENTRY_BYTES,
-	TOLD_MAX = 100, /* defects beyond these are counted, but not told one by one */
 	COPY_BYTES = 1 << 20,
 };
 
@@ -32,7 +31,6 @@ struct walk {
 	struct img_use_map used;
 	uint64_t used_end;   /* of what is in the file */
 	uint64_t next_off;   /* where a block of the last one looked at would go on */
-	bool again;	     /* what is wrong was told before */
 	bool repair;	     /* this round changes what it can */
 	bool copy;	     /* ... and copies blocks that overlap */
 	uint64_t append;     /* where copies go */
@@ -41,14 +39,6 @@ struct walk {
 	uint64_t chunk;	     /* whose sector bitmap block was looked up last */
 	bool chunk_bitmap;   /* it has one */
 };
-
-#define DEFECT(w, ...) \
-	do { \
-		if (++(w)->c->result.corruptions <= TOLD_MAX && !(w)->again) \
-			img_check_report((w)->c, __VA_ARGS__); \
-		else if ((w)->c->result.corruptions == TOLD_MAX + 1 && !(w)->again) \
-			img_check_report((w)->c, "There are more defects; they are only counted"); \
-	} while (0)
 
 /* ---- Blocks ---- */
 
@@ -145,8 +135,8 @@ static bool lose(struct walk *w, uint64_t number, uint64_t *entry, uint64_t righ
 {
 	const struct vhdx *v = w->img->state;
 
-	DEFECT(w, "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64 ", %s", number,
-	       vhdx_entry_at(v, number), *entry, what);
+	img_check_defect(w->c, "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64 ", %s", number,
+			 vhdx_entry_at(v, number), *entry, what);
 	if (!w->repair || !(w->c->repair & IMG_REPAIR_LOSS))
 		return false;
 	*entry = right;
@@ -176,10 +166,10 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 		return 0;
 	}
 	if (!range_in(off, bytes_needed(v, number), size)) {
-		DEFECT(w,
-		       "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
-		       " is cut off: the file ends at %" PRIu64,
-		       number, off, size);
+		img_check_defect(w->c,
+				 "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
+				 " is cut off: the file ends at %" PRIu64,
+				 number, off, size);
 		/* a device does not become longer */
 		if (w->repair && (w->c->repair & IMG_REPAIR_LOSS) && !img->file->device)
 			rc = img_storage_zero(img->file, off + bytes, 0, err);
@@ -194,10 +184,10 @@ static int check_allocated(struct walk *w, uint64_t number, uint64_t *entry, str
 	w->used_end = max_u64(w->used_end, off + bytes);
 	if (use != IMG_USE_SHARED)
 		return 0;
-	DEFECT(w,
-	       "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
-	       " overlaps another one, or metadata",
-	       number, off);
+	img_check_defect(w->c,
+			 "ERROR BAT entry %" PRIu64 ": the block at %" PRIu64
+			 " overlaps another one, or metadata",
+			 number, off);
 	if (!w->copy)
 		return 0;
 	rc = copy_block(w, &off, bytes, err);
@@ -221,10 +211,10 @@ static int check_entry(struct walk *w, uint64_t number, uint64_t *entry, struct 
 		return 0;
 	}
 	if (reserved) {
-		DEFECT(w,
-		       "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64
-		       ", expected an offset of whole MiB",
-		       number, vhdx_entry_at(v, number), *entry);
+		img_check_defect(w->c,
+				 "ERROR BAT entry %" PRIu64 " at %" PRIu64 ": found %#" PRIx64
+				 ", expected an offset of whole MiB",
+				 number, vhdx_entry_at(v, number), *entry);
 		if (w->repair && (w->c->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL)
 			*entry &= ~UINT64_C(0xffff8);
 	}
@@ -277,7 +267,7 @@ static int check_header(struct walk *w, unsigned i, struct img_error *err)
 
 	if (!rc && vhdx_parse_header(bytes, &h, &why)) {
 		w->c->result.leaks++;
-		if (!w->again)
+		if (!w->c->quiet)
 			img_check_report(w->c, "Leaked header %u at %" PRIu64 ": %s", i + 1,
 					 VHDX_HEADER_OFF(i), img_error_text(&why));
 	}
@@ -302,16 +292,16 @@ static int check_regions(struct walk *w, bool *same, struct img_error *err)
 				      VHDX_REGION_TABLE_BYTES, err);
 		if (!rc && vhdx_parse_regions(table, &regions, &why)) {
 			*same = false;
-			DEFECT(w, "ERROR region table at %" PRIu64 ": %s", VHDX_REGION_TABLE_OFF(i),
-			       img_error_text(&why));
+			img_check_defect(w->c, "ERROR region table at %" PRIu64 ": %s", VHDX_REGION_TABLE_OFF(i),
+					 img_error_text(&why));
 		}
 		img_error_clear(&why);
 	}
 	if (!rc && *same &&
 	    memcmp(bytes, bytes + VHDX_REGION_TABLE_BYTES, VHDX_REGION_TABLE_BYTES) != 0) {
 		*same = false;
-		DEFECT(w, "ERROR region tables at %" PRIu64 " and %" PRIu64 " differ",
-		       VHDX_REGION_TABLE_OFF(0), VHDX_REGION_TABLE_OFF(1));
+		img_check_defect(w->c, "ERROR region tables at %" PRIu64 " and %" PRIu64 " differ",
+				 VHDX_REGION_TABLE_OFF(0), VHDX_REGION_TABLE_OFF(1));
 	}
 	free(bytes);
 	return rc;
@@ -382,7 +372,7 @@ static int look_through(struct walk *w, bool *same_regions, struct img_error *er
 		uint64_t leaked = (v->storage->size - w->used_end) / VHDX_MIB;
 
 		w->c->result.leaks += leaked;
-		if (!w->again)
+		if (!w->c->quiet)
 			img_check_report(w->c,
 					 "Leaked space: %" PRIu64
 					 " MiB behind the last block, which ends at %" PRIu64,
@@ -417,8 +407,10 @@ static int repair_regions(struct walk *w, struct img_error *err)
 static int repair(struct img *img, struct img_check *c, bool same_regions,
 		  const struct walk *found, struct img_error *err)
 {
-	struct img_check here = { .repair = c->repair, .say = c->say, .user = c->user };
-	struct walk w = { .img = img, .c = &here, .again = true };
+	struct img_check here = {
+		.repair = c->repair, .report = c->report, .user = c->user, .quiet = true
+	};
+	struct walk w = { .img = img, .c = &here };
 	bool all = (c->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
 	const struct vhdx *v = img->state;
 	int rc = 0;
@@ -448,7 +440,7 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 {
 	struct vhdx *v = img->state;
 	struct walk w = { .img = img, .c = c };
-	struct img_check after = { 0 };
+	struct img_check after = { .quiet = true };
 	bool same, had_alloc = v->alloc;
 	int rc;
 
@@ -465,7 +457,7 @@ int vhdx_check(struct img *img, struct img_check *c, struct img_error *err)
 	if (rc)
 		return rc;
 	/* What is left. */
-	w = (struct walk){ .img = img, .c = &after, .again = true };
+	w = (struct walk){ .img = img, .c = &after };
 	rc = look_through(&w, &same, err);
 	/* The log is closed, so that nothing knows of the length; what is lost may have been there. */
 	if (!rc && after.result.leaks && !after.result.corruptions &&

@@ -32,19 +32,6 @@ struct walk {
 	uint64_t repairs;	    /* made in this round */
 };
 
-/* Defects beyond these are counted, but not reported one by one. */
-enum {
-	REPORTED_MAX = 100,
-};
-
-#define DEFECT(w, ...) \
-	do { \
-		if (++(w)->c->result.corruptions <= REPORTED_MAX) \
-			img_check_report((w)->c, __VA_ARGS__); \
-		else if ((w)->c->result.corruptions == REPORTED_MAX + 1) \
-			img_check_report((w)->c, "There are more defects; they are only counted"); \
-	} while (0)
-
 /* A part of the metadata; what: for the sentence. -ENOMEM. */
 static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_t len)
 {
@@ -55,8 +42,8 @@ static int mark_metadata(struct walk *w, const char *what, uint64_t off, uint64_
 		return 0;
 	rc = img_use_map_add(&w->used, off, len, &use);
 	if (!rc && use == IMG_USE_SHARED)
-		DEFECT(w, "ERROR %s: %s at %" PRIu64 " shares sectors with other metadata",
-		       w->storage->name, what, off);
+		img_check_defect(w->c, "ERROR %s: %s at %" PRIu64 " shares sectors with other metadata",
+				 w->storage->name, what, off);
 	return rc;
 }
 
@@ -70,8 +57,8 @@ static void report_copy(struct walk *w, uint64_t off, const char *what, uint64_t
 				 " differ",
 				 w->storage->name, what, number, off);
 	} else {
-		DEFECT(w, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
-		       w->storage->name, what, number, off);
+		img_check_defect(w->c, "ERROR %s: %s %" PRIu64 " and its copy at %" PRIu64 " differ",
+				 w->storage->name, what, number, off);
 	}
 }
 
@@ -113,7 +100,7 @@ static int grain_length(struct walk *w, uint64_t grain_off, uint64_t file_off, u
 	if (rc)
 		return rc;
 	if (vmdk_parse_grain_marker(w->s, marker, file_off, grain_off, &stored, &bad)) {
-		DEFECT(w, "ERROR %s: %s", w->storage->name, img_error_text(&bad));
+		img_check_defect(w->c, "ERROR %s: %s", w->storage->name, img_error_text(&bad));
 		*len = 0;
 	} else {
 		*len = (uint64_t)sizeof(marker) + stored;
@@ -133,10 +120,10 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
 	int rc;
 
 	if (e.kind == VMDK_DAMAGED)
-		DEFECT(w,
-		       "ERROR %s: grain table entry of sector %" PRIu64 " is %#" PRIx64 ", which "
-		       "is not in the file",
-		       w->storage->name, grain_off / VMDK_SECTOR, e.value);
+		img_check_defect(w->c,
+				 "ERROR %s: grain table entry of sector %" PRIu64 " is %#" PRIx64 ", which "
+				 "is not in the file",
+				 w->storage->name, grain_off / VMDK_SECTOR, e.value);
 	if (e.kind != VMDK_STORED)
 		return 0;
 	rc = grain_length(w, grain_off, e.file_off, &len, err);
@@ -144,10 +131,10 @@ static int check_grain(struct walk *w, uint64_t grain_off, const uint8_t *slot,
 		return rc;
 	rc = img_use_map_add(&w->used, e.file_off, len, &use);
 	if (!rc && use == IMG_USE_SHARED)
-		DEFECT(w,
-		       "ERROR %s: the grain of sector %" PRIu64 " at %" PRIu64 " shares sectors "
-		       "with another grain or with metadata",
-		       w->storage->name, grain_off / VMDK_SECTOR, e.file_off);
+		img_check_defect(w->c,
+				 "ERROR %s: the grain of sector %" PRIu64 " at %" PRIu64 " shares sectors "
+				 "with another grain or with metadata",
+				 w->storage->name, grain_off / VMDK_SECTOR, e.file_off);
 	return rc ? img_fail(err, rc, "out of memory") : 0;
 }
 
@@ -164,10 +151,10 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 	int rc;
 
 	if (e.kind == VMDK_DAMAGED)
-		DEFECT(w,
-		       "ERROR %s: grain directory entry %" PRIu64 " is %#" PRIx64 ", which is not "
-		       "in the file",
-		       w->storage->name, number, e.value);
+		img_check_defect(w->c,
+				 "ERROR %s: grain directory entry %" PRIu64 " is %#" PRIx64 ", which is not "
+				 "in the file",
+				 w->storage->name, number, e.value);
 	if (copy) {
 		other = vmdk_directory_entry(s, copy);
 		if (e.kind == VMDK_ABSENT && other.kind == VMDK_STORED && s->unclean)
@@ -176,10 +163,10 @@ static int check_table(struct walk *w, uint64_t number, const uint8_t *slot, con
 				    "grain directory entry", number);
 		else if (other.kind == VMDK_DAMAGED ||
 			 (other.kind != e.kind && e.kind != VMDK_DAMAGED))
-			DEFECT(w,
-			       "ERROR %s: redundant grain directory entry %" PRIu64 " is "
-			       "%#" PRIx64 ", which does not match the grain directory",
-			       w->storage->name, number, other.value);
+			img_check_defect(w->c,
+					 "ERROR %s: redundant grain directory entry %" PRIu64 " is "
+					 "%#" PRIx64 ", which does not match the grain directory",
+					 w->storage->name, number, other.value);
 	}
 	if (e.kind == VMDK_DAMAGED && other.kind == VMDK_STORED) { /* it stands in */
 		rc = mark_metadata(w, "a copy of a grain table", other.file_off, bytes);
@@ -493,11 +480,11 @@ static void check_header(struct walk *w, uint64_t line_bytes)
 	if (s->kind != VMDK_HOSTED || s->at_end)
 		return;
 	if (s->directory_lost)
-		DEFECT(w, fmt, w->storage->name, directory_field);
+		img_check_defect(w->c, fmt, w->storage->name, directory_field);
 	if (s->redundant_lost)
-		DEFECT(w, fmt, w->storage->name, copy_field);
+		img_check_defect(w->c, fmt, w->storage->name, copy_field);
 	if (is_other_capacity(s, line_bytes))
-		DEFECT(w, fmt, w->storage->name, capacity);
+		img_check_defect(w->c, fmt, w->storage->name, capacity);
 }
 
 /* Is every entry of the directory one for which its copy's stands in? */
@@ -666,7 +653,7 @@ static int check_file(struct img *img, struct img_check *c, struct vmdk_file *f,
 		      const struct inside *in, struct img_error *err)
 {
 	struct vmdk_sparse *s = &f->sparse;
-	struct img_check here = { .repair = c->repair, .say = c->say, .user = c->user };
+	struct img_check here = { .repair = c->repair, .report = c->report, .user = c->user };
 	struct walk w = { .img = img, .c = &here, .storage = f->storage, .s = s };
 	int rc = -ENOMEM;
 

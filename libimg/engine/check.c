@@ -1,5 +1,5 @@
 /*
- * What a driver's check() has to say.
+ * What a driver's check() reports: lines, and defects, of which so many are lines that a person reads them.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,17 +7,39 @@
 
 #include "libimg/engine/driver.h"
 
+static void report(const struct img_check *c, const char *fmt, va_list args)
+{
+	char *line;
+
+	if (!c->report)
+		return;
+	if (vasprintf(&line, fmt, args) < 0)
+		line = NULL;
+	c->report(c->user, line ? line : "out of memory");
+	free(line);
+}
+
 void img_check_report(struct img_check *c, const char *fmt, ...)
 {
 	va_list args;
-	char *line;
 
-	if (!c->say)
-		return;
 	va_start(args, fmt);
-	if (vasprintf(&line, fmt, args) < 0)
-		line = NULL;
+	report(c, fmt, args);
 	va_end(args);
-	c->say(c->user, line ? line : "out of memory");
-	free(line);
+}
+
+void img_check_defect(struct img_check *c, const char *fmt, ...)
+{
+	va_list args;
+
+	c->result.corruptions++;
+	if (c->quiet || c->defects_reported > IMG_CHECK_DEFECTS_MAX)
+		return;
+	if (c->defects_reported++ == IMG_CHECK_DEFECTS_MAX) {
+		img_check_report(c, "There are more defects; they are only counted");
+		return;
+	}
+	va_start(args, fmt);
+	report(c, fmt, args);
+	va_end(args);
 }

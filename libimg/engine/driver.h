@@ -390,10 +390,20 @@ struct img_source {
 struct img_check {
 	unsigned repair; /* in: IMG_REPAIR_* or 0 */
 	/* in: one line of a defect or a repair, without newline; may be NULL */
-	void (*say)(void *user, const char *line);
+	void (*report)(void *user, const char *line);
 	void *user;
+	bool quiet;			/* a further pass: defects are only counted */
+	unsigned defects_reported;	/* by img_check_defect() */
 	struct img_check_result result; /* out */
 };
+
+/* How many defects are reported line by line: a small file can have 2^29 of them. */
+enum { IMG_CHECK_DEFECTS_MAX = 100 };
+
+/* Count a corruption, and report it, unless c is quiet or so many were reported before. */
+void img_check_defect(struct img_check *c, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+/* One line: what is repaired or left, and the like. */
 void img_check_report(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- Zeroing ---- */

@@ -237,11 +237,11 @@ int img_make_empty(struct img *img, struct img_error *err)
 	return rc;
 }
 
-int img_check(struct img *img, unsigned repair, void (*say)(void *user, const char *line),
+int img_check(struct img *img, unsigned repair, void (*report)(void *user, const char *line),
 	      void *user, struct img_check_result *out, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	struct img_check c = { .repair = repair, .say = say, .user = user };
+	struct img_check c = { .repair = repair, .report = report, .user = user };
 	int rc = img_context_is_ours(img, err);
 
 	if (rc)

@@ -798,7 +798,7 @@ static void count_line(void *user, const char *line)
 static uint64_t corruptions(void)
 {
 	unsigned lines = 0;
-	struct img_check c = { .say = count_line, .user = &lines };
+	struct img_check c = { .report = count_line, .user = &lines };
 	struct img_error err = { 0 };
 	struct img img;
 
