@@ -117,18 +117,6 @@ static void parallels_drop(struct img *img, struct img_req *req, const struct im
 	parallels_file_drop(file_of(img, plan), req, plan);
 }
 
-static int parallels_last_use(struct img *img, struct img_req *req, struct img_storage *s,
-			      uint64_t file_off, uint64_t len, bool *last)
-{
-	(void)img;
-	(void)req;
-	(void)s;
-	(void)file_off;
-	(void)len;
-	*last = true;
-	return 0;
-}
-
 static int parallels_release(struct img *img, struct img_req *req, struct img_storage *storage,
 			     uint64_t file_off, uint64_t len)
 {
@@ -324,7 +312,6 @@ const struct img_driver parallels_driver = {
 	.commit = parallels_commit,
 	.drop = parallels_drop,
 	.zeroing = parallels_zeroing,
-	.last_use = parallels_last_use,
 	.release = parallels_release,
 	.extend = parallels_extend,
 	.resize = parallels_resize,
