@@ -80,51 +80,38 @@ bool img_quarantine_pending(const struct img_engine *e)
 	return e->freed.n || e->freed_written.n;
 }
 
-/* Ask the driver until its metadata is there. The lock is held, and dropped while reading. */
-static int call_last_use(struct img_engine *e, struct img_req *req, const struct img_freed *f,
-			 bool *last)
+/*
+ * Ask the driver whether this is the last use (last NULL: tell it of the release), until the metadata for that
+ * is there. The lock is held, and dropped while reading.
+ */
+static int call_driver(struct img_engine *e, struct img_req *req, const struct img_freed *f, bool *last)
 {
-	*last = true;
-	if (!e->img->driver->last_use)
-		return 0;
-	for (;;) {
-		int rc = e->img->driver->last_use(e->img, req, f->storage, f->off, f->len, last);
+	const struct img_driver *d = e->img->driver;
+	int rc;
 
+	do {
+		rc = last ? d->last_use(e->img, req, f->storage, f->off, f->len, last)
+			  : d->release(e->img, req, f->storage, f->off, f->len);
 		if (rc != IMG_NEED_METADATA)
 			return rc;
 		pthread_mutex_unlock(&e->lock);
 		rc = img_meta_fetch(req);
 		pthread_mutex_lock(&e->lock);
-		if (rc)
-			return rc;
-	}
-}
-
-static int call_release(struct img_engine *e, struct img_req *req, const struct img_freed *f)
-{
-	for (;;) {
-		int rc = e->img->driver->release(e->img, req, f->storage, f->off, f->len);
-
-		if (rc != IMG_NEED_METADATA)
-			return rc;
-		pthread_mutex_unlock(&e->lock);
-		rc = img_meta_fetch(req);
-		pthread_mutex_lock(&e->lock);
-		if (rc)
-			return rc;
-	}
+	} while (!rc);
+	return rc;
 }
 
 static int release_one(struct img_engine *e, const struct img_freed *f, struct img_error *err)
 {
 	struct img_req req;
-	bool last = false;
+	bool last = !e->img->driver->last_use;
 	int rc = 0;
 
 	img_req_init(&req, err);
 	req.engine = e;
 	if (e->img->unmap) {
-		rc = call_last_use(e, &req, f, &last);
+		if (!last)
+			rc = call_driver(e, &req, f, &last);
 		if (!rc && last) {
 			pthread_mutex_unlock(&e->lock);
 			/* Not being able to punch costs space, nothing else. */
@@ -133,7 +120,7 @@ static int release_one(struct img_engine *e, const struct img_freed *f, struct i
 		}
 	}
 	if (!rc)
-		rc = call_release(e, &req, f);
+		rc = call_driver(e, &req, f, NULL);
 	img_req_unpin(&req, e);
 	return rc;
 }
