@@ -26,8 +26,9 @@ static int vhd_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint6
 	for (unsigned cut = 0; cut < 2; cut++) {
 		uint64_t room = file_size - VHD_FOOTER_BYTES + cut;
 
+		/* Of another size it is the end of something inside a raw disk. */
 		if (!vhd_parse_footer(bytes + cut, &f, NULL) && f.type == VHD_FIXED &&
-		    f.current <= room)
+		    f.current == room)
 			return 90;
 	}
 	return 0;

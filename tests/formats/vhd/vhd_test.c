@@ -310,6 +310,9 @@ Test(vhd, probed)
 	patch_footer("f", SIZE, 48, SIZE + 512, 8); /* larger than its file */
 	cr_assert(!img_probe("f", &format, NULL) && !strcmp(format, "raw"));
 	cr_assert_eq(must_fail("f", &(struct img_open_options){ .format = "vpc" }, NULL), -EUCLEAN);
+	patch_footer("f", SIZE, 48, SIZE - MIB, 8); /* smaller: a VHD file may be the last in a raw disk */
+	cr_assert(!img_probe("f", &format, NULL) && !strcmp(format, "raw"));
+	must_close(must_open("f", "vpc", 0));
 	patch_footer("f", SIZE, 48, SIZE, 8);
 	patch_footer("f", SIZE, 60, 4, 4); /* a guest could have written this */
 	cr_assert(!img_probe("f", &format, NULL) && !strcmp(format, "raw"));
