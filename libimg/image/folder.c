@@ -52,7 +52,8 @@ static int fail_unknown(const char *path, struct img_error *err)
 	return -EISDIR;
 }
 
-int img_folder_open(const char *path, unsigned flags, struct img_storage **out, struct img_error *err)
+int img_folder_open(const char *path, const struct img_driver *driver, unsigned flags,
+		    struct img_storage **out, struct img_error *err)
 {
 	struct img_gate *gate = NULL;
 	struct img_gate_file file;
@@ -65,7 +66,7 @@ int img_folder_open(const char *path, unsigned flags, struct img_storage **out, 
 		return img_fail(err, -ENOMEM, "out of memory");
 	rc = img_gate_new("folder", &gate, err);
 	for (size_t i = 0; !rc && !found && img_drivers[i]; i++) {
-		if (!img_drivers[i]->folder_file)
+		if (!img_drivers[i]->folder_file || (driver && img_drivers[i] != driver))
 			continue;
 		rc = img_gate_open(gate, image, img_drivers[i]->folder_file, "main file",
 				   flags & IMG_STORAGE_WRITE, &file, err);

@@ -16,9 +16,10 @@ const char *img_folder_named(const struct img_node *node);
 
 /*
  * Open the file by which a driver knows the folder at path: it must lie in the folder, whatever links say.
- * flags: IMG_STORAGE_*. -EISDIR: no driver knows this folder; -EPERM: the file lies elsewhere; errors of the file.
+ * driver: who is asked alone; NULL: all. flags: IMG_STORAGE_*. -EISDIR: no driver knows this folder; -EPERM: the file lies elsewhere; errors of the file.
  */
-int img_folder_open(const char *path, unsigned flags, struct img_storage **out, struct img_error *err);
+int img_folder_open(const char *path, const struct img_driver *driver, unsigned flags,
+		    struct img_storage **out, struct img_error *err);
 
 /*
  * Where an image is made whose name is path: in the folder at path, if it is one, and the driver knows folders.

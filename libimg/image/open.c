@@ -127,7 +127,8 @@ static int open_image_inside(const struct img_node *node, const struct img_node_
 	return rc ? rc : img_image_storage(img, out, err);
 }
 
-static int open_node(const struct img_node *node, unsigned flags,
+/* driver: what it is said to be; NULL: nothing is said. */
+static int open_node(const struct img_node *node, const struct img_driver *driver, unsigned flags,
 		     const struct img_secrets *secrets, struct img_storage **out,
 		     struct img_error *err)
 {
@@ -136,12 +137,13 @@ static int open_node(const struct img_node *node, unsigned flags,
 					    .image = open_image_inside };
 	const char *folder = img_folder_named(node);
 
-	return folder ? img_folder_open(folder, flags, out, err)
+	return folder ? img_folder_open(folder, driver, flags, out, err)
 		      : img_node_open_storage(node, &o, out, err);
 }
 
 /* What the user describes, unless that is what img is made of already. what: for messages. */
-static int open_described(const struct img *img, const struct img_node *node, unsigned flags,
+static int open_described(const struct img *img, const struct img_node *node,
+			  const struct img_driver *driver, unsigned flags,
 			  const struct img_secrets *secrets, bool *loop, struct img_storage **out,
 			  struct img_error *err)
 {
@@ -154,7 +156,7 @@ static int open_described(const struct img *img, const struct img_node *node, un
 	free(identity);
 	if (*loop)
 		return -ELOOP;
-	rc = open_node(node, flags, secrets, &storage, err);
+	rc = open_node(node, driver, flags, secrets, &storage, err);
 	if (rc)
 		return rc;
 	*loop = img && img_context_shares(img, storage);
@@ -192,7 +194,7 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 				img->name);
 	if (!o->data_file)
 		return open_reference(base, stored, "data file", out, err);
-	rc = open_described(img, o->data_file, reference_flags(img), o->secrets, &loop, &storage,
+	rc = open_described(img, o->data_file, NULL, reference_flags(img), o->secrets, &loop, &storage,
 			    err);
 	if (loop)
 		return fail_own_file(img, "data file", name_of(o->data_file), err);
@@ -294,6 +296,8 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 		return rc;
 	img->context->above = above;
 	rc = img_context_open(img, way->driver, &how, err);
+	if (rc == -EMEDIUMTYPE && above) /* of several images, which one */
+		img_error_prefix(err, rc, "%s", name);
 	if (rc)
 		img_context_close(img, NULL);
 	else
@@ -345,7 +349,7 @@ static int open_given(struct img *above, const struct way *way, struct img **out
 {
 	struct img_storage *storage;
 	bool loop;
-	int rc = open_described(above, way->level.file, img_storage_flags(way->flags),
+	int rc = open_described(above, way->level.file, way->driver, img_storage_flags(way->flags),
 				way->options->secrets, &loop, &storage, err);
 
 	if (loop)
@@ -599,7 +603,7 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 		rc = resolve_options(&way, name_of(way.level.file), err);
 	if (rc)
 		return rc;
-	rc = open_node(way.level.file,
+	rc = open_node(way.level.file, way.driver,
 		       img_storage_flags(way.flags) |
 			       (way.flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
 		       way.options->secrets, &storage, err);

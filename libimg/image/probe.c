@@ -188,7 +188,7 @@ int img_probe(const char *path, const char **format, struct img_error *err)
 	if (!strncmp(path, "file:", 5))
 		path += 5;
 	if (!stat(path, &st) && S_ISDIR(st.st_mode))
-		rc = img_folder_open(path, IMG_STORAGE_SHARE, &s, err);
+		rc = img_folder_open(path, NULL, IMG_STORAGE_SHARE, &s, err);
 	else
 		rc = img_storage_open_file(path, IMG_STORAGE_SHARE, &s, err);
 	if (rc)

@@ -39,6 +39,20 @@ Test(folder, main_file)
 	cr_assert_eq(chdir(".."), 0);
 }
 
+/* A format that knows no folders does not take the file in one for its image. */
+Test(folder, of_another_format)
+{
+	const char *sentence;
+
+	run("mkdir disk.hdd");
+	KIN("disk.hdd/main.kin", 1, "", "", 'm');
+	cr_assert_eq(must_fail("disk.hdd", &(struct img_open_options){ .format = "raw" }, &sentence), -EISDIR);
+	cr_assert(strstr(sentence, "Is a directory"), "%s", sentence);
+	cr_assert_eq(must_fail("json:{\"driver\":\"raw\",\"file\":{\"filename\":\"disk.hdd\"}}", NULL,
+			       NULL),
+		     -EISDIR);
+}
+
 /* What it names lies in the folder. */
 Test(folder, names_inside)
 {

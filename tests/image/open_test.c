@@ -21,8 +21,14 @@ Test(open, wrong_format)
 	make_image("r", "raw", 1 << 20, NULL, NULL);
 	cr_assert_eq(must_fail("r", &o, &text), -EMEDIUMTYPE);
 	cr_assert_str_eq(text, "Image is not in qcow2 format");
+	/* of an image of several files, which one */
+	make_image("base.qcow2", "qcow2", 1 << 20, NULL, NULL);
+	make_image("top.qcow2", "qcow2", 1 << 20, "base.qcow2", "qcow2");
+	cr_assert_eq(rename("r", "base.qcow2"), 0);
+	cr_assert_eq(must_fail("top.qcow2", &o, &text), -EMEDIUMTYPE);
+	cr_assert(strstr(text, "base.qcow2: Image is not in qcow2 format"), "%s", text);
 	o.format = "nofmt";
-	cr_assert_eq(must_fail("r", &o, &text), -ENOTSUP);
+	cr_assert_eq(must_fail("top.qcow2", &o, &text), -ENOTSUP);
 	cr_assert_str_eq(text, "Unknown driver 'nofmt'");
 }
 
