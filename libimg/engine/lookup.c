@@ -98,6 +98,20 @@ static void note_stored(const struct img_lookups *g, struct img_lookup *l)
 	}
 }
 
+/* What the storage knows by itself. False: it has to be asked. */
+static bool find_stored(struct img_lookups *g, const struct img_lookup *l)
+{
+	const struct img_extent *e = &l->extent;
+
+	if (!img_storage_known_extent(e->storage, e->file_off, e->length, &g->stored.at[0].kind,
+				      &g->stored.at[0].len))
+		return false;
+	g->stored.count = 1;
+	g->io.storage = e->storage;
+	g->io.off = e->file_off;
+	return true;
+}
+
 static void process(struct img_piece *p);
 
 static void stored_known(struct img_io *io)
@@ -148,6 +162,8 @@ static void process(struct img_piece *p)
 
 		note_stored(g, l);
 		rc = t->found(t->found_user, l, &bytes, &p->err);
+		if (rc == IMG_LOOKUP_ASK && find_stored(g, l))
+			continue;
 		if (rc == IMG_LOOKUP_ASK) {
 			query_storage(p, l);
 			return;

@@ -83,12 +83,66 @@ static void seek_extent(int fd, uint64_t off, enum img_storage_extent *kind, uin
 		*end = (uint64_t)hole;
 }
 
+/*
+ * The file system says where something ends, not where it began. Who goes backwards would ask for each piece of it:
+ * so it is asked further back, twice as far each time, whether what is known began there already. The lock is held.
+ */
+static bool extend_known(struct img_file *f, uint64_t off)
+{
+	uint64_t start = f->extent.start, end = min_u64(f->extent.end, atomic_load(&f->base.size));
+	uint64_t back = end > start ? end - start : 0, from = off - min_u64(off, back), found_end;
+	enum img_storage_extent found;
+
+	if (!f->extent.known || f->extent.changes != atomic_load(&f->changes) || off >= start ||
+	    start - off > back)
+		return false;
+	seek_extent(f->fd, from, &found, &found_end);
+	if (found_end <= off)
+		return false;
+	f->extent.kind = found;
+	f->extent.start = from;
+	f->extent.end = found_end;
+	return true;
+}
+
+/* The part of [off, off + len) that what is known goes on for. The lock is held. */
+static void take_known(const struct img_file *f, uint64_t off, uint64_t len,
+		       enum img_storage_extent *kind, uint64_t *run)
+{
+	uint64_t end = f->extent.end;
+
+	*kind = f->extent.kind;
+	if (*kind == IMG_STORAGE_DATA) /* also where the file system cannot tell the end */
+		end = min_u64(end, max_u64(atomic_load(&f->base.size), off + 1));
+	*run = min_u64(len, end - off);
+}
+
+static bool is_known(const struct img_file *f, uint64_t off)
+{
+	return f->extent.known && f->extent.changes == atomic_load(&f->changes) &&
+	       f->extent.start <= off && off < f->extent.end;
+}
+
+static bool file_known_extent(struct img_storage *s, uint64_t off, uint64_t len,
+			      enum img_storage_extent *kind, uint64_t *run)
+{
+	struct img_file *f = img_file_of(s);
+	bool known;
+
+	if (s->device || pthread_mutex_trylock(&f->lock)) /* who holds it may be asking the file system */
+		return false;
+	known = is_known(f, off);
+	if (known)
+		take_known(f, off, len, kind, run);
+	pthread_mutex_unlock(&f->lock);
+	return known;
+}
+
 static int file_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		       enum img_storage_extent *kind, uint64_t *run)
 {
 	struct img_file *f = img_file_of(s);
-	enum img_storage_extent found;
-	uint64_t changes, end;
+	uint64_t changes;
 
 	if (s->device) {
 		*kind = IMG_STORAGE_DATA;
@@ -97,23 +151,14 @@ static int file_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	}
 	pthread_mutex_lock(&f->lock);
 	changes = atomic_load(&f->changes);
-	if (f->extent.known && f->extent.changes == changes && f->extent.start <= off &&
-	    off < f->extent.end) {
-		found = f->extent.kind;
-		end = f->extent.end;
-	} else {
-		seek_extent(f->fd, off, &found, &end);
+	if (!is_known(f, off) && !extend_known(f, off)) {
+		seek_extent(f->fd, off, &f->extent.kind, &f->extent.end);
 		f->extent.known = true;
-		f->extent.kind = found;
 		f->extent.start = off;
-		f->extent.end = end;
 		f->extent.changes = changes; /* a write since then makes this stale at once */
 	}
+	take_known(f, off, len, kind, run);
 	pthread_mutex_unlock(&f->lock);
-	if (found == IMG_STORAGE_DATA) /* also where the file system cannot tell the end */
-		end = min_u64(end, max_u64(atomic_load(&s->size), off + 1));
-	*kind = found;
-	*run = min_u64(len, end - off);
 	return 0;
 }
 
@@ -252,6 +297,7 @@ static const struct img_storage_ops file_ops = {
 	.read_cached = img_file_read_cached,
 	.resize = file_resize,
 	.extent = file_extent,
+	.known_extent = file_known_extent,
 	.allocated = file_allocated,
 	.modified = file_modified,
 	.publish = file_publish,

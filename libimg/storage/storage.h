@@ -57,6 +57,9 @@ struct img_storage_ops {
 	 */
 	int (*extent)(struct img_storage *s, uint64_t off, uint64_t len,
 		      enum img_storage_extent *kind, uint64_t *run);
+	/* The same, if that is known without asking anybody; never blocks. False: it is not. NULL: it never is. */
+	bool (*known_extent)(struct img_storage *s, uint64_t off, uint64_t len,
+			     enum img_storage_extent *kind, uint64_t *run);
 	uint64_t (*allocated)(struct img_storage *s); /* NULL: not known */
 	uint64_t (*modified)(struct img_storage *s);  /* NULL: not known */
 	/* NULL: nothing to do. */
@@ -306,6 +309,9 @@ int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec 
  */
 int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 		       enum img_storage_extent *kind, uint64_t *run);
+/* The same, if it is known without asking the file system or anybody; never blocks. len > 0. False: it is not. */
+bool img_storage_known_extent(struct img_storage *s, uint64_t off, uint64_t len,
+			      enum img_storage_extent *kind, uint64_t *run);
 /* The same, as many as there is room for: a request EXTENTS, blocking. */
 int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
 			struct img_io_extents *out);

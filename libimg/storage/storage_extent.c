@@ -41,6 +41,13 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	return 0;
 }
 
+bool img_storage_known_extent(struct img_storage *s, uint64_t off, uint64_t len,
+			      enum img_storage_extent *kind, uint64_t *run)
+{
+	return s->ops->known_extent && off < atomic_load(&s->size) &&
+	       s->ops->known_extent(s, off, len, kind, run);
+}
+
 int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
 			struct img_io_extents *out)
 {

@@ -176,6 +176,39 @@ Test(file, extents)
 	img_storage_close(s);
 }
 
+/* Whoever asks for a hole piece by piece from its end on is not answered by the file system each time. */
+Test(file, extents_backwards)
+{
+	static uint8_t data[65536];
+	struct img_storage *s = new_file("f", 0);
+	uint64_t M = 1 << 20, pieces = 4096, run;
+	enum img_storage_extent kind;
+	unsigned asked = 0;
+
+	memset(data, 1, sizeof(data));
+	cr_assert_eq(img_storage_write(s, 0, data, sizeof(data), NULL), 0);
+	cr_assert_eq(img_storage_resize(s, pieces * M, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_write(s, pieces * M, data, sizeof(data), NULL), 0);
+	for (uint64_t i = pieces; i-- > 1;) {
+		asked += !img_storage_known_extent(s, i * M, M, &kind, &run);
+		expect_extent(s, i * M, M, IMG_STORAGE_HOLE, M);
+		cr_assert(img_storage_known_extent(s, i * M, M, &kind, &run));
+		cr_assert(kind == IMG_STORAGE_HOLE && run == M);
+	}
+	cr_assert_leq(asked, 16, "%u times", asked);
+	expect_extent(s, 0, M, IMG_STORAGE_DATA, 65536);
+	expect_extent(s, 65536, M, IMG_STORAGE_HOLE, M);
+	/* what lies before a piece of data is asked for */
+	expect_extent(s, pieces * M, M, IMG_STORAGE_DATA, 65536);
+	expect_extent(s, pieces * M - 4096, M, IMG_STORAGE_HOLE, 4096);
+	cr_assert_eq(img_storage_write(s, 2000 * M, data, sizeof(data), NULL), 0);
+	expect_extent(s, 3000 * M, M, IMG_STORAGE_HOLE, M);
+	expect_extent(s, 2001 * M, M, IMG_STORAGE_HOLE, M);
+	expect_extent(s, 2000 * M, M, IMG_STORAGE_DATA, 65536);
+	expect_extent(s, 1999 * M, 4 * M, IMG_STORAGE_HOLE, M);
+	img_storage_close(s);
+}
+
 Test(file, resize)
 {
 	struct img_storage *s = new_file("f", 0);
