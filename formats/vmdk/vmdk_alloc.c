@@ -163,6 +163,25 @@ int vmdk_list_metadata(struct vmdk_file *f, struct img_error *err)
 	return list_fixed(f, err);
 }
 
+int vmdk_list_tables(struct vmdk_file *f, struct img_error *err)
+{
+	struct img_range_map *metadata = &f->alloc->metadata, before = *metadata;
+	int rc;
+
+	*metadata = (struct img_range_map){ .block_bytes = before.block_bytes,
+					    .block_name = before.block_name };
+	rc = list_fixed(f, err);
+	if (!rc)
+		rc = find_tables(f, err);
+	if (rc) {
+		img_range_map_free(metadata);
+		*metadata = before;
+	} else {
+		img_range_map_free(&before);
+	}
+	return rc;
+}
+
 static int prepare_file(const struct img *img, struct vmdk_file *f, struct img_error *err)
 {
 	int rc;

@@ -16,6 +16,7 @@
 #include "formats/vmdk/vmdk_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
+#include "libimg/base/use_map.h"
 
 enum { DIRECTORY_BATCH = 4096 }; /* entries that are written at a time */
 
@@ -372,59 +373,118 @@ static int resize_flat(struct img *img, uint64_t size, enum img_preallocate how,
 	return rc ? rc : store_size(img, size, 0, err);
 }
 
-/* Where in the file what is used ends: metadata, and the grains of all tables. */
-static int used_end(const struct img *img, const struct vmdk_file *f, uint64_t bytes, uint64_t *end,
-		    struct img_error *err)
+/* What a file has in use, in grains: its metadata, and the grains that its tables name. */
+struct used {
+	struct img_use_map map;
+	uint64_t end; /* file offset */
+};
+
+static int add_used(struct used *u, uint64_t off, uint64_t len)
+{
+	enum img_use ignored;
+
+	u->end = max_u64(u->end, off + len);
+	return img_use_map_add(&u->map, off, len, &ignored);
+}
+
+static int add_metadata(struct used *u, const struct img_range_map *m)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < m->range_count && !rc; i++)
+		rc = add_used(u, m->ranges[i].off, m->ranges[i].len);
+	for (size_t i = 0; i < m->block_count && !rc; i++)
+		rc = add_used(u, m->blocks[i], m->block_bytes);
+	return rc;
+}
+
+/* slots: room for the table, which is at file offset `table`. */
+static int add_grains(struct used *u, const struct vmdk_file *f, uint64_t table, uint8_t *slots,
+		      struct img_error *err)
 {
 	const struct vmdk_sparse *s = &f->sparse;
-	const struct img_range_map *m = &f->alloc->metadata;
-	uint8_t *slots = malloc((size_t)vmdk_table_bytes(s));
-	int rc = slots ? 0 : img_fail(err, -ENOMEM, "%s: out of memory", img->name);
+	int rc = img_storage_read(f->storage, table, slots, (size_t)vmdk_table_bytes(s), err);
 
-	*end = 0;
-	for (size_t i = 0; i < m->range_count; i++)
-		*end = max_u64(*end, m->ranges[i].off + m->ranges[i].len);
-	if (m->block_count)
-		*end = max_u64(*end, m->blocks[m->block_count - 1] + m->block_bytes);
-	for (uint64_t n = 0; n < div_round_up_u64(bytes, vmdk_table_covers(s)) && !rc; n++) {
-		uint64_t table = 0;
+	for (uint32_t i = 0; i < s->table_entries && !rc; i++) {
+		struct vmdk_entry e =
+			vmdk_table_entry(s, slots + (uint64_t)i * s->entry_bytes, 1);
+
+		if (e.kind == VMDK_STORED && add_used(u, e.file_off, s->grain_bytes))
+			rc = img_fail(err, -ENOMEM, "out of memory");
+	}
+	return rc;
+}
+
+/* To be freed also where it fails. */
+static int find_used(const struct vmdk_file *f, struct used *u, struct img_error *err)
+{
+	const struct vmdk_sparse *s = &f->sparse;
+	uint8_t *slots = malloc((size_t)vmdk_table_bytes(s));
+	int rc = 0;
+
+	*u = (struct used){ .end = 0 };
+	/* A grain that the disk's end cuts may end behind the file. */
+	img_use_map_init(&u->map, max_u64(f->storage->size, s->file_bytes) + 2 * s->grain_bytes,
+			 s->grain_bytes);
+	if (!slots || add_metadata(u, &f->alloc->metadata))
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	for (uint64_t n = 0; n < s->directory_entries && !rc; n++) {
+		uint64_t table, copy = 0;
 
 		rc = table_at(f, s->directory_off, n, &table, err);
+		if (!rc && s->redundant_off)
+			rc = table_at(f, s->redundant_off, n, &copy, err);
 		if (!rc && table)
-			rc = img_storage_read(f->storage, table, slots, (size_t)vmdk_table_bytes(s),
-					      err);
-		for (uint32_t i = 0; i < s->table_entries && table && !rc; i++) {
-			struct vmdk_entry e =
-				vmdk_table_entry(s, slots + (uint64_t)i * s->entry_bytes, 1);
-
-			if (e.kind == VMDK_STORED)
-				*end = max_u64(*end, e.file_off + s->grain_bytes);
-		}
+			rc = add_grains(u, f, table, slots, err);
+		if (!rc && copy && copy != table)
+			rc = add_grains(u, f, copy, slots, err);
 	}
 	free(slots);
 	return rc;
 }
 
-/* What was cut off leaves the file, as far as nothing is behind it. */
-static int reclaim(struct img *img, struct vmdk_file *f, uint64_t bytes, struct img_error *err)
+/* What is not in use between two grains that are: it is a hole from now on, where there can be one. */
+static void punch_unused(struct img *img, struct vmdk_file *f, const struct used *u)
+{
+	uint64_t grain = f->sparse.grain_bytes, end = f->storage->size, run;
+
+	for (uint64_t at = 0; at * grain < end; at += run) {
+		uint64_t off = at * grain;
+
+		if (img_sparse_bitset_run(&u->map.used, at, &run))
+			continue;
+		img_meta_forget(img, f->storage, off, min_u64(run * grain, end - off));
+		img_storage_punch(f->storage, off, min_u64(run * grain, end - off), NULL);
+	}
+}
+
+/*
+ * What was cut off leaves the file, and is used again: nothing leads there any more, durably. The room that the
+ * header keeps free in front of the first grain stays so.
+ */
+static int reclaim(struct img *img, struct vmdk_file *f, struct img_error *err)
 {
 	struct img_unit_alloc *grains = &f->alloc->grains;
-	uint64_t end, limit = grains->limit;
-	int rc = used_end(img, f, bytes, &end, err);
+	uint64_t grain = f->sparse.grain_bytes, limit = grains->limit, end, first;
+	struct used u;
+	int rc = find_used(f, &u, err);
 
-	if (rc)
-		return rc;
-	end = round_up_u64(end, f->sparse.grain_bytes);
-	if (end >= f->storage->size)
-		return 0;
-	img_meta_forget(img, f->storage, end, f->storage->size - end);
-	rc = img_storage_resize(f->storage, end, IMG_PREALLOCATE_OFF, err);
-	if (rc)
-		return rc;
-	f->sparse.file_bytes = end;
-	img_unit_alloc_free(grains);
-	img_unit_alloc_init(grains, f->sparse.grain_bytes, end, limit);
-	return 0;
+	end = min_u64(round_up_u64(u.end, grain), f->storage->size);
+	if (!rc && end < f->storage->size) {
+		img_meta_forget(img, f->storage, end, f->storage->size - end);
+		rc = img_storage_resize(f->storage, end, IMG_PREALLOCATE_OFF, err);
+		if (!rc)
+			f->sparse.file_bytes = end;
+	}
+	if (!rc) {
+		punch_unused(img, f, &u);
+		img_unit_alloc_free(grains);
+		img_unit_alloc_init(grains, grain, round_up_u64(end, grain), limit);
+		if (mul_u64(f->sparse.overhead_sectors, VMDK_SECTOR, &first) && first < end)
+			img_unit_alloc_find_free(grains, &u.map, round_up_u64(first, grain));
+	}
+	img_use_map_free(&u.map);
+	return rc;
 }
 
 static int resize_sparse(struct img *img, uint64_t size, struct img_error *err)
@@ -446,13 +506,14 @@ static int resize_sparse(struct img *img, uint64_t size, struct img_error *err)
 	s->capacity_bytes = bytes;
 	if (size > before)
 		return embedded ? 0 : store_size(img, size, 0, err);
+	/* The other tables are no part of the file any more. */
+	s->directory_entries = div_round_up_u64(bytes, vmdk_table_covers(s));
 	rc = clear_behind(img, f, bytes, err);
 	if (!rc)
 		rc = sync_file(img, f->storage, err);
-	s->directory_entries = div_round_up_u64(bytes, vmdk_table_covers(s));
 	if (!rc)
-		rc = vmdk_list_metadata(f, err);
-	return rc ? rc : reclaim(img, f, bytes, err);
+		rc = vmdk_list_tables(f, err);
+	return rc ? rc : reclaim(img, f, err);
 }
 
 int vmdk_resize(struct img *img, uint64_t size, enum img_preallocate how, struct img_error *err)

@@ -136,6 +136,8 @@ int vmdk_prepare_writing(struct img *img, struct vmdk *vmdk, struct img_error *e
 void vmdk_free_alloc(struct vmdk_alloc *alloc);
 /* The directories have moved, or have become longer. -ENOMEM, -EUCLEAN. */
 int vmdk_list_metadata(struct vmdk_file *f, struct img_error *err);
+/* The directories have become shorter: their tables alone count. Where it fails, those before do. */
+int vmdk_list_tables(struct vmdk_file *f, struct img_error *err);
 /* Room for 1 to want grains in a row: *off, *got. -EFBIG. */
 int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_t *got,
 		      struct img_error *err);

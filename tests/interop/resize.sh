@@ -125,6 +125,26 @@ for maker in "$imgtool" qemu-img; do
 	vmdk_resized "far, of $(basename "$maker")" "$maker" subformat=monolithicSparse $((5 * mib)) \
 		$((9000 * mib)) $((13000 * mib)) $((4096 * mib)) $((2 * mib)) $((20000 * mib))
 done
+# What is cut off gives its room back, tables and grains alike, also in front of what stays.
+vmdk_room() {	# NAME MIB: the file takes at most so much
+	try "resize vmdk, $1: $(du -k d.vmdk | cut -f 1) KiB, expected at most $2 MiB" test "$(du -k d.vmdk | cut -f 1)" -le $(($2 * 1024))
+	try "resize vmdk, $1: check" "$imgtool" check -q -f vmdk d.vmdk
+	try "resize vmdk, $1: what stays" qemu-io -f vmdk -c "read -P 5 0 4M" -c "read -P 6 900M 1M" d.vmdk
+	! grep -q 'verification failed' "$work/.out" || fail "resize vmdk, $1: what stays reads otherwise"
+}
+for far in 30T 2000G; do
+	rm -f d.vmdk
+	"$imgtool" create -q -f vmdk d.vmdk $far
+	"$imgtool" io -f vmdk -c "write -q -P 7 1500M 40M" -c "write -q -P 8 1900G 8M" -c "write -q -P 5 0 4M" -c "write -q -P 6 900M 1M" d.vmdk
+	try "resize vmdk, from $far" "$imgtool" resize -q -f vmdk --shrink d.vmdk 1G
+	vmdk_room "from $far" 7
+	try "resize vmdk, from $far: its room is used again" "$imgtool" io -f vmdk -c "write -q -P 9 100M 40M" d.vmdk
+	vmdk_room "from $far, written to" 48
+	try "resize vmdk, from $far, and back" "$imgtool" resize -q -f vmdk d.vmdk 2000G
+	vmdk_room "from $far, and back" 49
+	try "resize vmdk, from $far, and back: zeroes" "$imgtool" io -f vmdk -c "read -P 0 1G 2G" -c "read -P 0 1900G 16M" \
+		-c "read -P 9 100M 40M" d.vmdk
+done
 # A child of a longer parent: what it covers anew is zeroes.
 rm -f d.vmdk
 qemu-img create -q -f vmdk lower.vmdk 8M && qemu-io -f vmdk -c "write -q -P 7 0 8M" lower.vmdk >/dev/null
