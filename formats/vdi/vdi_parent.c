@@ -77,7 +77,9 @@ int vdi_parent_opened(struct img *img, struct img_error *err)
 	    img_guid_equal(modification, h->parent_modification))
 		return 0;
 	return fail_parent(img, "modification UUID", modification, h->parent_modification,
-			   "it was changed since this one was made on it", err);
+			   "it was changed since this one was made on it (where that is known to be all right, "
+			   "rebase -u repairs the link)",
+			   err);
 }
 
 int vdi_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,

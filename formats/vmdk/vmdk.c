@@ -36,6 +36,9 @@ static int vmdk_set_writable(struct img *img, bool writable, struct img_error *e
 
 	if (writable)
 		return vmdk_prepare_writing(img, vmdk, err);
+	/* What a child was told to accept was for the writes until now. */
+	*vmdk->stamp = '\0';
+	vmdk->stamped = false;
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		vmdk_free_alloc(vmdk->files[i].alloc);
 		vmdk->files[i].alloc = NULL;
@@ -450,6 +453,8 @@ const struct img_driver vmdk_driver = {
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,
 	.identify = vmdk_identify,
+	.next_identity = vmdk_next_identity,
+	.accept_parent = vmdk_accept_parent,
 	.close = vmdk_close,
 	.first_write = vmdk_first_write,
 	.finish = vmdk_finish,

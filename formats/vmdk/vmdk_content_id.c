@@ -55,6 +55,11 @@ static int sync_file(const struct img *img, struct img_storage *s, struct img_er
 
 /* ---- Content ID ---- */
 
+uint32_t vmdk_stamp_cid(const char *stamp)
+{
+	return (uint32_t)(strtoull(stamp, NULL, 16) & UINT32_MAX); /* up to the first hyphen */
+}
+
 /* Overwrite digits of the descriptor, which begins at base, in their place. */
 static int write_digits(struct img *img, uint64_t base, const char *text,
 			struct vmdk_text place, const char *digits, struct img_error *err)
@@ -69,6 +74,43 @@ static int write_digits(struct img *img, uint64_t base, const char *text,
 }
 
 /*
+ * What the next change makes of the content ID and the modification UUID, which a child may have been told
+ * already: it stores but one of them, the UUID, whose first digits are the other.
+ */
+static int choose_stamp(struct vmdk *vmdk, struct img_error *err)
+{
+	char digits[9], uuid[VMDK_UUID_CHARS + 1];
+	uint32_t cid;
+	int rc;
+
+	if (*vmdk->stamp)
+		return 0;
+	do {
+		rc = new_cid(vmdk->cid, &cid, err);
+		if (rc)
+			return rc;
+		cid &= UINT32_MAX >> (4 * (8 - vmdk->cid_digits));
+	} while (cid == vmdk->cid);
+	rc = vmdk_new_uuid(uuid, err);
+	if (rc)
+		return rc;
+	snprintf(digits, sizeof(digits), "%08" PRIx32, cid);
+	memcpy(uuid, digits, 8);
+	memcpy(vmdk->stamp, uuid, sizeof(uuid));
+	return 0;
+}
+
+int vmdk_next_identity(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	int rc = choose_stamp(vmdk, err);
+
+	if (!rc)
+		img_guid_parse(vmdk->stamp, strlen(vmdk->stamp), out);
+	return rc;
+}
+
+/*
  * VirtualBox goes by ddb.uuid.modification instead, so that changes with it.
  *
  * The new ID has as many digits as the old one, and takes their place: nothing else moves. Torn
@@ -79,21 +121,19 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 {
 	struct vmdk *vmdk = img->state;
 	struct vmdk_descriptor d;
-	char digits[9];
-	uint32_t cid = vmdk->cid;
+	const char *digits;
+	uint32_t cid;
 	int rc = vmdk_parse_descriptor(text, len, &d, err);
 
 	if (rc)
 		return rc;
 	if (!d.has_cid) /* no child can have been made on it: see check_backing() */
 		return 0;
-	do {
-		rc = new_cid(vmdk->cid, &cid, err);
-		if (rc)
-			return rc;
-		cid &= UINT32_MAX >> (4 * (8 - d.cid_digits.len));
-	} while (cid == vmdk->cid);
-	snprintf(digits, sizeof(digits), "%0*" PRIx32, (int)d.cid_digits.len, cid);
+	rc = choose_stamp(vmdk, err);
+	if (rc)
+		return rc;
+	digits = vmdk->stamp + 8 - d.cid_digits.len;
+	cid = vmdk_stamp_cid(vmdk->stamp);
 	rc = write_digits(img, base, text, d.cid_digits, digits, err);
 	if (!rc)
 		vmdk->cid = cid; /* of the file as it is read from now on, whatever fails yet */
@@ -103,15 +143,14 @@ static int change_cid(struct img *img, const char *text, size_t len, uint64_t ba
 		rc = write_digits(img, base, text, tail, digits, err);
 	}
 	if (!rc && d.uuid_modification.len == VMDK_UUID_CHARS) {
-		char uuid[VMDK_UUID_CHARS + 1];
-
-		rc = vmdk_new_uuid(uuid, err);
+		rc = write_digits(img, base, text, d.uuid_modification, vmdk->stamp, err);
 		if (!rc)
-			rc = write_digits(img, base, text, d.uuid_modification, uuid, err);
-		if (!rc)
-			memcpy(vmdk->uuid_modification, uuid, VMDK_UUID_CHARS);
+			memcpy(vmdk->uuid_modification, vmdk->stamp, VMDK_UUID_CHARS);
 	}
-	return rc ? rc : sync_file(img, img->file, err);
+	if (!rc)
+		rc = sync_file(img, img->file, err);
+	vmdk->stamped = !rc;
+	return rc;
 }
 
 /* ---- The driver's entries ---- */
@@ -139,7 +178,7 @@ static int mark_unclean(const struct img *img, bool unclean, struct img_error *e
 
 int vmdk_first_write(struct img *img, struct img_error *err)
 {
-	const struct vmdk *vmdk = img->state;
+	struct vmdk *vmdk = img->state;
 	uint64_t off = vmdk->text_off, len = vmdk->text_bytes;
 	char *text;
 	int rc;
@@ -148,7 +187,7 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 		return 0;
 	rc = mark_unclean(img, true, err);
 	/* Nobody knows the ID of an image that was made just now, and of the same content it is the same. */
-	if (rc || img->made || img->content_stays)
+	if (rc || img->made || img->content_stays || vmdk->stamped)
 		return rc;
 	if (!len) /* an extent of a split disk, opened alone, has no descriptor */
 		return 0;
@@ -165,8 +204,10 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 /* A grain that the end of the disk cuts may be the file's last: other readers want all of it. */
 int vmdk_finish(struct img *img, struct img_error *err)
 {
-	const struct vmdk *vmdk = img->state;
+	struct vmdk *vmdk = img->state;
 
+	vmdk->stamped = false;
+	*vmdk->stamp = '\0';
 	for (size_t i = 0; i < vmdk->file_count; i++) {
 		const struct vmdk_file *f = &vmdk->files[i];
 		uint64_t whole;

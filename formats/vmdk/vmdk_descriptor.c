@@ -172,6 +172,9 @@ static bool parse_cid(struct vmdk_text t, uint32_t *out, struct vmdk_text *last)
 	return true;
 }
 
+/* Of ours alone: while the parent's content changes, a child stores what it is known by afterwards. */
+static const char key_parent_next[] = "ddb.uuid.parentnext";
+
 /* Is this an extent line, and with what access? */
 static bool extent_access(struct vmdk_text line, enum vmdk_access *out)
 {
@@ -456,6 +459,8 @@ static int parse_key(struct vmdk_text line, size_t number, struct vmdk_descripto
 		d->uuid_parent_modification = value;
 	} else if (text_is(key, "ddb.uuid.parent") && !d->uuid_parent.at) {
 		d->uuid_parent = uuid_or_none(value);
+	} else if (text_is(key, key_parent_next) && !d->uuid_parent_next.at) {
+		d->uuid_parent_next = uuid_or_none(value);
 	} else if (text_has(key, "keySafe") || text_begins(key, "encryption.") ||
 		   (text_is(key, "ddb.iofilters") && text_has(value, "crypt"))) {
 		d->encrypted = true;
@@ -519,7 +524,8 @@ enum parent_key { KEY_NONE,
 		  KEY_PARENT_CID,
 		  KEY_HINT,
 		  KEY_UUID,
-		  KEY_MODIFICATION };
+		  KEY_MODIFICATION,
+		  KEY_NEXT };
 
 static enum parent_key parent_key(struct vmdk_text line)
 {
@@ -533,6 +539,7 @@ static enum parent_key parent_key(struct vmdk_text line)
 	       : text_is(key, "parentFileNameHint")	     ? KEY_HINT
 	       : text_is(key, "ddb.uuid.parent")	     ? KEY_UUID
 	       : text_is(key, "ddb.uuid.parentmodification") ? KEY_MODIFICATION
+	       : text_is(key, key_parent_next)		     ? KEY_NEXT
 							     : KEY_NONE;
 }
 
@@ -601,6 +608,8 @@ char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_pa
 		case KEY_MODIFICATION:
 			put_uuid(&w, "ddb.uuid.parentmodification", parent->modification);
 			break;
+		case KEY_NEXT:
+			break;
 		case KEY_NONE:
 			/* where it was not there, behind the other keys of the header */
 			if (extent_access(line, &access) || text_begins(line, "# Extent")) {
@@ -617,6 +626,28 @@ char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_pa
 	put_cid(&w);
 	put_hint(&w);
 	if (fclose(w.out)) {
+		free(out);
+		return NULL;
+	}
+	return out;
+}
+
+char *vmdk_add_next_parent(const char *text, size_t len, const char *uuid, size_t *out_len)
+{
+	struct vmdk_text line;
+	size_t at = 0, from = 0;
+	char *out = NULL;
+	FILE *stream = open_memstream(&out, out_len);
+
+	if (!stream)
+		return NULL;
+	for (; next_line(text, len, &at, &line); from = at)
+		if (parent_key(line) != KEY_NEXT)
+			fwrite(text + from, 1, at - from, stream);
+	if (from && !is_line_end(text[from - 1]))
+		fputc('\n', stream);
+	fprintf(stream, "%s=\"%s\"\n", key_parent_next, uuid);
+	if (fclose(stream)) {
 		free(out);
 		return NULL;
 	}

@@ -43,6 +43,7 @@ struct vmdk_descriptor {
 	struct vmdk_text uuid_parent;
 	struct vmdk_text uuid_modification;	   /* changes with the disk's content */
 	struct vmdk_text uuid_parent_modification; /* the parent's when the child was made; may be nil */
+	struct vmdk_text uuid_parent_next;	   /* ours: the one that the parent may have got since */
 	bool encrypted;
 	bool extents_title; /* has the comment that programs put before the extent lines */
 	bool database;	    /* has the part behind the extent lines: its title, or a key of it */
@@ -116,6 +117,12 @@ struct vmdk_new_parent {
  */
 char *vmdk_replace_parent(const char *text, size_t len, const struct vmdk_new_parent *parent,
 			  size_t *out_len);
+
+/*
+ * The text, up to its first NUL, with a key for the modification UUID that the parent gets next, and all else as it
+ * is; vmdk_replace_parent() leaves it out. malloc'd, *out_len bytes without a NUL. NULL: out of memory.
+ */
+char *vmdk_add_next_parent(const char *text, size_t len, const char *uuid, size_t *out_len);
 
 /*
  * The text, up to its first NUL, with another size of the last extent that has one, and of the disk, which its

@@ -129,7 +129,8 @@ int vmdk_keep_parent(struct img *img, struct vmdk *vmdk, const struct vmdk_descr
 		     struct img_error *err)
 {
 	if (!keep_text(d->uuid_parent, &vmdk->uuid_parent) ||
-	    !keep_text(d->uuid_parent_modification, &vmdk->uuid_parent_modification))
+	    !keep_text(d->uuid_parent_modification, &vmdk->uuid_parent_modification) ||
+	    !keep_text(d->uuid_parent_next, &vmdk->uuid_parent_next))
 		return img_fail(err, -ENOMEM, "out of memory");
 	/*
 	 * VirtualBox names the parent of a fresh child only by UUID, with the parentCID of a disk
@@ -159,6 +160,7 @@ static int parse_keys(struct img *img, struct vmdk *vmdk, const struct vmdk_desc
 				img->name);
 	vmdk->has_cid = d->has_cid;
 	vmdk->cid = d->cid;
+	vmdk->cid_digits = (unsigned)d->cid_digits.len;
 	vmdk->parent_cid = d->parent_cid;
 	/* Both are left out of descriptors written by hand: the one only children need, the other nobody. */
 	vmdk->create_type = d->create_type.at ? text_dup(d->create_type) : strdup("custom");
@@ -549,6 +551,7 @@ void vmdk_free(struct vmdk *vmdk, const struct img *img)
 	free(vmdk->uuid_parent);
 	free(vmdk->uuid_modification);
 	free(vmdk->uuid_parent_modification);
+	free(vmdk->uuid_parent_next);
 	free(vmdk);
 }
 

@@ -87,17 +87,33 @@ static int check_other_format(const struct img *img, struct img_error *err)
 			img->name, parent->name, parent->driver->name);
 }
 
+/* Has the parent been changed by who told this disk before what its content is known by then? */
+static bool is_told(const struct vmdk *vmdk, const struct vmdk *parent)
+{
+	const char *next = vmdk->uuid_parent_next;
+	char text[IMG_GUID_CHARS + 1];
+	uint8_t uuid[IMG_GUID_BYTES];
+
+	if (!next || !img_guid_parse(next, strlen(next), uuid))
+		return false;
+	img_guid_print(uuid, text); /* without braces */
+	return parent->cid == vmdk_stamp_cid(text);
+}
+
 /* Where there is no parentCID to tell: has the parent's content changed? */
 static int check_modification(const struct img *img, struct img_error *err)
 {
 	const struct vmdk *vmdk = img->state, *parent = img->parent->state;
 
 	if (!vmdk->uuid_parent_modification || !parent->uuid_modification ||
-	    !strcasecmp(vmdk->uuid_parent_modification, parent->uuid_modification))
+	    !strcasecmp(vmdk->uuid_parent_modification, parent->uuid_modification) ||
+	    (vmdk->uuid_parent_next &&
+	     !strcasecmp(vmdk->uuid_parent_next, parent->uuid_modification)))
 		return 0;
 	return img_fail(err, -EUCLEAN,
 			"%s: the parent %s: modification UUID is %s, expected %s: it was changed "
-			"since this disk was created on it",
+			"since this disk was created on it (where that is known to be all right, rebase -u "
+			"repairs the link)",
 			img->name, img->parent->name, parent->uuid_modification,
 			vmdk->uuid_parent_modification);
 }
@@ -123,10 +139,11 @@ int vmdk_parent_opened(struct img *img, struct img_error *err)
 				vmdk->uuid_parent);
 	if (vmdk->parent_cid == VMDK_NO_PARENT && same_uuid)
 		return check_modification(img, err);
-	if (parent->cid != vmdk->parent_cid)
+	if (parent->cid != vmdk->parent_cid && !is_told(vmdk, parent))
 		return img_fail(err, -EUCLEAN,
 				"%s: the parent %s: CID is %08" PRIx32 ", expected %08" PRIx32 ": "
-				"it was changed since this disk was created on it",
+				"it was changed since this disk was created on it (where that is known to be "
+				"all right, rebase -u repairs the link)",
 				img->name, img->parent->name, parent->cid, vmdk->parent_cid);
 	return 0;
 }
@@ -181,11 +198,51 @@ static int know_parent(struct img *img, const char *text, size_t len, struct img
 	free(img->backing_format);
 	free(vmdk->uuid_parent);
 	free(vmdk->uuid_parent_modification);
+	free(vmdk->uuid_parent_next);
 	img->backing_name = img->backing_format = NULL;
-	vmdk->uuid_parent = vmdk->uuid_parent_modification = NULL;
+	vmdk->uuid_parent = vmdk->uuid_parent_modification = vmdk->uuid_parent_next = NULL;
 	vmdk->parent_cid = d.parent_cid;
 	vmdk->text_bytes = len;
 	return vmdk_keep_parent(img, vmdk, &d, err);
+}
+
+int vmdk_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err)
+{
+	struct vmdk *vmdk = img->state;
+	size_t len = (size_t)vmdk->text_bytes, next_len = 0;
+	char *text, *next = NULL, *uuid;
+	int rc = vmdk_check_own_text(img, err);
+
+	if (rc)
+		return rc;
+	text = malloc(len + 1);
+	uuid = malloc(IMG_GUID_CHARS + 1);
+	if (!text || !uuid) {
+		rc = img_fail(err, -ENOMEM, "out of memory");
+		goto out;
+	}
+	img_guid_print(identity, uuid);
+	rc = img_storage_read(img->file, vmdk->text_off, text, len, err);
+	if (!rc)
+		next = vmdk_add_next_parent(text, len, uuid, &next_len);
+	if (!rc && !next)
+		rc = img_fail(err, -ENOMEM, "out of memory");
+	if (!rc)
+		rc = vmdk_store_text(img, next, next_len, 0, err);
+	if (!rc) {
+		vmdk->text_bytes = next_len;
+		free(vmdk->uuid_parent_next);
+		vmdk->uuid_parent_next = uuid;
+		uuid = NULL;
+	} else if (rc == -ENOSPC && next_len) { /* only a power cut in a moment that is short would tell */
+		img_error_clear(err);
+		rc = 0;
+	}
+out:
+	free(uuid);
+	free(next);
+	free(text);
+	return rc;
 }
 
 int vmdk_set_backing(struct img *img, const char *name, const char *format,

@@ -76,6 +76,7 @@ struct vmdk {
 	char *create_type;
 	char *uuid_image, *uuid_parent;			    /* VirtualBox's; NULL: none */
 	char *uuid_modification, *uuid_parent_modification; /* the same, but may be nil */
+	char *uuid_parent_next;				    /* its next one; NULL: not told */
 	struct vmdk_file *files;
 	size_t file_count;
 	struct vmdk_extent *extents; /* in guest order, without gaps, none empty */
@@ -83,9 +84,13 @@ struct vmdk {
 	uint64_t stored_bytes;	       /* the disk's size as the files tell it: the descriptor, or the header */
 	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
 	bool whole_sectors;	       /* no flat file ends inside a sector, unless it was cut short */
-	bool alone;		       /* an extent of snapshots (COWD, SESparse) without its descriptor */
-	bool salvage;		       /* opened for reading what there is */
-	bool for_check;		       /* opened for a check or a repair: the guest's bytes stay as they are */
+	unsigned cid_digits;	       /* that the descriptor has room for: up to 8 */
+	/* The modification UUID that the next change gives, or (stamped) has given; its first digits are the CID. */
+	char stamp[IMG_GUID_CHARS + 1]; /* "": not chosen */
+	bool stamped;
+	bool alone;	/* an extent of snapshots (COWD, SESparse) without its descriptor */
+	bool salvage;	/* opened for reading what there is */
+	bool for_check; /* opened for a check or a repair: the guest's bytes stay as they are */
 };
 
 /* vmdk_open.c. The driver's open(). */
@@ -156,6 +161,9 @@ int vmdk_release(struct img *img, struct img_req *req, struct img_storage *s, ui
 /* vmdk_content_id.c. The driver's entries: content ID and the mark of an unclean shutdown. */
 int vmdk_first_write(struct img *img, struct img_error *err);
 int vmdk_finish(struct img *img, struct img_error *err);
+int vmdk_next_identity(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
+/* The content ID that belongs to a modification UUID of ours: its first 8 digits. */
+uint32_t vmdk_stamp_cid(const char *stamp);
 /* A random UUID as text; or one made of 16 bytes, in the same shape (version 4). */
 enum { VMDK_UUID_CHARS = 36 };
 int vmdk_new_uuid(char out[VMDK_UUID_CHARS + 1], struct img_error *err);
@@ -164,6 +172,7 @@ void vmdk_print_uuid(const uint8_t bytes[16], char out[VMDK_UUID_CHARS + 1]);
 /* vmdk_parent.c. The driver's entries. */
 int vmdk_identify(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 int vmdk_parent_opened(struct img *img, struct img_error *err);
+int vmdk_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err);
 int vmdk_set_backing(struct img *img, const char *name, const char *format,
 		     const struct img *backing, struct img_error *err);
 

@@ -492,8 +492,14 @@ struct img_driver {
 	 */
 	int (*identify)(struct img_storage *s, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 	/*
-	 * Optional, where that identity follows the content. Blocking. The one that the image will have as soon as
-	 * it is written to: the next first_write() gives it.
+	 * Optional: formats that give images identifiers. Blocking. Add those that img has to out, an object, as
+	 * texts, each under the name of the create_options row that gives it to a new image: "uuid" is the one
+	 * by which programs know the disk, in all formats; others are the format's own. -EUCLEAN, ...
+	 */
+	int (*identifiers)(const struct img *img, struct img_value *out, struct img_error *err);
+	/*
+	 * Optional, where children know the content of their parent. Blocking. What the image's content will be known
+	 * by as soon as it is written to: the next first_write() gives it.
 	 */
 	int (*next_identity)(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 	/*

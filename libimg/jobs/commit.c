@@ -4,7 +4,7 @@
  * What top reads as is the same at each moment, also after a power cut: what is written below is what
  * the images above it cover. Only when all of it is durable is top emptied. A child whose format tells
  * its parent by its content is told what the new content will be known by, and takes both. One whose format can
- * store but one (VMDK) is told as soon as the content is another one by the format's count, before anything
+ * store but one is told as soon as the content is another one by the format's count, before anything
  * of it is written: between the two a power cut leaves a child that refuses its parent, though nothing is
  * lost, until its parent's name is stored anew.
  */

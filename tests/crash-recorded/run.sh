@@ -198,6 +198,7 @@ begin "vmdk, freed and used again" image.vmdk vmdk monolithicSparse; reuse; cut
 begin "vmdk split, growing" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; grow_writes; cut
 begin "vmdk split, freed and used again" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; reuse; cut
 begin "vmdk flat, growing" "image.vmdk image-flat.vmdk" vmdk monolithicFlat; grow_writes; cut
+begin "vmdk, committed" "image.vmdk image-base.vmdk" vmdk_chain; step commit -f vmdk -q image.vmdk; cut qemu=0
 begin "vmdk, resized" image.vmdk vmdk monolithicSparse; grow_writes; resizes; cut
 begin "vhdx, growing" image.vhdx vhdx log_size=1M; grow_writes; cut log=1
 begin "vhdx, freed and used again" image.vhdx vhdx log_size=2M; reuse; cut log=1
