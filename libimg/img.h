@@ -814,7 +814,7 @@ struct img_child {
  * Is an image in the folder of img based on it, by its name or its UUID, besides those that are open above it?
  * Who refuses comes first. Before img is written to: the others read differently then. 1: *out. 0: none among the
  * first 64 images that were looked at, read-only and without a lock; also where the folder is not to be looked
- * at. -ENOMEM.
+ * at, or has more than 4096 files. What is no regular file is not opened. -ENOMEM.
  */
 int img_find_child(const struct img *img, struct img_child *out, struct img_error *err);
 

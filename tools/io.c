@@ -31,7 +31,7 @@ struct io {
 /* ---- Running commands ---- */
 
 /* Can it be run now, with so many words after its name? False: no; said. */
-static bool may_run(const struct io_session *s, const struct io_command *c, const char *name,
+static bool may_run(struct io_session *s, const struct io_command *c, const char *name,
 		    int words)
 {
 	bool many = c->max_words == IO_MANY;
@@ -53,6 +53,11 @@ static bool may_run(const struct io_session *s, const struct io_command *c, cons
 	if ((c->flags & IO_CHANGES_IMAGE) && !s->writable) {
 		say_error("Block node is read-only");
 		return false;
+	}
+	/* Who only reads is not told of it. */
+	if ((c->flags & IO_CHANGES_IMAGE) && !s->may_change) {
+		s->may_change = open_check_children(s->img, s->force);
+		return s->may_change;
 	}
 	return true;
 }
@@ -187,6 +192,7 @@ static const struct option_row option_rows[] = {
 	OPTION(.letter = 'm', .name = "misalign", .help = "buffers do not begin at a page"),
 	OPTION_ROW_OBJECT,
 	OPTION_ROW_REFERENCES,
+	OPTION_ROW_FORCE,
 	OPTION(.letter = 'V', .name = "version", .help = "print the version and exit"),
 	OPTION(.letter = 's', .name = "snapshot", .flags = OPTION_REFUSED,
 	       .help = "make an overlay with `create -b` and open that"),
@@ -248,6 +254,9 @@ static int parse(struct io *io, int argc, char **argv)
 			break;
 		case ARG_REFERENCES:
 			how->references = o.value;
+			break;
+		case ARG_FORCE:
+			io->session.force = true;
 			break;
 		case ARG_OBJECT:
 			if (!open_add_object(o.value))

@@ -61,6 +61,7 @@ int io_session_open(struct io_session *s, const struct io_open *how)
 	s->img = img;
 	s->queue = queue;
 	s->writable = !how->read_only;
+	s->may_change = false;
 out:
 	free(subject);
 	img_error_free(err);

@@ -25,12 +25,14 @@ struct io_session {
 	struct img *img; /* NULL: none is open; so is queue */
 	struct img_queue *queue;
 	bool writable;
+	bool may_change; /* nothing is based on it, or that was said */
 	size_t buffered; /* bytes of buffers in flight */
 
 	/* What the command line said for all. */
 	const char *references;
 	bool image_opts; /* `open` takes KEY=VALUE,... */
 	bool misalign;	 /* buffers are 16 bytes off a page */
+	bool force;	 /* also write what others are based on */
 
 	bool quit; /* it was asked for */
 };

@@ -295,7 +295,7 @@ struct img *open_image(const struct open_request *r)
 
 bool open_check_children(const struct img *img, bool force)
 {
-	bool ours = strcmp(say_program(), "qemu-img") != 0;
+	bool ours = say_as_itself();
 	struct img_error *err = args_memory(img_error_new());
 	struct img_child child;
 	bool go_on = true;

@@ -1,10 +1,12 @@
 /*
  * The images that are based on an image: nothing in it tells them, so its folder is searched. As with parents
- * (parent.c) only there, in regular files, in the order of their names.
+ * (parent.c) only there, in the order of their names; and only in regular files, whose first and last bytes say
+ * that they may have a parent.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "libimg/image/context.h"
@@ -50,23 +52,68 @@ static bool is_child(const struct img *child, const char *path, const struct img
 	return is;
 }
 
+/* To look at others than files (tapes, pipes) can have effects of its own. */
+static bool is_file(const struct img *img, const char *name)
+{
+	char *path = img_gate_join(img->context->path, name);
+	struct stat st;
+	bool is = path && !stat(path, &st) && S_ISREG(st.st_mode);
+
+	free(path);
+	return is;
+}
+
+/* The driver of a file that may be a child; NULL: it is none. */
+static const struct img_driver *probe(struct img_storage *s, const char *path)
+{
+	const struct img_driver *driver = NULL;
+
+	if (s->size < IMG_META_SECTOR || img_probe_storage(s, path, &driver, NULL))
+		return NULL;
+	return driver->features & IMG_DRIVER_BACKING ? driver : NULL;
+}
+
+/* Open an image of the folder, by its own file alone. NULL: it is none, or it is not to be known. */
+static struct img *open_image(struct img_gate_file *file, unsigned *opened)
+{
+	struct img_open_options how = { .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
+						 IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
+	const struct img_driver *driver;
+	struct img_storage *s;
+	struct img *img = NULL;
+	int fd = file->fd;
+
+	file->fd = -1; /* the storage's, or closed */
+	if (img_storage_open_fd(fd, file->path, IMG_STORAGE_NO_LOCK | IMG_STORAGE_SHARE, &s, NULL))
+		return NULL;
+	driver = probe(s, file->path);
+	if (!driver) {
+		img_storage_close(s);
+		return NULL;
+	}
+	++*opened;
+	how.format = driver->name;
+	return img_open_storage(s, file->path, &how, &img, NULL) ? NULL : img;
+}
+
 /* 1: it is a child. *opened: images that were looked at. */
 static int look(const struct img *img, const char *name, unsigned *opened, struct img_child *out,
 		struct img_error *err)
 {
-	const struct img_open_options how = { .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
-						       IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
 	struct img_gate_file file;
 	struct img *child = NULL;
-	int rc = img_gate_open(img->context->gate, img->context->path, name, "image", false, &file, NULL);
+	int rc;
 
+	if (!is_file(img, name))
+		return 0;
+	rc = img_gate_open(img->context->gate, img->context->path, name, "image", false, &file, NULL);
 	if (rc)
 		return rc == -ENOMEM ? img_fail(err, rc, "out of memory") : 0;
-	if (!img_context_has(img, file.identity, true) &&
-	    !img_open(file.path, &how, &child, NULL)) {
+	if (!img_context_has(img, file.identity, true))
+		child = open_image(&file, opened);
+	if (child) {
 		bool based = is_child(child, file.path, img);
 
-		*opened += !(child->driver->features & IMG_DRIVER_PLAIN);
 		out->refuses = child->driver->features & img->driver->features &
 			       IMG_DRIVER_STAMPED;
 		out->path = based ? strdup(file.path) : NULL;
@@ -74,7 +121,8 @@ static int look(const struct img *img, const char *name, unsigned *opened, struc
 					    : img_fail(err, -ENOMEM, "out of memory");
 		img_close(child, NULL);
 	}
-	close(file.fd);
+	if (file.fd >= 0)
+		close(file.fd);
 	img_gate_file_free(&file);
 	return rc;
 }

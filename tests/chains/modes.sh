@@ -29,6 +29,15 @@ for format in vdi vmdk vhdx vpc; do
 	case $format in
 	vpc) try "$format: a warning" sh -c '"$1" resize -q "$2" 9M 2>&1 | grep -q "warning: .*today"' - "$imgtool" golden.$format ;;
 	*)
+		refuse "$format: io" "$imgtool" io -f $format -c "read 0 1k" -c "write 0 1k" -c "discard 0 1k" golden.$format
+		try "$format: io: says how" grep -q -e --force "$work/.err"
+		try "$format: io: nothing was written" cmp away/kept golden.$format
+		try "$format: io: who reads is not bothered" sh -c '"$1" io -f $2 -c "read -q 0 1k" golden.$2 2>said && [ ! -s said ]' - "$imgtool" $format
+		ln -sf "$imgtool" qemu-io
+		try "$format: as qemu-io" sh -c './qemu-io -f $1 -c "write 0 1k" golden.$1 2>&1 | grep -q "warning: .*rebase -u"' - $format
+		cp away/kept golden.$format
+		try "$format: io: forced" "$imgtool" io -f $format --force -c "write 0 1k" golden.$format
+		cp away/kept golden.$format
 		for words in "resize -q golden.$format 9M" "bench -q -w -c 1 -f $format golden.$format" \
 			"convert -q -n -f raw -O $format other.raw golden.$format" \
 			"commit -q -f $format vm1.$format"; do
