@@ -759,7 +759,13 @@ struct img_convert_options {
 	 */
 	struct img_copy_options copy;
 	uint64_t sink_sparse_bytes; /* copy.sparse_bytes of what is written from front to end */
-	uint64_t reserved[8];
+	/*
+	 * A new image has the identifiers of the source, by which programs know the disk and children their
+	 * parent: its UUID, and what else both formats have. create.options that name others count. -ENOTSUP:
+	 * the source or the new image's format has no UUID; -EINVAL: there is not one source, or it is a pipe.
+	 */
+	bool keep_identifiers;
+	uint64_t reserved[7];
 };
 /*
  * Convert. Refused before anything is written: a target that a source is made of (-EINVAL), or that is

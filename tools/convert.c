@@ -27,6 +27,7 @@ enum {
 	OPT_TARGET_IS_ZERO,
 	OPT_SALVAGE,
 	OPT_SOURCE_SIZE,
+	OPT_KEEP_IDS,
 };
 
 static const struct option_row option_rows[] = {
@@ -64,6 +65,9 @@ static const struct option_row option_rows[] = {
 	       .value = VALUE_CREATE_OPTIONS, .flags = OPTION_MANY,
 	       .help = "options of the format; '-o help' lists them. The size is always that "
 		       "of the sources"),
+	OPTION(.name = "keep-ids", .id = OPT_KEEP_IDS,
+	       .help = "the target has the source's UUID, and what else both formats tell a disk and its "
+		       "content by, rather than new ones"),
 	OPTION(.letter = 't', .name = "target-cache", .metavar = "MODE", .value = VALUE_CHOICE,
 	       .choices = OPTIONS_CACHE_MODES, .help = "as -T; default: unsafe"),
 	OPTION(.letter = 'b', .name = "backing", .metavar = "FILE", .value = VALUE_FILE,
@@ -135,7 +139,7 @@ struct convert {
 	/* Target. */
 	const char *target_name, *target_format, *target_cache;
 	const char *backing_name, *backing_format;
-	bool target_image_opts, no_create, target_is_zero, force;
+	bool target_image_opts, no_create, target_is_zero, force, keep_ids;
 	bool target_is_pipe; /* or standard output, whatever it is */
 	unsigned target_flags;
 	struct creation creation;
@@ -220,6 +224,9 @@ static int target_option(struct convert *c, int opt, const char *value)
 		break;
 	case 'o':
 		return creation_add(&c->creation, value) ? GO_ON : 1;
+	case OPT_KEEP_IDS:
+		c->keep_ids = true;
+		break;
 	case 't':
 		c->target_cache = value;
 		break;
@@ -278,6 +285,10 @@ static int check_options(struct convert *c)
 		return 1;
 	if (c->no_create && c->creation.given.count) {
 		say_error("-o has no effect when skipping image creation");
+		return 1;
+	}
+	if (c->no_create && c->keep_ids) {
+		say_error("--keep-ids has no effect when skipping image creation");
 		return 1;
 	}
 	if (c->target_image_opts && !c->no_create) {
@@ -570,6 +581,7 @@ static int convert(struct convert *c, const char *path, int fd)
 		.create = creation_options(c),
 		.copy = copy_options(c, &progress),
 		.sink_sparse_bytes = c->sparse_given ? c->sparse_bytes : 0,
+		.keep_identifiers = c->keep_ids,
 	};
 	struct img_error *err = args_memory(img_error_new());
 	enum img_convert_stage stage;

@@ -154,6 +154,23 @@ static void vdi_zeroing(const struct img *img, struct img_zeroing *out)
 	out->discard = !vdi_reads_parent(img, VDI_ENTRY_FREE);
 }
 
+static int vdi_identifiers(const struct img *img, struct img_value *out, struct img_error *err)
+{
+	const struct vdi *v = img->state;
+	char text[IMG_GUID_CHARS + 1];
+
+	(void)err;
+	if (!img_guid_is_zero(v->header.uuid)) {
+		img_guid_print(v->header.uuid, text);
+		img_value_add_string(out, "uuid", text);
+	}
+	if (!img_guid_is_zero(v->header.modification)) {
+		img_guid_print(v->header.modification, text);
+		img_value_add_string(out, "modification_uuid", text);
+	}
+	return 0;
+}
+
 const struct img_driver vdi_driver = {
 	.name = "vdi",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
@@ -162,6 +179,7 @@ const struct img_driver vdi_driver = {
 	.open = vdi_open,
 	.parent_opened = vdi_parent_opened,
 	.identify = vdi_identify,
+	.identifiers = vdi_identifiers,
 	.close = vdi_close,
 	.set_writable = vdi_set_writable,
 	.first_write = vdi_first_write,

@@ -115,7 +115,14 @@ static int make_header(const struct img_creating *c, struct vdi_header *h, struc
 	rc = choose_uuid(c, "uuid", h->uuid, err);
 	if (!rc)
 		rc = choose_uuid(c, "modification_uuid", h->modification, err);
-	return rc ? rc : choose_parent(c, h, err);
+	if (!rc)
+		rc = choose_parent(c, h, err);
+	if (!rc && c->backing_name && img_options_has(o, "uuid") && img_guid_equal(h->uuid, h->parent))
+		rc = img_fail(err, -EINVAL,
+			      "%s: uuid is %s, expected another one than the backing file's: a VDI finds its "
+			      "parent by it",
+			      c->name, img_options_string(o, "uuid"));
+	return rc;
 }
 
 int vdi_create_check(struct img_creating *c, struct img_error *err)

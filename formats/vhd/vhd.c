@@ -124,6 +124,19 @@ static void vhd_zeroing(const struct img *img, struct img_zeroing *out)
 	out->discard = !vhd_is_child(img->state);
 }
 
+static int vhd_identifiers(const struct img *img, struct img_value *out, struct img_error *err)
+{
+	const struct vhd *v = img->state;
+	char text[IMG_GUID_CHARS + 1];
+
+	(void)err;
+	if (img_guid_is_zero(v->footer.uuid))
+		return 0;
+	img_guid_print(v->footer.uuid, text);
+	img_value_add_string(out, "uuid", text);
+	return 0;
+}
+
 const struct img_driver vhd_driver = {
 	.name = "vpc",
 	.alias = "vhd",
@@ -132,6 +145,7 @@ const struct img_driver vhd_driver = {
 	.open = vhd_open,
 	.parent_opened = vhd_parent_opened,
 	.identify = vhd_identify,
+	.identifiers = vhd_identifiers,
 	.close = vhd_close,
 	.first_write = vhd_first_write,
 	.set_writable = vhd_set_writable,

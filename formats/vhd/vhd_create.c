@@ -114,6 +114,9 @@ static int check_dynamic(const struct img_creating *c, struct img_error *err)
 
 static int check_backing(const struct img_creating *c, struct img_error *err)
 {
+	const char *uuid = img_options_string(c->options, "uuid");
+	uint8_t own[IMG_GUID_BYTES], its[IMG_GUID_BYTES];
+
 	if (!c->backing_name)
 		return 0;
 	if (is_fixed(c))
@@ -123,6 +126,12 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 				"%s: the backing file must be looked at: a differencing VHD names its parent by "
 				"its unique id (no -u)",
 				c->name);
+	if (uuid && img_guid_parse(uuid, strlen(uuid), own) && c->backing->driver->identify &&
+	    !c->backing->driver->identify(c->backing->file, its, NULL) && img_guid_equal(own, its))
+		return img_fail(err, -EINVAL,
+				"%s: uuid is %s, expected another one than the backing file's: a VHD tells its "
+				"parent by it",
+				c->name, uuid);
 	return vhd_check_parent(c->name, c->backing, c->backing_name, err);
 }
 

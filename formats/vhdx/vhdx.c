@@ -283,6 +283,21 @@ static void vhdx_zeroing(const struct img *img, struct img_zeroing *out)
 	out->discard = !vhdx_is_child(img->state);
 }
 
+static int vhdx_identifiers(const struct img *img, struct img_value *out, struct img_error *err)
+{
+	const struct vhdx *v = img->state;
+	char text[IMG_GUID_CHARS + 1];
+
+	(void)err;
+	if (!img_guid_is_zero(v->geometry.disk_id)) {
+		img_guid_print(v->geometry.disk_id, text);
+		img_value_add_string(out, "uuid", text);
+	}
+	img_guid_print(v->header.data_write, text);
+	img_value_add_string(out, "data_write_guid", text);
+	return 0;
+}
+
 const struct img_driver vhdx_driver = {
 	.name = "vhdx",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_BACKING_KNOWN | IMG_DRIVER_IDENTITY |
@@ -291,6 +306,7 @@ const struct img_driver vhdx_driver = {
 	.open = vhdx_open,
 	.parent_opened = vhdx_parent_opened,
 	.identify = vhdx_identify,
+	.identifiers = vhdx_identifiers,
 	.next_identity = vhdx_next_identity,
 	.accept_parent = vhdx_accept_parent,
 	.close = vhdx_close,

@@ -33,6 +33,10 @@ const struct img_option vhdx_create_options[] = {
 	  NULL },
 	{ "physical_sector_size", IMG_OPTION_SIZE, "Physical sector size, 512 or 4096 (default)",
 	  NULL, NULL },
+	{ "uuid", IMG_OPTION_STRING, "Virtual disk id, which the guest sees (default: a new one)", NULL,
+	  NULL },
+	{ "data_write_guid", IMG_OPTION_STRING,
+	  "GUID of its content, by which differencing disks know it (default: a new one)", NULL, NULL },
 	{ "preallocation", IMG_OPTION_STRING,
 	  "Preallocation mode (allowed values: off, falloc, full); for subformat=fixed", NULL,
 	  "off,falloc,full" },
@@ -219,6 +223,39 @@ static int make_recipe(const struct img_creating *c, struct recipe *r, struct im
 	return 0;
 }
 
+/* One that was asked for; else out stays as it is. */
+static int choose_guid(const struct img_creating *c, const char *option,
+		       uint8_t out[IMG_GUID_BYTES], struct img_error *err)
+{
+	const char *text = img_options_string(c->options, option);
+	uint8_t guid[IMG_GUID_BYTES];
+
+	if (!text)
+		return 0;
+	if (!img_guid_parse(text, strlen(text), guid) || img_guid_is_zero(guid))
+		return img_fail(err, -EINVAL,
+				"%s: %s is '%s', expected a GUID such as "
+				"2dc27766-f623-4200-9d64-115e9bfd4a08",
+				c->name, option, text);
+	memcpy(out, guid, IMG_GUID_BYTES);
+	return 0;
+}
+
+static int choose_identifiers(const struct img_creating *c, struct recipe *r, struct img_error *err)
+{
+	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
+	int rc = choose_guid(c, "uuid", r->g.disk_id, err);
+
+	if (!rc)
+		rc = choose_guid(c, "data_write_guid", r->header.data_write, err);
+	if (!rc && parent && img_guid_equal(r->header.data_write, parent->header.data_write))
+		rc = img_fail(err, -EINVAL,
+			      "%s: data_write_guid is %s, expected another one than the backing "
+			      "file's: a VHDX tells its parent by it",
+			      c->name, img_options_string(c->options, "data_write_guid"));
+	return rc;
+}
+
 static int add_identifiers(const struct img_creating *c, struct recipe *r, struct img_error *err)
 {
 	int rc = img_guid_new(c->identity, "file write", r->header.file_write, err);
@@ -227,7 +264,7 @@ static int add_identifiers(const struct img_creating *c, struct recipe *r, struc
 		rc = img_guid_new(c->identity, "data write", r->header.data_write, err);
 	if (!rc)
 		rc = img_guid_new(c->identity, "disk", r->g.disk_id, err);
-	return rc;
+	return rc ? rc : choose_identifiers(c, r, err);
 }
 
 static int add_locator(const struct img_creating *c, struct recipe *r, struct img_error *err)
@@ -251,6 +288,8 @@ int vhdx_create_check(struct img_creating *c, struct img_error *err)
 	struct recipe r;
 	int rc = make_recipe(c, &r, err);
 
+	if (!rc)
+		rc = choose_identifiers(c, &r, err);
 	if (!rc)
 		rc = add_locator(c, &r, err);
 	if (!rc)

@@ -445,6 +445,33 @@ static void vmdk_zeroing(const struct img *img, struct img_zeroing *out)
 	}
 }
 
+/* text: as the descriptor has it, which may be anything; NULL: it has none. */
+static void add_uuid(struct img_value *out, const char *name, const char *text)
+{
+	uint8_t uuid[IMG_GUID_BYTES];
+	char printed[IMG_GUID_CHARS + 1];
+
+	if (!text || !img_guid_parse(text, strlen(text), uuid) || img_guid_is_zero(uuid))
+		return;
+	img_guid_print(uuid, printed);
+	img_value_add_string(out, name, printed);
+}
+
+static int vmdk_identifiers(const struct img *img, struct img_value *out, struct img_error *err)
+{
+	const struct vmdk *vmdk = img->state;
+	char cid[9];
+
+	(void)err;
+	add_uuid(out, "uuid", vmdk->uuid_image);
+	add_uuid(out, "modification_uuid", vmdk->uuid_modification);
+	if (vmdk->has_cid && vmdk->cid && vmdk->cid != VMDK_NO_PARENT) {
+		snprintf(cid, sizeof(cid), "%08" PRIx32, vmdk->cid);
+		img_value_add_string(out, "cid", cid);
+	}
+	return 0;
+}
+
 const struct img_driver vmdk_driver = {
 	.name = "vmdk",
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_IDENTITY | IMG_DRIVER_COMPRESS_SINK |
@@ -453,6 +480,7 @@ const struct img_driver vmdk_driver = {
 	.open = vmdk_open,
 	.parent_opened = vmdk_parent_opened,
 	.identify = vmdk_identify,
+	.identifiers = vmdk_identifiers,
 	.next_identity = vmdk_next_identity,
 	.accept_parent = vmdk_accept_parent,
 	.close = vmdk_close,

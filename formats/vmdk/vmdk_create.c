@@ -40,6 +40,9 @@ const struct img_option vmdk_create_options[] = {
 	  "off,falloc,full" },
 	{ "uuid", IMG_OPTION_STRING, "UUID by which VirtualBox knows the image (default: a new one)", NULL,
 	  NULL },
+	{ "modification_uuid", IMG_OPTION_STRING, "UUID of its last modification (default: a new one)", NULL,
+	  NULL },
+	{ "cid", IMG_OPTION_STRING, "Content ID, 8 hexadecimal digits (default: a new one)", NULL, NULL },
 	{ "compression_level", IMG_OPTION_NUMBER,
 	  "How hard to compress: 1 to 12 (default: 6); for subformat=streamOptimized", NULL, NULL },
 	{ 0 },
@@ -83,21 +86,58 @@ static int check_number(const struct img_options *o, const char *option, struct 
 	return 0;
 }
 
-static int check_uuid(const struct img_creating *c, struct img_error *err)
+static int check_uuid(const struct img_creating *c, const char *option, struct img_error *err)
 {
-	const char *text = img_options_string(c->options, "uuid");
+	const char *text = img_options_string(c->options, option);
 	uint8_t uuid[IMG_GUID_BYTES];
 
 	if (text && !img_guid_parse(text, strlen(text), uuid))
 		return img_fail(err, -EINVAL,
-				"%s: uuid is '%s', expected a UUID such as 2dc27766-f623-4200-9d64-115e9bfd4a08",
+				"%s: %s is '%s', expected a UUID such as 2dc27766-f623-4200-9d64-115e9bfd4a08",
+				c->name, option, text);
+	return 0;
+}
+
+static int check_cid(const struct img_creating *c, struct img_error *err)
+{
+	const char *text = img_options_string(c->options, "cid");
+	uint32_t cid;
+
+	if (text && !vmdk_parse_cid(text, &cid))
+		return img_fail(err, -EINVAL,
+				"%s: cid is '%s', expected 8 hexadecimal digits other than 00000000 and ffffffff",
 				c->name, text);
 	return 0;
+}
+
+/* Identifiers that were asked for. */
+static int check_identifiers(const struct img_creating *c, struct img_error *err)
+{
+	int rc = check_uuid(c, "uuid", err);
+
+	if (!rc)
+		rc = check_uuid(c, "modification_uuid", err);
+	return rc ? rc : check_cid(c, err);
+}
+
+/* VirtualBox tells a child from its parent by it. */
+static int check_own_uuid(const struct img_creating *c, const struct vmdk *parent, struct img_error *err)
+{
+	const char *text = img_options_string(c->options, "uuid");
+	uint8_t own[IMG_GUID_BYTES], its[IMG_GUID_BYTES];
+
+	if (!text || !parent->uuid_image || !img_guid_parse(text, strlen(text), own) ||
+	    !img_guid_parse(parent->uuid_image, strlen(parent->uuid_image), its) ||
+	    !img_guid_equal(own, its))
+		return 0;
+	return img_fail(err, -EINVAL, "%s: uuid is %s, expected another one than the backing file's",
+			c->name, text);
 }
 
 static int check_backing(const struct img_creating *c, struct img_error *err)
 {
 	const struct vmdk *parent;
+	int rc;
 
 	if (!c->backing_name)
 		return 0;
@@ -115,7 +155,8 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 				"%s: the backing file has no content ID (CID=...) in its descriptor, by "
 				"which the new image would notice that it was changed",
 				c->name);
-	return vmdk_check_text("backing_file", c->backing_name, err);
+	rc = check_own_uuid(c, parent, err);
+	return rc ? rc : vmdk_check_text("backing_file", c->backing_name, err);
 }
 
 /* What only streams have, and what they cannot have. */
@@ -253,7 +294,7 @@ int vmdk_create_check(struct img_creating *c, struct img_error *err)
 	if (!rc)
 		rc = check_number(o, "toolsversion", err);
 	if (!rc)
-		rc = check_uuid(c, err);
+		rc = check_identifiers(c, err);
 	if (!rc)
 		rc = vmdk_check_text("the image's name", vmdk_base_name(c->name), err);
 	if (!rc)

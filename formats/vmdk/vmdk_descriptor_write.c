@@ -55,6 +55,8 @@ static int make_identifiers(const struct img_creating *c, const struct vmdk_para
 			    struct identifiers *id, struct img_error *err)
 {
 	const char *uuid = img_options_string(c->options, "uuid");
+	const char *modified = img_options_string(c->options, "modification_uuid");
+	const char *content = img_options_string(c->options, "cid");
 	uint8_t cid[16], image[16], modification[16];
 	int rc = make_bytes(c, w, "content", cid, err);
 
@@ -69,10 +71,14 @@ static int make_identifiers(const struct img_creating *c, const struct vmdk_para
 	id->cid = (uint32_t)(id->long_cid[1] >> 32);
 	if (!id->cid || id->cid == VMDK_NO_PARENT)
 		id->cid ^= 0x5a5a5a5a;
+	if (content)
+		vmdk_parse_cid(content, &id->cid);
 	vmdk_print_uuid(image, id->image);
 	if (uuid && img_guid_parse(uuid, strlen(uuid), image))
 		img_guid_print(image, id->image);
 	vmdk_print_uuid(modification, id->modification);
+	if (modified && img_guid_parse(modified, strlen(modified), modification))
+		img_guid_print(modification, id->modification);
 	return 0;
 }
 

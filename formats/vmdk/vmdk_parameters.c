@@ -23,6 +23,14 @@ static bool same(const char *a, const char *b)
 	return !strcmp(a, b);
 }
 
+bool vmdk_parse_cid(const char *text, uint32_t *out)
+{
+	if (strlen(text) != 8 || strspn(text, "0123456789abcdefABCDEF") != 8)
+		return false;
+	*out = (uint32_t)strtoul(text, NULL, 16);
+	return *out && *out != VMDK_NO_PARENT;
+}
+
 const char *vmdk_base_name(const char *path)
 {
 	const char *slash = strrchr(path, '/');

@@ -13,6 +13,8 @@ struct vmdk_parameters {
 	uint64_t extents;
 };
 
+/* A content ID as the options have it. False: it is none, or stands for none. */
+bool vmdk_parse_cid(const char *text, uint32_t *out);
 /* path without its folder; borrowed from it. */
 const char *vmdk_base_name(const char *path);
 /* On failure there is nothing to clear. */

@@ -4,10 +4,13 @@
  * place; it has its name only when all of it is there.
  */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/base/value.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/context.h"
 #include "libimg/image/node.h"
@@ -28,6 +31,10 @@ struct job {
 	struct img_copy_options copy;
 	bool sized;
 	uint64_t size; /* of all sources, if sized */
+	/* What create.options become where the source's identifiers are kept; NULL: nothing. */
+	char **kept;	      /* malloc'd, and each of them */
+	const char **options; /* those, then the caller's, which count more */
+	size_t kept_count;
 	struct img_error *err;
 };
 
@@ -169,6 +176,88 @@ static int resolve_identity(struct job *j)
 		rc = 0;
 	}
 	return rc;
+}
+
+/* ---- Identifiers that are kept ---- */
+
+static bool has_row(const struct img_driver *d, const char *name)
+{
+	for (const struct img_option *row = d->create_options; row && row->name; row++)
+		if (!strcmp(row->name, name))
+			return true;
+	return false;
+}
+
+/* The source's, as far as the new image's format has them. */
+static int add_identifiers(struct job *j, const struct img_driver *d, const struct img_value *ids)
+{
+	size_t count = img_value_count(ids), given = 0;
+
+	while (j->create.options && j->create.options[given])
+		given++;
+	j->kept = calloc(count, sizeof(*j->kept));
+	j->options = calloc(count + given + 1, sizeof(*j->options));
+	if (!j->kept || !j->options)
+		return img_fail(j->err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < count; i++) {
+		const char *name = img_value_key_at(ids, i);
+		char **text = &j->kept[j->kept_count];
+
+		if (!has_row(d, name))
+			continue;
+		if (asprintf(text, "%s=%s", name, img_value_string(img_value_at(ids, i))) < 0) {
+			*text = NULL;
+			return img_fail(j->err, -ENOMEM, "out of memory");
+		}
+		j->options[j->kept_count++] = *text;
+	}
+	if (given)
+		memcpy(j->options + j->kept_count, j->create.options, given * sizeof(*j->options));
+	j->create.options = j->options;
+	return 0;
+}
+
+static int keep_identifiers(struct job *j)
+{
+	const struct img_driver *d = img_driver_named(j->create.format);
+	const struct img *source;
+	struct img_value *ids;
+	int rc = 0;
+
+	if (!j->o->keep_identifiers)
+		return 0;
+	if (j->o->source_count != 1)
+		return img_fail(j->err, -EINVAL,
+				"The identifiers of one image can be kept, found %s",
+				j->o->input ? "a pipe" : "several");
+	source = j->o->sources[0];
+	if (!has_row(d, "uuid"))
+		return img_fail(j->err, -ENOTSUP,
+				"The identifiers of '%s' cannot be kept: images of format %s have none",
+				img_name(source), d->name);
+	ids = img_value_new(IMG_VALUE_OBJECT);
+	if (!ids)
+		return img_fail(j->err, -ENOMEM, "out of memory");
+	if (source->driver->identifiers)
+		rc = source->driver->identifiers(source, ids, j->err);
+	if (!rc && !img_value_ok(ids))
+		rc = img_fail(j->err, -ENOMEM, "out of memory");
+	if (!rc && !img_value_get(ids, "uuid"))
+		rc = img_fail(j->err, -ENOTSUP,
+			      "The identifiers of '%s' cannot be kept: the image, of format %s, has no UUID",
+			      img_name(source), img_format(source));
+	if (!rc)
+		rc = add_identifiers(j, d, ids);
+	img_value_free(ids);
+	return rc;
+}
+
+static void free_identifiers(struct job *j)
+{
+	for (size_t i = 0; i < j->kept_count; i++)
+		free(j->kept[i]);
+	free(j->kept);
+	free(j->options);
 }
 
 static int check_creation(const struct job *j)
@@ -352,6 +441,8 @@ static int make(struct job *j)
 	struct img_sink_image *s;
 	int rc = check_creation(j);
 
+	if (!rc)
+		rc = keep_identifiers(j);
 	j->create.size = j->sized ? j->size : FIRST_SIZE;
 	j->create.have_size = true;
 	if (!rc && j->o->path && is_export(j->o->path))
@@ -400,8 +491,14 @@ int img_convert(const struct img_convert_options *options, enum img_convert_stag
 		rc = measure(&j);
 	if (rc)
 		return rc;
-	if (!options->target)
-		return make(&j);
+	if (!options->target) {
+		rc = make(&j);
+		free_identifiers(&j);
+		return rc;
+	}
+	if (options->keep_identifiers)
+		return img_fail(err, -EINVAL, "%s: an image that is there has its own identifiers",
+				img_name(options->target));
 	j.copy.resize_target = false;
 	rc = check_target(&j, options->target);
 	return rc ? rc : copy_to(&j, options->target);

@@ -91,4 +91,50 @@ for format in vdi vmdk vhdx vpc; do
 	try "$format: copies have UUIDs of their own: $(tr '\n' ' ' <uuids)" test "$(sort -u uuids | wc -l)" = "$(wc -l <uuids)"
 	[ $format != vmdk ] || try "vmdk: the UUID that was asked for" grep -q 01234567-89ab-4cde-8f01-23456789abcd uuids
 done
+
+# Identifiers that are kept: a copy takes its source's place, also below the source's children.
+ids() {	# IMAGE FORMAT: those by which a disk, and a state of it, are known
+	case $2 in
+	vdi) od -A n -t x1 -j 392 -N 32 "$1" ;;
+	vpc) tail -c 512 "$1" | od -A n -t x1 -j 68 -N 16 ;;
+	vmdk) grep -a -e '^CID=' -e '^ddb.uuid.image' -e '^ddb.uuid.modification' "$1" ;;
+	esac
+}
+for format in vdi vmdk vhdx vpc; do
+	rm -rf ./*
+	mkdir copy
+	"$imgtool" create -q -f $format golden.$format 8M && disk golden.$format $format "write -P 1 0 1M"
+	"$imgtool" create -q -f $format -b golden.$format -F $format copy/child.$format 8M 2>/dev/null ||
+		{ cp golden.$format copy/ && "$imgtool" create -q -f $format -b golden.$format -F $format copy/child.$format; }
+	rm -f copy/golden.$format
+	try "$format: identifiers are kept" "$imgtool" convert --keep-ids -f $format -O $format golden.$format copy/golden.$format
+	[ $format = vhdx ] || try "$format: the same identifiers" test "$(ids golden.$format $format)" = "$(ids copy/golden.$format $format)"
+	try "$format: the source's child takes the copy" shows copy/child.$format $format "read -P 1 0 1M"
+	try "$format: one of them is given otherwise" "$imgtool" convert --keep-ids -o uuid=01234567-89ab-4cde-8f01-23456789abcd -f $format -O $format golden.$format given.$format
+	for other in vdi vmdk vhdx vpc; do
+		try "$format to $other and back: identifiers are kept" "$imgtool" convert --keep-ids -f $format -O $other golden.$format over.$other
+		try "$format to $other and back: identifiers are kept" "$imgtool" convert --keep-ids -f $other -O $format over.$other back.$format
+		case $format in
+		vmdk) try "$format to $other and back: the UUID" test "$(ids golden.vmdk vmdk | grep image)" = "$(ids back.vmdk vmdk | grep image)" ;;
+		vpc) try "$format to $other and back: the UUID" test "$(ids golden.vpc vpc)" = "$(ids back.vpc vpc)" ;;
+		vdi) try "$format to $other and back: the UUID" test "$(ids golden.vdi vdi | head -n 1)" = "$(ids back.vdi vdi | head -n 1)" ;;
+		esac
+		rm -f over.* back.*
+	done
+	for other in raw qcow2 parallels; do
+		refuse "$format to $other: no identifiers" "$imgtool" convert --keep-ids -f $format -O $other golden.$format none.$other
+		try "$format to $other: no identifiers: nothing is made" test ! -e none.$other
+		"$imgtool" convert -f $format -O $other golden.$format other.$other
+		refuse "$other to $format: no identifiers" "$imgtool" convert --keep-ids -f $other -O $format other.$other none.$format
+		try "$other to $format: no identifiers: nothing is made" test ! -e none.$format
+	done
+	refuse "$format: identifiers of two" "$imgtool" convert --keep-ids -f $format -O $format golden.$format golden.$format two.$format
+	refuse "$format: identifiers of one that is there" "$imgtool" convert -n --keep-ids -f $format -O $format golden.$format given.$format
+	# a child is not its parent
+	[ $format = vhdx ] || refuse "$format: a child with its parent's UUID" "$imgtool" create -q -f $format \
+		-o uuid=01234567-89AB-4cde-8f01-23456789abcd -b given.$format -F $format twin.$format
+	[ $format = vhdx ] || try "$format: a child with its parent's UUID: says so" grep -q "expected another one than the backing" "$work/.err"
+	try "$format: a child of another UUID" "$imgtool" create -q -f $format \
+		-o uuid=01234567-89ab-4cde-8f01-23456789abce -b given.$format -F $format sibling.$format
+done
 cd ..
