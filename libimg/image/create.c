@@ -376,6 +376,25 @@ int img_publish(struct img *img, struct img_error *err)
 
 /* ---- A new state of an image that is there ---- */
 
+/* Is this, as far as can be known, not what the file at path holds? */
+static bool holds_other(const char *path, const char *text, size_t len)
+{
+	struct img_storage *s;
+	bool other = false;
+	char *bytes;
+
+	if (img_storage_open_file(path, IMG_STORAGE_NO_LOCK, &s, NULL))
+		return false;
+	bytes = malloc(len + 1);
+	if (s->size != len)
+		other = true;
+	else if (bytes && !img_storage_read(s, 0, bytes, len, NULL))
+		other = memcmp(bytes, text, len) != 0;
+	free(bytes);
+	img_storage_close(s);
+	return other;
+}
+
 static int add_state(struct img_create_settings *r, const struct img_create_options *options,
 		     struct img_error *err)
 {
@@ -405,7 +424,8 @@ static int add_state(struct img_create_settings *r, const struct img_create_opti
 		rc = publish_further(img, &done, err);
 	if (!rc)
 		rc = img_storage_replace(img->file, text, len, !img->unsafe, err);
-	if (rc)
+	/* A failure to make the new text durable may come when it is in place. */
+	if (rc && text && holds_other(r->path, text, len))
 		unpublish_further(img, done);
 	free(text);
 	img_context_close(img, NULL); /* it was not written to */

@@ -97,12 +97,12 @@ judge_rebase() {
 	try "$1: rebased: the top is sound" sound "$top_format" top.img
 }
 
-restore() { rm -f top.img middle.img base.img other.img && cp -p kept/* .; }
+restore() { rm -rf top.img middle.img base.img other.img d.hdd && cp -rp kept/* .; }
 
 with_fault() {	# CALLS AT HOW: the command; sets $code
 	# shellcheck disable=SC2086 # words are wanted
 	FAULT_CALLS=$1 FAULT_AT=$2 FAULT_HOW=$3 FAULT_TOTAL=$work/total timeout 60 env LD_PRELOAD="$preload" \
-		"$imgtool" $command -f "$top_format" $how top.img >"$work/out" 2>"$work/err"
+		"$imgtool" $words >"$work/out" 2>"$work/err"
 	code=$?
 }
 
@@ -135,7 +135,7 @@ each_call() {
 			;;
 		esac
 		relinked=0
-		judge_$command "$name"
+		$judge "$name"
 		# Only who is killed cannot say so.
 		[ "$2" = kill ] || [ "$relinked" -eq 0 ] || grep -q "rebase -u" "$work/err" ||
 			fail "$name: $relinked links are broken: $(cat "$work/err")"
@@ -149,8 +149,13 @@ each_call() {
 }
 
 run_command() {	# COMMAND HOW
-	command=$1 how=$2
-	title="$1 $2 of $top_format over $middle_format over $base_format"
+	how=$2
+	words="$1 -f $top_format $2 top.img"
+	fail_in_turn judge_"$1" "$1 $2 of $top_format over $middle_format over $base_format"
+}
+
+fail_in_turn() {	# JUDGE TITLE: $words in all ways
+	judge=$1 title=$2
 	each_call r 5 "reading fails"
 	each_call w 5 "writing fails"
 	each_call w 28 "no room"
@@ -181,4 +186,68 @@ done <<-END
 	vdi vpc vdi
 	qcow2 qcow2 parallels
 END
+# Folders of Parallels: their snapshots are the chain.
+make_folder() {
+	rm -rf ./*
+	size=2097152 guid=5fbaabe3-6958-40ff-92a7-860e329aab41
+	truncate -s 2M base.raw && piece base.raw 0 1500 base && piece base.raw 3000 700 base
+	cp base.raw top.raw && piece top.raw 900 300 top && piece top.raw 2100 130 top && gap top.raw 300 400
+	mkdir d.hdd kept && parallels_descriptor $guid >d.hdd/DiskDescriptor.xml &&
+		"$imgtool" create -q -f parallels -o cluster_size=4k d.hdd/image-0-$guid.hds 512k &&
+		"$imgtool" create -q -f parallels -o cluster_size=4k d.hdd/image-1-$guid.hds 1536k &&
+		fill_from base.raw parallels d.hdd 0 1500 3000 700
+}
+make_snapshot() {
+	"$imgtool" create -q -f parallels -b d.hdd -F parallels d.hdd &&
+		fill_from top.raw parallels d.hdd 900 300 2100 130 300 400
+}
+# But for marks and leaks of who did not come to an end, which a repair of a copy takes away.
+folder_sound() {
+	rm -rf copy.hdd && cp -rp d.hdd copy.hdd && "$imgtool" check -q -r all -f parallels copy.hdd || return
+	# Only who is killed leaves files behind that nobody names.
+	[ $code -ne 1 ] || [ "$(ls d.hdd)" = "$(ls kept/d.hdd)" ] || grep -q "$(ls d.hdd | tail -n 1)" d.hdd/DiskDescriptor.xml
+}
+below_holds() {
+	id=$(grep -o "ParentGUID>{[^}]*" d.hdd/DiskDescriptor.xml | tail -n 1)
+	"$imgtool" convert -l "${id#*{}" -f parallels -O raw d.hdd now.raw 2>why && cmp now.raw "$1" >why 2>&1
+}
+judge_folder() {
+	try "$1: the top" holds d.hdd parallels top.raw || return
+	try "$1: sound" folder_sound
+	# shellcheck disable=SC2086 # words are wanted
+	try "$1: once more" "$imgtool" $words || return
+	try "$1: done: the top" holds d.hdd parallels top.raw
+	try "$1: done: sound" "$imgtool" check -q -f parallels d.hdd
+	case $words in
+	commit*) try "$1: done: the snapshot below" below_holds top.raw ;;
+	esac
+}
+# The disk is as large as before or as it is to be, and what both have is the same.
+judge_folder_resize() {
+	try "$1: sound" folder_sound
+	"$imgtool" convert -f parallels -O raw d.hdd now.raw 2>why || { fail "$1: cannot be read: $(cat why)"; return; }
+	now=$(stat -c %s now.raw)
+	[ "$now" -eq 2097152 ] || [ "$now" -eq "$target" ] || { fail "$1: $now bytes"; return; }
+	cp base.raw want.raw && truncate -s "$now" want.raw
+	try "$1: as it was" cmp now.raw want.raw
+	# shellcheck disable=SC2086 # words are wanted
+	try "$1: once more" "$imgtool" $words || return
+	cp base.raw want.raw && truncate -s "$target" want.raw
+	try "$1: done" holds d.hdd parallels want.raw
+	try "$1: done: sound" "$imgtool" check -q -f parallels d.hdd
+}
+case parallels in *"$2"*)
+	top_format=parallels
+	make_folder && make_snapshot && cp -rp d.hdd kept/ || fail "a folder"
+	words="commit -q -f parallels d.hdd"
+	fail_in_turn judge_folder "commit of a folder"
+	words="create -q -f parallels -b d.hdd -F parallels d.hdd"
+	fail_in_turn judge_folder "a snapshot of a folder"
+	make_folder && cp -rp d.hdd kept/ || fail "a folder"
+	for target in 5242880 1048576; do
+		words="resize -q --shrink -f parallels d.hdd $target"
+		fail_in_turn judge_folder_resize "resize of a folder to $target"
+	done
+	;;
+esac
 cd ..
