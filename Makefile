@@ -108,7 +108,7 @@ $(PRELOADS): %.so: %.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -ldl
 
 # What an image names comes from memory there.
-$(BUILD)/tests/crash/crash: LDFLAGS += -Wl,--wrap=img_storage_open_fd
+$(BUILD)/tests/crash/crash: LDFLAGS += -Wl,--wrap=img_storage_open_fd,--wrap=img_storage_open_file
 
 $(FUZZERS): %: %.o $(BUILD)/libimg.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)

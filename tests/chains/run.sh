@@ -213,4 +213,57 @@ for kind in "vhdx -o block_size=1M" "vpc -o force_size=on" "vpc -o force_size=on
 done
 . "$top/tests/chains/mixed.sh"
 . "$top/tests/chains/modes.sh"
+
+# Snapshots of Parallels folders: made, written to and committed at random, and the bytes written to a file alike.
+folder_write() {
+	local off=$((RANDOM % (size / 512))) len=$((RANDOM % 300 + 1)) byte=$((RANDOM % 250 + 1))
+	((off + len > size / 512)) && len=$((size / 512 - off))
+	pick write write zero
+	what="$what $picked $off+$len"
+	[ $picked = write ] && set -- "write -q -P $byte" || set -- "write -q -z"
+	"$imgtool" io -f parallels -c "$1 $((off * 512)) $((len * 512))" c.hdd >/dev/null &&
+		qemu-io -f raw -c "$1 $((off * 512)) $((len * 512))" model.raw >/dev/null
+}
+states() { grep -o "<Shot>" c.hdd/DiskDescriptor.xml | wc -l; }
+same_as_folder() { "$imgtool" convert -f parallels -O raw c.hdd ours.raw && cmp ours.raw model.raw; }
+for ((n = 0; n < ${COUNT:-60} / 4; n++)); do
+	rm -rf c.hdd model.raw && mkdir c.hdd && pick_size && truncate -s $size model.raw
+	pick 512 4k 64k 32256 1M
+	what="$n: a folder of $size, cluster_size=$picked:"
+	"$imgtool" create -q -f parallels -o cluster_size=$picked c.hdd $size || { fail "$what made"; continue; }
+	for ((i = 0; i < 12; i++)); do
+		pick write write write snapshot commit deep resize
+		case $picked in
+		write) folder_write || { fail "$what"; continue 2; } ;;
+		snapshot)
+			pick 4k 64k 512 ""
+			what="$what snapshot $picked"
+			# shellcheck disable=SC2086 # words are wanted
+			try "$what" "$imgtool" create -q -f parallels ${picked:+-o cluster_size=$picked} -b c.hdd -F parallels c.hdd
+			;;
+		commit | deep)
+			base=
+			[ "$(states)" -gt 1 ] || continue
+			[ $picked = commit ] || base=$("$imgtool" info --output=json c.hdd |
+				sed -n 's/^ *"id": "\([^"]*\)".*/\1/p' | head -n 1)
+			what="$what commit $base"
+			try "$what" "$imgtool" commit -q -f parallels ${base:+-b $base} c.hdd
+			;;
+		resize)
+			[ "$(states)" -eq 1 ] || continue
+			pick_size
+			what="$what resize $size"
+			try "$what" "$imgtool" resize -q --shrink -f parallels c.hdd $size && truncate -s $size model.raw
+			;;
+		esac
+		try "$what: the same" same_as_folder || continue 2
+	done
+	try "$what: sound" "$imgtool" check -q -f parallels c.hdd
+	# Its oldest file is a disk of its own, which all that was committed is in.
+	[ "$(states)" -eq 1 ] || base=$("$imgtool" info --output=json c.hdd | sed -n 's/^ *"id": "\([^"]*\)".*/\1/p' | head -n 1)
+	[ "$(states)" -eq 1 ] || try "$what: all committed" "$imgtool" commit -q -f parallels -b "$base" c.hdd
+	for file in c.hdd/*5fbaabe3*.hds; do
+		try "$what: as qemu-img reads the oldest" qemu-img compare -q -f parallels -F raw "$file" model.raw
+	done
+done
 finish

@@ -228,5 +228,36 @@ for kind in "vpc block_size=64k" "vpc block_size=4k" "vpc block_size=2M" "vhdx b
 	begin "$kind, three deep, committed in turn" "$them image-middle.vhdx" deep_vhdx $options
 	step commit -f vhdx -q image-middle.vhdx; step commit -f vhdx -q image.vhdx; cut qemu=0
 done
+# What the snapshots of a Parallels folder have; the image is its DiskDescriptor.xml.
+folder_chain() {	# OLDEST MIDDLE TOP
+	size=1048576
+	for guid; do
+		"$imgtool" create -q -f parallels -o cluster_size=4k image-0-$guid.hds 512k &&
+			"$imgtool" create -q -f parallels -o cluster_size=4k image-1-$guid.hds 512k || return
+	done
+	parallels_descriptor "$1" >image.parallels && "$imgtool" convert -n -f raw -O parallels base.raw image.parallels &&
+		parallels_descriptor "$1" "$2" >image.parallels && cp base.raw model.raw || return
+	for program in "$imgtool io -f parallels image.parallels" "qemu-io -f raw model.raw"; do
+		# shellcheck disable=SC2086 # words are wanted
+		fill $program || return
+	done
+	parallels_descriptor "$@" >image.parallels || return
+	for program in "$imgtool io -f parallels image.parallels" "qemu-io -f raw model.raw"; do
+		# shellcheck disable=SC2086 # words are wanted
+		$program -c "write -q -P 76 4k 12k" -c "write -q -z 480k 4k" -c "write -q -P 77 500k 50k" || return
+	done
+}
+guids="aaaaaaaa-0000-0000-0000-000000000001 aaaaaaaa-0000-0000-0000-000000000002 5fbaabe3-6958-40ff-92a7-860e329aab41"
+them=image.parallels
+for guid in $guids; do
+	them="$them image-0-$guid.hds image-1-$guid.hds"
+done
+begin "parallels folder, committed" "$them" folder_chain $guids
+step commit -f parallels -q image.parallels; cut qemu=0
+begin "parallels folder, committed to the oldest" "$them" folder_chain $guids
+step commit -f parallels -q -b "${guids%% *}" image.parallels; cut qemu=0
+begin "parallels folder, committed and written to" "$them" folder_chain $guids
+step commit -f parallels -q image.parallels; both -c "write -P 78 200k 70k" -c "write -z 4k 20k"
+step commit -f parallels -q image.parallels; cut qemu=0
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
 finish

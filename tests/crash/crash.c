@@ -119,11 +119,13 @@ static void apply(struct files *files, const struct img_record_entry *e)
 	flat_apply(&files->file[e->file], e);
 }
 
-/* File i of what crash.opens holds, in memory. */
+/* File i of what crash.opens holds, in memory. The first may be opened once more, as another state of the disk. */
 static struct img_storage *open_file(unsigned i, const char *name)
 {
 	struct img_storage *s = flat_storage(&crash.opens->file[i], name);
 
+	if (!i)
+		s->identity = strdup(name);
 	if (crash.fault && img_storage_fault(s, crash.fault, &s))
 		abort();
 	if (crash.opens_record && img_storage_record_file(s, crash.opens_record, i, &s))
@@ -151,6 +153,20 @@ int __wrap_img_storage_open_fd(int fd, const char *path, unsigned flags, struct 
 		return 0;
 	}
 	return __real_img_storage_open_fd(fd, path, flags, out, err);
+}
+
+int __wrap_img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
+				 struct img_error *err);
+int __real_img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
+				 struct img_error *err);
+
+int __wrap_img_storage_open_file(const char *path, unsigned flags, struct img_storage **out,
+				 struct img_error *err)
+{
+	if (strcmp(path, crash.path) != 0)
+		return __real_img_storage_open_file(path, flags, out, err);
+	*out = open_file(0, path);
+	return 0;
 }
 
 /* Open the image that files are; record: of what is written, or NULL. */

@@ -158,6 +158,14 @@ parallels_folder() {	# a snapshot with the base's content, one without any, and 
 		"$imgtool" convert -n -f raw -O parallels base.raw image.parallels &&
 		parallels_descriptor $guids >image.parallels
 }
+parallels_split() {	# the present state alone
+	rm -f ./image-?-*.hds
+	guid=5fbaabe3-6958-40ff-92a7-860e329aab41
+	parallels_descriptor $guid >image.parallels &&
+		"$imgtool" create -q -f parallels -o "$1" image-0-$guid.hds 512k &&
+		"$imgtool" create -q -f parallels -o "$1" image-1-$guid.hds $((size - 524288)) &&
+		"$imgtool" convert -n -f raw -O parallels base.raw image.parallels
+}
 vhdx_over_chain() {
 	rm -f lower.vhdx middle.vhdx && qemu-img convert -f raw -O vhdx base.raw lower.vhdx &&
 		"$imgtool" create -q -f vhdx -b lower.vhdx -F vhdx middle.vhdx &&
@@ -480,6 +488,8 @@ variant "parallels of the old kind, filled" "overlap=1" parallels_old filled
 variant "parallels of the old kind, unmapping" "flags=512" parallels_old filled
 variant "parallels folder of child snapshots" "overlap=1" parallels_folder cluster_size=4k
 variant "parallels folder of child snapshots, unmapping" "flags=512" parallels_folder cluster_size=64k
+variant "parallels folder without children, resized meanwhile" "resize=1" parallels_split cluster_size=4k
+variant "parallels folder without children, resized meanwhile, unmapping" "resize=1 flags=512" parallels_split cluster_size=64k
 variant "parallels, unmapping, O_DIRECT if possible" "flags=640" parallels_theirs cluster_size=64k
 variant "parallels, written through" "threads=1 flags=1024" parallels_theirs cluster_size=64k
 variant "parallels, resized meanwhile" "resize=1" parallels_theirs cluster_size=64k
