@@ -429,9 +429,10 @@ static char said[4096];
 
 static void keep(void *user, const char *line)
 {
+	size_t len = strlen(said);
+
 	(void)user;
-	strncat(said, line, sizeof(said) - strlen(said) - 2);
-	strcat(said, "\n");
+	snprintf(said + len, sizeof(said) - len, "%s\n", line);
 }
 
 static struct img_check_result check_saying(unsigned repair)
