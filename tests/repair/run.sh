@@ -126,7 +126,7 @@ made dynamic.vhdx 211 15 convert -f raw -O vhdx -o block_size=1M e.raw dynamic.v
 made child.vhdx 211 15 create -f vhdx -o block_size=1M -b base.vhdx -F vhdx child.vhdx
 
 made dynamic.vdi 13 60 convert -f raw -O vdi e.raw dynamic.vdi
-made static.vdi 13 30 convert -f raw -O vdi -o static=on e.raw static.vdi
+made static.vdi 37 30 convert -f raw -O vdi -o static=on e.raw static.vdi
 # QEMU takes neither blocks of these sizes nor children.
 all=$qemu qemu=
 for name in sectors small version-0 child; do
@@ -137,7 +137,7 @@ for name in sectors small version-0 child; do
 		"$imgtool" io -f vdi version-0.vdi -c "write -q -s e.raw 0 3000320"' ;;
 	*) set -- create -f vdi -o block_size=16k -b base.vdi -F vdi child.vdi ;;
 	esac
-	made $name.vdi 97 60 "$@"
+	made $name.vdi 197 60 "$@"
 done
 qemu=$all
 
