@@ -116,11 +116,12 @@ mixed_convert() {
 	title="$title; convert -t $to_mode -T $from_mode $rate -O $target"
 	# shellcheck disable=SC2086 # words are wanted
 	try "$title" "$imgtool" convert -t $to_mode -T $from_mode $rate -f $format -O $target m.3 out.img || return
+	mkdir again	# some formats tell the name
 	# shellcheck disable=SC2086 # words are wanted
-	try "$title: plainly" "$imgtool" convert -f $format -O $target m.3 again.img || return
-	try "$title: the same bytes" cmp out.img again.img
+	try "$title: plainly" "$imgtool" convert -f $format -O $target m.3 again/out.img || return
+	try "$title: the same bytes" cmp out.img again/out.img
 	try "$title: as qemu-img reads it" qemu-img compare -q -f ${target%% *} -F raw out.img model.raw
-	rm -f out.img again.img
+	rm -rf out.img again
 }
 
 mixed_commit() {
@@ -149,7 +150,7 @@ mixed_rebase() {
 
 mixed=${MIXED:-${FULL:+200}}
 for ((n = 0; n < ${mixed:-12}; n++)); do
-	rm -f ./*
+	rm -rf ./*
 	mixed_chain || { fail "a chain of mixed formats cannot be made:$made"; continue; }
 	title="$n:$made"
 	holds "$title" m.3 $format model.raw
