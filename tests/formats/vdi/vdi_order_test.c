@@ -40,6 +40,28 @@ Test(vdi_room, that_was_freed)
 	folder_remove(f);
 }
 
+/* Blocks that follow each other in the disk, and not in the file: each goes, and nothing that lies behind them. */
+Test(vdi_room, of_blocks_out_of_order)
+{
+	static const unsigned order[] = { 1, 0, 3, 2, 4 };
+	struct folder *f = calloc(1, sizeof(*f));
+	struct img *img;
+
+	folder_make(f, "vdi", "block_size=64k", 16 * MIB);
+	img = folder_open(f, folder_load(f), "vdi", IMG_OPEN_WRITE);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(order); i++)
+		write_bytes(img, order[i] * UINT64_C(65536), (uint8_t)(order[i] + 1), 64 * KIB, 0);
+	cr_assert_eq(img_discard(img, 0, 256 * KIB, NULL), 0);
+	cr_assert_eq(img_flush(img, NULL), 0);
+	for (uint64_t i = 0; i < 5; i++)
+		write_bytes(img, 8 * MIB + i * 65536, 0x77, 64 * KIB, 0);
+	cr_assert(reads_as(img, 0, 0, 256 * KIB));
+	cr_assert(reads_as(img, 256 * KIB, 5, 64 * KIB));
+	cr_assert(reads_as(img, 8 * MIB, 0x77, 320 * KIB));
+	close_sound(img);
+	folder_remove(f);
+}
+
 /* It is used again, and is no zeroes: a part of what was to be written came. */
 Test(vdi_room, of_a_write_that_failed)
 {
