@@ -190,6 +190,30 @@ static int memory_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	return rc;
 }
 
+static int memory_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
+			  struct img_error *err)
+{
+	struct memory *m = memory_of(s);
+	uint64_t now;
+	int rc = 0;
+
+	pthread_mutex_lock(&m->lock);
+	now = atomic_load(&s->size);
+	if (len > m->limit)
+		rc = -ENOSPC;
+	if (!rc)
+		rc = write_range(m, bytes, 0, len);
+	if (!rc) {
+		if (len < now)
+			zero_range(m, len, now - len);
+		atomic_store(&s->size, len);
+		if (!sync)
+			atomic_store(&s->unsynced, true);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rc ? img_fail(err, rc, "%s: %s", s->name, strerrordesc_np(-rc)) : 0;
+}
+
 static int memory_extent(struct img_storage *s, uint64_t off, uint64_t len,
 			 enum img_storage_extent *kind, uint64_t *run)
 {
@@ -249,6 +273,7 @@ static const struct img_storage_ops memory_ops = {
 	.submit = memory_submit,
 	.io = memory_io,
 	.resize = memory_resize,
+	.replace = memory_replace,
 	.extent = memory_extent,
 	.allocated = memory_allocated,
 	.set_writable = memory_set_writable,

@@ -251,6 +251,25 @@ static int record_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	return rc ? rc : append(rec, make_entry(IMG_RECORD_RESIZE, 0, size), false);
 }
 
+static int record_replace(struct img_storage *s, const void *bytes, size_t len, bool sync,
+			  struct img_error *err)
+{
+	const struct iovec iov = { (void *)(uintptr_t)bytes, len };
+	struct recorder *rec = recorder_of(s);
+	struct img_storage *inner = rec->filter.inner;
+	struct img_record_entry *entry;
+	int rc = img_storage_replace(inner, bytes, len, sync, err);
+
+	if (rc)
+		return rc;
+	atomic_store(&rec->filter.base.size, atomic_load(&inner->size));
+	entry = make_write(&iov, 1, 0, len);
+	if (entry)
+		entry->kind = IMG_RECORD_REPLACE;
+	rc = append(rec, entry, sync);
+	return rc ? img_fail(err, rc, "out of memory") : 0;
+}
+
 static void record_close(struct img_storage *s)
 {
 	struct recorder *rec = recorder_of(s);
@@ -263,6 +282,7 @@ static const struct img_storage_ops record_ops = {
 	.submit = record_submit,
 	.io = record_io,
 	.resize = record_resize,
+	.replace = record_replace,
 	.extent = img_filter_extent,
 	.allocated = img_filter_allocated,
 	.publish = img_filter_publish,

@@ -226,13 +226,14 @@ struct img_record_entry {
 		IMG_RECORD_WRITE,
 		IMG_RECORD_ZERO,
 		IMG_RECORD_RESIZE,
+		IMG_RECORD_REPLACE, /* another file of len bytes took its place, wholly or not at all */
 		IMG_RECORD_SYNC,
 		IMG_RECORD_SYNC_FAILED /* what it was to cover may be lost, whatever comes later */
 	} kind;
 	bool fua;	   /* WRITE, ZERO: durable by itself */
 	unsigned file;	   /* of those that share a record */
 	uint64_t off, len; /* RESIZE: len is the new size */
-	uint8_t *data;	   /* WRITE */
+	uint8_t *data;	   /* WRITE, REPLACE */
 };
 struct img_record;
 struct img_record *img_record_new(void);

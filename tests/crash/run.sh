@@ -74,6 +74,11 @@ shrunk() {
 # An overlay that ends before its base does, inside a cluster.
 over_part() { qemu-img create -q -f qcow2 -o "$1" -b base.raw -F raw image.qcow2 "$2"; }
 vmdk_split() { "$imgtool" convert -f raw -O vmdk -o "subformat=$1" base.raw image.vmdk; }
+# As a datastore has it: a flat extent of the type VMFS, without an offset.
+vmdk_vmfs() {
+	vmdk_split monolithicFlat && sed -i -e 's/ FLAT \(".*"\) 0$/ VMFS \1/' -e 's/monolithicFlat/vmfs/' image.vmdk &&
+		grep -q ' VMFS "image-flat.vmdk"' image.vmdk
+}
 plain() { cp base.raw image.raw; }
 vmdk_empty() { "$imgtool" create -q -f vmdk -o "$1" image.vmdk $size; }
 vmdk_filled() { "$imgtool" convert -f raw -O vmdk -o "$1" base.raw image.vmdk; }
@@ -295,5 +300,10 @@ variant "resize vhdx over vhdx, tiny cache" "qemu=0 cache=16384 resize=2097152 r
 variant "resize vmdk" "resize=300032 resize=2097152 resize=1048576" vmdk_filled subformat=monolithicSparse
 variant "resize vmdk, more tables" "resize=40000512 resize=300032" vmdk_filled zeroed_grain=on
 variant "resize vmdk over vmdk" "resize=300032 resize=2097152" vmdk_over subformat=monolithicSparse
+variant "resize vmdk split" "resize=300032 resize=2097152 resize=41943040 resize=524288" vmdk_split twoGbMaxExtentSparse
+variant "resize vmdk flat" "resize=300032 resize=2097152 resize=524288" vmdk_split monolithicFlat
+variant "resize vmdk flat, preallocated" "resize=300032 resize=1048576 how=3" vmdk_split monolithicFlat
+variant "resize vmdk flat, split" "resize=2097152 resize=300032 resize=1048576" vmdk_split twoGbMaxExtentFlat
+variant "resize vmdk on VMFS" "qemu=0 resize=300032 resize=2097152 resize=524288" vmdk_vmfs
 variant "resize raw" "resize=300032 resize=2097152" plain
 finish

@@ -226,6 +226,7 @@ static void replay(enum img_io_kind kind, bool file)
 			cr_assert_eq(img_storage_resize(copy, e->len, IMG_PREALLOCATE_OFF, NULL),
 				     0);
 			break;
+		case IMG_RECORD_REPLACE: /* descriptors alone */
 		case IMG_RECORD_SYNC:
 		case IMG_RECORD_SYNC_FAILED:
 			break;

@@ -102,6 +102,10 @@ void flat_apply(struct flat *f, const struct img_record_entry *entry)
 	case IMG_RECORD_RESIZE:
 		flat_resize(f, (size_t)entry->len);
 		break;
+	case IMG_RECORD_REPLACE:
+		flat_resize(f, (size_t)entry->len);
+		memcpy(f->bytes, entry->data, (size_t)entry->len);
+		break;
 	case IMG_RECORD_SYNC:
 	case IMG_RECORD_SYNC_FAILED:
 		break;

@@ -69,6 +69,7 @@ static void apply(struct bytes *b, const struct img_record_entry *e)
 			memset(b->at + e->len, 0, b->len - e->len);
 		b->len = e->len;
 		break;
+	case IMG_RECORD_REPLACE: /* descriptors alone */
 	case IMG_RECORD_SYNC:
 	case IMG_RECORD_SYNC_FAILED:
 		break;
