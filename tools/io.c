@@ -31,7 +31,7 @@ struct io {
 /* ---- Running commands ---- */
 
 /* Can it be run now, with so many words after its name? False: no; said. */
-static bool may_run(struct io_session *s, const struct io_command *c, const char *name,
+static bool may_run(const struct io_session *s, const struct io_command *c, const char *name,
 		    int words)
 {
 	bool many = c->max_words == IO_MANY;
@@ -53,11 +53,6 @@ static bool may_run(struct io_session *s, const struct io_command *c, const char
 	if ((c->flags & IO_CHANGES_IMAGE) && !s->writable) {
 		say_error("Block node is read-only");
 		return false;
-	}
-	/* Who only reads is not told of it. */
-	if ((c->flags & IO_CHANGES_IMAGE) && !s->may_change) {
-		s->may_change = open_check_children(s->img, s->force);
-		return s->may_change;
 	}
 	return true;
 }

@@ -178,6 +178,8 @@ int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, 
 	if ((o.given['m'] && !parse_preallocation(o.given['m'], &preallocation)) ||
 	    !io_parse_size(o.operands[0], &size))
 		return 1;
+	if (!io_session_may_change(s))
+		return 1;
 	io_session_drain(s);
 	err = img_error_new();
 	rc = img_resize(s->img, size, preallocation, err);

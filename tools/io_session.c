@@ -68,6 +68,13 @@ out:
 	return queue ? 0 : 1;
 }
 
+bool io_session_may_change(struct io_session *s)
+{
+	if (!s->may_change)
+		s->may_change = open_check_children(s->img, s->force);
+	return s->may_change;
+}
+
 void io_session_drain(struct io_session *s)
 {
 	while (s->queue && img_queue_in_flight(s->queue))
@@ -346,11 +353,24 @@ static void start(struct io_request *r)
 		finish(r);
 }
 
+/* False: it must not be, and is gone. */
+static bool may_start(struct io_request *r)
+{
+	bool changes = r->kind == IO_WRITE || r->kind == IO_ZERO || r->kind == IO_DISCARD;
+	bool may = !changes || io_session_may_change(r->session);
+
+	if (!may)
+		io_request_free(r);
+	return may;
+}
+
 int io_request_run(struct io_request *r)
 {
 	struct io_session *s = r->session;
 	int code;
 
+	if (!may_start(r))
+		return 1;
 	start(r);
 	while (!r->finished)
 		img_queue_run(s->queue, true);
@@ -361,6 +381,8 @@ int io_request_run(struct io_request *r)
 
 int io_request_start(struct io_request *r)
 {
+	if (!may_start(r))
+		return 1;
 	r->alone = true;
 	start(r);
 	return 0;

@@ -37,6 +37,8 @@ struct io_session {
 	bool quit; /* it was asked for */
 };
 
+/* Before the image is changed: does nothing that is based on it keep that from being done? False: said. */
+bool io_session_may_change(struct io_session *s);
 /* Each returns the exit code, 0 or 1; what went wrong is said. */
 int io_session_open(struct io_session *s, const struct io_open *how);
 int io_session_close(struct io_session *s); /* also if none is open */
