@@ -13,7 +13,7 @@ SONAME  := libimg.so.0
 PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev \
 		 libjansson-dev libnbd-dev libxml2-dev
 TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
-		 libvmdk-utils libqcow-utils clang libclang-rt-dev nbdkit python3
+		 libvmdk-utils libvhdi-utils libqcow-utils clang libclang-rt-dev nbdkit python3
 LINT_PACKAGES := clang-format clang-tidy cppcheck
 
 override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)

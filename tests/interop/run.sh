@@ -108,6 +108,23 @@ seven() {
 	rm -f seven.raw
 }
 
+# vhdi NAME FILE TYPE [RAW]: libvhdi tells such a disk, and where FUSE works it has the same content, that of the whole chain.
+vhdi() {
+	have vhdiinfo || return
+	try "$1: vhdiinfo" sh -c "vhdiinfo '$2' >vhdi.txt && grep -q 'Disk type.*: $3' vhdi.txt"
+	mkdir -p mounted
+	if have vhdimount && timeout 20 vhdimount "$2" mounted >vhdi.txt 2>&1 && mountpoint -q mounted; then
+		# the parents come first
+		try "$1: vhdimount" qemu-img compare -q -f raw -F raw \
+			"mounted/$(ls mounted | sort -V | tail -n 1)" "${4:-content.raw}"
+		umount mounted || fusermount -u mounted
+	elif [ -w /dev/fuse ] && [ "$(id -u)" = 0 ] && ! grep -q 'fuse' vhdi.txt; then
+		fail "$1: vhdimount" <vhdi.txt
+	fi
+	rm -f vhdi.txt
+}
+have vhdiinfo || skip "our vpc and vhdx in libvhdi: no vhdiinfo"
+
 # VirtualBox has one registry of all images that it was ever shown: ours, and a new one after vbox_forget.
 export VBOX_USER_HOME="$work/registry"
 vbox() { timeout 60 VBoxManage "$@"; }

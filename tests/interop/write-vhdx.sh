@@ -11,6 +11,10 @@ while read -r options; do
 	rm -f ./o.vhdx ./t.vhdx
 	try "$name: convert" "$imgtool" convert -f raw -O vhdx -o "$options" content.raw o.vhdx || continue
 	is_content "$name" vhdx o.vhdx
+	case $options in
+	*fixed*) vhdi "$name" o.vhdx Fixed ;;
+	*) vhdi "$name" o.vhdx Dynamic ;;
+	esac
 	qemu-img convert -f raw -O vhdx -o "$options" content.raw t.vhdx
 	same_info "$name" vhdx o.vhdx t.vhdx
 	# 7-Zip takes disks of whole MiB only.
@@ -43,6 +47,19 @@ END
 try "our vhdx of sectors of 4096: create" "$imgtool" create -q -f vhdx -o logical_sector_size=4096 o.vhdx 16M
 try "our vhdx of sectors of 4096: convert" "$imgtool" convert -n -f raw -O vhdx content.raw o.vhdx
 seven "our vhdx of sectors of 4096" o.vhdx padded.raw
+
+# Chains: libvhdi follows them, by the absolute path; it takes eight sectors at a time for a child's or its parent's.
+"$imgtool" convert -f raw -O vhdx -o block_size=1M padded.raw base.vhdx
+for image in middle top; do
+	"$imgtool" create -q -f vhdx -o block_size=1M -F vhdx \
+		-b "$work/$([ $image = top ] && echo middle || echo base).vhdx" $image.vhdx
+	"$imgtool" io -f vhdx $image.vhdx -c "write -q -P ${#image} $((${#image} * 4))k 4k" \
+		-c 'write -q -P 5 512k 1M' -c "write -q -P ${#image} 14M 1M"
+	try "our vhdx, a chain: check $image" "$imgtool" check -q -f vhdx $image.vhdx
+done
+"$imgtool" convert -f vhdx -O raw top.vhdx chain.raw
+vhdi "our vhdx, a chain" top.vhdx Differential chain.raw
+rm -f base.vhdx middle.vhdx top.vhdx chain.raw
 
 for size in 512 1M 5G 3T 64T; do
 	rm -f ./o.vhdx ./t.vhdx

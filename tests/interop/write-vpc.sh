@@ -22,6 +22,10 @@ while read -r options; do
 	try "$name: check" "$imgtool" check -q -f vpc o.vpc
 	is_content "$name" vpc o.vpc
 	case $options in
+	*azure* | *fixed*) vhdi "$name" o.vpc Fixed ;;
+	*) vhdi "$name" o.vpc Dynamic ;;
+	esac
+	case $options in
 	*azure* | *block_size*) ;;
 	*)
 		qemu-img convert -f raw -O vpc -o "$options" content.raw t.vpc
@@ -83,4 +87,13 @@ if have VBoxManage; then
 	try "$name: a copy" vbox showmediuminfo disk "$work/copy.vhd"
 	rm -f merged.vhd child.vhd copy.vhd
 fi
+
+# libvhdi takes eight sectors at a time for a child's or its parent's.
+for image in middle top; do
+	"$imgtool" create -q -f vpc -b $([ $image = top ] && echo middle || echo base).vhd -F vpc $image.vhd
+	"$imgtool" io -f vpc $image.vhd -c "write -q -P ${#image} $((${#image} * 4))k 4k" -c 'write -q -P 5 512k 1M' \
+		-c "write -q -z 3M ${#image}M" -c "write -q -P ${#image} 14M 1M"
+done
+"$imgtool" convert -f vpc -O raw top.vhd chain.raw
+vhdi "our vpc, a chain" top.vhd Differential chain.raw
 rm -f base.vhd middle.vhd top.vhd chain.raw backwards.vpc.raw
