@@ -345,6 +345,104 @@ Test(vhdx, replays_the_newest_sequence)
 	finish(&b);
 }
 
+enum { PAGES = 8,
+       ENTRIES_MAX = 7,
+       PAGE = 4096 };
+
+static uint32_t random_state;
+
+static uint32_t below(uint32_t n)
+{
+	random_state = random_state * 1664525 + 1013904223;
+	return (uint32_t)((uint64_t)(random_state >> 1) * n >> 31);
+}
+
+struct entry {
+	uint64_t at, off[3];
+	uint8_t fill[3];
+	uint32_t n, tail; /* tail: its number */
+	bool whole;
+};
+
+/* Entries one behind the other, from anywhere in the log on; one of them, not the first, is torn at a sector. */
+static uint32_t random_log(struct file *f, struct entry e[ENTRIES_MAX], uint32_t torn)
+{
+	uint64_t at = below(MIB / PAGE) * (uint64_t)PAGE, log = MIB, first = 1 + below(1000);
+	uint32_t count = 2 + below(ENTRIES_MAX - 1);
+
+	for (uint32_t i = 0; i < count; i++) {
+		e[i] = (struct entry){ .at = at, .n = 1 + below(3), .whole = true };
+		e[i].tail = i && below(3) ? e[i - 1].tail : i ? e[i - 1].tail + below(i - e[i - 1].tail + 1)
+							      : 0;
+		for (uint32_t k = 0; k < e[i].n; k++) {
+			e[i].off[k] = 4 * MIB + below(PAGES) * (uint64_t)PAGE;
+			e[i].fill[k] = (uint8_t)(1 + below(255));
+		}
+		put_entry(f, at, first + i, e[e[i].tail].at, f->len, e[i].off, e[i].fill, e[i].n);
+		at = (at + (e[i].n + 1) * (uint64_t)PAGE) % MIB;
+	}
+	if (torn && torn < count) {
+		uint64_t from = below(e[torn].n + 1) * (uint64_t)PAGE, end = (e[torn].n + 1) * (uint64_t)PAGE;
+
+		if (below(2)) /* one byte of a sector, or none from a sector on */
+			f->bytes[log + (e[torn].at + from + 72) % MIB] ^= 0x10;
+		else
+			for (; from < end; from++)
+				f->bytes[log + (e[torn].at + from) % MIB] = 0;
+		e[torn].whole = false;
+	}
+	return count;
+}
+
+/* From the document alone: the sequence of the highest last number all of which is there. */
+static void plain_replay(const struct entry *e, uint32_t count, uint8_t pages[PAGES])
+{
+	uint32_t last = count;
+	bool found = false;
+
+	memset(pages, 0, PAGES);
+	while (!found && last--) {
+		found = true;
+		for (uint32_t i = e[last].tail; i <= last; i++)
+			found &= e[i].whole;
+	}
+	for (uint32_t i = e[last].tail; found && i <= last; i++)
+		for (uint32_t k = 0; k < e[i].n; k++)
+			pages[(e[i].off[k] - 4 * MIB) / PAGE] = e[i].fill[k];
+}
+
+Test(vhdx, replays_any_log, .timeout = 60)
+{
+	struct bench b;
+
+	start(&b, 11);
+	for (uint32_t seed = 0; seed < 80; seed++) {
+		uint8_t pages[PAGES], got[PAGES * PAGE];
+		struct entry e[ENTRIES_MAX];
+		struct file f = logged(&b), after;
+		uint32_t count;
+		struct img *img;
+
+		random_state = seed * 7919 + 1;
+		count = random_log(&f, e, seed % 4 ? 1 + seed % 5 : 0);
+		plain_replay(e, count, pages);
+		save(in(&b, "i.vhdx"), &f);
+		img = open_as(in(&b, "i.vhdx"), 0);
+		cr_assert_eq(img_read(img, 0, got, sizeof(got), NULL), 0);
+		for (size_t i = 0; i < sizeof(got); i++)
+			if (got[i] != pages[i / PAGE])
+				cr_assert_fail("seed %u, read: byte %zu is %u, expected %u", seed, i, got[i],
+					       pages[i / PAGE]);
+		done(img);
+		done(open_as(in(&b, "i.vhdx"), IMG_OPEN_WRITE));
+		after = read_plain(in(&b, "i.vhdx"), NULL);
+		cr_assert_eq(memcmp(after.bytes, got, sizeof(got)), 0, "seed %u, in the file", seed);
+		free(after.bytes);
+		free(f.bytes);
+	}
+	finish(&b);
+}
+
 Test(vhdx, an_open_log_may_be_empty)
 {
 	struct bench b;
