@@ -79,7 +79,8 @@ static bool confirm_by_checksum(struct img *img, struct vhd *v, const uint8_t *b
 
 	memcpy(h, bytes, VHD_HEADER_BYTES);
 	put_constants(h);
-	if (vhd_checksum(h, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM) == sum && is_usable(img, v, h))
+	if (vhd_checksum(h, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM) == sum &&
+	    is_usable(img, v, h))
 		return true;
 	for (; next <= 2 * (uint64_t)VHD_WRITE_BLOCK_MAX; block = (uint32_t)next, next *= 2)
 		for (unsigned i = 0; block >= VHD_SECTOR && i < 4; i++) {
@@ -109,7 +110,8 @@ static bool confirm_by_blocks(struct img *img, struct vhd *v)
 	uint64_t table = v->footer.header_off + VHD_HEADER_BYTES;
 	uint8_t h[VHD_HEADER_BYTES];
 
-	vhd_encode_header(table, (uint32_t)vhd_blocks(v->footer.size, BLOCK_COMMON), BLOCK_COMMON, h);
+	vhd_encode_header(table, (uint32_t)vhd_blocks(v->footer.size, BLOCK_COMMON), BLOCK_COMMON,
+			  h);
 	return fits_blocks(img, v, h, true);
 }
 

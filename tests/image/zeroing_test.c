@@ -72,7 +72,8 @@ static void zero_all(struct img *img, struct watch *w, unsigned flags, const cha
 	step = max_u64(l.zero_granularity, 64 << 10);
 	w->n = 0;
 	for (uint64_t at = 0; at < DISK; at += step) {
-		rc = img_zero_with(img, at, min_u64(step, DISK - at), IMG_SUBMIT_FAST | flags, NULL);
+		rc = img_zero_with(img, at, min_u64(step, DISK - at), IMG_SUBMIT_FAST | flags,
+				   NULL);
 		cr_assert(!rc || (rc == -ENOTSUP && !(l.flags & IMG_LIMIT_FAST_ZERO)), "%s at %d: %d", label,
 			  (int)at, rc);
 		if (rc)
@@ -148,7 +149,9 @@ static void try_row(size_t row, bool fast, bool filled)
 	cr_assert_eq(img_create("image", &o, err), 0, "%s: %s", label, img_error_text(err));
 	img = open_watched(w, format, fast);
 	cr_assert_eq(img_get_limits(img, &l, sizeof(l), NULL), 0);
-	expected = rows[row].fast == ALWAYS || (rows[row].fast == IN_PLACE && fast) ? IMG_LIMIT_FAST_ZERO : 0;
+	expected = rows[row].fast == ALWAYS || (rows[row].fast == IN_PLACE && fast)
+			   ? IMG_LIMIT_FAST_ZERO
+			   : 0;
 	expected |= rows[row].discard ? IMG_LIMIT_DISCARD_ZEROES : 0;
 	cr_assert_eq(l.flags & (IMG_LIMIT_FAST_ZERO | IMG_LIMIT_DISCARD_ZEROES), expected, "%s: %#x", label,
 		     l.flags);

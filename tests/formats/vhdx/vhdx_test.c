@@ -372,8 +372,9 @@ static uint32_t random_log(struct file *f, struct entry e[ENTRIES_MAX], uint32_t
 
 	for (uint32_t i = 0; i < count; i++) {
 		e[i] = (struct entry){ .at = at, .n = 1 + below(3), .whole = true };
-		e[i].tail = i && below(3) ? e[i - 1].tail : i ? e[i - 1].tail + below(i - e[i - 1].tail + 1)
-							      : 0;
+		e[i].tail = i ? e[i - 1].tail : 0;
+		if (i && !below(3))
+			e[i].tail += below(i - e[i].tail + 1);
 		for (uint32_t k = 0; k < e[i].n; k++) {
 			e[i].off[k] = 4 * MIB + below(PAGES) * (uint64_t)PAGE;
 			e[i].fill[k] = (uint8_t)(1 + below(255));
