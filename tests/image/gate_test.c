@@ -359,10 +359,8 @@ Test(gate, other_json_is_refused)
 		"json:{\"filename\":\"ba\\u0073e\"}",
 		"json:{\"filename\":\"nbd:x\"}",
 		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},\"backing\":null}",
-		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},"
-		"\"backing\":{\"file\":{\"filename\":\"sub/deep\"}}}",
-		"json:{\"driver\":\"qcow2\",\"file\":{\"filename\":\"base\"},"
-		"\"data-file\":{\"filename\":\"sub/deep\"}}",
+		"json:{'driver':'qcow2','file':{'filename':'base'},'backing':{'file':{'filename':'in'}}}",
+		"json:{'driver':'qcow2','file':{'filename':'base'},'data-file':{'filename':'in'}}",
 		"json:{\"filename\":\"base\"",
 		"json:{\"filename\":\"base}",
 	};

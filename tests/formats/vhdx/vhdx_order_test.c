@@ -239,7 +239,6 @@ Test(vhdx_order, a_log_that_is_needed_stays)
 	s = state(NULL, img->file, 0);
 	img_close(img, NULL);
 	img = folder_open(f, s, "vhdx", IMG_OPEN_WRITE);
-	v = img->state;
 	cr_assert_eq(img_size(img), 5 * MIB);
 	cr_assert_eq(img_resize(img, 20 * MIB, IMG_PREALLOCATE_OFF, NULL), 0);
 	cr_assert(reads_as(img, 0, 7, 5 * MIB));
