@@ -815,6 +815,7 @@ struct img *img_find_backing(const struct img *img, const char *name);
 struct img_child {
 	char *path;   /* malloc'd */
 	bool refuses; /* it will refuse the other one once that was written to (VMDK, VDI, VHDX) */
+	uint64_t reserved[2];
 };
 /*
  * Is an image in the folder of img based on it, by its name or its UUID, besides those that are open above it?

@@ -16,9 +16,12 @@ enum {
 		     IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE | IMG_OPEN_UNMAP |
 		     IMG_OPEN_WRITETHROUGH | IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD |
 		     IMG_OPEN_KEEP_ALLOCATED | IMG_OPEN_SALVAGE,
+	/* What the handle of a new image may be asked for. */
+	CREATE_FLAGS = IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE | IMG_OPEN_UNMAP |
+		       IMG_OPEN_WRITETHROUGH | IMG_OPEN_NO_LOCK,
 };
 
-static int check_flags(const char *what, unsigned flags, struct img_error *err)
+static int check_flags(const char *what, unsigned flags, unsigned allowed, struct img_error *err)
 {
 	static const struct {
 		unsigned both;
@@ -29,9 +32,9 @@ static int check_flags(const char *what, unsigned flags, struct img_error *err)
 		{ IMG_OPEN_UNSAFE | IMG_OPEN_WRITETHROUGH, "UNSAFE and WRITETHROUGH" },
 	};
 
-	if (flags & ~(unsigned)OPEN_FLAGS)
-		return img_fail(err, -EINVAL, "%s: flags are %#x, of which %#x are unknown",
-				what, flags, flags & ~(unsigned)OPEN_FLAGS);
+	if (flags & ~allowed)
+		return img_fail(err, -EINVAL, "%s: flags are %#x, of which %#x are unknown here", what,
+				flags, flags & ~allowed);
 	for (size_t i = 0; i < IMG_ARRAY_LEN(contrary); i++) {
 		if ((flags & contrary[i].both) == contrary[i].both)
 			return img_fail(err, -EINVAL, "%s: flags: %s contradict each other", what,
@@ -40,8 +43,7 @@ static int check_flags(const char *what, unsigned flags, struct img_error *err)
 	return 0;
 }
 
-static int check_reserved(const char *what, const uint64_t *reserved, size_t n,
-			  struct img_error *err)
+int img_check_reserved(const char *what, const uint64_t *reserved, size_t n, struct img_error *err)
 {
 	for (size_t i = 0; i < n; i++) {
 		if (reserved[i])
@@ -68,15 +70,15 @@ int img_check_open_options(const char *path, const struct img_open_options *o,
 
 	if (!o)
 		return 0;
-	rc = check_flags(what, o->flags, err);
+	rc = check_flags(what, o->flags, OPEN_FLAGS, err);
 	if (!rc)
-		rc = check_flags(what, o->backing_flags, err);
+		rc = check_flags(what, o->backing_flags, OPEN_FLAGS, err);
 	if (!rc &&
 	    o->backing_flags & (o->have_backing_flags ? IMG_OPEN_WRITE | IMG_OPEN_CHECK : ~0u))
 		rc = img_fail(err, -EINVAL, "%s: flags of the backing images: found %#x", what,
 			      o->backing_flags);
 	if (!rc)
-		rc = check_reserved(what, o->reserved, IMG_ARRAY_LEN(o->reserved), err);
+		rc = img_check_reserved(what, o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 	return rc ? rc : img_check_io_kind(o->io, err);
 }
 
@@ -87,22 +89,22 @@ int img_check_create_options(const char *path, const struct img_create_options *
 	int rc = path ? 0 : img_fail(err, -EINVAL, "an image to be created has no name");
 
 	if (!rc)
-		rc = check_flags(path, flags, err);
+		rc = check_flags(path, flags, CREATE_FLAGS, err);
 	if (!rc)
-		rc = check_reserved(path, o->reserved, IMG_ARRAY_LEN(o->reserved), err);
+		rc = img_check_reserved(path, o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 	return rc ? rc : img_check_io_kind(o->io, err);
 }
 
 int img_check_copy_options(const struct img_copy_options *o, struct img_error *err)
 {
-	int rc = check_reserved("copying", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
+	int rc = img_check_reserved("copying", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 
 	return rc ? rc : img_check_io_kind(o->io, err);
 }
 
 int img_check_compare_options(const struct img_compare_options *o, struct img_error *err)
 {
-	int rc = check_reserved("comparing", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
+	int rc = img_check_reserved("comparing", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 
 	return rc ? rc : img_check_io_kind(o->io, err);
 }

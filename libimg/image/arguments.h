@@ -14,6 +14,7 @@ int img_check_create_options(const char *path, const struct img_create_options *
 			     struct img_error *err);
 int img_check_copy_options(const struct img_copy_options *o, struct img_error *err);
 int img_check_compare_options(const struct img_compare_options *o, struct img_error *err);
+int img_check_reserved(const char *what, const uint64_t *reserved, size_t n, struct img_error *err);
 int img_check_io_kind(enum img_io_kind io, struct img_error *err);
 
 #endif

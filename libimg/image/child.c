@@ -129,7 +129,7 @@ static int look(const struct img *img, const char *name, unsigned *opened, struc
 
 int img_find_child(const struct img *img, struct img_child *out, struct img_error *err)
 {
-	struct img_child found = { NULL, false };
+	struct img_child found = { .path = NULL };
 	unsigned opened = 0;
 	size_t count = 0;
 	char **names = NULL;
@@ -152,7 +152,7 @@ int img_find_child(const struct img *img, struct img_child *out, struct img_erro
 	img_gate_list_free(names, count);
 	if (rc < 0) {
 		free(out->path);
-		*out = (struct img_child){ NULL, false };
+		*out = (struct img_child){ .path = NULL };
 	}
 	return rc < 0 ? rc : out->path ? 1
 				       : 0;

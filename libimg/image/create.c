@@ -20,12 +20,6 @@
 #include "libimg/image/folder.h"
 #include "libimg/storage/module.h"
 
-/* What the handle of a new image may be asked for. */
-enum {
-	CREATE_FLAGS = IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE | IMG_OPEN_UNMAP |
-		       IMG_OPEN_WRITETHROUGH | IMG_OPEN_NO_LOCK,
-};
-
 /* ---- Formats ---- */
 
 const char *img_format_at(size_t i)
@@ -108,12 +102,21 @@ static const char *plain_path(const char *path)
 	return strncmp(path, "file:", 5) ? path : path + 5;
 }
 
+/* All that can be known before anything is made. On success r is to be cleared. */
+static int prepare(const char *path, const struct img_create_options *options,
+		   struct img_create_settings *r, struct img_error *err)
+{
+	int rc = img_check_create_options(path, options, err);
+
+	return rc ? rc : img_create_settings_init(r, plain_path(path), options, err);
+}
+
 int img_create_prepare(const char *path, const struct img_create_options *options,
 		       struct img_value **out, struct img_error *err)
 {
 	struct img_create_settings r;
 	struct img_value *v;
-	int rc = img_create_settings_init(&r, plain_path(path), options, err);
+	int rc = prepare(path, options, &r, err);
 
 	if (rc)
 		return rc;
@@ -213,7 +216,7 @@ out:
 static int make(struct img_create_settings *r, const char *name,
 		const struct img_create_options *options, struct img **out, struct img_error *err)
 {
-	unsigned flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE;
+	unsigned flags = (options->flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE;
 	struct img_context_opening how = { .io = options->io };
 	struct img_storage *file;
 	struct making making;
@@ -257,15 +260,6 @@ out:
 	img_context_close(img, NULL);
 	img_create_settings_clear(r);
 	return rc;
-}
-
-/* All that can be known before anything is made. On success r is to be cleared. */
-static int prepare(const char *path, const struct img_create_options *options,
-		   struct img_create_settings *r, struct img_error *err)
-{
-	int rc = img_check_create_options(path, options, err);
-
-	return rc ? rc : img_create_settings_init(r, plain_path(path), options, err);
 }
 
 int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
@@ -401,7 +395,7 @@ static int add_state(struct img_create_settings *r, const struct img_create_opti
 	const struct img_open_options how = {
 		.format = r->driver->name,
 		.references = options->references,
-		.flags = (options->flags & (unsigned)CREATE_FLAGS) | IMG_OPEN_WRITE,
+		.flags = (options->flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE,
 		.io = options->io,
 	};
 	struct making making;

@@ -248,12 +248,12 @@ int img_check(struct img *img, unsigned repair, void (*report)(void *user, const
 		return rc;
 	if (!img->driver->check)
 		return img_fail(err, -ENOTSUP, "This image format does not support checks");
-	if (repair & ~(unsigned)(IMG_REPAIR_ALL | IMG_REPAIR_LOSS) ||
-	    (repair & IMG_REPAIR_LOSS && ~repair & IMG_REPAIR_ALL))
+	if (repair && repair != IMG_REPAIR_LEAKS &&
+	    (repair & ~(unsigned)IMG_REPAIR_LOSS) != IMG_REPAIR_ALL)
 		return img_fail(err, -EINVAL,
-				"%s: repair is %u, expected 0 to %d, and %d only with all of "
-				"these",
-				img->name, repair, IMG_REPAIR_ALL, IMG_REPAIR_LOSS);
+				"%s: repair is %#x, expected IMG_REPAIR_LEAKS, or IMG_REPAIR_ALL with "
+				"or without IMG_REPAIR_LOSS",
+				img->name, repair);
 	if (repair && !img->writable)
 		return img_fail(err, -EROFS,
 				"%s: opened for reading only, so nothing can be "

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
 
 enum { GATHER = 1 << 20 }; /* bytes written at once */
@@ -86,9 +87,11 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 {
 	struct img_sink_image *s = NULL;
 	struct img_create_settings r;
-	int rc = img_create_settings_init(&r, path ? path : "stream", options, err);
+	int rc = img_check_create_options(path ? path : "stream", options, err);
 
 	*out = NULL;
+	if (!rc)
+		rc = img_create_settings_init(&r, path ? path : "stream", options, err);
 	if (rc)
 		return rc;
 	rc = -ENOMEM;

@@ -235,9 +235,8 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 	bool keeps;
 	int rc = img_context_is_ours(img, err);
 
-	for (size_t i = 0; !rc && i < IMG_ARRAY_LEN(o->reserved); i++)
-		if (o->reserved[i])
-			rc = img_fail(err, -EINVAL, "reserved fields of a commit are not zero");
+	if (!rc)
+		rc = img_check_reserved("commit", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 	if (!rc)
 		rc = img_check_io_kind(o->io, err);
 	if (!rc)

@@ -12,6 +12,7 @@
 #include "libimg/base/error.h"
 #include "libimg/base/value.h"
 #include "libimg/engine/engine.h"
+#include "libimg/image/arguments.h"
 #include "libimg/image/context.h"
 #include "libimg/image/node.h"
 #include "libimg/image/sink_image.h"
@@ -41,10 +42,10 @@ struct job {
 static int check_options(const struct job *j)
 {
 	const struct img_convert_options *o = j->o;
+	int rc = img_check_reserved("conversion", o->reserved, IMG_ARRAY_LEN(o->reserved), j->err);
 
-	for (size_t i = 0; i < IMG_ARRAY_LEN(o->reserved); i++)
-		if (o->reserved[i])
-			return img_fail(j->err, -EINVAL, "reserved fields of a conversion are not zero");
+	if (rc)
+		return rc;
 	if (!o->input == !o->source_count)
 		return img_fail(j->err, -EINVAL, "a conversion needs sources, or an input");
 	if ((o->path != NULL) + (o->target != NULL) + o->to_fd != 1)

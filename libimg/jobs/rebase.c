@@ -41,9 +41,8 @@ static int check(const struct rebase *r)
 	struct img_error *err = r->err;
 	int rc = img_check_io_kind(o->io, err);
 
-	for (size_t i = 0; !rc && i < IMG_ARRAY_LEN(o->reserved); i++)
-		if (o->reserved[i])
-			rc = img_fail(err, -EINVAL, "reserved fields of a rebase are not zero");
+	if (!rc)
+		rc = img_check_reserved("rebase", o->reserved, IMG_ARRAY_LEN(o->reserved), err);
 	if (!rc && o->backing_flags & ~(unsigned)BACKING_FLAGS)
 		rc = img_fail(err, -EINVAL, "flags of the new backing image: found %#x, allowed are %#x",
 			      o->backing_flags, BACKING_FLAGS);

@@ -25,7 +25,7 @@ static struct img_queue *new_queue(void)
 	return q;
 }
 
-/* ---- What is not known ---- */
+/* ---- Flags of opening ---- */
 
 static void refused_to_open(const struct img_open_options *o, const char *says)
 {
@@ -38,53 +38,19 @@ static void refused_to_open(const struct img_open_options *o, const char *says)
 	img_error_free(err);
 }
 
-Test(refuse, unknown_flags_kinds_and_reserved_fields)
+Test(refuse, flags_that_contradict_each_other)
 {
 	struct img_open_options o = { .format = "qcow2" };
-	struct img_create_options c = { .format = "qcow2", .size = 1 << 20, .have_size = true };
-	struct img_copy_options copy = { 0 };
-	struct img_compare_options compare = { 0 };
-	struct img_compare_result result;
-	struct img_queue *q = NULL;
 	struct img *img;
 
 	img_close(make_and_open(0), NULL);
-	for (unsigned bit = 0; bit < 32; bit++) {
-		o.flags = 1u << bit;
-		if (o.flags > IMG_OPEN_SALVAGE)
-			refused_to_open(&o, "flags");
-	}
 	o.flags = IMG_OPEN_SHARE | IMG_OPEN_WRITE;
 	refused_to_open(&o, "SHARE and WRITE");
+	o.flags = IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT;
+	refused_to_open(&o, "DIRECT and TRY_DIRECT");
 	o.flags = IMG_OPEN_UNSAFE | IMG_OPEN_WRITETHROUGH;
 	refused_to_open(&o, "UNSAFE and WRITETHROUGH");
-	o.flags = 0;
-	for (size_t i = 0; i < COUNT(o.reserved); i++) {
-		o.reserved[i] = 1;
-		refused_to_open(&o, "reserved");
-		o.reserved[i] = 0;
-	}
-	o.io = IMG_IO_THREADS + 1;
-	refused_to_open(&o, "kind of I/O");
 	cr_assert_eq(img_open(NULL, NULL, &img, NULL), -EINVAL);
-	cr_assert_eq(img_queue_new((enum img_io_kind)99, &q, NULL), -EINVAL);
-	c.flags = 1u << 31;
-	cr_assert_eq(img_create("b.qcow2", &c, NULL), -EINVAL);
-	c.flags = 0;
-	c.reserved[0] = 1;
-	cr_assert_eq(img_create("b.qcow2", &c, NULL), -EINVAL);
-	cr_assert_neq(access("b.qcow2", F_OK), 0);
-
-	img = must_open("a.qcow2", "qcow2", IMG_OPEN_WRITE);
-	copy.reserved[7] = 1;
-	cr_assert_eq(img_copy(&img, 1, img, &copy, NULL), -EINVAL);
-	compare.reserved[7] = 1;
-	cr_assert_eq(img_compare(img, img, &compare, &result, NULL), -EINVAL);
-	compare.reserved[7] = 0;
-	compare.io = (enum img_io_kind)7;
-	cr_assert_eq(img_compare(img, img, &compare, &result, NULL), -EINVAL);
-	img_close(img, NULL);
-	cr_assert_eq(img_version_number(), LIBIMG_VERSION_NUMBER);
 }
 
 /* ---- Flags of requests ---- */
