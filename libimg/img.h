@@ -2,7 +2,8 @@
  * libimg: virtual disk images of every format behind one interface.
  *
  * Handles are opaque. A fallible function returns 0 or a negative errno and takes an error object
- * last (NULL: no sentence wanted); out-parameters are untouched on failure. Offsets, lengths and
+ * last (NULL: no sentence wanted), which serves one call at a time; out-parameters are untouched on
+ * failure. Any call may also fail with -ENOMEM and errors of the files. Offsets, lengths and
  * sizes are bytes. An image may be used from several threads: the blocking calls are thread-safe,
  * a queue is for one thread at a time, whichever that is. The library never prints, never exits, and
  * installs no signal handler. Unknown flags and kinds, and reserved fields that are not 0, are
@@ -132,11 +133,12 @@ int img_format_features(const char *format);
 
 /*
  * What can be given at creation: an array of {name, type "string"|"bool"|"number"|"size", help,
- * default?, choices?}. NULL: no such format. The caller frees it.
+ * file? (true: of the file, not the format), default?, choices?}. NULL: no such format, or out of
+ * memory. For img_value_free().
  */
 struct img_value *img_format_create_options(const char *format);
 
-/* The format of the file at path by its content: a name from img_format_at(). */
+/* The format of the file or folder at path by its content: a name from img_format_at(). Blocking. */
 int img_probe(const char *path, const char **format, struct img_error *err);
 
 /* ---- Opening ---- */
@@ -184,9 +186,9 @@ struct img_open_options {
 	enum img_io_kind io;		   /* how the blocking calls do I/O */
 	uint64_t cache_bytes;		   /* metadata cache; 0: 4 MiB */
 	const struct img_secrets *secrets; /* what the description speaks of by id; NULL: nothing */
-	/* Flags that say how backing images are opened, if not as the top: see img_rebase_options. */
+	/* How backing images are opened, if not as the top: IMG_OPEN_* without WRITE and CHECK. */
 	bool have_backing_flags;
-	unsigned backing_flags;
+	unsigned backing_flags; /* 0 without have_backing_flags */
 	uint64_t reserved[6];
 };
 
@@ -196,8 +198,9 @@ struct img_open_options {
  * -EACCES, ... of the file; -EMEDIUMTYPE: not of that format; -EUCLEAN: damaged; -ENOTSUP: a feature
  * that this library does not have; -EPERM: a reference that the policy refuses; -ELOOP: a chain that
  * loops or is deeper than 256; -ENOTUNIQ, -E2BIG: a parent by UUID that two files of the folder have, or that
- * is in a folder of too many files; -EAGAIN: locked by another process; -EINVAL: a name that makes no sense;
- * -EPROTONOSUPPORT: a protocol that there is not.
+ * is in a folder of too many files; -EAGAIN: locked by another process; -EINVAL: a name that makes no sense,
+ * or flags that are unknown or contradict each other; -EPROTONOSUPPORT: a protocol that there is not.
+ * Blocking. The image is for img_close().
  */
 int img_open(const char *name, const struct img_open_options *options, struct img **out,
 	     struct img_error *err);
@@ -248,8 +251,9 @@ int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *e
 /*
  * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. NULL is fine. The handle is gone
  * also on failure, which means that something may not have reached the file; but not if this is
- * refused: -EBUSY: requests are in flight; -EDEADLK: called from a request's done(); -EPERM: in a
- * child after fork(). An image that img_create_begin() made and that was not published disappears.
+ * refused: -EBUSY: requests are in flight, or it is the backing image of another; -EDEADLK: called from
+ * a request's done(); -EPERM: in a child after fork(). An image that img_create_begin() made and that
+ * was not published disappears. Its backing chain is closed with it. Blocking.
  */
 int img_close(struct img *img, struct img_error *err);
 
@@ -308,8 +312,9 @@ struct img_create_options {
 	bool backing_unchecked;	    /* do not open the backing file */
 	const char *const *options; /* "key=value,..." strings, NULL at the end; may be NULL */
 	bool compress;		    /* what is written to it will be compressed: see img_submit_writev() */
-	unsigned flags;		    /* IMG_OPEN_* for the handle: DIRECT, UNSAFE, UNMAP, NO_LOCK ...;
-					   SHARE: for the backing image, which a guest may be using */
+	unsigned flags;		    /* IMG_OPEN_* for the handle: DIRECT, TRY_DIRECT, UNSAFE, UNMAP,
+				       WRITETHROUGH, NO_LOCK; SHARE: for the backing image, which a
+				       guest may be using */
 	const char *references;	    /* see img_open_options; for backing_name */
 	enum img_io_kind io;
 	/*
@@ -328,12 +333,18 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 		       struct img_value **out, struct img_error *err);
 
 /*
- * Create an image and open it for writing. It has its final name only after img_publish(); closed
- * before that it leaves nothing behind (an existing block device is written in place).
+ * Create an image and open it for writing. A new file has its name only after img_publish(); closed before
+ * that it leaves nothing behind. A file or block device that is there is written in place: what it held
+ * is gone from the first change on, and until img_publish() it begins with a mark, which makes it no image.
+ * -EINVAL: no name or format, flags that are not listed above, options that make no sense; -ENOENT: no such
+ * format; -ENOTSUP: a format that cannot be created; -EBUSY: this process has the file open. Blocking.
  */
 int img_create_begin(const char *path, const struct img_create_options *options, struct img **out,
 		     struct img_error *err);
-/* Write out and give the image its final name, replacing a file that was there. Still open after. */
+/*
+ * Write out, durably (unless IMG_OPEN_UNSAFE), and give the image its name, or its first bytes in a file
+ * that was there. It stays open. Once it is published: 0. -EDEADLK: as for img_resize(). Blocking.
+ */
 int img_publish(struct img *img, struct img_error *err);
 
 /* Begin, publish, close. */
@@ -344,14 +355,15 @@ int img_create(const char *path, const struct img_create_options *options, struc
  *
  * Calls of several threads go side by side. A thread that has requests of its own in flight on a
  * queue must not call these on the same image: they may have to wait for those requests, which only
- * that thread can finish. -EROFS: a change to an image that is not open for writing.
+ * that thread can finish. Any alignment and length will do; nothing is done for len 0. -EROFS: a change to
+ * an image that is not open for writing; -EUCLEAN: damaged there; -EPERM: fork(), IMG_OPEN_PROBE_WRITE.
  */
 
 int img_read(struct img *img, uint64_t off, void *buf, size_t len, struct img_error *err);
 int img_write(struct img *img, uint64_t off, const void *buf, size_t len, struct img_error *err);
 int img_zero(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
 int img_discard(struct img *img, uint64_t off, uint64_t len, struct img_error *err);
-/* All that was written before is durable when this returns. */
+/* All that was written before is durable when this returns; of an image that is open for reading: 0. */
 int img_flush(struct img *img, struct img_error *err);
 /* The same with IMG_SUBMIT_* flags (below), as img_submit_writev() and the others take them. */
 int img_write_with(struct img *img, uint64_t off, const void *buf, size_t len, unsigned flags,
@@ -368,6 +380,7 @@ int img_discard_with(struct img *img, uint64_t off, uint64_t len, unsigned flags
  * one whose descriptor is readable should be run soon, also for the others' sake. A change to a unit
  * that another queue's change in flight allocates or rewrites, and all that waits for changes in flight
  * (resize, check, growth of tables), wait for that queue to be run; reads, flushes and other units do not.
+ * The queue is for img_queue_close(). -EINVAL; -ENOSYS, -EPERM, ...: IMG_IO_URING that the kernel refuses.
  */
 int img_queue_new(enum img_io_kind kind, struct img_queue **out, struct img_error *err);
 /*
@@ -383,7 +396,7 @@ void img_queue_free(struct img_queue *q); /* the same, for who knows that it is 
 int img_queue_fd(const struct img_queue *q);
 /*
  * Submit what was gathered, run completions. wait: block until at least one request completed
- * (nothing in flight: returns 0 at once). Returns the number of requests completed. -EDEADLK: called
+ * (nothing in flight: returns 0 at once). Returns the number of requests completed, or -EDEADLK: called
  * from a done() of this queue; -EPERM: in a child after fork().
  */
 int img_queue_run(struct img_queue *q, bool wait);
@@ -396,7 +409,7 @@ size_t img_queue_in_flight(const struct img_queue *q);
  * for itself. The memory must stay until it is replaced or the queue is freed. The files that the
  * queue uses are registered from then on too; if the process is killed, the kernel closes them only
  * a moment later. Errors: -ENOMEM: above the limit of locked memory (ulimit -l); -EBUSY: requests are
- * in flight; -EINVAL.
+ * in flight; -EINVAL; -EPERM: in a child after fork().
  */
 int img_queue_set_buffers(struct img_queue *q, const struct iovec *iov, unsigned count,
 			  struct img_error *err);
@@ -493,13 +506,14 @@ struct img_map_entry {
 	bool encrypted;
 	bool has_offset; /* offset is where the bytes lie, as they are, in file */
 	uint64_t offset;
-	const char *file; /* lives as long as the images below img */
+	const char *file; /* lives as long as the image that it is of: img, or one below it */
 	uint64_t reserved[4];
 };
 /*
- * What [off, off + len) is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours may
- * be alike: img_map_each() merges them. deep: descend into backing files, and into holes of plain
- * files; else this image alone (not present: BACKING).
+ * What [off, off + len), len >= 1, is, from off on: entry->length >= 1. Blocking; thread-safe. Neighbours
+ * may be alike: img_map_each() merges them. deep: descend into backing files, and into holes of plain
+ * files; else this image alone (not present: BACKING). -EINVAL: no range of the disk, or an image that was
+ * opened with IMG_OPEN_SELF_ONLY; -EUCLEAN: damaged there.
  */
 int img_map(struct img *img, uint64_t off, uint64_t len, bool deep, struct img_map_entry *entry,
 	    struct img_error *err);
@@ -535,7 +549,7 @@ int img_submit_map(struct img_queue *q, struct img *img, uint64_t off, uint64_t 
 /*
  * ---- Maintenance; blocking ----
  *
- * Both wait for what other threads have in flight, and what comes meanwhile waits for them. -EDEADLK:
+ * These wait for what other threads have in flight, and what comes meanwhile waits for them. -EDEADLK:
  * a queue of the calling thread has requests in flight.
  */
 
@@ -545,7 +559,12 @@ enum img_preallocate {
 	IMG_PREALLOCATE_FALLOC,	  /* reserve blocks */
 	IMG_PREALLOCATE_FULL,	  /* write zeroes */
 };
-/* Shrinking throws data away: the caller asks first. */
+/*
+ * Let the disk have size bytes, a multiple of 512 (raw: any). A new part reads as zeroes, and is durably
+ * so before the file tells the new size. Shrinking throws data away: the caller asks first. -ENOTSUP: the
+ * format, or this image, cannot; -EROFS; -EINVAL: no such size, preallocation of what does not grow, or a
+ * backing file that is not open; -EFBIG: more than the format or the library has; -ENOSPC; -EDEADLK.
+ */
 int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocation,
 	       struct img_error *err);
 
@@ -621,8 +640,11 @@ enum {
 	IMG_REPAIR_LOSS = 4,
 };
 /*
- * Check the image's own structures. report: gets a line for each defect; may be NULL.
- * -ENOTSUP: the format has nothing to check. Repairs need IMG_OPEN_WRITE | IMG_OPEN_CHECK.
+ * Check the image's own structures. repair: 0, IMG_REPAIR_LEAKS, or IMG_REPAIR_ALL with or without
+ * IMG_REPAIR_LOSS: the image must be open with IMG_OPEN_WRITE | IMG_OPEN_CHECK. report: gets a line, without
+ * a line break, for each of the first hundred defects (qcow2: of the first 65536), and for what is
+ * repaired; on this thread; may be NULL. -ENOTSUP: the format has nothing to check; -EROFS: a repair of
+ * what is open for reading; -EINVAL; -EDEADLK. 0 also where defects are found: *out counts them.
  */
 int img_check(struct img *img, unsigned repair, void (*report)(void *user, const char *line),
 	      void *user, struct img_check_result *out, struct img_error *err);
@@ -670,8 +692,8 @@ int img_copy(struct img *const *sources, size_t count, struct img *target,
 
 /*
  * Copy the sources, one after the other, into a new image that is written once from front to end,
- * packed on all cores (options->parallel threads; 0: one a core). The same bytes whatever their
- * number. path: the new file; it has its name only when it is complete. NULL: the pipe or file fd,
+ * compressed on all cores (options->parallel threads; 0: one more than there are cores). The same bytes
+ * whatever their number. path: the new file, as img_create_begin() makes it. NULL: the pipe or file fd,
  * which stays the caller's. create->size: at least the sources' sum; target_is_zero, compress,
  * out_of_order and share_backing say nothing here; -EINVAL: sparse_bytes that the
  * output cannot leave out (0: as it is best). -ENOTSUP: the format, with these options, is not one of
@@ -743,9 +765,9 @@ struct img_convert_options {
 	struct img_source_image *input; /* a pipe, instead of them */
 
 	/* One of the following. */
-	const char *path;   /* a new image, replacing a file that is there; it has its name only when
-			       it is complete, and a failure leaves none. Or the name of an
-			       export of a protocol (nbd://...), which is written into */
+	const char *path;   /* a new image, as img_create_begin() makes it: a new file has its name
+			       only when it is complete, and a failure leaves none. Or the name of
+			       an export of a protocol (nbd://...), which is written into */
 	struct img *target; /* one that is open for writing and large enough, and stays open: what
 			       was written is durable after img_flush() or img_close() */
 	bool to_fd;	    /* the pipe or file fd, from front to end */
@@ -852,7 +874,7 @@ int img_rebase(struct img *img, const struct img_rebase_options *options, struct
 
 /* Zero-initialise. */
 struct img_compare_options {
-	bool strict; /* also sizes and allocation */
+	bool strict; /* also sizes, before anything is read, and allocation */
 	img_progress_fn *progress;
 	void *user;
 	enum img_io_kind io;
@@ -865,6 +887,11 @@ struct img_compare_result {
 	uint64_t offset;     /* of the first difference */
 	uint64_t reserved[4];
 };
+/*
+ * Do two disks read the same? What the longer one has beyond the other's end has to be zeroes. Blocking,
+ * reading only; neither may be written to meanwhile. options may be NULL. *out: set when 0 is returned,
+ * whatever the answer. Errors of reading; -ECANCELED.
+ */
 int img_compare(struct img *a, struct img *b, const struct img_compare_options *options,
 		struct img_compare_result *out, struct img_error *err);
 

@@ -2,13 +2,14 @@
  * The driver contract: what a format implements, and what the engine offers it. spec/drivers.md
  * explains it with examples.
  *
- * A driver translates; it never touches guest data. map(), plan_write(), commit(), drop() and
- * release() work only on metadata in memory, with the image's metadata lock held, and never block:
+ * A driver translates; it never touches guest data. map(), plan_write(), commit(), drop(), last_use()
+ * and release() work only on metadata in memory, with the image's metadata lock held, and never block:
  * a block that is missing is noted by img_meta_get() and the driver returns IMG_NEED_METADATA;
  * the engine fetches it and calls again from the start. So look everything up first, change state
  * last. All other entries are plain blocking code, with no lock held, one of them at a time. grow(),
- * resize(), check() and finish() have the image to themselves: nobody is in any other entry, no plan
- * is in flight, and nothing that map() said is in use. What may run beside the others is said there.
+ * extend(), resize(), set_backing(), accept_parent(), make_empty(), set_writable(), check() and finish()
+ * have the image to themselves ("image quiesced"): nobody is in any other entry, no plan is in flight, and
+ * nothing that map() said is in use. What may run beside the others is said there.
  */
 #ifndef LIBIMG_ENGINE_DRIVER_H
 #define LIBIMG_ENGINE_DRIVER_H
@@ -105,7 +106,7 @@ enum img_extent_kind {
 	IMG_DATA,	/* plain bytes in storage at file_off */
 	IMG_ZERO,	/* zeroes; storage non-NULL: room is allocated at file_off all the same */
 	IMG_BACKING,	/* not in this image: ask the parent; without one, zeroes */
-	IMG_COMPRESSED, /* one unit, packed by codec: stored_bytes at file_off */
+	IMG_COMPRESSED, /* one unit, compressed by codec: stored_bytes at file_off */
 };
 
 /* Turns whole sectors of bytes into clear text and back; owned by the driver. */
@@ -187,7 +188,7 @@ struct img_plan {
 
 /*
  * Metadata lives in a cache of 16 KiB blocks (file offsets, per storage), valid by 512-byte
- * sector. A look must not cross a block: len bytes at file_off with both ends in one block.
+ * sector. A lookup must not cross a block: len bytes at file_off with both ends in one block.
  */
 enum {
 	IMG_META_BLOCK = 16384,
@@ -332,7 +333,7 @@ struct img_byte_writer {
 struct img_sink {
 	/*
 	 * The unit at guest offset off; offsets ascend, units of zeroes are left out (unless wants_all).
-	 * bytes: the unit packed by codec, or as it is without one (the last unit of a disk: cut at the
+	 * bytes: the unit compressed by codec, or as it is without one (the last unit of a disk: cut at the
 	 * disk's end).
 	 */
 	int (*put)(struct img_sink *s, uint64_t off, const uint8_t *bytes, size_t len,
@@ -343,7 +344,7 @@ struct img_sink {
 	uint64_t unit_bytes;	       /* a power of two */
 	const struct img_codec *codec; /* NULL: put() takes plain bytes */
 	int level;		       /* the codec's scale; 0: its default */
-	bool pad_last;		       /* the disk's last unit is packed as a whole one, with zeroes */
+	bool pad_last;		       /* the disk's last unit is compressed as a whole one, with zeroes */
 	bool wants_all;		       /* zeroes are put too */
 };
 
@@ -364,7 +365,7 @@ struct img_byte_reader {
 struct img_source_unit {
 	uint64_t off;		       /* guest offset, a multiple of the source's unit_bytes */
 	uint32_t stored_bytes;	       /* of it in the input: 1 .. stored_max; 0: the input has ended */
-	uint32_t bytes;		       /* unpacked: up to unit_bytes, a multiple of 512 */
+	uint32_t bytes;		       /* decompressed: up to unit_bytes, a multiple of 512 */
 	const struct img_codec *codec; /* NULL: plain; what is stored less than bytes are zeroes */
 };
 
@@ -450,15 +451,15 @@ enum {
 	/* Some are compressed by sink(); of the others create_check() refuses `compress`, or they
 	   are written as they are. */
 	IMG_DRIVER_COMPRESS_SINK = 1 << 5,
-	IMG_DRIVER_VIEWS = 1 << 7, /* open() heeds its view */
-	/* A view that another one is based on can be written to, as far as set_writable() takes it. */
-	IMG_DRIVER_VIEWS_CHANGE = 1 << 11,
 	IMG_DRIVER_KEEP_ALLOCATED = 1 << 6, /* heeds img->keep_allocated; open() refuses where it cannot */
+	IMG_DRIVER_VIEWS = 1 << 7,	    /* open() heeds its view */
 	/* set_backing() needs the image that is named, open: what stands in it is stored beside the name. */
 	IMG_DRIVER_BACKING_KNOWN = 1 << 8,
+	IMG_DRIVER_REPORT_DIRTY_ONLY = 1 << 9, /* the report has a dirty-flag where it is true, only */
 	/* Images based on one of this format refuse it once its content was changed (parent_opened()). */
 	IMG_DRIVER_STAMPED = 1 << 10,
-	IMG_DRIVER_REPORT_DIRTY_ONLY = 1 << 9, /* the report has a dirty-flag where it is true, only */
+	/* A view that another one is based on can be written to, as far as set_writable() takes it. */
+	IMG_DRIVER_VIEWS_CHANGE = 1 << 11,
 };
 
 struct img_driver {
@@ -525,7 +526,7 @@ struct img_driver {
 	int (*finish)(struct img *img, struct img_error *err);
 	/*
 	 * Optional; needed where open() does more for an image that will be written to. Blocking, image
-	 * quiet. The open image has become writable, and so have its files: do what open() does then,
+	 * quiesced. The open image has become writable, and so have its files: do what open() does then,
 	 * and refuse what it refuses. Or (after finish()) it has become read-only: forget what only writing
 	 * needs, which cannot fail; so it is too where becoming writable failed.
 	 */

@@ -29,6 +29,10 @@ int img_ioq_new(enum img_io_kind kind, struct img_ioq **out, struct img_error *e
 /* Nothing may be in flight. NULL is fine. */
 void img_ioq_free(struct img_ioq *q);
 
+/*
+ * On q's thread. io is q's until its done() runs, in an img_ioq_run(); whatever goes wrong comes by that.
+ * The kernel gets it with others, in the next img_ioq_run() at the latest.
+ */
 void img_ioq_submit(struct img_ioq *q, struct img_io *io);
 
 /* Thread-safe: run post->fn on q's thread, in img_ioq_run(). */
