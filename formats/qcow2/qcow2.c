@@ -206,7 +206,7 @@ static int prepare_writing(struct img *img, const struct img_opening *o, struct 
 		rc = repair(img, o, err);
 	if (!rc)
 		rc = qcow2_load_tables(img, err);
-	return rc || img->made ? rc : check_not_truncated(img, err);
+	return rc || img->created ? rc : check_not_truncated(img, err);
 }
 
 /* ---- A snapshot as a disk ---- */

@@ -320,7 +320,7 @@ int vdi_first_write(struct img *img, struct img_error *err)
 	int rc;
 
 	/* A repair changes nothing that children would notice; of a new image nobody knows the UUID. */
-	if (v->for_check || img->made || img->content_stays)
+	if (v->for_check || img->created || img->content_stays)
 		return 0;
 	rc = img_guid_new(random, "", h.modification, err);
 	if (!rc)

@@ -236,7 +236,7 @@ static int vhdx_first_write(struct img *img, struct img_error *err)
 	if (v->for_check) /* a repair changes nothing that children would have to notice */
 		return 0;
 	rc = vhdx_load_alloc(img, err);
-	if (rc || img->made || img->content_stays || v->stamped)
+	if (rc || img->created || img->content_stays || v->stamped)
 		return rc ? rc : vhdx_open_log(img, err);
 	rc = vhdx_next_identity(img, v->header.data_write, err);
 	if (rc)
@@ -271,7 +271,7 @@ static int vhdx_finish(struct img *img, struct img_error *err)
 	if (!rc)
 		rc = vhdx_close_log(img, err);
 	/* What is left of the log depends on when it was written. */
-	if (!rc && img->made)
+	if (!rc && img->created)
 		rc = img_storage_zero(img->file, v->header.log_off, v->header.log_bytes, err);
 	v->stamped = false;
 	return rc ? rc : trim_file(img, err);

@@ -53,7 +53,7 @@ enum {
 #define LOG_BYTES_MAX ((UINT64_C(1) << 32) - VHDX_MIB)
 
 /* What is to be made. */
-struct recipe {
+struct layout {
 	struct vhdx_header header;
 	struct vhdx_regions regions;
 	struct vhdx_geometry g;
@@ -75,7 +75,7 @@ static uint64_t default_block(uint64_t size)
 	return size > UINT64_C(1) << 30 ? 16 << 20 : 8 << 20;
 }
 
-static int choose_block(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int choose_block(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	uint64_t bytes = img_options_number(c->options, "block_size");
 
@@ -110,7 +110,7 @@ static int choose_sector(const struct img_creating *c, const char *option, uint3
 	return 0;
 }
 
-static int choose_sectors(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int choose_sectors(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
 	int rc = choose_sector(c, "logical_sector_size",
@@ -162,14 +162,14 @@ static int check_backing(const struct img_creating *c, struct img_error *err)
 }
 
 /* Everything but the identifiers. */
-static int make_recipe(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int make_layout(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	const struct img_options *o = c->options;
 	const char *subformat = img_options_string(o, "subformat");
 	uint64_t log_bytes = img_options_number(o, "log_size"), at = LOG_OFF;
 	int rc;
 
-	*r = (struct recipe){
+	*r = (struct layout){
 		.g = {
 			.size = c->size,
 			.fixed = subformat && !strcmp(subformat, "fixed"),
@@ -241,7 +241,7 @@ static int choose_guid(const struct img_creating *c, const char *option,
 	return 0;
 }
 
-static int choose_identifiers(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int choose_identifiers(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
 	int rc = choose_guid(c, "uuid", r->g.disk_id, err);
@@ -256,7 +256,7 @@ static int choose_identifiers(const struct img_creating *c, struct recipe *r, st
 	return rc;
 }
 
-static int add_identifiers(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int add_identifiers(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	int rc = img_guid_new(c->identity, "file write", r->header.file_write, err);
 
@@ -267,7 +267,7 @@ static int add_identifiers(const struct img_creating *c, struct recipe *r, struc
 	return rc ? rc : choose_identifiers(c, r, err);
 }
 
-static int add_locator(const struct img_creating *c, struct recipe *r, struct img_error *err)
+static int add_locator(const struct img_creating *c, struct layout *r, struct img_error *err)
 {
 	const struct vhdx *parent = c->backing ? c->backing->state : NULL;
 	struct vhdx_locator l;
@@ -285,8 +285,8 @@ static int add_locator(const struct img_creating *c, struct recipe *r, struct im
 
 int vhdx_create_check(struct img_creating *c, struct img_error *err)
 {
-	struct recipe r;
-	int rc = make_recipe(c, &r, err);
+	struct layout r;
+	int rc = make_layout(c, &r, err);
 
 	if (!rc)
 		rc = choose_identifiers(c, &r, err);
@@ -312,7 +312,7 @@ static int write_identifier(struct img_storage *s, struct img_error *err)
 	return img_storage_write(s, 0, bytes, sizeof(bytes), err);
 }
 
-static int write_headers(struct img_storage *s, struct recipe *r, struct img_error *err)
+static int write_headers(struct img_storage *s, struct layout *r, struct img_error *err)
 {
 	uint8_t bytes[VHDX_HEADER_BYTES], *table = malloc(VHDX_REGION_TABLE_BYTES);
 	int rc = table ? 0 : img_fail(err, -ENOMEM, "out of memory");
@@ -331,7 +331,7 @@ static int write_headers(struct img_storage *s, struct recipe *r, struct img_err
 	return rc;
 }
 
-static int write_metadata(struct img_storage *s, struct recipe *r, struct img_error *err)
+static int write_metadata(struct img_storage *s, struct layout *r, struct img_error *err)
 {
 	uint32_t at = VHDX_METADATA_TABLE_BYTES;
 	uint8_t bytes[LOCATOR_OFF - VHDX_METADATA_TABLE_BYTES] = { 0 };
@@ -363,7 +363,7 @@ static int write_metadata(struct img_storage *s, struct recipe *r, struct img_er
 	return rc;
 }
 
-static int write_bat(struct img_storage *s, const struct recipe *r, struct img_error *err)
+static int write_bat(struct img_storage *s, const struct layout *r, struct img_error *err)
 {
 	uint64_t count = vhdx_bat_entries(&r->g, r->g.size), ratio = vhdx_chunk_ratio(&r->g), n;
 	uint64_t off = r->blocks_off;
@@ -397,9 +397,9 @@ static int write_bat(struct img_storage *s, const struct recipe *r, struct img_e
 
 int vhdx_create(struct img_creating *c, struct img_error *err)
 {
-	struct recipe r;
+	struct layout r;
 	uint64_t end;
-	int rc = make_recipe(c, &r, err);
+	int rc = make_layout(c, &r, err);
 
 	if (!rc)
 		rc = add_identifiers(c, &r, err);

@@ -127,7 +127,7 @@ int vhdx_new_guid(const struct img *img, const char *label, uint8_t out[IMG_GUID
 	const struct vhdx *v = img->state;
 	uint64_t identity[2] = { 0, 0 };
 
-	if (img->made)
+	if (img->created)
 		memcpy(identity, v->header.data_write, sizeof(identity));
 	return img_guid_new(identity, label, out, err);
 }

@@ -497,7 +497,7 @@ int vhdx_open_log(struct img *img, struct img_error *err)
 	if (v->log_open)
 		return 0;
 	rc = vhdx_new_guid(img, "log", v->header.log_guid, err);
-	if (!rc && !img->made)
+	if (!rc && !img->created)
 		rc = vhdx_new_guid(img, "file write", v->header.file_write, err);
 	if (!rc)
 		rc = begin_log(img, err);

@@ -188,7 +188,7 @@ static int prepare_file(const struct img *img, struct vmdk_file *f, struct img_e
 
 	if (f->alloc || f->sparse.kind == VMDK_NOT_SPARSE)
 		return 0;
-	if (img->made && f->sparse.compressed) /* complete, and never changed */
+	if (img->created && f->sparse.compressed) /* complete, and never changed */
 		return 0;
 	rc = check_kind(img, f, err);
 	if (rc)

@@ -187,7 +187,7 @@ int vmdk_first_write(struct img *img, struct img_error *err)
 		return 0;
 	rc = mark_unclean(img, true, err);
 	/* Nobody knows the ID of an image that was made just now, and of the same content it is the same. */
-	if (rc || img->made || img->content_stays || vmdk->stamped)
+	if (rc || img->created || img->content_stays || vmdk->stamped)
 		return rc;
 	if (!len) /* an extent of a split disk, opened alone, has no descriptor */
 		return 0;

@@ -55,7 +55,7 @@ struct img {
 	bool keep_allocated;	  /* opened so that what is discarded or zeroed stays allocated */
 	bool unsafe;		  /* opened so that nothing needs to be durable: never sync */
 	bool probed;		  /* the format was not given but guessed */
-	bool made;		  /* by create(), just now: open() lets be what is written only once */
+	bool created;		  /* by create(), just now: open() lets be what is written only once */
 	bool content_stays;	  /* what is written changes nothing that it reads as: see first_write() */
 
 	/* Set by open(). */

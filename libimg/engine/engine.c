@@ -37,7 +37,7 @@ int img_engine_new(struct img *img, const struct img_engine_config *config, stru
 	img_list_init(&e->blocking_idle);
 	img_engine_remapped(e, 0, UINT64_MAX);
 	img_engine_reused(e);
-	if (!img->made) /* what is there was there before */
+	if (!img->created) /* what is there was there before */
 		e->durable = img_engine_version();
 	img_epoch_domain_init(&e->epochs);
 	img_queue_epochs_init(&e->walkers);

@@ -245,7 +245,7 @@ static int make(struct img_create_settings *r, const char *name,
 	making.base.create_file = create_further_file;
 	making.base.backing = img->parent;
 	rc = r->driver->create(&making.base, err);
-	img->made = true;
+	img->created = true;
 	if (!rc)
 		rc = img_context_open(img, r->driver, &how, err);
 	img->compress_level = making.base.compress_level;

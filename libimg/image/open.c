@@ -263,7 +263,7 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 /* ---- The chain ---- */
 
 /* How one image of a chain is opened. */
-struct way {
+struct open_mode {
 	struct img_level level;			/* what was said of it; all zero: nothing */
 	unsigned flags;				/* IMG_OPEN_* */
 	const struct img_driver *driver;	/* NULL: by its content */
@@ -278,24 +278,24 @@ static int driver_called(const char *format, const struct img_driver **out, stru
 
 /* An image around storage, which is its own from now on, also on failure. */
 static int open_in(struct img_storage *storage, const char *name, const char *path,
-		   struct img_gate *gate, struct img *above, const struct way *way,
+		   struct img_gate *gate, struct img *above, const struct open_mode *mode,
 		   struct img **out, struct img_error *err)
 {
 	const struct img_context_opening how = {
-		.io = way->level.io ? way->level.io : way->options->io,
-		.cache_bytes = way->level.cache_bytes ? way->level.cache_bytes
-						      : way->options->cache_bytes,
-		.view = way->level.view,
-		.data_file = way->level.data_file,
-		.secrets = way->options->secrets,
+		.io = mode->level.io ? mode->level.io : mode->options->io,
+		.cache_bytes = mode->level.cache_bytes ? mode->level.cache_bytes
+						       : mode->options->cache_bytes,
+		.view = mode->level.view,
+		.data_file = mode->level.data_file,
+		.secrets = mode->options->secrets,
 	};
 	struct img *img = NULL;
-	int rc = img_context_new(storage, name, path, gate, way->flags, &img, err);
+	int rc = img_context_new(storage, name, path, gate, mode->flags, &img, err);
 
 	if (rc)
 		return rc;
 	img->context->above = above;
-	rc = img_context_open(img, way->driver, &how, err);
+	rc = img_context_open(img, mode->driver, &how, err);
 	if (rc == -EMEDIUMTYPE && above) /* of several images, which one */
 		img_error_prefix(err, rc, "%s", name);
 	if (rc)
@@ -314,7 +314,7 @@ static int fail_chain_loop(const char *image, const char *name, struct img_error
 
 /* A backing file that the image at path image names; gate judges that (NULL: the user names it). */
 static int open_stored(const char *image, const char *name, const struct img_gate *gate,
-		       struct img_gate *inner, struct img *above, struct way *way,
+		       struct img_gate *inner, struct img *above, struct open_mode *mode,
 		       struct img **out, struct img_error *err)
 {
 	struct img_storage *storage;
@@ -324,38 +324,38 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 	if (rc)
 		return rc;
 	/* what the name itself says of the format */
-	if (file.format && way->driver && img_driver_named(file.format) != way->driver)
+	if (file.format && mode->driver && img_driver_named(file.format) != mode->driver)
 		rc = img_fail(err, -EPERM,
 			      "%s: backing file '%s' is given as of format %s and of format %s",
-			      image, name, way->driver->name, file.format);
+			      image, name, mode->driver->name, file.format);
 	else if (file.format)
-		rc = driver_called(file.format, &way->driver, err);
+		rc = driver_called(file.format, &mode->driver, err);
 	if (!rc && above && img_context_has(above, file.identity, true))
 		rc = fail_chain_loop(image, name, err);
 	if (rc)
 		close(file.fd);
 	else
-		rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(way->flags),
+		rc = img_storage_open_fd(file.fd, file.path, img_storage_flags(mode->flags),
 					 &storage, err);
 	if (!rc)
-		rc = open_in(storage, file.path, file.path, inner, above, way, out, err);
+		rc = open_in(storage, file.path, file.path, inner, above, mode, out, err);
 	img_gate_file_free(&file);
 	return rc;
 }
 
 /* A backing file that the user describes. */
-static int open_given(struct img *above, const struct way *way, struct img **out,
+static int open_given(struct img *above, const struct open_mode *mode, struct img **out,
 		      struct img_error *err)
 {
 	struct img_storage *storage;
 	bool loop;
-	int rc = open_described(above, way->level.file, way->driver, img_storage_flags(way->flags),
-				way->options->secrets, &loop, &storage, err);
+	int rc = open_described(above, mode->level.file, mode->driver, img_storage_flags(mode->flags),
+				mode->options->secrets, &loop, &storage, err);
 
 	if (loop)
-		return fail_chain_loop(NULL, name_of(way->level.file), err);
+		return fail_chain_loop(NULL, name_of(mode->level.file), err);
 	return rc ? rc
-		  : open_in(storage, storage->name, storage->name, above->context->gate, above, way,
+		  : open_in(storage, storage->name, storage->name, above->context->gate, above, mode,
 			    out, err);
 }
 
@@ -365,7 +365,7 @@ static bool is_same_file(const struct img_storage *a, const struct img_storage *
 }
 
 /* The parent that is another state of img's own file, which is open already: its lock serves. */
-static int open_own_view(struct img *img, struct way *way, struct img **out, struct img_error *err)
+static int open_own_view(struct img *img, struct open_mode *mode, struct img **out, struct img_error *err)
 {
 	const struct img_view *view = &img->backing_view;
 	const char *path = img->context->path, *what = view->id ? view->id : view->name;
@@ -381,16 +381,16 @@ static int open_own_view(struct img *img, struct way *way, struct img **out, str
 			free(text);
 			return fail_chain_loop(img->name, what, err);
 		}
-	rc = img_storage_open_file(path, img_storage_flags(way->flags) | IMG_STORAGE_NO_LOCK,
+	rc = img_storage_open_file(path, img_storage_flags(mode->flags) | IMG_STORAGE_NO_LOCK,
 				   &storage, err);
 	if (!rc && !is_same_file(storage, img->file)) {
 		img_storage_close(storage);
 		rc = img_fail(err, -EBUSY, "%s: another file has its name since it was opened", path);
 	}
 	if (!rc) {
-		way->driver = img->driver;
-		way->level.view = *view;
-		rc = open_in(storage, img->name, path, img->context->gate, img, way, out, err);
+		mode->driver = img->driver;
+		mode->level.view = *view;
+		rc = open_in(storage, img->name, path, img->context->gate, img, mode, out, err);
 	}
 	if (rc)
 		free(text);
@@ -400,19 +400,19 @@ static int open_own_view(struct img *img, struct way *way, struct img **out, str
 }
 
 /* The parent that img has names or an identity of; img's gate judges. */
-static int open_named(struct img *img, struct way *way, struct img **out, struct img_error *err)
+static int open_named(struct img *img, struct open_mode *mode, struct img **out, struct img_error *err)
 {
 	struct img_parent parent = { .name = img->backing_name };
 	struct img_gate *gate = img->context->gate;
 	const char *path = img->context->path;
 	bool find = !img_parent_has_one_name(img);
-	int rc = find ? img_parent_find(img, way->driver, &parent, err) : 0;
+	int rc = find ? img_parent_find(img, mode->driver, &parent, err) : 0;
 
 	if (rc)
 		return rc;
 	if (find && parent.driver)
-		way->driver = parent.driver;
-	rc = open_stored(path, parent.name, gate, gate, img, way, out, err);
+		mode->driver = parent.driver;
+	rc = open_stored(path, parent.name, gate, gate, img, mode, out, err);
 	if (!rc && find && (!img->backing_name || strcmp(parent.name, img->backing_name) != 0)) {
 		img->context->parent_path = strdup((*out)->context->path);
 		if (!img->context->parent_path)
@@ -427,18 +427,18 @@ int img_open_stored(const char *image, const char *name, const char *format,
 		    struct img_gate *inner, const struct img_open_options *options,
 		    struct img **out, struct img_error *err)
 {
-	struct way way = { .flags = options->flags & (unsigned)INHERITED_FLAGS,
-			   .options = options };
-	int rc = driver_called(format, &way.driver, err);
+	struct open_mode mode = { .flags = options->flags & (unsigned)INHERITED_FLAGS,
+				  .options = options };
+	int rc = driver_called(format, &mode.driver, err);
 
-	return rc ? rc : open_stored(image, name, NULL, inner, NULL, &way, out, err);
+	return rc ? rc : open_stored(image, name, NULL, inner, NULL, &mode, out, err);
 }
 
 /*
- * The backing file of img alone, which was opened by way of above; *done: there is none. *way: how
+ * The backing file of img alone, which was opened by above; *done: there is none. *mode: how
  * it was opened. depth: images from the top to img.
  */
-static int open_parent(struct img *img, const struct way *above, size_t depth, struct way *way,
+static int open_parent(struct img *img, const struct open_mode *above, size_t depth, struct open_mode *mode,
 		       bool *done, struct img_error *err)
 {
 	const struct img_node *node = above->level.backing;
@@ -446,11 +446,11 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 	bool given;
 	int rc;
 
-	*way = (struct way){ .options = above->options };
-	rc = node ? img_level_read(node, &way->level, err) : 0;
+	*mode = (struct open_mode){ .options = above->options };
+	rc = node ? img_level_read(node, &mode->level, err) : 0;
 	if (rc)
 		return rc;
-	given = way->level.file;
+	given = mode->level.file;
 	if (node && !(img->driver->features & IMG_DRIVER_BACKING))
 		return img_fail(err, given ? -ENOTSUP : -EINVAL,
 				"%s: images of format %s have no backing file, one is given",
@@ -472,20 +472,20 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 				"%s: the chain of backing files is longer than the "
 				"allowed %d images",
 				img->name, IMG_CHAIN_MAX);
-	way->flags = ((above->flags & (unsigned)INHERITED_FLAGS & ~way->level.off) |
-		      way->level.on) &
-		     (unsigned)(INHERITED_FLAGS);
-	if (way->level.no_backing)
-		way->flags |= IMG_OPEN_NO_BACKING;
-	way->driver = way->level.driver;
-	if (!way->driver)
-		rc = driver_called(img->backing_format, &way->driver, err);
+	mode->flags = ((above->flags & (unsigned)INHERITED_FLAGS & ~mode->level.off) |
+		       mode->level.on) &
+		      (unsigned)(INHERITED_FLAGS);
+	if (mode->level.no_backing)
+		mode->flags |= IMG_OPEN_NO_BACKING;
+	mode->driver = mode->level.driver;
+	if (!mode->driver)
+		rc = driver_called(img->backing_format, &mode->driver, err);
 	if (!rc && given)
-		rc = open_given(img, way, &parent, err);
+		rc = open_given(img, mode, &parent, err);
 	else if (!rc && img_parent_is_view(img))
-		rc = open_own_view(img, way, &parent, err);
+		rc = open_own_view(img, mode, &parent, err);
 	else if (!rc)
-		rc = open_named(img, way, &parent, err);
+		rc = open_named(img, mode, &parent, err);
 	if (parent) /* nobody reads img yet, so that this takes no memory */
 		img_engine_set_parent(img, parent);
 	if (!rc && img->driver->parent_opened)
@@ -493,8 +493,8 @@ static int open_parent(struct img *img, const struct way *above, size_t depth, s
 	return rc;
 }
 
-/* Open the chain below img, which was opened by way of *way (changed on the way down). */
-static int open_chain(struct img *img, struct way *way, struct img_error *err)
+/* Open the chain below img, which was opened by *mode (changed on the way down). */
+static int open_chain(struct img *img, struct open_mode *mode, struct img_error *err)
 {
 	/* For each image on the way; more than three tell nothing more. */
 	static const char *const where[] = {
@@ -510,10 +510,10 @@ static int open_chain(struct img *img, struct way *way, struct img_error *err)
 	for (struct img *i = img->context->above; i; i = i->context->above)
 		depth++;
 	for (size_t level = 0; !done; level++, img = img->parent) {
-		struct way below;
+		struct open_mode below;
 
-		rc = open_parent(img, way, depth + level, &below, &done, err);
-		*way = below;
+		rc = open_parent(img, mode, depth + level, &below, &done, err);
+		*mode = below;
 		done = done || (below.flags & alone);
 		if (rc)
 			return img_error_prefix(err, rc, "%s",
@@ -524,9 +524,9 @@ static int open_chain(struct img *img, struct way *way, struct img_error *err)
 
 int img_open_chain(struct img *img, const struct img_open_options *options, struct img_error *err)
 {
-	struct way way = { .flags = options->flags, .options = options };
+	struct open_mode mode = { .flags = options->flags, .options = options };
 
-	return open_chain(img, &way, err);
+	return open_chain(img, &mode, err);
 }
 
 /* ---- From the top ---- */
@@ -534,49 +534,49 @@ int img_open_chain(struct img *img, const struct img_open_options *options, stru
 static const struct img_open_options open_defaults;
 
 /* The format, and what does not go together, before anything is opened. */
-static int resolve_options(struct way *way, const char *name, struct img_error *err)
+static int resolve_options(struct open_mode *mode, const char *name, struct img_error *err)
 {
-	const struct img_open_options *o = way->options;
-	int rc = driver_called(o->format, &way->driver, err);
+	const struct img_open_options *o = mode->options;
+	int rc = driver_called(o->format, &mode->driver, err);
 
 	if (rc)
 		return rc;
-	if (!way->driver)
-		way->driver = way->level.driver;
-	way->flags = (o->flags & ~way->level.off) | way->level.on;
-	if (way->level.no_backing)
-		way->flags |= IMG_OPEN_NO_BACKING;
-	if (way->level.backing) /* it was described to be opened */
-		way->flags &= ~(unsigned)IMG_OPEN_NO_BACKING;
-	if (way->level.read_only && (way->flags & IMG_OPEN_WRITE))
+	if (!mode->driver)
+		mode->driver = mode->level.driver;
+	mode->flags = (o->flags & ~mode->level.off) | mode->level.on;
+	if (mode->level.no_backing)
+		mode->flags |= IMG_OPEN_NO_BACKING;
+	if (mode->level.backing) /* it was described to be opened */
+		mode->flags &= ~(unsigned)IMG_OPEN_NO_BACKING;
+	if (mode->level.read_only && (mode->flags & IMG_OPEN_WRITE))
 		return img_fail(err, -EACCES, "Block node is read-only");
-	if ((way->flags & IMG_OPEN_SHARE) && (way->flags & IMG_OPEN_WRITE))
+	if ((mode->flags & IMG_OPEN_SHARE) && (mode->flags & IMG_OPEN_WRITE))
 		return img_fail(err, -EINVAL,
 				"force-share=on can only be used with read-only images");
-	if (!way->driver && (way->flags & IMG_OPEN_WRITE) && !(way->flags & IMG_OPEN_PROBE_WRITE))
+	if (!mode->driver && (mode->flags & IMG_OPEN_WRITE) && !(mode->flags & IMG_OPEN_PROBE_WRITE))
 		return img_fail(err, -EINVAL,
 				"%s: to open an image for writing its format must be given", name);
 	return 0;
 }
 
 /* storage belongs to the image, also on failure. */
-static int open_top(struct img_storage *storage, const char *name, struct way *way,
+static int open_top(struct img_storage *storage, const char *name, struct open_mode *mode,
 		    struct img **out, struct img_error *err)
 {
 	struct img_gate *gate = NULL;
 	struct img *img = NULL;
-	int rc = img_gate_new(way->options->references, &gate, err);
+	int rc = img_gate_new(mode->options->references, &gate, err);
 
 	if (rc) {
 		img_storage_close(storage);
 		return rc;
 	}
-	rc = open_in(storage, name, name, gate, NULL, way, &img, err);
-	if (way->options->have_backing_flags)
-		way->flags = (way->flags & ~(unsigned)INHERITED_FLAGS) |
-			     way->options->backing_flags;
+	rc = open_in(storage, name, name, gate, NULL, mode, &img, err);
+	if (mode->options->have_backing_flags)
+		mode->flags = (mode->flags & ~(unsigned)INHERITED_FLAGS) |
+			      mode->options->backing_flags;
 	if (!rc)
-		rc = open_chain(img, way, err);
+		rc = open_chain(img, mode, err);
 	if (rc)
 		img_context_close(img, NULL);
 	else
@@ -589,25 +589,25 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 		  struct img **out, struct img_error *err)
 {
 	IMG_NOT_CANCELLED;
-	struct way way = { .options = options ? options : &open_defaults };
+	struct open_mode mode = { .options = options ? options : &open_defaults };
 	struct img_storage *storage;
-	int rc = img_check_open_options(NULL, way.options, err);
+	int rc = img_check_open_options(NULL, mode.options, err);
 
 	if (!rc)
-		rc = img_level_read(node, &way.level, err);
-	if (!rc && !way.level.file)
+		rc = img_level_read(node, &mode.level, err);
+	if (!rc && !mode.level.file)
 		rc = img_fail(err, -EINVAL,
 			      node->count ? "A block device must be specified for \"file\""
 					  : "Must specify either driver or file");
 	if (!rc)
-		rc = resolve_options(&way, name_of(way.level.file), err);
+		rc = resolve_options(&mode, name_of(mode.level.file), err);
 	if (rc)
 		return rc;
-	rc = open_node(way.level.file, way.driver,
-		       img_storage_flags(way.flags) |
-			       (way.flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
-		       way.options->secrets, &storage, err);
-	return rc ? rc : open_top(storage, storage->name, &way, out, err);
+	rc = open_node(mode.level.file, mode.driver,
+		       img_storage_flags(mode.flags) |
+			       (mode.flags & IMG_OPEN_WRITE ? IMG_STORAGE_WRITE : 0u),
+		       mode.options->secrets, &storage, err);
+	return rc ? rc : open_top(storage, storage->name, &mode, out, err);
 }
 
 int img_open(const char *name, const struct img_open_options *options, struct img **out,
@@ -631,17 +631,17 @@ int img_open_storage(struct img_storage *storage, const char *name,
 		     const struct img_open_options *options, struct img **out,
 		     struct img_error *err)
 {
-	struct way way = { .options = options ? options : &open_defaults };
+	struct open_mode mode = { .options = options ? options : &open_defaults };
 	int rc = img_check_open_options(name, options, err);
 
 	if (!rc)
-		rc = resolve_options(&way, name, err);
+		rc = resolve_options(&mode, name, err);
 
 	if (rc) {
 		img_storage_close(storage);
 		return rc;
 	}
-	return open_top(storage, name, &way, out, err);
+	return open_top(storage, name, &mode, out, err);
 }
 
 bool img_depends_on(const struct img *img, const char *name)

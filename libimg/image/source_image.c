@@ -21,7 +21,7 @@ enum {
 	/* Read at once; the first as many tell the format, and disks apart. */
 	BUF_BYTES = 1 << 20,
 	PROBE_BYTES = 65536,
-	LOOK_EVERY_MS = 100,
+	POLL_INTERVAL_MS = 100,
 };
 
 struct img_source_image {
@@ -48,7 +48,7 @@ static int read_some(struct img_source_image *in, uint8_t *buf, size_t len, size
 
 		if (atomic_load_explicit(&in->stop, memory_order_relaxed))
 			return img_fail(err, -ECANCELED, "interrupted");
-		if (!poll(&p, 1, LOOK_EVERY_MS))
+		if (!poll(&p, 1, POLL_INTERVAL_MS))
 			continue;
 		n = read(in->fd, buf, len);
 		if (n < 0 && errno != EINTR && errno != EAGAIN)

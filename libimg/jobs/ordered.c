@@ -11,7 +11,7 @@
 #include "libimg/base/arith.h"
 
 enum { MAX_WORKERS = 64,
-       LOOK_EVERY_MS = 100 };
+       POLL_INTERVAL_MS = 100 };
 
 /* The first failure is the job's. */
 static void fail(struct img_ordered *t, int rc, struct img_error *err)
@@ -108,7 +108,7 @@ static void watch(struct img_ordered *t)
 		if (!t->workers)
 			break;
 		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += LOOK_EVERY_MS * 1000000L;
+		until.tv_nsec += POLL_INTERVAL_MS * 1000000L;
 		until.tv_sec += until.tv_nsec / 1000000000L;
 		until.tv_nsec %= 1000000000L;
 		pthread_cond_timedwait(&t->turned, &t->lock, &until);
