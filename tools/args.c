@@ -8,12 +8,12 @@
 #include <string.h>
 
 #include "libimg/img.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 void *args_memory(void *p)
 {
 	if (!p) {
-		say_error("out of memory");
+		report_error("out of memory");
 		exit(1);
 	}
 	return p;
@@ -22,24 +22,24 @@ void *args_memory(void *p)
 bool args_output(const char *command, const char *text, bool *json)
 {
 	if (strcmp(text, "json") && strcmp(text, "human")) {
-		say_usage(command, "--output expects 'human' or 'json', not '%s'", text);
+		report_usage(command, "--output expects 'human' or 'json', not '%s'", text);
 		return false;
 	}
 	*json = !strcmp(text, "json");
 	return true;
 }
 
-/* rc: what reading value said. */
+/* rc: what reading value returned. */
 static bool in_range(const char *what, const char *text, int rc, uint64_t value, uint64_t min,
 		     uint64_t max)
 {
 	if (!rc && (value < min || value > max))
 		rc = -ERANGE;
 	if (rc == -ERANGE)
-		say_error("Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what,
-			  min, max);
+		report_error("Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what,
+			     min, max);
 	else if (rc)
-		say_error("Invalid %s specified: '%s'", what, text);
+		report_error("Invalid %s specified: '%s'", what, text);
 	return !rc;
 }
 
@@ -54,15 +54,15 @@ bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, u
 	return true;
 }
 
-void args_say_bad_size(const char *parameter, const char *text, int rc)
+void args_report_bad_size(const char *parameter, const char *text, int rc)
 {
 	if (rc == -ERANGE) {
-		say_error("Value '%s' is out of range for parameter '%s'", text, parameter);
+		report_error("Value '%s' is out of range for parameter '%s'", text, parameter);
 		return;
 	}
-	say_error("Parameter '%s' expects a non-negative number below 2^64", parameter);
-	say_more("Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-");
-	say_more("and exabytes, respectively.");
+	report_error("Parameter '%s' expects a non-negative number below 2^64", parameter);
+	report_detail("Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-");
+	report_detail("and exabytes, respectively.");
 }
 
 bool args_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
@@ -105,14 +105,14 @@ bool args_cache(const char *what, const char *text, unsigned *flags)
 {
 	if (args_cache_flags(text, flags))
 		return true;
-	say_error("Invalid %s option: %s", what, text);
+	report_error("Invalid %s option: %s", what, text);
 	return false;
 }
 
 bool args_one_way_to_open(bool image_opts, const char *format)
 {
 	if (image_opts && format)
-		say_error("--image-opts and --format are mutually exclusive");
+		report_error("--image-opts and --format are mutually exclusive");
 	return !image_opts || !format;
 }
 

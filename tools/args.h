@@ -21,7 +21,7 @@ bool args_output(const char *command, const char *text, bool *json);
 bool args_size(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out);
 
 /* Why text, the value of a parameter, is no size; rc: what img_parse_size() returned. */
-void args_say_bad_size(const char *parameter, const char *text, int rc);
+void args_report_bad_size(const char *parameter, const char *text, int rc);
 
 /*
  * A plain number within [min, max]: decimal, or as 0x hex or 0 octal. what: "queue depth". False:

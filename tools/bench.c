@@ -11,7 +11,7 @@
 #include "tools/command.h"
 #include "tools/json.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 enum {
@@ -111,7 +111,7 @@ struct bench {
 
 static bool is_qemu_img(void)
 {
-	return !strcmp(say_program(), "qemu-img");
+	return !strcmp(program_name(), "qemu-img");
 }
 
 /* ---- The command line ---- */
@@ -126,7 +126,7 @@ static bool parse_aio(struct bench *b, const char *text)
 	else if (!strcmp(text, "io_uring"))
 		b->plan.io = IMG_IO_URING;
 	else
-		say_error("Invalid aio option: %s", text);
+		report_error("Invalid aio option: %s", text);
 	return b->native || b->plan.io != IMG_IO_AUTO;
 }
 
@@ -135,7 +135,7 @@ static bool parse_cache(struct bench *b, const char *text)
 	b->cache = text;
 	if (args_cache_flags(text, &b->request.flags))
 		return true;
-	say_error("Invalid cache mode");
+	report_error("Invalid cache mode");
 	return false;
 }
 
@@ -151,7 +151,7 @@ static bool parse_unsigned(const char *what, const char *text, uint64_t min, uin
 	return true;
 }
 
-/* What the requests are. False: said. */
+/* What the requests are. False: reported. */
 static bool parse_request(struct bench *b, int opt, const char *text)
 {
 	struct bench_plan *plan = &b->plan;
@@ -190,29 +190,29 @@ static bool parse_request(struct bench *b, int opt, const char *text)
 	}
 }
 
-/* What fits together, and what follows from it. False: said. */
+/* What fits together, and what follows from it. False: reported. */
 static bool complete_plan(struct bench *b)
 {
 	struct bench_plan *plan = &b->plan;
 
 	if (!b->write && plan->flush_interval) {
-		say_error("--flush-interval is only available in write tests");
+		report_error("--flush-interval is only available in write tests");
 		return false;
 	}
 	if (plan->flush_interval && plan->flush_interval < plan->depth) {
-		say_error("Flush interval can't be smaller than depth");
+		report_error("Flush interval can't be smaller than depth");
 		return false;
 	}
 	if (!b->write && b->mix) {
-		say_error("--mix is only available in write tests");
+		report_error("--mix is only available in write tests");
 		return false;
 	}
 	if (!b->write && b->force) {
-		say_error("--force is only available in write tests");
+		report_error("--force is only available in write tests");
 		return false;
 	}
 	if (plan->random && b->have_step) {
-		say_error("--random and --step-size are mutually exclusive");
+		report_error("--random and --step-size are mutually exclusive");
 		return false;
 	}
 	if (!b->mix)
@@ -228,7 +228,7 @@ static bool complete_plan(struct bench *b)
 	return true;
 }
 
-/* How the image is opened. False: it cannot be; said, in the words of who would open it. */
+/* How the image is opened. False: it cannot be; reported, in the words of who would open it. */
 static bool complete_open(struct bench *b)
 {
 	struct open_request *r = &b->request;
@@ -236,15 +236,15 @@ static bool complete_open(struct bench *b)
 	if (!args_one_way_to_open(r->image_opts, r->format))
 		return false;
 	if (b->native && !(r->flags & IMG_OPEN_DIRECT)) {
-		say_error("Could not open '%s': aio=native was specified, but it requires "
-			  "cache.direct=on, which was not specified.",
-			  r->name);
+		report_error("Could not open '%s': aio=native was specified, but it requires "
+			     "cache.direct=on, which was not specified.",
+			     r->name);
 		return false;
 	}
 	if (b->write && b->share) {
-		say_error("Could not open '%s': force-share=on can only be used with read-only "
-			  "images",
-			  r->name);
+		report_error("Could not open '%s': force-share=on can only be used with read-only "
+			     "images",
+			     r->name);
 		return false;
 	}
 	r->flags |= b->write ? IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE : 0;
@@ -315,7 +315,7 @@ static int parse(struct bench *b, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 1)
-		return say_usage("bench", "Expecting one image file name");
+		return report_usage("bench", "Expecting one image file name");
 	r->name = o.operands[0];
 	return complete_plan(b) && complete_open(b) ? GO_ON : 1;
 }
@@ -494,27 +494,27 @@ static int measure(struct bench *b, struct img *img)
 {
 	const struct bench_plan *plan = &b->plan;
 	struct bench_result result = { 0 };
-	bool human = !b->json && (!b->quiet || is_qemu_img()), sound;
+	bool human = !b->json && (!b->quiet || is_qemu_img()), ok;
 	char *why = NULL;
 
 	if (human)
 		print_plan(b);
 	if (plan->offset > img_size(img) || plan->bytes > img_size(img) - plan->offset) {
-		say_error("Failed request: %" PRIu64 " bytes at %" PRIu64 " reach past the end of "
-			  "the disk at %" PRIu64,
-			  plan->bytes, plan->offset, img_size(img));
+		report_error("Failed request: %" PRIu64 " bytes at %" PRIu64 " reach past the end of "
+			     "the disk at %" PRIu64,
+			     plan->bytes, plan->offset, img_size(img));
 		return 1;
 	}
 	signals_install();
-	sound = bench_execute(plan, img, &result, &why);
-	if (!sound)
-		say_error("%s", why ? why : "out of memory");
+	ok = bench_execute(plan, img, &result, &why);
+	if (!ok)
+		report_error("%s", why ? why : "out of memory");
 	else if (human)
 		print_result(b, &result);
 	else if (b->json && !b->quiet)
 		json_result(b, img, &result);
 	free(why);
-	return sound ? 0 : 1;
+	return ok ? 0 : 1;
 }
 
 static int bench_run(int argc, char **argv)
@@ -541,7 +541,7 @@ static int bench_run(int argc, char **argv)
 	rc = !b.write || open_check_children(img, b.force) ? measure(&b, img) : 1;
 	err = img_error_new();
 	if (img_close(img, err)) {
-		say_failure(err, "Could not write '%s'", b.request.name);
+		report_failure(err, "Could not write '%s'", b.request.name);
 		rc = 1;
 	}
 	img_error_free(err);

@@ -3,7 +3,7 @@
  *
  * A worker owns a queue and keeps it filled: it waits until something completed, reads the clock
  * once, and sends as many new requests as came back. Everything a request needs lies in a slot
- * that was made beforehand; between two waits nothing is allocated, and no other worker's memory is
+ * that was created beforehand; between two waits nothing is allocated, and no other worker's memory is
  * touched. What is measured of a request is the time from its submission to the return of the wait
  * that brought its answer.
  */
@@ -221,7 +221,7 @@ static void send_all(struct worker *w)
 }
 
 /* What came back may be used again. */
-static void settle(struct worker *w)
+static void complete_requests(struct worker *w)
 {
 	size_t i;
 
@@ -253,7 +253,7 @@ static void work(struct worker *w)
 		if (!w->in_flight)
 			break;
 		img_queue_run(w->queue, true);
-		settle(w);
+		complete_requests(w);
 		if (w->plan->seconds && w->now >= deadline)
 			w->left = 0;
 		if (signals_stop() || atomic_load_explicit(&w->run->stop, memory_order_relaxed)) {
@@ -365,7 +365,7 @@ static struct worker *worker_new(struct run *run, const struct bench_plan *plan,
 
 /* ---- All at once ---- */
 
-/* A queue is made by the thread that uses it. */
+/* A queue is created by the thread that uses it. */
 static void make_queue(struct worker *w)
 {
 	struct iovec all = { w->buffers, w->buffers_len };
@@ -443,36 +443,36 @@ bool bench_execute(const struct bench_plan *plan, struct img *img, struct bench_
 {
 	struct run run = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 	struct worker **workers = calloc(plan->queues, sizeof(struct worker *));
-	unsigned made = 0, i;
-	bool sound = false;
+	unsigned created = 0, i;
+	bool ok = false;
 
 	*why = NULL;
-	for (; workers && made < plan->queues; made++) {
-		workers[made] = worker_new(&run, plan, img, made);
-		if (!workers[made])
+	for (; workers && created < plan->queues; created++) {
+		workers[created] = worker_new(&run, plan, img, created);
+		if (!workers[created])
 			break;
 	}
-	if (made < plan->queues) {
+	if (created < plan->queues) {
 		if (asprintf(why, "There is no memory for %u requests of %" PRIu64 " bytes at once",
 			     plan->depth, plan->bytes) < 0)
 			*why = NULL;
 		goto out;
 	}
-	run_all(&run, workers, made);
-	for (i = 0; i < made && !workers[i]->failed; i++)
+	run_all(&run, workers, created);
+	for (i = 0; i < created && !workers[i]->failed; i++)
 		;
-	sound = i == made;
-	if (sound) {
-		add_up(workers, made, out);
+	ok = i == created;
+	if (ok) {
+		add_up(workers, created, out);
 	} else {
 		*why = workers[i]->why;
 		workers[i]->why = NULL;
 	}
 out:
-	for (i = 0; i < made; i++)
+	for (i = 0; i < created; i++)
 		worker_free(workers[i]);
 	free(workers);
 	pthread_cond_destroy(&run.changed);
 	pthread_mutex_destroy(&run.lock);
-	return sound;
+	return ok;
 }

@@ -9,7 +9,7 @@
 #include "tools/command.h"
 #include "tools/json.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 enum {
 	OPT_ACCEPT_LOSS = ARG_OWN,
@@ -39,7 +39,7 @@ static const struct operand_row operand_rows[] = {
 };
 
 enum {
-	EXIT_SOUND = 0,
+	EXIT_NO_ERRORS = 0,
 	EXIT_FAILED = 1,
 	EXIT_DAMAGED = 2,
 	EXIT_LEAKS = 3,
@@ -76,7 +76,7 @@ static int parse(struct check *check, int argc, char **argv)
 			else if (!strcmp(o.value, "all"))
 				check->repair = IMG_REPAIR_ALL;
 			else
-				return say_usage("check", bad_repair, o.value);
+				return report_usage("check", bad_repair, o.value);
 			break;
 		case OPT_ACCEPT_LOSS:
 			loss = true;
@@ -99,9 +99,9 @@ static int parse(struct check *check, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 1)
-		return say_usage("check", "Expecting one image file name");
+		return report_usage("check", "Expecting one image file name");
 	if (loss && check->repair != IMG_REPAIR_ALL)
-		return say_usage("check", "--accept-loss goes with '-r all' only");
+		return report_usage("check", "--accept-loss goes with '-r all' only");
 	if (loss)
 		check->repair |= IMG_REPAIR_LOSS;
 	r->name = o.operands[0];
@@ -109,7 +109,7 @@ static int parse(struct check *check, int argc, char **argv)
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	if (check->repair && share) {
-		say_error(
+		report_error(
 			"Could not open '%s': force-share=on can only be used with read-only images",
 			r->name);
 		return 1;
@@ -121,10 +121,10 @@ static int parse(struct check *check, int argc, char **argv)
 	return GO_ON;
 }
 
-static void say_defect(void *user, const char *line)
+static void print_defect(void *user, const char *line)
 {
 	(void)user;
-	say_more("%s", line);
+	report_detail("%s", line);
 }
 
 static void json_count(struct json *json, const char *key, uint64_t n)
@@ -200,7 +200,7 @@ static int check_again(const struct check *check, struct img *img, struct img_ch
 		fflush(stdout);
 	}
 	*result = (struct img_check_result){ 0 };
-	rc = img_check(img, 0, say_defect, NULL, result, err);
+	rc = img_check(img, 0, print_defect, NULL, result, err);
 	result->corruptions_fixed = corruptions;
 	result->leaks_fixed = leaks;
 	return rc;
@@ -212,14 +212,14 @@ static int check_image(const struct check *check, struct img *img, struct img_er
 	int rc;
 
 	if (!(img_format_features(img_format(img)) & IMG_FORMAT_CHECK)) {
-		say_error("This image format does not support checks");
+		report_error("This image format does not support checks");
 		return EXIT_NO_CHECKS;
 	}
-	rc = img_check(img, check->repair, say_defect, NULL, &result, err);
+	rc = img_check(img, check->repair, print_defect, NULL, &result, err);
 	if (!rc && (result.corruptions_fixed || result.leaks_fixed))
 		rc = check_again(check, img, &result, err);
 	if (rc) {
-		say_failure(err, "Check failed");
+		report_failure(err, "Check failed");
 		return EXIT_FAILED;
 	}
 	if (!check->quiet && check->json)
@@ -227,12 +227,12 @@ static int check_image(const struct check *check, struct img *img, struct img_er
 	else if (!check->quiet)
 		print_human(&result);
 	if (result.check_errors) {
-		say_error("Check failed");
+		report_error("Check failed");
 		return EXIT_FAILED;
 	}
 	if (result.corruptions)
 		return EXIT_DAMAGED;
-	return result.leaks ? EXIT_LEAKS : EXIT_SOUND;
+	return result.leaks ? EXIT_LEAKS : EXIT_NO_ERRORS;
 }
 
 static int check_run(int argc, char **argv)
@@ -250,7 +250,7 @@ static int check_run(int argc, char **argv)
 	err = args_memory(img_error_new());
 	rc = check_image(&check, img, err);
 	if (img_close(img, err)) {
-		say_failure(err, "Could not write '%s'", check.request.name);
+		report_failure(err, "Could not write '%s'", check.request.name);
 		rc = EXIT_FAILED;
 	}
 	img_error_free(err);

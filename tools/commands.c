@@ -4,7 +4,7 @@
 
 #include "libimg/img.h"
 #include "tools/command.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 static const struct command *const commands[] = {
 	&bench_command,
@@ -73,14 +73,14 @@ static void print_commands(void)
 	const struct command *c;
 	size_t i;
 
-	printf("\nCommands (%s COMMAND --help shows more about each):\n\n", say_program());
+	printf("\nCommands (%s COMMAND --help shows more about each):\n\n", program_name());
 	for (i = 0; (c = command_at(i)); i++)
 		printf("  %-8s %s\n", c->name, c->purpose);
 	puts("\nSupported image formats:\n");
 	print_names(img_format_at);
 	puts("\nSupported protocols:\n");
 	print_names(img_protocol_at);
-	if (!say_as_itself())
+	if (!is_imgtool())
 		print_old_help();
 }
 

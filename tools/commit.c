@@ -7,7 +7,7 @@
 #include "tools/command.h"
 #include "tools/open.h"
 #include "tools/progress.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 static const struct option_row option_rows[] = {
@@ -84,7 +84,7 @@ static int parse(struct commit *commit, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 1)
-		return say_usage("commit", "Expecting one image file name");
+		return report_usage("commit", "Expecting one image file name");
 	r->name = o.operands[0];
 	r->warn_if_probed = true;
 	if (!args_cache("cache", cache, &r->flags) ||
@@ -94,7 +94,7 @@ static int parse(struct commit *commit, int argc, char **argv)
 	return GO_ON;
 }
 
-/* *base: NULL: the image directly below. False: there is none; said. */
+/* *base: NULL: the image directly below. False: there is none; reported. */
 static bool find_base(const struct commit *commit, const struct img *img, struct img **base)
 {
 	*base = NULL;
@@ -102,8 +102,8 @@ static bool find_base(const struct commit *commit, const struct img *img, struct
 		return true;
 	*base = img_find_backing(img, commit->base);
 	if (!*base)
-		say_error("Did not find '%s' in the backing chain of '%s'", commit->base,
-			  commit->request.name);
+		report_error("Did not find '%s' in the backing chain of '%s'", commit->base,
+			     commit->request.name);
 	return *base;
 }
 
@@ -130,7 +130,7 @@ static int commit_image(void *user, struct img *img, struct img_error *err)
 	if (!rc)
 		progress_complete(&progress);
 	else if (rc != -ECANCELED || !signals_stop())
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	progress_end(&progress);
 	return rc ? 1 : 0;
 }

@@ -8,7 +8,7 @@
 #include "tools/command.h"
 #include "tools/open.h"
 #include "tools/progress.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 static const struct option_row option_rows[] = {
@@ -94,7 +94,7 @@ static int parse(struct compare *compare, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 2)
-		return say_usage("compare", "Expecting two image file names");
+		return report_usage("compare", "Expecting two image file names");
 	a->name = o.operands[0];
 	b->name = o.operands[1];
 	if (!args_cache("source cache", cache, &a->flags) ||
@@ -155,7 +155,7 @@ static int compare_images(const struct compare *compare, struct img *a, struct i
 		rc = print_result(compare, a, b, &result);
 	} else {
 		if (!signals_stop())
-			say_error("%s", img_error_text(err));
+			report_error("%s", img_error_text(err));
 		rc = EXIT_NOT_READ;
 	}
 	progress_end(&progress);

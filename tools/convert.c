@@ -19,7 +19,7 @@
 #include "tools/input.h"
 #include "tools/open.h"
 #include "tools/progress.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 enum {
@@ -160,7 +160,7 @@ static bool parse_sparse(struct convert *c, const char *text)
 		return false;
 	if (c->sparse_bytes % 512 == 0 && c->sparse_bytes <= MAX_SPARSE)
 		return true;
-	say_error(
+	report_error(
 		"Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 "
 		"up to %d. Select 0 to disable sparse detection (fully allocates output).",
 		MAX_SPARSE);
@@ -284,23 +284,23 @@ static int check_options(struct convert *c)
 	    !args_one_way_to_open(c->target_image_opts, c->target_format))
 		return 1;
 	if (c->no_create && c->creation.given.count) {
-		say_error("-o has no effect when skipping image creation");
+		report_error("-o has no effect when skipping image creation");
 		return 1;
 	}
 	if (c->no_create && c->keep_ids) {
-		say_error("--keep-ids has no effect when skipping image creation");
+		report_error("--keep-ids has no effect when skipping image creation");
 		return 1;
 	}
 	if (c->target_image_opts && !c->no_create) {
-		say_error("--target-image-opts requires use of -n flag");
+		report_error("--target-image-opts requires use of -n flag");
 		return 1;
 	}
 	if (c->target_is_zero && !c->no_create) {
-		say_error("--target-is-zero requires use of -n flag");
+		report_error("--target-is-zero requires use of -n flag");
 		return 1;
 	}
 	if (c->target_is_zero && c->backing_name) {
-		say_error(zero_and_backed);
+		report_error(zero_and_backed);
 		return 1;
 	}
 	return GO_ON;
@@ -352,7 +352,7 @@ static int parse(struct convert *c, int argc, char **argv)
 		return 1;
 	c->target_format = format;
 	if (o.operand_count < 2) {
-		say_error("Must specify image file name");
+		report_error("Must specify image file name");
 		return 1;
 	}
 	c->names = o.operands;
@@ -368,14 +368,14 @@ static int parse(struct convert *c, int argc, char **argv)
 static int check_input(const struct convert *c)
 {
 	if (c->count > 1)
-		say_error("A pipe must be the only source");
+		report_error("A pipe must be the only source");
 	else if (c->salvage)
-		say_error("--salvage cannot be used with a pipe: it cannot be read a second time");
+		report_error("--salvage cannot be used with a pipe: it cannot be read a second time");
 	else if (c->one_snapshot)
-		say_error("-l cannot be used with a pipe: a stream has no snapshots inside");
+		report_error("-l cannot be used with a pipe: a stream has no snapshots inside");
 	else if (c->source_flags)
-		say_error("-T %s cannot be used with a pipe, which is open already",
-			  c->source_cache);
+		report_error("-T %s cannot be used with a pipe, which is open already",
+			     c->source_cache);
 	else
 		return GO_ON;
 	return 1;
@@ -401,8 +401,8 @@ static int check_unknown_size(const struct convert *c)
 {
 	if (c->size_known || !c->progress || c->quiet)
 		return GO_ON;
-	say_error("The size of a raw disk from a pipe must be given (--source-size): -p shows a part "
-		  "of it");
+	report_error("The size of a raw disk from a pipe must be given (--source-size): -p shows a part "
+		     "of it");
 	return 1;
 }
 
@@ -420,11 +420,11 @@ static int open_sources(struct convert *c)
 			c->names[i] = (char *)(uintptr_t)input_path();
 	}
 	if (c->source_size_given) {
-		say_error("--source-size is for a source that is a pipe; files have their own size");
+		report_error("--source-size is for a source that is a pipe; files have their own size");
 		return 1;
 	}
 	if (c->one_snapshot && c->count > 1) {
-		say_error("No support for concatenating multiple snapshot");
+		report_error("No support for concatenating multiple snapshot");
 		return 1;
 	}
 	c->sources = args_memory(calloc(c->count, sizeof(*c->sources)));
@@ -446,7 +446,7 @@ static int open_sources(struct convert *c)
 			open_warn_of_content(c->names[i], img_guessed_content(c->sources[i]));
 		c->total += img_size(c->sources[i]);
 		if (c->total > INT64_MAX) {
-			say_error("The sources are larger together than an image can be");
+			report_error("The sources are larger together than an image can be");
 			return 1;
 		}
 	}
@@ -501,14 +501,14 @@ static int open_target(struct convert *c)
 
 /* ---- Copying ---- */
 
-static void say_unreadable(void *user, struct img *source, uint64_t off, uint64_t len,
-			   const struct img_error *why)
+static void report_unreadable(void *user, struct img *source, uint64_t off, uint64_t len,
+			      const struct img_error *why)
 {
 	(void)user;
 	(void)source; /* the sentence names it */
-	say_warning("error while reading offset %" PRIu64 ": %s; %" PRIu64
-		    " bytes are zeroes in the target",
-		    off, img_error_text(why), len);
+	report_warning("error while reading offset %" PRIu64 ": %s; %" PRIu64
+		       " bytes are zeroes in the target",
+		       off, img_error_text(why), len);
 }
 
 /* What is the same for all ways of copying. */
@@ -523,35 +523,35 @@ static struct img_copy_options copy_options(const struct convert *c, struct prog
 		.no_sparse = !c->sparse_bytes,
 		.share_backing = c->backing_name,
 		.salvage = c->salvage,
-		.unreadable = c->quiet ? NULL : say_unreadable,
+		.unreadable = c->quiet ? NULL : report_unreadable,
 		.progress = progress_step,
 		.user = progress,
 	};
 }
 
-/* What img_convert() said, as callers know it. */
-static void say_convert_failure(const struct convert *c, enum img_convert_stage stage,
-				const struct img_error *err)
+/* What img_convert() reports, as callers know it. */
+static void report_convert_failure(const struct convert *c, enum img_convert_stage stage,
+				   const struct img_error *err)
 {
 	switch (stage) {
 	case IMG_CONVERT_CHECK:
 		if (img_error_code(err) == -ENOSPC && c->target)
-			say_error("output file is smaller than input file");
+			report_error("output file is smaller than input file");
 		else
-			say_error("%s", img_error_text(err));
+			report_error("%s", img_error_text(err));
 		break;
 	case IMG_CONVERT_READ:
-		say_failure(err, "error while reading '%s'", c->names[0]);
+		report_failure(err, "error while reading '%s'", c->names[0]);
 		break;
 	case IMG_CONVERT_CREATE:
-		say_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
+		report_failure(err, "%s: error while converting %s", c->target_name, c->target_format);
 		break;
 	case IMG_CONVERT_COPY:
-		say_failure(err, "error while copying '%s'%s to '%s'", c->names[0],
-			    c->count > 1 ? ", ..." : "", c->target_name);
+		report_failure(err, "error while copying '%s'%s to '%s'", c->names[0],
+			       c->count > 1 ? ", ..." : "", c->target_name);
 		break;
 	case IMG_CONVERT_FINISH:
-		say_failure(err, "error while writing '%s'", c->target_name);
+		report_failure(err, "error while writing '%s'", c->target_name);
 		break;
 	}
 }
@@ -562,7 +562,7 @@ static int close_target(struct convert *c, struct img_error *err)
 
 	c->target = NULL;
 	if (rc)
-		say_convert_failure(c, IMG_CONVERT_FINISH, err);
+		report_convert_failure(c, IMG_CONVERT_FINISH, err);
 	return rc;
 }
 
@@ -590,7 +590,7 @@ static int convert(struct convert *c, const char *path, int fd)
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	rc = img_convert(&o, &stage, err);
 	if (rc && (rc != -ECANCELED || !signals_stop()))
-		say_convert_failure(c, stage, err);
+		report_convert_failure(c, stage, err);
 	if (!rc && c->target)
 		rc = close_target(c, err);
 	if (!rc)
@@ -602,7 +602,7 @@ static int convert(struct convert *c, const char *path, int fd)
 
 /*
  * A pipe to write to: standard output, or one that has a name, opening which waits for who reads
- * from it. *standard: it is what progress goes to. -1: it cannot be; said.
+ * from it. *standard: it is what progress goes to. -1: it cannot be; reported.
  */
 static int open_pipe(const struct convert *c, bool *standard)
 {
@@ -614,7 +614,7 @@ static int open_pipe(const struct convert *c, bool *standard)
 		return fd;
 	fd = open(c->target_name, O_WRONLY | O_CLOEXEC);
 	if (fd < 0) {
-		say_error("%s: Could not open the pipe: %s", c->target_name, strerrordesc_np(errno));
+		report_error("%s: Could not open the pipe: %s", c->target_name, strerrordesc_np(errno));
 		return fd;
 	}
 	*standard = !fstat(fd, &its) && !fstat(STDOUT_FILENO, &mine) &&
@@ -626,13 +626,13 @@ static int open_pipe(const struct convert *c, bool *standard)
 static int check_pipe(const struct convert *c, bool standard)
 {
 	if (standard && c->progress && !c->quiet) {
-		say_error("-p cannot be used when the image goes to standard output");
+		report_error("-p cannot be used when the image goes to standard output");
 		return 1;
 	}
 	if (c->target_flags & ~(unsigned)IMG_OPEN_UNSAFE) {
-		say_error("-t %s cannot be used when the image goes to standard output or a pipe, "
-			  "which is open already",
-			  c->target_cache);
+		report_error("-t %s cannot be used when the image goes to standard output or a pipe, "
+			     "which is open already",
+			     c->target_cache);
 		return 1;
 	}
 	return GO_ON;

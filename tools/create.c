@@ -9,7 +9,7 @@
 #include "tools/command.h"
 #include "tools/creation.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 static const struct option_row option_rows[] = {
 	OPTION(.letter = 'f', .name = "format", .metavar = "FORMAT", .value = VALUE_NEW_FORMAT,
@@ -93,7 +93,7 @@ static int parse(struct create *c, int argc, char **argv)
 	if (o.operand_count > 1)
 		c->size = o.operands[1];
 	if (o.operand_count > 2)
-		return say_usage("create", "Unexpected argument: %s", o.operands[2]);
+		return report_usage("create", "Unexpected argument: %s", o.operands[2]);
 	return GO_ON;
 }
 
@@ -127,7 +127,7 @@ static void print_formatting(const char *file, const struct img_value *settings)
 	size_t i;
 
 	fputs("Formatting '", stdout);
-	say_text(file);
+	print_escaped(file);
 	printf("', fmt=%s", img_value_string(img_value_get(settings, "fmt")));
 	for (i = 0; i < img_value_count(settings); i++)
 		if (strcmp(img_value_key_at(settings, i), "fmt"))
@@ -147,7 +147,7 @@ static int create_image(struct create *c, const struct img_create_options *optio
 		rc = img_create(c->path, options, err);
 	}
 	if (rc) {
-		say_failure(err, "%s", c->file);
+		report_failure(err, "%s", c->file);
 		creation_suggest(&c->creation, c->format);
 	}
 	img_value_free(settings);
@@ -155,14 +155,14 @@ static int create_image(struct create *c, const struct img_create_options *optio
 	return rc ? 1 : 0;
 }
 
-static int settle(struct create *c, struct img_create_options *options)
+static int resolve(struct create *c, struct img_create_options *options)
 {
 	if (!creation_possible(c->format, c->file))
 		return 1;
 	if (creation_wants_help(&c->creation))
 		return creation_print_help(c->format);
 	if (!c->file)
-		return say_usage("create", "Expecting image file name");
+		return report_usage("create", "Expecting image file name");
 	if (c->size && !args_size("image size", c->size, 0, INT64_MAX, &options->size))
 		return 1;
 	c->path = open_new_path(c->file, c->file, false);
@@ -187,7 +187,7 @@ static int create_run(int argc, char **argv)
 	int rc = parse(&c, argc, argv);
 
 	if (rc == GO_ON)
-		rc = settle(&c, &options);
+		rc = resolve(&c, &options);
 	if (rc == GO_ON)
 		rc = create_image(&c, &options);
 	creation_free(&c.creation);

@@ -7,11 +7,11 @@
 #include <string.h>
 
 #include "libimg/img.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/suggest.h"
 
 /* Lists are joined by commas, so one that begins or ends with a comma would change another. */
-static bool list_is_sound(const char *text)
+static bool is_valid_list(const char *text)
 {
 	size_t len = strlen(text);
 
@@ -20,8 +20,8 @@ static bool list_is_sound(const char *text)
 
 bool creation_add(struct creation *c, const char *text)
 {
-	if (!list_is_sound(text)) {
-		say_error("Invalid option list: %s", text);
+	if (!is_valid_list(text)) {
+		report_error("Invalid option list: %s", text);
 		return false;
 	}
 	args_list_add(&c->given, text);
@@ -92,7 +92,7 @@ static int resolve_key(void *user, const char *key, const char *value, struct im
 
 	(void)err;
 	if (!is_known(walk->options, key)) {
-		say_error("Invalid parameter '%s'", key);
+		report_error("Invalid parameter '%s'", key);
 		return -EINVAL;
 	}
 	own = own_option(walk->creation, key);
@@ -128,7 +128,7 @@ static int suggest_key(void *user, const char *key, const char *value, struct im
 	for (i = 0; i < img_value_count(options); i++)
 		suggest_offer(&s, img_value_string(img_value_get(img_value_at(options, i), "name")));
 	if (s.distance)
-		suggest_say(&s, "");
+		suggest_print(&s, "");
 	return 0;
 }
 
@@ -142,13 +142,13 @@ void creation_suggest(const struct creation *c, const char *format)
 	img_value_free(options);
 }
 
-static bool size_is_sound(const char *text)
+static bool is_valid_size(const char *text)
 {
 	uint64_t size;
 	int rc = img_parse_size(text, &size);
 
 	if (rc)
-		args_say_bad_size("size", text, rc);
+		args_report_bad_size("size", text, rc);
 	return !rc;
 }
 
@@ -156,12 +156,12 @@ bool creation_resolve(struct creation *c, const char *format)
 {
 	struct img_value *options = args_memory(img_format_create_options(format));
 	struct walk walk = { .creation = c, .options = options };
-	bool sound = !for_each_key(c, resolve_key, &walk);
+	bool valid = !for_each_key(c, resolve_key, &walk);
 
 	img_value_free(options);
-	if (!sound)
+	if (!valid)
 		creation_suggest(c, format);
-	return sound && (!c->size || size_is_sound(c->size));
+	return valid && (!c->size || is_valid_size(c->size));
 }
 
 bool creation_possible(const char *format, const char *subject)
@@ -170,11 +170,11 @@ bool creation_possible(const char *format, const char *subject)
 	int features = img_format_features(format);
 
 	if (features < 0) {
-		say_error("%s%sUnknown file format '%s'", before, colon, format);
+		report_error("%s%sUnknown file format '%s'", before, colon, format);
 		suggest_format(format);
 	} else if (!(features & IMG_FORMAT_CREATE)) {
-		say_error("%s%sFormat driver '%s' does not support image creation", before, colon,
-			  format);
+		report_error("%s%sFormat driver '%s' does not support image creation", before, colon,
+			     format);
 	}
 	return features >= 0 && (features & IMG_FORMAT_CREATE);
 }

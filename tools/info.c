@@ -10,7 +10,7 @@
 #include "tools/command.h"
 #include "tools/json.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/size.h"
 
 enum {
@@ -82,7 +82,7 @@ static int parse(struct info *info, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 1)
-		return say_usage("info", "Expecting one image file name");
+		return report_usage("info", "Expecting one image file name");
 	r->name = o.operands[0];
 	if (!args_cache("cache", cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))
@@ -102,7 +102,7 @@ static void print_text(const struct img_value *report, const char *key, const ch
 	if (!text)
 		return;
 	printf("%*s%s: ", (int)(4 * indent), "", label);
-	say_text(text);
+	print_escaped(text);
 	putchar('\n');
 }
 
@@ -115,12 +115,12 @@ static void print_backing(const struct img_value *report, unsigned indent)
 	if (!name)
 		return;
 	printf("%*sbacking file: ", (int)(4 * indent), "");
-	say_text(name);
+	print_escaped(name);
 	if (!full) {
 		fputs(" (cannot determine actual path)", stdout);
 	} else if (strcmp(name, full)) {
 		fputs(" (actual path: ", stdout);
-		say_text(full);
+		print_escaped(full);
 		putchar(')');
 	}
 	putchar('\n');
@@ -225,7 +225,7 @@ static void print_report(const struct img_value *report, bool limits, const char
 		snprintf(deeper, sizeof(deeper), "%s/%s", path,
 			 img_value_string(img_value_get(child, "name")));
 		printf("%*sChild node '", (int)(4 * indent), "");
-		say_text(deeper);
+		print_escaped(deeper);
 		puts("':");
 		print_report(img_value_get(child, "info"), limits, deeper, indent + 1);
 	}
@@ -285,7 +285,7 @@ static int info_run(int argc, char **argv)
 	json.hidden = info.limits ? NULL : "limits";
 	rc = (info.chain ? print_chain : print_image)(img, &info, &json, err);
 	if (rc)
-		say_failure(err, "Could not get information about '%s'", info.request.name);
+		report_failure(err, "Could not get information about '%s'", info.request.name);
 	img_close(img, NULL);
 	img_error_free(err);
 	return rc;

@@ -11,7 +11,7 @@
 #include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 #define OPEN_FILE "/proc/self/fd/0"
 
@@ -57,20 +57,20 @@ struct img_source_image *input_open(const char *name, const char *format, const 
 	struct img_source_image *in = NULL;
 
 	if (standard && isatty(STDIN_FILENO)) {
-		say_error("Could not open '-': Standard input is a terminal, expected a pipe or a "
-			  "file");
+		report_error("Could not open '-': Standard input is a terminal, expected a pipe or a "
+			     "file");
 		return NULL;
 	}
 	if (!standard)
 		opened = open(name, O_RDONLY | O_CLOEXEC);
 	if (!standard && opened < 0) {
-		say_error("Could not open '%s': %s", name, strerrordesc_np(errno));
+		report_error("Could not open '%s': %s", name, strerrordesc_np(errno));
 		return NULL;
 	}
 	err = args_memory(img_error_new());
 	if (img_source_open(standard ? STDIN_FILENO : opened, standard ? "standard input" : name,
 			    format, size, &in, err))
-		say_failure(err, "Could not open '%s'", name);
+		report_failure(err, "Could not open '%s'", name);
 	img_error_free(err);
 	return in;
 }

@@ -14,7 +14,7 @@
 #include "tools/io_commands.h"
 #include "tools/io_session.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/suggest.h"
 
 enum {
@@ -30,7 +30,7 @@ struct io {
 
 /* ---- Running commands ---- */
 
-/* Can it be run now, with so many words after its name? False: no; said. */
+/* Can it be run now, with so many words after its name? False: no; reported. */
 static bool may_run(const struct io_session *s, const struct io_command *c, const char *name,
 		    int words)
 {
@@ -51,13 +51,13 @@ static bool may_run(const struct io_session *s, const struct io_command *c, cons
 		return false;
 	}
 	if ((c->flags & IO_CHANGES_IMAGE) && !s->writable) {
-		say_error("Block node is read-only");
+		report_error("Block node is read-only");
 		return false;
 	}
 	return true;
 }
 
-/* The words of a line, which is cut up; NULL past the last. NULL: no memory, or too many; said. */
+/* The words of a line, which is cut up; NULL past the last. NULL: no memory, or too many; reported. */
 static char **cut_line(char *line, int *count)
 {
 	static const char blanks[] = " \t\r\n";
@@ -69,7 +69,7 @@ static char **cut_line(char *line, int *count)
 			word = NULL;
 		more = n < MAX_WORDS ? realloc(words, ((size_t)n + 1) * sizeof(*words)) : NULL;
 		if (!more) {
-			say_error(n < MAX_WORDS ? "out of memory" : "too many words in a command");
+			report_error(n < MAX_WORDS ? "out of memory" : "too many words in a command");
 			free(words);
 			return NULL;
 		}
@@ -83,7 +83,7 @@ static char **cut_line(char *line, int *count)
 	return words;
 }
 
-static void say_not_found(const char *name)
+static void report_not_found(const char *name)
 {
 	const struct io_command *c;
 	struct suggestion s;
@@ -93,7 +93,7 @@ static void say_not_found(const char *name)
 	suggest_begin(&s, name, strlen(name));
 	for (i = 0; (c = io_command_at(i)); i++)
 		suggest_offer(&s, c->command.name);
-	suggest_say(&s, "");
+	suggest_print(&s, "");
 }
 
 /* line is cut up. Returns the exit code. */
@@ -108,7 +108,7 @@ static int run_line(struct io_session *s, char *line)
 	if (count) {
 		c = io_command_find(words[0]);
 		if (!c)
-			say_not_found(words[0]);
+			report_not_found(words[0]);
 		code = 1;
 		if (c && may_run(s, c, words[0], count - 1))
 			code = c->run(s, c, count, words);
@@ -128,7 +128,7 @@ static int run_given(struct io_session *s, const struct args_list *commands)
 	for (i = 0; i < commands->count && !s->quit; i++) {
 		line = strdup(commands->items[i]);
 		if (!line) {
-			say_error("out of memory");
+			report_error("out of memory");
 			return 1;
 		}
 		code |= run_line(s, line);
@@ -146,7 +146,7 @@ static int run_input(struct io_session *s)
 
 	while (!s->quit) {
 		if (person) {
-			printf("%s> ", say_program());
+			printf("%s> ", program_name());
 			fflush(stdout);
 		}
 		errno = 0;
@@ -155,7 +155,7 @@ static int run_input(struct io_session *s)
 		code |= run_line(s, line);
 	}
 	if (!s->quit && ferror(stdin)) {
-		say_error("Could not read standard input: %s", strerror(errno));
+		report_error("Could not read standard input: %s", strerror(errno));
 		code = 1;
 	} else if (person && !s->quit) {
 		putchar('\n');
@@ -215,7 +215,7 @@ static int parse(struct io *io, int argc, char **argv)
 	while ((opt = options_next(&o)) != OPTIONS_END) {
 		switch (opt) {
 		case 'V':
-			return say_version();
+			return print_version();
 		case 'c':
 			args_list_add(&io->commands, o.value);
 			break;
@@ -263,10 +263,10 @@ static int parse(struct io *io, int argc, char **argv)
 	}
 	how->name = o.operands[0];
 	if (o.operand_count > 1)
-		return say_usage(options_command_name(&io_command),
-				 "Expecting at most one image file name");
+		return report_usage(options_command_name(&io_command),
+				    "Expecting at most one image file name");
 	if (how->image_opts && how->format) {
-		say_error("--image-opts and -f are mutually exclusive");
+		report_error("--image-opts and -f are mutually exclusive");
 		return 1;
 	}
 	io->session.image_opts = how->image_opts;

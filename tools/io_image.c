@@ -10,7 +10,7 @@
 #include "tools/io_commands.h"
 #include "tools/io_report.h"
 #include "tools/json.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 /* ---- Open and close ---- */
 
@@ -35,7 +35,7 @@ bool io_parse_discard(const char *text, unsigned *flags)
 		*flags &= ~(unsigned)IMG_OPEN_UNMAP;
 		return true;
 	}
-	say_error("Invalid discard option: %s", text);
+	report_error("Invalid discard option: %s", text);
 	return false;
 }
 
@@ -46,9 +46,9 @@ bool io_parse_aio(const char *text, enum img_io_kind *io)
 	else if (!strcmp(text, "io_uring"))
 		*io = IMG_IO_URING;
 	else if (!strcmp(text, "native"))
-		say_refusal(NULL, "-i native", "threads and io_uring are");
+		report_refusal(NULL, "-i native", "threads and io_uring are");
 	else
-		say_error("Invalid aio option: %s", text);
+		report_error("Invalid aio option: %s", text);
 	return *io != IMG_IO_AUTO;
 }
 
@@ -74,7 +74,7 @@ static char *join_options(const char *options, const char *path)
 	return text;
 }
 
-/* False: said. */
+/* False: reported. */
 static bool read_open_options(const struct io_options *o, struct io_open *how)
 {
 	const char *const *given = o->given;
@@ -101,7 +101,7 @@ int io_run_open(struct io_session *s, const struct io_command *c, int argc, char
 	if (o.operand_count > 1 || (!o.operand_count && !o.given['o']))
 		return io_command_usage(c);
 	if (s->img) {
-		say_error("file open already, try 'help close'");
+		report_error("file open already, try 'help close'");
 		return 1;
 	}
 	if (!read_open_options(&o, &how))
@@ -110,12 +110,12 @@ int io_run_open(struct io_session *s, const struct io_command *c, int argc, char
 	how.image_opts = s->image_opts;
 	if (o.given['o']) {
 		if (s->image_opts && how.name) {
-			say_error("--image-opts and 'open -o' are mutually exclusive");
+			report_error("--image-opts and 'open -o' are mutually exclusive");
 			return 1;
 		}
 		joined = join_options(o.given['o'], how.name);
 		if (!joined) {
-			say_error("out of memory");
+			report_error("out of memory");
 			return 1;
 		}
 		how.name = joined;
@@ -159,7 +159,7 @@ static bool parse_preallocation(const char *text, enum img_preallocate *out)
 			return true;
 		}
 	}
-	say_error("Invalid preallocation mode '%s'", text);
+	report_error("Invalid preallocation mode '%s'", text);
 	return false;
 }
 
@@ -184,7 +184,7 @@ int io_run_truncate(struct io_session *s, const struct io_command *c, int argc, 
 	err = img_error_new();
 	rc = img_resize(s->img, size, preallocation, err);
 	if (rc)
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	img_error_free(err);
 	return rc ? 1 : 0;
 }
@@ -203,7 +203,7 @@ int io_run_info(struct io_session *s, const struct io_command *c, int argc, char
 	io_session_drain(s);
 	rc = img_info(s->img, &report, err);
 	if (rc) {
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	} else {
 		unit = img_value_get(report, "cluster-size");
 		specific = img_value_get(img_value_get(report, "format-specific"), "data");
@@ -237,7 +237,7 @@ static bool find_run(struct img *img, uint64_t off, uint64_t len, uint64_t *run,
 		*present = e.present;
 	}
 	if (rc)
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	img_error_free(err);
 	return !rc;
 }

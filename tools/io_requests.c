@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "tools/io_commands.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 enum {
 	DEFAULT_BYTE = 0xcd, /* what is written if nothing else is said */
@@ -36,7 +36,7 @@ static bool parse_content(const struct io_options *o, const char *path, struct i
 	return true;
 }
 
-/* The operands: an offset and one length, or more if many. False: said. */
+/* The operands: an offset and one length, or more if many. False: reported. */
 static bool parse_range(const struct io_command *c, const struct io_options *o, bool many,
 			struct io_request *r)
 {
@@ -52,7 +52,7 @@ static bool parse_range(const struct io_command *c, const struct io_options *o, 
 		return io_parse_size(o->operands[1], &r->len);
 	r->parts = calloc((size_t)lengths, sizeof(*r->parts));
 	if (!r->parts) {
-		say_error("out of memory");
+		report_error("out of memory");
 		return false;
 	}
 	r->part_count = (size_t)lengths;
@@ -91,7 +91,7 @@ static int send_request(struct io_request *r, bool ready, bool alone)
 
 /* ---- Reading ---- */
 
-/* -s and -l: which part of what was read is compared. False: said. */
+/* -s and -l: which part of what was read is compared. False: reported. */
 static bool parse_compared_range(const struct io_command *c, const struct io_options *o,
 				 struct io_request *r)
 {
@@ -182,7 +182,7 @@ int io_run_verify(struct io_session *s, const struct io_command *c, int argc, ch
 
 /* ---- Writing ---- */
 
-/* Options that do not go together. False: said. */
+/* Options that do not go together. False: reported. */
 static bool suit_write(const struct io_options *o)
 {
 	const char *const *given = o->given;

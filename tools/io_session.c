@@ -9,7 +9,7 @@
 
 #include "tools/io_report.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 enum {
 	PIECE_BYTES = 4 << 20,	    /* most that is in flight of one request */
@@ -40,21 +40,21 @@ int io_session_open(struct io_session *s, const struct io_open *how)
 	if (asprintf(&subject, "can't open%s%s", how->image_opts ? "" : " device ",
 		     how->image_opts ? "" : how->name) < 0) {
 		subject = NULL;
-		say_error("out of memory");
+		report_error("out of memory");
 		goto out;
 	}
 	request.subject = subject;
 	if (!how->read_only)
 		request.flags |= IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE;
 	if (!how->read_only && (how->flags & IMG_OPEN_SHARE)) {
-		say_error("%s: force-share=on can only be used with read-only images", subject);
+		report_error("%s: force-share=on can only be used with read-only images", subject);
 		goto out;
 	}
 	img = open_image(&request);
 	if (!img)
 		goto out;
 	if (img_queue_new(io, &queue, err)) {
-		say_failure(err, "%s", subject);
+		report_failure(err, "%s", subject);
 		img_close(img, NULL);
 		goto out;
 	}
@@ -95,7 +95,7 @@ int io_session_close(struct io_session *s)
 	rc = img_close(s->img, err);
 	s->img = NULL;
 	if (rc)
-		say_error("The image could not be written out: %s", img_error_text(err));
+		report_error("The image could not be written out: %s", img_error_text(err));
 	img_error_free(err);
 	return rc ? 1 : 0;
 }
@@ -107,7 +107,7 @@ struct io_request *io_request_new(struct io_session *s, enum io_kind kind)
 	struct io_request *r = calloc(1, sizeof(*r));
 
 	if (!r) {
-		say_error("out of memory");
+		report_error("out of memory");
 		return NULL;
 	}
 	r->session = s;
@@ -187,7 +187,7 @@ static void fail(struct io_request *r, int rc, const char *sentence)
 {
 	r->rc = rc;
 	if (sentence && *sentence)
-		say_error("%s", sentence);
+		report_error("%s", sentence);
 	finish(r);
 }
 
@@ -312,9 +312,9 @@ static bool is_in_disk(struct io_request *r)
 	if (r->off <= size && r->len <= size - r->off)
 		return true;
 	r->rc = -EIO;
-	say_error("%s: %" PRIu64 " bytes at offset %" PRIu64 " reach past the end of the disk, "
-		  "at %" PRIu64,
-		  r->subject, r->len, r->off, size);
+	report_error("%s: %" PRIu64 " bytes at offset %" PRIu64 " reach past the end of the disk, "
+		     "at %" PRIu64,
+		     r->subject, r->len, r->off, size);
 	return false;
 }
 

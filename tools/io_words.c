@@ -5,11 +5,11 @@
 
 #include "libimg/img.h"
 #include "tools/io_commands.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 bool io_is_qemu_io(void)
 {
-	return !strcmp(say_program(), "qemu-io");
+	return !strcmp(program_name(), "qemu-io");
 }
 
 int io_command_usage(const struct io_command *c)
@@ -35,7 +35,7 @@ bool io_parse_options(const struct io_command *c, int argc, char **argv, struct 
 			return false;
 		}
 		if (letter == 'r' && io_is_qemu_io() && c->run != io_run_open) {
-			say_refusal(NULL, "-r", "buffers are not registered; as `imgtool io` it takes a seed");
+			report_refusal(NULL, "-r", "buffers are not registered; as `imgtool io` it takes a seed");
 			return false;
 		}
 		o->given[letter & 127] = options.value ? options.value : "";

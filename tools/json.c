@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libimg/img.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 /*
  * The code point at *text, which is moved past it; -1: what is there is not UTF-8 (too long a form,
@@ -156,7 +156,7 @@ static void human_scalar(const struct img_value *v)
 {
 	switch (img_value_kind(v)) {
 	case IMG_VALUE_STRING:
-		say_text(img_value_string(v));
+		print_escaped(img_value_string(v));
 		break;
 	case IMG_VALUE_INT:
 		printf("%" PRId64, img_value_int(v));

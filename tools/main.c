@@ -16,7 +16,7 @@
 
 #include "tools/command.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/suggest.h"
 
 /* What is complained about begins with argv[0]: "PROGRAM COMMAND" there. */
@@ -30,15 +30,15 @@ static int run_command(int argc, char **argv)
 	suggest_begin(&s, argv[0], strlen(argv[0]));
 	for (i = 0; (c = command_at(i)); i++) {
 		if (!strcmp(argv[0], c->name)) {
-			snprintf(name, sizeof(name), "%s %s", say_program(), c->name);
+			snprintf(name, sizeof(name), "%s %s", program_name(), c->name);
 			argv[0] = name;
 			return c->run(argc, argv);
 		}
 		suggest_offer(&s, c->name);
 	}
-	say_error("Command not found: %s", argv[0]);
-	suggest_say(&s, "");
-	return say_try_help(NULL);
+	report_error("Command not found: %s", argv[0]);
+	suggest_print(&s, "");
+	return report_try_help(NULL);
 }
 
 static int run(int argc, char **argv)
@@ -46,17 +46,17 @@ static int run(int argc, char **argv)
 	char name[32];
 	struct options o;
 
-	snprintf(name, sizeof(name), "%s", say_program());
+	snprintf(name, sizeof(name), "%s", program_name());
 	argv[0] = name;
 	options_begin(&o, &program_command, argc, argv);
 	switch (options_next(&o)) {
 	case 'V':
-		return say_version();
+		return print_version();
 	case OPTIONS_EXIT:
 		return o.code;
 	}
 	if (!o.operand_count)
-		return say_usage(NULL, "Not enough arguments");
+		return report_usage(NULL, "Not enough arguments");
 	return run_command(o.operand_count, o.operands);
 }
 
@@ -86,7 +86,7 @@ static void fill_standard_descriptors(void)
 static int finish_output(int code)
 {
 	if (fflush(stdout) || ferror(stdout)) {
-		say_error("Could not write to standard output: %s", strerror(errno));
+		report_error("Could not write to standard output: %s", strerror(errno));
 		return code ? code : 1;
 	}
 	return code;
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 	if (other) {
-		say_set_program(other);
+		set_program_name(other);
 		/* Whoever set the variable meant it, whatever the program is called. */
 		if (!getenv("LIBIMG_REFERENCES"))
 			open_set_default_references("any");

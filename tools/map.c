@@ -7,7 +7,7 @@
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 static const struct option_row option_rows[] = {
 	OPTION_ROW_FORMAT("of the image"),
@@ -70,7 +70,7 @@ static int parse(struct map *map, int argc, char **argv)
 		}
 	}
 	if (o.operand_count != 1)
-		return say_usage("map", "Expecting one image file name");
+		return report_usage("map", "Expecting one image file name");
 	r->name = o.operands[0];
 	return args_one_way_to_open(r->image_opts, r->format) ? GO_ON : 1;
 }
@@ -93,12 +93,12 @@ static void print_json(const struct img_map_entry *e, bool first)
 static bool print_human(const struct img_map_entry *e)
 {
 	if (e->data && !e->has_offset) {
-		say_error("File contains external, encrypted or compressed clusters.");
+		report_error("File contains external, encrypted or compressed clusters.");
 		return false;
 	}
 	if (e->data && !e->zero) {
 		printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64, e->start, e->length, e->offset);
-		say_text(e->file ? e->file : "");
+		print_escaped(e->file ? e->file : "");
 		putchar('\n');
 	}
 	return true;
@@ -137,7 +137,7 @@ static int print_map(struct img *img, const struct map *map, struct img_error *e
 	if (map->json && p.count + !rc)
 		fputs(rc ? "\n" : "]\n", stdout);
 	if (img_error_code(err))
-		say_error("Failed to read image metadata: %s", img_error_text(err));
+		report_error("Failed to read image metadata: %s", img_error_text(err));
 	return rc ? 1 : 0;
 }
 

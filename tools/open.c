@@ -9,7 +9,7 @@
 #include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/options.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/suggest.h"
 
 static const char *default_references;
@@ -34,7 +34,7 @@ bool open_add_object(const char *text)
 		objects = args_memory(img_secrets_new());
 	ok = !img_secrets_add(objects, text, err);
 	if (!ok)
-		say_failure(err, "--object");
+		report_failure(err, "--object");
 	img_error_free(err);
 	return ok;
 }
@@ -62,10 +62,10 @@ bool open_option(struct open_request *r, int opt, const char *value)
 }
 
 /* A name with a colon may be that of a file. */
-static void say_hint(const struct img_error *err, const char *name)
+static void print_hint(const struct img_error *err, const char *name)
 {
 	if (img_error_code(err) == -EPROTONOSUPPORT)
-		say_more("If it is the name of a file, give it as './%s'.", name);
+		report_detail("If it is the name of a file, give it as './%s'.", name);
 }
 
 const char *open_new_path(const char *name, const char *subject, bool export_too)
@@ -83,15 +83,15 @@ const char *open_new_path(const char *name, const char *subject, bool export_too
 		path = name;
 	if (!path && img_node_parse_name(name, &node, err)) {
 		if (subject)
-			say_failure(err, "%s", subject);
+			report_failure(err, "%s", subject);
 		else
-			say_error("%s", img_error_text(err));
-		say_hint(err, name);
+			report_error("%s", img_error_text(err));
+		print_hint(err, name);
 	} else if (!path && export_too && strncmp(name, "json:", 5) != 0) {
 		path = name;
 	} else if (!path) {
-		say_error("%s%sProtocol '%.*s' cannot be created on", subject ? subject : "",
-			  subject ? ": " : "", (int)len, name);
+		report_error("%s%sProtocol '%.*s' cannot be created on", subject ? subject : "",
+			     subject ? ": " : "", (int)len, name);
 	}
 	img_node_free(node);
 	img_error_free(err);
@@ -101,9 +101,9 @@ const char *open_new_path(const char *name, const char *subject, bool export_too
 void open_warn_of_content(const char *name, const char *content)
 {
 	if (content)
-		say_warning("'%s' is taken for a raw disk, but it looks like %s; -f raw says that it "
-			    "is a disk",
-			    name, content);
+		report_warning("'%s' is taken for a raw disk, but it looks like %s; -f raw says that it "
+			       "is a disk",
+			       name, content);
 }
 
 static void warn_if_guessed_raw(const struct img *img)
@@ -123,7 +123,7 @@ static void warn_if_guessed_raw(const struct img *img)
 }
 
 /* What the name says of how to do I/O. */
-static void note_io(const struct img_node *node, enum img_io_kind *io)
+static void read_io_kind(const struct img_node *node, enum img_io_kind *io)
 {
 	const char *aio = img_node_get(node, "aio");
 
@@ -147,7 +147,7 @@ static int add_snapshot_key(void *user, const char *key, const char *value, stru
 	else if (!strcmp(key, "snapshot.name"))
 		to = &s->name;
 	if (!to) {
-		say_error("Invalid parameter '%s'", key);
+		report_error("Invalid parameter '%s'", key);
 		return -EINVAL;
 	}
 	free(*to);
@@ -163,7 +163,7 @@ bool open_parse_snapshot(const char *text, struct open_snapshot *out)
 		return true;
 	}
 	if (img_parse_keyval(text, add_snapshot_key, out, NULL)) {
-		say_error("Failed in parsing snapshot param '%s'", text);
+		report_error("Failed in parsing snapshot param '%s'", text);
 		return false;
 	}
 	return true;
@@ -200,7 +200,7 @@ static int open_view(const struct open_request *r, const struct img_open_options
 	int rc = parse_request(r, &as, &node, err);
 
 	if (!rc && (img_node_get(node, "snapshot.id") || img_node_get(node, "snapshot.name"))) {
-		say_error("Failed to load snapshot: '%s' is one already", r->name);
+		report_error("Failed to load snapshot: '%s' is one already", r->name);
 		rc = -ECANCELED;
 	}
 	if (!rc && id)
@@ -232,13 +232,13 @@ static bool load_snapshot(const struct open_request *r, const struct img_open_op
 		rc = open_view(r, &as, NULL, s->any, &view, err);
 	/* Callers know these words. */
 	if (rc == -ENOENT)
-		say_error("Failed to load snapshot: Can't find snapshot");
+		report_error("Failed to load snapshot: Can't find snapshot");
 	else if (rc == -ENOTSUP)
-		say_error("Failed to load snapshot: Block format '%s' used by device '' does not "
-			  "support temporarily loading internal snapshots",
-			  as.format);
+		report_error("Failed to load snapshot: Block format '%s' used by device '' does not "
+			     "support temporarily loading internal snapshots",
+			     as.format);
 	else if (rc && rc != -ECANCELED)
-		say_failure(err, "Failed to load snapshot");
+		report_failure(err, "Failed to load snapshot");
 	img_error_free(err);
 	if (rc)
 		return false;
@@ -271,18 +271,18 @@ struct img *open_image(const struct open_request *r)
 	if (!rc)
 		rc = img_open_node(node, &options, &img, err);
 	if (rc) {
-		say_failure(err, "%s", subject);
-		say_hint(err, r->name);
+		report_failure(err, "%s", subject);
+		print_hint(err, r->name);
 		if (r->format)
 			suggest_format(r->format);
 	}
 	if (!rc && r->io)
-		note_io(node, r->io);
+		read_io_kind(node, r->io);
 	if (!rc && r->warn_if_probed)
 		warn_if_guessed_raw(img);
 	for (const struct img *i = img; i; i = img_backing(i))
 		if (img_warning(i))
-			say_warning("%s", img_warning(i));
+			report_warning("%s", img_warning(i));
 	if (!rc && r->snapshot && !load_snapshot(r, &options, &img)) {
 		img_close(img, NULL);
 		img = NULL;
@@ -295,26 +295,26 @@ struct img *open_image(const struct open_request *r)
 
 bool open_check_children(const struct img *img, bool force)
 {
-	bool ours = say_as_itself();
+	bool ours = is_imgtool();
 	struct img_error *err = args_memory(img_error_new());
 	struct img_child child;
 	bool go_on = true;
 	int rc = img_find_child(img, &child, err);
 
 	if (rc < 0) {
-		say_failure(err, "Could not look for images based on '%s'", img_name(img));
+		report_failure(err, "Could not look for images based on '%s'", img_name(img));
 		go_on = false;
 	} else if (rc && child.refuses && ours && !force) {
-		say_error("'%s': '%s' is based on it, and refuses it once it was written to, until its link is "
-			  "repaired (rebase -u); --force writes nevertheless",
-			  img_name(img), child.path);
+		report_error("'%s': '%s' is based on it, and refuses it once it was written to, until its link is "
+			     "repaired (rebase -u); --force writes nevertheless",
+			     img_name(img), child.path);
 		go_on = false;
 	} else if (rc && child.refuses) {
-		say_warning("'%s' is based on '%s', and refuses it once it was written to, until its link is "
-			    "repaired (rebase -u)",
-			    child.path, img_name(img));
+		report_warning("'%s' is based on '%s', and refuses it once it was written to, until its link is "
+			       "repaired (rebase -u)",
+			       child.path, img_name(img));
 	} else if (rc && ours) {
-		say_warning("'%s' is based on '%s', and may read differently now", child.path, img_name(img));
+		report_warning("'%s' is based on '%s', and may read differently now", child.path, img_name(img));
 	}
 	if (rc > 0)
 		free(child.path);
@@ -335,7 +335,7 @@ int open_and_change(const struct open_request *request,
 	rc = work(user, img, err);
 	if (img_close(img, err)) {
 		if (!rc)
-			say_failure(err, "Could not write '%s'", request->name);
+			report_failure(err, "Could not write '%s'", request->name);
 		rc = 1;
 	}
 	img_error_free(err);

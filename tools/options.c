@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/suggest.h"
 
 enum {
@@ -39,7 +39,7 @@ static int id_of(const struct option_row *row)
 
 const char *options_command_name(const struct command *c)
 {
-	return c->alone && !strcmp(say_program(), c->alone) ? NULL : c->name;
+	return c->alone && !strcmp(program_name(), c->alone) ? NULL : c->name;
 }
 
 /* ---- Parsing ---- */
@@ -126,7 +126,7 @@ static void suggest_name(const char *text)
 			return;
 		suggest_offer(&s, rows[i]->name);
 	}
-	suggest_say(&s, "--");
+	suggest_print(&s, "--");
 }
 
 static int leave(struct options *o, int code)
@@ -143,7 +143,7 @@ static int complain(struct options *o)
 		return leave(o, 1);
 	if (!optopt && !strncmp(text, "--", 2))
 		suggest_name(text + 2);
-	return leave(o, say_try_help(options_command_name(o->command)));
+	return leave(o, report_try_help(options_command_name(o->command)));
 }
 
 static int refuse(struct options *o, const struct option_row *row)
@@ -155,8 +155,8 @@ static int refuse(struct options *o, const struct option_row *row)
 		snprintf(text, sizeof(text), "-%c", row->letter);
 	else
 		snprintf(text, sizeof(text), "--%s", row->name);
-	return leave(o, say_refusal(o->command ? options_command_name(o->command) : NULL, text,
-				    row->help));
+	return leave(o, report_refusal(o->command ? options_command_name(o->command) : NULL, text,
+				       row->help));
 }
 
 int options_next(struct options *o)
@@ -189,7 +189,7 @@ void options_print_title(const struct command *c)
 {
 	const char *name = options_command_name(c);
 
-	printf("%s%s%s", say_program(), name ? " " : "", name ? name : "");
+	printf("%s%s%s", program_name(), name ? " " : "", name ? name : "");
 }
 
 void options_print_wrapped(const char *text, unsigned column, unsigned indent)
@@ -324,8 +324,8 @@ static void print_usage(const struct command *c)
 
 void options_print_help(const struct command *c)
 {
-	if (!c->name && !say_as_itself())
-		say_version(); /* callers look for it in the first line */
+	if (!c->name && !is_imgtool())
+		print_version(); /* callers look for it in the first line */
 	print_usage(c);
 	options_print_wrapped(c->description, 0, 0);
 	putchar('\n');

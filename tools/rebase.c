@@ -6,7 +6,7 @@
 #include "tools/command.h"
 #include "tools/open.h"
 #include "tools/progress.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 static const struct option_row option_rows[] = {
@@ -105,9 +105,9 @@ static int parse(struct rebase *rebase, int argc, char **argv)
 	if (rc != GO_ON)
 		return rc;
 	if (o.operand_count != 1)
-		return say_usage("rebase", "Expecting one image file name");
+		return report_usage("rebase", "Expecting one image file name");
 	if (!rebase->backing && !rebase->unsafe)
-		return say_usage("rebase", "Must specify backing file (-b) or use unsafe mode (-u)");
+		return report_usage("rebase", "Must specify backing file (-b) or use unsafe mode (-u)");
 	r->name = o.operands[0];
 	r->warn_if_probed = true;
 	if (!args_cache("cache", rebase->cache, &r->flags) ||
@@ -119,7 +119,7 @@ static int parse(struct rebase *rebase, int argc, char **argv)
 	rebase->backing_flags |= rebase->share ? IMG_OPEN_SHARE : 0u;
 	r->backing_flags = &rebase->backing_flags;
 	if (rebase->format && img_format_features(rebase->format) < 0) {
-		say_error("Invalid format name: '%s'", rebase->format);
+		report_error("Invalid format name: '%s'", rebase->format);
 		return 1;
 	}
 	return GO_ON;
@@ -133,8 +133,8 @@ static bool check_backing(const struct rebase *rebase, const struct img *img)
 	if (!named || rebase->format ||
 	    !(img_format_features(img_format(img)) & IMG_FORMAT_BACKING))
 		return true;
-	say_error("Could not change the backing file to '%s': backing format must be specified",
-		  rebase->backing);
+	report_error("Could not change the backing file to '%s': backing format must be specified",
+		     rebase->backing);
 	return false;
 }
 
@@ -161,7 +161,7 @@ static int rebase_image(void *user, struct img *img, struct img_error *err)
 	if (!rc)
 		progress_complete(&progress);
 	else if (rc != -ECANCELED || !signals_stop())
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	progress_end(&progress);
 	return rc ? 1 : 0;
 }

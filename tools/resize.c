@@ -8,7 +8,7 @@
 #include "tools/args.h"
 #include "tools/command.h"
 #include "tools/open.h"
-#include "tools/say.h"
+#include "tools/report.h"
 #include "tools/size.h"
 
 enum {
@@ -69,7 +69,7 @@ static bool parse_preallocation(const char *text, enum img_preallocate *out)
 			return true;
 		}
 	}
-	say_error("Invalid preallocation mode '%s'", text);
+	report_error("Invalid preallocation mode '%s'", text);
 	return false;
 }
 
@@ -102,7 +102,7 @@ static int parse_size(struct resize *resize)
 		resize->sign = *text++;
 	rc = img_parse_size(text, &resize->bytes);
 	if (rc)
-		args_say_bad_size("size", text, rc);
+		args_report_bad_size("size", text, rc);
 	return rc ? 1 : GO_ON;
 }
 
@@ -143,9 +143,9 @@ static int parse(struct resize *resize, int argc, char **argv)
 	if (*operand && !resize->size)
 		resize->size = *operand++;
 	if (!r->name || !resize->size)
-		return say_usage("resize", "Expecting image file name and size");
+		return report_usage("resize", "Expecting image file name and size");
 	if (*operand)
-		return say_usage("resize", "Extra argument(s) in command line");
+		return report_usage("resize", "Extra argument(s) in command line");
 	if (!args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	r->flags = IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE;
@@ -163,8 +163,8 @@ static bool new_size(const struct resize *resize, uint64_t now, uint64_t *size)
 	if (resize->sign == '-')
 		wanted = now > resize->bytes ? now - resize->bytes : 0;
 	if (!wanted || wanted > INT64_MAX) {
-		say_error(wanted ? "New image size is too large"
-				 : "New image size must be positive");
+		report_error(wanted ? "New image size is too large"
+				    : "New image size must be positive");
 		return false;
 	}
 	*size = wanted;
@@ -180,26 +180,26 @@ static int resize_image(void *user, struct img *img, struct img_error *err)
 	if (!new_size(resize, img_size(img), &size))
 		return 1;
 	if (size <= img_size(img) && resize->preallocation != IMG_PREALLOCATE_OFF) {
-		say_error("Preallocation can only be used for growing images");
+		report_error("Preallocation can only be used for growing images");
 		return 1;
 	}
 	if (size < img_size(img) && !resize->shrink) {
-		say_error("Use the --shrink option to perform a shrink operation.");
-		say_error(
+		report_error("Use the --shrink option to perform a shrink operation.");
+		report_error(
 			"warning: Shrinking an image will delete all data beyond the shrunken image's "
 			"end. Before performing such an operation, make sure there is no important "
 			"data there.");
 		return 1;
 	}
 	if (!(img_format_features(img_format(img)) & IMG_FORMAT_RESIZE)) {
-		say_error("Image format driver does not support resize");
+		report_error("Image format driver does not support resize");
 		return 1;
 	}
 	if (!open_check_children(img, resize->force))
 		return 1;
 	rc = img_resize(img, size, resize->preallocation, err);
 	if (rc)
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	return rc ? 1 : 0;
 }
 

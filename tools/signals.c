@@ -8,12 +8,12 @@ static volatile sig_atomic_t stop_signal;
 static volatile sig_atomic_t report_wanted;
 static bool stops_left_alone;
 
-static void note_stop(int number)
+static void on_stop(int number)
 {
 	stop_signal = number;
 }
 
-static void note_report(int number)
+static void on_report(int number)
 {
 	(void)number;
 	report_wanted = 1;
@@ -28,14 +28,14 @@ void signals_install(void)
 {
 	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
 	/* SA_RESETHAND is the sign bit. */
-	struct sigaction note = { .sa_handler = note_stop,
+	struct sigaction stop = { .sa_handler = on_stop,
 				  .sa_flags = (int)(SA_RESTART | SA_RESETHAND) };
-	struct sigaction report = { .sa_handler = note_report, .sa_flags = SA_RESTART }, old;
+	struct sigaction report = { .sa_handler = on_report, .sa_flags = SA_RESTART }, old;
 	size_t i;
 
 	for (i = 0; i < sizeof(stops) / sizeof(stops[0]) && !stops_left_alone; i++)
 		if (!sigaction(stops[i], NULL, &old) && old.sa_handler != SIG_IGN)
-			sigaction(stops[i], &note, NULL);
+			sigaction(stops[i], &stop, NULL);
 	sigaction(SIGUSR1, &report, NULL);
 }
 

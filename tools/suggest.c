@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "libimg/img.h"
-#include "tools/say.h"
+#include "tools/report.h"
 
 enum { MAX_NAME = 32 }; /* letters; no known name is longer */
 
@@ -57,10 +57,10 @@ void suggest_offer(struct suggestion *s, const char *name)
 	}
 }
 
-void suggest_say(const struct suggestion *s, const char *prefix)
+void suggest_print(const struct suggestion *s, const char *prefix)
 {
-	if (s->best && say_as_itself())
-		say_more("Did you mean '%s%s'?", prefix, s->best);
+	if (s->best && is_imgtool())
+		report_detail("Did you mean '%s%s'?", prefix, s->best);
 }
 
 void suggest_format(const char *given)
@@ -74,5 +74,5 @@ void suggest_format(const char *given)
 	suggest_begin(&s, given, strlen(given));
 	for (i = 0; (name = img_format_at(i)); i++)
 		suggest_offer(&s, name);
-	suggest_say(&s, "");
+	suggest_print(&s, "");
 }

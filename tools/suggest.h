@@ -17,7 +17,7 @@ void suggest_begin(struct suggestion *s, const char *given, size_t len);
 /* One of the known names. */
 void suggest_offer(struct suggestion *s, const char *name);
 /* Say it on a line of its own on standard error, if there is one; prefix: "--". */
-void suggest_say(const struct suggestion *s, const char *prefix);
+void suggest_print(const struct suggestion *s, const char *prefix);
 
 /* All of it for the name of a format, if it is not one. */
 void suggest_format(const char *given);

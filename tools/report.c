@@ -1,5 +1,5 @@
 /* Messages on standard error; and the version. */
-#include "tools/say.h"
+#include "tools/report.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -14,23 +14,23 @@ static const char *program = "imgtool";
 /* Callers of qemu-img know this in front of an image's name, and once more in front of the reason. */
 static const char twice[] = "Could not open '";
 
-void say_set_program(const char *name)
+void set_program_name(const char *name)
 {
 	program = name;
 }
 
-const char *say_program(void)
+const char *program_name(void)
 {
 	return program;
 }
 
-bool say_as_itself(void)
+bool is_imgtool(void)
 {
 	return !strcmp(program, "imgtool");
 }
 
 /* What stands in the arguments came from the command line, or from an image. */
-static void say_printable(const char *fmt, va_list args)
+static void put_printable(const char *fmt, va_list args)
 {
 	char *text, *shown = NULL;
 
@@ -44,36 +44,36 @@ static void say_printable(const char *fmt, va_list args)
 	free(shown);
 }
 
-static void say_line(const char *kind, const char *fmt, va_list args)
+static void report_line(const char *kind, const char *fmt, va_list args)
 {
 	fprintf(stderr, "%s: %s", program, kind);
-	say_printable(fmt, args);
+	put_printable(fmt, args);
 }
 
-void say_more(const char *fmt, ...)
+void report_detail(const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
-	say_printable(fmt, args);
+	put_printable(fmt, args);
 	va_end(args);
 }
 
-void say_error(const char *fmt, ...)
+void report_error(const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
-	say_line("", fmt, args);
+	report_line("", fmt, args);
 	va_end(args);
 }
 
-void say_warning(const char *fmt, ...)
+void report_warning(const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
-	say_line("warning: ", fmt, args);
+	report_line("warning: ", fmt, args);
 	va_end(args);
 }
 
@@ -85,8 +85,8 @@ static const char *skip_repeated(const char *subject, const char *text)
 	char *name;
 
 	if (!strncmp(text, subject, len) && !strncmp(text + len, ": ", 2))
-		return say_as_itself() || strncmp(text, twice, strlen(twice)) ? text + len + 2
-									      : text;
+		return is_imgtool() || strncmp(text, twice, strlen(twice)) ? text + len + 2
+									   : text;
 	if (!end || asprintf(&name, "'%.*s'", (int)(end - text), text) < 0)
 		return text;
 	if (strstr(subject, name) || !strncmp(subject, text, (size_t)(end - text) + 2))
@@ -99,7 +99,7 @@ static const char *skip_repeated(const char *subject, const char *text)
  * What callers know about a lock that somebody else holds: no file's name before it, and the hint on
  * a line of its own.
  */
-static bool say_lock(const char *subject, const char *text)
+static bool report_lock(const char *subject, const char *text)
 {
 	const char *file = strstr(text, twice), *lock = strstr(text, "Failed to get");
 	const char *hint = strstr(text, ". Is another process using");
@@ -108,27 +108,27 @@ static bool say_lock(const char *subject, const char *text)
 		return false;
 	if (!file || file > lock)
 		file = lock;
-	say_error("%s: %.*s%.*s", subject, (int)(file - text), text, (int)(hint - lock), lock);
-	say_more("%s", hint + 2);
+	report_error("%s: %.*s%.*s", subject, (int)(file - text), text, (int)(hint - lock), lock);
+	report_detail("%s", hint + 2);
 	return true;
 }
 
-static void say_about(const char *subject, const struct img_error *err)
+static void report_about(const char *subject, const struct img_error *err)
 {
 	const char *text = skip_repeated(subject, img_error_text(err));
 	size_t len = strcspn(text, "\n");
 
-	if (img_error_code(err) == -EAGAIN && say_lock(subject, text))
+	if (img_error_code(err) == -EAGAIN && report_lock(subject, text))
 		return;
-	say_error("%s: %.*s", subject, (int)len, text);
+	report_error("%s: %.*s", subject, (int)len, text);
 	for (text += len; *text; text += len) {
 		text++;
 		len = strcspn(text, "\n");
-		say_more("%.*s", (int)len, text);
+		report_detail("%.*s", (int)len, text);
 	}
 }
 
-void say_failure(const struct img_error *err, const char *subject, ...)
+void report_failure(const struct img_error *err, const char *subject, ...)
 {
 	char *text, *shown = NULL;
 	va_list args;
@@ -140,14 +140,14 @@ void say_failure(const struct img_error *err, const char *subject, ...)
 		shown = img_printable(text);
 	va_end(args);
 	if (shown)
-		say_about(shown, err);
+		report_about(shown, err);
 	else
-		say_error("%s", img_error_text(err));
+		report_error("%s", img_error_text(err));
 	free(text);
 	free(shown);
 }
 
-void say_text(const char *text)
+void print_escaped(const char *text)
 {
 	char *shown = img_printable(text);
 
@@ -155,37 +155,37 @@ void say_text(const char *text)
 	free(shown);
 }
 
-int say_try_help(const char *command)
+int report_try_help(const char *command)
 {
 	fprintf(stderr, "Try '%s %s%s--help' for more information\n", program,
 		command ? command : "", command ? " " : "");
 	return 1;
 }
 
-int say_usage(const char *command, const char *fmt, ...)
+int report_usage(const char *command, const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
-	say_line("", fmt, args);
+	report_line("", fmt, args);
 	va_end(args);
-	return say_try_help(command);
+	return report_try_help(command);
 }
 
-int say_refusal(const char *command, const char *option, const char *why)
+int report_refusal(const char *command, const char *option, const char *why)
 {
 	fprintf(stderr, "%s%s%s: option '%s' is not supported: %s\n", program, command ? " " : "",
 		command ? command : "", option, why);
 	return 1;
 }
 
-int say_version(void)
+int print_version(void)
 {
 	/* the release whose command line this one follows; callers look at it to know what they may use */
 	static const char follows[] = "11.1.3";
 
-	if (!say_as_itself())
-		printf("%s version %s (libimg %s)\n", say_program(), follows, img_version());
+	if (!is_imgtool())
+		printf("%s version %s (libimg %s)\n", program_name(), follows, img_version());
 	else
 		printf("imgtool version %s\n", img_version());
 	return 0;
