@@ -176,7 +176,7 @@ static int map_sparse(const struct map_lookup *l, uint64_t off, uint64_t len, st
 	uint64_t grain_off = align_down_u64(off, s->grain_bytes);
 	const uint8_t *directory, *slots;
 	struct vmdk_entry first, e;
-	uint64_t entries, run;
+	uint64_t entries, most, run;
 	int rc;
 
 	tables = min_u64(tables, min_u64(s->directory_entries - table,
@@ -208,16 +208,17 @@ static int map_sparse(const struct map_lookup *l, uint64_t off, uint64_t len, st
 		return map_entry(l, &e, off, run, out);
 	}
 
-	/* The entries of this table, and of those that follow it at once. */
+	/* The entries of this table, and of those that follow it at once, as far as one look sees them. */
+	most = entries_in_block(s, first.file_off + index * s->entry_bytes);
 	entries = s->table_entries - index;
-	for (uint64_t i = 1; i < tables; i++) {
+	for (uint64_t i = 1; i < tables && entries < most; i++) {
 		e = vmdk_directory_entry(s, directory + i * s->entry_bytes);
 		if (e.kind != VMDK_STORED || e.file_off != first.file_off + i * table_bytes)
 			break;
 		entries += s->table_entries;
 	}
 	entries = min_u64(entries, div_round_up_u64(off - grain_off + len, s->grain_bytes));
-	entries = min_u64(entries, entries_in_block(s, first.file_off + index * s->entry_bytes));
+	entries = min_u64(entries, most);
 	slots = img_meta_get(l->req, l->storage, first.file_off + index * s->entry_bytes,
 			     entries * s->entry_bytes);
 	if (!slots)
