@@ -92,6 +92,19 @@ for format in vdi vmdk vhdx vpc; do
 	[ $format != vmdk ] || try "vmdk: the UUID that was asked for" grep -q 01234567-89ab-4cde-8f01-23456789abcd uuids
 done
 
+# Among what else a folder may have: a child is found, nothing is waited for.
+rm -rf ./*
+"$imgtool" create -q -f vdi golden.vdi 8M && "$imgtool" create -q -f vdi -b golden.vdi -F vdi ./y:1.vdi
+mkfifo a-pipe && ln -s /dev/zero a-device && ln -s nowhere a-link && mkdir a-folder
+i=0
+while [ $i -lt 100 ]; do
+	i=$((i + 1))
+	echo plain >b-$i.raw
+	truncate -s 1M c-$i.raw
+done
+refuse "a child among other files" timeout 20 "$imgtool" resize -q golden.vdi 9M
+try "a child among other files: it is named" grep -q 'y:1.vdi' "$work/.err"
+
 # Identifiers that are kept: a copy takes its source's place, also below the source's children.
 ids() {	# IMAGE FORMAT: those by which a disk, and a state of it, are known
 	case $2 in
