@@ -275,7 +275,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 		return make(&r, strcmp(r.path, plain_path(path)) ? r.path : path, options, out,
 			    err);
 	rc = img_fail(err, -ENOTSUP,
-		      "%s: it is its own backing file: a new state of it is made empty, by img_create()",
+		      "%s: it is its own backing file: what is added to it as a snapshot begins empty",
 		      r.path);
 	img_create_settings_clear(&r);
 	return rc;
