@@ -72,9 +72,24 @@ Test(replace, by_its_name)
 	cr_assert_eq(folder_count(), 2);
 }
 
-Test(replace, refused)
+Test(replace, memory)
 {
 	struct img_storage *s;
+	char buf[513] = "";
+
+	cr_assert_eq(img_storage_memory("m", 512, 512, &s), 0);
+	cr_assert_eq(img_storage_replace(s, buf, 513, true, NULL), -ENOSPC);
+	cr_assert_eq(img_storage_replace(s, "abc", 3, true, NULL), 0);
+	cr_assert_eq(atomic_load(&s->size), 3);
+	cr_assert_eq(img_storage_resize(s, 4, IMG_PREALLOCATE_OFF, NULL), 0);
+	cr_assert_eq(img_storage_read(s, 0, buf, 4, NULL), 0);
+	cr_assert_arr_eq(buf, "abc", 4);
+	img_storage_close(s);
+}
+
+Test(replace, refused)
+{
+	struct img_storage *s, *window;
 
 	run("echo text > file; ln file hard");
 	s = open_one("file", 0);
@@ -87,7 +102,8 @@ Test(replace, refused)
 	img_storage_close(s);
 	run("echo another | cmp - file");
 	cr_assert_eq(img_storage_memory("m", 512, 512, &s), 0);
-	cr_assert_eq(img_storage_replace(s, "x", 1, true, NULL), -ENOTSUP);
-	img_storage_close(s);
+	cr_assert_eq(img_storage_window(s, 0, 512, &window, NULL), 0);
+	cr_assert_eq(img_storage_replace(window, "x", 1, true, NULL), -ENOTSUP);
+	img_storage_close(window);
 	cr_assert_eq(folder_count(), 2);
 }

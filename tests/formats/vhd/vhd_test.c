@@ -388,7 +388,7 @@ static void damage_header(const char *name, uint64_t off, uint64_t value, unsign
 	uint8_t bytes[1024] = { 0 };
 
 	for (unsigned i = 0; i < n && i < 8; i++)
-		bytes[i] = (uint8_t)(value >> 8 * (n - 1 - i));
+		bytes[i] = (uint8_t)(value >> 8 * ((n < 8 ? n : 8) - 1 - i));
 	patch(name, 512 + off, bytes, n);
 }
 
