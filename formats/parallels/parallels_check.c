@@ -126,7 +126,8 @@ static int check_header(struct parallels_file *p, struct scan *s, struct img_err
 		img_check_defect(s->c,
 				 "%s %s: data_off field has incorrect value: sector %" PRIu32
 				 ", expected %" PRIu64,
-				 verb(s, IMG_REPAIR_ALL), p->name, h.data_off, p->data_start / PARALLELS_SECTOR);
+				 verb(s, IMG_REPAIR_ALL), p->name, h.data_off,
+				 p->data_start / PARALLELS_SECTOR);
 		h.data_off = (uint32_t)(p->data_start / PARALLELS_SECTOR);
 		defects++;
 	}

@@ -158,9 +158,10 @@ static int check_block(struct walk *w, uint64_t number, uint32_t entry, struct i
 		return img_fail(err, rc, "out of memory");
 	if (use == IMG_USE_BEYOND) {
 		img_check_defect(w->c,
-				 "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64 " to %" PRIu64
-				 ", and the file has %" PRIu64 " bytes",
-				 w->img->name, number, off, off + bytes, (uint64_t)w->img->file->size);
+				 "ERROR %s: block %" PRIu64 " is said to be at %" PRIu64
+				 " to %" PRIu64 ", and the file has %" PRIu64 " bytes",
+				 w->img->name, number, off, off + bytes,
+				 (uint64_t)w->img->file->size);
 		w->cut = true;
 		return w->repair_all ? replace_lost(w, number, off, err) : 0;
 	}

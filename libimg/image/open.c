@@ -194,8 +194,8 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 				img->name);
 	if (!o->data_file)
 		return open_reference(base, stored, "data file", out, err);
-	rc = open_described(img, o->data_file, NULL, reference_flags(img), o->secrets, &loop, &storage,
-			    err);
+	rc = open_described(img, o->data_file, NULL, reference_flags(img), o->secrets, &loop,
+			    &storage, err);
 	if (loop)
 		return fail_own_file(img, "data file", name_of(o->data_file), err);
 	return rc ? rc : add_part(img, storage, out, err);
@@ -349,14 +349,15 @@ static int open_given(struct img *above, const struct open_mode *mode, struct im
 {
 	struct img_storage *storage;
 	bool loop;
-	int rc = open_described(above, mode->level.file, mode->driver, img_storage_flags(mode->flags),
-				mode->options->secrets, &loop, &storage, err);
+	int rc = open_described(above, mode->level.file, mode->driver,
+				img_storage_flags(mode->flags), mode->options->secrets, &loop,
+				&storage, err);
 
 	if (loop)
 		return fail_chain_loop(NULL, name_of(mode->level.file), err);
 	return rc ? rc
-		  : open_in(storage, storage->name, storage->name, above->context->gate, above, mode,
-			    out, err);
+		  : open_in(storage, storage->name, storage->name, above->context->gate, above,
+			    mode, out, err);
 }
 
 static bool is_same_file(const struct img_storage *a, const struct img_storage *b)
@@ -553,7 +554,8 @@ static int resolve_options(struct open_mode *mode, const char *name, struct img_
 	if ((mode->flags & IMG_OPEN_SHARE) && (mode->flags & IMG_OPEN_WRITE))
 		return img_fail(err, -EINVAL,
 				"force-share=on can only be used with read-only images");
-	if (!mode->driver && (mode->flags & IMG_OPEN_WRITE) && !(mode->flags & IMG_OPEN_PROBE_WRITE))
+	if (!mode->driver && (mode->flags & IMG_OPEN_WRITE) &&
+	    !(mode->flags & IMG_OPEN_PROBE_WRITE))
 		return img_fail(err, -EINVAL,
 				"%s: to open an image for writing its format must be given", name);
 	return 0;

@@ -544,7 +544,8 @@ static int resize(struct img *img, const uint64_t *sizes, unsigned n, struct img
 			abort();
 		memcpy(r->content, before->content, both);
 		r->begun = img_record_count(crash.record);
-		rc = img_resize(img, sizes[i], sizes[i] > before->size ? crash.how : IMG_PREALLOCATE_OFF, err);
+		rc = img_resize(img, sizes[i],
+				sizes[i] > before->size ? crash.how : IMG_PREALLOCATE_OFF, err);
 		r->done = img_record_count(crash.record);
 	}
 	return rc;

@@ -329,7 +329,8 @@ Test(arguments, kinds_of_io_of_every_call_are_known)
 		cr_expect_null(q);
 	}
 	cr_expect_eq(img_resize(b.img, 2 << 20, (enum img_preallocate) - 1, b.err), -EINVAL);
-	cr_expect_eq(img_resize(b.img, 2 << 20, (enum img_preallocate)(IMG_PREALLOCATE_FULL + 1), b.err),
+	cr_expect_eq(img_resize(b.img, 2 << 20, (enum img_preallocate)(IMG_PREALLOCATE_FULL + 1),
+				b.err),
 		     -EINVAL);
 	cr_expect_eq(img_size(b.img), 1 << 20);
 	bench_end(&b);
@@ -415,20 +416,24 @@ Test(arguments, flags_of_every_request_are_known)
 				continue;
 			switch (i) {
 			case 0:
-				rc = img_submit_readv(b.q, b.img, 0, &iov, 1, bit, never_done, NULL, b.err);
+				rc = img_submit_readv(b.q, b.img, 0, &iov, 1, bit, never_done, NULL,
+						      b.err);
 				break;
 			case 1:
-				rc = img_submit_writev(b.q, b.img, 0, &iov, 1, bit, never_done, NULL,
-						       b.err);
+				rc = img_submit_writev(b.q, b.img, 0, &iov, 1, bit, never_done,
+						       NULL, b.err);
 				break;
 			case 2:
-				rc = img_submit_zero(b.q, b.img, 0, 65536, bit, never_done, NULL, b.err);
+				rc = img_submit_zero(b.q, b.img, 0, 65536, bit, never_done, NULL,
+						     b.err);
 				break;
 			case 3:
-				rc = img_submit_discard(b.q, b.img, 0, 65536, bit, never_done, NULL, b.err);
+				rc = img_submit_discard(b.q, b.img, 0, 65536, bit, never_done, NULL,
+							b.err);
 				break;
 			case 4:
-				rc = img_submit_map(b.q, b.img, 0, 65536, bit, 1, never_mapped, NULL, b.err);
+				rc = img_submit_map(b.q, b.img, 0, 65536, bit, 1, never_mapped,
+						    NULL, b.err);
 				break;
 			case 5:
 				rc = img_write_with(b.img, 0, bytes, sizeof(bytes), bit, b.err);

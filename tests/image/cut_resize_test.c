@@ -118,7 +118,8 @@ static void try(const char *format, const char *options)
 	cr_assert_eq(img_close(img, NULL), 0);
 	cr_assert_gt(img_record_count(record), 0);
 	for (size_t n = 0; n <= img_record_count(record); n++)
-		if (n == img_record_count(record) || img_record_at(record, n)->kind != IMG_RECORD_SYNC)
+		if (n == img_record_count(record) ||
+		    img_record_at(record, n)->kind != IMG_RECORD_SYNC)
 			grow_after(state(bytes, len, record, n), format, n);
 	img_record_free(record);
 	free(bytes);

@@ -132,12 +132,14 @@ static void both_entries_out_of_file(struct bench *b)
 
 static void a_table_of_the_other(struct bench *b)
 {
-	set_number(b, entry_of(b, OFF_DIRECTORY, 1), number_at(b, entry_of(b, OFF_DIRECTORY, 0), 4), 4);
+	set_number(b, entry_of(b, OFF_DIRECTORY, 1), number_at(b, entry_of(b, OFF_DIRECTORY, 0), 4),
+		   4);
 }
 
 static void entry_and_copy_in_each_other(struct bench *b)
 {
-	set_number(b, entry_of(b, OFF_REDUNDANT, 0), number_at(b, entry_of(b, OFF_DIRECTORY, 0), 4) + 1, 4);
+	set_number(b, entry_of(b, OFF_REDUNDANT, 0),
+		   number_at(b, entry_of(b, OFF_DIRECTORY, 0), 4) + 1, 4);
 }
 
 static const struct {

@@ -95,7 +95,9 @@ Test(vmdk_order, the_content_id_is_durable_before_the_first_change)
 		write_bytes(img, 128 * KIB, 7, 64 * KIB, 0);
 		cr_assert_neq(vmdk->cid, before);
 		/* and so the file has it */
-		cr_assert_eq(img_storage_read(img->file, vmdk->text_off, text, sizeof(text) - 1, NULL), 0);
+		cr_assert_eq(img_storage_read(img->file, vmdk->text_off, text, sizeof(text) - 1,
+					      NULL),
+			     0);
 		snprintf(old, sizeof(old), "CID=%08x", before);
 		cr_assert(strstr(text, "CID=") && !strstr(text, old), "%s", text);
 		for (data = 0; data < w->n; data++)
