@@ -1,7 +1,7 @@
 /*
  * A damaged header of a dynamic disk, for a check. There is no copy of it, but little in it is not known otherwise:
  * the signature and the version, where programs put the table, how many entries the disk needs. So
- * the header is what the checksum confirms; or, where the checksum itself is damaged or nothing of the header
+ * the header is what the checksum and the blocks confirm; or, where the checksum itself is damaged or nothing of the header
  * is left, what the blocks confirm: all are in the file, in nobody's way, and as far apart as their size has them.
  *
  * Of a differencing disk the names and identity of the parent are in nothing else: without them it stays lost.
@@ -48,27 +48,41 @@ static bool is_usable(struct img *img, struct vhd *v, uint8_t *h)
 	       !vhd_list_metadata(img, v, NULL);
 }
 
-/* ... and are all blocks where they can be? exact: and does their distance tell how long they are? */
-static bool fits_blocks(struct img *img, struct vhd *v, uint8_t *h, bool exact)
+/* How well the blocks go with a header; from worst to best. */
+enum fit {
+	FIT_NONE,  /* it cannot be followed, or blocks cannot be where it has them */
+	FIT_LOOSE, /* they can, but might be of other lengths, too */
+	FIT_EXACT, /* their distance tells how long they are */
+};
+
+static enum fit compare_blocks(struct img *img, struct vhd *v, uint8_t *h)
 {
 	struct img_range_map blocks = { 0 };
 	uint64_t stored, end, least = UINT64_MAX;
-	bool fits = is_usable(img, v, h) && !vhd_find_blocks(img, v, &blocks, NULL);
+	enum fit fit = FIT_NONE;
 
+	if (is_usable(img, v, h) && !vhd_find_blocks(img, v, &blocks, NULL))
+		fit = FIT_LOOSE;
 	stored = vhd_stored_bytes(v);
 	end = v->tail == VHD_TAIL_MISSING ? img->file->size : v->tail_off;
-	for (size_t i = 0; fits && i < blocks.block_count; i++) {
+	for (size_t i = 0; fit == FIT_LOOSE && i < blocks.block_count; i++) {
 		if (i + 1 < blocks.block_count)
 			least = min_u64(least, blocks.blocks[i + 1] - blocks.blocks[i]);
 		else if (!img->file->device && end > blocks.blocks[i])
 			least = min_u64(least, end - blocks.blocks[i]);
 	}
+	if (fit == FIT_LOOSE && least >= stored && least < stored + ALIGN_MAX)
+		fit = FIT_EXACT;
 	img_range_map_free(&blocks);
-	return fits && (!exact || (least >= stored && least < stored + ALIGN_MAX));
+	return fit;
 }
 
-/* One that the checksum that is there confirms. */
-static bool confirm_by_checksum(struct img *img, struct vhd *v, const uint8_t *bytes)
+/*
+ * One that the checksum that is there confirms. That is a sum of bytes, which headers of other
+ * block sizes have, too: of 512 KiB and 32 entries the same as of 2 MiB and 8. So the blocks have to
+ * confirm it as well.
+ */
+static enum fit confirm_by_checksum(struct img *img, struct vhd *v, const uint8_t *bytes)
 {
 	uint8_t h[VHD_HEADER_BYTES];
 	uint64_t tables[] = { be64_load(bytes + VHD_OFF_TABLE),
@@ -76,23 +90,27 @@ static bool confirm_by_checksum(struct img *img, struct vhd *v, const uint8_t *b
 	uint32_t sum = be32_load(bytes + VHD_OFF_HEADER_CHECKSUM);
 	uint32_t found = be32_load(bytes + VHD_OFF_BLOCK), block = found;
 	uint64_t next = BLOCK_MIN;
+	enum fit best = FIT_NONE, fit;
 
 	memcpy(h, bytes, VHD_HEADER_BYTES);
 	put_constants(h);
 	if (vhd_checksum(h, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM) == sum &&
 	    is_usable(img, v, h))
-		return true;
+		return FIT_EXACT;
 	for (; next <= 2 * (uint64_t)VHD_WRITE_BLOCK_MAX; block = (uint32_t)next, next *= 2)
 		for (unsigned i = 0; block >= VHD_SECTOR && i < 4; i++) {
 			uint64_t needed = vhd_blocks(v->footer.size, block);
 
 			put_fields(h, tables[i % 2], block,
 				   i < 2 ? be32_load(bytes + VHD_OFF_ENTRIES) : needed);
-			if (vhd_checksum(h, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM) == sum &&
-			    fits_blocks(img, v, h, false))
-				return true;
+			if (vhd_checksum(h, VHD_HEADER_BYTES, VHD_OFF_HEADER_CHECKSUM) != sum)
+				continue;
+			fit = compare_blocks(img, v, h);
+			if (fit == FIT_EXACT)
+				return fit;
+			best = fit == FIT_LOOSE ? fit : best;
 		}
-	return false;
+	return best;
 }
 
 static bool has_constants(const uint8_t *bytes)
@@ -112,17 +130,20 @@ static bool confirm_by_blocks(struct img *img, struct vhd *v)
 
 	vhd_encode_header(table, (uint32_t)vhd_blocks(v->footer.size, BLOCK_COMMON), BLOCK_COMMON,
 			  h);
-	return fits_blocks(img, v, h, true);
+	return compare_blocks(img, v, h) == FIT_EXACT;
 }
 
 bool vhd_rebuild_header(struct img *img, struct vhd *v, const uint8_t bytes[VHD_HEADER_BYTES])
 {
+	enum fit by_checksum = confirm_by_checksum(img, v, bytes), as_found = FIT_NONE;
 	uint8_t h[VHD_HEADER_BYTES];
 
-	if (confirm_by_checksum(img, v, bytes))
+	if (by_checksum == FIT_EXACT)
 		return true;
 	memcpy(h, bytes, sizeof(h));
-	if (has_constants(bytes) && fits_blocks(img, v, h, false))
+	if (has_constants(bytes))
+		as_found = compare_blocks(img, v, h);
+	if (as_found == FIT_EXACT || (as_found == FIT_LOOSE && by_checksum == FIT_NONE))
 		return true;
 	return !vhd_is_child(v) && confirm_by_blocks(img, v);
 }

@@ -481,6 +481,39 @@ Test(vhd, rebuilt_header)
 	free(model);
 }
 
+/* The checksum is a sum of bytes, which is the same for blocks of other lengths. */
+Test(vhd, rebuilt_header_of_another_block_size)
+{
+	static const struct {
+		uint64_t before, size; /* the disk was made smaller, from before */
+		uint64_t off, value;
+		unsigned n;
+	} cases[] = {
+		{ 8 * MIB, 8 * MIB, 32, 3, 4 },	     /* as of 256 KiB and 32 entries */
+		{ 16 * MIB, 16 * MIB, 32, 3, 4 },    /* as of 512 KiB and 32 entries */
+		{ 32 * MIB, 32 * MIB, 32, 0, 4 },    /* as of 1 MiB and 32 entries */
+		{ 64 * MIB, 16 * MIB, 1000, 16, 1 }, /* unused: as of 1 MiB and as many entries */
+	};
+
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		uint8_t *model = calloc(1, cases[i].before);
+		struct img_check_result r;
+		struct img *img;
+
+		unlink("x");
+		make("x", cases[i].before, "force_size=on", NULL, NULL);
+		img = must_open("x", "vpc", IMG_OPEN_WRITE);
+		put(img, 5000, 3 * MIB, 2, model);
+		cr_assert_eq(img_resize(img, cases[i].size, IMG_PREALLOCATE_OFF, NULL), 0);
+		must_close(img);
+		damage_header("x", cases[i].off, cases[i].value, cases[i].n);
+		r = check("x", IMG_REPAIR_ALL);
+		cr_assert(r.corruptions_fixed == 1 && !r.corruptions, "%zu", i);
+		reads_as("x", model, cases[i].size);
+		free(model);
+	}
+}
+
 Test(vhd, damaged_tables)
 {
 	uint8_t *model = calloc(1, SIZE), entry[4] = { 0 };
