@@ -426,12 +426,19 @@ static int repair(struct img *img, struct img_check *c, bool same_regions,
 						? found->used_end
 						: max_u64(img->file->size, found->used_end),
 					VHDX_MIB);
-		/* Entries that lead out of the file would lead to the copies. */
-		w.copy = !found->lost || c->repair & IMG_REPAIR_LOSS;
-		if (!w.copy)
+		/*
+		 * Entries that lead out of the file would lead to the copies: they go first,
+		 * durably, or none are made.
+		 */
+		w.copy = !found->lost;
+		rc = look_through(&w, &same_regions, err);
+		if (!rc && found->lost && c->repair & IMG_REPAIR_LOSS) {
+			w.copy = true;
+			rc = look_through(&w, &same_regions, err);
+		} else if (!rc && found->lost) {
 			img_check_report(c, "Not repaired: blocks that overlap, as long as entries "
 					    "lead out of the file");
-		rc = look_through(&w, &same_regions, err);
+		}
 	}
 	return rc ? rc : vhdx_close_log(img, err);
 }

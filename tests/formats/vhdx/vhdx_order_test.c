@@ -1,6 +1,7 @@
 /* VHDX: the log before what it tells of, where metadata is changed by blocking calls. */
 #include "formats/vhdx/vhdx_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
 #include "libimg/engine/engine.h"
 #include "tests/formats/watched.h"
 
@@ -32,6 +33,47 @@ Test(vhdx_order, entries_are_in_the_log_first)
 	next = watch_find(w, entry, 0, v->header.log_off, v->header.log_bytes);
 	cr_assert(!watch_unsynced(w, next, 0));
 	cr_assert(reads_as(img, 0, 7, 5 * MIB));
+	close_sound(img);
+	folder_remove(f);
+}
+
+/* An entry that leads out of the file, to where a copy will be, is none before there is the copy. */
+Test(vhdx_order, lost_entries_go_before_there_are_copies)
+{
+	struct folder *f = calloc(1, sizeof(*f));
+	const struct watch *w = &f->watch;
+	struct img_check_result r;
+	struct img_storage *s;
+	struct img *img;
+	uint8_t slot[VHDX_BAT_ENTRY_BYTES];
+	uint64_t size, bat;
+	size_t lost, copy;
+
+	folder_make(f, "vhdx", "block_size=1M", 4 * MIB);
+	folder_fill(f, "vhdx", 4 * MIB);
+	img = folder_open(f, folder_load(f), "vhdx", 0);
+	bat = vhdx_entry_at(img->state, 0);
+	close_sound(img);
+	s = folder_load(f);
+	size = s->size;
+	/* The second block is the first one, the third is where the file has ended. */
+	cr_assert_eq(img_storage_read(s, bat, slot, sizeof(slot), NULL), 0);
+	cr_assert_eq(img_storage_write(s, bat + 8, slot, sizeof(slot), NULL), 0);
+	le64_store(slot, vhdx_bat_entry(VHDX_PRESENT, size));
+	cr_assert_eq(img_storage_write(s, bat + 16, slot, sizeof(slot), NULL), 0);
+	cr_assert_eq(img_storage_sync(s, NULL), 0);
+	img = folder_open(f, s, "vhdx", IMG_OPEN_CHECK | IMG_OPEN_WRITE);
+	f->watch.n = 0;
+	cr_assert_eq(img_check(img, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, NULL, NULL, &r, NULL), 0);
+	cr_assert(!r.corruptions && r.corruptions_fixed == 2);
+	lost = watch_find(w, 0, 0, bat + 16, VHDX_BAT_ENTRY_BYTES);
+	copy = watch_find(w, 0, 0, size, MIB);
+	cr_assert_lt(copy, w->n);
+	cr_assert_lt(lost, copy);
+	cr_assert(!watch_unsynced(w, copy, 0));
+	cr_assert(reads_as(img, 0, 7, 2 * MIB));
+	cr_assert(reads_as(img, 2 * MIB, 0, MIB));
+	cr_assert(reads_as(img, 3 * MIB, 7, MIB));
 	close_sound(img);
 	folder_remove(f);
 }
