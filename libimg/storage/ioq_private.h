@@ -51,7 +51,7 @@ struct img_ioq {
 	struct img_list ordered;  /* img_io.link: for ordered_worker, one after the other */
 	struct img_list finished; /* img_io.link: a worker is done with it */
 	bool signalled;		  /* event_fd was written and not read since */
-	bool awake;		  /* img_ioq_run() goes through the lists before it sleeps or ends */
+	bool awake;		  /* img_ioq_run() will go through the lists: no signal is needed for them */
 	struct img_ioq_worker workers[IMG_IOQ_WORKERS], ordered_worker;
 };
 

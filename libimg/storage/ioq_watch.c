@@ -194,8 +194,14 @@ void img_watch_remove(struct img_watch *w)
 	w->q = NULL;
 	atomic_fetch_sub(&s->count, 1);
 	pthread_mutex_unlock(&s->lock);
-	/* a ring has a request that is to be removed, which only the queue's thread can do */
-	img_ioq_signal(q);
+	/*
+	 * A ring has a request that is to be removed, which only the queue's thread can do, when it hands
+	 * over requests: that it goes through the lists once more is not enough.
+	 */
+	pthread_mutex_lock(&q->lock);
+	q->awake = false;
+	img_ioq_signal_locked(q);
+	pthread_mutex_unlock(&q->lock);
 }
 
 void img_watch_call(struct img_watch *w, unsigned events)

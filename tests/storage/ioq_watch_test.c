@@ -584,3 +584,77 @@ Test(ioq_watch, both_threads)
 {
 	both(IMG_IO_THREADS);
 }
+
+/* ---- Watches that are removed while the queue is at work ---- */
+
+struct remover {
+	struct img_watch watch, other;
+	int fd, other_fd, left;
+};
+
+/* Its descriptor is always ready. The last time the other watch goes, and its socket is closed. */
+static void count_down(struct img_watch *w, unsigned events)
+{
+	struct remover *r = IMG_CONTAINER(w, struct remover, watch);
+
+	(void)events;
+	if (--r->left) {
+		img_watch_set(w, r->fd, POLLIN);
+		return;
+	}
+	img_watch_remove(&r->other);
+	close(r->other_fd);
+}
+
+static void ignore(struct img_watch *w, unsigned events)
+{
+	(void)w;
+	(void)events;
+}
+
+/* However often the queue went round before, the other end hears of it: at once, or when the queue that asks for it runs. */
+static void removed_at_work(enum img_io_kind kind)
+{
+	for (int rounds = 1; rounds <= 40; rounds++) {
+		struct img_ioq *q = new_queue(kind);
+		struct remover r = { .left = rounds };
+		struct pollfd fds[2] = { { .fd = img_ioq_fd(q), .events = POLLIN } };
+		int ready[2], sockets[2];
+
+		cr_assert_eq(pipe(ready), 0);
+		cr_assert_eq(write(ready[1], "x", 1), 1);
+		cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+		r.fd = ready[0];
+		r.other_fd = sockets[0];
+		fds[1] = (struct pollfd){ .fd = sockets[1], .events = POLLIN };
+		r.watch.fn = count_down;
+		r.other.fn = ignore;
+		img_watch_add(q, &r.watch);
+		img_watch_add(q, &r.other);
+		img_watch_set(&r.other, r.other_fd, POLLIN);
+		img_watch_set(&r.watch, r.fd, POLLIN);
+		while (r.left)
+			img_ioq_run(q, false);
+		for (;;) {
+			cr_assert_gt(poll(fds, 2, 2000), 0, "after %d rounds nobody hears of it", rounds);
+			if (fds[1].revents)
+				break;
+			img_ioq_run(q, false);
+		}
+		img_watch_remove(&r.watch);
+		img_ioq_free(q);
+		close(ready[0]);
+		close(ready[1]);
+		close(sockets[1]);
+	}
+}
+
+Test(ioq_watch, removed_at_work_uring)
+{
+	removed_at_work(IMG_IO_URING);
+}
+
+Test(ioq_watch, removed_at_work_threads)
+{
+	removed_at_work(IMG_IO_THREADS);
+}
