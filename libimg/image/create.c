@@ -336,7 +336,7 @@ static void remove_replaced(struct img *img)
 		for (size_t i = 0; i < context->created_count; i++)
 			kept |= !strcmp(*path, context->created[i].path);
 		if (!kept)
-			img_folder_remove_file(*path);
+			img_folder_remove_file(*path, img->driver);
 	}
 }
 

@@ -162,8 +162,9 @@ void img_folder_list_free(char **list)
 	free(list);
 }
 
-void img_folder_remove_file(const char *path)
+void img_folder_remove_file(const char *path, const struct img_driver *driver)
 {
+	const struct img_driver *its;
 	struct img_storage *s;
 	struct stat st;
 
@@ -171,6 +172,7 @@ void img_folder_remove_file(const char *path)
 	if (lstat(path, &st) || !S_ISREG(st.st_mode) ||
 	    img_storage_open_file(path, IMG_STORAGE_WRITE, &s, NULL))
 		return;
-	unlink(path);
+	if (!img_probe_storage(s, path, &its, NULL) && its == driver)
+		unlink(path);
 	img_storage_close(s);
 }

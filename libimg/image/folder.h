@@ -35,7 +35,10 @@ int img_folder_create_path(const char *path, const struct img_driver *driver, ch
 int img_folder_list(const char *main, const struct img_driver *driver, char ***out,
 		    struct img_error *err);
 void img_folder_list_free(char **list);
-/* Remove a regular file that nobody has open; of others nothing. */
-void img_folder_remove_file(const char *path);
+/*
+ * Remove a regular file that nobody has open and that is of driver's format by its content: an image can
+ * name any file that lies beside it. Others stay.
+ */
+void img_folder_remove_file(const char *path, const struct img_driver *driver);
 
 #endif

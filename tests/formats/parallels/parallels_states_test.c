@@ -514,3 +514,26 @@ Test(parallels_states, replaced)
 	reads();
 	cr_assert_eq(count_files(), 4);
 }
+
+/* Nor is what it named, if that is no file of the format: a descriptor can name anything that lies there. */
+Test(parallels_states, replaced_naming_others)
+{
+	static const char xml[] = XML(STORAGE(0, 2048, IMAGE(TOP, "Compressed", "a.hds"))
+					      STORAGE(2048, 4096, IMAGE(TOP, "Plain", "notes"))
+						      STORAGE(4096, 6144, IMAGE(TOP, "Compressed", "disk.vdi")),
+				      SHOT(TOP, NONE));
+	static const struct img_create_options vdi = { .format = "vdi",
+						       .size = MIB,
+						       .have_size = true };
+
+	descriptor(xml);
+	make_new("d.hdd/a.hds", MIB, "cluster_size=4k");
+	make_file("d.hdd/notes", "mine", 4, 4);
+	cr_assert_eq(img_create("d.hdd/disk.vdi", &vdi, NULL), 0);
+	make_new("d.hdd", SIZE, "cluster_size=4k");
+	cr_assert(access("d.hdd/a.hds", F_OK));
+	cr_assert(!access("d.hdd/notes", F_OK) && !access("d.hdd/disk.vdi", F_OK));
+	cr_assert_eq(count_files(), 4);
+	memset(model, 0, SIZE);
+	reads();
+}
