@@ -347,7 +347,10 @@ int img_create_begin(const char *path, const struct img_create_options *options,
  */
 int img_publish(struct img *img, struct img_error *err);
 
-/* Begin, publish, close. */
+/*
+ * Begin, publish, close. Where a format keeps older states as backing images in the same folder, an image that is
+ * its own backing file gets a new, empty state on top of what it holds; of that img_create_begin() is -ENOTSUP.
+ */
 int img_create(const char *path, const struct img_create_options *options, struct img_error *err);
 
 /*
@@ -829,7 +832,7 @@ int img_commit(struct img *img, const struct img_commit_options *options, struct
 
 /*
  * The image below img, at any depth, that name leads to: as an image of the chain stores it, or seen from
- * its folder. NULL: none.
+ * its folder; or whose ID as an older state of the same file it is. NULL: none.
  */
 struct img *img_find_backing(const struct img *img, const char *name);
 

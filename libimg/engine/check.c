@@ -1,5 +1,5 @@
 /*
- * What a driver's check() reports: lines, and defects, of which so many are lines that a person reads them.
+ * What a driver's check() reports: lines, and defects, of which as many become lines as a person reads.
  */
 #include <stdarg.h>
 #include <stdio.h>

@@ -146,7 +146,7 @@ int img_piece_assign(struct img_piece *p, uint64_t len);
 void img_piece_done(struct img_piece *p, int rc);
 /*
  * Fetch the block that p->req is missing. True: it is here already, look again; else p looks again when
- * it is, and must not be touched.
+ * it is, or has failed, and must not be touched.
  */
 bool img_piece_fetch(struct img_piece *p);
 /*
