@@ -18,17 +18,17 @@ struct creation {
 	char *backing_format;  /* backing_fmt= */
 };
 
-/* One more list. False: it is none; said. */
+/* One more list. False: it is none; reported. */
 bool creation_add(struct creation *c, const char *text);
 /* Is "help" or "?" among the options? Then the others do not matter. */
 bool creation_wants_help(const struct creation *c);
 /*
  * Take apart the lists, for a format that can be created: whoever copies an image has a size, and
  * must know about a backing file. False: an option that the format does not have, or a size that is
- * none; said.
+ * none; reported.
  */
 bool creation_resolve(struct creation *c, const char *format);
-/* Can images of the format be made? False: said, beginning with subject if that is not NULL. */
+/* Can images of the format be made? False: reported, beginning with subject if that is not NULL. */
 bool creation_possible(const char *format, const char *subject);
 /* Print what can be given. Returns the exit code. */
 int creation_print_help(const char *format);

@@ -20,7 +20,7 @@ bool input_is_pipe(const char *name);
 const char *input_path(void);
 /*
  * Begin to read a pipe; of one that has a name this waits for who writes to it. format, size: NULL:
- * not given. NULL: it cannot be; said.
+ * not given. NULL: it cannot be; reported.
  */
 struct img_source_image *input_open(const char *name, const char *format, const uint64_t *size);
 void input_close(struct img_source_image *in); /* NULL is fine */

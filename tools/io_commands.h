@@ -36,12 +36,12 @@ struct io_options {
 	char **operands; /* NULL past the last */
 	int operand_count;
 };
-/* False: a wrong option, or one that cannot be honoured; said. */
+/* False: a wrong option, or one that cannot be honoured; reported. */
 bool io_parse_options(const struct io_command *c, int argc, char **argv, struct io_options *o);
 
-/* A size up to 2^63 - 1. False: it is none; said. */
+/* A size up to 2^63 - 1. False: it is none; reported. */
 bool io_parse_size(const char *text, uint64_t *out);
-/* A number as C writes it, at most max. what: "pattern byte". False: it is none; said. */
+/* A number as C writes it, at most max. what: "pattern byte". False: it is none; reported. */
 bool io_parse_number(const char *text, uint64_t max, const char *what, uint64_t *out);
 
 typedef int io_run_fn(struct io_session *s, const struct io_command *c, int argc, char **argv);
@@ -55,7 +55,7 @@ io_run_fn io_run_alloc, io_run_close, io_run_info, io_run_length, io_run_map, io
 /* Called under the name qemu-io? Then an option of the same letter means what it means there. */
 bool io_is_qemu_io(void);
 
-/* Options of both `open` and the tool. False: not that; said. */
+/* Options of both `open` and the tool. False: not that; reported. */
 bool io_parse_cache(const char *text, unsigned *flags);
 bool io_parse_discard(const char *text, unsigned *flags);
 bool io_parse_aio(const char *text, enum img_io_kind *io);

@@ -21,13 +21,13 @@ struct io_content {
 	uint64_t file_bytes; /* 0: no plain file; its bytes come once, in order */
 };
 
-/* False: the file cannot be read, or is empty; said. Close it in the end. */
+/* False: the file cannot be read, or is empty; reported. Close it in the end. */
 bool io_content_open_file(struct io_content *c, const char *path);
 void io_content_close(struct io_content *c); /* all kinds */
 
 /*
  * The n bytes for offset off of the disk, at bytes behind the begin of the request. Where
- * file_bytes is 0 calls come in order. False: the file cannot be read; said.
+ * file_bytes is 0 calls come in order. False: the file cannot be read; reported.
  */
 bool io_content_fill(const struct io_content *c, uint64_t off, uint64_t at, uint8_t *buf, size_t n);
 

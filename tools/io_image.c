@@ -222,7 +222,7 @@ int io_run_info(struct io_session *s, const struct io_command *c, int argc, char
 
 /*
  * How far from off on the image itself (not its backing images) has something, or has nothing: at
- * most len > 0 bytes. False: the image is damaged; said.
+ * most len > 0 bytes. False: the image is damaged; reported.
  */
 static bool find_run(struct img *img, uint64_t off, uint64_t len, uint64_t *run, bool *present)
 {

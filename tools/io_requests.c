@@ -18,7 +18,7 @@ enum {
 
 /*
  * -P BYTE, -r SEED and path (NULL: none), of which at most one may be given. False: it is not that,
- * or does not exist; said.
+ * or does not exist; reported.
  */
 static bool parse_content(const struct io_options *o, const char *path, struct io_content *content)
 {

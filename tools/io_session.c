@@ -157,7 +157,7 @@ static int report(const struct io_request *r)
 	};
 
 	if (r->rc) {
-		if (!r->said)
+		if (!r->reported)
 			printf("%s failed: %s\n", r->subject, reason(r->rc));
 		return 1;
 	}
@@ -195,7 +195,7 @@ static void fail(struct io_request *r, int rc, const char *sentence)
 
 static void next(struct io_request *r);
 
-/* A piece was read. False: what it is compared with cannot be had; said. */
+/* A piece was read. False: what it is compared with cannot be had; reported. */
 static bool verify_piece(struct io_request *r)
 {
 	uint64_t from = r->compare_off, end = r->compare_off + r->compare_len;
@@ -223,7 +223,7 @@ static void piece_done(void *user, int rc, const struct img_error *err)
 		return;
 	}
 	if (r->kind == IO_READ && !verify_piece(r)) {
-		r->said = true;
+		r->reported = true;
 		fail(r, -EIO, NULL);
 		return;
 	}
@@ -282,7 +282,7 @@ static int submit_piece(struct io_request *r, struct img_error *err)
 		return img_submit_readv(s->queue, s->img, off, r->iov, cut_piece(r), r->flags,
 					piece_done, r, err);
 	if (!io_content_fill(&r->content, off, r->done, r->buf, r->piece)) {
-		r->said = true;
+		r->reported = true;
 		return -EIO;
 	}
 	r->since = io_clock();
@@ -298,13 +298,13 @@ static void next(struct io_request *r)
 	r->since = io_clock();
 	rc = submit_piece(r, err);
 	if (rc)
-		fail(r, rc, r->said ? NULL : img_error_text(err));
+		fail(r, rc, r->reported ? NULL : img_error_text(err));
 	img_error_free(err);
 }
 
 /* ---- Before it goes ---- */
 
-/* False: the range is not in the disk; what is said on standard output is report()'s. */
+/* False: the range is not in the disk; what is printed on standard output is report()'s. */
 static bool is_in_disk(struct io_request *r)
 {
 	uint64_t size = img_size(r->session->img);

@@ -25,7 +25,7 @@ struct io_session {
 	struct img *img; /* NULL: none is open; so is queue */
 	struct img_queue *queue;
 	bool writable;
-	bool may_change; /* nothing is based on it, or that was said */
+	bool may_change; /* nothing is based on it, or that was reported */
 	size_t buffered; /* bytes of buffers in flight */
 
 	/* What the command line said for all. */
@@ -37,9 +37,9 @@ struct io_session {
 	bool quit; /* it was asked for */
 };
 
-/* Before the image is changed: does nothing that is based on it keep that from being done? False: said. */
+/* Before the image is changed: does nothing that is based on it keep that from being done? False: reported. */
 bool io_session_may_change(struct io_session *s);
-/* Each returns the exit code, 0 or 1; what went wrong is said. */
+/* Each returns the exit code, 0 or 1; what went wrong is reported. */
 int io_session_open(struct io_session *s, const struct io_open *how);
 int io_session_close(struct io_session *s); /* also if none is open */
 
@@ -82,7 +82,7 @@ struct io_request {
 
 	/* While it runs. */
 	bool alone; /* nobody waits: it reports and goes when it is done */
-	bool finished, said;
+	bool finished, reported;
 	int rc;
 	uint64_t done;
 	size_t piece; /* of done .. len, in flight */
@@ -94,7 +94,7 @@ struct io_request {
 	struct io_difference difference;
 };
 
-/* NULL: out of memory; said. */
+/* NULL: out of memory; reported. */
 struct io_request *io_request_new(struct io_session *s, enum io_kind kind);
 void io_request_free(struct io_request *r);
 

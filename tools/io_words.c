@@ -1,4 +1,4 @@
-/* io: reading commands. What is wrong with one is said on standard output, where scripts look. */
+/* io: reading commands. What is wrong with one is printed on standard output, where scripts look. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -89,7 +89,7 @@ static void print_json(const struct img_map_entry *e, bool first)
 	putchar('}');
 }
 
-/* Only what lies in a file as it is; false: there is something that does not, said. */
+/* Only what lies in a file as it is; false: there is something that does not; reported. */
 static bool print_human(const struct img_map_entry *e)
 {
 	if (e->data && !e->has_offset) {

@@ -15,7 +15,7 @@ struct open_snapshot {
 	char *id, *name; /* both must fit, if both are given */
 };
 
-/* From "snapshot.id=ID,snapshot.name=NAME", or else an ID or a name. False: neither; said. */
+/* From "snapshot.id=ID,snapshot.name=NAME", or else an ID or a name. False: neither; reported. */
 bool open_parse_snapshot(const char *text, struct open_snapshot *out);
 void open_snapshot_clear(struct open_snapshot *s);
 
@@ -33,7 +33,7 @@ struct open_request {
 	const struct open_snapshot *snapshot; /* of those inside the image; NULL: its present state */
 };
 
-/* NULL: it cannot be opened; said. */
+/* NULL: it cannot be opened; reported. */
 struct img *open_image(const struct open_request *request);
 
 /*
@@ -45,8 +45,8 @@ int open_and_change(const struct open_request *request,
 
 /*
  * Before img is written to: an image of its folder that is based on it reads differently then, which is a warning; or
- * it would refuse img, which is an error unless force is set. False: nothing is to be written; said. qemu-img's
- * callers know no such option: under that name what is an error here is a warning, and the rest is not said.
+ * it would refuse img, which is an error unless force is set. False: nothing is to be written; reported. Callers of
+ * qemu-img and qemu-io know no such option: under those names the error is a warning, and there is no other.
  */
 bool open_check_children(const struct img *img, bool force);
 
@@ -58,11 +58,11 @@ void open_set_default_references(const char *policy);
 /* given, or else the default. */
 const char *open_references(const char *given);
 
-/* --object: what descriptions speak of by id. False: it makes no sense; said. */
+/* --object: what descriptions speak of by id. False: it makes no sense; reported. */
 bool open_add_object(const char *text);
 /*
  * What a subcommand of one image was given: -f, --image-opts, --references or --object, as
- * options_next() returned it. False: it makes no sense; said.
+ * options_next() returned it. False: it makes no sense; reported.
  */
 bool open_option(struct open_request *r, int opt, const char *value);
 /* All objects; NULL: none. */

@@ -74,7 +74,7 @@ struct command {
 
 enum {
 	OPTIONS_END = -1,  /* operands are what is left */
-	OPTIONS_EXIT = -2, /* with code: help was printed, or what is wrong was said */
+	OPTIONS_EXIT = -2, /* with code: help was printed, or what is wrong was reported */
 };
 
 struct options {

@@ -22,8 +22,8 @@ void report_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void report_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /*
- * "PROGRAM: subject: the error", further lines below it. What the subject says already, the image's
- * name above all, is not said again.
+ * "PROGRAM: subject: the error", further lines below it. What the subject has already, the image's
+ * name above all, is not repeated.
  */
 void report_failure(const struct img_error *err, const char *subject, ...)
 	__attribute__((format(printf, 2, 3)));

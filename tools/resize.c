@@ -153,7 +153,7 @@ static int parse(struct resize *resize, int argc, char **argv)
 	return parse_size(resize);
 }
 
-/* The size in bytes that was asked for; false: there is no such size; said. */
+/* The size in bytes that was asked for; false: there is no such size; reported. */
 static bool new_size(const struct resize *resize, uint64_t now, uint64_t *size)
 {
 	uint64_t wanted = resize->bytes;
