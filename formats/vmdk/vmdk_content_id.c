@@ -79,6 +79,7 @@ static int write_digits(struct img *img, uint64_t base, const char *text,
  */
 static int choose_stamp(struct vmdk *vmdk, struct img_error *err)
 {
+	unsigned width = vmdk->has_cid ? vmdk->cid_digits : 8; /* none is stored where there is none */
 	char digits[9], uuid[VMDK_UUID_CHARS + 1];
 	uint32_t cid;
 	int rc;
@@ -89,7 +90,7 @@ static int choose_stamp(struct vmdk *vmdk, struct img_error *err)
 		rc = new_cid(vmdk->cid, &cid, err);
 		if (rc)
 			return rc;
-		cid &= UINT32_MAX >> (4 * (8 - vmdk->cid_digits));
+		cid &= UINT32_MAX >> (4 * (8 - width));
 	} while (cid == vmdk->cid);
 	rc = vmdk_new_uuid(uuid, err);
 	if (rc)

@@ -208,6 +208,31 @@ Test(vmdk_backing, uuids, .timeout = 60)
 	finish(&b);
 }
 
+/* There is no ID that a commit could change, by which other children would notice: it is refused. */
+Test(vmdk_backing, a_parent_without_content_id, .timeout = 60)
+{
+	struct bench b;
+	struct img *img;
+	uint8_t *bytes;
+
+	start(&b);
+	must_make(in(&b, "base.vmdk"), SIZE, NULL, NULL);
+	must_make(child(&b), SIZE, NULL, "base.vmdk");
+	run(&b, "LC_ALL=C sed -i 's/^CID/cud/' base.vmdk");
+	run(&b, "LC_ALL=C sed -i 's/^parentCID=[0-9a-f]*/parentCID=ffffffff/' child.vmdk");
+	img = open_image(child(&b), IMG_OPEN_WRITE);
+	cr_assert_eq(img_write(img, 4096, "child", 5, NULL), 0);
+	cr_assert_eq(img_commit(img, NULL, NULL), -ENOTSUP);
+	close_image(img);
+	bytes = read_all(in(&b, "base.vmdk"), SIZE);
+	cr_assert_eq(bytes[4096], 0);
+	free(bytes);
+	bytes = read_all(child(&b), SIZE);
+	cr_assert(!memcmp(bytes + 4096, "child", 5));
+	free(bytes);
+	finish(&b);
+}
+
 /* ---- Emptying ---- */
 
 Test(vmdk_backing, empty_is_the_parent, .timeout = 60)
