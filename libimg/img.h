@@ -821,8 +821,8 @@ struct img_commit_options {
  * it is not, and as large as img, if it is smaller. Then, if base is directly below img and its format
  * can, img is emptied. What img reads as does not change at any moment, a power cut included; what the
  * images between read as does. Where a format knows an image's parent by its content (VMDK, VHDX), it is
- * told of the new one; meanwhile it takes both. Where a format can store but one (VDI) and a power cut hits just
- * then, img_set_backing_name() with the same name puts that right.
+ * told of the new one; meanwhile it takes both. Where there is room for but one (VDI, a full descriptor of VMDK) and a
+ * power cut hits just then, img_set_backing_name() with the same name puts that right.
  * Nobody else may write to these images meanwhile. When cancelled or failed, base has a part of it, and
  * img all that it had; it can be done once more. Blocking. Nothing is written if: -EINVAL: there is no backing
  * image, or base is none of them; -EROFS: img is to be emptied and not open for writing; -ENOTSUP: base

@@ -122,8 +122,11 @@ static void apply(struct files *files, const struct img_record_entry *e)
 /* File i of what crash.opens holds, in memory. The first may be opened once more, as another state of the disk. */
 static struct img_storage *open_file(unsigned i, const char *name)
 {
-	struct img_storage *s = flat_storage(&crash.opens->file[i], name);
+	struct img_storage *s;
 
+	if (!name)
+		abort();
+	s = flat_storage(&crash.opens->file[i], name);
 	if (!i)
 		s->identity = strdup(name);
 	if (crash.fault && img_storage_fault(s, crash.fault, &s))
