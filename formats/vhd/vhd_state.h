@@ -81,7 +81,8 @@ uint64_t vhd_device_room(const struct img_storage *s);
 /* vhd_open.c. The driver's open(). */
 int vhd_open(struct img *img, struct img_opening *o, struct img_error *err);
 void vhd_free(struct vhd *v); /* NULL is fine */
-/* What is metadata, as the state has it now. -EUCLEAN: two pieces overlap; -ENOMEM. */
+
+/* vhd_metadata.c. What is metadata, as the state has it now. -EUCLEAN: two pieces overlap; -ENOMEM. */
 int vhd_list_metadata(struct img *img, struct vhd *v, struct img_error *err);
 
 /* vhd_alloc.c. May the entry of block `number` be followed? -EUCLEAN: it leads to metadata, or out of the file. */

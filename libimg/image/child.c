@@ -74,7 +74,7 @@ static const struct img_driver *probe(struct img_storage *s, const char *path)
 }
 
 /* Open an image of the folder, by its own file alone. NULL: it is none, or it is not to be known. */
-static struct img *open_image(struct img_gate_file *file, unsigned *opened)
+static struct img *open_candidate(struct img_gate_file *file, unsigned *opened)
 {
 	struct img_open_options how = { .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
 						 IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
@@ -110,7 +110,7 @@ static int look(const struct img *img, const char *name, unsigned *opened, struc
 	if (rc)
 		return rc == -ENOMEM ? img_fail(err, rc, "out of memory") : 0;
 	if (!img_context_has(img, file.identity, true))
-		child = open_image(&file, opened);
+		child = open_candidate(&file, opened);
 	if (child) {
 		bool based = is_child(child, file.path, img);
 

@@ -9,7 +9,6 @@
 #include "libimg/base/cancel.h"
 #include "libimg/engine/engine.h"
 #include "libimg/engine/request.h"
-#include "libimg/image/folder.h"
 #include "libimg/image/level.h"
 
 const char *img_version(void)
@@ -175,7 +174,7 @@ static int close_one(struct img *img, struct img_error *err)
 	img_storage_close(img->file);
 	img_gate_release(context->gate);
 	free(context->created);
-	img_folder_list_free(context->replaced);
+	img_value_free(context->replaced);
 	free(context->parts);
 	free(context->path);
 	free(context->parent_path);

@@ -34,7 +34,7 @@ struct img_context {
 	bool unpublished;	     /* made by img_create_begin(), no final name yet */
 	struct img_created *created; /* further files */
 	size_t created_count;
-	char **replaced;			  /* further files of the image that was there before: see img_folder_list() */
+	struct img_value *replaced;		  /* further files of the image that was there before: img_replaced_list() */
 	const struct img_storage *_Atomic sparse; /* the last one that had holes when it was asked: see map.c */
 };
 

@@ -17,7 +17,7 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
-#include "libimg/image/folder.h"
+#include "libimg/image/replaced.h"
 #include "libimg/storage/module.h"
 
 /* ---- Formats ---- */
@@ -221,8 +221,8 @@ static int make(struct img_create_settings *r, const char *name,
 	struct img_storage *file;
 	struct making making;
 	struct img *img = NULL;
-	char **replaced = NULL;
-	int rc = img_folder_list(r->path, r->driver, &replaced, err);
+	struct img_value *replaced = NULL;
+	int rc = img_replaced_list(r->path, r->driver, &replaced, err);
 
 	if (!rc)
 		rc = img_storage_create_file(r->path, img_storage_flags(flags), &file, err);
@@ -256,7 +256,7 @@ static int make(struct img_create_settings *r, const char *name,
 	*out = img;
 	img = NULL;
 out:
-	img_folder_list_free(replaced);
+	img_value_free(replaced);
 	img_context_close(img, NULL);
 	img_create_settings_clear(r);
 	return rc;
@@ -330,13 +330,14 @@ static void remove_replaced(struct img *img)
 {
 	struct img_context *context = img->context;
 
-	for (char **path = context->replaced; path && *path; path++) {
+	for (size_t n = 0; n < img_value_count(context->replaced); n++) {
+		const char *path = img_value_string(img_value_at(context->replaced, n));
 		bool kept = false;
 
 		for (size_t i = 0; i < context->created_count; i++)
-			kept |= !strcmp(*path, context->created[i].path);
+			kept |= !strcmp(path, context->created[i].path);
 		if (!kept)
-			img_folder_remove_file(*path, img->driver);
+			img_replaced_remove(path, img->driver);
 	}
 }
 

@@ -28,17 +28,4 @@ int img_folder_open(const char *path, const struct img_driver *driver, unsigned 
 int img_folder_create_path(const char *path, const struct img_driver *driver, char **out,
 			   struct img_error *err);
 
-/*
- * The further files that the image of path main, which will be replaced, has beside it: paths, ends with NULL; malloc'd.
- * *out NULL: there is no such image, or it is no folder's. Nothing is opened but main. -ENOMEM.
- */
-int img_folder_list(const char *main, const struct img_driver *driver, char ***out,
-		    struct img_error *err);
-void img_folder_list_free(char **list);
-/*
- * Remove a regular file that nobody has open and that is of driver's format by its content: an image can
- * name any file that lies beside it. Others stay.
- */
-void img_folder_remove_file(const char *path, const struct img_driver *driver);
-
 #endif
