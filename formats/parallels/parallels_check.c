@@ -310,8 +310,12 @@ static int check_end(struct parallels_file *p, struct scan *s, struct img_error 
 
 	if (p->storage->device || p->header.extension_off)
 		return 0;
-	if (s->end > size) /* the disk's last cluster ends where the disk does */
-		return s->repair ? img_storage_zero(p->storage, s->end, 0, err) : 0;
+	if (s->end > size) { /* the disk's last cluster ends where the disk does */
+		/* what is lost stays outside: in a longer file the next repair would take it for good */
+		if (!s->repair || s->copying == LOSS)
+			return 0;
+		return img_storage_zero(p->storage, s->end, 0, err);
+	}
 	if (s->end == size)
 		return 0;
 	if (p->marked && p->has_free_end) /* it is cut off when the image is closed */

@@ -107,31 +107,37 @@ try "no such export" fails "'wrong'" '' tool info "nbd+unix:///wrong?socket=$soc
 
 # ---- To and from servers of all kinds ----
 
+# gap: seconds between clients, for a server that may not have seen yet that the last one has gone.
+pause() { sleep "${gap:-0}"; }
+step() { pause; try "$@"; }
 to_and_from() {
 	local what=$1
-	try "$what: convert to it" tool convert -n -f qcow2 -O raw a.qcow2 "$uri"
-	try "$what: what is there" "$qemu_img" compare -q -f raw -F qcow2 "$uri" a.qcow2
-	try "$what: compare" tool compare -q -f raw -F qcow2 "$uri" a.qcow2
+	step "$what: convert to it" tool convert -n -f qcow2 -O raw a.qcow2 "$uri"
+	step "$what: what is there" "$qemu_img" compare -q -f raw -F qcow2 "$uri" a.qcow2
+	step "$what: compare" tool compare -q -f raw -F qcow2 "$uri" a.qcow2
 	rm -f t.qcow2 t.raw
-	try "$what: convert from it" tool convert -f raw -O qcow2 "$uri" t.qcow2
-	try "$what: what came" "$qemu_img" compare -q a.qcow2 t.qcow2
-	try "$what: write over what is there" tool convert -n -f raw -O raw full20.raw "$uri"
-	try "$what: convert from a full one" tool convert -f raw -O raw "$uri" t.raw
-	try "$what: all of it" cmp t.raw full20.raw
+	step "$what: convert from it" tool convert -f raw -O qcow2 "$uri" t.qcow2
+	step "$what: what came" "$qemu_img" compare -q a.qcow2 t.qcow2
+	step "$what: write over what is there" tool convert -n -f raw -O raw full20.raw "$uri"
+	step "$what: convert from a full one" tool convert -f raw -O raw "$uri" t.raw
+	step "$what: all of it" cmp t.raw full20.raw
+	pause
 	"$imgtool" map --output=json -f raw "$uri" >ours.json
+	pause
 	"$qemu_img" map --output=json -f raw "$uri" >theirs.json
-	try "$what: map covers it" jq -e '(map(.length)|add) == 20971520' ours.json
+	step "$what: map covers it" jq -e '(map(.length)|add) == 20971520' ours.json
 	# what is said to be zeroes is said by qemu-img too
-	try "$what: map" sh -c 'for f in ours theirs; do jq -c "map(select(.zero))|map([.start,.length])" $f.json >$f.txt; done; diff ours.txt theirs.txt'
+	step "$what: map" sh -c 'for f in ours theirs; do jq -c "map(select(.zero))|map([.start,.length])" $f.json >$f.txt; done; diff ours.txt theirs.txt'
 	# single requests against a plain file
 	cp full20.raw model.raw
 	set -- -c 'write -P 7 1234567 7777' -c 'write -z 4000001 333333' -c 'discard 8M 1M' -c 'write -P 9 20971519 1' \
 		-c 'write -P 8 0 1' -c 'writev -P 5 5000000 512 1024 77' -c flush
-	try "$what: single requests" tool io -f raw "$@" "$uri"
+	step "$what: single requests" tool io -f raw "$@" "$uri"
 	qemu-io -f raw "$@" model.raw >/dev/null
 	# a discard may leave anything there: give both the same
+	pause
 	tool io -f raw -c 'write -P 4 8M 1M' "$uri" >/dev/null && tool io -f raw -c 'write -P 4 8M 1M' model.raw >/dev/null
-	try "$what: single requests did that" "$qemu_img" compare -q -f raw -F raw "$uri" model.raw
+	step "$what: single requests did that" "$qemu_img" compare -q -f raw -F raw "$uri" model.raw
 }
 head -c 20M full.raw >full20.raw
 
@@ -165,7 +171,9 @@ done
 
 # It says that there may be several, and closes what is one too many, or lets that wait without an answer.
 kit --filter=limit memory 20M limit=1
+gap=0.3
 to_and_from "a server of one connection"
+gap=
 for q in qemu-nbd $newer; do
 	for clients in 2 3; do
 		serve "$q" -r -f raw -k "$sock" -t -e $clients full20.raw
