@@ -179,7 +179,16 @@ int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct 
 
 int img_storage_sync(struct img_storage *s, struct img_error *err)
 {
-	return blocking_io(s, IMG_IO_SYNC, NULL, 0, 0, err);
+	int failed = atomic_load(&s->sync_failed), none = 0, rc;
+
+	if (failed)
+		return img_fail(err, failed,
+				"'%s': an earlier sync failed; what is on disk is not known any more",
+				s->name);
+	rc = blocking_io(s, IMG_IO_SYNC, NULL, 0, 0, err);
+	if (rc)
+		atomic_compare_exchange_strong(&s->sync_failed, &none, rc);
+	return rc;
 }
 
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,

@@ -122,8 +122,9 @@ struct img_storage {
 	bool may_grow_ahead;   /* set by who opened it: the file may be longer than `size`, by zeroes, while
 				  it is open for writing, and after a crash */
 	struct img_storage_limits limits;
-	_Atomic bool unsynced; /* written, without IMG_IO_FUA, since the last successful sync began */
-	_Atomic uint64_t due;  /* the engine's: zeroes up to here count as there; the file has to be as
+	_Atomic bool unsynced;	 /* written, without IMG_IO_FUA, since the last successful sync began */
+	_Atomic int sync_failed; /* what the first failed img_storage_sync() said; 0: none */
+	_Atomic uint64_t due;	 /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
 
 	/* The queues' (ioq_attach.c). */
@@ -296,7 +297,7 @@ int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size
 /* Afterwards the file ends at off + len at least, with no byte of [0, off) touched, len 0 or not. */
 int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
 int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
-/* Clears unsynced; on failure sets it again. After one failure all syncs of a file fail. */
+/* Clears unsynced; on failure sets it again, and all later ones fail: a success would promise what is lost. */
 int img_storage_sync(struct img_storage *s, struct img_error *err);
 /* Cut or grow. A device: stays as it is; -ENOSPC above its own size, -ENOTSUP. -EFBIG, ... */
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,

@@ -47,6 +47,24 @@ static int run_one(struct img_ioq *q, struct img_storage *s, enum img_io_op op, 
 	return r.io.rc;
 }
 
+/* What a failed sync was to cover may be lost; no later one may say that all is well. */
+Test(fault, sync_fails_once)
+{
+	struct img_fault fault = { .ops = 1u << IMG_IO_SYNC, .rc = -EIO };
+	struct img_error err = { 0 };
+	struct img_storage *s = NULL;
+	char c = 'c';
+
+	cr_assert_eq(img_storage_fault(memory(10), &fault, &s), 0);
+	cr_assert_eq(img_storage_write(s, 0, &c, 1, NULL), 0);
+	cr_assert_eq(img_storage_sync(s, NULL), -EIO);
+	cr_assert_eq(img_storage_sync(s, &err), -EIO);
+	cr_assert(strstr(img_error_text(&err), "an earlier sync failed"));
+	cr_assert_eq(atomic_load(&fault.count), 1);
+	img_error_clear(&err);
+	img_storage_close(s);
+}
+
 Test(fault, the_nth_write)
 {
 	struct img_fault fault = { .ops = 1u << IMG_IO_WRITE, .at = 2, .rc = -EIO };
