@@ -241,12 +241,37 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
 void img_secrets_free(struct img_secrets *s); /* NULL is fine */
 /*
- * "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64]",
+ * "secret,id=ID,data=TEXT|file=PATH[,format=raw|base64][,keyid=ID,iv=BASE64]",
  * "tls-creds-x509,id=ID,dir=PATH[,verify-peer=off]", "tls-creds-psk,id=ID,dir=PATH[,username=NAME]".
- * A secret's file is read here. -EINVAL: no such type, a key that it does not have or lacks, an id that
- * is taken; -EFBIG: a file above 64 KiB; errors of the file; -ENOMEM.
+ * A secret's file is read here. keyid: it is encrypted, by AES-256-CBC with padding, with the 32 bytes of
+ * that secret, which was added before. -EINVAL: no such type, a key that it does not have or lacks, an id
+ * that is taken, what does not decrypt; -ENOENT: no secret called keyid; -EFBIG: a file above 64 KiB; errors
+ * of the file; -ENOMEM. text is the caller's to wipe.
  */
 int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *err);
+
+enum { IMG_SECRET_MAX = 4096 }; /* bytes of a passphrase that is asked for */
+
+/* What a passphrase is wanted for. */
+struct img_secret_request {
+	const char *image;  /* the image's name */
+	const char *option; /* whose value would be a secret's id: "encrypt.key-secret" */
+	bool is_new;	    /* of an image that is being created */
+	unsigned attempt;   /* 0; 1, 2: those given before were wrong */
+	uint64_t reserved[4];
+};
+/*
+ * Store the passphrase in buf, of size bytes, and its length in *len. Other than 0: there is none. On the
+ * thread that opens or creates the image, which waits meanwhile. buf is neither swapped nor dumped, and is
+ * wiped when the passphrase was used.
+ */
+typedef int img_secret_fn(void *user, const struct img_secret_request *request, void *buf,
+			  size_t size, size_t *len);
+/*
+ * Ask fn for the passphrase of an encrypted image for which none is named, at most three times while it
+ * is wrong. fn NULL: nobody is asked, as without this call.
+ */
+void img_secrets_set_callback(struct img_secrets *s, img_secret_fn *fn, void *user);
 
 /*
  * Write everything out (unless IMG_OPEN_UNSAFE: durable) and close. NULL is fine. The handle is gone
@@ -322,7 +347,9 @@ struct img_create_options {
 	 * same disk made twice is the same bytes; 0, 0: random. See img_content_identity().
 	 */
 	uint64_t identity[2];
-	uint64_t reserved[6];
+	/* What options, and a json: name of the backing image, speak of by id; NULL: nothing. */
+	const struct img_secrets *secrets;
+	uint64_t reserved[5];
 };
 
 /*

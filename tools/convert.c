@@ -477,6 +477,7 @@ static struct img_create_options creation_options(const struct convert *c)
 		.compress = c->compress,
 		.flags = c->target_flags | (c->sparse_bytes ? IMG_OPEN_UNMAP : 0),
 		.references = open_references(c->references),
+		.secrets = open_objects(),
 	};
 }
 

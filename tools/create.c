@@ -175,6 +175,7 @@ static int resolve(struct create *c, struct img_create_options *options)
 	options->backing_unchecked = c->backing_unchecked;
 	options->options = c->creation.given.items;
 	options->references = open_references(c->references);
+	options->secrets = open_objects();
 	/* An overlay is made for disks in use too: nothing but the size is read from them. */
 	options->flags = IMG_OPEN_SHARE;
 	return GO_ON;

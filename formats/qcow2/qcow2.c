@@ -282,7 +282,8 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 	if (rc || !q)
 		return rc;
 	img->state = q;
-	if (img->encrypted && !o->self_only && !o->for_check)
+	rc = qcow2_check_encryption(img, o, err);
+	if (!rc && img->encrypted && !o->self_only && !o->for_check)
 		rc = img_fail(err, -ENOTSUP, "%s: the image is encrypted (%s), which this library "
 					     "cannot read",
 			      img->name,
@@ -342,6 +343,7 @@ const struct img_driver qcow2_driver = {
 	.features = IMG_DRIVER_BACKING | IMG_DRIVER_COMPRESS | IMG_DRIVER_KEEP_ALLOCATED |
 		    IMG_DRIVER_VIEWS,
 	.probe = qcow2_probe,
+	.open_options = qcow2_open_options,
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.first_write = qcow2_first_write,

@@ -21,7 +21,7 @@ const struct img_option qcow2_create_options[] = {
 	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", NULL, NULL },
 	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'",
 	  NULL, NULL },
-	{ "encrypt.key-secret", IMG_OPTION_STRING, "ID of secret providing the encryption key",
+	{ "encrypt.key-secret", IMG_OPTION_SECRET, "ID of secret providing the encryption key",
 	  NULL, NULL },
 	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL,
 	  NULL },

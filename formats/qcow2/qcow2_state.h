@@ -11,6 +11,7 @@
  *	qcow2_refcount	refcounts and tables by blocking I/O
  *	qcow2_grow	what needs the image to itself: grow and resize
  *	qcow2_backing	another backing file's name in the header
+ *	qcow2_crypto	encryption of guest data
  *	qcow2_create
  *	qcow2_check	checks, with qcow2_check_* and qcow2_use_counts
  *	qcow2_repair	repairs, with qcow2_repair_overlaps
@@ -237,6 +238,12 @@ int qcow2_make_empty(struct img *img, struct img_error *err);
 
 int qcow2_set_backing(struct img *img, const char *name, const char *format,
 		      const struct img *backing, struct img_error *err);
+
+/* ---- qcow2_crypto.c ---- */
+
+extern const struct img_option qcow2_open_options[];
+/* Are the options that are given those of an image like this one? -EINVAL. */
+int qcow2_check_encryption(const struct img *img, const struct img_opening *o, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

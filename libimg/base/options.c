@@ -37,12 +37,20 @@ struct img_options *img_options_new(const struct img_option *table)
 	return o;
 }
 
+/* Some are secrets. */
+static void free_value(char *value)
+{
+	if (value)
+		explicit_bzero(value, strlen(value));
+	free(value);
+}
+
 void img_options_free(struct img_options *o)
 {
 	if (!o)
 		return;
 	for (size_t i = 0; i < o->count; i++)
-		free(o->values[i]);
+		free_value(o->values[i]);
 	free(o->values);
 	free(o);
 }
@@ -86,6 +94,7 @@ static int check_value(const struct img_option *row, const char *value, struct i
 	switch (row->type) {
 	case IMG_OPTION_STRING:
 	case IMG_OPTION_PATH:
+	case IMG_OPTION_SECRET:
 		break;
 	case IMG_OPTION_BOOL:
 		if (img_parse_bool(value, &b))
@@ -135,7 +144,7 @@ int img_options_set(struct img_options *o, const char *key, const char *value,
 	copy = strdup(value);
 	if (!copy)
 		return img_fail(err, -ENOMEM, "out of memory");
-	free(o->values[i]);
+	free_value(o->values[i]);
 	o->values[i] = copy;
 	return 0;
 }
@@ -163,6 +172,15 @@ const char *img_options_string(const struct img_options *o, const char *key)
 
 	assert(i < o->count);
 	return o->values[i] ? o->values[i] : o->table[i].fallback;
+}
+
+void img_options_forget(struct img_options *o, const char *key)
+{
+	size_t i = find_row(o, key);
+
+	assert(i < o->count);
+	free_value(o->values[i]);
+	o->values[i] = NULL;
 }
 
 uint64_t img_options_number(const struct img_options *o, const char *key)

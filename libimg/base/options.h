@@ -13,7 +13,8 @@ struct img_error;
 
 enum img_option_type {
 	IMG_OPTION_STRING,
-	IMG_OPTION_PATH, /* a string: a further file of the image */
+	IMG_OPTION_PATH,   /* a string: a further file of the image */
+	IMG_OPTION_SECRET, /* a string: the id of a secret, which there must be */
 	IMG_OPTION_BOOL,
 	IMG_OPTION_NUMBER,
 	IMG_OPTION_SIZE,
@@ -50,5 +51,7 @@ bool img_options_has(const struct img_options *o, const char *key);
 const char *img_options_string(const struct img_options *o, const char *key);
 uint64_t img_options_number(const struct img_options *o, const char *key); /* NUMBER, SIZE */
 bool img_options_bool(const struct img_options *o, const char *key);
+/* As if it had not been given; its value is wiped, as all values are when the options are freed. */
+void img_options_forget(struct img_options *o, const char *key);
 
 #endif

@@ -190,6 +190,7 @@ static char *parse_value(char *value)
 int img_parse_keyval(const char *text, img_keyval_fn *fn, void *user, struct img_error *err)
 {
 	char *copy = strdup(text), *from = copy;
+	size_t len = strlen(text);
 	int rc = 0;
 
 	if (!copy)
@@ -210,6 +211,7 @@ int img_parse_keyval(const char *text, img_keyval_fn *fn, void *user, struct img
 		}
 		rc = fn(user, key, value, err);
 	}
+	explicit_bzero(copy, len); /* a value may be a secret */
 	free(copy);
 	return rc;
 }

@@ -271,6 +271,12 @@ void img_meta_forget(struct img *img, struct img_storage *s, uint64_t file_off, 
 /* ---- Opening ---- */
 
 /*
+ * What is done with a passphrase: img_secret_use_fn of libimg/base/secrets.h. It is wiped afterwards.
+ * -EKEYREJECTED: it is wrong; then use() may be called again, with another one.
+ */
+typedef int img_passphrase_fn(void *user, const uint8_t *bytes, size_t len, struct img_error *err);
+
+/*
  * Handed to open(). Everything an image names goes through reference(), which asks the gate.
  */
 struct img_opening {
@@ -279,6 +285,17 @@ struct img_opening {
 	bool salvage;	      /* what is missing is an error where it is read, not here */
 	bool own_file;	      /* set by the driver: reference() may lead to the image's own file, img->file */
 	struct img_view view; /* with IMG_DRIVER_VIEWS: which state to show, read-only */
+	/* Those of the driver's open_options that were given; NULL if it has none. Borrowed. */
+	const struct img_options *options;
+	/* What create() left in img_creating's handover; NULL: nothing. The driver sets what it takes to NULL. */
+	void **handover;
+	/*
+	 * Let use() have the passphrase that `option`, one of open_options, is the id of; or where that
+	 * is not given, one that the user is asked for. Not with self_only or for_check, which do without.
+	 * What use() returns; -ENOENT, -ENOKEY: there is none.
+	 */
+	int (*passphrase)(struct img_opening *o, const char *option, img_passphrase_fn *use, void *user,
+			  struct img_error *err);
 	/*
 	 * Open a file that the image names (relative names: from the image's own folder), read-write
 	 * if the image is writable. The driver closes the storage in close(). what: "data file",
@@ -315,6 +332,19 @@ struct img_creating {
 	/* Create another file of the image, published together with it; the caller must not close it. */
 	int (*create_file)(struct img_creating *c, const char *name, struct img_storage **out,
 			   struct img_error *err);
+	/*
+	 * As img_opening's: `option` is one of create_options, of type SECRET, and of open_options as well. For
+	 * create(), before it writes anything: what the file had is still there then.
+	 */
+	int (*passphrase)(struct img_creating *c, const char *option, img_passphrase_fn *use, void *user,
+			  struct img_error *err);
+	bool can_ask; /* for create_check(): there is somebody to ask for a passphrase that no option names */
+	/*
+	 * Out, by create(): what took long to compute (a cipher's keys), for the open() that follows at once.
+	 * What that does not take free_handover() frees.
+	 */
+	void *handover;
+	void (*free_handover)(void *handover);
 };
 
 /* ---- Append-only output ---- */
@@ -479,6 +509,11 @@ struct img_driver {
 	 */
 	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size);
 
+	/*
+	 * Optional: what may be said of an image when it is opened, besides what is said of any: keys of a
+	 * description ("encrypt.key-secret"). Ends with a NULL name.
+	 */
+	const struct img_option *open_options;
 	/* Parse and validate, fill img. On failure nothing is kept. -EMEDIUMTYPE: not ours. */
 	int (*open)(struct img *img, struct img_opening *o, struct img_error *err);
 	/*

@@ -89,7 +89,10 @@ struct img_context_opening {
 	enum img_io_kind io;
 	uint64_t cache_bytes;
 	struct img_view view;
-	const struct img_node *data_file; /* described by the user; NULL: not */
+	const struct img_node *data_file;  /* described by the user; NULL: not */
+	const struct img_node *options;	   /* settings for the driver among those of this node; NULL: none */
+	const struct img_options *created; /* or, of an image that was just created, by these; NULL: no */
+	void **handover;		   /* with created: see struct img_opening */
 	const struct img_secrets *secrets;
 };
 

@@ -14,6 +14,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
+#include "libimg/base/secrets.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
@@ -57,6 +58,7 @@ struct img_value *img_format_create_options(const char *format)
 	static const char *const types[] = {
 		[IMG_OPTION_STRING] = "string",
 		[IMG_OPTION_PATH] = "string",
+		[IMG_OPTION_SECRET] = "string",
 		[IMG_OPTION_BOOL] = "bool",
 		[IMG_OPTION_NUMBER] = "number",
 		[IMG_OPTION_SIZE] = "size",
@@ -131,6 +133,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 		switch (row->type) {
 		case IMG_OPTION_STRING:
 		case IMG_OPTION_PATH:
+		case IMG_OPTION_SECRET:
 			img_value_add_string(v, row->name,
 					     img_options_string(r.options, row->name));
 			break;
@@ -161,7 +164,19 @@ struct making {
 	struct img_creating base;
 	struct img *img;
 	const struct img_file_attributes *attributes;
+	const struct img_secrets *secrets;
 };
+
+static int give_passphrase(struct img_creating *c, const char *option, img_passphrase_fn *use,
+			   void *user, struct img_error *err)
+{
+	const struct img_secret_request request = { .image = c->name,
+						    .option = option,
+						    .is_new = true };
+
+	return img_secrets_use(((struct making *)c)->secrets, img_options_string(c->options, option),
+			       &request, use, user, err);
+}
 
 /* A further file: the user named it, or the driver made its name from the user's. */
 static int create_further_file(struct img_creating *c, const char *name, struct img_storage **out,
@@ -217,9 +232,11 @@ static int make(struct img_create_settings *r, const char *name,
 		const struct img_create_options *options, struct img **out, struct img_error *err)
 {
 	unsigned flags = (options->flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE;
-	struct img_context_opening how = { .io = options->io };
+	struct img_context_opening how = { .io = options->io,
+					   .secrets = options->secrets,
+					   .created = r->options };
+	struct making making = { 0 };
 	struct img_storage *file;
-	struct making making;
 	struct img *img = NULL;
 	struct img_value *replaced = NULL;
 	int rc = img_replaced_list(r->path, r->driver, &replaced, err);
@@ -240,12 +257,17 @@ static int make(struct img_create_settings *r, const char *name,
 		r->backing->context->above = img;
 	r->backing = NULL; /* closed with img from here on */
 
-	making = (struct making){ .base = r->creating, .img = img, .attributes = &r->attributes };
+	making = (struct making){ .base = r->creating,
+				  .img = img,
+				  .attributes = &r->attributes,
+				  .secrets = options->secrets };
 	making.base.file = file;
 	making.base.create_file = create_further_file;
+	making.base.passphrase = give_passphrase;
 	making.base.backing = img->parent;
 	rc = r->driver->create(&making.base, err);
 	img->created = true;
+	how.handover = &making.base.handover;
 	if (!rc)
 		rc = img_context_open(img, r->driver, &how, err);
 	img->compress_level = making.base.compress_level;
@@ -256,6 +278,8 @@ static int make(struct img_create_settings *r, const char *name,
 	*out = img;
 	img = NULL;
 out:
+	if (making.base.handover)
+		making.base.free_handover(making.base.handover);
 	img_value_free(replaced);
 	img_context_close(img, NULL);
 	img_create_settings_clear(r);
@@ -398,6 +422,7 @@ static int add_state(struct img_create_settings *r, const struct img_create_opti
 		.references = options->references,
 		.flags = (options->flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE,
 		.io = options->io,
+		.secrets = options->secrets,
 	};
 	struct making making;
 	struct img *img = NULL;

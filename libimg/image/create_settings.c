@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/secrets.h"
 #include "libimg/image/folder.h"
 #include "libimg/storage/module.h"
 
@@ -208,6 +209,24 @@ static int resolve_paths(struct img_create_settings *r, const char *path, struct
 	return rc;
 }
 
+/* Before anything of a file that is there is lost. */
+static int check_secrets(const struct img_create_settings *r, const struct img_secrets *secrets,
+			 struct img_error *err)
+{
+	int rc = 0;
+
+	for (const struct img_option *row = r->table; !rc && row->name; row++) {
+		const uint8_t *bytes;
+		size_t len;
+
+		if (row->type != IMG_OPTION_SECRET || !img_options_has(r->options, row->name))
+			continue;
+		rc = img_secrets_bytes(secrets, img_options_string(r->options, row->name), &bytes,
+				       &len, err);
+	}
+	return rc;
+}
+
 static int resolve_attributes(struct img_create_settings *r, struct img_error *err)
 {
 	struct img_file_attributes *a = &r->attributes;
@@ -258,6 +277,7 @@ static int open_backing(struct img_create_settings *r, const char *path,
 		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
 						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
 		.io = options->io,
+		.secrets = options->secrets,
 	};
 	char line[64];
 	int rc;
@@ -431,6 +451,7 @@ int img_create_settings_init(struct img_create_settings *r, const char *path,
 		return rc;
 	r->creating.name = r->path;
 	r->creating.compress = options->compress;
+	r->creating.can_ask = img_secrets_can_ask(options->secrets);
 	memcpy(r->creating.identity, options->identity, sizeof(r->creating.identity));
 	rc = inspect_target(r, r->path, options->format, err);
 	if (!rc)
@@ -442,6 +463,8 @@ int img_create_settings_init(struct img_create_settings *r, const char *path,
 		rc = resolve_backing(r, path, options, err);
 	if (!rc)
 		rc = resolve_paths(r, r->path, err);
+	if (!rc)
+		rc = check_secrets(r, options->secrets, err);
 	if (!rc)
 		rc = resolve_attributes(r, err);
 	if (!rc)

@@ -31,7 +31,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
 #include "libimg/image/context.h"
-#include "libimg/image/node.h"
+#include "libimg/image/level.h"
 #include "libimg/storage/storage.h"
 
 enum {
@@ -144,22 +144,47 @@ static void copy_text(char *to, const char *from)
 /* ---- json: names ---- */
 
 /*
- * Such a name is taken only if all that it says is drivers and one file name. All else is refused:
- * what cannot be heeded here must not be heeded elsewhere either. path: PATH_MAX bytes.
+ * The settings of the image at root that its driver takes: ids of secrets, which the user has to have
+ * given. *count: how many. False: out of memory.
  */
-static bool json_reduce(const char *name, char *path, char **format)
+static bool take_options(const struct img_node *root, struct img_node **options, size_t *count)
+{
+	*count = 0;
+	for (size_t i = 0; i < root->count; i++) {
+		const struct img_node_setting *s = &root->settings[i];
+
+		if (!img_level_is_driver_option(s->key))
+			continue;
+		if (!*options)
+			*options = img_node_new();
+		if (!*options || img_node_set(*options, s->key, s->value, NULL))
+			return false;
+		++*count;
+	}
+	return true;
+}
+
+/*
+ * Such a name is taken only if all that it says is drivers, what they take, and one file name. All else is
+ * refused: what cannot be heeded here must not be heeded elsewhere either. path: PATH_MAX bytes.
+ */
+static bool json_reduce(const char *name, char *path, char **format, struct img_node **options)
 {
 	struct img_node *root = NULL;
 	const char *said = NULL, *filename = NULL, *leaf = NULL;
 	bool ok = strlen(name) <= MAX_JSON && !img_node_parse_name(name, &root, NULL);
+	size_t taken = 0;
 
+	if (ok && root->child[IMG_NODE_FILE])
+		ok = take_options(root, options, &taken);
 	for (const struct img_node *n = root; ok && n; n = n->child[IMG_NODE_FILE]) {
 		const char *driver = img_node_get(n, "driver");
 		bool last = !n->child[IMG_NODE_FILE];
 
 		filename = img_node_get(n, "filename");
 		ok = (last ? n != root || driver : n == root) && last == (filename != NULL) &&
-		     n->count == (driver != NULL) + (size_t)last && !n->no_backing &&
+		     n->count == (driver != NULL) + (size_t)last + (n == root ? taken : 0) &&
+		     !n->no_backing &&
 		     !n->child[IMG_NODE_BACKING] && !n->child[IMG_NODE_DATA_FILE] &&
 		     !n->child[IMG_NODE_IMAGE];
 		if (driver && last)
@@ -476,6 +501,7 @@ void img_gate_file_free(struct img_gate_file *file)
 	free(file->path);
 	free(file->format);
 	free(file->identity);
+	img_node_free(file->options);
 }
 
 int img_gate_open(const struct img_gate *gate, const char *image, const char *name,
@@ -493,11 +519,13 @@ int img_gate_open(const struct img_gate *gate, const char *image, const char *na
 				image, what, strlen(name), PATH_MAX - 1);
 	copy_text(plain, name);
 	if (!strncmp(name, "json:", 5)) {
-		if (!json_reduce(name, plain, &file.format))
-			return img_fail(err, -EPERM,
-					"%s: %s '%s' does not reduce to the path of "
-					"a file; such names are not followed",
-					image, what, name);
+		if (!json_reduce(name, plain, &file.format, &file.options)) {
+			rc = img_fail(err, -EPERM,
+				      "%s: %s '%s' does not reduce to the path of "
+				      "a file; such names are not followed",
+				      image, what, name);
+			goto out;
+		}
 	} else if (!strncmp(name, "file:", 5)) {
 		copy_text(plain, name + 5);
 	}

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 struct img_error;
+struct img_node;
 
 /* A policy. Counted references; opening and closing images of one chain is single-threaded. */
 struct img_gate;
@@ -27,10 +28,11 @@ void img_gate_release(struct img_gate *gate);		/* NULL is fine */
 
 /* What a name came to. */
 struct img_gate_file {
-	int fd;		/* the caller's to close */
-	char *path;	/* malloc'd: the name, relative to the naming image's folder */
-	char *format;	/* malloc'd: said by a json: name; NULL: not said */
-	char *identity; /* malloc'd: see struct img_storage */
+	int fd;			  /* the caller's to close */
+	char *path;		  /* malloc'd: the name, relative to the naming image's folder */
+	char *format;		  /* malloc'd: said by a json: name; NULL: not said */
+	char *identity;		  /* malloc'd: see struct img_storage */
+	struct img_node *options; /* a json: name's settings for the driver (ids of secrets); NULL: none */
 };
 void img_gate_file_free(struct img_gate_file *file); /* not fd */
 

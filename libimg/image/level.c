@@ -226,6 +226,45 @@ static int read_below(struct img_level *l, struct img_error *err)
 	return rc;
 }
 
+/* ---- What drivers take besides ---- */
+
+static bool has_option(const struct img_driver *d, const char *key)
+{
+	for (const struct img_option *row = d->open_options; row && row->name; row++)
+		if (!strcmp(row->name, key))
+			return true;
+	return false;
+}
+
+bool img_level_is_driver_option(const char *key)
+{
+	for (size_t i = 0; img_drivers[i]; i++)
+		if (has_option(img_drivers[i], key))
+			return true;
+	return false;
+}
+
+int img_level_options(const struct img_node *node, const struct img_driver *driver,
+		      struct img_options **out, struct img_error *err)
+{
+	struct img_options *o = driver->open_options ? img_options_new(driver->open_options) : NULL;
+	int rc = driver->open_options && !o ? img_fail(err, -ENOMEM, "out of memory") : 0;
+
+	for (size_t i = 0; node && i < node->count && !rc; i++) {
+		const struct img_node_setting *s = &node->settings[i];
+
+		if (has_option(driver, s->key))
+			rc = img_options_set(o, s->key, s->value, err);
+		else if (img_level_is_driver_option(s->key))
+			rc = fail_key(driver->name, false, s->key, err);
+	}
+	if (rc)
+		img_options_free(o);
+	else
+		*out = o;
+	return rc;
+}
+
 int img_level_read(const struct img_node *node, struct img_level *out, struct img_error *err)
 {
 	const char *driver = img_node_get(node, "driver");
@@ -257,7 +296,11 @@ int img_level_read(const struct img_node *node, struct img_level *out, struct im
 			rc = read_setting(&l, any_node, s, &taken, err);
 		if (!rc && !taken)
 			rc = read_setting(&l, any_image, s, &taken, err);
-		if (!rc && !taken)
+		if (rc || taken)
+			continue;
+		if (l.driver ? has_option(l.driver, s->key) : img_level_is_driver_option(s->key))
+			l.options = node;
+		else
 			rc = fail_key(driver, false, s->key, err);
 	}
 	if (!rc)

@@ -21,10 +21,22 @@ struct img_level {
 	const struct img_node *file;		    /* where its bytes are; NULL: not said */
 	const struct img_node *backing, *data_file; /* NULL: not said */
 	bool no_backing;
+	/* Whose settings that img_level_options() takes are for the driver; NULL: there are none. */
+	const struct img_node *options;
 };
 
 /* -EINVAL: keys that do not belong there, values that are none of theirs; the sentence names them. */
 int img_level_read(const struct img_node *node, struct img_level *out, struct img_error *err);
+
+/* Is it among the open_options of any driver? */
+bool img_level_is_driver_option(const char *key);
+
+/*
+ * The driver's open_options, as node (NULL: none) has them. *out: for img_options_free(); NULL if the driver has
+ * no such options. -EINVAL: it does not have one that node has, or not with such a value.
+ */
+int img_level_options(const struct img_node *node, const struct img_driver *driver,
+		      struct img_options **out, struct img_error *err);
 
 /* How to open a node under an image. */
 struct img_node_opening {

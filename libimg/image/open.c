@@ -10,6 +10,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/cancel.h"
+#include "libimg/base/secrets.h"
 #include "libimg/engine/engine.h"
 #include "libimg/image/folder.h"
 #include "libimg/image/image_storage.h"
@@ -32,6 +33,7 @@ struct opening {
 	struct img *img;
 	const struct img_node *data_file; /* described by the user; NULL: not */
 	const struct img_secrets *secrets;
+	struct img_options *options; /* base.options */
 	bool took_data_file;
 };
 
@@ -94,7 +96,12 @@ static int open_reference(struct img_opening *o, const char *name, const char *w
 	rc = img_gate_open(context->gate, context->path, name, what, img->writable, &file, err);
 	if (rc)
 		return rc;
-	if (o->own_file && img->file->identity && !strcmp(img->file->identity, file.identity)) {
+	if (file.options) {
+		close(file.fd);
+		rc = img_fail(err, -EPERM, "%s: %s '%s' is given as an encrypted image, expected a file",
+			      img->name, what, name);
+	} else if (o->own_file && img->file->identity &&
+		   !strcmp(img->file->identity, file.identity)) {
 		close(file.fd);
 		*out = img->file;
 	} else if (img_context_has(img, file.identity, false)) {
@@ -201,6 +208,40 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 	return rc ? rc : add_part(img, storage, out, err);
 }
 
+static int give_passphrase(struct img_opening *base, const char *option, img_passphrase_fn *use,
+			   void *user, struct img_error *err)
+{
+	struct opening *o = (struct opening *)base;
+	const struct img_secret_request request = { .image = o->img->name, .option = option };
+
+	return img_secrets_use(o->secrets, img_options_string(base->options, option), &request, use,
+			       user, err);
+}
+
+/* Those of a new image are the ones of the same names that it was created by. */
+static int copy_options(const struct img_options *created, const struct img_driver *driver,
+			struct img_options *o, struct img_error *err)
+{
+	int rc = 0;
+
+	for (const struct img_option *row = driver->open_options; row && row->name && !rc; row++)
+		if (img_options_has(created, row->name))
+			rc = img_options_set(o, row->name, img_options_string(created, row->name),
+					     err);
+	return rc;
+}
+
+static int read_options(struct opening *o, const struct img_driver *driver,
+			const struct img_context_opening *how, struct img_error *err)
+{
+	int rc = img_level_options(how->options, driver, &o->options, err);
+
+	if (!rc && how->created)
+		rc = copy_options(how->created, driver, o->options, err);
+	o->base.options = o->options;
+	return rc;
+}
+
 int img_context_open(struct img *img, const struct img_driver *driver,
 		     const struct img_context_opening *how, struct img_error *err)
 {
@@ -217,6 +258,8 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 			.for_check = img->context->flags & IMG_OPEN_CHECK,
 			.salvage = (img->context->flags & IMG_OPEN_SALVAGE) && !img->writable,
 			.view = how->view,
+			.handover = how->handover,
+			.passphrase = give_passphrase,
 			.reference = open_reference,
 			.data_file = open_data_file,
 		},
@@ -247,7 +290,10 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 		return img_fail(err, -EINVAL, "%s: a snapshot inside an image can only be read",
 				img->name);
 	img->driver = driver;
-	rc = driver->open(img, &o.base, err);
+	rc = read_options(&o, driver, how, err);
+	if (!rc)
+		rc = driver->open(img, &o.base, err);
+	img_options_free(o.options);
 	if (rc == -EMEDIUMTYPE)
 		return img_fail(err, rc, "Image is not in %s format", driver->name);
 	if (rc)
@@ -287,6 +333,7 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 						       : mode->options->cache_bytes,
 		.view = mode->level.view,
 		.data_file = mode->level.data_file,
+		.options = mode->level.options,
 		.secrets = mode->options->secrets,
 	};
 	struct img *img = NULL;
@@ -324,6 +371,8 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 	if (rc)
 		return rc;
 	/* what the name itself says of the format */
+	if (!mode->level.options) /* what the user says counts more */
+		mode->level.options = file.options;
 	if (file.format && mode->driver && img_driver_named(file.format) != mode->driver)
 		rc = img_fail(err, -EPERM,
 			      "%s: backing file '%s' is given as of format %s and of format %s",
@@ -339,6 +388,8 @@ static int open_stored(const char *image, const char *name, const struct img_gat
 					 &storage, err);
 	if (!rc)
 		rc = open_in(storage, file.path, file.path, inner, above, mode, out, err);
+	if (mode->level.options == file.options)
+		mode->level.options = NULL;
 	img_gate_file_free(&file);
 	return rc;
 }

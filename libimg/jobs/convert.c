@@ -414,6 +414,7 @@ static int fill_export(struct job *j)
 		.flags = (j->create.flags & ~(unsigned)IMG_OPEN_SHARE) | IMG_OPEN_WRITE,
 		.references = j->create.references,
 		.io = j->create.io,
+		.secrets = j->create.secrets,
 	};
 	struct img *target;
 	int rc = check_export(j), closed;

@@ -12,6 +12,10 @@
 #include "libimg/base/secrets.h"
 #include "tests/support/scratch.h"
 
+/* What openssl(1) has made of some texts: enc -aes-256-cbc -K KEY -iv IV */
+#define KEY "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+#define IV "QEFCQ0RFRkdISUpLTE1OTw=="
+
 static void has_bytes(const struct img_secrets *s, const char *id, const char *bytes, size_t len)
 {
 	const uint8_t *found = NULL;
@@ -65,13 +69,25 @@ Test(secrets, that_are_refused)
 		{ "secret,id=b,data=ab=c,format=base64", -EINVAL, "not base64" },
 		{ "secret,id=b,file=/nonexistent/x", -ENOENT, "/nonexistent/x" },
 		{ "secret,id=b,file=/dev/zero", -EFBIG, "65536" },
-		{ "secret,id=b,data=x,keyid=a", -EINVAL, "keyid" },
+		{ "secret,id=b,data=x,keyid=a", -EINVAL, "keyid: the key 'a' has 1 bytes, expected 32" },
+		{ "secret,id=b,data=x,keyid=none", -ENOENT, "No secret with id 'none'" },
+		{ "secret,id=b,data=x,keyid=t", -ENOENT, "No secret with id 't'" },
+		{ "secret,id=b,data=x,keyid=key", -EINVAL, "IV is required to decrypt secret" },
+		{ "secret,id=b,data=x,iv=" IV, -EINVAL, "iv is of no use without keyid" },
+		{ "secret,id=b,data=x,keyid=key,iv=AAAA", -EINVAL, "iv has 3 bytes, expected 16" },
+		{ "secret,id=b,data=x,keyid=key,iv=%", -EINVAL, "iv: not base64" },
+		{ "secret,id=b,data=x,keyid=key,iv=" IV, -EINVAL, "do not decrypt" },
+		{ "secret,id=b,data=IhVUiZFUgMdK+Qab4aSiSg==,format=base64,keyid=key,iv=" IV, -EINVAL,
+		  "do not decrypt" },
+		{ "secret,id=b,data=,keyid=key,iv=" IV, -EINVAL, "do not decrypt" },
 		{ "rng-random,id=b", -EINVAL, "rng-random" },
 		{ "", -EINVAL, "invalid object type" },
 	};
 	struct img_secrets *s = img_secrets_new();
 
 	cr_assert_eq(img_secrets_add(s, "secret,id=a,data=x", NULL), 0);
+	cr_assert_eq(img_secrets_add(s, "tls-creds-x509,id=t,dir=/d", NULL), 0);
+	cr_assert_eq(img_secrets_add(s, "secret,id=key,format=base64,data=" KEY, NULL), 0);
 	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
 		struct img_error err = { 0 };
 
@@ -80,5 +96,112 @@ Test(secrets, that_are_refused)
 			  img_error_text(&err));
 		img_error_clear(&err);
 	}
+	img_secrets_free(s);
+}
+
+Test(secrets, encrypted_by_another)
+{
+	static const struct {
+		const char *data, *clear;
+	} rows[] = {
+		{ "IhVUiZFUgMdK+Qab4aSiSQ==", "open sesame" },
+		{ "I5YsWNJcIamPEU08L1tQgIIYf78DU2QMhICRztZFNp4=", "0123456789abcdef" },
+		{ "ygFKit7lFY6xwPoI1i2LTQ==", "" },
+	};
+	struct img_secrets *s = img_secrets_new();
+	struct img_error err = { 0 };
+	char text[256];
+
+	cr_assert_eq(img_secrets_add(s, "secret,id=key,format=base64,data=" KEY, NULL), 0);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		char id[2] = { (char)('a' + i), 0 };
+
+		snprintf(text, sizeof(text), "secret,id=%s,format=base64,keyid=key,iv=" IV ",data=%s", id,
+			 rows[i].data);
+		cr_assert_eq(img_secrets_add(s, text, &err), 0, "%s", img_error_text(&err));
+		has_bytes(s, id, rows[i].clear, strlen(rows[i].clear));
+	}
+	img_secrets_free(s);
+}
+
+/* ---- Who uses them ---- */
+
+struct user {
+	const char *right; /* what use() takes */
+	const char *answers[4];
+	unsigned asked, used;
+	bool was_new;
+};
+
+static int use(void *user, const uint8_t *bytes, size_t len, struct img_error *err)
+{
+	struct user *u = user;
+
+	u->used++;
+	if (len == strlen(u->right) && !memcmp(bytes, u->right, len))
+		return 0;
+	return img_fail(err, -EKEYREJECTED, "wrong");
+}
+
+static int answer(void *user, const struct img_secret_request *request, void *buf, size_t size,
+		  size_t *len)
+{
+	struct user *u = user;
+	const char *text = u->answers[u->asked];
+
+	cr_assert_str_eq(request->image, "disk");
+	cr_assert_str_eq(request->option, "key-secret");
+	cr_assert_eq(request->attempt, u->asked);
+	u->was_new = request->is_new;
+	u->asked++;
+	if (!text)
+		return -1;
+	*len = strlen(text);
+	cr_assert_leq(*len, size);
+	memcpy(buf, text, *len);
+	return 0;
+}
+
+Test(secrets, are_asked_for_while_they_are_wrong)
+{
+	static const struct {
+		const char *id;
+		const char *answers[4];
+		int rc;
+		unsigned asked, used;
+	} rows[] = {
+		{ NULL, { "yes" }, 0, 1, 1 },
+		{ NULL, { "no", "yes" }, 0, 2, 2 },
+		{ NULL, { "no", "no", "no", "yes" }, -EKEYREJECTED, 3, 3 },
+		{ NULL, { "no", NULL }, -EKEYREJECTED, 2, 1 },
+		{ NULL, { NULL }, -ENOKEY, 1, 0 },
+		{ "a", { NULL }, 0, 0, 1 },
+		{ "b", { "yes" }, -EKEYREJECTED, 0, 1 },
+		{ "none", { "yes" }, -ENOENT, 0, 0 },
+	};
+	struct img_secrets *s = img_secrets_new();
+	struct img_secret_request r = { .image = "disk", .option = "key-secret", .is_new = true };
+	struct user nobody = { .right = "yes" };
+	struct img_error err = { 0 };
+
+	cr_assert_eq(img_secrets_add(s, "secret,id=a,data=yes", NULL), 0);
+	cr_assert_eq(img_secrets_add(s, "secret,id=b,data=no", NULL), 0);
+	cr_assert_not(img_secrets_can_ask(s));
+	cr_assert_eq(img_secrets_use(s, NULL, &r, use, &nobody, &err), -ENOKEY);
+	cr_assert(strstr(img_error_text(&err), "disk: Parameter 'key-secret' is required for cipher"),
+		  "%s", img_error_text(&err));
+	cr_assert_eq(img_secrets_use(NULL, NULL, &r, use, &nobody, NULL), -ENOKEY);
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		struct user u = { .right = "yes" };
+
+		memcpy(u.answers, rows[i].answers, sizeof(u.answers));
+		img_secrets_set_callback(s, answer, &u);
+		cr_assert_eq(img_secrets_use(s, rows[i].id, &r, use, &u, NULL), rows[i].rc, "row %zu",
+			     i);
+		cr_assert_eq(u.asked, rows[i].asked, "row %zu: %u", i, u.asked);
+		cr_assert_eq(u.used, rows[i].used, "row %zu: %u", i, u.used);
+		cr_assert(!u.asked || u.was_new);
+	}
+	img_error_clear(&err);
 	img_secrets_free(s);
 }
