@@ -108,6 +108,7 @@ static const char *replaced_program(const char *path)
 int main(int argc, char **argv)
 {
 	const char *other = argc ? replaced_program(argv[0]) : NULL;
+	int code;
 
 	if (!argc)
 		return 1;
@@ -125,6 +126,9 @@ int main(int argc, char **argv)
 			open_set_default_references("any");
 	}
 	if (other && !strcmp(other, io_command.alone))
-		return finish_output(io_command.run(argc, argv));
-	return finish_output(run(argc, argv));
+		code = io_command.run(argc, argv);
+	else
+		code = run(argc, argv);
+	open_forget_objects();
+	return finish_output(code);
 }

@@ -9,6 +9,7 @@
 #include "libimg/img.h"
 #include "tools/args.h"
 #include "tools/options.h"
+#include "tools/prompt.h"
 #include "tools/report.h"
 #include "tools/suggest.h"
 
@@ -25,14 +26,31 @@ const char *open_references(const char *given)
 	return given ? given : default_references;
 }
 
+static struct img_secrets *all_objects(void)
+{
+	if (!objects) {
+		objects = args_memory(img_secrets_new());
+		if (prompt_is_possible())
+			img_secrets_set_callback(objects, prompt_passphrase, NULL);
+	}
+	return objects;
+}
+
+/* Others can read the command line as long as the program runs. */
+static void hide_data(const char *text)
+{
+	char *at = strstr(text, ",data=");
+
+	if (at)
+		memset(at + strlen(",data="), '*', strlen(at + strlen(",data=")));
+}
+
 bool open_add_object(const char *text)
 {
 	struct img_error *err = img_error_new();
-	bool ok;
+	bool ok = !img_secrets_add(all_objects(), text, err);
 
-	if (!objects)
-		objects = args_memory(img_secrets_new());
-	ok = !img_secrets_add(objects, text, err);
+	hide_data(text);
 	if (!ok)
 		report_failure(err, "--object");
 	img_error_free(err);
@@ -41,7 +59,13 @@ bool open_add_object(const char *text)
 
 const struct img_secrets *open_objects(void)
 {
-	return objects;
+	return all_objects();
+}
+
+void open_forget_objects(void)
+{
+	img_secrets_free(objects);
+	objects = NULL;
 }
 
 bool open_option(struct open_request *r, int opt, const char *value)
@@ -252,7 +276,7 @@ struct img *open_image(const struct open_request *r)
 	struct img_open_options options = { .format = r->format,
 					    .flags = r->flags,
 					    .references = open_references(r->references),
-					    .secrets = objects };
+					    .secrets = all_objects() };
 	struct img_error *err = img_error_new();
 	struct img_node *node = NULL;
 	struct img *img = NULL;

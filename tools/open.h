@@ -58,15 +58,20 @@ void open_set_default_references(const char *policy);
 /* given, or else the default. */
 const char *open_references(const char *given);
 
-/* --object: what descriptions speak of by id. False: it makes no sense; reported. */
+/*
+ * --object: what descriptions speak of by id. text is of the command line: what data= is there is overwritten.
+ * False: it makes no sense; reported.
+ */
 bool open_add_object(const char *text);
 /*
  * What a subcommand of one image was given: -f, --image-opts, --references or --object, as
  * options_next() returned it. False: it makes no sense; reported.
  */
 bool open_option(struct open_request *r, int opt, const char *value);
-/* All objects; NULL: none. */
+/* All objects; for a passphrase that none of them holds whoever sits at the terminal is asked. */
 const struct img_secrets *open_objects(void);
+/* At the end of the program: wipe them. */
+void open_forget_objects(void);
 
 /*
  * The path that a name for a new file means; export_too: or, as it is, the name of an export of a
