@@ -11,7 +11,7 @@ SONAME  := libimg.so.0
 
 # Debian's names: what building needs, and what testing needs besides.
 PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev \
-		 libjansson-dev libnbd-dev libxml2-dev
+		 libjansson-dev libnbd-dev libxml2-dev nettle-dev libargon2-dev
 TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
 		 libvmdk-utils libvhdi-utils libqcow-utils clang libclang-rt-dev nbdkit python3
 LINT_PACKAGES := clang-format clang-tidy cppcheck
@@ -23,8 +23,8 @@ LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson -ldl -pthread
 
 # ---- What there is ----
 
-LIB_SRC  := $(sort $(wildcard libimg/base/*.c libimg/storage/*.c libimg/engine/*.c libimg/image/*.c \
-	      libimg/jobs/*.c formats/*.c formats/*/*.c))
+LIB_SRC  := $(sort $(wildcard libimg/base/*.c libimg/storage/*.c libimg/crypto/*.c libimg/engine/*.c \
+	      libimg/image/*.c libimg/jobs/*.c formats/*.c formats/*/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 DOCS_SRC := $(sort $(wildcard tools/docs/*.c))
 TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
@@ -106,6 +106,9 @@ $(HELPERS): %: %.o $(SHARED) $(CHECKED) $(BUILD)/libimg.a
 $(PRELOADS) $(PRELOADS:.so=.o): override CFLAGS := $(filter-out -fsanitize=% -fno-sanitize%,$(CFLAGS))
 $(PRELOADS): %.so: %.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -ldl
+
+# The judge of ciphers.
+$(BUILD)/tests/crypto/cipher_test: LIBS += -lnettle
 
 # What an image names comes from memory there.
 $(BUILD)/tests/crash/crash: LDFLAGS += -Wl,--wrap=img_storage_open_fd,--wrap=img_storage_open_file

@@ -22,6 +22,7 @@
 #include "libimg/base/guid.h"
 #include "libimg/base/options.h"
 #include "libimg/base/value.h"
+#include "libimg/crypto/cipher.h"
 #include "libimg/engine/codec.h"
 #include "libimg/storage/storage.h"
 
@@ -109,17 +110,6 @@ enum img_extent_kind {
 	IMG_COMPRESSED, /* one unit, compressed by codec: stored_bytes at file_off */
 };
 
-/* Turns whole sectors of bytes into clear text and back; owned by the driver. */
-struct img_cipher {
-	uint32_t sector_bytes; /* 512, 1024, 2048 or 4096 */
-	/*
-	 * In place; tweak: byte position that the sector numbers are counted from; both it and len
-	 * are multiples of sector_bytes. Thread-safe: called on pool threads, several at a time.
-	 */
-	int (*decrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
-	int (*encrypt)(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t len);
-};
-
 struct img_extent {
 	enum img_extent_kind kind;
 	uint64_t length;	     /* guest bytes from off that this is true for: 1..len */
@@ -136,7 +126,7 @@ struct img_extent {
 	uint32_t unit_bytes;   /* decoded length */
 	uint32_t within;       /* of guest byte off in the decoded unit */
 	uint32_t header_bytes; /* a unit's own header before the stream (VMDK's grain marker) */
-	/* DATA only; NULL: clear text. */
+	/* DATA only; NULL: clear text. The driver's, as long as the image is open. */
 	struct img_cipher *cipher;
 	uint64_t tweak; /* of guest byte off */
 };
