@@ -716,14 +716,19 @@ void qcow2_drop(struct img *img, struct img_req *req, const struct img_plan *pla
 int qcow2_last_use(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,
 		   uint64_t len, bool *last)
 {
-	const struct qcow2 *q = img->state;
+	struct qcow2 *q = img->state;
+	int rc;
 
 	(void)s; /* nothing of a data file is ever freed */
 	if (!is_aligned_u64(file_off | len, q->geometry.cluster_bytes)) {
 		*last = false;
 		return 0;
 	}
-	return qcow2_used_once(img, req, file_off, len, last);
+	rc = qcow2_used_once(img, req, file_off, len, last);
+	/* It is about to be punched: nothing compressed may go on behind a unit that took all its sectors. */
+	if (!rc && *last && ranges_overlap(file_off, len, q->compressed_end, 1))
+		q->compressed_end = 0;
+	return rc;
 }
 
 int qcow2_release(struct img *img, struct img_req *req, struct img_storage *s, uint64_t file_off,

@@ -588,7 +588,7 @@ struct img_driver {
 	void (*zeroing)(const struct img *img, struct img_zeroing *out);
 	/*
 	 * Optional. For ranges given to img_free_later(): is this the last use of it (may it be
-	 * punched)? Without: units have one user each.
+	 * punched)? If it is, nobody gets any of it until release(). Without: units have one user each.
 	 */
 	int (*last_use)(struct img *img, struct img_req *req, struct img_storage *s,
 			uint64_t file_off, uint64_t len, bool *last);

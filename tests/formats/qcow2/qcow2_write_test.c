@@ -556,15 +556,12 @@ Test(qcow2_packed, pieces_are_freed_one_by_one)
 	folder_remove(h.f);
 }
 
-static void pack_one(struct img *img, uint64_t off, uint8_t byte)
+static void pack_bytes(struct img *img, uint64_t off, uint8_t *bytes)
 {
-	uint64_t unit = img_unit_bytes(img);
-	uint8_t *bytes = malloc(unit);
-	struct iovec iov = { bytes, unit };
+	struct iovec iov = { bytes, img_unit_bytes(img) };
 	struct img_queue *q;
 	int rc = 1;
 
-	memset(bytes, byte, unit);
 	cr_assert_eq(img_queue_new(IMG_IO_THREADS, &q, NULL), 0);
 	cr_assert_eq(img_submit_writev(q, img, off, &iov, 1, IMG_SUBMIT_COMPRESS, answered, &rc,
 				       NULL),
@@ -573,6 +570,15 @@ static void pack_one(struct img *img, uint64_t off, uint8_t byte)
 		img_queue_run(q, true);
 	cr_assert_eq(rc, 0);
 	img_queue_free(q);
+}
+
+static void pack_one(struct img *img, uint64_t off, uint8_t byte)
+{
+	uint64_t unit = img_unit_bytes(img);
+	uint8_t *bytes = malloc(unit);
+
+	memset(bytes, byte, unit);
+	pack_bytes(img, off, bytes);
 	free(bytes);
 }
 
@@ -599,6 +605,57 @@ Test(qcow2_packed, data_does_not_go_on_in_a_cluster_that_was_freed)
 		cr_assert(reads_as(img, 128 * KIB, 3, 64 * KIB));
 		check_sound(img);
 		close_sound(img);
+		folder_remove(f);
+	}
+}
+
+/* What is next to be compressed comes while a cluster is given back to the file system. */
+static int pack_meanwhile(struct watch *w, const struct watch_entry *e)
+{
+	if (e->op == IMG_IO_PUNCH && w->a) {
+		uint64_t off = w->a;
+
+		w->a = 0;
+		w->b = 1;
+		pack_one(w->user, off, 3);
+	}
+	return 0;
+}
+
+/* All sectors of a cluster are one unit's; behind its last byte is room for another. */
+Test(qcow2_packed, data_does_not_go_on_in_a_cluster_that_is_punched)
+{
+	static const char *const options[] = { "cluster_size=64k", "cluster_size=512" };
+
+	for (unsigned i = 0; i < IMG_ARRAY_LEN(options); i++) {
+		struct folder *f = calloc(1, sizeof(*f));
+		uint64_t unit, state = 1;
+		uint8_t *bytes;
+		struct img *img;
+
+		folder_make(f, "qcow2", options[i], 1 * MIB);
+		img = folder_open(f, folder_load(f), "qcow2", IMG_OPEN_WRITE | IMG_OPEN_UNMAP);
+		unit = img_unit_bytes(img);
+		bytes = calloc(1, unit);
+		for (uint64_t k = unit * 3 / 512; k < unit; k++) { /* shrinks by less than a sector */
+			state = state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+			bytes[k] = (uint8_t)(state >> 40);
+		}
+		if (unit == 512)
+			memset(bytes, 1, unit);
+		pack_bytes(img, 0, bytes);
+		cr_assert_eq(img_discard(img, 0, unit, NULL), 0);
+		f->watch.user = img;
+		f->watch.a = unit;
+		f->watch.before = pack_meanwhile;
+		for (unsigned k = 0; k < 3; k++)
+			cr_assert_eq(img_flush(img, NULL), 0);
+		cr_assert(f->watch.b, "the cluster was given back");
+		cr_assert(reads_as(img, 0, 0, unit));
+		cr_assert(reads_as(img, unit, 3, unit));
+		check_sound(img);
+		close_sound(img);
+		free(bytes);
 		folder_remove(f);
 	}
 }
