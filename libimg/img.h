@@ -753,8 +753,6 @@ const char *img_source_format(const struct img_source_image *in);
 const char *img_source_guessed_content(const struct img_source_image *in); /* see img_guessed_content() */
 /* The size in bytes. False: only its end will tell. */
 bool img_source_size(const struct img_source_image *in, uint64_t *size);
-/* An identity (see img_create_options) from its first bytes. */
-void img_source_identity(const struct img_source_image *in, uint64_t identity[2]);
 /*
  * Copy it to target. Of options, all but out_of_order (units are written as they come),
  * share_backing and salvage count. An input whose size is not known: target is

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -15,7 +14,6 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/base/endian.h"
 
 enum {
 	/* Read at once; the first as many tell the format, and disks apart. */
@@ -31,7 +29,6 @@ struct img_source_image {
 	int fd; /* the caller's */
 	atomic_bool stop;
 	bool ended;
-	uint64_t identity[2];
 	const char *content; /* what it looks like */
 	char *name;
 	size_t len, used; /* of buf */
@@ -65,7 +62,6 @@ static int read_some(struct img_source_image *in, uint8_t *buf, size_t len, size
 
 static int read_head(struct img_source_image *in, struct img_error *err)
 {
-	uint8_t digest[EVP_MAX_MD_SIZE];
 	size_t n;
 	int rc = 0;
 
@@ -73,13 +69,7 @@ static int read_head(struct img_source_image *in, struct img_error *err)
 		rc = read_some(in, in->buf + in->len, BUF_BYTES - in->len, &n, err);
 		in->len += n;
 	}
-	if (!rc && EVP_Digest(in->buf, in->len, digest, NULL, EVP_sha256(), NULL) != 1)
-		rc = img_fail(err, -ENOMEM, "SHA-256: out of memory");
-	if (rc)
-		return rc;
-	in->identity[0] = le64_load(digest) | 1; /* 0, 0 would mean random */
-	in->identity[1] = le64_load(digest + 8);
-	return 0;
+	return rc;
 }
 
 static int byte_reader_read(struct img_byte_reader *base, void *to, size_t len, size_t *got,
@@ -198,11 +188,6 @@ bool img_source_size(const struct img_source_image *in, uint64_t *size)
 {
 	*size = in->source->size;
 	return in->source->sized;
-}
-
-void img_source_identity(const struct img_source_image *in, uint64_t identity[2])
-{
-	memcpy(identity, in->identity, sizeof(in->identity));
 }
 
 struct img_source *img_source_image_source(struct img_source_image *in)

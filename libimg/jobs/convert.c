@@ -136,43 +136,70 @@ static int copy_to(struct job *j, struct img *target)
 
 /* ---- A new target ---- */
 
-/*
- * Two states of a disk may have the same samples, but not the same times: children of an image that
- * is made anew from a changed disk must notice.
- */
-static void mix_times(struct job *j)
+static void mix(uint64_t identity[2], uint64_t value)
 {
-	uint64_t *identity = j->create.identity;
+	identity[0] = identity[0] * UINT64_C(0x9e3779b97f4a7c15) + value;
+	identity[1] += identity[0] >> 32;
+}
 
-	for (size_t i = 0; i < j->o->source_count; i++) {
-		for (const struct img *img = j->o->sources[i]; img; img = img_backing(img)) {
-			identity[0] = identity[0] * UINT64_C(0x9e3779b97f4a7c15) +
-				      img_modified(img);
-			identity[1] += identity[0] >> 32;
-		}
-	}
-	identity[0] |= 1; /* 0, 0 would mean random */
+/* False: when it was changed is not known. */
+static bool mix_time(uint64_t identity[2], struct img_storage *s)
+{
+	uint64_t modified = img_storage_modified(s);
+
+	mix(identity, modified);
+	return modified;
 }
 
 /*
- * The same input gives the same output: what a format makes up at creation comes from the content,
- * and from when that was last changed.
+ * Two states of a disk may have the same samples, but not the same times: children of an image that
+ * is made anew from a changed disk must notice. False: a time is not known (a device).
+ */
+static bool mix_times(struct job *j)
+{
+	bool known = true;
+
+	for (size_t i = 0; i < j->o->source_count; i++) {
+		for (const struct img *img = j->o->sources[i]; img; img = img->parent) {
+			known = mix_time(j->create.identity, img->file) && known;
+			for (size_t k = 0; k < img->context->part_count; k++)
+				known = mix_time(j->create.identity, img->context->parts[k]) && known;
+		}
+	}
+	return known;
+}
+
+/* Images of one disk that are made by other options are not the same. */
+static void mix_options(struct job *j)
+{
+	for (const char *const *text = j->create.options; text && *text; text++)
+		for (const char *c = *text; *c; c++)
+			mix(j->create.identity, (uint8_t)*c);
+	mix(j->create.identity, j->create.compress);
+}
+
+/*
+ * The same input and options give the same output: what a format makes up at creation comes from the
+ * content, from when that was last changed, and from the options. Random where one of them is not
+ * known beforehand.
  */
 static int resolve_identity(struct job *j)
 {
+	uint64_t *identity = j->create.identity;
+	bool known;
 	int rc;
 
-	if (!(img_format_features(j->create.format) & IMG_FORMAT_IDENTITY))
+	if (!(img_format_features(j->create.format) & IMG_FORMAT_IDENTITY) || j->o->input)
 		return 0;
-	if (j->o->input) {
-		img_source_identity(j->o->input, j->create.identity);
-		return 0;
-	}
 	*j->stage = IMG_CONVERT_READ;
-	rc = img_content_identity(j->o->sources, j->o->source_count, j->create.identity, j->err);
-	if (!rc) {
-		mix_times(j);
-	} else if (j->copy.salvage) { /* then they are random */
+	rc = img_content_identity(j->o->sources, j->o->source_count, identity, j->err);
+	known = !rc && mix_times(j);
+	if (known)
+		mix_options(j);
+	else
+		identity[0] = identity[1] = 0;
+	identity[0] |= known; /* 0, 0 means random */
+	if (rc && j->copy.salvage) {
 		img_error_clear(j->err);
 		rc = 0;
 	}

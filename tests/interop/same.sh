@@ -88,3 +88,43 @@ printf changed | dd of=changed.raw bs=1 seek=50400000 conv=notrunc status=none
 ! "$imgtool" compare -q -f vmdk -F raw child.vmdk changed.raw 2>said
 try "a child of an image that was replaced does not" grep -q 'no image of UUID' said
 rm -f changed.raw said
+
+# vdi_uuid FILE: as the header has it.
+vdi_uuid() {
+	od -An -v -tx1 -j392 -N16 "$1" | tr -d ' '
+}
+
+# changed_uuid NAME SOURCE COMMAND...: what the command does to a disk gives the next image of it
+# another identifier.
+changed_uuid() {
+	name=$1 source=$2
+	shift 2
+	"$imgtool" convert -O vdi "$source" o.vdi
+	was=$(vdi_uuid o.vdi)
+	"$@"
+	"$imgtool" convert -O vdi "$source" o.vdi
+	try "$name: other identifiers" [ "$was" != "$(vdi_uuid o.vdi)" ]
+}
+
+# Also where the data lies in a file beside the image, which itself stays as it is.
+change_byte() {
+	printf x | dd of="$1" bs=1 seek=50400000 conv=notrunc status=none
+}
+head -c 60000000 /dev/urandom >changed.raw
+qemu-img convert -f raw -O vmdk -o subformat=monolithicFlat changed.raw flat.vmdk
+changed_uuid "a flat extent changed" flat.vmdk change_byte flat-flat.vmdk
+qemu-img convert -f raw -O qcow2 -o data_file=data.raw,data_file_raw=on changed.raw outside.qcow2
+changed_uuid "a data file changed" outside.qcow2 change_byte data.raw
+
+# Of a pipe nobody knows what is in it before it has ended.
+cat changed.raw | "$imgtool" convert -f raw -O vdi - o.vdi
+was=$(vdi_uuid o.vdi)
+cat changed.raw | "$imgtool" convert -f raw -O vdi - o.vdi
+try "a pipe: other identifiers" [ "$was" != "$(vdi_uuid o.vdi)" ]
+
+# Images of one disk made with other options are other images.
+"$imgtool" convert -f raw -O vdi changed.raw o.vdi
+was=$(vdi_uuid o.vdi)
+"$imgtool" convert -f raw -O vdi -o static=on changed.raw o.vdi
+try "other options: other identifiers" [ "$was" != "$(vdi_uuid o.vdi)" ]
+rm -f changed.raw flat.vmdk flat-flat.vmdk outside.qcow2 data.raw o.vdi
