@@ -11,15 +11,28 @@ SONAME  := libimg.so.0
 
 # Debian's names: what building needs, and what testing needs besides.
 PACKAGES      := gcc make pkg-config liburing-dev libdeflate-dev zlib1g-dev libzstd-dev libssl-dev \
-		 libjansson-dev libnbd-dev libxml2-dev nettle-dev libargon2-dev
+		 libjansson-dev libnbd-dev libxml2-dev nettle-dev libargon2-dev libbz2-dev liblzma-dev
 TEST_PACKAGES := libcriterion-dev qemu-utils strace xz-utils e2fsprogs jq time p7zip-full \
 		 libvmdk-utils libvhdi-utils libqcow-utils clang libclang-rt-dev nbdkit python3
 LINT_PACKAGES := clang-format clang-tidy cppcheck
 
+# Without these libraries images that need them are refused, in words. WITHOUT='bzip2 xz' leaves them out.
+CODEC_FLAGS :=
+CODEC_LIBS  :=
+have_header = $(shell $(CC) -E -include $(1) -x c /dev/null >/dev/null 2>&1 && echo yes)
+ifeq ($(if $(filter bzip2,$(WITHOUT)),,$(call have_header,bzlib.h)),yes)
+CODEC_FLAGS += -DIMG_HAVE_BZIP2
+CODEC_LIBS  += -lbz2
+endif
+ifeq ($(if $(filter xz,$(WITHOUT)),,$(call have_header,lzma.h)),yes)
+CODEC_FLAGS += -DIMG_HAVE_LZMA
+CODEC_LIBS  += -llzma
+endif
+
 override CFLAGS   += -std=gnu11 -fPIC -fno-semantic-interposition -pthread $(WARNINGS)
-override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. \
+override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. $(CODEC_FLAGS) \
 		     $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libxml-2.0))
-LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson -ldl -pthread
+LIBS := -luring -ldeflate -lz -lzstd -lcrypto -ljansson $(CODEC_LIBS) -ldl -pthread
 
 # ---- What there is ----
 
@@ -143,7 +156,7 @@ install: all
 	ln -sf libimg.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libimg.so
 	install -m 644 libimg/img.h $(DESTDIR)$(PREFIX)/include/libimg/
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' libimg/libimg.pc.in \
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@CODEC_LIBS@|$(CODEC_LIBS)|' libimg/libimg.pc.in \
 		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libimg.pc
 
 uninstall:

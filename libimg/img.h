@@ -128,6 +128,12 @@ enum {
 	IMG_FORMAT_IDENTITY = 1 << 6,	   /* new images get identifiers: see img_create_options */
 	IMG_FORMAT_COMPRESS_SINK = 1 << 7, /* some are written compressed by img_copy_to_sink() */
 };
+/*
+ * Names of what compressed images can be packed with; NULL past the last. missing may be NULL; else: NULL, or
+ * why the library that is linked cannot unpack it.
+ */
+const char *img_codec_at(size_t i, const char **missing);
+
 /* IMG_FORMAT_* of a format; -ENOENT: no such format. */
 int img_format_features(const char *format);
 

@@ -179,14 +179,32 @@ int report_refusal(const char *command, const char *option, const char *why)
 	return 1;
 }
 
+/* What this build can unpack, and what not. */
+static void print_codecs(void)
+{
+	const char *name, *missing;
+	size_t i;
+
+	printf("codecs:");
+	for (i = 0; (name = img_codec_at(i, &missing)); i++)
+		if (!missing)
+			printf(" %s", name);
+	putchar('\n');
+	for (i = 0; (name = img_codec_at(i, &missing)); i++)
+		if (missing)
+			printf("no %s: %s\n", name, missing);
+}
+
 int print_version(void)
 {
 	/* the release whose command line this one follows; callers look at it to know what they may use */
 	static const char follows[] = "11.1.3";
 
-	if (!is_imgtool())
-		printf("%s version %s (libimg %s)\n", program_name(), follows, img_version());
-	else
+	if (is_imgtool()) {
 		printf("imgtool version %s\n", img_version());
+		print_codecs();
+	} else {
+		printf("%s version %s (libimg %s)\n", program_name(), follows, img_version());
+	}
 	return 0;
 }

@@ -347,3 +347,12 @@ const struct img_codec img_codec_zstd = {
 	.decode = zstd_decode,
 	.encode = zstd_encode,
 };
+
+const struct img_codec *const img_codecs[] = {
+	&img_codec_deflate,
+	&img_codec_zlib,
+	&img_codec_zstd,
+	&img_codec_bzip2,
+	&img_codec_xz,
+	NULL,
+};

@@ -38,6 +38,18 @@ const char *img_protocol_at(size_t i)
 	return module ? module->name : NULL;
 }
 
+const char *img_codec_at(size_t i, const char **missing)
+{
+	for (size_t n = 0; img_codecs[n]; n++) {
+		if (n != i)
+			continue;
+		if (missing)
+			*missing = img_codecs[n]->missing;
+		return img_codecs[n]->name;
+	}
+	return NULL;
+}
+
 int img_format_features(const char *format)
 {
 	const struct img_driver *d = img_driver_named(format);
