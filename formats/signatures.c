@@ -9,8 +9,6 @@ const struct img_signature img_signatures[] = {
 	{ .name = "qed", .len = 4, .bytes = "QED" }, /* and a zero byte */
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ .name = "luks", .len = 6, .bytes = "LUKS\xba\xbe" },
-	{ .name = "bochs", .len = 23, .bytes = "Bochs Virtual HD Image" },
-	{ .name = "cloop", .len = 31, .bytes = "#!/bin/sh\n#V2.0 Format\nmodprobe" },
 	{ .name = "asif", .len = 4, .bytes = "shdw" },
 	/* The trailer: signature, version 4, its own length of 512. */
 	{ .name = "dmg", .len = 12, .bytes = "koly\0\0\0\4\0\0\2", .off = 512, .from_end = true },
