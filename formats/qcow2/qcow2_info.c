@@ -10,7 +10,7 @@
 
 #include "formats/qcow2/qcow2_state.h"
 #include "libimg/base/arith.h"
-#include "libimg/base/endian.h"
+#include "libimg/crypto/luks.h"
 
 enum {
 	/* The longest snapshot entry that is read: fixed part, extra data, id and name. */
@@ -192,112 +192,20 @@ static int add_bitmaps(struct img *img, struct img_value *specific, struct img_e
 	return rc;
 }
 
-/* The header of LUKS version 1: spec/qcow2.md, "Encryption". Big-endian. */
-enum {
-	LUKS_BYTES = 592,
-	LUKS_OFF_VERSION = 6,
-	LUKS_OFF_CIPHER = 8,
-	LUKS_OFF_MODE = 40,
-	LUKS_OFF_HASH = 72,
-	LUKS_OFF_PAYLOAD = 104,
-	LUKS_OFF_ITERATIONS = 164,
-	LUKS_OFF_UUID = 168,
-	LUKS_OFF_SLOTS = 208,
-	LUKS_OFF_KEY_BYTES = 108,
-	LUKS_SLOTS = 8,
-	LUKS_SLOT_BYTES = 48,
-	LUKS_SLOT_OFF_ITERATIONS = 4,
-	LUKS_SLOT_OFF_START = 40,
-	LUKS_SLOT_OFF_STRIPES = 44,
-	LUKS_SLOT_ACTIVE = 0x00ac71f3,
-};
-
-/* A field of a LUKS header: text, closed by a NUL here if not there. */
-static const char *luks_text(const uint8_t *header, size_t off, size_t len, char *out)
-{
-	memcpy(out, header + off, len);
-	out[len] = '\0';
-	return out;
-}
-
-static void add_luks_slots(struct img_value *encrypt, const uint8_t *header)
-{
-	struct img_value *slots = img_value_add_array(encrypt, "slots");
-
-	for (size_t i = 0; i < LUKS_SLOTS; i++) {
-		const uint8_t *slot = header + LUKS_OFF_SLOTS + i * LUKS_SLOT_BYTES;
-		struct img_value *v = img_value_add_object(slots, NULL);
-		bool active = be32_load(slot) == LUKS_SLOT_ACTIVE;
-
-		img_value_add_bool(v, "active", active);
-		if (active)
-			img_value_add_uint(v, "iters", be32_load(slot + LUKS_SLOT_OFF_ITERATIONS));
-		img_value_add_uint(v, "key-offset",
-				   (uint64_t)be32_load(slot + LUKS_SLOT_OFF_START) * 512);
-		if (active)
-			img_value_add_uint(v, "stripes", be32_load(slot + LUKS_SLOT_OFF_STRIPES));
-	}
-}
-
-/* The name of a cipher as reports give it, by its key: "aes-256". */
-static void add_luks_cipher(struct img_value *encrypt, const uint8_t *header, bool xts)
-{
-	char name[33], full[48];
-	uint32_t bits = be32_load(header + LUKS_OFF_KEY_BYTES);
-
-	luks_text(header, LUKS_OFF_CIPHER, 32, name);
-	bits = xts ? bits * 4 : bits * 8;
-	if (!strcmp(name, "cast5"))
-		strcpy(full, "cast5-128");
-	else
-		snprintf(full, sizeof(full), "%s-%" PRIu32, name, bits);
-	img_value_add_string(encrypt, "cipher-alg", full);
-}
-
 static int add_luks(struct img *img, struct img_value *encrypt, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	uint8_t header[LUKS_BYTES];
-	char text[41], mode[33];
-	char *dash, *colon;
-	int rc;
+	const struct img_luks_area area = { .storage = img->file,
+					    .name = img->name,
+					    .off = q->crypto_off,
+					    .bytes = q->crypto_bytes };
+	struct img_luks *luks;
+	int rc = img_luks_open(&area, &luks, err);
 
-	if (q->crypto_bytes < LUKS_BYTES)
-		return img_fail(err, -EUCLEAN,
-				"%s: encryption header at offset %" PRIu64 ": %" PRIu64 " bytes "
-				"long, expected at least %d",
-				img->name, q->crypto_off, q->crypto_bytes, LUKS_BYTES);
-	rc = img_storage_read(img->file, q->crypto_off, header, sizeof(header), err);
 	if (rc)
-		return rc;
-	if (memcmp(header, "LUKS\xba\xbe", 6) != 0 || be16_load(header + LUKS_OFF_VERSION) != 1)
-		return img_fail(err, -EUCLEAN,
-				"%s: encryption header at offset %" PRIu64 ": not LUKS version 1",
-				img->name, q->crypto_off);
-	/* "xts-plain64", "cbc-essiv:sha256" */
-	luks_text(header, LUKS_OFF_MODE, 32, mode);
-	dash = strchr(mode, '-');
-	if (!dash)
-		return img_fail(err, -EUCLEAN,
-				"%s: encryption header at offset %" PRIu64 ": cipher mode '%s' "
-				"names no IV generator",
-				img->name, q->crypto_off, mode);
-	*dash++ = '\0';
-	colon = strchr(dash, ':');
-	if (colon)
-		*colon++ = '\0';
-	img_value_add_string(encrypt, "ivgen-alg", dash);
-	if (colon)
-		img_value_add_string(encrypt, "ivgen-hash-alg", colon);
-	img_value_add_string(encrypt, "hash-alg", luks_text(header, LUKS_OFF_HASH, 32, text));
-	add_luks_cipher(encrypt, header, !strcmp(mode, "xts"));
-	img_value_add_string(encrypt, "uuid", luks_text(header, LUKS_OFF_UUID, 40, text));
-	img_value_add_string(encrypt, "format", "luks");
-	img_value_add_string(encrypt, "cipher-mode", mode);
-	add_luks_slots(encrypt, header);
-	img_value_add_uint(encrypt, "payload-offset",
-			   (uint64_t)be32_load(header + LUKS_OFF_PAYLOAD) * 512);
-	img_value_add_uint(encrypt, "master-key-iters", be32_load(header + LUKS_OFF_ITERATIONS));
+		return rc == -EMEDIUMTYPE ? -EUCLEAN : rc;
+	img_luks_info(luks, "luks", encrypt);
+	img_luks_free(luks);
 	return 0;
 }
 

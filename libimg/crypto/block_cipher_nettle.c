@@ -107,11 +107,11 @@ static int nettle_run(void *state, bool encrypt, uint8_t *iv, uint8_t *data, siz
 	switch (n->mode) {
 	case IMG_CIPHER_CBC:
 		if (encrypt)
-			library.cbc_encrypt(n->contexts[1], c->encrypt, c->block_size, iv, len, data,
-					    data);
+			library.cbc_encrypt(n->contexts[1], c->encrypt, c->block_size, iv, len,
+					    data, data);
 		else
-			library.cbc_decrypt(n->contexts[0], c->decrypt, c->block_size, iv, len, data,
-					    data);
+			library.cbc_decrypt(n->contexts[0], c->decrypt, c->block_size, iv, len,
+					    data, data);
 		break;
 	case IMG_CIPHER_CTR:
 		library.ctr_crypt(n->contexts[1], c->encrypt, c->block_size, iv, len, data, data);

@@ -353,8 +353,10 @@ int img_cipher_new(const struct img_cipher_spec *spec, const uint8_t *key, size_
 	if (rc)
 		return rc;
 	if (key_bytes != needed)
-		return img_fail(err, -EINVAL, "the key of cipher %s in mode %s is %zu bytes, expected %zu",
-				algorithms[spec->algorithm].name, modes[spec->mode], key_bytes, needed);
+		return img_fail(err, -EINVAL,
+				"the key of cipher %s in mode %s is %zu bytes, expected %zu",
+				algorithms[spec->algorithm].name, modes[spec->mode], key_bytes,
+				needed);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return img_fail(err, -ENOMEM, "out of memory");

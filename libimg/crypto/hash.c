@@ -114,7 +114,8 @@ int img_hash_digest(enum img_hash hash, const void *first, size_t first_bytes, c
 	c = EVP_MD_CTX_new();
 	done = c && EVP_DigestInit_ex2(c, md, NULL) == 1 &&
 	       EVP_DigestUpdate(c, first, first_bytes) == 1 &&
-	       EVP_DigestUpdate(c, second, second_bytes) == 1 && EVP_DigestFinal_ex(c, out, NULL) == 1;
+	       EVP_DigestUpdate(c, second, second_bytes) == 1 &&
+	       EVP_DigestFinal_ex(c, out, NULL) == 1;
 	EVP_MD_CTX_free(c);
 	return done ? 0 : img_fail(err, -ENOMEM, "hash %s: out of memory", hashes[hash].name);
 }

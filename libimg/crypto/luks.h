@@ -22,9 +22,8 @@ struct img_luks_area {
 	struct img_storage *storage; /* borrowed; outlives the header */
 	const char *name;	     /* of the image, to begin sentences with; borrowed likewise */
 	uint64_t off;		     /* in storage */
-	uint64_t bytes;		     /* header and key slots have to lie in them */
-	/* No payload follows the header: it lies elsewhere (a detached header, qcow2). */
-	bool no_payload;
+	uint64_t bytes;		     /* header and key slots have to lie in them; UINT64_MAX: as the storage is long */
+	bool detached;		     /* the payload is in another storage, from its start */
 };
 
 /* Does it begin like a LUKS header? The version; 0: no. head: the first len bytes. */
@@ -48,7 +47,7 @@ uint32_t img_luks_sector_bytes(const struct img_luks *l);
 
 /*
  * Find the volume's key by a passphrase: all active slots are tried, so that the time does not tell which one it
- * fits. -EACCES: "Invalid password, cannot unlock any keyslot", also where slots were left out because
+ * fits. -EKEYREJECTED: "Invalid password, cannot unlock any keyslot", also where slots were left out because
  * each would have taken more than a minute, which the sentence then says; -ENOMEM, -EIO.
  */
 int img_luks_unlock(struct img_luks *l, const uint8_t *passphrase, size_t len, struct img_error *err);
@@ -56,6 +55,8 @@ int img_luks_unlock(struct img_luks *l, const uint8_t *passphrase, size_t len, s
 int img_luks_cipher(const struct img_luks *l, struct img_cipher **out, struct img_error *err);
 
 /* ---- New headers (version 1) ---- */
+
+enum { IMG_LUKS_ITER_TIME_MS = 2000 };
 
 struct img_luks_parameters {
 	struct img_cipher_spec cipher;
@@ -70,6 +71,8 @@ struct img_luks_parameters {
  */
 int img_luks_parameters(const struct img_options *o, const char *prefix,
 			struct img_luks_parameters *out, struct img_error *err);
+/* -EINVAL: a time after which slots are not tried any more. */
+int img_luks_check_iter_time(uint64_t ms, struct img_error *err);
 /* What the header and its eight key slots take; payload begins there. A multiple of 4096. */
 uint64_t img_luks_header_bytes(const struct img_luks_parameters *p);
 /*
@@ -88,22 +91,26 @@ struct img_luks_change {
 	const uint8_t *old_passphrase; /* to erase: the slots that it fits; to add: it opens the header,
 					   NULL: l is unlocked */
 	size_t old_bytes;
-	const uint8_t *new_passphrase; /* to add */
+	const uint8_t *new_passphrase; /* to add; NULL: not given */
 	size_t new_bytes;
-	int keyslot;	       /* -1: to add, the first free one; to erase, by old_passphrase */
-	uint64_t iter_time_ms; /* to add; 0: 2000 */
-	bool force;	       /* erase the last one, overwrite one in use */
+	int keyslot;		      /* -1: to add, the first free one; to erase, by old_passphrase */
+	const uint64_t *iter_time_ms; /* to add; NULL: 2000 */
+	bool force;		      /* erase the last one, overwrite one in use */
 };
 /*
  * Durably, in an order in which a power cut leaves the old slot or the new. -EINVAL: it cannot be done, or
- * not without force; -EACCES: no slot fits; -ENOSPC: no slot is free.
+ * not without force; -EKEYREJECTED: no slot fits; -ENOSPC: no slot is free.
  */
 int img_luks_change_slots(struct img_luks *l, const struct img_luks_change *change,
 			  struct img_error *err);
 
 /* ---- Reports ---- */
 
-/* Add what QEMU's LUKS report has to an object: cipher-alg, uuid, payload-offset, slots, ... */
-int img_luks_info(const struct img_luks *l, struct img_value *out, struct img_error *err);
+/*
+ * Add what QEMU's LUKS report has to an object: cipher-alg, uuid, payload-offset, slots, ... format: what
+ * that is called where another format holds the header; NULL: it is not said. What an object has no memory for it
+ * lacks (libimg/base/value.h).
+ */
+void img_luks_info(const struct img_luks *l, const char *format, struct img_value *out);
 
 #endif

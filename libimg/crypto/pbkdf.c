@@ -74,8 +74,8 @@ int img_pbkdf2_speed(enum img_hash hash, size_t out_bytes, uint64_t *per_second,
 		static const uint8_t sample[32];
 		uint8_t out[IMG_HASH_BYTES_MAX];
 		uint64_t start = processor_ns(), took;
-		int rc = img_pbkdf2(hash, sample, sizeof(sample), sample, sizeof(sample), iterations,
-				    out, img_hash_bytes(hash), err);
+		int rc = img_pbkdf2(hash, sample, sizeof(sample), sample, sizeof(sample),
+				    iterations, out, img_hash_bytes(hash), err);
 
 		if (rc)
 			return rc;

@@ -93,7 +93,8 @@ static void reference_encrypt(const struct img_cipher_spec *spec, uint32_t secto
 			      uint8_t *data, size_t len)
 {
 	const struct nettle_cipher *c = reference(spec->algorithm);
-	uint8_t context[8192] __attribute__((aligned(16))), second[8192] __attribute__((aligned(16)));
+	uint8_t context[8192] __attribute__((aligned(16))),
+		second[8192] __attribute__((aligned(16)));
 
 	cr_assert(c->context_size <= sizeof(context));
 	c->set_encrypt_key(context, key_bytes());
@@ -107,10 +108,12 @@ static void reference_encrypt(const struct img_cipher_spec *spec, uint32_t secto
 			c->encrypt(context, sector, data + at, data + at);
 			break;
 		case IMG_CIPHER_CBC:
-			cbc_encrypt(context, c->encrypt, c->block_size, iv, sector, data + at, data + at);
+			cbc_encrypt(context, c->encrypt, c->block_size, iv, sector, data + at,
+				    data + at);
 			break;
 		case IMG_CIPHER_CTR:
-			ctr_crypt(context, c->encrypt, c->block_size, iv, sector, data + at, data + at);
+			ctr_crypt(context, c->encrypt, c->block_size, iv, sector, data + at,
+				  data + at);
 			break;
 		default:
 			xts_encrypt_message(context, second, c->encrypt, iv, sector,
@@ -163,7 +166,8 @@ Test(cipher, all_combinations_are_what_the_libraries_make_of_each_sector)
 /* The 32 bits of `plain` wrap: QEMU and the kernel agree. */
 Test(cipher, plain_has_32_bits)
 {
-	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_XTS, IMG_IV_PLAIN, IMG_HASH_NONE };
+	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_XTS, IMG_IV_PLAIN,
+					IMG_HASH_NONE };
 	uint8_t low[512] = { 0 }, high[512] = { 0 };
 	struct img_cipher *c;
 
@@ -194,8 +198,8 @@ static void compare_openssl(enum img_cipher_algorithm algorithm, const char *nam
 		EVP_CIPHER_CTX_set_padding(x, 0);
 		EVP_EncryptUpdate(x, expected + at, &n, expected + at, 512);
 	}
-	cr_assert_eq(img_cipher_new(&spec, key_bytes(), img_cipher_key_bytes(algorithm, IMG_CIPHER_CBC),
-				    512, &c, NULL),
+	cr_assert_eq(img_cipher_new(&spec, key_bytes(),
+				    img_cipher_key_bytes(algorithm, IMG_CIPHER_CBC), 512, &c, NULL),
 		     0);
 	cr_assert_eq(c->encrypt(c, 0, got, BYTES), 0);
 	cr_assert_arr_eq(got, expected, BYTES);
@@ -221,14 +225,18 @@ static int try(enum img_cipher_algorithm a, enum img_cipher_mode m, enum img_iv_
 Test(cipher, what_does_not_go_together_is_refused_by_name)
 {
 	struct img_error err = { 0 };
-	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_XTS, IMG_IV_PLAIN64, IMG_HASH_NONE };
+	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_XTS, IMG_IV_PLAIN64,
+					IMG_HASH_NONE };
 	uint8_t same[64] = { 0 };
 	struct img_cipher *c;
 
-	cr_assert_eq(try(IMG_CIPHER_CAST5_128, IMG_CIPHER_XTS, IMG_IV_PLAIN, IMG_HASH_NONE, &err), -ENOTSUP);
+	cr_assert_eq(try(IMG_CIPHER_CAST5_128, IMG_CIPHER_XTS, IMG_IV_PLAIN, IMG_HASH_NONE, &err),
+		     -ENOTSUP);
 	cr_assert_str_eq(err.text, "cipher mode xts needs blocks of 16 bytes, cast5-128 has blocks of 8");
-	cr_assert_eq(try(IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_NONE, &err), -EINVAL);
-	cr_assert_eq(try(IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_SHA1, &err), -ENOTSUP);
+	cr_assert_eq(try(IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_NONE, &err),
+		     -EINVAL);
+	cr_assert_eq(try(IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_SHA1, &err),
+		     -ENOTSUP);
 	cr_assert(strstr(err.text, "sha1"));
 	cr_assert_eq(try(IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_MD5, &err), 0);
 	cr_assert_eq(img_cipher_new(&spec, key_bytes(), 32, 512, &c, &err), -EINVAL);
@@ -244,7 +252,8 @@ Test(cipher, names)
 	for (int i = 0; i < IMG_CIPHER_ALGORITHMS; i++) {
 		const char *name = img_cipher_algorithm_name(i);
 
-		cr_assert(img_cipher_algorithm_by_name(name, &a) && a == (enum img_cipher_algorithm)i);
+		cr_assert(img_cipher_algorithm_by_name(name, &a) &&
+			  a == (enum img_cipher_algorithm)i);
 		cr_assert(strstr(IMG_CIPHER_ALGORITHM_NAMES, name));
 		cr_assert(img_cipher_by_family(img_cipher_family(i),
 					       img_cipher_key_bytes(i, IMG_CIPHER_CBC), &a));
@@ -279,7 +288,8 @@ static void *encrypt_many(void *arg)
 
 Test(cipher, threads_do_not_get_into_each_others_way)
 {
-	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV, IMG_HASH_SHA256 };
+	struct img_cipher_spec spec = { IMG_CIPHER_AES_256, IMG_CIPHER_CBC, IMG_IV_ESSIV,
+					IMG_HASH_SHA256 };
 	static uint8_t expected[BYTES];
 	struct shared s[4];
 	pthread_t threads[4];
