@@ -171,6 +171,8 @@ enum {
 					 the file does not grow by later writes; qcow2 version 3 */
 	IMG_OPEN_SALVAGE = 1 << 14,	   /* for reading what is there of a damaged image: a part that is
 					     missing fails to be read, not to be opened; not with WRITE */
+	IMG_OPEN_NO_DATA = 1 << 15,	   /* what the guest has is neither read nor written: an encrypted
+					 image needs no passphrase; what would need it is -ENOKEY */
 };
 
 enum img_io_kind {
@@ -901,7 +903,7 @@ struct img_rebase_options {
  * one and would not have from the new one is copied to it before; the two may be of any formats and sizes. A power
  * cut leaves the old name or the new one, and img reads the same by both. Nobody else may write to img
  * meanwhile. Afterwards the new one is the one below img; unsafe: the open chain stays as it is, and
- * img may be open without one (IMG_OPEN_NO_BACKING). Blocking. -EROFS, -ENOTSUP: as
+ * img may be open without one (IMG_OPEN_NO_BACKING, and IMG_OPEN_NO_DATA). Blocking. -EROFS, -ENOTSUP: as
  * img_set_backing_name(), also: no compression; -ELOOP; errors of opening the new one.
  */
 int img_rebase(struct img *img, const struct img_rebase_options *options, struct img_error *err);

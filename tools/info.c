@@ -88,7 +88,7 @@ static int parse(struct info *info, int argc, char **argv)
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	r->flags |= share ? IMG_OPEN_SHARE : 0;
-	r->flags |= info->chain ? 0 : IMG_OPEN_SELF_ONLY;
+	r->flags |= info->chain ? IMG_OPEN_NO_DATA : IMG_OPEN_SELF_ONLY;
 	return GO_ON;
 }
 

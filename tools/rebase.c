@@ -115,7 +115,7 @@ static int parse(struct rebase *rebase, int argc, char **argv)
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
 	r->flags |= IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE | IMG_OPEN_UNMAP |
-		    (rebase->unsafe ? IMG_OPEN_NO_BACKING : 0u);
+		    (rebase->unsafe ? IMG_OPEN_NO_BACKING | IMG_OPEN_NO_DATA : 0u);
 	rebase->backing_flags |= rebase->share ? IMG_OPEN_SHARE : 0u;
 	r->backing_flags = &rebase->backing_flags;
 	if (rebase->format && img_format_features(rebase->format) < 0) {

@@ -272,6 +272,7 @@ typedef int img_passphrase_fn(void *user, const uint8_t *bytes, size_t len, stru
 struct img_opening {
 	bool self_only;	      /* open no other file; give what info() needs from this one */
 	bool for_check;	      /* tolerate what check() can repair */
+	bool no_data;	      /* no passphrase is needed: without one map() and plan_write() fail; set with the two above */
 	bool salvage;	      /* what is missing is an error where it is read, not here */
 	bool own_file;	      /* set by the driver: reference() may lead to the image's own file, img->file */
 	struct img_view view; /* with IMG_DRIVER_VIEWS: which state to show, read-only */
@@ -281,7 +282,7 @@ struct img_opening {
 	void **handover;
 	/*
 	 * Let use() have the passphrase that `option`, one of open_options, is the id of; or where that
-	 * is not given, one that the user is asked for. Not with self_only or for_check, which do without.
+	 * is not given, one that the user is asked for. Not with no_data.
 	 * What use() returns; -ENOENT, -ENOKEY: there is none.
 	 */
 	int (*passphrase)(struct img_opening *o, const char *option, img_passphrase_fn *use, void *user,

@@ -116,13 +116,16 @@ static const char *plain_path(const char *path)
 	return strncmp(path, "file:", 5) ? path : path + 5;
 }
 
-/* All that can be known before anything is made. On success r is to be cleared. */
-static int prepare(const char *path, const struct img_create_options *options,
+/*
+ * All that can be known before anything is made. On success r is to be cleared. backing_flags: see
+ * img_create_settings_init().
+ */
+static int prepare(const char *path, const struct img_create_options *options, unsigned backing_flags,
 		   struct img_create_settings *r, struct img_error *err)
 {
 	int rc = img_check_create_options(path, options, err);
 
-	return rc ? rc : img_create_settings_init(r, plain_path(path), options, err);
+	return rc ? rc : img_create_settings_init(r, plain_path(path), options, backing_flags, err);
 }
 
 int img_create_prepare(const char *path, const struct img_create_options *options,
@@ -130,7 +133,7 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 {
 	struct img_create_settings r;
 	struct img_value *v;
-	int rc = prepare(path, options, &r, err);
+	int rc = prepare(path, options, IMG_OPEN_NO_DATA, &r, err);
 
 	if (rc)
 		return rc;
@@ -303,7 +306,7 @@ int img_create_begin(const char *path, const struct img_create_options *options,
 {
 	IMG_NOT_CANCELLED;
 	struct img_create_settings r;
-	int rc = prepare(path, options, &r, err);
+	int rc = prepare(path, options, 0, &r, err);
 
 	if (rc)
 		return rc;
@@ -468,7 +471,7 @@ int img_create(const char *path, const struct img_create_options *options, struc
 {
 	struct img_create_settings r;
 	struct img *img;
-	int rc = prepare(path, options, &r, err), closed;
+	int rc = prepare(path, options, IMG_OPEN_NO_DATA, &r, err), closed;
 
 	if (!rc && r.creating.adds_state) {
 		rc = add_state(&r, options, err);

@@ -270,12 +270,14 @@ static bool format_exists(const char *name)
 }
 
 static int open_backing(struct img_create_settings *r, const char *path,
-			const struct img_create_options *options, struct img_error *err)
+			const struct img_create_options *options, unsigned flags,
+			struct img_error *err)
 {
 	const char *name = r->creating.backing_name, *format = r->creating.backing_format;
 	struct img_open_options how = {
-		.flags = options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
-						     IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE),
+		.flags = flags |
+			 (options->flags & (unsigned)(IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT |
+						      IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE)),
 		.io = options->io,
 		.secrets = options->secrets,
 	};
@@ -321,7 +323,8 @@ static bool is_same_path(const char *a, const char *b)
 }
 
 static int resolve_backing(struct img_create_settings *r, const char *path,
-			   const struct img_create_options *options, struct img_error *err)
+			   const struct img_create_options *options, unsigned flags,
+			   struct img_error *err)
 {
 	struct img_creating *c = &r->creating;
 	struct stat st;
@@ -357,7 +360,7 @@ static int resolve_backing(struct img_create_settings *r, const char *path,
 		return img_fail(err, -EINVAL, "Backing file specified without backing format");
 	if (options->backing_unchecked)
 		return format_exists(c->backing_format) ? 0 : img_fail(err, -EINVAL, "Unknown driver '%s'", c->backing_format);
-	int rc = open_backing(r, path, options, err);
+	int rc = open_backing(r, path, options, flags, err);
 
 	if (!rc)
 		rc = check_depth(r->backing, err);
@@ -430,7 +433,8 @@ static int resolve_preallocation(struct img_create_settings *r, struct img_error
 }
 
 int img_create_settings_init(struct img_create_settings *r, const char *path,
-			     const struct img_create_options *options, struct img_error *err)
+			     const struct img_create_options *options, unsigned backing_flags,
+			     struct img_error *err)
 {
 	uint64_t size;
 	int rc;
@@ -460,7 +464,7 @@ int img_create_settings_init(struct img_create_settings *r, const char *path,
 		rc = parse_options(r, options, err);
 	r->creating.options = r->options;
 	if (!rc)
-		rc = resolve_backing(r, path, options, err);
+		rc = resolve_backing(r, path, options, backing_flags, err);
 	if (!rc)
 		rc = resolve_paths(r, r->path, err);
 	if (!rc)

@@ -27,8 +27,12 @@ struct img_option *img_create_settings_table(const struct img_driver *d);
 /* Is it an option of the files, which all formats take? */
 bool img_create_settings_is_of_file(const struct img_driver *d, const struct img_option *row);
 
-/* Settle everything. On failure r is clear. path: without "file:"; a folder stands for its main file. */
-int img_create_settings_init(struct img_create_settings *r, const char *path, const struct img_create_options *options,
+/*
+ * Settle everything. On failure r is clear. path: without "file:"; a folder stands for its main file.
+ * backing_flags: IMG_OPEN_NO_DATA, or 0: the backing image will be read.
+ */
+int img_create_settings_init(struct img_create_settings *r, const char *path,
+			     const struct img_create_options *options, unsigned backing_flags,
 			     struct img_error *err);
 void img_create_settings_clear(struct img_create_settings *r);
 

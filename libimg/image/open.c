@@ -22,7 +22,7 @@
 enum {
 	INHERITED_FLAGS = IMG_OPEN_SHARE | IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT | IMG_OPEN_UNSAFE |
 			  IMG_OPEN_NO_LOCK | IMG_OPEN_NO_READ_AHEAD | IMG_OPEN_SALVAGE |
-			  IMG_OPEN_WRITETHROUGH | IMG_OPEN_UNMAP,
+			  IMG_OPEN_WRITETHROUGH | IMG_OPEN_UNMAP | IMG_OPEN_NO_DATA,
 };
 
 /* ---- What an image's driver asks for ---- */
@@ -256,6 +256,8 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 		.base = {
 			.self_only = img->context->flags & IMG_OPEN_SELF_ONLY,
 			.for_check = img->context->flags & IMG_OPEN_CHECK,
+			.no_data = img->context->flags &
+				   (IMG_OPEN_SELF_ONLY | IMG_OPEN_CHECK | IMG_OPEN_NO_DATA),
 			.salvage = (img->context->flags & IMG_OPEN_SALVAGE) && !img->writable,
 			.view = how->view,
 			.handover = how->handover,

@@ -91,7 +91,7 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 
 	*out = NULL;
 	if (!rc)
-		rc = img_create_settings_init(&r, path ? path : "stream", options, err);
+		rc = img_create_settings_init(&r, path ? path : "stream", options, 0, err);
 	if (rc)
 		return rc;
 	rc = -ENOMEM;

@@ -353,8 +353,8 @@ Test(arguments, flags_of_every_call_are_known)
 		call_fn *call;
 		unsigned *flags, taken;
 	} rows[] = {
-		FLAGS(open.flags, call_open, 2 * IMG_OPEN_SALVAGE - 1),
-		FLAGS(open.flags, call_open_node, 2 * IMG_OPEN_SALVAGE - 1),
+		FLAGS(open.flags, call_open, 2 * IMG_OPEN_NO_DATA - 1),
+		FLAGS(open.flags, call_open_node, 2 * IMG_OPEN_NO_DATA - 1),
 		FLAGS(open.backing_flags, call_open, 0), /* without have_backing_flags */
 		FLAGS(create.flags, call_create_prepare, create),
 		FLAGS(create.flags, call_create_begin, create),
