@@ -30,6 +30,7 @@ static void free_state(struct qcow2 *q)
 		return;
 	img_storage_close(q->data_file);
 	free(q->data_file_name);
+	img_cipher_free(q->cipher);
 	qcow2_free_tables(q);
 	free(q);
 }
@@ -43,6 +44,7 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 
 	h->more = NULL;
 	q->codec = h->compression == QCOW2_COMPRESSION_ZSTD ? &img_codec_zstd : &img_codec_deflate;
+	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
 	q->raw_data_file = q->geometry.data_file && h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	q->bitmaps = x->bitmaps;
 	q->bitmap_directory_off = x->bitmap_directory_off;
@@ -69,8 +71,8 @@ static int fill_state(struct img *img, struct qcow2 *q, const uint8_t *first,
 	img->unit_bytes = q->geometry.cluster_bytes;
 	img->grain_bytes = q->geometry.subcluster_bytes;
 	img->dirty = h->incompatible & QCOW2_INCOMPATIBLE_DIRTY;
-	img->encrypted = h->crypt_method != QCOW2_CRYPT_NONE;
-	img->compress_codec = q->geometry.data_file ? NULL : q->codec;
+	/* Compressed clusters would be in clear text. */
+	img->compress_codec = q->geometry.data_file || img->encrypted ? NULL : q->codec;
 	return 0;
 }
 
@@ -168,7 +170,9 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 		return rc;
 	fresh->data = old->data;
 	fresh->data_file = old->data_file;
+	fresh->cipher = old->cipher;
 	old->data_file = NULL;
+	old->cipher = NULL;
 	free_state(old);
 	img->state = fresh;
 	return 0;
@@ -283,11 +287,8 @@ static int qcow2_open(struct img *img, struct img_opening *o, struct img_error *
 		return rc;
 	img->state = q;
 	rc = qcow2_check_encryption(img, o, err);
-	if (!rc && img->encrypted && !o->self_only && !o->for_check)
-		rc = img_fail(err, -ENOTSUP, "%s: the image is encrypted (%s), which this library "
-					     "cannot read",
-			      img->name,
-			      q->header.crypt_method == QCOW2_CRYPT_AES ? "AES" : "LUKS");
+	if (!rc)
+		rc = qcow2_open_cipher(img, o, err);
 	if (!rc && img->keep_allocated && q->header.version < 3)
 		rc = img_fail(err, -ENOTSUP,
 			      "%s: the room of what is discarded can be kept since version 3, this "

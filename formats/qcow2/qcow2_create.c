@@ -1,10 +1,10 @@
 /*
  * Making a qcow2 image: spec/qcow2.md, "A fresh image". All places are computed beforehand:
  *
- *	header | refcount table | refcount blocks | L1 table | [L2 table, its data clusters]...
+ *	header | refcount table | refcount blocks | L1 table | LUKS header | [L2 table, its data clusters]...
  *
- * the last part only with preallocation (with a data file: without the data clusters). Without it
- * the file ends after the last L1 entry, and the L1 table is a hole. The header is written last.
+ * the last part only with preallocation (with a data file: without the data clusters). Without it, and
+ * without LUKS, the file ends after the last L1 entry, and the L1 table is a hole. The header is written last.
  */
 #include <assert.h>
 #include <errno.h>
@@ -20,7 +20,7 @@
 const struct img_option qcow2_create_options[] = {
 	{ "encryption", IMG_OPTION_BOOL, "Encrypt the image with format 'aes'", NULL, NULL },
 	{ "encrypt.format", IMG_OPTION_STRING, "Encrypt the image, format choices: 'aes', 'luks'",
-	  NULL, NULL },
+	  NULL, "aes,luks" },
 	{ "encrypt.key-secret", IMG_OPTION_SECRET, "ID of secret providing the encryption key",
 	  NULL, NULL },
 	{ "encrypt.cipher-alg", IMG_OPTION_STRING, "Name of encryption cipher algorithm", NULL,
@@ -64,6 +64,7 @@ struct parameters {
 	const char *data_file; /* borrowed; NULL: none */
 	bool raw;	       /* data_file_raw */
 	bool mapped;	       /* all L2 tables are made */
+	struct qcow2_encryption encryption;
 };
 
 /* Where things go, in clusters from the start of the file. */
@@ -71,25 +72,13 @@ struct plan {
 	uint64_t refcount_table, refcount_table_clusters;
 	uint64_t blocks, block_count;
 	uint64_t l1, l1_clusters;
-	uint64_t l2;		/* the first L2 table; mapped only */
-	uint64_t l2_stride;	/* from one L2 table to the next */
-	uint64_t l2_tables;	/* = L1 entries in use */
-	uint64_t data_clusters; /* of the guest */
+	uint64_t crypto, crypto_clusters; /* the LUKS header */
+	uint64_t l2;			  /* the first L2 table; mapped only */
+	uint64_t l2_stride;		  /* from one L2 table to the next */
+	uint64_t l2_tables;		  /* = L1 entries in use */
+	uint64_t data_clusters;		  /* of the guest */
 	uint64_t total;
 };
-
-static int refuse_encryption(const struct img_options *o, struct img_error *err)
-{
-	for (const struct img_option *row = qcow2_create_options; row->name; row++) {
-		if (strncmp(row->name, "encrypt", 7) || !img_options_has(o, row->name))
-			continue;
-		if (!strcmp(row->name, "encryption") && !img_options_bool(o, row->name))
-			continue;
-		return img_fail(err, -ENOTSUP, "option '%s': encryption is not supported",
-				row->name);
-	}
-	return 0;
-}
 
 static bool is_v2(const struct img_options *o)
 {
@@ -192,16 +181,21 @@ static int resolve_compression(struct img_creating *c, struct img_error *err)
 	return 0;
 }
 
-static void make_parameters(const struct img_creating *c, struct parameters *w)
+static int make_parameters(const struct img_creating *c, struct parameters *w, struct img_error *err)
 {
 	const struct img_options *o = c->options;
 	bool zstd = !strcmp(img_options_string(o, "compression_type"), "zstd");
 	struct qcow2_header *h = &w->header;
+	int rc;
 
 	*w = (struct parameters){
 		.data_file = img_options_string(o, "data_file"),
 		.raw = img_options_bool(o, "data_file_raw"),
 	};
+	rc = qcow2_create_encryption(c, &w->encryption, err);
+	if (rc)
+		return rc;
+	h->crypt_method = w->encryption.method;
 	h->version = is_v2(o) ? 2 : 3;
 	h->cluster_bits = log2_u64(img_options_number(o, "cluster_size"));
 	h->refcount_order = log2_u64(img_options_number(o, "refcount_bits"));
@@ -221,6 +215,7 @@ static void make_parameters(const struct img_creating *c, struct parameters *w)
 	qcow2_geometry(h, &w->geometry);
 	/* What the guest sees in a raw data file has to be mapped from the start. */
 	w->mapped = w->raw || c->preallocate != IMG_PREALLOCATE_OFF;
+	return 0;
 }
 
 /*
@@ -239,6 +234,7 @@ static int make_plan(struct parameters *w, struct plan *p, struct img_error *err
 	*p = (struct plan){
 		.refcount_table = 1,
 		.l1_clusters = div_round_up_u64(tables * 8, g->cluster_bytes),
+		.crypto_clusters = div_round_up_u64(w->encryption.header_bytes, g->cluster_bytes),
 		.l2_tables = tables,
 		.l2_stride = 1 + (w->data_file ? 0 : g->l2_entries),
 		.data_clusters = div_round_up_u64(h->size, g->cluster_bytes),
@@ -246,7 +242,7 @@ static int make_plan(struct parameters *w, struct plan *p, struct img_error *err
 		.block_count = 1,
 	};
 	/* At most 2^22 tables of 2^18 clusters: no overflow. */
-	rest = 1 + p->l1_clusters;
+	rest = 1 + p->l1_clusters + p->crypto_clusters;
 	if (w->mapped)
 		rest += tables + (w->data_file ? 0 : p->data_clusters);
 	for (;;) {
@@ -265,7 +261,8 @@ static int make_plan(struct parameters *w, struct plan *p, struct img_error *err
 		goto too_large;
 	p->blocks = p->refcount_table + p->refcount_table_clusters;
 	p->l1 = p->blocks + p->block_count;
-	p->l2 = p->l1 + p->l1_clusters;
+	p->crypto = p->l1 + p->l1_clusters;
+	p->l2 = p->crypto + p->crypto_clusters;
 	h->l1_entries = (uint32_t)tables;
 	h->l1_off = tables ? p->l1 * g->cluster_bytes : 0;
 	h->refcount_table_off = p->refcount_table * g->cluster_bytes;
@@ -279,8 +276,8 @@ too_large:
 }
 
 /* The first cluster; the caller frees it. */
-static int make_first(const struct img_creating *c, struct parameters *w, uint8_t **out,
-		      struct img_error *err)
+static int make_first(const struct img_creating *c, struct parameters *w, const struct plan *p,
+		      uint8_t **out, struct img_error *err)
 {
 	struct qcow2_extensions x = { 0 };
 	uint8_t *first = malloc(w->geometry.cluster_bytes);
@@ -293,6 +290,10 @@ static int make_first(const struct img_creating *c, struct parameters *w, uint8_
 	if (w->data_file) {
 		x.data_file = (const uint8_t *)w->data_file;
 		x.data_file_bytes = (uint32_t)strlen(w->data_file);
+	}
+	if (p->crypto_clusters) {
+		x.crypto_off = p->crypto * w->geometry.cluster_bytes;
+		x.crypto_bytes = w->encryption.header_bytes;
 	}
 	rc = qcow2_encode_first(&w->header, &x, c->backing_name, first, err);
 	if (rc) {
@@ -310,19 +311,17 @@ int qcow2_create_check(struct img_creating *c, struct img_error *err)
 	uint8_t *first = NULL;
 	int rc;
 
-	rc = refuse_encryption(c->options, err);
-	if (!rc)
-		rc = check_version(c->options, err);
+	rc = check_version(c->options, err);
 	if (!rc)
 		rc = check_options(c, err);
 	if (!rc)
 		rc = resolve_compression(c, err);
-	if (rc)
-		return rc;
-	make_parameters(c, &w);
-	rc = make_plan(&w, &p, err);
 	if (!rc)
-		rc = make_first(c, &w, &first, err);
+		rc = make_parameters(c, &w, err);
+	if (!rc)
+		rc = make_plan(&w, &p, err);
+	if (!rc)
+		rc = make_first(c, &w, &p, &first, err);
 	if (!rc)
 		free(first);
 	return rc;
@@ -398,6 +397,9 @@ static void fill_l2(const struct parameters *w, const struct plan *p, uint64_t n
 		uint8_t *at = table + i * g->l2_entry_bytes;
 		uint64_t word, bitmap;
 
+		/* What is not written yet would decrypt to anything. */
+		if (w->encryption.method != QCOW2_CRYPT_NONE && !g->extended)
+			e = qcow2_zero_room(g, e.host_off);
 		qcow2_encode_entry(g, &e, &word, &bitmap);
 		be64_store(at, word);
 		if (g->extended)
@@ -441,13 +443,33 @@ static int size_file(const struct img_creating *c, const struct parameters *w, c
 	if (w->mapped && !w->data_file && c->preallocate != IMG_PREALLOCATE_METADATA)
 		how = c->preallocate;
 	/* As far as the L1 table is used, not to the end of its cluster; others do so too. */
-	if (!w->mapped)
+	if (!w->mapped && !p->crypto_clusters)
 		bytes = p->l1 * w->geometry.cluster_bytes + p->l2_tables * 8;
 	if (c->file->device && bytes > c->file->size)
 		return img_fail(err, -ENOSPC,
 				"%s: the device has %" PRIu64 " bytes, %" PRIu64 " are needed",
 				c->name, (uint64_t)c->file->size, bytes);
 	return c->file->device ? 0 : img_storage_resize(c->file, bytes, how, err);
+}
+
+/* An encrypted image: nothing is written before the passphrase is known. */
+struct start {
+	struct img_creating *c;
+	const struct parameters *w;
+	const struct plan *p;
+};
+
+static int begin_file(void *user, const uint8_t *passphrase, size_t len, struct img_error *err)
+{
+	const struct start *s = user;
+	uint64_t cluster = s->w->geometry.cluster_bytes, off = s->p->crypto * cluster;
+	int rc = size_file(s->c, s->w, s->p, err);
+
+	/* A new file has nothing but zeroes behind the LUKS header; a device has something else there. */
+	if (!rc && s->c->file->device && s->p->crypto_clusters)
+		rc = img_storage_zero(s->c->file, off, s->p->crypto_clusters * cluster, err);
+	return rc ? rc
+		  : qcow2_create_cipher(s->c, &s->w->encryption, off, passphrase, len, err);
 }
 
 static int create_data_file(struct img_creating *c, const struct parameters *w, struct img_error *err)
@@ -475,19 +497,22 @@ int qcow2_create(struct img_creating *c, struct img_error *err)
 {
 	struct parameters w;
 	struct plan p = { 0 };
+	struct start start = { c, &w, &p };
 	uint8_t *first = NULL;
 	int rc = qcow2_create_check(c, err);
 
-	if (rc)
-		return rc;
-	make_parameters(c, &w);
-	rc = make_plan(&w, &p, err);
 	if (!rc)
-		rc = make_first(c, &w, &first, err);
+		rc = make_parameters(c, &w, err);
+	if (!rc)
+		rc = make_plan(&w, &p, err);
+	if (!rc)
+		rc = make_first(c, &w, &p, &first, err);
+	if (!rc && w.encryption.method != QCOW2_CRYPT_NONE)
+		rc = c->passphrase(c, "encrypt.key-secret", begin_file, &start, err);
+	else if (!rc)
+		rc = size_file(c, &w, &p, err);
 	if (!rc && w.data_file)
 		rc = create_data_file(c, &w, err);
-	if (!rc)
-		rc = size_file(c, &w, &p, err);
 	if (!rc)
 		rc = write_refcounts(c, &w, &p, err);
 	if (!rc && w.mapped)

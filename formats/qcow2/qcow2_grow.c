@@ -314,6 +314,8 @@ static int fill_table(struct filling *f, uint64_t i, uint8_t *table, struct img_
 			.sub_alloc = g->extended ? UINT32_MAX : 0,
 			.host_off = (g->data_file ? base + k : f->next_data++) * g->cluster_bytes,
 		};
+		if (img->encrypted)
+			e = qcow2_zero_room(g, e.host_off);
 		qcow2_encode_entry(g, &e, &word, &bitmap);
 		be64_store(at, word);
 		if (g->extended)
@@ -424,7 +426,8 @@ static int grow_data_file(struct img *img, uint64_t old, uint64_t size, enum img
 
 	if (!data || (!q->raw_data_file && how == IMG_PREALLOCATE_OFF))
 		return 0;
-	if (data->size > old)
+	/* Encrypted: what is new has room that reads as zeroes whatever is in it. */
+	if (data->size > old && !img->encrypted)
 		rc = img_storage_zero(data, old, min_u64(data->size, size) - old, err);
 	if (!rc && data->size < size)
 		rc = img_storage_resize(data, size, for_storage(how), err);

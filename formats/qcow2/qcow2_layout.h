@@ -263,6 +263,11 @@ const char *qcow2_defect_text(unsigned defects);
 /* The two words of a sound entry; *bitmap is 0 if not extended. */
 void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry *e,
 			uint64_t *word, uint64_t *bitmap);
+/*
+ * Room at host_off that reads as zeroes whatever is in it; not with version 2. An entry cannot say so of
+ * 0, where a data file has its first cluster: there it is zeroes without room.
+ */
+struct qcow2_entry qcow2_zero_room(const struct qcow2_geometry *g, uint64_t host_off);
 /* May stored_bytes bytes at host_off be a compressed descriptor (does the offset fit)? */
 bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off,
 			   uint64_t stored_bytes);

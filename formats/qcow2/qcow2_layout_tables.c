@@ -165,6 +165,18 @@ void qcow2_encode_entry(const struct qcow2_geometry *g, const struct qcow2_entry
 	}
 }
 
+struct qcow2_entry qcow2_zero_room(const struct qcow2_geometry *g, uint64_t host_off)
+{
+	bool room = g->extended || host_off;
+
+	return (struct qcow2_entry){
+		.kind = room ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN,
+		.host_off = host_off,
+		.copied = room,
+		.sub_zero = g->extended ? UINT32_MAX : 0,
+	};
+}
+
 bool qcow2_compressed_fits(const struct qcow2_geometry *g, uint64_t host_off,
 			   uint64_t stored_bytes)
 {

@@ -159,8 +159,10 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 	struct qcow2_lookup l;
 	struct qcow2_entry e;
 	uint64_t within;
-	int rc = qcow2_lookup(img, req, off, len, &l);
+	int rc = qcow2_check_unlocked(img, req);
 
+	if (!rc)
+		rc = qcow2_lookup(img, req, off, len, &l);
 	if (rc)
 		return rc;
 	within = off - l.guest_off;
@@ -202,6 +204,10 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 	if (out->kind != IMG_BACKING && qcow2_has_host(&e)) {
 		out->storage = q->data;
 		out->file_off = e.host_off + within;
+	}
+	if (out->kind == IMG_DATA && q->cipher) {
+		out->cipher = q->cipher;
+		out->tweak = qcow2_tweak(q, off, out->file_off);
 	}
 	return 0;
 }

@@ -434,6 +434,13 @@ static int fill_up(struct qcow2_scan *s, struct img_error *err)
 	uint64_t whole = round_up_u64(s->file_bytes, s->geometry.cluster_bytes);
 	int rc = 0;
 
+	/* Of a cluster that is cut the missing part would decrypt to anything but zeroes. */
+	if (s->img->encrypted && (s->data_end || whole != s->file_bytes))
+		return img_fail(err, -ENOTSUP,
+				"%s: truncated: ends at %" PRIu64 ", inside a cluster; as it is encrypted, what "
+				"is lost cannot be made to read as zeroes",
+				s->data_end ? q->data_file->name : s->img->name,
+				s->data_end ? (uint64_t)q->data_file->size : s->file_bytes);
 	if (!s->img->file->device)
 		rc = img_storage_zero(s->img->file, whole, 0, err);
 	if (!rc && s->data_end)

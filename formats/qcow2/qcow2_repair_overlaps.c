@@ -79,6 +79,12 @@ static int move_entry(struct mover *m, uint64_t *word, uint64_t *bitmap, struct 
 		*word = QCOW2_L2_ZERO;
 	} else if (e.kind == QCOW2_NORMAL && g->extended && !e.sub_alloc) {
 		*word = 0;
+	} else if (e.kind == QCOW2_NORMAL && s->header.crypt_method == QCOW2_CRYPT_LUKS) {
+		qcow2_scan_report(s,
+				  "Guest data at offset 0x%" PRIx64 ", where a table is, stays: elsewhere it "
+				  "would decrypt to something else",
+				  e.host_off);
+		return 0;
 	} else {
 		rc = copy(m, e.host_off, len, &to, err);
 		if (!rc && e.kind == QCOW2_COMPRESSED && !qcow2_compressed_fits(g, to, len))

@@ -17,6 +17,11 @@ int qcow2_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 		return img_fail(err, -EINVAL,
 				"%s: Preallocation can't be used for shrinking an image",
 				img->name);
+	if (how != IMG_PREALLOCATE_OFF && img->encrypted && q->header.version < 3)
+		return img_fail(err, -ENOTSUP,
+				"%s: the room that is preallocated decrypts to anything, and an image of "
+				"version 2 cannot say that it reads as zeroes",
+				img->name);
 	if (size > old)
 		rc = qcow2_grow_disk(&refs, old, size, how, err);
 	else if (size < img->size)

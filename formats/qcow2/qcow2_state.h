@@ -23,6 +23,7 @@
 
 #include "formats/qcow2/qcow2_layout.h"
 #include "libimg/base/range_map.h"
+#include "libimg/crypto/luks.h"
 #include "libimg/engine/driver.h"
 
 /*
@@ -40,6 +41,7 @@ struct qcow2 {
 	uint32_t bitmaps;     /* 0: none that count */
 	uint64_t bitmap_directory_off, bitmap_directory_bytes;
 	uint64_t crypto_off, crypto_bytes;
+	struct img_cipher *cipher; /* of guest data; NULL: none, or opened without a passphrase */
 
 	/* Writable images (not those opened for a check) only: */
 	uint64_t *refcount_table; /* offsets of refcount blocks, 0: none */
@@ -244,6 +246,32 @@ int qcow2_set_backing(struct img *img, const char *name, const char *format,
 extern const struct img_option qcow2_open_options[];
 /* Are the options that are given those of an image like this one? -EINVAL. */
 int qcow2_check_encryption(const struct img *img, const struct img_opening *o, struct img_error *err);
+/*
+ * Of an encrypted image, unless it was opened without its data: get the cipher, by the passphrase. -EKEYREJECTED: that is
+ * wrong; -ENOKEY, ...: see img_opening; -EUCLEAN, -ENOTSUP: the LUKS header.
+ */
+int qcow2_open_cipher(struct img *img, struct img_opening *o, struct img_error *err);
+/* Before guest data is looked up or changed. -ENOKEY: that needs the cipher. */
+int qcow2_check_unlocked(const struct img *img, struct img_req *req);
+
+/* What sectors of guest data at file offset host are numbered by. */
+static inline uint64_t qcow2_tweak(const struct qcow2 *q, uint64_t guest, uint64_t host)
+{
+	return q->header.crypt_method == QCOW2_CRYPT_AES ? guest : host;
+}
+
+/* How a new image is encrypted. */
+struct qcow2_encryption {
+	uint32_t method; /* QCOW2_CRYPT_* */
+	struct img_luks_parameters luks;
+	uint64_t header_bytes; /* of LUKS; 0: there is none */
+};
+/* -EINVAL, -ENOTSUP: options that do not go together; -ENOKEY: there is no passphrase. */
+int qcow2_create_encryption(const struct img_creating *c, struct qcow2_encryption *out,
+			    struct img_error *err);
+/* Write the LUKS header to off, if there is one, and leave the cipher for open(). */
+int qcow2_create_cipher(struct img_creating *c, const struct qcow2_encryption *e, uint64_t off,
+			const uint8_t *passphrase, size_t len, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

@@ -159,21 +159,32 @@ static uint64_t run_of_ours(struct img *img, const struct qcow2_lookup *l,
 	}
 }
 
+/* The fill range is known: how it is encrypted, in whole sectors. */
+static void plan_cipher(const struct qcow2 *q, struct img_plan *plan)
+{
+	if (!q->cipher)
+		return;
+	plan->cipher = q->cipher;
+	plan->tweak = qcow2_tweak(q, plan->fill_start, plan->file_off);
+}
+
 /* In place; or, where the room is there but not in use, in place with a commit. */
 static int plan_in_place(struct img *img, struct img_req *req, const struct qcow2_lookup *l,
 			 const struct qcow2_entry *e, uint64_t off, uint64_t len, struct img_plan *plan)
 {
 	const struct qcow2 *q = img->state;
-	uint64_t grain = q->geometry.subcluster_bytes;
 	bool data = is_data(&q->geometry, e, off - l->guest_off);
+	uint64_t grain = !data ? q->geometry.subcluster_bytes : q->cipher ? q->cipher->sector_bytes
+									  : 1;
 	int rc;
 
 	plan->kind = IMG_PLAN_DATA;
 	plan->length = run_of_ours(img, l, e, off, len);
 	plan->storage = q->data;
-	plan->fill_start = data ? off : align_down_u64(off, grain);
-	plan->fill_end = data ? off + plan->length : round_up_u64(off + plan->length, grain);
+	plan->fill_start = align_down_u64(off, grain);
+	plan->fill_end = round_up_u64(off + plan->length, grain);
 	plan->file_off = e->host_off + plan->fill_start - l->guest_off;
+	plan_cipher(q, plan);
 	plan->commit = !data;
 	plan->slot[SLOT_KIND] = COMMIT_REUSE;
 	plan->slot[SLOT_ENTRY] = l->entry_off;
@@ -251,6 +262,7 @@ static int plan_new(struct img *img, struct img_req *req, const struct qcow2_loo
 				 : round_up_u64(off + plan->length, g->subcluster_bytes);
 	plan->storage = q->data;
 	plan->file_off = host + plan->fill_start - l->guest_off;
+	plan_cipher(q, plan);
 	plan->fresh = q->data->limits.zero_fill && host >= max_u64(q->data->size, q->stale_end);
 	plan->commit = true;
 	plan->slot[SLOT_KIND] = COMMIT_NEW;
@@ -374,7 +386,9 @@ static int choose_clear_method(struct img *img, struct img_req *req, const struc
 	/* An entry cannot say that a cluster reads as zeroes and is at 0, where a data file has its first. */
 	if (!discard && img_req_keep_allocated(req) && (!qcow2_has_host(&after) || !after.host_off))
 		return IMG_NEED_WRITE;
-	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file)) {
+	/* Zeroes in the file are none once they are decrypted. */
+	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file) &&
+	    !q->cipher) {
 		*how = discard ? CLEAR_BY_PUNCHING : CLEAR_BY_ZEROING;
 		return 0;
 	}
@@ -500,11 +514,11 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
 		lookup_part(img, &e, within, len, keep, &all_data, &all_zero);
-	if (all_zero || (discard && !(all_data && is_ours(q, &e) && l.table_copied)))
+	if (all_zero || (discard && (q->cipher || !(all_data && is_ours(q, &e) && l.table_copied))))
 		return 0;
 	if (by_bits)
 		return plan_clear_bits(img, req, off, within, plan);
-	if (!all_data || !is_ours(q, &e) || !l.table_copied)
+	if (q->cipher || !all_data || !is_ours(q, &e) || !l.table_copied)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
 	plan->storage = q->data;
@@ -565,6 +579,10 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 int qcow2_plan_write(struct img *img, struct img_req *req, enum img_op op, uint64_t off,
 		     uint64_t len, struct img_plan *plan)
 {
+	int rc = qcow2_check_unlocked(img, req);
+
+	if (rc)
+		return rc;
 	switch (op) {
 	case IMG_OP_WRITE:
 		return plan_data(img, req, off, len, plan);

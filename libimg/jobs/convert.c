@@ -109,6 +109,10 @@ static int check_target(const struct job *j, const struct img *target)
 		return img_fail(j->err, -ENOSPC, "%s: %llu bytes do not fit in %llu",
 				img_name(target), (unsigned long long)j->size,
 				(unsigned long long)img_size(target));
+	if (j->create.compress && target->encrypted)
+		return img_fail(j->err, -ENOTSUP,
+				"%s: Compression and encryption not supported at the same time",
+				img_name(target));
 	if (j->create.compress && (img_format_features(img_format(target)) & IMG_FORMAT_COMPRESS) &&
 	    !target->compress_codec)
 		return img_fail(j->err, -ENOTSUP,
@@ -163,7 +167,8 @@ static bool mix_times(struct job *j)
 		for (const struct img *img = j->o->sources[i]; img; img = img->parent) {
 			known = mix_time(j->create.identity, img->file) && known;
 			for (size_t k = 0; k < img->context->part_count; k++)
-				known = mix_time(j->create.identity, img->context->parts[k]) && known;
+				known = mix_time(j->create.identity, img->context->parts[k]) &&
+					known;
 		}
 	}
 	return known;

@@ -50,6 +50,10 @@ static int check(const struct rebase *r)
 		return rc;
 	if (o->compress && !(img->driver->features & IMG_DRIVER_COMPRESS))
 		return img_fail(err, -ENOTSUP, "Compression not supported for this file format");
+	if (o->compress && !o->unsafe && img->encrypted)
+		return img_fail(err, -ENOTSUP,
+				"%s: Compression and encryption not supported at the same time",
+				img_name(img));
 	if (o->compress && !o->unsafe && !img->compress_codec)
 		return img_fail(err, -ENOTSUP, "%s: it stores nothing compressed", img_name(img));
 	if (o->format && !img_driver_named(o->format))

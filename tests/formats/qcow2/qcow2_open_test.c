@@ -191,8 +191,8 @@ Test(qcow2_open, encrypted_is_reported_and_refused)
 		"qemu-img create -f qcow2 --object secret,id=s,data=x "
 		"-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 image.qcow2 1M && "
 		"break; done; qemu-img info image.qcow2 | grep -q 'format: luks'");
-	refused(&b, 0, -ENOTSUP, "encrypted");
-	refused(&b, IMG_OPEN_WRITE, -ENOTSUP, "encrypted");
+	refused(&b, 0, -ENOKEY, "'encrypt.key-secret' is required");
+	refused(&b, IMG_OPEN_WRITE, -ENOKEY, "'encrypt.key-secret' is required");
 	v = info_of(&b);
 	cr_assert(img_value_bool(img_value_get(v, "encrypted")));
 	encrypt = img_value_get(data_of(v), "encrypt");
