@@ -1,5 +1,5 @@
 /*
- * hash FORMAT FILE sha256|sparse4k: print the digest of an image's guest content, by the library
+ * hash FORMAT FILE sha256|sparse4k [PASSPHRASE]: print the digest of an image's guest content, by the library
  * alone. FORMAT -: probe.
  *
  * sha256: of the whole content. sparse4k: of (little-endian block number, bytes) of each block of
@@ -14,6 +14,7 @@
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
 #include "libimg/img.h"
+#include "tests/support/passphrase.h"
 
 enum {
 	CHUNK = 1 << 20,
@@ -80,11 +81,13 @@ static int hash_image(struct img *img, EVP_MD_CTX *md, bool blocks, uint8_t *buf
 
 int main(int argc, char **argv)
 {
-	if (argc != 4) {
-		fprintf(stderr, "usage: hash FORMAT|- FILE sha256|sparse4k\n");
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: hash FORMAT|- FILE sha256|sparse4k [PASSPHRASE]\n");
 		return 2;
 	}
-	struct img_open_options options = { .format = strcmp(argv[1], "-") ? argv[1] : NULL };
+	struct img_secrets *secrets = argc > 4 && *argv[4] ? one_passphrase(argv[4]) : NULL;
+	struct img_open_options options = { .format = strcmp(argv[1], "-") ? argv[1] : NULL,
+					    .secrets = secrets };
 	bool blocks = !strcmp(argv[3], "sparse4k");
 	struct img_error *err = img_error_new();
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
@@ -114,5 +117,6 @@ int main(int argc, char **argv)
 	EVP_MD_CTX_free(md);
 	free(buf);
 	img_error_free(err);
+	img_secrets_free(secrets);
 	return rc ? 1 : 0;
 }

@@ -26,6 +26,7 @@
  *	how=N		preallocation of what grows then (IMG_PREALLOCATE_*)
  *	qemu=N		each Nth state is judged by qemu-img too
  *	judge=DIR	where its files are put for that; what the image is based on is there
+ *	secret=TEXT	the passphrase of encrypted images
  *	save=FILE	where to put the first state that is wrong
  *	steps=DIR	not a workload, but what a program did: DIR/1.log, 2.log, ... are logs (see
  *			calls.h) of what it did each time to the image, which is as before the first;
@@ -44,6 +45,7 @@
 
 #include "libimg/base/arith.h"
 #include "tests/support/calls.h"
+#include "tests/support/passphrase.h"
 #include "tests/support/workload.h"
 
 enum {
@@ -74,6 +76,8 @@ struct step {
 
 static struct {
 	const char *path, *format, *save, *judge;
+	const char *secret; /* NULL: none */
+	struct img_secrets *secrets;
 	const char *name[MAX_FILES]; /* in the folder */
 	unsigned nfiles;
 	struct workload work;
@@ -181,6 +185,7 @@ static int open_files(struct files *files, struct img_record *record, unsigned f
 		.flags = flags,
 		.io = IMG_IO_THREADS,
 		.cache_bytes = cache,
+		.secrets = crash.secrets,
 	};
 
 	crash.opens = files;
@@ -346,26 +351,32 @@ __attribute__((format(printf, 1, 2))) static int run(const char *fmt, ...)
 static int judge_by_qemu(size_t cut, struct img_error *err)
 {
 	struct img_open_options raw = { .format = "raw", .io = IMG_IO_THREADS };
-	char path[4096];
+	char path[4096], secret[256] = "", how[256];
 	struct img *img;
 	int rc;
 
+	snprintf(how, sizeof(how), "-f %s '%s'", crash.format, crash.name[0]);
+	if (crash.secret) {
+		snprintf(secret, sizeof(secret), "--object 'secret,id=s,data=%s' --image-opts",
+			 crash.secret);
+		snprintf(how, sizeof(how), "'driver=%s,encrypt.key-secret=s,file.filename=%s'",
+			 crash.format, crash.name[0]);
+	}
 	crash.judged++;
 	for (unsigned i = 0; i < crash.nfiles; i++) {
 		snprintf(path, sizeof(path), "%s/%s", crash.judge, crash.name[i]);
 		flat_save(&crash.state.file[i], path);
 	}
 	rc = crash.lazy ? 0
-			: run("qemu-img check %s -f %s '%s' >said 2>&1", crash.log ? "-r all" : "",
-			      crash.format, crash.name[0]);
+			: run("qemu-img check %s %s %s >said 2>&1", crash.log ? "-r all" : "",
+			      secret, how);
 	if (rc == 2 && !run("grep -q '%s' said && grep -q '^1 errors' said", NOT_CLOSED))
 		rc = 0;
 	if (rc && rc != 3 && rc != 63) { /* 3: leaks; 63: no check of that format */
 		run("cat said");
 		return img_fail(err, -EBADMSG, "qemu-img check: exit code %d", rc);
 	}
-	if (run("qemu-img convert -f %s -O raw '%s' seen.raw >said 2>&1", crash.format,
-		crash.name[0])) {
+	if (run("qemu-img convert %s -O raw %s seen.raw >said 2>&1", secret, how)) {
 		run("cat said");
 		return img_fail(err, -EBADMSG, "qemu-img convert fails");
 	}
@@ -731,6 +742,11 @@ int main(int argc, char **argv)
 		}
 		if (!strncmp(argv[i], "with=", 5) && crash.nfiles < MAX_FILES) {
 			crash.name[crash.nfiles++] = argv[i] + 5;
+			continue;
+		}
+		if (!strncmp(argv[i], "secret=", 7)) {
+			crash.secret = argv[i] + 7;
+			crash.secrets = one_passphrase(crash.secret);
 			continue;
 		}
 		char *equals = strchr(argv[i], '=');

@@ -52,6 +52,11 @@ variant() {
 empty() { qemu-img create -q -f qcow2 -o "$1" image.qcow2 $size; }
 filled() { qemu-img convert -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
 compressed() { qemu-img convert -c -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
+# Encrypted: the passphrase is pw.
+encrypted() { "$imgtool" convert --object secret,id=s,data=pw -f raw -O qcow2 -o "encrypt.key-secret=s,$1" base.raw image.qcow2; }
+encrypted_over() {
+	"$imgtool" create -q --object secret,id=s,data=pw -f qcow2 -o "encrypt.key-secret=s,$1" -b base.raw -F raw image.qcow2 $size
+}
 over() { qemu-img create -q -f qcow2 -o "$1" -b base.raw -F raw image.qcow2 $size; }
 snapshots() {
 	filled "$1" && qemu-img snapshot -c one image.qcow2 &&
@@ -154,6 +159,11 @@ variant "qcow2 512 with a snapshot" "" snapshots cluster_size=512
 variant "qcow2 extended L2 with a snapshot" "" snapshots extended_l2=on,cluster_size=16k
 variant "qcow2 4k lazy refcounts" "lazy=1" empty lazy_refcounts=on,cluster_size=4k
 variant "qcow2 512 lazy refcounts, filled" "lazy=1" filled lazy_refcounts=on,cluster_size=512
+variant "qcow2 4k, encrypted by AES" "secret=pw" encrypted encrypt.format=aes,cluster_size=4k
+variant "qcow2 v2 512 over raw, encrypted by AES" "secret=pw" encrypted_over encrypt.format=aes,cluster_size=512,compat=0.10
+variant "qcow2 4k, encrypted by LUKS" "secret=pw" encrypted encrypt.format=luks,encrypt.iter-time=1,cluster_size=4k
+variant "qcow2 extended L2 over raw, encrypted by LUKS" "secret=pw" \
+	encrypted_over encrypt.format=luks,encrypt.iter-time=1,extended_l2=on,cluster_size=16k
 variant "vmdk" "" vmdk_empty subformat=monolithicSparse
 variant "vmdk filled" "" vmdk_filled subformat=monolithicSparse
 variant "vmdk zeroed grains" "" vmdk_filled zeroed_grain=on

@@ -17,6 +17,7 @@
  *
  *	seed=N	of the workload	(1)		cases=N	at most so many for each kind (60)
  *	compress=1	write: a third are compressed writes
+ *	secret=TEXT	the passphrase of encrypted images
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,6 +31,8 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/options.h"
+#include "libimg/base/secrets.h"
+#include "tests/support/passphrase.h"
 #include "tests/support/workload.h"
 
 enum {
@@ -44,7 +47,8 @@ static struct {
 	const char *path, *format, *image_format, *to, *options;
 	uint64_t seed;
 	bool compress;
-	struct flat before; /* IMAGE */
+	struct img_secrets *secrets; /* NULL: none */
+	struct flat before;	     /* IMAGE */
 	struct img_fault fault;
 	struct img_record *record; /* of the file that the scenario writes */
 	struct workload work;	   /* scenario write */
@@ -69,6 +73,7 @@ static int open_image(struct img_storage *s, unsigned flags, struct img **img,
 		.format = test.format,
 		.flags = flags,
 		.io = IMG_IO_THREADS,
+		.secrets = test.secrets,
 	};
 
 	return img_open_storage(s, test.path, &options, img, err);
@@ -126,11 +131,23 @@ static int run_write(struct img_error *err)
 	return close_after(img, rc, err);
 }
 
+static int give_passphrase(struct img_creating *c, const char *option, img_passphrase_fn *use,
+			   void *user, struct img_error *err)
+{
+	const struct img_secret_request request = { .image = c->name, .option = option };
+
+	return img_secrets_use(test.secrets, NULL, &request, use, user, err);
+}
+
 static int make_image(const char *format, uint64_t size, struct img_storage *file,
 		      struct img_error *err)
 {
 	const struct img_driver *driver = img_driver_named(format);
-	struct img_creating c = { .name = "new", .file = file, .size = size };
+	struct img_creating c = { .name = "new",
+				  .file = file,
+				  .size = size,
+				  .passphrase = give_passphrase,
+				  .can_ask = test.secrets };
 	struct img_options *options = img_options_new(driver->create_options);
 	int rc = img_options_parse(options, test.options, err);
 
@@ -139,6 +156,8 @@ static int make_image(const char *format, uint64_t size, struct img_storage *fil
 		rc = driver->create_check(&c, err);
 	if (!rc)
 		rc = driver->create(&c, err);
+	if (c.handover)
+		c.free_handover(c.handover);
 	img_options_free(options);
 	return rc;
 }
@@ -159,7 +178,9 @@ static int run_copy(struct img_error *err)
 	struct img_copy_options copy = { .target_is_zero = true,
 					 .io = IMG_IO_THREADS,
 					 .compress = strstr(test.to, "-c") != NULL };
-	struct img_open_options options = { .flags = IMG_OPEN_WRITE, .io = IMG_IO_THREADS };
+	struct img_open_options options = { .flags = IMG_OPEN_WRITE,
+					    .io = IMG_IO_THREADS,
+					    .secrets = test.secrets };
 	char *to = strndup(test.to, strcspn(test.to, "-"));
 	struct img *source = NULL, *target = NULL;
 	struct img_storage *s;
@@ -416,6 +437,8 @@ int main(int argc, char **argv)
 			test.seed = strtoull(argv[i] + 5, NULL, 0);
 		else if (!strncmp(argv[i], "compress=", 9))
 			test.compress = argv[i][9] == '1';
+		else if (!strncmp(argv[i], "secret=", 7))
+			test.secrets = one_passphrase(argv[i] + 7);
 		else if (!strncmp(argv[i], "cases=", 6))
 			cases = max_u64(strtoull(argv[i] + 6, NULL, 0), 1);
 	}
@@ -433,5 +456,6 @@ int main(int argc, char **argv)
 	printf("%" PRIu64 " cases, %" PRIu64 " refused, %" PRIu64 " failures\n", test.cases,
 	       test.refused, test.failures);
 	free(test.before.bytes);
+	img_secrets_free(test.secrets);
 	return test.failures ? 1 : 0;
 }

@@ -136,6 +136,20 @@ for subformat in monolithicSparse streamOptimized; do
 	run create new vmdk options=subformat=$subformat
 done
 
+# Encrypted ones.
+for kind in aes luks; do
+	options=encrypt.format=$kind,encrypt.key-secret=s,cluster_size=4k
+	[ $kind = aes ] || options=$options,encrypt.iter-time=1
+	"$imgtool" convert --object secret,id=s,data=pw -f raw -O qcow2 -o $options base.raw "filled-$kind.qcow2"
+	run open "filled-$kind.qcow2" qcow2 secret=pw
+	run write "filled-$kind.qcow2" qcow2 secret=pw seed=$seed
+	run resize "filled-$kind.qcow2" qcow2 secret=pw
+	options=$(echo $options | sed 's/encrypt.key-secret=s,//')
+	run create new qcow2 secret=pw options=$options
+	run copy filled-compat=1.1.qcow2 qcow2 to=qcow2 secret=pw options=$options
+	run copy "filled-$kind.qcow2" qcow2 to=qcow2 secret=pw
+done
+
 # Something to repair: leaked clusters, refcounts too low.
 cp filled-cluster_size=512.qcow2 leak.qcow2
 qemu-io -f qcow2 -c 'write -q -P 3 0 128k' -c abort leak.qcow2 >/dev/null 2>&1

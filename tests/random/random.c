@@ -22,6 +22,7 @@
  *	beside_model=F	... and all of F, whatever is written: NAME is a snapshot inside IMAGE
  *	references=...	as in struct img_open_options
  *	flags=N		IMG_OPEN_* besides WRITE
+ *	secret=TEXT	the passphrase of encrypted images
  *
  * Several times in between everything is written out, the image closed, opened again, checked and
  * read from beginning to end.
@@ -42,6 +43,7 @@
 #include "libimg/base/endian.h"
 #include "libimg/engine/driver.h"
 #include "libimg/img.h"
+#include "tests/support/passphrase.h"
 
 enum {
 	THREADS_MAX = 8,
@@ -913,6 +915,8 @@ static bool parse_key(const char *arg, double *seconds, uint64_t *seed)
 		return (run.beside_model = map_model(value, &run.beside_size));
 	else if (!strncmp(arg, "references=", 11))
 		run.options.references = value;
+	else if (!strncmp(arg, "secret=", 7))
+		run.options.secrets = one_passphrase(value);
 	else if (!strncmp(arg, "flags=", 6))
 		run.options.flags |= (unsigned)strtoul(value, NULL, 0);
 	else

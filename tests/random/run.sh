@@ -82,6 +82,27 @@ inside() {
 		[ ! -e outer.kept ] || try "$name, $io: what is around it" outside
 	done
 }
+# encrypted NAME KEYS FORMAT MAKE...: MAKE makes image.FORMAT, encrypted with the passphrase pw, and model.raw, what is in it.
+encrypted() {
+	name=$1 keys=$2 format=$3
+	shift 3
+	case $name in *"$only"*) ;; *) return ;; esac
+	for io in ${IO:-uring threads}; do
+		rm -f image* data.bin
+		"$@" >make.log 2>&1 || { fail "$name: cannot be made: $*: $(head -n 1 make.log)"; return; }
+		# shellcheck disable=SC2086 # words are wanted
+		try "$name, $io, seed $seed" timeout 120 "$program" "image.$format" model.raw format="$format" io=$io \
+			secret=pw seconds="$seconds" seed="$seed" $keys || continue
+		[ -z "$VERBOSE" ] || cat .out
+		key=encrypt.key-secret
+		[ "$format" != luks ] || key=key-secret
+		try "$name, $io: qemu-img compare" qemu-img compare --object secret,id=s,data=pw --image-opts \
+			"driver=$format,file.filename=image.$format,$key=s" driver=raw,file.filename=model.raw
+		[ "$format" != qcow2 ] ||
+			try "$name, $io: imgtool check, without a passphrase" "$imgtool" check -q -f qcow2 image.qcow2
+		cmp -s base.raw base.kept || fail "$name, $io: the base was changed"
+	done
+}
 cp base.raw base.kept
 
 empty() { qemu-img create -q -f qcow2 -o "$1" image.qcow2 $size; }
@@ -335,6 +356,37 @@ variant "vpc by qemu-img, resized meanwhile, unmapping" "resize=1 flags=512" vpc
 variant "vpc fixed, resized meanwhile" "resize=1" vpc_theirs subformat=fixed
 variant "vpc child, checked and resized meanwhile" "resize=1 check=1" vpc_over block_size=64k block_size=64k
 variant "vpc child, blocks of 64k, unmapping" "flags=512" vpc_over block_size=64k block_size=4k
+
+# Encrypted: sectors are rewritten as a whole, whoever changes what of them.
+empty_encrypted() {	# OPTIONS: by qemu-img, which cannot measure its time on a busy machine now and then
+	cp zero.raw model.raw
+	for _ in 1 2 3 4 5 6 7 8; do
+		! qemu-img create -q -f qcow2 --object secret,id=s,data=pw -o "encrypt.key-secret=s,$1" image.qcow2 $size || return 0
+	done
+	return 1
+}
+filled_encrypted() {
+	cp base.raw model.raw
+	"$imgtool" convert --object secret,id=s,data=pw -f raw -O qcow2 -o "encrypt.key-secret=s,$1" base.raw image.qcow2
+}
+encrypted_over() {
+	cp base.raw model.raw
+	"$imgtool" create -q --object secret,id=s,data=pw -f qcow2 -b base.raw -F raw -o "encrypt.key-secret=s,$1" image.qcow2 $size
+}
+luks=encrypt.format=luks,encrypt.iter-time=10
+encrypted "qcow2, encrypted by AES" "" qcow2 empty_encrypted encrypt.format=aes
+encrypted "qcow2 v2 512, encrypted by AES, unmapping" "flags=512" qcow2 filled_encrypted encrypt.format=aes,cluster_size=512,compat=0.10
+encrypted "qcow2 over raw, encrypted by AES, overlapping requests" "overlap=1" qcow2 encrypted_over encrypt.format=aes
+encrypted "qcow2, encrypted by LUKS" "" qcow2 empty_encrypted $luks
+encrypted "qcow2 4k, encrypted by LUKS, four queues" "threads=4" qcow2 filled_encrypted $luks,cluster_size=4k
+encrypted "qcow2 2M, encrypted by LUKS, unmapping" "flags=512 threads=4" qcow2 filled_encrypted $luks,cluster_size=2M
+encrypted "qcow2 extended L2 over raw, encrypted by LUKS" "overlap=1" qcow2 encrypted_over $luks,extended_l2=on,cluster_size=16k
+encrypted "qcow2 data file, encrypted by LUKS, unmapping" "flags=512 references=any" qcow2 filled_encrypted $luks,data_file=data.bin
+encrypted "qcow2 v2, CBC and ESSIV, O_DIRECT if possible" "flags=640" qcow2 filled_encrypted \
+	$luks,compat=0.10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256
+encrypted "qcow2 preallocated, encrypted by LUKS, resized meanwhile" "resize=1 check=1" qcow2 filled_encrypted \
+	$luks,preallocation=metadata
+encrypted "qcow2 4k, encrypted by AES, resized meanwhile" "resize=1 check=1" qcow2 filled_encrypted encrypt.format=aes,cluster_size=4k
 
 # Several queues read from above while its parent is written to, grows, and is given another size.
 variant "qcow2 read from above" "child=child.qcow2" filled compat=1.1
