@@ -6,7 +6,6 @@
 
 const struct img_signature img_signatures[] = {
 	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
-	{ .name = "qed", .len = 4, .bytes = "QED" }, /* and a zero byte */
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ .name = "luks", .len = 6, .bytes = "LUKS\xba\xbe" },
 	{ .name = "asif", .len = 4, .bytes = "shdw" },

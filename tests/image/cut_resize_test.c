@@ -145,6 +145,12 @@ Test(cut_resize, vdi)
 	try("vdi", "static=on");
 }
 
+Test(cut_resize, qed)
+{
+	try("qed", NULL);
+	try("qed", "cluster_size=4k,table_size=1");
+}
+
 Test(cut_resize, vhd_and_vhdx)
 {
 	try("vpc", "force_size=on,block_size=64k");

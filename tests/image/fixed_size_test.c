@@ -142,6 +142,8 @@ static const struct {
 	{ "vhdx", "block_size=2M,subformat=fixed", false },
 	{ "vdi", NULL, true },
 	{ "vdi", "static=on", false },
+	{ "qed", NULL, true },
+	{ "qed", "cluster_size=4k,table_size=2", true },
 	{ "parallels", NULL, true },
 	{ "qcow2", NULL, true },
 };

@@ -242,6 +242,8 @@ static const struct {
 	{ "vhdx", "block_size=1M", true },
 	{ "vdi", NULL, false },
 	{ "vdi", "block_size=64k", true },
+	{ "qed", "cluster_size=4k", false },
+	{ "qed", NULL, true },
 	{ "vmdk", NULL, false },
 	{ "vmdk", NULL, true },
 	{ "parallels", "cluster_size=64k", false },
