@@ -15,18 +15,18 @@ rm -f direct.raw copied.raw
 # What can be made on a base of this format; other formats more often.
 kinds_above() {
 	case $1 in
-	vmdk) pick qcow2 vdi vpc vdi vpc vmdk ;;
-	vhdx) pick qcow2 vdi vpc vdi vpc vhdx ;;
-	vdi) pick qcow2 vpc vpc vdi ;;
-	vpc) pick qcow2 vdi vdi vpc ;;
-	*) picked=qcow2 ;;
+	vmdk) pick qcow2 qed vdi vpc vdi vpc vmdk ;;
+	vhdx) pick qcow2 qed vdi vpc vdi vpc vhdx ;;
+	vdi) pick qcow2 qed vpc vpc vdi ;;
+	vpc) pick qcow2 qed vdi vdi vpc ;;
+	*) pick qcow2 qed qed ;;
 	esac
 }
 
 # above FORMAT PARENT_FORMAT: can it be?
 can_be_above() {
 	case $1 in
-	qcow2) return 0 ;;
+	qcow2 | qed) return 0 ;;
 	vdi | vpc) case $2 in vdi | vpc | vmdk | vhdx) return 0 ;; esac ;;
 	vmdk | vhdx) [ "$1" = "$2" ] && return 0 ;;
 	esac
@@ -39,6 +39,7 @@ options_of_mixed() {
 	vpc) pick force_size=on force_size=on,block_size=64k force_size=on,block_size=4k ;;
 	vhdx) pick block_size=1M block_size=2M ;;
 	vdi) pick static=off block_size=4k block_size=1536 block_size=64k ;;
+	qed) pick table_size=4 cluster_size=4k,table_size=2 cluster_size=256k,table_size=16 ;;
 	parallels) pick cluster_size=4k cluster_size=64k cluster_size=32256 ;;
 	raw) picked= ;;
 	esac
@@ -78,7 +79,7 @@ level() {
 
 mixed_chain() {
 	local i above
-	pick raw vmdk vhdx vdi vpc parallels vmdk vhdx
+	pick raw vmdk vhdx vdi vpc qed parallels vmdk vhdx
 	format=$picked made= formats=() readable=yes
 	rm -f model.raw
 	pick_size
@@ -111,7 +112,7 @@ pick_modes() {
 }
 
 mixed_convert() {
-	pick raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" vpc vhdx vdi parallels
+	pick raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" vpc vhdx vdi qed parallels
 	local target=$picked
 	title="$title; convert -t $to_mode -T $from_mode $rate -O $target"
 	# shellcheck disable=SC2086 # words are wanted

@@ -26,7 +26,7 @@ truncate -s 1114624 base.raw
 size=$(stat -c %s base.raw)
 
 # What images are based on, for states that qemu-img opens.
-mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx ../lower.vpc judge/
+mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx ../lower.vpc ../lower.qed judge/
 
 variant() {
 	name=$1 keys=$2
@@ -138,6 +138,13 @@ vdi_over() {
 	qemu-img convert -f raw -O vdi base.raw lower.vdi &&
 		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
 }
+qed_empty() { "$imgtool" create -q -f qed -o "$1" image.qed $size; }
+qed_filled() { "$imgtool" convert -f raw -O qed -o "$1" base.raw image.qed; }
+qed_theirs() { qemu-img convert -f raw -O qed -o "$1" base.raw image.qed; }
+qed_over() { qemu-img create -q -f qed -o "$1" -b base.raw -F raw image.qed $size; }
+qed_over_qed() {
+	qemu-img convert -f raw -O qed base.raw lower.qed && qemu-img create -q -f qed -o "$1" -b lower.qed -F qed image.qed
+}
 # 23 entries: the data begins at a whole sector.
 vdi_version0() { vdi_of_version0 "$1" image.vdi $size; }
 
@@ -211,6 +218,14 @@ variant "vdi version 0" "qemu=0" vdi_version0 block_size=48640
 variant "vdi version 0, between sectors" "shift=492 qemu=0" vdi_version0 block_size=64k
 variant "vdi version 0, between sectors, churn" "shift=184 churn=1 count=120 qemu=0" vdi_version0 block_size=16k
 
+variant "qed" "" qed_empty cluster_size=64k
+variant "qed 4k, tables of a cluster, not for QEMU" "qemu=0" qed_empty cluster_size=4k,table_size=1
+variant "qed 4k, filled" "" qed_filled cluster_size=4k
+variant "qed by qemu-img" "" qed_theirs cluster_size=4k,table_size=2
+variant "qed large tables" "" qed_empty cluster_size=256k,table_size=16
+variant "qed over raw" "" qed_over cluster_size=4k,table_size=2
+variant "qed over qed" "" qed_over_qed cluster_size=64k
+
 # Images of several files.
 variant "parallels folder" "qemu=0" parallels_folder cluster_size=4k
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
@@ -229,6 +244,8 @@ variant "qcow2 4k lazy refcounts, roles in turn" "roles=1 lazy=1" filled lazy_re
 variant "qcow2 4k, data file, roles in turn" "roles=1" empty cluster_size=4k,data_file=data.raw
 variant "vmdk, roles in turn" "roles=1 churn=1" vmdk_filled zeroed_grain=on
 variant "vdi, roles in turn" "roles=1 churn=1 qemu=0" vdi_filled block_size=4k
+variant "qed, roles in turn" "roles=1 churn=1" qed_filled cluster_size=4k,table_size=2
+variant "qed over raw, roles in turn" "roles=1" qed_over cluster_size=4k
 variant "vpc, roles in turn" "roles=1 churn=1" vpc_filled block_size=64k
 variant "vpc over vpc, roles in turn" "qemu=0 roles=1" vpc_over block_size=64k
 variant "vhdx, roles in turn" "log=1 roles=1" vhdx_theirs log_size=1M
@@ -244,6 +261,8 @@ variant "qcow2 4k, churn with a snapshot" "churn=1 compress=1 count=120" packed_
 variant "qcow2 4k over raw, churn" "churn=1 count=120" over cluster_size=4k
 variant "vdi, churn, tiny cache" "churn=1 cache=16384 count=120 qemu=0" vdi_empty block_size=512
 variant "vdi child, churn" "churn=1 count=120 qemu=0" vdi_over block_size=4k
+variant "qed, churn, tiny cache" "churn=1 cache=16384 count=120" qed_filled cluster_size=4k,table_size=2
+variant "qed over qed, churn" "churn=1 count=120" qed_over_qed cluster_size=4k,table_size=2
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
 variant "vpc, churn, tiny cache" "churn=1 cache=16384 count=120" vpc_theirs subformat=dynamic
 variant "vpc, blocks of 4k, churn" "churn=1 count=120" vpc_filled block_size=4k
@@ -259,6 +278,7 @@ for sync in 1 2 3 5 8 13; do
 	variant "vpc, sync $sync fails" "fail=$sync count=30" vpc_filled block_size=64k
 	variant "vpc over vpc, sync $sync fails" "qemu=0 fail=$sync count=30" vpc_over block_size=4k
 	variant "vhdx over vhdx, sync $sync fails" "qemu=0 fail=$sync count=30" vhdx_over log_size=1M
+	variant "qed, sync $sync fails" "fail=$sync count=30" qed_filled cluster_size=4k,table_size=2
 	variant "vmdk split, sync $sync fails" "fail=$sync count=30" vmdk_split twoGbMaxExtentSparse
 done
 
@@ -297,6 +317,9 @@ variant "resize vdi child" "resize=300032 resize=8388608 qemu=0" vdi_over block_
 variant "resize vdi version 0" "resize=2097152 resize=300032 qemu=0" vdi_version0 block_size=48640
 variant "resize vdi version 0, between sectors" "shift=492 resize=2097152 resize=300032 qemu=0" \
 	vdi_version0 block_size=64k
+variant "resize qed" "resize=2097152 resize=524288 resize=1048576" qed_filled cluster_size=64k
+variant "resize qed 4k" "resize=99840 resize=5242880 resize=300032" qed_filled cluster_size=4k,table_size=2
+variant "resize qed over raw" "resize=300032 resize=2097152" qed_over cluster_size=4k,table_size=2
 variant "resize vpc" "resize=300032 resize=2097152 resize=5242880" vpc_filled block_size=64k
 variant "resize vpc, blocks of 4k" "resize=300032 resize=5242880" vpc_filled block_size=4k
 variant "resize vpc by qemu-img" "resize=300032 resize=6291456" vpc_theirs subformat=dynamic

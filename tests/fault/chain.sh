@@ -25,6 +25,7 @@ make() {
 	case $1 in
 	vpc) options="-o force_size=on,block_size=64k" ;;
 	vhdx) options="-o block_size=1M" ;;
+	qed) options="-o cluster_size=4k,table_size=2" ;;
 	*) options= ;;
 	esac
 	# shellcheck disable=SC2086 # words are wanted
@@ -184,6 +185,8 @@ done <<-END
 	qcow2 vpc vpc
 	qcow2 vmdk vmdk
 	vdi vpc vdi
+	qed qed qed
+	qcow2 qed raw
 	qcow2 qcow2 parallels
 END
 # Folders of Parallels: their snapshots are the chain.

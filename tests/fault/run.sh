@@ -46,6 +46,11 @@ qemu-img convert -f raw -O vdi base.raw theirs.vdi
 "$imgtool" create -q -f vdi -o block_size=64k empty.vdi 1M
 "$imgtool" create -q -f vdi -b theirs.vdi -F vdi child.vdi
 "$imgtool" convert -f raw -O vdi -o static=on base.raw static.vdi
+for options in cluster_size=64k cluster_size=4k,table_size=2; do
+	qemu-img convert -f raw -O qed -o $options base.raw "filled-$options.qed"
+done
+"$imgtool" create -q -f qed -o cluster_size=256k,table_size=16 empty.qed 1M
+"$imgtool" create -q -f qed -b filled-cluster_size=64k.qed -F qed child.qed
 virtualbox_parallels old.parallels 1048576
 "$imgtool" convert -n -f raw -O parallels base.raw old.parallels
 for options in cluster_size=4k cluster_size=32256; do
@@ -94,6 +99,11 @@ done
 for image in theirs small child static; do
 	run resize $image.vdi vdi
 done
+for image in filled-*.qed empty.qed child.qed; do
+	run open "$image" qed
+	run write "$image" qed seed=$seed
+	run resize "$image" qed
+done
 for image in filled-*.parallels old.parallels; do
 	run open "$image" parallels
 	run write "$image" parallels seed=$seed
@@ -102,7 +112,7 @@ done
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi parallels; do
+for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi qed parallels; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -128,6 +138,9 @@ run create new vpc options=subformat=dynamic
 run create new vpc options=subformat=fixed
 for options in static=off static=on block_size=4k preallocation=full; do
 	run create new vdi options=$options
+done
+for options in cluster_size=64k cluster_size=4k,table_size=2; do
+	run create new qed options=$options
 done
 for options in cluster_size=64k cluster_size=32256 preallocation=full; do
 	run create new parallels options=$options
@@ -168,6 +181,13 @@ cp small.vdi shared.vdi
 dd if=small.vdi of=shared.vdi bs=4 skip=130 seek=131 count=1 conv=notrunc status=none
 printf '\376\000' | dd of=shared.vdi bs=1 seek=388 conv=notrunc status=none
 run repair shared.vdi vdi
+# The mark, and two clusters in one place: the first L2 table follows on the L1 table.
+"$imgtool" convert -f raw -O qed -o cluster_size=4k,table_size=2 base.raw shared.qed
+printf '\002' | dd of=shared.qed bs=1 seek=16 conv=notrunc status=none
+dd if=shared.qed of=shared.qed bs=8 skip=1537 seek=1538 count=1 conv=notrunc status=none
+"$imgtool" check -q -f qed shared.qed
+[ $? = 2 ] || fail "shared.qed is to have two clusters in one place"
+run repair shared.qed qed
 
 . "$top/tests/fault/tool.sh"
 finish

@@ -145,6 +145,15 @@ vdi_over() {	# OPTIONS, OPTIONS of the parent
 	rm -f lower.vdi && "$imgtool" convert -f raw -O vdi -o "$2" base.raw lower.vdi &&
 		"$imgtool" create -q -f vdi -o "$1" -b lower.vdi -F vdi image.vdi
 }
+qed_empty() { "$imgtool" create -q -f qed -o "$1" image.qed $size; }
+qed_theirs() { qemu-img convert -f raw -O qed -o "$1" base.raw image.qed; }
+qed_over() { qemu-img create -q -f qed -o "$1" -b "$2" -F "$3" image.qed $size; }
+qed_over_chain() {
+	rm -f lower.qed middle.qcow2 && qemu-img convert -f raw -O qed -o cluster_size=4k base.raw lower.qed &&
+		qemu-img create -q -f qcow2 -b lower.qed -F qed middle.qcow2 &&
+		qemu-io -f qcow2 -c 'write -q -P 5 1M 300k' -c 'write -q -z 3M 500k' middle.qcow2 &&
+		qed_over "$1" middle.qcow2 qcow2
+}
 vdi_over_chain() {
 	rm -f lower.vdi middle.vdi && qemu-img convert -f raw -O vdi base.raw lower.vdi &&
 		"$imgtool" create -q -f vdi -b lower.vdi -F vdi middle.vdi &&
@@ -515,6 +524,22 @@ inside "qcow2 in a window, O_DIRECT if possible, unmapping" "flags=640" qcow2 "{
 inside "qcow2 in a qcow2" "" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" nested qcow2 compat=1.1
 inside "qcow2 512 in a qcow2, unmapping" "flags=512" qcow2 "{\"driver\":\"qcow2\",\"file\":$within}" \
 	nested qcow2 cluster_size=512
+variant "qed" "" qed_empty cluster_size=64k
+variant "qed filled by qemu-img" "overlap=1" qed_theirs cluster_size=64k
+variant "qed 4k, unmapping" "flags=512 threads=4" qed_theirs cluster_size=4k,table_size=2
+variant "qed, unmapping, O_DIRECT if possible" "flags=640" qed_theirs cluster_size=64k
+variant "qed, written through" "threads=1 flags=1024" qed_theirs cluster_size=16k,table_size=2
+variant "qed large tables" "flags=512" qed_empty cluster_size=256k,table_size=16
+variant "qed, ours: tables of a cluster, resized meanwhile" "flags=512 resize=1" qed_empty cluster_size=4k,table_size=1
+variant "qed, resized and checked meanwhile, unmapping" "resize=1 check=1 flags=512" qed_theirs cluster_size=4k,table_size=2
+variant "qed over raw, unmapping" "flags=512 threads=4" qed_over cluster_size=4k base.raw raw
+variant "qed over shorter raw, resized meanwhile" "resize=1" qed_over cluster_size=64k short.raw raw
+variant "qed over a chain, overlapping requests" "overlap=1" qed_over_chain cluster_size=4k
+variant "qed over a chain, its chain changed meanwhile" "chain=1 check=1 flags=512" qed_over_chain cluster_size=16k
+variant "qed read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" \
+	qed_theirs cluster_size=4k
+variant "qed, read beside, unmapping" "beside=image.qed flags=512" qed_theirs cluster_size=4k
+variant "qcow2 over qed, changed and resized meanwhile" "chain=1 resize=1" over_format cluster_size=4k qed table_size=2
 variant "vdi" "" vdi_empty static=off
 variant "vdi filled by qemu-img" "overlap=1" vdi_theirs static=off
 variant "vdi static" "" vdi_theirs static=on
