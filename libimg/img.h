@@ -217,7 +217,7 @@ int img_open(const char *name, const struct img_open_options *options, struct im
  * ---- Descriptions ----
  *
  * A tree of what to open, node by node: an image, and under it what holds its bytes ("file"), the
- * image below ("backing"), an external data file ("data-file"). Settings have dotted keys, as those of
+ * image below ("backing"), an external data file ("data-file"), a detached header ("header"). Settings have dotted keys, as those of
  * QEMU's --image-opts: "driver", "file.filename", "backing.driver", "cache.direct", of the driver raw
  * "offset" and "size", of images with snapshots inside "snapshot.name" and "snapshot.id". What a
  * description names is the user's: relative to the working directory, and no matter for references.

@@ -64,7 +64,8 @@ static int check_sizes(const struct bochs_header *h, struct img_error *err)
 		return img_fail(err, -EUCLEAN,
 				"bitmap size is %" PRIu32 ", expected at least %" PRIu64
 				", a bit for each sector of an extent, and at most %" PRIu32,
-				h->bitmap_bytes, div_round_up_u64(needed, 8), BOCHS_EXTENT_BYTES_MAX);
+				h->bitmap_bytes, div_round_up_u64(needed, 8),
+				BOCHS_EXTENT_BYTES_MAX);
 	if (h->size > INT64_MAX)
 		return img_fail(err, -EUCLEAN, "disk size is %" PRIu64 ", expected less than 2^63",
 				h->size);
@@ -72,7 +73,8 @@ static int check_sizes(const struct bochs_header *h, struct img_error *err)
 		return img_fail(err, -EUCLEAN,
 				"catalog entries is %" PRIu32 ", expected at least %" PRIu64
 				" for a disk of %" PRIu64 " bytes",
-				h->catalog_entries, div_round_up_u64(h->size, h->extent_bytes), h->size);
+				h->catalog_entries, div_round_up_u64(h->size, h->extent_bytes),
+				h->size);
 	return 0;
 }
 
@@ -97,8 +99,9 @@ int bochs_parse_header(const uint8_t *bytes, size_t len, struct bochs_header *ou
 	h.bitmap_bytes = le32_load(bytes + OFF_BITMAP_BYTES);
 	h.extent_bytes = le32_load(bytes + OFF_EXTENT_BYTES);
 	/* Nobody reads or writes less than a sector of it. */
-	h.size = align_down_u64(le64_load(bytes + (h.version == VERSION_1 ? OFF_SIZE_1 : OFF_SIZE_2)),
-				BOCHS_SECTOR);
+	h.size = align_down_u64(
+		le64_load(bytes + (h.version == VERSION_1 ? OFF_SIZE_1 : OFF_SIZE_2)),
+		BOCHS_SECTOR);
 	rc = check_sizes(&h, err);
 	if (rc)
 		return rc;

@@ -123,6 +123,11 @@ uint64_t img_luks_payload_bytes(const struct img_luks *l)
 	return l->payload_bytes;
 }
 
+uint64_t img_luks_tweak(const struct img_luks *l)
+{
+	return l->iv_offset * IMG_LUKS_SECTOR;
+}
+
 uint32_t img_luks_sector_bytes(const struct img_luks *l)
 {
 	return l->sector_bytes;
@@ -202,6 +207,29 @@ int img_luks_parameters(const struct img_options *o, const char *prefix,
 }
 
 /* ---- The report ---- */
+
+void img_luks_check(const struct img_luks *l, void (*defect)(void *user, const char *text), void *user)
+{
+	const struct img_luks_area *a = &l->area;
+	struct img_error err = { 0 };
+
+	for (unsigned i = 0; i < l->slot_count; i++) {
+		const struct img_luks_slot *s = &l->slots[i];
+		uint64_t end = a->off + s->material_off + s->material_bytes;
+
+		if (!s->active || end <= a->storage->size)
+			continue;
+		img_fail(&err, -EUCLEAN,
+			 "%s: key slot %u: truncated: ends at %" PRIu64 ", its key material needs %" PRIu64,
+			 a->name, i, atomic_load(&a->storage->size), end);
+		defect(user, err.text ? err.text : "out of memory");
+	}
+	if (l->copies_differ) {
+		img_fail(&err, -EUCLEAN, "%s: %s", a->name, l->copies_differ);
+		defect(user, err.text ? err.text : "out of memory");
+	}
+	img_error_clear(&err);
+}
 
 static void add_slots(const struct img_luks *l, struct img_value *out)
 {

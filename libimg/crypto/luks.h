@@ -42,6 +42,8 @@ unsigned img_luks_version(const struct img_luks *l);
 uint64_t img_luks_payload_off(const struct img_luks *l);
 /* LUKS2 may tell its length; 0: all that follows. */
 uint64_t img_luks_payload_bytes(const struct img_luks *l);
+/* What the cipher's tweak is at the payload's start, in bytes. */
+uint64_t img_luks_tweak(const struct img_luks *l);
 /* 512 with version 1. */
 uint32_t img_luks_sector_bytes(const struct img_luks *l);
 
@@ -51,7 +53,7 @@ uint32_t img_luks_sector_bytes(const struct img_luks *l);
  * each would have taken more than a minute, which the sentence then says; -ENOMEM, -EIO.
  */
 int img_luks_unlock(struct img_luks *l, const uint8_t *passphrase, size_t len, struct img_error *err);
-/* Unlocked: a cipher for the payload, the caller's. Its tweak counts from the payload's start, or as the caller's format has it. */
+/* Unlocked: a cipher for the payload, the caller's. Its tweak counts from img_luks_tweak(), or as the caller's format has it. */
 int img_luks_cipher(const struct img_luks *l, struct img_cipher **out, struct img_error *err);
 
 /* ---- New headers (version 1) ---- */
@@ -77,7 +79,7 @@ int img_luks_check_iter_time(uint64_t ms, struct img_error *err);
 uint64_t img_luks_header_bytes(const struct img_luks_parameters *p);
 /*
  * Write a new header with a new random key, and the passphrase in slot 0; *out is unlocked. area->bytes: at least
- * img_luks_header_bytes(). What else lies in the area is overwritten. Not synced.
+ * img_luks_header_bytes(). What else lies in the area stays: the caller clears it. Not synced.
  */
 int img_luks_create(const struct img_luks_area *area, const struct img_luks_parameters *p,
 		    const uint8_t *passphrase, size_t len, struct img_luks **out,
@@ -105,6 +107,10 @@ int img_luks_change_slots(struct img_luks *l, const struct img_luks_change *chan
 			  struct img_error *err);
 
 /* ---- Reports ---- */
+
+/* Have defect() called with a sentence for whatever is wrong with a header that opens all the same. */
+void img_luks_check(const struct img_luks *l, void (*defect)(void *user, const char *text),
+		    void *user);
 
 /*
  * Add what QEMU's LUKS report has to an object: cipher-alg, uuid, payload-offset, slots, ... format: what

@@ -53,7 +53,7 @@ static int check_slot(const struct img_luks *l, const struct img_luks1_header *h
 				"key slot %zu: its material at %" PRIu64 " takes %" PRIu64
 				" bytes, expected an end within %" PRIu64,
 				i, off, bytes, l->area.bytes);
-	if (payload && !range_in(off, bytes, payload))
+	if (payload && !l->area.detached && !range_in(off, bytes, payload))
 		return img_fail(err, -EUCLEAN,
 				"key slot %zu overlaps the payload: its material is at %" PRIu64
 				" to %" PRIu64 ", the payload at %" PRIu64,
@@ -123,11 +123,12 @@ static int validate(struct img_luks *l, const struct img_luks1_header *h, struct
 		return img_fail(err, -ENOTSUP, "hash %s is not supported", h->hash);
 	if (!h->digest_iterations)
 		return img_fail_range(err, -EUCLEAN, 0, 1, UINT32_MAX, "iterations of the digest");
-	if (!l->area.detached && h->payload_start < IMG_LUKS1_ALIGN / IMG_LUKS_SECTOR)
+	/* 0: a detached header, whose payload is elsewhere */
+	if (!l->area.detached && h->payload_start &&
+	    h->payload_start < IMG_LUKS1_ALIGN / IMG_LUKS_SECTOR)
 		return img_fail(err, -EUCLEAN,
-				"payload offset is %" PRIu32 " sectors, expected at least %d%s",
-				h->payload_start, IMG_LUKS1_ALIGN / IMG_LUKS_SECTOR,
-				h->payload_start ? "" : ": a detached header, whose payload is elsewhere");
+				"payload offset is %" PRIu32 " sectors, expected at least %d",
+				h->payload_start, IMG_LUKS1_ALIGN / IMG_LUKS_SECTOR);
 	for (size_t i = 0; i < IMG_LUKS1_SLOTS && !rc; i++)
 		rc = check_slot(l, h, i, err);
 	return rc;
@@ -211,8 +212,8 @@ static int write_slot(struct img_luks *l, unsigned i, const uint8_t *passphrase,
 		rc = img_luks_seal_slot(l, &l->slots[i], passphrase, len, material, err);
 	}
 	if (!rc)
-		rc = img_storage_write(l->area.storage, l->area.off + slot_off(s), material,
-				       (size_t)img_luks1_material_bytes(l->one.key_bytes), err);
+		rc = img_storage_write(l->area.storage, l->area.off + slot_off(s), material, bytes,
+				       err);
 	img_secret_free(material);
 	return rc;
 }
@@ -280,13 +281,10 @@ int img_luks_create(const struct img_luks_area *area, const struct img_luks_para
 	l->key = img_secret_alloc(IMG_LUKS_KEY_BYTES_MAX);
 	rc = l->key ? 0 : img_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
-		rc = img_random_bytes(l->key,
-				      img_cipher_key_bytes(p->cipher.algorithm, p->cipher.mode), err);
+		rc = img_random_bytes(
+			l->key, img_cipher_key_bytes(p->cipher.algorithm, p->cipher.mode), err);
 	if (!rc)
 		rc = make_header(l, p, err);
-	/* whatever was there before, above all key material */
-	if (!rc)
-		rc = img_storage_zero(area->storage, area->off, img_luks_header_bytes(p), err);
 	if (!rc)
 		rc = write_slot(l, 0, passphrase, len, p->iter_time_ms, err);
 	if (!rc)
@@ -331,7 +329,8 @@ static int erase_slot(struct img_luks *l, unsigned i, struct img_error *err)
 	if (!rc)
 		rc = img_storage_sync(l->area.storage, err);
 	if (!rc)
-		rc = img_storage_write(l->area.storage, l->area.off + slot_off(s), noise, bytes, err);
+		rc = img_storage_write(l->area.storage, l->area.off + slot_off(s), noise, bytes,
+				       err);
 	if (!rc)
 		rc = img_storage_sync(l->area.storage, err);
 	free(noise);

@@ -62,6 +62,7 @@ struct img_luks {
 	struct img_luks_digest digest;
 	struct img_luks_slot slots[IMG_LUKS_SLOTS_MAX];
 	unsigned slot_count;
+	const char *copies_differ;   /* version 2: what is wrong with one of the two headers; NULL: nothing */
 	struct img_luks1_header one; /* version 1: as it is in the file */
 	uint8_t *key;		     /* secret memory; NULL: locked */
 };

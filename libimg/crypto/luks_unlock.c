@@ -51,7 +51,8 @@ static int material_cipher(const struct img_luks_slot *s, const uint8_t *passphr
 		return img_fail(err, -ENOMEM, "out of memory");
 	rc = derive(s, passphrase, len, key, err);
 	if (!rc)
-		rc = img_cipher_new(&s->cipher, key, s->cipher_key_bytes, IMG_LUKS_SECTOR, out, err);
+		rc = img_cipher_new(&s->cipher, key, s->cipher_key_bytes, IMG_LUKS_SECTOR, out,
+				    err);
 	img_secret_free(key);
 	return rc;
 }
@@ -78,8 +79,8 @@ static int open_slot(const struct img_luks *l, const struct img_luks_slot *s,
 			      (uint64_t)l->area.storage->size,
 			      l->area.off + s->material_off + s->material_bytes);
 	else
-		rc = img_storage_read(l->area.storage, l->area.off + s->material_off, material, bytes,
-				      err);
+		rc = img_storage_read(l->area.storage, l->area.off + s->material_off, material,
+				      bytes, err);
 	if (!rc)
 		rc = material_cipher(s, passphrase, len, &cipher, err);
 	if (!rc)
@@ -162,7 +163,8 @@ static int estimate(const struct img_luks *l, const struct img_luks_slot *s, uin
 	rc = s->kdf == IMG_LUKS_PBKDF2 ? estimate_pbkdf2(s->kdf_hash, s->cipher_key_bytes,
 							 s->iterations, ms, err)
 				       : estimate_argon2(s, ms, err);
-	return rc ? rc : estimate_pbkdf2(l->digest.hash, l->digest.len, l->digest.iterations, ms, err);
+	return rc ? rc
+		  : estimate_pbkdf2(l->digest.hash, l->digest.len, l->digest.iterations, ms, err);
 }
 
 static int check_time(const struct img_luks *l, const struct img_luks_slot *s, uint64_t *all_ms,

@@ -301,6 +301,11 @@ struct img_opening {
 	 */
 	int (*data_file)(struct img_opening *o, const char *stored, struct img_storage **out,
 			 struct img_error *err);
+	/*
+	 * The file that the user names for a header that is kept apart from its image: like data_file(), but with
+	 * self_only as well; *out is NULL if none is named.
+	 */
+	int (*header)(struct img_opening *o, struct img_storage **out, struct img_error *err);
 };
 
 /* ---- Creating ---- */
@@ -336,6 +341,16 @@ struct img_creating {
 	 */
 	void *handover;
 	void (*free_handover)(void *handover);
+};
+
+/* ---- Amending ---- */
+
+struct img_amending {
+	const struct img_options *options; /* those of the driver's amend_options that were given */
+	bool force;			   /* the user has been warned of what cannot be undone */
+	/* As img_opening's; option: one of amend_options, of type SECRET. */
+	int (*passphrase)(struct img_amending *a, const char *option, img_passphrase_fn *use, void *user,
+			  struct img_error *err);
 };
 
 /* ---- Append-only output ---- */
@@ -481,6 +496,8 @@ enum {
 	IMG_DRIVER_STAMPED = 1 << 10,
 	/* A view that another one is based on can be written to, as far as set_writable() takes it. */
 	IMG_DRIVER_VIEWS_CHANGE = 1 << 11,
+	/* What was not written to a new image reads as anything: zeroes are to be written, too. */
+	IMG_DRIVER_NEW_UNDEFINED = 1 << 12,
 };
 
 struct img_driver {
@@ -651,6 +668,12 @@ struct img_driver {
 	/* Optional: complete defaults that depend on others, refuse combinations, before any file is made. */
 	int (*create_check)(struct img_creating *c, struct img_error *err);
 	int (*create)(struct img_creating *c, struct img_error *err);
+	/*
+	 * Optional. Blocking, image quiesced: change what was chosen when the image was made, durably, in an order in
+	 * which a power cut leaves it as it was or as it is to be. amend_options ends with a NULL name.
+	 */
+	const struct img_option *amend_options;
+	int (*amend)(struct img *img, struct img_amending *a, struct img_error *err);
 	/*
 	 * Optional: formats whose present state can be based on one that the same image keeps. Blocking. img is the
 	 * image that c names, open for writing, and its own backing file: its present state is to become an

@@ -19,6 +19,7 @@ enum {
 	STORED_SLACK = 64 << 10,
 	DECODE_TOGETHER = 4,   /* units; each takes 20 to 100 us */
 	DECRYPT_TOGETHER = 16, /* reads; a sector takes less than a microsecond */
+	MAX_DECRYPT = 1 << 20, /* bytes that one thread decrypts, in a buffer of their own */
 };
 
 /*
@@ -365,6 +366,8 @@ void img_read_piece(struct img_piece *p)
 		else
 			len = min_u64(len, x->unit_bytes - x->within);
 	}
+	if (!rc && x->kind == IMG_DATA && x->cipher)
+		len = min_u64(len, MAX_DECRYPT - into_sector(x));
 	if (!rc)
 		rc = img_piece_assign(p, len);
 	if (rc) {

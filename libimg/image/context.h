@@ -90,6 +90,7 @@ struct img_context_opening {
 	uint64_t cache_bytes;
 	struct img_view view;
 	const struct img_node *data_file;  /* described by the user; NULL: not */
+	const struct img_node *header;	   /* likewise */
 	const struct img_node *options;	   /* settings for the driver among those of this node; NULL: none */
 	const struct img_options *created; /* or, of an image that was just created, by these; NULL: no */
 	void **handover;		   /* with created: see struct img_opening */

@@ -186,6 +186,7 @@ static bool json_reduce(const char *name, char *path, char **format, struct img_
 		     n->count == (driver != NULL) + (size_t)last + (n == root ? taken : 0) &&
 		     !n->no_backing &&
 		     !n->child[IMG_NODE_BACKING] && !n->child[IMG_NODE_DATA_FILE] &&
+		     !n->child[IMG_NODE_HEADER] &&
 		     !n->child[IMG_NODE_IMAGE];
 		if (driver && last)
 			leaf = driver;

@@ -271,6 +271,7 @@ int img_level_read(const struct img_node *node, struct img_level *out, struct im
 	struct img_level l = { .file = node->child[IMG_NODE_FILE],
 			       .backing = node->child[IMG_NODE_BACKING],
 			       .data_file = node->child[IMG_NODE_DATA_FILE],
+			       .header = node->child[IMG_NODE_HEADER],
 			       .no_backing = node->no_backing };
 	bool module = driver && img_module_named(driver);
 	int rc = 0;
@@ -286,8 +287,12 @@ int img_level_read(const struct img_node *node, struct img_level *out, struct im
 	} else if (node->child[IMG_NODE_IMAGE]) {
 		return fail_key(driver, false, "image", err);
 	}
-	if (module && (l.backing || l.data_file))
-		return fail_key(driver, true, l.backing ? "backing" : "data-file", err);
+	if (module && (l.backing || l.data_file || l.header))
+		return fail_key(driver, true,
+				l.backing     ? "backing"
+				: l.data_file ? "data-file"
+					      : "header",
+				err);
 	for (size_t i = 0; i < node->count && !rc && l.file != node; i++) {
 		const struct img_node_setting *s = &node->settings[i];
 		bool taken = !strcmp(s->key, "driver");

@@ -15,11 +15,11 @@ struct img_level {
 	const struct img_driver *driver; /* NULL: not said */
 	unsigned on, off;		 /* IMG_OPEN_* that are set and cleared, whatever else says */
 	bool read_only;
-	enum img_io_kind io;			    /* AUTO: not said */
-	uint64_t cache_bytes;			    /* 0: not said */
-	struct img_view view;			    /* which state of the image; all NULL: the present one */
-	const struct img_node *file;		    /* where its bytes are; NULL: not said */
-	const struct img_node *backing, *data_file; /* NULL: not said */
+	enum img_io_kind io;				     /* AUTO: not said */
+	uint64_t cache_bytes;				     /* 0: not said */
+	struct img_view view;				     /* which state of the image; all NULL: the present one */
+	const struct img_node *file;			     /* where its bytes are; NULL: not said */
+	const struct img_node *backing, *data_file, *header; /* NULL: not said */
 	bool no_backing;
 	/* Whose settings that img_level_options() takes are for the driver; NULL: there are none. */
 	const struct img_node *options;

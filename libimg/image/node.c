@@ -17,6 +17,7 @@ static const char *const child_names[IMG_NODE_CHILDREN] = {
 	[IMG_NODE_FILE] = "file",
 	[IMG_NODE_BACKING] = "backing",
 	[IMG_NODE_DATA_FILE] = "data-file",
+	[IMG_NODE_HEADER] = "header",
 	[IMG_NODE_IMAGE] = "image",
 };
 

@@ -15,6 +15,7 @@ enum img_node_child {
 	IMG_NODE_FILE,	    /* "file": what holds the bytes */
 	IMG_NODE_BACKING,   /* "backing": the image below, in place of what this one names */
 	IMG_NODE_DATA_FILE, /* "data-file": the same for its data file */
+	IMG_NODE_HEADER,    /* "header": what holds an encrypted image's header, if that is detached */
 	IMG_NODE_IMAGE,	    /* "image": what a filter is laid over */
 	IMG_NODE_CHILDREN,
 };

@@ -31,10 +31,10 @@ enum {
 struct opening {
 	struct img_opening base;
 	struct img *img;
-	const struct img_node *data_file; /* described by the user; NULL: not */
+	const struct img_node *data_file, *header; /* described by the user; NULL: not */
 	const struct img_secrets *secrets;
 	struct img_options *options; /* base.options */
-	bool took_data_file;
+	bool took_data_file, took_header;
 };
 
 static unsigned reference_flags(const struct img *img)
@@ -185,14 +185,26 @@ static const char *name_of(const struct img_node *node)
 	return name ? name : "(as described)";
 }
 
+/* What the user describes for the image. */
+static int open_own_part(struct opening *o, const struct img_node *node, const char *what,
+			 struct img_storage **out, struct img_error *err)
+{
+	struct img *img = o->img;
+	struct img_storage *storage = NULL;
+	bool loop = false;
+	int rc = open_described(img, node, NULL, reference_flags(img), o->secrets, &loop, &storage,
+				err);
+
+	if (loop)
+		return fail_own_file(img, what, name_of(node), err);
+	return rc ? rc : add_part(img, storage, out, err);
+}
+
 static int open_data_file(struct img_opening *base, const char *stored, struct img_storage **out,
 			  struct img_error *err)
 {
 	struct opening *o = (struct opening *)base;
 	struct img *img = o->img;
-	struct img_storage *storage = NULL;
-	bool loop = false;
-	int rc;
 
 	o->took_data_file = true;
 	if (!o->data_file && (!stored || !*stored))
@@ -201,11 +213,16 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 				img->name);
 	if (!o->data_file)
 		return open_reference(base, stored, "data file", out, err);
-	rc = open_described(img, o->data_file, NULL, reference_flags(img), o->secrets, &loop,
-			    &storage, err);
-	if (loop)
-		return fail_own_file(img, "data file", name_of(o->data_file), err);
-	return rc ? rc : add_part(img, storage, out, err);
+	return open_own_part(o, o->data_file, "data file", out, err);
+}
+
+static int open_header(struct img_opening *base, struct img_storage **out, struct img_error *err)
+{
+	struct opening *o = (struct opening *)base;
+
+	o->took_header = true;
+	*out = NULL;
+	return o->header ? open_own_part(o, o->header, "header", out, err) : 0;
 }
 
 static int give_passphrase(struct img_opening *base, const char *option, img_passphrase_fn *use,
@@ -264,9 +281,11 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 			.passphrase = give_passphrase,
 			.reference = open_reference,
 			.data_file = open_data_file,
+			.header = open_header,
 		},
 		.img = img,
 		.data_file = how->data_file,
+		.header = how->header,
 		.secrets = how->secrets,
 	};
 	int rc;
@@ -305,6 +324,11 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 		return img_fail(err, -EINVAL,
 				"%s: a data file is given, but the image keeps its data in its own",
 				img->name);
+	if (o.header && !o.took_header)
+		return img_fail(err, -EINVAL,
+				"%s: a header is given, but images of format %s have none of their own "
+				"in another file",
+				img->name, driver->name);
 	return img_engine_new(img, &config, err);
 }
 
@@ -335,6 +359,7 @@ static int open_in(struct img_storage *storage, const char *name, const char *pa
 						       : mode->options->cache_bytes,
 		.view = mode->level.view,
 		.data_file = mode->level.data_file,
+		.header = mode->level.header,
 		.options = mode->level.options,
 		.secrets = mode->options->secrets,
 	};

@@ -24,7 +24,8 @@ enum img_target_state img_target_state(struct img *target, bool promised)
 
 	if (target->parent)
 		return promised ? IMG_TARGET_MAPPED : IMG_TARGET_USED;
-	if (target->context->unpublished && !img_engine_is_changed(target) &&
+	if (!(target->driver->features & IMG_DRIVER_NEW_UNDEFINED) &&
+	    target->context->unpublished && !img_engine_is_changed(target) &&
 	    (!device || holds_nothing(target)))
 		return IMG_TARGET_ZERO;
 	if (!promised)

@@ -16,7 +16,7 @@ enum img_target_state {
 
 /*
  * A new image (img_create_begin(), not published, nothing written) without a backing image reads as
- * zeroes: on a device only if the format's tables say so. promised: the caller says that any other does. A device
+ * zeroes unless its driver says other: on a device only if the format's tables say so. promised: the caller says that any other does. A device
  * cannot tell better, so that is believed; files can.
  */
 enum img_target_state img_target_state(struct img *target, bool promised);
