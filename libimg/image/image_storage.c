@@ -67,15 +67,13 @@ static int access_disk(struct img *img, enum img_io_op op, const struct iovec *i
 static int image_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		    uint64_t off, uint64_t len, unsigned flags)
 {
-	bool sync = op == IMG_IO_SYNC;
 	int rc;
 
-	if (sync)
-		atomic_store(&s->unsynced, false);
-	rc = sync ? img_flush(img_of(s), NULL)
-		  : access_disk(img_of(s), op, iov, iovcnt, off, len, flags);
+	if (op == IMG_IO_SYNC)
+		return img_flush(img_of(s), NULL);
+	rc = access_disk(img_of(s), op, iov, iovcnt, off, len, flags);
 	/* a change counts from when it is done: a sync that began before need not know of it */
-	if (sync ? rc : op != IMG_IO_READ && (rc || !(flags & IMG_IO_FUA)))
+	if (op != IMG_IO_READ && (rc || !(flags & IMG_IO_FUA)))
 		atomic_store(&s->unsynced, true);
 	return rc;
 }

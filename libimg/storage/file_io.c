@@ -180,22 +180,6 @@ static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t le
 	return rc;
 }
 
-/*
- * A sync has ended. Once one has failed all fail: the kernel has marked what it could not write as
- * clean, so that the next sync would promise what is lost.
- */
-static int note_synced(struct img_file *f, int rc)
-{
-	int none = 0;
-
-	if (rc)
-		atomic_compare_exchange_strong(&f->sync_rc, &none, rc);
-	rc = atomic_load(&f->sync_rc);
-	if (rc)
-		atomic_store(&f->base.unsynced, true);
-	return rc;
-}
-
 /* Is it for want of room that a write failed, so that it may be tried again? */
 static bool is_no_room(int rc)
 {
@@ -214,7 +198,7 @@ static void note_written(struct img_file *f, uint64_t off, uint64_t end, int rc,
 	if (rc && from < end && !f->base.device)
 		try_fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
 	if (rc && durable && !is_no_room(rc))
-		note_synced(f, rc);
+		img_storage_sync_end(&f->base, rc);
 	if (!rc && durable)
 		note_change(f, end);
 	else
@@ -380,11 +364,10 @@ static int file_sync(struct img_file *f)
 {
 	int rc;
 
-	atomic_store(&f->base.unsynced, false);
 	do {
 		rc = fdatasync(f->fd) ? -errno : 0;
 	} while (rc == -EINTR);
-	return note_synced(f, rc);
+	return rc;
 }
 
 static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64_t len,
@@ -407,9 +390,10 @@ static int file_zero(struct img_file *f, enum img_io_op op, uint64_t off, uint64
 			rc = extend(f, max_u64(size, off), end, flags);
 	}
 	img_file_changed(f, rc || op == IMG_IO_PUNCH ? 0 : end);
-	if (!rc && (flags & IMG_IO_FUA))
-		rc = file_sync(f);
-	return rc;
+	if (rc || !(flags & IMG_IO_FUA))
+		return rc;
+	rc = img_storage_sync_begin(&f->base);
+	return img_storage_sync_end(&f->base, rc ? rc : file_sync(f));
 }
 
 int img_file_io(struct img_file *f, enum img_io_op op, const struct iovec *iov, int iovcnt,
@@ -602,7 +586,6 @@ void img_file_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io
 			taken = ring_zero(f, io);
 			break;
 		case IMG_IO_SYNC:
-			atomic_store(&s->unsynced, false);
 			taken = img_ioq_ring_sync(q, io, f->fd);
 			break;
 		case IMG_IO_EXTENTS: /* lseek() may take as long as any request */
@@ -620,8 +603,6 @@ static void finish(struct img_file *f, struct img_io *io, int rc)
 		note_written(f, io->off, io->off + io->len, rc, io->flags & IMG_IO_FUA);
 	else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH)
 		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
-	else if (io->op == IMG_IO_SYNC)
-		rc = note_synced(f, rc);
 	io->rc = rc;
 	img_ioq_complete(io->ioq, io);
 }

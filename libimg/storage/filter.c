@@ -75,7 +75,7 @@ static void passed(struct img_io *io)
 	img_filter_refresh(p->filter);
 	outer->rc = p->finished ? p->finished(p->filter, outer, io->rc, p->token) : io->rc;
 	free(p);
-	outer->done(outer);
+	img_ioq_end(outer);
 }
 
 void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *io,
@@ -112,7 +112,6 @@ void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *i
 		.done = passed,
 	};
 	img_ioq_submit(q, &p->io);
-	img_filter_refresh(w); /* a sync has begun */
 }
 
 int img_filter_extent(struct img_storage *s, uint64_t off, uint64_t len,
@@ -146,26 +145,15 @@ int img_filter_set_writable(struct img_storage *s, bool writable, struct img_err
 	return rc;
 }
 
-/* A sync that never reached inner leaves what it should have made durable as it was. */
-static void note_failure(struct img_filter *w, enum img_io_op op)
-{
-	if (op == IMG_IO_SYNC) {
-		atomic_store(&w->inner->unsynced, true);
-		atomic_store(&w->base.unsynced, true);
-	}
-}
-
 void img_filter_checked_submit(struct img_storage *s, struct img_ioq *q, struct img_io *io)
 {
 	struct img_filter *w = img_filter_of(s);
 
 	io->rc = w->check(w, io->op, io->off, io->len);
-	if (!io->rc) {
+	if (io->rc)
+		img_ioq_complete(q, io);
+	else
 		img_filter_submit(w, q, io, NULL, NULL);
-		return;
-	}
-	note_failure(w, io->op);
-	img_ioq_complete(q, io);
 }
 
 int img_filter_checked_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov,
@@ -174,10 +162,8 @@ int img_filter_checked_io(struct img_storage *s, enum img_io_op op, const struct
 	struct img_filter *w = img_filter_of(s);
 	int rc = w->check(w, op, off, len);
 
-	if (rc) {
-		note_failure(w, op);
+	if (rc)
 		return rc;
-	}
 	rc = img_storage_io(w->inner, op, iov, iovcnt, off, len, flags);
 	img_filter_refresh(w);
 	return rc;

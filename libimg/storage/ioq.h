@@ -67,7 +67,9 @@ enum img_io_kind img_ioq_kind(const struct img_ioq *q); /* URING or THREADS */
  * and call this; done() runs in the next img_ioq_run(). Only on q's thread.
  */
 void img_ioq_complete(struct img_ioq *q, struct img_io *io);
-/* The same from any thread, for storages with threads of their own. q must not be freed meanwhile. */
+/* In place of io->done(), on q's thread: a request of a filter has ended, and its rc is set. */
+void img_ioq_end(struct img_io *io);
+/* img_ioq_complete() from any thread, for storages with threads of their own. q must not be freed meanwhile. */
 void img_ioq_finish(struct img_ioq *q, struct img_io *io);
 
 #endif

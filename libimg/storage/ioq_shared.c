@@ -145,6 +145,13 @@ void img_ioq_finish(struct img_ioq *q, struct img_io *io)
 	pthread_mutex_unlock(&q->lock);
 }
 
+void img_ioq_end(struct img_io *io)
+{
+	if (io->op == IMG_IO_SYNC)
+		io->rc = img_storage_sync_end(io->storage, io->rc);
+	io->done(io);
+}
+
 void img_ioq_post(struct img_ioq *q, struct img_post *post)
 {
 	pthread_mutex_lock(&q->lock);
@@ -161,7 +168,7 @@ static int run_done(struct img_list *requests)
 	while ((node = img_list_pop(requests))) {
 		struct img_io *io = IMG_CONTAINER(node, struct img_io, link);
 
-		io->done(io);
+		img_ioq_end(io);
 		ran++;
 	}
 	return ran;

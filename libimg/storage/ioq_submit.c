@@ -114,7 +114,7 @@ static void part_done(struct img_io *io)
 	if (submit_part(s, p, io->ioq) || s->in_flight)
 		return;
 	free(s);
-	whole->done(whole);
+	img_ioq_end(whole);
 }
 
 static void submit_in_parts(struct img_ioq *q, struct img_io *io)
@@ -155,7 +155,11 @@ void img_ioq_submit(struct img_ioq *q, struct img_io *io)
 
 	init(q, io);
 	if (io->op == IMG_IO_SYNC) {
-		submit_whole(q, io);
+		io->rc = img_storage_sync_begin(s);
+		if (io->rc)
+			img_ioq_complete(q, io);
+		else
+			submit_whole(q, io);
 		return;
 	}
 	if (!add_u64(io->off, io->len, &end) || end > INT64_MAX)

@@ -136,10 +136,8 @@ static int memory_io(struct img_storage *s, enum img_io_op op, const struct iove
 	uint64_t size, end = off + len;
 	int rc = 0;
 
-	if (op == IMG_IO_SYNC) {
-		atomic_store(&s->unsynced, false);
+	if (op == IMG_IO_SYNC)
 		return 0;
-	}
 	pthread_mutex_lock(&m->lock);
 	size = atomic_load(&s->size);
 	if ((op == IMG_IO_WRITE || op == IMG_IO_ZERO) && end > size && end > m->limit) {

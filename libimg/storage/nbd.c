@@ -183,23 +183,16 @@ static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
 	return 0;
 }
 
-static void note_begun(struct nbd *n, const struct img_io *io)
-{
-	if (io->op == IMG_IO_SYNC)
-		atomic_store(&n->base.unsynced, false);
-}
-
 /*
  * A change counts from when it is done: a flush, or an answer about holes, that began before need not
  * know of it.
  */
 static void note_completed(struct nbd *n, const struct img_io *io, int rc)
 {
-	bool change = is_change(io->op);
-
-	if (change)
-		atomic_fetch_add(&n->changes, 1);
-	if (change ? rc || !(io->flags & IMG_IO_FUA) : rc && io->op == IMG_IO_SYNC)
+	if (!is_change(io->op))
+		return;
+	atomic_fetch_add(&n->changes, 1);
+	if (rc || !(io->flags & IMG_IO_FUA))
 		atomic_store(&n->base.unsynced, true);
 }
 
@@ -365,7 +358,6 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 		img_ioq_offload(q, io);
 		return;
 	}
-	note_begun(n, io);
 	r = calloc(1, sizeof(*r));
 	if (r) {
 		r->io = io;
@@ -426,7 +418,6 @@ static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t l
 	struct img_nbd_request r = { .io = io, .off = off, .len = len };
 	int rc;
 
-	note_begun(n, io);
 	rc = ask_and_wait(n, &r);
 	note_completed(n, io, rc);
 	return rc;

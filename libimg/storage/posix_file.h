@@ -34,7 +34,6 @@ struct img_file {
 	_Atomic uint64_t reserved_end;		   /* the file was lengthened up to here; 0: it was not */
 	_Atomic bool no_zero_range, no_punch_hole; /* the file system said so */
 	_Atomic bool no_cached_read;		   /* the same of reads that must not wait */
-	_Atomic int sync_rc;			   /* what the first failed sync said; 0: none */
 	_Atomic uint64_t changes;		   /* grows with each write: ages the known extent */
 	struct img_unpublished *unpublished;	   /* NULL: nothing to publish */
 	struct img_file_unfinished *unfinished;	   /* NULL: what was written is in the file */

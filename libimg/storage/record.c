@@ -185,17 +185,13 @@ static int begin_sync(struct recorder *rec, struct img_record_entry **entry)
 	struct img_record_entry *made = make_entry(IMG_RECORD_ZERO, 0, 0);
 	int rc = append(rec, made, false);
 
-	if (!rc) {
+	if (!rc)
 		*entry = made;
-		atomic_store(&rec->filter.base.unsynced, false);
-	}
 	return rc;
 }
 
 static void end_sync(struct recorder *rec, struct img_record_entry *entry, int rc)
 {
-	if (rc)
-		atomic_store(&rec->filter.base.unsynced, true);
 	pthread_mutex_lock(&rec->record->lock);
 	entry->kind = rc ? IMG_RECORD_SYNC_FAILED : IMG_RECORD_SYNC;
 	pthread_mutex_unlock(&rec->record->lock);
@@ -263,6 +259,8 @@ static int record_replace(struct img_storage *s, const void *bytes, size_t len, 
 	if (rc)
 		return rc;
 	atomic_store(&rec->filter.base.size, atomic_load(&inner->size));
+	if (!sync)
+		atomic_store(&rec->filter.base.unsynced, true);
 	entry = make_write(&iov, 1, 0, len);
 	if (entry)
 		entry->kind = IMG_RECORD_REPLACE;

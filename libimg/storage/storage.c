@@ -103,6 +103,33 @@ static int whole_io(struct img_storage *s, enum img_io_op op, const struct iovec
 			  : io_by_queue(s, op, iov, iovcnt, off, len, flags);
 }
 
+int img_storage_sync_begin(struct img_storage *s)
+{
+	atomic_store(&s->unsynced, false);
+	return atomic_load(&s->sync_failed);
+}
+
+int img_storage_sync_end(struct img_storage *s, int rc)
+{
+	int none = 0;
+
+	if (rc)
+		atomic_compare_exchange_strong(&s->sync_failed, &none, rc);
+	rc = atomic_load(&s->sync_failed);
+	if (rc)
+		atomic_store(&s->unsynced, true);
+	return rc;
+}
+
+static int blocking_sync(struct img_storage *s)
+{
+	int rc = img_storage_sync_begin(s);
+
+	if (!rc)
+		rc = whole_io(s, IMG_IO_SYNC, NULL, 0, 0, 0, 0);
+	return img_storage_sync_end(s, rc);
+}
+
 int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		   uint64_t off, uint64_t len, unsigned flags)
 {
@@ -110,6 +137,8 @@ int img_storage_io(struct img_storage *s, enum img_io_op op, const struct iovec 
 	struct iovec *part;
 	int rc = 0;
 
+	if (op == IMG_IO_SYNC)
+		return blocking_sync(s);
 	if (img_storage_first_part(s, op, off, len) == len)
 		return whole_io(s, op, iov, iovcnt, off, len, flags);
 	part = calloc((size_t)iovcnt + 1, sizeof(*part));
@@ -179,16 +208,13 @@ int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct 
 
 int img_storage_sync(struct img_storage *s, struct img_error *err)
 {
-	int failed = atomic_load(&s->sync_failed), none = 0, rc;
+	int failed = atomic_load(&s->sync_failed);
 
 	if (failed)
 		return img_fail(err, failed,
 				"'%s': an earlier sync failed; what is on disk is not known any more",
 				s->name);
-	rc = blocking_io(s, IMG_IO_SYNC, NULL, 0, 0, err);
-	if (rc)
-		atomic_compare_exchange_strong(&s->sync_failed, &none, rc);
-	return rc;
+	return blocking_io(s, IMG_IO_SYNC, NULL, 0, 0, err);
 }
 
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,

@@ -123,7 +123,7 @@ struct img_storage {
 				  it is open for writing, and after a crash */
 	struct img_storage_limits limits;
 	_Atomic bool unsynced;	 /* written, without IMG_IO_FUA, since the last successful sync began */
-	_Atomic int sync_failed; /* what the first failed img_storage_sync() said; 0: none */
+	_Atomic int sync_failed; /* what the first failed sync said; 0: none */
 	_Atomic uint64_t due;	 /* the engine's: zeroes up to here count as there; the file has to be as
 				  long before anything that says so is durable. 0: nothing is due */
 
@@ -297,7 +297,10 @@ int img_storage_write(struct img_storage *s, uint64_t off, const void *buf, size
 /* Afterwards the file ends at off + len at least, with no byte of [0, off) touched, len 0 or not. */
 int img_storage_zero(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
 int img_storage_punch(struct img_storage *s, uint64_t off, uint64_t len, struct img_error *err);
-/* Clears unsynced; on failure sets it again, and all later ones fail: a success would promise what is lost. */
+/*
+ * Once a sync of s has failed, blocking or not, all later ones fail: the kernel, say, has marked what it could not
+ * write as clean, so that a success would promise what is lost.
+ */
 int img_storage_sync(struct img_storage *s, struct img_error *err);
 /* Cut or grow. A device: stays as it is; -ENOSPC above its own size, -ENOTSUP. -EFBIG, ... */
 int img_storage_resize(struct img_storage *s, uint64_t size, enum img_preallocate how,
@@ -322,6 +325,13 @@ uint64_t img_storage_allocated(struct img_storage *s);
 bool img_storage_allocated_known(const struct img_storage *s);
 /* When it was last written to, in nanoseconds since 1970; 0: not known. */
 uint64_t img_storage_modified(struct img_storage *s);
+/*
+ * What surrounds each sync of s. Begin: what is written from now on is not covered by it; what an earlier one
+ * failed with, or 0. End: rc is the sync's, or of a write that had to be durable (IMG_IO_FUA) and was not; what
+ * to answer, or what an earlier one failed with.
+ */
+int img_storage_sync_begin(struct img_storage *s);
+int img_storage_sync_end(struct img_storage *s, int rc);
 /* The sentence for a failed asynchronous request; returns io->rc. */
 int img_io_fail(const struct img_io *io, struct img_error *err);
 
