@@ -88,7 +88,7 @@ static int open_folder(const char *path, const char **name)
 
 	*name = slash ? slash + 1 : path;
 	if (!**name)
-		return -EISDIR;
+		return *path ? -EISDIR : -ENOENT;
 	if (!slash)
 		folder = strdup(".");
 	else

@@ -431,7 +431,7 @@ Test(create, refused)
 	expect_refused(in_folder("none/f"), -ENOENT, "No such file or directory");
 	expect_refused(in_folder("pipe/f"), -ENOTDIR, "Not a directory");
 	expect_refused(in_folder("f/"), -EISDIR, "Is a directory");
-	expect_refused("", -EISDIR, "Is a directory");
+	expect_refused("", -ENOENT, "No such file or directory");
 	memset(name, 'n', 299);
 	name[299] = '\0';
 	expect_refused(in_folder(name), -ENAMETOOLONG, "File name too long");
