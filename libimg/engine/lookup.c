@@ -21,6 +21,7 @@ struct img_lookups {
 	uint64_t covered;	      /* guest bytes that were passed on */
 	struct img_io io;	      /* what a storage was asked last */
 	struct img_io_extents stored; /* its answer, from io.off on; none: there was no such question */
+	uint64_t queried;	      /* 1 + the offset of metadata that io asked about last; 0: none */
 	struct img_piece *piece;
 };
 
@@ -203,6 +204,38 @@ static int gather(struct img_piece *p)
 	return 0;
 }
 
+static void look_again(struct img_io *io)
+{
+	struct img_lookups *g = IMG_CONTAINER(io, struct img_lookups, io);
+
+	g->stored.count = 0; /* of metadata, and before anything was looked up */
+	img_lookup_piece(g->piece);
+}
+
+/* Find out first whether the metadata that is missing is a hole. False: it is to be read, or known to be one. */
+static bool query_hole(struct img_piece *p)
+{
+	const struct img_req *req = &p->req;
+	struct img_lookups *g = p->lookups;
+	uint64_t off = req->missing_index * IMG_META_BLOCK, run;
+	enum img_storage_extent kind;
+	struct img_storage *s = req->missing;
+
+	if (g->queried == off + 1 || off >= atomic_load(&s->size) ||
+	    img_storage_known_extent(s, off, 1, &kind, &run) || !img_meta_may_be_hole(req))
+		return false;
+	g->queried = off + 1;
+	g->piece = p;
+	g->io = (struct img_io){ .storage = s,
+				 .op = IMG_IO_EXTENTS,
+				 .off = off,
+				 .len = IMG_META_BLOCK,
+				 .extents = &g->stored,
+				 .done = look_again };
+	img_ioq_submit(p->queue->ioq, &g->io);
+	return true;
+}
+
 void img_lookup_piece(struct img_piece *p)
 {
 	int rc;
@@ -219,6 +252,8 @@ void img_lookup_piece(struct img_piece *p)
 		rc = gather(p);
 		if (rc == IMG_NEED_METADATA)
 			img_piece_leave(p);
+		if (rc == IMG_NEED_METADATA && query_hole(p))
+			return;
 	} while (rc == IMG_NEED_METADATA && img_piece_fetch(p));
 	if (rc == IMG_NEED_METADATA)
 		return;

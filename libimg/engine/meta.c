@@ -17,6 +17,7 @@
 
 enum {
 	BUCKETS = 1024,
+	SPARSE_EVERY = 64, /* fetches, after which we look again whether a file is sparse */
 	SECTORS = IMG_META_BLOCK / IMG_META_SECTOR,
 };
 
@@ -44,6 +45,8 @@ struct img_meta {
 	struct img_list lru; /* warm end first */
 	size_t blocks, max_blocks;
 	uint64_t dirty_sectors;
+	struct img_storage *sparse; /* has holes that are worth looking for; NULL: none that we know of */
+	unsigned fetches;
 };
 
 struct img_meta *img_meta_cache_new(uint64_t bytes)
@@ -131,14 +134,12 @@ static void trim(struct img_meta *m)
 static struct img_block *make(struct img_engine *e, struct img_storage *s, uint64_t index)
 {
 	struct img_meta *m = e->meta;
-	struct img_block *b = calloc(1, sizeof(*b) + IMG_META_BLOCK);
+	struct img_block *b = malloc(sizeof(*b) + IMG_META_BLOCK); /* data: nothing is valid */
 	size_t at = bucket_of(s, index);
 
 	if (!b)
 		return NULL;
-	b->storage = s;
-	b->index = index;
-	b->engine = e;
+	*b = (struct img_block){ .storage = s, .index = index, .engine = e };
 	img_list_init(&b->waiters);
 	img_list_init(&b->loads);
 	b->next = m->bucket[at];
@@ -437,9 +438,14 @@ void img_meta_wait(struct img_block *b, struct img_waiter *w)
 	img_list_add_tail(&b->waiters, &w->link);
 }
 
+static const uint8_t zeroes[IMG_META_BLOCK];
+
+/* from: the block as the file has it. */
 static void fill(struct img_block *b, const uint8_t *from)
 {
-	for (unsigned i = 0; i < SECTORS; i++)
+	if (!b->valid)
+		memcpy(b->data, from, IMG_META_BLOCK);
+	for (unsigned i = 0; b->valid && i < SECTORS; i++)
 		if (!(b->valid & (1u << i)))
 			memcpy(b->data + (size_t)i * IMG_META_SECTOR,
 			       from + (size_t)i * IMG_META_SECTOR, IMG_META_SECTOR);
@@ -457,20 +463,77 @@ void img_meta_loaded(struct img_load *load, int rc)
 	img_wake_all(&b->waiters, rc, NULL);
 }
 
+/*
+ * Tables of which little is used have holes, which need not be read: the kernel would fill its page cache with
+ * zeroes. Where a file is full of data it is not worth asking.
+ */
+bool img_meta_may_be_hole(const struct img_req *req)
+{
+	struct img_engine *e = req->engine;
+	struct img_storage *s = req->missing;
+	struct img_meta *m = e->meta;
+	bool may;
+
+	if (!s->ops->known_extent)
+		return false;
+	pthread_mutex_lock(&e->lock);
+	if (++m->fetches % SPARSE_EVERY == 0)
+		m->sparse = img_storage_allocated(s) < atomic_load(&s->size) / 2 ? s : NULL;
+	may = m->sparse == s;
+	pthread_mutex_unlock(&e->lock);
+	return may;
+}
+
+bool img_meta_fill_hole(struct img_req *req)
+{
+	struct img_engine *e = req->engine;
+	struct img_storage *s = req->missing;
+	uint64_t off = req->missing_index * IMG_META_BLOCK, size = atomic_load(&s->size), run;
+	enum img_storage_extent kind;
+	struct img_block *b;
+
+	if (req->out_of_memory || off >= size)
+		return false;
+	pthread_mutex_lock(&e->lock);
+	if (!img_storage_known_extent(s, off, IMG_META_BLOCK, &kind, &run) ||
+	    kind != IMG_STORAGE_HOLE || run < min_u64(size - off, IMG_META_BLOCK)) {
+		pthread_mutex_unlock(&e->lock);
+		return false;
+	}
+	b = find(e->meta, s, req->missing_index);
+	if (!b)
+		b = make(e, s, req->missing_index);
+	if (b && !pin(req, b))
+		b = NULL;
+	if (b)
+		fill(b, zeroes);
+	pthread_mutex_unlock(&e->lock);
+	return b;
+}
+
 int img_meta_fetch(struct img_req *req)
 {
 	struct img_engine *e = req->engine;
 	struct img_storage *s = req->missing;
 	uint64_t file_off = req->missing_index * IMG_META_BLOCK;
-	uint8_t *buffer = aligned_alloc(4096, IMG_META_BLOCK);
 	struct img_block *b = NULL;
 	unsigned forgets = 0;
+	uint8_t *buffer;
 	int rc = img_meta_in_file(req, req->err);
 
-	if (rc) {
-		free(buffer);
+	if (rc)
 		return rc;
+	if (img_meta_fill_hole(req))
+		return 0;
+	if (img_meta_may_be_hole(req)) {
+		enum img_storage_extent kind;
+		uint64_t run;
+
+		if (!img_storage_extent(s, file_off, IMG_META_BLOCK, &kind, &run) &&
+		    img_meta_fill_hole(req))
+			return 0;
 	}
+	buffer = aligned_alloc(4096, IMG_META_BLOCK);
 	if (buffer && !req->out_of_memory) {
 		pthread_mutex_lock(&e->lock);
 		b = find(e->meta, s, req->missing_index);

@@ -79,6 +79,13 @@ void img_meta_wait(struct img_block *b, struct img_waiter *w);
 /* The read is done (rc): runs the waiters, all loaders'. Only who got *must calls it. */
 void img_meta_loaded(struct img_load *load, int rc);
 /*
+ * After IMG_NEED_METADATA: is what is missing a hole of the file, as far as that is known without asking? Then it is
+ * there now, without being read: look it up again.
+ */
+bool img_meta_fill_hole(struct img_req *req);
+/* The same: is it worth asking the file for holes before it is read? Takes the engine's lock. */
+bool img_meta_may_be_hole(const struct img_req *req);
+/*
  * The blocking way: read what req is missing on this thread. No lock held. It never waits for
  * another's load (which might be on this very thread's queue) but reads for itself.
  */

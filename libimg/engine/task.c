@@ -307,6 +307,8 @@ bool img_piece_fetch(struct img_piece *p)
 		img_piece_done(p, rc);
 		return false;
 	}
+	if (img_meta_fill_hole(&p->req))
+		return true;
 	pthread_mutex_lock(&e->lock);
 	block = p->req.out_of_memory ? NULL
 				     : img_meta_request(&p->req, p->queue, &p->load, &load);

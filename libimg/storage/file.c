@@ -129,7 +129,8 @@ static bool file_known_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	struct img_file *f = img_file_of(s);
 	bool known;
 
-	if (s->device || pthread_mutex_trylock(&f->lock)) /* who holds it may be asking the file system */
+	/* who holds the lock may be asking the file system; what of an unfinished file is kept back is not in it */
+	if (s->device || f->unfinished || pthread_mutex_trylock(&f->lock))
 		return false;
 	known = is_known(f, off);
 	if (known)

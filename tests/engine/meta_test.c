@@ -433,3 +433,94 @@ Test(meta, more_pins_than_few)
 		cr_assert_eq(parts_cached(p, 0, i * BLOCK), -1);
 	parts_free(p);
 }
+
+/* ---- Holes ---- */
+
+/* A file of 0x55, said to be a hole from `hole` to `data`. */
+struct holes {
+	struct img_storage base;
+	uint64_t hole, data;
+	bool known;
+	unsigned reads;
+};
+
+static char holes_name[] = "holes";
+
+static int holes_io(struct img_storage *s, enum img_io_op op, const struct iovec *iov, int iovcnt, uint64_t off,
+		    uint64_t len, unsigned flags)
+{
+	struct holes *h = IMG_CONTAINER(s, struct holes, base);
+
+	(void)off;
+	(void)flags;
+	cr_assert(op == IMG_IO_READ && iovcnt == 1);
+	memset(iov[0].iov_base, 0x55, len);
+	h->reads++;
+	return 0;
+}
+
+static bool holes_known(struct img_storage *s, uint64_t off, uint64_t len, enum img_storage_extent *kind,
+			uint64_t *run)
+{
+	const struct holes *h = IMG_CONTAINER(s, struct holes, base);
+	bool hole = off >= h->hole && off < h->data;
+
+	*kind = hole ? IMG_STORAGE_HOLE : IMG_STORAGE_DATA;
+	*run = min_u64(len, hole ? h->data - off : 1);
+	return h->known;
+}
+
+Test(meta, holes_are_not_read)
+{
+	static const struct img_storage_ops ops = { .io = holes_io, .known_extent = holes_known };
+	static const uint8_t zeroes[BLOCK];
+	struct holes h = { .base = { .ops = &ops, .name = holes_name }, .hole = BLOCK, .data = 4 * BLOCK - 1 };
+	struct parts *p = parts_new(false);
+	struct img_req req;
+
+	atomic_init(&h.base.size, 5 * BLOCK);
+	for (uint64_t i = 0; i < 5; i++) {
+		bool hole = i == 1 || i == 2;
+		const uint8_t *got;
+
+		h.known = i != 1; /* asked for later */
+		parts_req(p, &req);
+		cr_assert_null(img_meta_get(&req, &h.base, i * BLOCK, BLOCK));
+		cr_assert_eq(img_meta_fill_hole(&req), i == 2, "%lu", i);
+		h.known = true;
+		cr_assert_eq(img_meta_fetch(&req), 0);
+		got = img_meta_get(&req, &h.base, i * BLOCK, BLOCK);
+		cr_assert_not_null(got);
+		cr_assert_eq(*got, hole ? 0 : 0x55, "%lu", i);
+		cr_assert(!hole || !memcmp(got, zeroes, BLOCK));
+		img_req_release(&req);
+	}
+	cr_assert_eq(h.reads, 3);
+	parts_free(p);
+}
+
+/* What was made in a block before it was known to be a hole stays. */
+Test(meta, holes_do_not_replace_what_was_made)
+{
+	static const struct img_storage_ops ops = { .io = holes_io, .known_extent = holes_known };
+	struct holes h = { .base = { .ops = &ops, .name = holes_name },
+			   .data = BLOCK,
+			   .known = true };
+	struct img_meta_group groups[IMG_RANKS];
+	struct parts *p = parts_new(false);
+	struct img_req req;
+
+	atomic_init(&h.base.size, BLOCK);
+	parts_req(p, &req);
+	cr_assert_eq(img_meta_new(&req, &h.base, 512, 512, IMG_RANK_MAPPING), 0);
+	memset(img_meta_edit(&req, &h.base, 512, 512, IMG_RANK_MAPPING), 0x77, 512);
+	cr_assert_null(img_meta_get(&req, &h.base, 0, 1));
+	cr_assert(img_meta_fill_hole(&req));
+	cr_assert_eq(*img_meta_get(&req, &h.base, 0, 1), 0);
+	cr_assert_eq(*img_meta_get(&req, &h.base, 512, 1), 0x77);
+	cr_assert_eq(img_meta_dirty_bytes(p->img.engine->meta), 512);
+	cr_assert_eq(img_meta_collect(p->img.engine->meta, groups), 0);
+	img_meta_written(p->img.engine->meta, groups, 0);
+	img_req_release(&req);
+	parts_free(p);
+}
