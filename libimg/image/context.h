@@ -36,6 +36,8 @@ struct img_context {
 	size_t created_count;
 	struct img_value *replaced;		  /* further files of the image that was there before: img_replaced_list() */
 	const struct img_storage *_Atomic sparse; /* the last one that had holes when it was asked: see map.c */
+	const struct img_storage *_Atomic full;	  /* the last one that had none, and lookups since then */
+	_Atomic unsigned full_lookups;
 };
 
 /* -EPERM: img was opened by the parent process, before fork(). */

@@ -15,21 +15,29 @@
 #include "libimg/engine/request.h"
 #include "libimg/image/context.h"
 
+enum { SPARSE_EVERY = 64 }; /* lookups */
+
 /*
  * Is it worth looking for holes in s? Only if it occupies clearly less than its length: a hole
  * here and there (a table of zeroes) tells nothing about the guest's data. What was sparse is taken to
- * be so still: looking in vain costs time, and so does asking for each of a million extents.
+ * be so still: looking in vain costs time, and so does asking for each of a million extents. What was not is asked about
+ * again now and then.
  */
 static bool is_sparse(const struct img *img, struct img_storage *s)
 {
+	struct img_context *c = img->context;
 	uint64_t allocated;
 
-	if (atomic_load(&img->context->sparse) == s)
+	if (atomic_load(&c->sparse) == s)
 		return true;
-	allocated = img_storage_allocated(s);
-	if (allocated + max_u64(allocated / 8, 2 * img->unit_bytes) >= s->size)
+	if (atomic_load(&c->full) == s && atomic_fetch_add(&c->full_lookups, 1) % SPARSE_EVERY)
 		return false;
-	atomic_store(&img->context->sparse, s);
+	allocated = img_storage_allocated(s);
+	if (allocated + max_u64(allocated / 8, 2 * img->unit_bytes) >= s->size) {
+		atomic_store(&c->full, s);
+		return false;
+	}
+	atomic_store(&c->sparse, s);
 	return true;
 }
 
