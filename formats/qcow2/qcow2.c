@@ -143,10 +143,10 @@ static int open_data_file(struct img *img, struct img_opening *o, struct img_err
 	int rc;
 
 	q->data = img->file;
-	if (!q->geometry.data_file || o->self_only)
+	if (!q->geometry.data_file)
 		return 0;
 	rc = o->data_file(o, q->data_file_name, &q->data_file, err);
-	if (!rc)
+	if (!rc && q->data_file)
 		q->data = q->data_file;
 	return rc;
 }

@@ -297,7 +297,8 @@ struct img_opening {
 			 struct img_storage **out, struct img_error *err);
 	/*
 	 * The same for the one file that holds an image's data, which the user may have named: then
-	 * that file is opened, whatever stored, the image's own name for it, says (NULL: nothing).
+	 * that file is opened, whatever stored, the image's own name for it, says (NULL: nothing). With
+	 * self_only nothing is opened, and *out is NULL.
 	 */
 	int (*data_file)(struct img_opening *o, const char *stored, struct img_storage **out,
 			 struct img_error *err);

@@ -207,6 +207,9 @@ static int open_data_file(struct img_opening *base, const char *stored, struct i
 	struct img *img = o->img;
 
 	o->took_data_file = true;
+	*out = NULL;
+	if (base->self_only)
+		return 0;
 	if (!o->data_file && (!stored || !*stored))
 		return img_fail(err, -EUCLEAN,
 				"%s: the image keeps its data in another file, but does not name it",
@@ -320,7 +323,7 @@ int img_context_open(struct img *img, const struct img_driver *driver,
 	if (rc)
 		return rc;
 	img->context->opened = true;
-	if (o.data_file && !o.took_data_file && !o.base.self_only)
+	if (o.data_file && !o.took_data_file)
 		return img_fail(err, -EINVAL,
 				"%s: a data file is given, but the image keeps its data in its own",
 				img->name);
@@ -513,6 +516,40 @@ int img_open_stored(const char *image, const char *name, const char *format,
 	return rc ? rc : open_stored(image, name, NULL, inner, NULL, &mode, out, err);
 }
 
+/* Something is said of the backing file of img; given: which one it is. */
+static int check_backing(const struct img *img, bool given, struct img_error *err)
+{
+	if (!(img->driver->features & IMG_DRIVER_BACKING))
+		return img_fail(err, given ? -ENOTSUP : -EINVAL,
+				"%s: images of format %s have no backing file, one is given",
+				img->name, img->driver->name);
+	if (!given && !img_parent_is_named(img))
+		return img_fail(err, -EINVAL,
+				"%s: it has no backing file to be opened in a certain way; give one",
+				img->name);
+	return 0;
+}
+
+/* What is said of the images below img, which are not opened: as far as that can be judged. */
+static int check_unopened(const struct img *img, const struct open_mode *mode, struct img_error *err)
+{
+	const struct img_node *node = mode->level.backing;
+	struct img_level below = { 0 };
+	int rc = node ? img_level_read(node, &below, err) : 0;
+
+	if (!rc && node)
+		rc = check_backing(img, below.file, err);
+	while (!rc && below.backing) {
+		if (below.driver && !(below.driver->features & IMG_DRIVER_BACKING))
+			return img_fail(err, -EINVAL,
+					"%s: images of format %s have no backing file, one is given for "
+					"its backing file",
+					img->name, below.driver->name);
+		rc = img_level_read(below.backing, &below, err);
+	}
+	return rc;
+}
+
 /*
  * The backing file of img alone, which was opened by above; *done: there is none. *mode: how
  * it was opened. depth: images from the top to img.
@@ -530,15 +567,10 @@ static int open_parent(struct img *img, const struct open_mode *above, size_t de
 	if (rc)
 		return rc;
 	given = mode->level.file;
-	if (node && !(img->driver->features & IMG_DRIVER_BACKING))
-		return img_fail(err, given ? -ENOTSUP : -EINVAL,
-				"%s: images of format %s have no backing file, one is given",
-				img->name, img->driver->name);
+	rc = node ? check_backing(img, given, err) : 0;
+	if (rc)
+		return rc;
 	*done = !given && !img_parent_is_named(img);
-	if (*done && node)
-		return img_fail(err, -EINVAL,
-				"%s: it has no backing file to be opened in a certain way; give one",
-				img->name);
 	if (*done && img->backing_required)
 		return img_fail(err, -EUCLEAN,
 				"%s: it holds only differences to another image, but does not name "
@@ -586,6 +618,8 @@ static int open_chain(struct img *img, struct open_mode *mode, struct img_error 
 	bool done = img->context->flags & alone;
 	int rc = 0;
 
+	if (done)
+		rc = check_unopened(img, mode, err);
 	for (struct img *i = img->context->above; i; i = i->context->above)
 		depth++;
 	for (size_t level = 0; !done; level++, img = img->parent) {
@@ -598,7 +632,7 @@ static int open_chain(struct img *img, struct open_mode *mode, struct img_error 
 			return img_error_prefix(err, rc, "%s",
 						where[min_size(level, IMG_ARRAY_LEN(where) - 1)]);
 	}
-	return 0;
+	return rc;
 }
 
 int img_open_chain(struct img *img, const struct img_open_options *options, struct img_error *err)
