@@ -203,7 +203,9 @@ static int by_start(const void *a, const void *b)
 {
 	const struct parallels_part *x = a, *y = b;
 
-	return x->start < y->start ? -1 : x->start > y->start;
+	if (x->start != y->start)
+		return x->start < y->start ? -1 : 1;
+	return x->index < y->index ? -1 : x->index > y->index;
 }
 
 static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, struct img_error *err)
@@ -224,7 +226,9 @@ static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, stru
 		if (!more)
 			return no_memory(err);
 		d->parts = more;
-		rc = parse_part(e, &more[d->part_count++], err);
+		rc = parse_part(e, &more[d->part_count], err);
+		more[d->part_count].index = d->part_count;
+		d->part_count++;
 	}
 	if (rc)
 		return rc;

@@ -29,6 +29,7 @@ struct parallels_image {
 /* A part of the disk, [start, end) in sectors. */
 struct parallels_part {
 	uint64_t start, end;
+	size_t index;		  /* of its element among those of the document */
 	uint32_t cluster_sectors; /* 0: not told */
 	struct parallels_image *images;
 	size_t count;

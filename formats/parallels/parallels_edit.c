@@ -64,21 +64,14 @@ static bool has_guid(const xmlNode *parent, const char *name, const uint8_t guid
 static xmlNode *find_storage(xmlNode *root, const struct parallels_part *part)
 {
 	xmlNode *data = parallels_xml_find(root->children, "StorageData");
-	uint64_t start, end;
+	xmlNode *e = parallels_xml_find(data->children, "Storage");
 
-	for (xmlNode *e = data->children; (e = parallels_xml_find(e, "Storage")); e = e->next)
-		if (child_number(e, "Start", &start) && child_number(e, "End", &end) &&
-		    start == part->start && end == part->end)
-			return e;
-	return NULL;
+	for (size_t i = 0; e && i < part->index; i++)
+		e = parallels_xml_find(e->next, "Storage");
+	return e;
 }
 
 /* ---- A document that is changed ---- */
-
-static int begin(const char *text, size_t len, xmlDoc **doc, xmlNode **root, struct img_error *err)
-{
-	return parallels_xml_parse(text, len, doc, root, err);
-}
 
 /* rc: of the changes. What comes out must be what can be read. */
 static int finish(xmlDoc *doc, int rc, char **out, size_t *out_len, struct img_error *err)
@@ -110,7 +103,7 @@ int parallels_descriptor_resize(const char *text, size_t len, const struct paral
 	xmlNode *root, *parameters, *storage;
 	uint64_t heads, track;
 	xmlDoc *doc;
-	int rc = begin(text, len, &doc, &root, err);
+	int rc = parallels_xml_parse(text, len, &doc, &root, err);
 
 	if (rc)
 		return rc;
@@ -172,7 +165,7 @@ int parallels_descriptor_add_snapshot(const char *text, size_t len,
 	char top[BRACED_CHARS + 1], below[BRACED_CHARS + 1], nothing[BRACED_CHARS + 1];
 	xmlNode *root, *list;
 	xmlDoc *doc;
-	int rc = begin(text, len, &doc, &root, err);
+	int rc = parallels_xml_parse(text, len, &doc, &root, err);
 
 	if (rc)
 		return rc;

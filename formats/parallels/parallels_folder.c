@@ -53,9 +53,9 @@ static int check_resize(const struct img *img, uint64_t size, struct img_error *
 				img->name);
 	if (d->snapshot_count > 1)
 		return img_fail(err, -ENOTSUP,
-				"%s: %zu snapshots have the size of the disk, which can be another one only "
-				"where there is none but the present state",
-				img->name, d->snapshot_count);
+				"%s: the disk has %zu snapshots, which are as large as it is: a disk with snapshots "
+				"keeps its size (a copy made by convert has none)",
+				img->name, d->snapshot_count - 1);
 	if (size <= start || size > PARALLELS_DISK_BYTES_MAX)
 		return img_fail(err, size > start ? -EFBIG : -ENOTSUP,
 				"%s: new size: found %" PRIu64 ", expected more than %" PRIu64
@@ -89,17 +89,6 @@ static int store_size(struct img *img, uint64_t size, struct img_error *err)
 	return rc;
 }
 
-static int extend_plain(struct parallels_file *p, uint64_t bytes, struct img_error *err)
-{
-	int rc = 0;
-
-	if (p->storage->size < bytes)
-		rc = img_storage_resize(p->storage, bytes, IMG_PREALLOCATE_OFF, err);
-	if (!rc)
-		p->size = bytes;
-	return rc;
-}
-
 static int resize_plain(struct parallels_file *p, uint64_t bytes, struct img_error *err)
 {
 	int rc = 0;
@@ -121,7 +110,7 @@ int parallels_folder_extend(struct img *img, uint64_t size, struct img_error *er
 	if (rc)
 		return rc;
 	p = last_file(img);
-	return p->plain ? extend_plain(p, size - p->start, err)
+	return p->plain ? resize_plain(p, size - p->start, err)
 			: parallels_file_extend(p, size - p->start, err);
 }
 

@@ -131,6 +131,24 @@ Test(parallels_states, snapshot)
 	cr_assert_eq(own_bytes(0), 0);
 }
 
+/* Storages of a disk of no bytes all begin and end in one place. */
+Test(parallels_states, snapshot_of_nothing)
+{
+	descriptor(XML_OF("<Disk_size>0</Disk_size>",
+			  STORAGE(0, 0, IMAGE(TOP, "Compressed", "a.hds"))
+				  STORAGE(0, 0, IMAGE(TOP, "Compressed", "b.hds"))
+					  STORAGE(0, 0, IMAGE(TOP, "Compressed", "c.hds")),
+			  SHOT(TOP, NONE)));
+	make_new("d.hdd/a.hds", 0, "size=0");
+	make_new("d.hdd/b.hds", 0, "size=0");
+	make_new("d.hdd/c.hds", 0, "size=0");
+	add_snapshot();
+	add_snapshot();
+	cr_assert_eq(count_files(), 10);
+	must_close(must_open_folder());
+	cr_assert_eq(check("d.hdd", 0).corruptions, 0);
+}
+
 Test(parallels_states, snapshot_refused)
 {
 	const char *text;
