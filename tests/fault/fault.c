@@ -139,6 +139,21 @@ static int give_passphrase(struct img_creating *c, const char *option, img_passp
 	return img_secrets_use(test.secrets, NULL, &request, use, user, err);
 }
 
+/* What the option says, as the image floor passes it on. */
+static enum img_preallocate preallocation(const struct img_options *options)
+{
+	static const char *const modes[] = { "off", "metadata", "falloc", "full" };
+	const char *text = strstr(test.options, "preallocation=")
+				   ? img_options_string(options, "preallocation")
+				   : "off";
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(modes); i++)
+		if (!strcmp(text, modes[i]))
+			return (enum img_preallocate)i;
+	fprintf(stderr, "fault: no preallocation is called '%s'\n", text);
+	exit(2);
+}
+
 static int make_image(const char *format, uint64_t size, struct img_storage *file,
 		      struct img_error *err)
 {
@@ -152,6 +167,7 @@ static int make_image(const char *format, uint64_t size, struct img_storage *fil
 	int rc = img_options_parse(options, test.options, err);
 
 	c.options = options;
+	c.preallocate = preallocation(options);
 	if (!rc && driver->create_check)
 		rc = driver->create_check(&c, err);
 	if (!rc)
