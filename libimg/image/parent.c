@@ -13,11 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum looked {
-	LOOKED_NOT_FOUND, /* no such file, or it may not be opened */
-	LOOKED_OTHER,	  /* another identity */
-	LOOKED_NONE,	  /* no identity, or no image */
-	LOOKED_SAME,
+enum match {
+	MATCH_NOT_FOUND, /* no such file, or it may not be opened */
+	MATCH_OTHER,	 /* another identity */
+	MATCH_UNKNOWN,	 /* no identity, or no image */
+	MATCH_SAME,
 };
 
 /* The search for one parent. */
@@ -51,7 +51,7 @@ __attribute__((format(printf, 4, 5))) static void add_reason(struct search *s, F
 }
 
 /* Whose image is in s, and which? */
-static enum looked identify(struct search *s, struct img_storage *storage, struct img_error *why)
+static enum match identify(struct search *s, struct img_storage *storage, struct img_error *why)
 {
 	uint8_t uuid[IMG_GUID_BYTES];
 	char text[IMG_GUID_CHARS + 1];
@@ -69,19 +69,19 @@ static enum looked identify(struct search *s, struct img_storage *storage, struc
 	}
 	if (rc) {
 		img_fail(why, rc, "it has no UUID");
-		return LOOKED_NONE;
+		return MATCH_UNKNOWN;
 	}
 	for (unsigned i = 0; i < s->img->backing_uuid_count; i++)
 		if (img_guid_equal(uuid, s->img->backing_uuids[i]))
-			return LOOKED_SAME;
+			return MATCH_SAME;
 	img_guid_print(uuid, text);
 	img_fail(why, -ENOENT, "its UUID is %s", text);
-	return LOOKED_OTHER;
+	return MATCH_OTHER;
 }
 
 /* *why: unless it is the one. Errors are fatal ones. */
-static int look(struct search *s, const char *name, enum looked *out, struct img_error *why,
-		struct img_error *err)
+static int examine(struct search *s, const char *name, enum match *out, struct img_error *why,
+		   struct img_error *err)
 {
 	const struct img *img = s->img;
 	struct img_storage *storage;
@@ -89,7 +89,7 @@ static int look(struct search *s, const char *name, enum looked *out, struct img
 	int rc = img_gate_open(img->context->gate, img->context->path, name, "backing file", false,
 			       &file, why);
 
-	*out = LOOKED_NOT_FOUND;
+	*out = MATCH_NOT_FOUND;
 	free(s->identity);
 	s->identity = NULL;
 	if (rc)
@@ -103,7 +103,7 @@ static int look(struct search *s, const char *name, enum looked *out, struct img
 	img_gate_file_free(&file);
 	if (rc)
 		return is_fatal(rc) ? img_fail(err, rc, "%s", img_error_text(why)) : 0;
-	*out = img->backing_uuid_count ? identify(s, storage, why) : LOOKED_NONE;
+	*out = img->backing_uuid_count ? identify(s, storage, why) : MATCH_UNKNOWN;
 	img_storage_close(storage);
 	return 0;
 }
@@ -123,16 +123,16 @@ static int try_name(struct search *s, const char *name, struct img_parent *out, 
 		    struct img_error *err)
 {
 	struct img_error why = { 0 };
-	enum looked looked;
-	int rc = look(s, name, &looked, &why, err);
+	enum match match;
+	int rc = examine(s, name, &match, &why, err);
 
-	if (!rc && looked == LOOKED_SAME) {
+	if (!rc && match == MATCH_SAME) {
 		free(out->name);
 		rc = take(s, name, out, err);
 		rc = rc ? rc : 1;
 	} else if (!rc) {
 		add_reason(s, reasons, img_error_code(&why), "'%s': %s", name, img_error_text(&why));
-		if (looked == LOOKED_NONE && !out->name)
+		if (match == MATCH_UNKNOWN && !out->name)
 			rc = take(s, name, out, err);
 	}
 	img_error_clear(&why);
@@ -180,12 +180,12 @@ static int try_folder(struct search *s, struct img_parent *out, FILE *reasons, s
 		return 0;
 	}
 	for (size_t i = 0; i < count && !rc; i++) {
-		enum looked looked;
+		enum match match;
 
-		rc = look(s, names[i], &looked, &why, err);
+		rc = examine(s, names[i], &match, &why, err);
 		img_error_clear(&why);
-		refused += looked == LOOKED_NOT_FOUND;
-		if (rc || looked != LOOKED_SAME)
+		refused += match == MATCH_NOT_FOUND;
+		if (rc || match != MATCH_SAME)
 			continue;
 		if (s->in_chain) {
 			loop = names[i];

@@ -63,7 +63,7 @@ static void read_done(void *user, int rc, const struct img_error *err)
 }
 
 /* What image i is at off, and how long that holds. Past its end: zeroes that are not there. */
-static int look(struct compare *c, int i, uint64_t off, struct img_map_entry *out)
+static int map_side(struct compare *c, int i, uint64_t off, struct img_map_entry *out)
 {
 	struct img_map_entry *x = &c->extent[i];
 
@@ -118,7 +118,7 @@ static int advance(struct compare *c)
 	int rc;
 
 	for (int i = 0; i < 2; i++) {
-		rc = look(c, i, c->pos, &x[i]);
+		rc = map_side(c, i, c->pos, &x[i]);
 		if (rc)
 			return rc;
 	}
