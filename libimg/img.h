@@ -357,7 +357,8 @@ struct img_create_options {
 	uint64_t identity[2];
 	/* What options, and a json: name of the backing image, speak of by id; NULL: nothing. */
 	const struct img_secrets *secrets;
-	uint64_t reserved[5];
+	uint64_t *new_size; /* NULL, or set to the size that the new disk has: formats round it */
+	uint64_t reserved[4];
 };
 
 /*

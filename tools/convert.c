@@ -586,8 +586,10 @@ static int convert(struct convert *c, const char *path, int fd)
 	};
 	struct img_error *err = args_memory(img_error_new());
 	enum img_convert_stage stage;
+	uint64_t size = c->total;
 	int rc;
 
+	o.create.new_size = &size;
 	progress_begin(&progress, c->progress && !c->quiet, c->total);
 	rc = img_convert(&o, &stage, err);
 	if (rc && (rc != -ECANCELED || !signals_stop()))
@@ -597,6 +599,8 @@ static int convert(struct convert *c, const char *path, int fd)
 	if (!rc)
 		progress_complete(&progress);
 	progress_end(&progress);
+	if (!rc && c->size_known && !c->quiet)
+		open_warn_rounded(c->target_name, c->total, size);
 	img_error_free(err);
 	return rc ? 1 : 0;
 }
@@ -667,6 +671,8 @@ static int write_target(struct convert *c)
 		path = open_new_path(c->target_name, NULL, true);
 		if (!path)
 			return 1;
+		if (!c->quiet)
+			open_warn_replaced(path, c->target_flags);
 	}
 	return convert(c, path, -1);
 }

@@ -135,20 +135,26 @@ static void print_formatting(const char *file, const struct img_value *settings)
 	putchar('\n');
 }
 
-static int create_image(struct create *c, const struct img_create_options *options)
+static int create_image(struct create *c, struct img_create_options *options)
 {
 	struct img_error *err = args_memory(img_error_new());
 	struct img_value *settings = NULL;
 	int rc = img_create_prepare(c->path, options, &settings, err);
+	uint64_t size;
 
+	options->new_size = &size;
 	if (!rc) {
-		if (!c->quiet)
+		if (!c->quiet) {
 			print_formatting(c->file, settings);
+			open_warn_replaced(c->path, 0);
+		}
 		rc = img_create(c->path, options, err);
 	}
 	if (rc) {
 		report_failure(err, "%s", c->file);
 		creation_suggest(&c->creation, c->format);
+	} else if (!c->quiet) {
+		open_warn_rounded(c->file, img_value_uint(img_value_get(settings, "size")), size);
 	}
 	img_value_free(settings);
 	img_error_free(err);

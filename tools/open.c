@@ -2,6 +2,7 @@
 #include "tools/open.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -344,6 +345,45 @@ bool open_check_children(const struct img *img, bool force)
 		free(child.path);
 	img_error_free(err);
 	return go_on;
+}
+
+void open_warn_replaced(const char *path, unsigned cache_flags)
+{
+	static const char *const formats[] = { NULL, "raw" }; /* a damaged image is a file still */
+	struct img_open_options how = { .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
+						 IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
+	const unsigned direct = IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT;
+	struct img_node *node = NULL;
+	struct img *img = NULL;
+	struct img_child child;
+	char *name;
+
+	if (asprintf(&name, "file:%s", path) < 0)
+		args_memory(NULL);
+	how.flags |= cache_flags & direct ? IMG_OPEN_TRY_DIRECT : 0u;
+	img_node_parse_name(name, &node, NULL);
+	for (size_t i = 0; node && i < sizeof(formats) / sizeof(formats[0]) && !img; i++) {
+		how.format = formats[i];
+		img_open_node(node, &how, &img, NULL);
+	}
+	if (img && img_find_child(img, &child, NULL) > 0) {
+		report_warning("'%s' is based on '%s', which is replaced: it will read differently, or refuse "
+			       "what is there then",
+			       child.path, path);
+		free(child.path);
+	}
+	img_close(img, NULL);
+	img_node_free(node);
+	free(name);
+}
+
+void open_warn_rounded(const char *name, uint64_t asked, uint64_t size)
+{
+	asked = (asked + 511) / 512 * 512;
+	if (is_imgtool() && size != asked)
+		report_warning("'%s' has %" PRIu64 " bytes in place of %" PRIu64
+			       ", for its format has no disk of exactly that size",
+			       name, size, asked);
 }
 
 int open_and_change(const struct open_request *request,

@@ -50,6 +50,15 @@ int open_and_change(const struct open_request *request,
  */
 bool open_check_children(const struct img *img, bool force);
 
+/*
+ * Before a new image takes the place of what is at path, if anything is: a warning if an image of its folder is based on
+ * that. Scripts replace images all day, so that it is no more than that. cache_flags: of the new image.
+ */
+void open_warn_replaced(const char *path, unsigned cache_flags);
+
+/* Say so if the new disk `name` has not the size that was asked for; callers of qemu-img do not expect to hear it. */
+void open_warn_rounded(const char *name, uint64_t asked, uint64_t size);
+
 /* Say so if what was taken for a raw disk is something else by the look of it (img_guessed_content()). */
 void open_warn_of_content(const char *name, const char *content);
 

@@ -73,8 +73,16 @@ static const struct img_driver *probe(struct img_storage *s, const char *path)
 	return driver->features & IMG_DRIVER_BACKING ? driver : NULL;
 }
 
+/* Past the page cache, if possible, where img is. */
+static unsigned direct_flags(const struct img *img)
+{
+	return img->context->flags & (IMG_OPEN_DIRECT | IMG_OPEN_TRY_DIRECT)
+		       ? IMG_STORAGE_TRY_DIRECT
+		       : 0u;
+}
+
 /* Open an image of the folder, by its own file alone. NULL: it is none, or it is not to be known. */
-static struct img *open_candidate(struct img_gate_file *file, unsigned *opened)
+static struct img *open_candidate(struct img_gate_file *file, unsigned flags, unsigned *opened)
 {
 	struct img_open_options how = { .flags = IMG_OPEN_SELF_ONLY | IMG_OPEN_NO_BACKING |
 						 IMG_OPEN_NO_LOCK | IMG_OPEN_SHARE };
@@ -84,7 +92,8 @@ static struct img *open_candidate(struct img_gate_file *file, unsigned *opened)
 	int fd = file->fd;
 
 	file->fd = -1; /* the storage's, or closed */
-	if (img_storage_open_fd(fd, file->path, IMG_STORAGE_NO_LOCK | IMG_STORAGE_SHARE, &s, NULL))
+	if (img_storage_open_fd(fd, file->path, IMG_STORAGE_NO_LOCK | IMG_STORAGE_SHARE | flags, &s,
+				NULL))
 		return NULL;
 	driver = probe(s, file->path);
 	if (!driver) {
@@ -97,8 +106,8 @@ static struct img *open_candidate(struct img_gate_file *file, unsigned *opened)
 }
 
 /* 1: it is a child. *opened: images that were looked at. */
-static int look(const struct img *img, const char *name, unsigned *opened, struct img_child *out,
-		struct img_error *err)
+static int examine(const struct img *img, const char *name, unsigned *opened, struct img_child *out,
+		   struct img_error *err)
 {
 	struct img_gate_file file;
 	struct img *child = NULL;
@@ -110,7 +119,7 @@ static int look(const struct img *img, const char *name, unsigned *opened, struc
 	if (rc)
 		return rc == -ENOMEM ? img_fail(err, rc, "out of memory") : 0;
 	if (!img_context_has(img, file.identity, true))
-		child = open_candidate(&file, opened);
+		child = open_candidate(&file, direct_flags(img), opened);
 	if (child) {
 		bool based = is_child(child, file.path, img);
 
@@ -140,7 +149,7 @@ int img_find_child(const struct img *img, struct img_child *out, struct img_erro
 	    img_gate_list(img->context->gate, img->context->path, &names, &count, NULL))
 		return 0;
 	for (size_t i = 0; i < count && opened < IMAGES_MAX && rc >= 0 && !out->refuses; i++) {
-		rc = look(img, names[i], &opened, &found, err);
+		rc = examine(img, names[i], &opened, &found, err);
 		if (rc <= 0 || (out->path && !found.refuses)) {
 			if (rc > 0)
 				free(found.path);

@@ -290,6 +290,8 @@ static int make(struct img_create_settings *r, const char *name,
 		rc = img->driver->parent_opened(img, err);
 	if (rc)
 		goto out;
+	if (options->new_size)
+		*options->new_size = img->size;
 	*out = img;
 	img = NULL;
 out:
@@ -454,6 +456,8 @@ static int add_state(struct img_create_settings *r, const struct img_create_opti
 	making.base.file = img->file;
 	making.base.create_file = create_further_file;
 	making.base.backing = img;
+	if (options->new_size)
+		*options->new_size = img->size;
 	rc = img->driver->add_state(img, &making.base, &text, &len, err);
 	if (!rc)
 		rc = publish_further(img, &done, err);

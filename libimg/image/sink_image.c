@@ -119,6 +119,8 @@ int img_sink_image_begin(const char *path, int fd, const struct img_create_optio
 					     err);
 	if (!rc && s->file)
 		img_storage_set_attributes(s->file, &r.attributes);
+	if (!rc && options->new_size)
+		*options->new_size = s->size;
 	if (!rc) {
 		*out = s;
 		s = NULL;
@@ -152,12 +154,13 @@ int img_sink_choose_zeroes(struct img_sink *sink, const struct img_copy_options 
 {
 	if (!o->no_sparse && sink->wants_all && o->sparse_bytes)
 		return img_fail(err, -EINVAL,
-				"sparse_bytes is %llu, expected 0: this output has no holes",
+				"the shortest run of zeroes to leave out (-S) is %llu bytes, expected 0: this output "
+				"has no holes",
 				(unsigned long long)o->sparse_bytes);
 	if (!o->no_sparse && o->sparse_bytes > sink->unit_bytes)
 		return img_fail(err, -EINVAL,
-				"sparse_bytes is %llu, expected at most %llu, the unit that this "
-				"output leaves out",
+				"the shortest run of zeroes to leave out (-S) is %llu bytes, expected at most %llu, "
+				"the unit that this output leaves out",
 				(unsigned long long)o->sparse_bytes,
 				(unsigned long long)sink->unit_bytes);
 	sink->wants_all |= o->no_sparse;

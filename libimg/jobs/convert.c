@@ -351,6 +351,8 @@ static int write_image(struct job *j)
 	rc = copy_to(j, target);
 	if (!rc && !j->sized)
 		rc = round_size(j, target);
+	if (!rc && j->create.new_size)
+		*j->create.new_size = img_size(target);
 	if (!rc) {
 		*j->stage = IMG_CONVERT_CREATE;
 		rc = img_publish(target, j->err);

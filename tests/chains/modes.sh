@@ -25,6 +25,21 @@ for format in vdi vmdk vhdx vpc; do
 	done
 	try "$format: the golden image is not touched" cmp away/kept golden.$format
 
+	# another image in its place: a warning, whoever asks
+	ln -sf "$imgtool" qemu-img
+	for command in "create -f $format golden.$format 9M" "convert -f raw -O $format other.raw golden.$format" \
+		"convert -f raw -O raw other.raw golden.$format"; do
+		for tool in "$imgtool" ./qemu-img; do
+			try "$format: replaced: $tool $command" sh -c '"$1" $2 2>&1 | grep -q "warning: .* is based on .golden"' - "$tool" "$command"
+			cp away/kept golden.$format
+		done
+		try "$format: replaced: $command: -q" sh -c '"$1" $2 -q 2>&1 | wc -c | grep -qx 0' - "$imgtool" "$command"
+		cp away/kept golden.$format
+	done
+	try "$format: replaced: one without children" sh -c '! "$1" create -f $2 vm1.$2 9M 2>&1 | grep -q "based on"' - "$imgtool" $format
+	try "$format: multi-attach: made anew" "$imgtool" create -q -f $format -b golden.$format -F $format vm1.$format
+	disk vm1.$format $format "write -P 11 64k 64k"
+
 	# the golden image is not to be written to
 	case $format in
 	vpc) try "$format: a warning" sh -c '"$1" resize -q "$2" 9M 2>&1 | grep -q "warning: .*today"' - "$imgtool" golden.$format ;;
