@@ -3,6 +3,7 @@
  */
 #include "libimg/image/context.h"
 #include "tests/image/folder.h"
+#include "tests/support/command.h"
 #include "tests/storage/watch.h"
 
 TestSuite(limits, .init = folder_make, .fini = folder_remove, .timeout = 60);
@@ -128,14 +129,6 @@ static void write_map_on_queue(const char *name, const char *to, size_t max)
 	fclose(a.f);
 	img_queue_free(q);
 	must_close(img);
-}
-
-static bool have_qemu(void)
-{
-	if (!system("command -v qemu-img qemu-io >/dev/null"))
-		return true;
-	cr_log_warn("no qemu-img: skipped");
-	return false;
 }
 
 Test(map, as_qemu_img_says)

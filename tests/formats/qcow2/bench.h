@@ -8,15 +8,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/command.h"
 #include "tests/support/scratch.h"
 
 /* One image and what it should read as. */
@@ -29,17 +28,6 @@ struct bench {
 	uint64_t seed;
 	bool compress;
 };
-
-static inline bool have_qemu(void)
-{
-	static int have = -1;
-
-	if (have < 0)
-		have = !system("qemu-img --version >/dev/null 2>&1");
-	if (!have)
-		fprintf(stderr, "skipped: no qemu-img here\n");
-	return have;
-}
 
 static inline uint64_t next_random(struct bench *b)
 {
@@ -54,22 +42,8 @@ static inline uint64_t below(struct bench *b, uint64_t n)
 	return next_random(b) % n;
 }
 
-__attribute__((format(printf, 2, 3))) static inline void run(const struct bench *b,
-							     const char *fmt, ...)
-{
-	char command[1024], full[1200];
-	va_list args;
-	int status;
-
-	va_start(args, fmt);
-	vsnprintf(command, sizeof(command), fmt, args);
-	va_end(args);
-	snprintf(full, sizeof(full), "cd %s && %s >out.txt 2>&1 || { cat out.txt; false; }", b->dir,
-		 command);
-	status = system(full);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: exit %d in %s", command,
-		  WEXITSTATUS(status), b->dir);
-}
+/* A command in the folder; it must succeed. */
+#define run(b, ...) run_in((b)->dir, __VA_ARGS__)
 
 static inline void start(struct bench *b, uint64_t seed, uint64_t size)
 {

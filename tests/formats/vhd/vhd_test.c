@@ -2,15 +2,11 @@
  * VHDs made, written, chained, refused, checked and repaired.
  */
 #include "tests/formats/vhd/plain.h"
+#include "tests/support/command.h"
 
 TestSuite(vhd, .init = folder_make, .fini = folder_remove);
 
 enum { SIZE = 5 << 20 };
-
-static bool have_qemu(void)
-{
-	return !system("qemu-img --version >/dev/null 2>&1");
-}
 
 /* The size that qemu-img says it has, by another implementation of the same rules. */
 static uint64_t size_by_qemu(const char *name)

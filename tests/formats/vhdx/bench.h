@@ -8,18 +8,17 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
 #include "libimg/base/crc32c.h"
 #include "libimg/base/endian.h"
 #include "libimg/img.h"
+#include "tests/support/command.h"
 #include "tests/support/scratch.h"
 
 enum { MIB = 1 << 20 };
@@ -28,17 +27,6 @@ struct bench {
 	char dir[SCRATCH_PATH];
 	uint64_t seed;
 };
-
-static inline bool have_qemu(void)
-{
-	static int have = -1;
-
-	if (have < 0)
-		have = !system("qemu-img --version >/dev/null 2>&1");
-	if (!have)
-		fprintf(stderr, "skipped: no qemu-img here\n");
-	return have;
-}
 
 static inline uint64_t next_random(struct bench *b)
 {
@@ -49,20 +37,7 @@ static inline uint64_t next_random(struct bench *b)
 }
 
 /* The exit code of a command in the folder. */
-__attribute__((format(printf, 2, 3))) static inline int try(const struct bench *b, const char *fmt,
-							    ...)
-{
-	char command[1024], full[1200];
-	va_list args;
-	int status;
-
-	va_start(args, fmt);
-	vsnprintf(command, sizeof(command), fmt, args);
-	va_end(args);
-	snprintf(full, sizeof(full), "cd %s && %s >out.txt 2>&1", b->dir, command);
-	status = system(full);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
-}
+#define try(b, ...) try_in((b)->dir, __VA_ARGS__)
 
 static inline void start(struct bench *b, uint64_t seed)
 {

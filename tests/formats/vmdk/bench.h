@@ -7,32 +7,20 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "libimg/img.h"
+#include "tests/support/command.h"
 #include "tests/support/scratch.h"
 
 struct bench {
 	char dir[SCRATCH_PATH];
 	char image[128];
 };
-
-static inline bool have_qemu(void)
-{
-	static int have = -1;
-
-	if (have < 0)
-		have = !system("qemu-img --version >/dev/null 2>&1");
-	if (!have)
-		fprintf(stderr, "skipped: no qemu-img here\n");
-	return have;
-}
 
 static inline void start(struct bench *b)
 {
@@ -45,23 +33,8 @@ static inline void finish(struct bench *b)
 	cr_assert(scratch_remove(b->dir));
 }
 
-/* Run a command in the folder; it must succeed. */
-__attribute__((format(printf, 2, 3))) static inline void run(const struct bench *b,
-							     const char *fmt, ...)
-{
-	char command[1024], full[1200];
-	va_list args;
-	int status;
-
-	va_start(args, fmt);
-	vsnprintf(command, sizeof(command), fmt, args);
-	va_end(args);
-	snprintf(full, sizeof(full), "cd %s && %s >out.txt 2>&1 || { cat out.txt; false; }", b->dir,
-		 command);
-	status = system(full);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: exit %d in %s", command,
-		  WEXITSTATUS(status), b->dir);
-}
+/* A command in the folder; it must succeed. */
+#define run(b, ...) run_in((b)->dir, __VA_ARGS__)
 
 /* Make an image; options: "a=1,b=2" or NULL; backing: NULL, or its name. */
 static inline int make(const char *path, uint64_t size, const char *options, const char *backing,
