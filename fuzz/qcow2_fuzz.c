@@ -151,16 +151,29 @@ static int data_file(struct img_opening *o, const char *stored, struct img_stora
 	return reference(o, stored ? stored : "data", "data file", out, err);
 }
 
+static int passphrase(struct img_opening *o, const char *option, img_passphrase_fn *use, void *user,
+		      struct img_error *err)
+{
+	(void)o;
+	(void)option;
+	return use(user, (const uint8_t *)"secret", 6, err);
+}
+
 static void fuzz_image(const uint8_t *bytes, size_t len)
 {
+	struct img_options *options = img_options_new(qcow2_driver.open_options);
+	void *nothing = NULL;
 	struct img_opening o = { .for_check = true,
+				 .options = options,
+				 .handover = &nothing,
+				 .passphrase = passphrase,
 				 .reference = reference,
 				 .data_file = data_file };
 	struct img_engine_config config = { .io = IMG_IO_THREADS };
 	struct img_check check = { 0 }, mended = { .repair = IMG_REPAIR_ALL }, after = { 0 };
 	struct img img = { .driver = &qcow2_driver, .name = strdup("fuzz"), .writable = true };
 
-	if (!img.name || img_storage_memory("fuzz", len, IMAGE_MAX, &img.file))
+	if (!options || !img.name || img_storage_memory("fuzz", len, IMAGE_MAX, &img.file))
 		abort();
 	img_storage_write(img.file, 0, bytes, len, NULL);
 	if (!qcow2_driver.open(&img, &o, NULL)) {
@@ -174,6 +187,7 @@ static void fuzz_image(const uint8_t *bytes, size_t len)
 		qcow2_driver.close(&img);
 	}
 	img_storage_close(img.file);
+	img_options_free(options);
 	free(img.backing_name);
 	free(img.backing_format);
 	free(img.name);
