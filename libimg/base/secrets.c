@@ -289,10 +289,26 @@ static const struct object *find(const struct img_secrets *s, const char *id)
 	return NULL;
 }
 
+/* A key that there is not may be what stands behind a comma of a secret: it is not repeated. */
+static int parse(struct object *o, const char *rest, struct img_error *err)
+{
+	struct img_error why = { 0 };
+	int rc = img_options_parse(o->options, rest, &why);
+
+	if (rc && img_options_has(o->options, "data") && why.text &&
+	    !strncmp(why.text, "Invalid parameter", strlen("Invalid parameter")))
+		img_fail(err, rc,
+			 "secret: Invalid parameter behind 'data' (a comma in the data itself is doubled)");
+	else if (rc)
+		img_fail(err, rc, "%s", img_error_text(&why));
+	img_error_clear(&why);
+	return rc;
+}
+
 static int fill(struct img_secrets *s, struct object *o, const char *rest, struct img_error *err)
 {
 	const char *id;
-	int rc = img_options_parse(o->options, rest, err);
+	int rc = parse(o, rest, err);
 
 	if (rc)
 		return rc;
@@ -315,6 +331,8 @@ int img_secrets_add(struct img_secrets *s, const char *text, struct img_error *e
 	int rc;
 
 	n -= (size_t)(type - text);
+	if (n > strcspn(type, "="))
+		n = strcspn(type, "=");
 	for (size_t i = 0; i < IMG_ARRAY_LEN(kinds); i++)
 		if (strlen(kinds[i].type) == n && !strncmp(kinds[i].type, type, n))
 			kind = &kinds[i];

@@ -81,6 +81,9 @@ Test(secrets, that_are_refused)
 		  "do not decrypt" },
 		{ "secret,id=b,data=,keyid=key,iv=" IV, -EINVAL, "do not decrypt" },
 		{ "rng-random,id=b", -EINVAL, "rng-random" },
+		{ "data=x,id=b", -EINVAL, "invalid object type: data" },
+		{ "secret,id=b,data=half,other", -EINVAL, "Invalid parameter behind 'data'" },
+		{ "secret,id=b,key=half", -EINVAL, "Invalid parameter 'key'" },
 		{ "", -EINVAL, "invalid object type" },
 	};
 	struct img_secrets *s = img_secrets_new();
