@@ -143,6 +143,8 @@ int img_format_features(const char *format);
  * memory. For img_value_free().
  */
 struct img_value *img_format_create_options(const char *format);
+/* The same of img_amend(). NULL, also: images of that format are not amended. */
+struct img_value *img_format_amend_options(const char *format);
 
 /* The format of the file or folder at path by its content: a name from img_format_at(). Blocking. */
 int img_probe(const char *path, const char **format, struct img_error *err);
@@ -606,6 +608,22 @@ enum img_preallocate {
  */
 int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocation,
 	       struct img_error *err);
+
+/* Zero-initialise. */
+struct img_amend_options {
+	const char *const *options; /* "key=value,..." strings, NULL at the end; may be NULL */
+	bool force;		    /* also what cannot be undone: the last key slot is erased */
+	/* What options speak of by id; NULL: nothing. */
+	const struct img_secrets *secrets;
+	uint64_t reserved[6];
+};
+/*
+ * Change what was chosen when img was made, durably (img_format_amend_options()): LUKS has key slots added and
+ * erased by it. -ENOTSUP: the format has nothing to amend, or this image cannot be; -EROFS; -EINVAL: options
+ * that there are none of, or that cannot be done, or not without force; -EKEYREJECTED: a passphrase fits no
+ * slot; -ENOSPC: no slot is free; -EDEADLK.
+ */
+int img_amend(struct img *img, const struct img_amend_options *options, struct img_error *err);
 
 /*
  * Store another backing file's name in img's file, durably: relative to the image's own folder, or

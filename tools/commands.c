@@ -7,6 +7,7 @@
 #include "tools/report.h"
 
 static const struct command *const commands[] = {
+	&amend_command,
 	&bench_command,
 	&check_command,
 	&commit_command,

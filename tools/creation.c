@@ -216,20 +216,41 @@ static void print_option(const struct img_value *option)
 	putchar('\n');
 }
 
-int creation_print_help(const char *format)
+/* Sorted by their names, but for options of the file. */
+static void print_options(const struct img_value *options)
 {
-	struct img_value *options = args_memory(img_format_create_options(format));
 	size_t count = img_value_count(options), i;
 	const struct img_value **sorted = args_memory(calloc(count + 1, sizeof(*sorted)));
 
 	for (i = 0; i < count; i++)
 		sorted[i] = img_value_at(options, i);
 	qsort(sorted, count, sizeof(*sorted), by_name);
-	printf("Supported %s options:\n", format);
 	for (i = 0; i < count; i++)
 		if (!img_value_bool(img_value_get(sorted[i], "file")))
 			print_option(sorted[i]);
 	free(sorted);
+}
+
+int creation_print_help(const char *format)
+{
+	struct img_value *options = args_memory(img_format_create_options(format));
+
+	printf("Supported %s options:\n", format);
+	print_options(options);
+	img_value_free(options);
+	return 0;
+}
+
+int creation_print_amend_help(const char *format)
+{
+	struct img_value *options = img_format_amend_options(format);
+
+	if (!options) {
+		report_error("Format driver '%s' does not support option amendment", format);
+		return 1;
+	}
+	printf("Amend options for '%s':\n", format);
+	print_options(options);
 	img_value_free(options);
 	return 0;
 }

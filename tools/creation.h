@@ -32,6 +32,8 @@ bool creation_resolve(struct creation *c, const char *format);
 bool creation_possible(const char *format, const char *subject);
 /* Print what can be given. Returns the exit code. */
 int creation_print_help(const char *format);
+/* The same of what `amend` takes. */
+int creation_print_amend_help(const char *format);
 /* After an image could not be made: was an option's name mistyped? Then say which may be meant. */
 void creation_suggest(const struct creation *c, const char *format);
 void creation_free(struct creation *c);

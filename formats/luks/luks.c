@@ -49,7 +49,9 @@ static int unlock(void *user, const uint8_t *passphrase, size_t len, struct img_
 /* Find the header, and parse it. */
 static int open_header(struct img *img, struct luks *l, struct img_opening *o, struct img_error *err)
 {
-	struct img_luks_area area = { .storage = img->file, .name = img->name, .bytes = UINT64_MAX };
+	struct img_luks_area area = { .storage = img->file,
+				      .name = img->name,
+				      .bytes = UINT64_MAX };
 	int rc = o->header(o, &l->header_file, err);
 
 	if (rc)
@@ -87,7 +89,8 @@ static int set_size(struct img *img, const struct luks *l, struct img_error *err
 	if (alone)
 		room = 0; /* a detached header */
 	img->size = align_down_u64(given ? given : room, l->sector_bytes);
-	if (img->size > LUKS_MAX_SIZE || !add_u64(l->payload_off, img->size, &end) || end > INT64_MAX)
+	if (img->size > LUKS_MAX_SIZE || !add_u64(l->payload_off, img->size, &end) ||
+	    end > INT64_MAX)
 		return img_fail_range(err, -EUCLEAN, img->size, 0, LUKS_MAX_SIZE, "%s: size", img->name);
 	return 0;
 }

@@ -75,7 +75,8 @@ static int make_header(void *user, const uint8_t *passphrase, size_t len, struct
 					    .name = c->name,
 					    .bytes = bytes,
 					    .detached = detached };
-	int rc = img_storage_resize(c->file, detached ? bytes : bytes + c->size, c->preallocate, err);
+	int rc = img_storage_resize(c->file, detached ? bytes : bytes + c->size, c->preallocate,
+				    err);
 
 	if (!rc && c->device) /* key material of what was there before, above all */
 		rc = img_storage_zero(c->file, 0, bytes, err);

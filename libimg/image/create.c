@@ -18,6 +18,7 @@
 #include "libimg/engine/engine.h"
 #include "libimg/image/arguments.h"
 #include "libimg/image/create_settings.h"
+#include "libimg/image/option_list.h"
 #include "libimg/image/replaced.h"
 #include "libimg/storage/module.h"
 
@@ -65,47 +66,21 @@ int img_format_features(const char *format)
 	       (d->features & IMG_DRIVER_COMPRESS_SINK ? IMG_FORMAT_COMPRESS_SINK : 0);
 }
 
+static void mark_file(void *user, const struct img_option *row, struct img_value *item)
+{
+	if (img_create_settings_is_of_file(user, row))
+		img_value_add_bool(item, "file", true);
+}
+
 struct img_value *img_format_create_options(const char *format)
 {
-	static const char *const types[] = {
-		[IMG_OPTION_STRING] = "string",
-		[IMG_OPTION_PATH] = "string",
-		[IMG_OPTION_SECRET] = "string",
-		[IMG_OPTION_BOOL] = "bool",
-		[IMG_OPTION_NUMBER] = "number",
-		[IMG_OPTION_SIZE] = "size",
-	};
 	const struct img_driver *d = img_driver_named(format);
+	struct img_option *table = d ? img_create_settings_table(d) : NULL;
 	struct img_value *list = NULL;
-	struct img_option *table;
 
-	if (!d)
-		return NULL;
-	table = img_create_settings_table(d);
 	if (table)
-		list = img_value_new(IMG_VALUE_ARRAY);
-	if (!list) {
-		free(table);
-		return NULL;
-	}
-	for (const struct img_option *row = table; row->name; row++) {
-		struct img_value *item = img_value_add_object(list, NULL);
-
-		img_value_add_string(item, "name", row->name);
-		img_value_add_string(item, "type", types[row->type]);
-		img_value_add_string(item, "help", row->help ? row->help : "");
-		if (img_create_settings_is_of_file(d, row))
-			img_value_add_bool(item, "file", true);
-		if (row->fallback)
-			img_value_add_string(item, "default", row->fallback);
-		if (row->choices)
-			img_value_add_string(item, "choices", row->choices);
-	}
+		list = img_option_list(table, mark_file, (void *)(uintptr_t)d);
 	free(table);
-	if (!img_value_ok(list)) {
-		img_value_free(list);
-		return NULL;
-	}
 	return list;
 }
 
