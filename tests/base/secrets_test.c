@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
@@ -124,6 +125,85 @@ Test(secrets, encrypted_by_another)
 		cr_assert_eq(img_secrets_add(s, text, &err), 0, "%s", img_error_text(&err));
 		has_bytes(s, id, rows[i].clear, strlen(rows[i].clear));
 	}
+	img_secrets_free(s);
+}
+
+/* ---- What stays of them ---- */
+
+/* How often bytes stand in what this process can write to. scrambled: each of them plus one. */
+static unsigned found_in_memory(const char *scrambled, size_t len)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	unsigned found = 0;
+	char line[512];
+
+	cr_assert(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		size_t from = strtoul(line, NULL, 16), to = strtoul(strchr(line, '-') + 1, NULL, 16);
+		const char *at = (const char *)from; /* NOLINT(performance-no-int-to-ptr) */
+
+		if (!strstr(line, " rw") || strstr(line, "[v"))
+			continue;
+		for (; at + len <= (const char *)to; at++) { /* NOLINT(performance-no-int-to-ptr) */
+			size_t i = 0;
+
+			while (i < len && at[i] == scrambled[i] - 1)
+				i++;
+			found += i == len;
+		}
+	}
+	fclose(maps);
+	return found;
+}
+
+/* "the whale is white 42" */
+static const char scrambled[] = "uif!xibmf!jt!xijuf!53";
+enum { SCRAMBLED = sizeof(scrambled) - 1 };
+
+static int count_while_used(void *user, const uint8_t *bytes, size_t len, struct img_error *err)
+{
+	(void)bytes, (void)err;
+	cr_assert_eq(len, (size_t)SCRAMBLED);
+	*(unsigned *)user = found_in_memory(scrambled, SCRAMBLED);
+	return 0;
+}
+
+static int unscramble(void *user, const struct img_secret_request *request, void *buf, size_t size,
+		      size_t *len)
+{
+	(void)user, (void)request, (void)size;
+	for (size_t i = 0; i < SCRAMBLED; i++)
+		((char *)buf)[i] = (char)(scrambled[i] - 1);
+	*len = SCRAMBLED;
+	return 0;
+}
+
+Test(secrets, nothing_of_them_stays_in_memory)
+{
+	const struct img_secret_request r = { .image = "disk", .option = "key-secret" };
+	struct img_secrets *s = img_secrets_new();
+	char text[64] = "secret,id=a,data=";
+	char *end = text + strlen(text);
+	unsigned while_used = 0;
+
+#ifdef __SANITIZE_ADDRESS__
+	cr_skip_test("what was freed is kept back, and not to be looked at");
+#endif
+	for (size_t i = 0; i < SCRAMBLED; i++)
+		*end++ = (char)(scrambled[i] - 1);
+	cr_assert_eq(found_in_memory(scrambled, SCRAMBLED), 1);
+	cr_assert_eq(img_secrets_add(s, text, NULL), 0);
+	explicit_bzero(text, sizeof(text));
+	cr_assert_eq(found_in_memory(scrambled, SCRAMBLED), 1, "in the object alone");
+	cr_assert_eq(img_secrets_use(s, "a", &r, count_while_used, &while_used, NULL), 0);
+	cr_assert_eq(while_used, 1);
+	img_secrets_free(s);
+	cr_assert_eq(found_in_memory(scrambled, SCRAMBLED), 0);
+	s = img_secrets_new();
+	img_secrets_set_callback(s, unscramble, NULL);
+	cr_assert_eq(img_secrets_use(s, NULL, &r, count_while_used, &while_used, NULL), 0);
+	cr_assert_eq(while_used, 1);
+	cr_assert_eq(found_in_memory(scrambled, SCRAMBLED), 0);
 	img_secrets_free(s);
 }
 
