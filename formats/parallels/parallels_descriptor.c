@@ -11,10 +11,14 @@
 #include <string.h>
 
 #include "formats/parallels/parallels_layout.h"
-#include "formats/parallels/parallels_xml.h"
 #include "libimg/base/arith.h"
 
 const char parallels_top_guid[] = "{5fbaabe3-6958-40ff-92a7-860e329aab41}";
+
+const struct img_xml_rules parallels_xml_rules = {
+	.users = "Parallels folders",
+	.bytes_max = 1 << 20,
+};
 
 static const char root_name[] = "Parallels_disk_image";
 
@@ -39,9 +43,9 @@ bool parallels_is_descriptor(const char *head, size_t len)
 /* The text of a child element; *out NULL: there is none. */
 static int child_text(const xmlNode *parent, const char *name, char **out, struct img_error *err)
 {
-	xmlNode *e = parallels_xml_find(parent->children, name);
+	xmlNode *e = img_xml_find(parent->children, name);
 
-	*out = e ? parallels_xml_text(e) : NULL;
+	*out = e ? img_xml_text(e) : NULL;
 	return e && !*out ? no_memory(err) : 0;
 }
 
@@ -101,7 +105,7 @@ static size_t count_children(const xmlNode *parent, const char *name)
 {
 	size_t n = 0;
 
-	for (xmlNode *e = parent->children; (e = parallels_xml_find(e, name)); e = e->next)
+	for (xmlNode *e = parent->children; (e = img_xml_find(e, name)); e = e->next)
 		n++;
 	return n;
 }
@@ -112,7 +116,7 @@ static int parse_parameters(const xmlNode *root, struct parallels_descriptor *d,
 			    struct img_error *err)
 {
 	static const char none[] = "00000000-0000-0000-0000-000000000000";
-	xmlNode *e = parallels_xml_find(root->children, "Disk_Parameters"), *encryption;
+	xmlNode *e = img_xml_find(root->children, "Disk_Parameters"), *encryption;
 	uint64_t padding = 0, sector = PARALLELS_SECTOR;
 	char *engine = NULL;
 	int rc;
@@ -137,7 +141,7 @@ static int parse_parameters(const xmlNode *root, struct parallels_descriptor *d,
 		return img_fail(err, -ENOTSUP,
 				"LogicSectorSize is %" PRIu64 ", only %d is supported", sector,
 				PARALLELS_SECTOR);
-	encryption = parallels_xml_find(e->children, "Encryption");
+	encryption = img_xml_find(e->children, "Encryption");
 	if (encryption)
 		rc = child_text(encryption, "Engine", &engine, err);
 	if (!rc && engine && *engine && !strstr(engine, none))
@@ -187,7 +191,7 @@ static int parse_part(const xmlNode *e, struct parallels_part *out, struct img_e
 	if (count_children(e, "Image") > PARALLELS_SNAPSHOTS_MAX)
 		return img_fail(err, -ENOTSUP, "line %ld: more than %d images in a storage",
 				(long)e->line, PARALLELS_SNAPSHOTS_MAX);
-	for (xmlNode *i = e->children; !rc && (i = parallels_xml_find(i, "Image"));
+	for (xmlNode *i = e->children; !rc && (i = img_xml_find(i, "Image"));
 	     i = i->next) {
 		struct parallels_image *more = grow(out->images, out->count, sizeof(*more));
 
@@ -210,7 +214,7 @@ static int by_start(const void *a, const void *b)
 
 static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, struct img_error *err)
 {
-	xmlNode *data = parallels_xml_find(root->children, "StorageData");
+	xmlNode *data = img_xml_find(root->children, "StorageData");
 	uint64_t end = 0;
 	int rc = 0;
 
@@ -219,7 +223,7 @@ static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, stru
 	if (count_children(data, "Storage") > PARALLELS_STORAGES_MAX)
 		return img_fail(err, -ENOTSUP, "StorageData: more than %d storages",
 				PARALLELS_STORAGES_MAX);
-	for (xmlNode *e = data->children; !rc && (e = parallels_xml_find(e, "Storage"));
+	for (xmlNode *e = data->children; !rc && (e = img_xml_find(e, "Storage"));
 	     e = e->next) {
 		struct parallels_part *more = grow(d->parts, d->part_count, sizeof(*more));
 
@@ -255,17 +259,17 @@ static int parse_parts(const xmlNode *root, struct parallels_descriptor *d, stru
 static int parse_snapshots(const xmlNode *root, struct parallels_descriptor *d,
 			   struct img_error *err)
 {
-	xmlNode *list = parallels_xml_find(root->children, "Snapshots");
+	xmlNode *list = img_xml_find(root->children, "Snapshots");
 	int rc = 0;
 
 	img_guid_parse(parallels_top_guid, strlen(parallels_top_guid), d->top);
 	if (!list)
 		return 0;
-	if (parallels_xml_find(list->children, "TopGUID"))
+	if (img_xml_find(list->children, "TopGUID"))
 		rc = child_guid(list, "TopGUID", d->top, err);
 	if (!rc && count_children(list, "Shot") > PARALLELS_SNAPSHOTS_MAX)
 		rc = img_fail(err, -ENOTSUP, "Snapshots: more than %d", PARALLELS_SNAPSHOTS_MAX);
-	for (xmlNode *e = list->children; !rc && (e = parallels_xml_find(e, "Shot"));
+	for (xmlNode *e = list->children; !rc && (e = img_xml_find(e, "Shot"));
 	     e = e->next) {
 		struct parallels_snapshot *more = grow(d->snapshots, d->snapshot_count,
 						       sizeof(*more));
@@ -325,7 +329,7 @@ int parallels_descriptor_parse(const char *text, size_t len, struct parallels_de
 	int rc;
 
 	memset(out, 0, sizeof(*out));
-	rc = parallels_xml_parse(text, len, &doc, &root, err);
+	rc = img_xml_parse(text, len, &parallels_xml_rules, &doc, &root, err);
 	if (rc)
 		return rc;
 	if (strcmp((const char *)root->name, root_name) != 0)
@@ -339,7 +343,7 @@ int parallels_descriptor_parse(const char *text, size_t len, struct parallels_de
 		rc = parse_snapshots(root, out, err);
 	if (!rc)
 		rc = check_snapshots(out, err);
-	parallels_xml_free(doc);
+	img_xml_free(doc);
 	return rc;
 }
 

@@ -11,8 +11,11 @@
 
 #include "libimg/base/error.h"
 #include "libimg/base/guid.h"
+#include "libimg/base/xml.h"
 
 #define PARALLELS_DESCRIPTOR_NAME "DiskDescriptor.xml"
+
+extern const struct img_xml_rules parallels_xml_rules;
 
 enum {
 	PARALLELS_STORAGES_MAX = 4096,

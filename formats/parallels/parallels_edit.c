@@ -9,7 +9,6 @@
 
 #include "formats/parallels/parallels_descriptor.h"
 #include "formats/parallels/parallels_layout.h"
-#include "formats/parallels/parallels_xml.h"
 #include "libimg/base/arith.h"
 
 enum { BRACED_CHARS = IMG_GUID_CHARS + 2 };
@@ -23,8 +22,8 @@ static int no_memory(struct img_error *err)
 
 static bool child_number(const xmlNode *parent, const char *name, uint64_t *out)
 {
-	const xmlNode *e = parallels_xml_find(parent->children, name);
-	char *text = e ? parallels_xml_text(e) : NULL;
+	const xmlNode *e = img_xml_find(parent->children, name);
+	char *text = e ? img_xml_text(e) : NULL;
 	bool found = text && *text >= '0' && *text <= '9';
 
 	if (found)
@@ -38,7 +37,7 @@ static int set_number(xmlNode *parent, const char *name, uint64_t number)
 	char text[24];
 
 	snprintf(text, sizeof(text), "%" PRIu64, number);
-	return parallels_xml_set(parent, name, text);
+	return img_xml_set(parent, name, text);
 }
 
 static void print_braced(const uint8_t guid[IMG_GUID_BYTES], char out[BRACED_CHARS + 1])
@@ -51,8 +50,8 @@ static void print_braced(const uint8_t guid[IMG_GUID_BYTES], char out[BRACED_CHA
 
 static bool has_guid(const xmlNode *parent, const char *name, const uint8_t guid[IMG_GUID_BYTES])
 {
-	const xmlNode *e = parallels_xml_find(parent->children, name);
-	char *text = e ? parallels_xml_text(e) : NULL;
+	const xmlNode *e = img_xml_find(parent->children, name);
+	char *text = e ? img_xml_text(e) : NULL;
 	uint8_t found[IMG_GUID_BYTES];
 	bool has = text && img_guid_parse(text, strlen(text), found) && img_guid_equal(found, guid);
 
@@ -63,11 +62,11 @@ static bool has_guid(const xmlNode *parent, const char *name, const uint8_t guid
 /* The element of a part. */
 static xmlNode *find_storage(xmlNode *root, const struct parallels_part *part)
 {
-	xmlNode *data = parallels_xml_find(root->children, "StorageData");
-	xmlNode *e = parallels_xml_find(data->children, "Storage");
+	xmlNode *data = img_xml_find(root->children, "StorageData");
+	xmlNode *e = img_xml_find(data->children, "Storage");
 
 	for (size_t i = 0; e && i < part->index; i++)
-		e = parallels_xml_find(e->next, "Storage");
+		e = img_xml_find(e->next, "Storage");
 	return e;
 }
 
@@ -81,8 +80,8 @@ static int finish(xmlDoc *doc, int rc, char **out, size_t *out_len, struct img_e
 	size_t len = 0;
 
 	if (!rc)
-		text = parallels_xml_print(doc, &len);
-	parallels_xml_free(doc);
+		text = img_xml_print(doc, &len);
+	img_xml_free(doc);
 	if (!text)
 		return no_memory(err);
 	rc = parallels_descriptor_parse(text, len, &d, err);
@@ -103,16 +102,16 @@ int parallels_descriptor_resize(const char *text, size_t len, const struct paral
 	xmlNode *root, *parameters, *storage;
 	uint64_t heads, track;
 	xmlDoc *doc;
-	int rc = parallels_xml_parse(text, len, &doc, &root, err);
+	int rc = img_xml_parse(text, len, &parallels_xml_rules, &doc, &root, err);
 
 	if (rc)
 		return rc;
-	parameters = parallels_xml_find(root->children, "Disk_Parameters");
+	parameters = img_xml_find(root->children, "Disk_Parameters");
 	storage = find_storage(root, &d->parts[d->part_count - 1]);
 	rc = storage ? set_number(storage, "End", sectors) : -ENOMEM;
 	if (!rc)
 		rc = set_number(parameters, "Disk_size", sectors);
-	if (!rc && parallels_xml_find(parameters->children, "Cylinders") &&
+	if (!rc && img_xml_find(parameters->children, "Cylinders") &&
 	    child_number(parameters, "Heads", &heads) &&
 	    child_number(parameters, "Sectors", &track) && heads && track &&
 	    heads <= UINT32_MAX && track <= UINT32_MAX)
@@ -125,21 +124,21 @@ int parallels_descriptor_resize(const char *text, size_t len, const struct paral
 
 static int add_image(xmlNode *storage, const char *guid, const char *file)
 {
-	xmlNode *image = parallels_xml_add(storage, "Image", NULL);
+	xmlNode *image = img_xml_add(storage, "Image", NULL);
 
-	return image && parallels_xml_add(image, "GUID", guid) &&
-			       parallels_xml_add(image, "Type", "Compressed") &&
-			       parallels_xml_add(image, "File", file)
+	return image && img_xml_add(image, "GUID", guid) &&
+			       img_xml_add(image, "Type", "Compressed") &&
+			       img_xml_add(image, "File", file)
 		       ? 0
 		       : -ENOMEM;
 }
 
 static int add_shot(xmlNode *list, const char *guid, const char *parent)
 {
-	xmlNode *shot = parallels_xml_add(list, "Shot", NULL);
+	xmlNode *shot = img_xml_add(list, "Shot", NULL);
 
-	return shot && parallels_xml_add(shot, "GUID", guid) &&
-			       parallels_xml_add(shot, "ParentGUID", parent)
+	return shot && img_xml_add(shot, "GUID", guid) &&
+			       img_xml_add(shot, "ParentGUID", parent)
 		       ? 0
 		       : -ENOMEM;
 }
@@ -150,9 +149,9 @@ static int rename_guids(xmlNode *parent, const char *kind, const char *name,
 {
 	int rc = 0;
 
-	for (xmlNode *e = parent->children; !rc && (e = parallels_xml_find(e, kind)); e = e->next)
+	for (xmlNode *e = parent->children; !rc && (e = img_xml_find(e, kind)); e = e->next)
 		if (has_guid(e, name, from))
-			rc = parallels_xml_set(e, name, to);
+			rc = img_xml_set(e, name, to);
 	return rc;
 }
 
@@ -165,7 +164,7 @@ int parallels_descriptor_add_snapshot(const char *text, size_t len,
 	char top[BRACED_CHARS + 1], below[BRACED_CHARS + 1], nothing[BRACED_CHARS + 1];
 	xmlNode *root, *list;
 	xmlDoc *doc;
-	int rc = parallels_xml_parse(text, len, &doc, &root, err);
+	int rc = img_xml_parse(text, len, &parallels_xml_rules, &doc, &root, err);
 
 	if (rc)
 		return rc;
@@ -180,9 +179,9 @@ int parallels_descriptor_add_snapshot(const char *text, size_t len,
 		if (!rc)
 			rc = add_image(storage, top, files[i]);
 	}
-	list = parallels_xml_find(root->children, "Snapshots");
+	list = img_xml_find(root->children, "Snapshots");
 	if (!list)
-		list = parallels_xml_add(root, "Snapshots", NULL);
+		list = img_xml_add(root, "Snapshots", NULL);
 	if (!list)
 		rc = -ENOMEM;
 	if (!rc && !d->snapshot_count)

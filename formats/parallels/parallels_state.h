@@ -4,7 +4,6 @@
  *   parallels.c             the driver: which file has what is asked for
  *   parallels_open.c        opening, one file or those of a folder
  *   parallels_descriptor.c  DiskDescriptor.xml
- *   parallels_xml.c         libxml2, loaded for that
  *   parallels_create.c      new images
  *   parallels_folder.c      another size of a folder's disk, one more snapshot
  *

@@ -1,11 +1,13 @@
 /*
- * Loading libxml2, and the little that is used of it. The document is somebody else's: it is small,
- * has no document type (so that there are no entities), and libxml2 itself keeps to a depth of 256.
+ * Loading libxml2, and the little that is used of it. The document is somebody else's: it is not large,
+ * declares nothing (so that there are no entities), and libxml2 itself keeps to a depth of 256 (2048 in what
+ * is longer than 10 MB).
  */
-#include "formats/parallels/parallels_xml.h"
+#include "libimg/base/xml.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <libxml/parserInternals.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -57,17 +59,23 @@ static void load_library(void)
 		library.init();
 }
 
-static int check_text(const char *text, size_t len, struct img_error *err)
+static int fail_declarations(struct img_error *err)
 {
-	if (len > PARALLELS_XML_BYTES_MAX)
-		return img_fail(err, -EUCLEAN, "%zu bytes of XML, allowed up to %d", len,
-				PARALLELS_XML_BYTES_MAX);
+	return img_fail(err, -EUCLEAN,
+			"a document type in the XML, which may declare entities: it is not parsed");
+}
+
+static int check_text(const char *text, size_t len, const struct img_xml_rules *rules,
+		      struct img_error *err)
+{
+	if (len > rules->bytes_max)
+		return img_fail(err, -EUCLEAN, "%zu bytes of XML, allowed up to %zu", len,
+				rules->bytes_max);
 	if (memchr(text, 0, len))
 		return img_fail(err, -EUCLEAN, "a NUL byte in the XML, expected UTF-8");
-	if (memmem(text, len, "<!DOCTYPE", 9) || memmem(text, len, "<!ENTITY", 8))
-		return img_fail(
-			err, -EUCLEAN,
-			"a document type in the XML, which may declare entities: it is not parsed");
+	if ((!rules->may_have_a_type && memmem(text, len, "<!DOCTYPE", 9)) ||
+	    memmem(text, len, "<!ENTITY", 8))
+		return fail_declarations(err);
 	return 0;
 }
 
@@ -83,41 +91,54 @@ static int fail_parse(struct img_error *err)
 			(int)(len < 200 ? len : 200), e->message);
 }
 
-int parallels_xml_parse(const char *text, size_t len, xmlDoc **out, xmlNode **root,
-			struct img_error *err)
+/* Of a document type at most its name and where it is. */
+static bool is_type_allowed(const xmlDtd *type, const struct img_xml_rules *rules)
+{
+	return !type || (rules->may_have_a_type && !type->children && !type->entities &&
+			 !type->pentities);
+}
+
+int img_xml_parse(const char *text, size_t len, const struct img_xml_rules *rules, xmlDoc **out,
+		  xmlNode **root, struct img_error *err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	int rc = check_text(text, len, err);
+	int flags = XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING;
+	int rc = check_text(text, len, rules, err);
 	xmlDoc *doc;
 
 	if (rc)
 		return rc;
 	pthread_once(&once, load_library);
 	if (!library.complete)
-		return img_fail(
-			err, -ENOPKG,
-			"Parallels folders need libxml2 (libxml2.so.2), which is not installed");
+		return img_fail(err, -ENOPKG,
+				"%s need libxml2 (libxml2.so.2), which is not installed", rules->users);
+	/* It has limits of its own, of which one may be in the way: 10 MB for a text. */
+	if (len > XML_MAX_TEXT_LENGTH)
+		flags |= XML_PARSE_HUGE;
 	library.reset_error();
-	doc = library.read(text, (int)len, NULL, "UTF-8",
-			   XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+	doc = library.read(text, (int)len, NULL, "UTF-8", flags);
 	if (!doc)
 		return fail_parse(err);
 	*root = library.root(doc);
-	if (doc->intSubset || !*root) {
+	if (!is_type_allowed(doc->intSubset, rules)) {
 		library.free(doc);
-		return img_fail(err, -EUCLEAN, "a document type in the XML, expected an element");
+		return fail_declarations(err);
+	}
+	if (!*root) {
+		library.free(doc);
+		return img_fail(err, -EUCLEAN, "no element in the XML");
 	}
 	*out = doc;
 	return 0;
 }
 
-void parallels_xml_free(xmlDoc *doc)
+void img_xml_free(xmlDoc *doc)
 {
 	if (doc)
 		library.free(doc);
 }
 
-xmlNode *parallels_xml_find(xmlNode *child, const char *name)
+xmlNode *img_xml_find(xmlNode *child, const char *name)
 {
 	while (child &&
 	       (child->type != XML_ELEMENT_NODE || strcmp((const char *)child->name, name) != 0))
@@ -130,7 +151,7 @@ static bool is_text(const xmlNode *n)
 	return n->type == XML_TEXT_NODE || n->type == XML_CDATA_SECTION_NODE;
 }
 
-char *parallels_xml_text(const xmlNode *element)
+char *img_xml_text(const xmlNode *element)
 {
 	static const char space[] = " \t\r\n";
 	size_t len = 0, at = 0, start;
@@ -157,23 +178,23 @@ char *parallels_xml_text(const xmlNode *element)
 	return text;
 }
 
-xmlNode *parallels_xml_add(xmlNode *parent, const char *name, const char *text)
+xmlNode *img_xml_add(xmlNode *parent, const char *name, const char *text)
 {
 	return library.add(parent, NULL, (const xmlChar *)name, (const xmlChar *)text);
 }
 
-int parallels_xml_set(xmlNode *parent, const char *name, const char *text)
+int img_xml_set(xmlNode *parent, const char *name, const char *text)
 {
-	xmlNode *e = parallels_xml_find(parent->children, name);
+	xmlNode *e = img_xml_find(parent->children, name);
 
 	if (!e)
-		return parallels_xml_add(parent, name, text) ? 0 : -ENOMEM;
+		return img_xml_add(parent, name, text) ? 0 : -ENOMEM;
 	library.set_content(e, NULL);
 	library.add_content(e, (const xmlChar *)text); /* which takes it as it is */
 	return e->children ? 0 : -ENOMEM;
 }
 
-char *parallels_xml_print(xmlDoc *doc, size_t *len)
+char *img_xml_print(xmlDoc *doc, size_t *len)
 {
 	xmlChar *text = NULL;
 	int bytes = 0;
