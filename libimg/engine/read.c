@@ -17,9 +17,10 @@
 enum {
 	MAX_UNIT = 64 << 20,
 	STORED_SLACK = 64 << 10,
-	DECODE_TOGETHER = 4,   /* units; each takes 20 to 100 us */
-	DECRYPT_TOGETHER = 16, /* reads; a sector takes less than a microsecond */
-	MAX_DECRYPT = 1 << 20, /* bytes that one thread decrypts, in a buffer of their own */
+	DECODE_TOGETHER = 4,	     /* units of up to 64 KiB: each takes 20 to 100 us */
+	DECODE_BYTES_MAX = 48 << 20, /* of memory for what is being read and decoded at once on a queue */
+	DECRYPT_TOGETHER = 16,	     /* reads; a sector takes less than a microsecond */
+	MAX_DECRYPT = 1 << 20,	     /* bytes that one thread decrypts, in a buffer of their own */
 };
 
 /*
@@ -211,8 +212,13 @@ static void serve_waiting(struct img_piece *p)
 	}
 }
 
+static void fetch_waiting(struct img_queue *q);
+
 static void decoded(struct img_piece *p)
 {
+	struct img_queue *q = p->queue;
+
+	q->decode_bytes -= p->decode_bytes;
 	if (!p->rc && p->unit.at)
 		img_iov_scatter(p->iov, p->iovcnt, p->unit.at + p->extent.within);
 	if (p->rc)
@@ -220,6 +226,7 @@ static void decoded(struct img_piece *p)
 	if (p->decoding)
 		serve_waiting(p);
 	img_piece_done(p, p->rc);
+	fetch_waiting(q);
 }
 
 /* What is asked of the file is whole blocks where it is open with O_DIRECT: from here on. */
@@ -255,17 +262,32 @@ static void stored_read(struct img_io *io)
 		decoded(p);
 		return;
 	}
-	img_batch_add(p, DECODE_TOGETHER, decode, decoded);
+	img_batch_add(p, p->extent.unit_bytes > 64 << 10 ? 1 : DECODE_TOGETHER, decode, decoded);
 }
 
-/* Read the unit and decode it. */
-static void fetch_unit(struct img_piece *p)
+/* Straight into the caller's buffer? */
+static bool is_whole(const struct img_piece *p)
 {
 	const struct img_extent *x = &p->extent;
-	bool whole = !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
-	uint64_t from = stored_from(x), before = x->file_off - from;
-	size_t len = (size_t)round_up_u64(before + x->stored_bytes, x->storage->limits.io_align);
 
+	return !x->within && p->len == x->unit_bytes && p->iovcnt == 1;
+}
+
+/* What is read of the storage for it. */
+static size_t stored_len(const struct img_extent *x)
+{
+	return (size_t)round_up_u64(x->file_off - stored_from(x) + x->stored_bytes,
+				    x->storage->limits.io_align);
+}
+
+static void start_fetch(struct img_piece *p)
+{
+	const struct img_extent *x = &p->extent;
+	bool whole = is_whole(p);
+	uint64_t from = stored_from(x);
+	size_t len = stored_len(x);
+
+	p->queue->decode_bytes += p->decode_bytes;
 	if (!img_buffer_get(&p->queue->buffers, len, &p->stored) ||
 	    (!whole && !img_buffer_get(&p->queue->buffers, x->unit_bytes, &p->unit))) {
 		p->rc = -ENOMEM;
@@ -281,6 +303,30 @@ static void fetch_unit(struct img_piece *p)
 	p->io.iov = &p->io.one;
 	p->io.iovcnt = 1;
 	img_ioq_submit(p->queue->ioq, &p->io);
+}
+
+/* Read the unit and decode it, when there is memory for it: units can be large, and requests many. */
+static void fetch_unit(struct img_piece *p)
+{
+	struct img_queue *q = p->queue;
+
+	p->decode_bytes = stored_len(&p->extent) + (is_whole(p) ? 0 : p->extent.unit_bytes);
+	if (q->decode_bytes && q->decode_bytes + p->decode_bytes > DECODE_BYTES_MAX)
+		img_list_add_tail(&q->undecoded, &p->batch_link);
+	else
+		start_fetch(p);
+}
+
+static void fetch_waiting(struct img_queue *q)
+{
+	while (!img_list_empty(&q->undecoded)) {
+		struct img_piece *p = IMG_CONTAINER(q->undecoded.next, struct img_piece, batch_link);
+
+		if (q->decode_bytes && q->decode_bytes + p->decode_bytes > DECODE_BYTES_MAX)
+			break;
+		img_list_pop(&q->undecoded);
+		start_fetch(p);
+	}
 }
 
 static void read_compressed(struct img_piece *p)

@@ -199,6 +199,7 @@ int img_engine_queue_new(enum img_io_kind kind, struct img_queue **out, struct i
 	img_list_init(&q->free_tasks);
 	img_list_init(&q->free_pieces);
 	img_list_init(&q->gathered);
+	img_list_init(&q->undecoded);
 	img_list_init(&q->kept_back);
 	img_queue_epochs_init(&q->readers);
 	q->process = img_process_number();

@@ -31,7 +31,9 @@ struct img_queue {
 	struct img_buffers buffers;
 	struct img_extent_cache extents;
 	struct img_unit_cache units;
-	struct img_list gathered; /* img_piece.batch_link: for the pool (batch.c) */
+	uint64_t decode_bytes;	   /* of compressed units that are being read and decoded (read.c) */
+	struct img_list undecoded; /* img_piece.batch_link: they wait until that is less */
+	struct img_list gathered;  /* img_piece.batch_link: for the pool (batch.c) */
 	unsigned ngathered;
 	struct img_list kept_back; /* img_piece.batch_link: writes that more may join (claims.c) */
 	bool keep_nothing;
@@ -98,6 +100,7 @@ struct img_piece {
 	struct img_extent extent;
 	struct img_buffer stored;	  /* COMPRESSED: as stored */
 	struct img_cached_unit *decoding; /* others wait for what this piece decodes; NULL: nobody can */
+	size_t decode_bytes;		  /* of queue->decode_bytes */
 	struct img_buffer unit;		  /* decoded; as a cipher needs it; to be packed */
 
 	struct img_lookups *lookups; /* lookup.c's; malloc'd, freed with the piece */

@@ -15,8 +15,11 @@ enum {
 
 struct img_cached_unit {
 	uint64_t version; /* of the space it was read from, see img_engine.reused; 0: none */
+	/* What is stored, and as what it was decoded: hostile images have the same bytes in several ways. */
 	struct img_storage *storage;
 	uint64_t file_off;
+	const struct img_codec *codec;
+	uint32_t stored_bytes, unit_bytes, header_bytes;
 	struct img_buffer bytes; /* none: being decoded */
 	struct img_list waiting; /* for that; the waiters' own nodes */
 	uint64_t used;
