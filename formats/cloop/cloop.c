@@ -46,17 +46,15 @@ static bool is_footer_sound(const uint8_t *tail, size_t len, uint64_t file_size)
 
 static int cloop_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size)
 {
-	enum { TAIL = 512 };
-
 	if (cloop_is_script(head, len))
 		return 100;
 	if (!tail)
 		return 0;
-	if (cloop_is_alpha(tail + TAIL - 8))
+	if (cloop_is_alpha(tail + IMG_PROBE_TAIL - 8))
 		return IMG_PROBE_NEARLY;
-	if (!cloop_is_script(footer_in(tail, TAIL), CLOOP_HEADER_BYTES))
+	if (!cloop_is_script(footer_in(tail, IMG_PROBE_TAIL), CLOOP_HEADER_BYTES))
 		return 0;
-	return is_footer_sound(tail, TAIL, file_size) ? 90 : IMG_PROBE_NEARLY;
+	return is_footer_sound(tail, IMG_PROBE_TAIL, file_size) ? 90 : IMG_PROBE_NEARLY;
 }
 
 static int read_header(struct img *img, struct cloop *c, struct img_error *err)

@@ -22,7 +22,7 @@ static int vhd_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint6
 		return 100;
 	if (!tail)
 		return 0;
-	memcpy(bytes, tail, VHD_FOOTER_BYTES);
+	memcpy(bytes, tail + IMG_PROBE_TAIL - VHD_FOOTER_BYTES, VHD_FOOTER_BYTES);
 	for (unsigned cut = 0; cut < 2; cut++) {
 		uint64_t room = file_size - VHD_FOOTER_BYTES + cut;
 

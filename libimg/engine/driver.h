@@ -477,6 +477,7 @@ void img_report_file(struct img_value *children, const char *name, const char *p
 /* ---- The driver ---- */
 
 enum { IMG_PROBE_NEARLY = -1 };
+enum { IMG_PROBE_TAIL = 1024 };
 enum { IMG_IDENTIFY_BYTES_MAX = 128 << 10 };
 
 enum {
@@ -514,7 +515,8 @@ struct img_driver {
 	/*
 	 * Is it ours? head: the first len bytes (up to 64 KiB). Pure. 0..100; 0: no. raw says 1.
 	 * IMG_PROBE_NEARLY: not as it is, but it is not to be taken for a raw disk by guess.
-	 * tail: the last 512 bytes (NULL if the file is shorter).
+	 * tail: the last IMG_PROBE_TAIL bytes (NULL if the file has less than 512; what it has not of them is zero,
+	 * in front).
 	 */
 	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail, uint64_t file_size);
 

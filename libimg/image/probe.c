@@ -15,7 +15,7 @@
 
 enum {
 	HEAD_BYTES = 65536,
-	TAIL_BYTES = 512,
+	TAIL_LEAST = 512,
 	GUARDED_BYTES = 512,
 };
 
@@ -23,7 +23,7 @@ enum {
 struct sample {
 	const uint8_t *head;
 	size_t len;
-	const uint8_t *tail; /* the last 512 bytes; NULL: there are not so many, or not looked at */
+	const uint8_t *tail; /* see img_driver.probe(); NULL, also: not looked at */
 	uint64_t file_size;
 };
 
@@ -34,8 +34,8 @@ static const struct img_signature *find_signature(const struct sample *s)
 		if (img_driver_named(k->name))
 			continue;
 		if (k->from_end) {
-			if (s->tail && k->off <= TAIL_BYTES && k->len <= k->off &&
-			    !memcmp(s->tail + TAIL_BYTES - k->off, k->bytes, k->len))
+			if (s->tail && k->off <= IMG_PROBE_TAIL && k->len <= k->off &&
+			    !memcmp(s->tail + IMG_PROBE_TAIL - k->off, k->bytes, k->len))
 				return k;
 		} else if (range_in(k->off, k->len, s->len) &&
 			   !memcmp(s->head + k->off, k->bytes, k->len)) {
@@ -160,7 +160,8 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 {
 	uint64_t size = s->size;
 	struct sample sample = { .len = (size_t)min_u64(size, HEAD_BYTES), .file_size = size };
-	uint8_t tail[TAIL_BYTES];
+	size_t tail_len = (size_t)min_u64(size, IMG_PROBE_TAIL);
+	uint8_t tail[IMG_PROBE_TAIL] = { 0 };
 	uint8_t *head = malloc(HEAD_BYTES);
 	int rc;
 
@@ -168,8 +169,8 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 		return img_fail(err, -ENOMEM, "out of memory");
 	rc = img_storage_read(s, 0, head, sample.len, err);
 	sample.head = head;
-	if (!rc && size >= TAIL_BYTES) {
-		rc = img_storage_read(s, size - TAIL_BYTES, tail, TAIL_BYTES, err);
+	if (!rc && size >= TAIL_LEAST) {
+		rc = img_storage_read(s, size - tail_len, tail + IMG_PROBE_TAIL - tail_len, tail_len, err);
 		sample.tail = tail;
 	}
 	if (!rc)
