@@ -8,8 +8,6 @@ const struct img_signature img_signatures[] = {
 	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ .name = "asif", .len = 4, .bytes = "shdw" },
-	/* The trailer: signature, version 4, its own length of 512. */
-	{ .name = "dmg", .len = 12, .bytes = "koly\0\0\0\4\0\0\2", .off = 512, .from_end = true },
 	{ 0 },
 };
 

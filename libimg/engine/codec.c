@@ -354,5 +354,7 @@ const struct img_codec *const img_codecs[] = {
 	&img_codec_zstd,
 	&img_codec_bzip2,
 	&img_codec_xz,
+	&img_codec_lzfse,
+	&img_codec_adc,
 	NULL,
 };

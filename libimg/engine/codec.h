@@ -38,6 +38,8 @@ extern const struct img_codec img_codec_zlib;
 extern const struct img_codec img_codec_zstd;
 /* A bzip2 stream, or an xz (or .lzma) one; one that gives more than out_len is refused. */
 extern const struct img_codec img_codec_bzip2, img_codec_xz;
+/* Apple's: an LZFSE stream (with LZVN blocks, too); Apple Data Compression, which is read up to out_len. */
+extern const struct img_codec img_codec_lzfse, img_codec_adc;
 
 /* All of them, NULL at the end. */
 extern const struct img_codec *const img_codecs[];

@@ -76,7 +76,12 @@ Test(probe, trailers)
 	fd = open("x", O_WRONLY | O_CLOEXEC);
 	cr_assert_eq(pwrite(fd, tail, 512, (1 << 20) - 512), 512);
 	close(fd);
-	cr_assert_str_eq(probed("x"), "EINVAL");
+	cr_assert_str_eq(probed("x"), "dmg");
+	cr_assert_eq(truncate("x", (1 << 20) + 511), 0);
+	cr_assert_str_eq(probed("x"), "dmg");
+	cr_assert_eq(truncate("x", (1 << 20) + 512), 0);
+	cr_assert_str_eq(probed("x"), "raw");
+	cr_assert_eq(truncate("x", 1 << 20), 0);
 	/* what is no sound footer of a VHD is nothing */
 	memcpy(tail, "conectix\0\0\0\2", 12);
 	fd = open("x", O_WRONLY | O_CLOEXEC);
