@@ -133,4 +133,32 @@ static inline struct img *folder_repair(struct folder *f, struct img_storage *s,
 	return img;
 }
 
+/* before(): with a set, writes of data fail as on a full disk. */
+static inline int fail_big_writes(struct watch *w, const struct watch_entry *e)
+{
+	return w->a && e->op == IMG_IO_WRITE && e->len >= 4096 ? -ENOSPC : 0;
+}
+
+/*
+ * Entry 0 of a table, 4 bytes, is made entry 5, too: the repair has the copy of what it leads to (64 KiB from
+ * folder_fill()) durable before entry 5 leads there. Takes s over.
+ */
+static inline void folder_repair_shared(struct folder *f, struct img_storage *s, const char *format, uint64_t table)
+{
+	const struct watch *w = &f->watch;
+	uint8_t number[4];
+	struct img *img;
+	size_t entry;
+
+	cr_assert_eq(img_storage_read(s, table, number, 4, NULL), 0);
+	cr_assert_eq(img_storage_write(s, table + 5 * 4, number, 4, NULL), 0);
+	img = folder_repair(f, s, format, 1);
+	entry = watch_find(w, 0, 0, table + 5 * 4, 4);
+	cr_assert_lt(entry, w->n);
+	cr_assert_lt(watch_find(w, 0, 0, table + 4096, UINT64_MAX / 2), entry);
+	cr_assert(!watch_unsynced(w, entry, 0));
+	cr_assert(reads_as(img, 5 * 65536, 7, 65536));
+	close_sound(img);
+}
+
 #endif

@@ -37,11 +37,6 @@ Test(parallels_order, the_mark_is_durable_before_the_first_change)
 	folder_remove(f);
 }
 
-static int fail_big_writes(struct watch *w, const struct watch_entry *e)
-{
-	return w->a && e->op == IMG_IO_WRITE && e->len >= 4096 ? -ENOSPC : 0;
-}
-
 /* It is used again, and is no zeroes: a part of what was to be written came. */
 Test(parallels_order, the_room_of_a_write_that_failed)
 {
@@ -76,22 +71,8 @@ Test(parallels_order, the_room_of_a_write_that_failed)
 Test(parallels_order, copies_of_a_repair_are_durable_first)
 {
 	struct folder *f = parallels_new("cluster_size=64k");
-	const struct watch *w = &f->watch;
-	struct img_storage *s;
-	uint8_t number[4];
-	struct img *img;
-	size_t entry;
 
 	folder_fill(f, "parallels", 128 * KIB);
-	s = folder_load(f);
-	cr_assert_eq(img_storage_read(s, PARALLELS_BAT_OFF, number, 4, NULL), 0);
-	cr_assert_eq(img_storage_write(s, PARALLELS_BAT_OFF + 5 * 4, number, 4, NULL), 0);
-	img = folder_repair(f, s, "parallels", 1);
-	entry = watch_find(w, 0, 0, PARALLELS_BAT_OFF + 5 * 4, 4);
-	cr_assert_lt(entry, w->n);
-	cr_assert_lt(watch_find(w, 0, 0, 64 * KIB, UINT64_MAX / 2), entry);
-	cr_assert(!watch_unsynced(w, entry, 0));
-	cr_assert(reads_as(img, 5 * 64 * KIB, 7, 64 * KIB));
-	img_close(img, NULL);
+	folder_repair_shared(f, folder_load(f), "parallels", PARALLELS_BAT_OFF);
 	folder_remove(f);
 }
