@@ -6,11 +6,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/luks/luks_state.h"
 #include "libimg/base/arith.h"
 
 enum {
+	SECOND_HEADER_MIN = 16 << 10,
 	PLAN_BYTES = 1 << 20, /* encrypted by one thread, in memory of its own */
 };
 
@@ -24,7 +26,13 @@ static int luks_probe(const uint8_t *head, size_t len, const uint8_t *tail, uint
 {
 	(void)tail;
 	(void)file_size;
-	return img_luks_probe(head, len) ? 100 : 0;
+	if (img_luks_probe(head, len))
+		return 100;
+	/* version 2 without its first header, which -f luks opens by the second */
+	for (size_t off = SECOND_HEADER_MIN; off + 6 <= len; off *= 2)
+		if (!memcmp(head + off, "SKUL\xba\xbe", 6))
+			return IMG_PROBE_NEARLY;
+	return 0;
 }
 
 static void luks_close(struct img *img)

@@ -79,16 +79,14 @@ int img_luks_open(const struct img_luks_area *area, struct img_luks **out, struc
 	rc = img_storage_read(area->storage, area->off, head, sizeof(head), err);
 	if (rc)
 		return rc;
-	if (memcmp(head, "SKUL\xba\xbe", 6) != 0 && !img_luks_probe(head, sizeof(head)))
-		return img_fail(err, -EMEDIUMTYPE, "%s: not a LUKS volume", area->name);
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return img_fail(err, -ENOMEM, "%s: out of memory", area->name);
 	l->area = *area;
-	l->version = be16_load(head + 6);
+	l->version = img_luks_probe(head, sizeof(head));
 	if (l->version == 1)
 		rc = img_luks1_open(l, err);
-	else if (l->version == 2)
+	else if (l->version == 2 || !l->version) /* its second copy may be sound */
 		rc = img_luks2_open(l, err);
 	else
 		rc = img_fail(err, -ENOTSUP, "%s: LUKS version %u is not supported", area->name,

@@ -1,6 +1,6 @@
 /*
  * LUKS: the header of an encrypted volume, its key slots, and the way from a passphrase to the cipher. Version 1 is
- * made, read and changed; version 2 is read (spec/luks.md). Headers lie anywhere in a storage: at the
+ * made, read and changed; version 2 is read, and its payload written (spec/luks.md). Headers lie anywhere in a storage: at the
  * start of an encrypted disk, in a file of their own, or inside an image of another format. All blocking. A
  * struct img_luks is used by one thread at a time.
  */
