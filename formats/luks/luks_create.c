@@ -5,6 +5,7 @@
 
 #include "formats/luks/luks_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/crypto/luks_amend.h"
 
 /* In qemu-img's words. */
 const struct img_option luks_create_options[] = {
@@ -23,15 +24,7 @@ const struct img_option luks_create_options[] = {
 	{ 0 },
 };
 
-const struct img_option luks_amend_options[] = {
-	{ "state", IMG_OPTION_STRING, "Select new state of affected keyslots (active/inactive)", NULL,
-	  "active,inactive" },
-	{ "new-secret", IMG_OPTION_SECRET, "New secret to set in the matching keyslots", NULL, NULL },
-	{ "old-secret", IMG_OPTION_SECRET, "Select all keyslots that match this password", NULL, NULL },
-	{ "keyslot", IMG_OPTION_NUMBER, "Select a single keyslot to modify explicitly", NULL, NULL },
-	{ "iter-time", IMG_OPTION_NUMBER, "Time to spend in PBKDF in milliseconds", NULL, NULL },
-	{ 0 },
-};
+const struct img_option luks_amend_options[] = { IMG_LUKS_AMEND_OPTIONS(""), { 0 } };
 
 /* ---- Creating ---- */
 
@@ -105,56 +98,26 @@ int luks_create(struct img_creating *c, struct img_error *err)
 
 /* ---- Changing key slots ---- */
 
-struct amendment {
-	struct luks *l;
-	struct img_amending *a;
-	struct img_luks_change change;
-};
-
-/* Both passphrases, where they are given, are at hand in here. */
-static int with_new(void *user, const uint8_t *passphrase, size_t len, struct img_error *err)
+static int give_passphrase(void *context, const char *option, img_secret_use_fn *use, void *user,
+			   struct img_error *err)
 {
-	struct amendment *m = user;
+	struct img_amending *a = context;
 
-	m->change.new_passphrase = passphrase;
-	m->change.new_bytes = len;
-	return img_luks_change_slots(m->l->header, &m->change, err);
-}
-
-static int change_slots(struct amendment *m, struct img_error *err)
-{
-	if (img_options_has(m->a->options, "new-secret"))
-		return m->a->passphrase(m->a, "new-secret", with_new, m, err);
-	return img_luks_change_slots(m->l->header, &m->change, err);
-}
-
-static int with_old(void *user, const uint8_t *passphrase, size_t len, struct img_error *err)
-{
-	struct amendment *m = user;
-
-	m->change.old_passphrase = passphrase;
-	m->change.old_bytes = len;
-	return change_slots(m, err);
+	return a->passphrase(a, option, use, user, err);
 }
 
 int luks_amend(struct img *img, struct img_amending *a, struct img_error *err)
 {
-	struct amendment m = { .l = img->state, .a = a };
-	const struct img_options *o = a->options;
-	uint64_t keyslot = img_options_number(o, "keyslot");
-	uint64_t iter_time = img_options_number(o, "iter-time");
-
-	if (!img_options_has(o, "state"))
-		return img_fail(err, -EINVAL, "Parameter 'state' is missing");
-	m.change = (struct img_luks_change){
-		.active = !strcmp(img_options_string(o, "state"), "active"),
-		.keyslot = img_options_has(o, "keyslot") ? (int)min_u64(keyslot, INT32_MAX) : -1,
-		.iter_time_ms = img_options_has(o, "iter-time") ? &iter_time : NULL,
+	const struct luks *l = img->state;
+	const struct img_luks_amending how = {
+		.options = a->options,
+		.prefix = "",
 		.force = a->force,
+		.passphrase = give_passphrase,
+		.context = a,
 	};
-	if (img_options_has(o, "old-secret"))
-		return a->passphrase(a, "old-secret", with_old, &m, err);
-	return change_slots(&m, err);
+
+	return img_luks_amend(l->header, &how, err);
 }
 
 /* ---- Checking ---- */

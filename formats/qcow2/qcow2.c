@@ -30,7 +30,7 @@ static void free_state(struct qcow2 *q)
 		return;
 	img_storage_close(q->data_file);
 	free(q->data_file_name);
-	img_cipher_free(q->cipher);
+	qcow2_lock(&q->unlocked);
 	qcow2_free_tables(q);
 	free(q);
 }
@@ -170,9 +170,9 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 		return rc;
 	fresh->data = old->data;
 	fresh->data_file = old->data_file;
-	fresh->cipher = old->cipher;
+	fresh->unlocked = old->unlocked;
 	old->data_file = NULL;
-	old->cipher = NULL;
+	old->unlocked = (struct qcow2_unlocked){ NULL };
 	free_state(old);
 	img->state = fresh;
 	return 0;
@@ -365,6 +365,8 @@ const struct img_driver qcow2_driver = {
 	.create_options = qcow2_create_options,
 	.create_check = qcow2_create_check,
 	.create = qcow2_create,
+	.amend_options = qcow2_amend_options,
+	.amend = qcow2_amend,
 	.check = qcow2_check,
 	.info = qcow2_info,
 };

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/qcow2/qcow2_state.h"
@@ -45,6 +46,13 @@ int qcow2_check_encryption(const struct img *img, const struct img_opening *o, s
 
 /* ---- The cipher ---- */
 
+void qcow2_lock(struct qcow2_unlocked *u)
+{
+	img_cipher_free(u->cipher);
+	img_luks_free(u->luks);
+	*u = (struct qcow2_unlocked){ NULL };
+}
+
 static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, struct img_error *err)
 {
 	struct qcow2 *q = img->state;
@@ -70,8 +78,11 @@ static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, s
 	if (!rc)
 		rc = img_luks_unlock(luks, passphrase, len, err);
 	if (!rc)
-		rc = img_luks_cipher(luks, &q->cipher, err);
-	img_luks_free(luks);
+		rc = img_luks_cipher(luks, &q->unlocked.cipher, err);
+	if (rc)
+		img_luks_free(luks);
+	else
+		q->unlocked.luks = luks;
 	return rc;
 }
 
@@ -81,7 +92,7 @@ static int unlock(void *user, const uint8_t *passphrase, size_t len, struct img_
 	struct qcow2 *q = img->state;
 
 	return q->header.crypt_method == QCOW2_CRYPT_AES
-		       ? img_legacy_aes_cipher(passphrase, len, &q->cipher, err)
+		       ? img_legacy_aes_cipher(passphrase, len, &q->unlocked.cipher, err)
 		       : unlock_luks(img, passphrase, len, err);
 }
 
@@ -92,7 +103,8 @@ int qcow2_open_cipher(struct img *img, struct img_opening *o, struct img_error *
 	if (!img->encrypted || o->no_data)
 		return 0;
 	if (o->handover && *o->handover) {
-		q->cipher = *o->handover;
+		q->unlocked = *(struct qcow2_unlocked *)*o->handover;
+		free(*o->handover);
 		*o->handover = NULL;
 		return 0;
 	}
@@ -103,7 +115,7 @@ int qcow2_check_unlocked(const struct img *img, struct img_req *req)
 {
 	const struct qcow2 *q = img->state;
 
-	if (!img->encrypted || q->cipher)
+	if (!img->encrypted || q->unlocked.cipher)
 		return 0;
 	return img_fail(img_req_error(req), -ENOKEY,
 			"%s: it is encrypted, and was opened without its passphrase", img->name);
@@ -177,9 +189,10 @@ int qcow2_create_encryption(const struct img_creating *c, struct qcow2_encryptio
 	return rc;
 }
 
-static void free_cipher(void *cipher)
+static void free_handover(void *handover)
 {
-	img_cipher_free(cipher);
+	qcow2_lock(handover);
+	free(handover);
 }
 
 int qcow2_create_cipher(struct img_creating *c, const struct qcow2_encryption *e, uint64_t off,
@@ -191,21 +204,54 @@ int qcow2_create_cipher(struct img_creating *c, const struct qcow2_encryption *e
 		.off = off,
 		.bytes = e->header_bytes,
 	};
-	struct img_cipher *cipher = NULL;
-	struct img_luks *luks = NULL;
+	struct qcow2_unlocked *u = calloc(1, sizeof(*u));
 	int rc;
 
+	if (!u)
+		return img_fail(err, -ENOMEM, "out of memory");
 	if (e->method == QCOW2_CRYPT_AES) {
-		rc = img_legacy_aes_cipher(passphrase, len, &cipher, err);
+		rc = img_legacy_aes_cipher(passphrase, len, &u->cipher, err);
 	} else {
-		rc = img_luks_create(&area, &e->luks, passphrase, len, &luks, err);
+		rc = img_luks_create(&area, &e->luks, passphrase, len, &u->luks, err);
 		if (!rc)
-			rc = img_luks_cipher(luks, &cipher, err);
-		img_luks_free(luks);
+			rc = img_luks_cipher(u->luks, &u->cipher, err);
 	}
-	if (rc)
+	if (rc) {
+		free_handover(u);
 		return rc;
-	c->handover = cipher;
-	c->free_handover = free_cipher;
+	}
+	c->handover = u;
+	c->free_handover = free_handover;
 	return 0;
+}
+
+/* ---- Key slots ---- */
+
+const struct img_option qcow2_amend_options[] = { IMG_LUKS_AMEND_OPTIONS("encrypt."), { 0 } };
+
+static int give_passphrase(void *context, const char *option, img_secret_use_fn *use, void *user,
+			   struct img_error *err)
+{
+	struct img_amending *a = context;
+
+	return a->passphrase(a, option, use, user, err);
+}
+
+int qcow2_amend(struct img *img, struct img_amending *a, struct img_error *err)
+{
+	const struct qcow2 *q = img->state;
+	const struct img_luks_amending how = {
+		.options = a->options,
+		.prefix = "encrypt.",
+		.force = a->force,
+		.passphrase = give_passphrase,
+		.context = a,
+	};
+
+	if (q->header.crypt_method != QCOW2_CRYPT_LUKS)
+		return img_fail(err, -ENOTSUP, "%s: only LUKS has key slots, this image %s", img->name,
+				img->encrypted ? "is encrypted by AES" : "is not encrypted");
+	if (!q->unlocked.luks)
+		return img_fail(err, -ENOKEY, "%s: it was opened without its passphrase", img->name);
+	return img_luks_amend(q->unlocked.luks, &how, err);
 }

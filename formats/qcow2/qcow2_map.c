@@ -205,8 +205,8 @@ int qcow2_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,
 		out->storage = q->data;
 		out->file_off = e.host_off + within;
 	}
-	if (out->kind == IMG_DATA && q->cipher) {
-		out->cipher = q->cipher;
+	if (out->kind == IMG_DATA && q->unlocked.cipher) {
+		out->cipher = q->unlocked.cipher;
 		out->tweak = qcow2_tweak(q, off, out->file_off);
 	}
 	return 0;

@@ -23,8 +23,14 @@
 
 #include "formats/qcow2/qcow2_layout.h"
 #include "libimg/base/range_map.h"
-#include "libimg/crypto/luks.h"
+#include "libimg/crypto/luks_amend.h"
 #include "libimg/engine/driver.h"
+
+/* What the passphrase opened; it and what it has are wiped when it is freed. */
+struct qcow2_unlocked {
+	struct img_cipher *cipher; /* of guest data */
+	struct img_luks *luks;	   /* the header, for its slots to be changed; NULL: AES */
+};
 
 /*
  * img->state. What follows from the header is copied here; everything but the fields under
@@ -41,7 +47,7 @@ struct qcow2 {
 	uint32_t bitmaps;     /* 0: none that count */
 	uint64_t bitmap_directory_off, bitmap_directory_bytes;
 	uint64_t crypto_off, crypto_bytes;
-	struct img_cipher *cipher; /* of guest data; NULL: none, or opened without a passphrase */
+	struct qcow2_unlocked unlocked; /* NULLs: not encrypted, or opened without a passphrase */
 
 	/* Writable images (not those opened for a check) only: */
 	uint64_t *refcount_table; /* offsets of refcount blocks, 0: none */
@@ -251,6 +257,7 @@ int qcow2_check_encryption(const struct img *img, const struct img_opening *o, s
  * wrong; -ENOKEY, ...: see img_opening; -EUCLEAN, -ENOTSUP: the LUKS header.
  */
 int qcow2_open_cipher(struct img *img, struct img_opening *o, struct img_error *err);
+void qcow2_lock(struct qcow2_unlocked *u); /* forget it */
 /* Before guest data is looked up or changed. -ENOKEY: that needs the cipher. */
 int qcow2_check_unlocked(const struct img *img, struct img_req *req);
 
@@ -272,6 +279,10 @@ int qcow2_create_encryption(const struct img_creating *c, struct qcow2_encryptio
 /* Write the LUKS header to off, if there is one, and leave the cipher for open(). */
 int qcow2_create_cipher(struct img_creating *c, const struct qcow2_encryption *e, uint64_t off,
 			const uint8_t *passphrase, size_t len, struct img_error *err);
+
+extern const struct img_option qcow2_amend_options[];
+/* Change the key slots of an image that is unlocked, or whose old-secret opens it. -ENOTSUP: there are none. */
+int qcow2_amend(struct img *img, struct img_amending *a, struct img_error *err);
 
 /* ---- qcow2_create.c, qcow2_check.c ---- */
 

@@ -162,9 +162,9 @@ static uint64_t run_of_ours(struct img *img, const struct qcow2_lookup *l,
 /* The fill range is known: how it is encrypted, in whole sectors. */
 static void plan_cipher(const struct qcow2 *q, struct img_plan *plan)
 {
-	if (!q->cipher)
+	if (!q->unlocked.cipher)
 		return;
-	plan->cipher = q->cipher;
+	plan->cipher = q->unlocked.cipher;
 	plan->tweak = qcow2_tweak(q, plan->fill_start, plan->file_off);
 }
 
@@ -174,8 +174,9 @@ static int plan_in_place(struct img *img, struct img_req *req, const struct qcow
 {
 	const struct qcow2 *q = img->state;
 	bool data = is_data(&q->geometry, e, off - l->guest_off);
-	uint64_t grain = !data ? q->geometry.subcluster_bytes : q->cipher ? q->cipher->sector_bytes
-									  : 1;
+	uint64_t grain = !data		      ? q->geometry.subcluster_bytes
+			 : q->unlocked.cipher ? q->unlocked.cipher->sector_bytes
+					      : 1;
 	int rc;
 
 	plan->kind = IMG_PLAN_DATA;
@@ -388,7 +389,7 @@ static int choose_clear_method(struct img *img, struct img_req *req, const struc
 		return IMG_NEED_WRITE;
 	/* Zeroes in the file are none once they are decrypted. */
 	if (q->geometry.data_file && qcow2_has_host(&e) && (discard || q->raw_data_file) &&
-	    !q->cipher) {
+	    !q->unlocked.cipher) {
 		*how = discard ? CLEAR_BY_PUNCHING : CLEAR_BY_ZEROING;
 		return 0;
 	}
@@ -514,11 +515,12 @@ static int plan_clear_part(struct img *img, struct img_req *req, bool discard, u
 	plan->kind = IMG_PLAN_NOTHING;
 	if (e.kind != QCOW2_COMPRESSED)
 		lookup_part(img, &e, within, len, keep, &all_data, &all_zero);
-	if (all_zero || (discard && (q->cipher || !(all_data && is_ours(q, &e) && l.table_copied))))
+	if (all_zero ||
+	    (discard && (q->unlocked.cipher || !(all_data && is_ours(q, &e) && l.table_copied))))
 		return 0;
 	if (by_bits)
 		return plan_clear_bits(img, req, off, within, plan);
-	if (q->cipher || !all_data || !is_ours(q, &e) || !l.table_copied)
+	if (q->unlocked.cipher || !all_data || !is_ours(q, &e) || !l.table_copied)
 		return IMG_NEED_WRITE;
 	plan->kind = discard ? IMG_PLAN_PUNCH : IMG_PLAN_ZERO;
 	plan->storage = q->data;

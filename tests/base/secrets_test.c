@@ -139,7 +139,8 @@ static unsigned found_in_memory(const char *scrambled, size_t len)
 
 	cr_assert(maps);
 	while (fgets(line, sizeof(line), maps)) {
-		size_t from = strtoul(line, NULL, 16), to = strtoul(strchr(line, '-') + 1, NULL, 16);
+		size_t from = strtoul(line, NULL, 16),
+		       to = strtoul(strchr(line, '-') + 1, NULL, 16);
 		const char *at = (const char *)from; /* NOLINT(performance-no-int-to-ptr) */
 
 		if (!strstr(line, " rw") || strstr(line, "[v"))

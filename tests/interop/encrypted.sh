@@ -196,3 +196,39 @@ done
 # shellcheck disable=SC2086
 try "resize to less" "$imgtool" resize -q $secret --shrink --image-opts driver=qcow2,encrypt.key-secret=s,file.filename=o.qcow2 7000064
 same_disk "resized to less" driver=qcow2,encrypt.key-secret=s,file.filename=o.qcow2
+
+# Key slots: what one changes the other opens; the disk stays as it is.
+printf 'a third' >third
+three='--object secret,id=s,file=word --object secret,id=o,file=other --object secret,id=t,file=third'
+at=driver=qcow2,file.filename=o.qcow2,encrypt.key-secret
+rm -f o.qcow2
+# shellcheck disable=SC2086
+"$imgtool" convert $three -f raw -O qcow2 -o encrypt.key-secret=s,$luks content.raw o.qcow2
+opens() {	# NAME SECRETS: those alone, by both
+	for id in s o t; do
+		for program in "$imgtool" qemu-img; do
+			# shellcheck disable=SC2086
+			"$program" compare -q $three --image-opts "$at=$id" driver=raw,file.filename=content.raw >/dev/null 2>&1 && echo "$id"
+		done
+	done | uniq -c | awk '{ printf "%s%s ", $2, $1 }' >opened
+	[ "$(cat opened)" = "$2" ] && pass "$1" || fail "$1: opened by $(cat opened)"
+}
+opens "key slots: the first" "s2 "
+# shellcheck disable=SC2086
+try "key slots: ours adds" "$imgtool" amend $three --image-opts \
+	-o encrypt.state=active,encrypt.new-secret=o,encrypt.iter-time=10 "$at=s"
+opens "key slots: ours added" "s2 o2 "
+# shellcheck disable=SC2086
+retried qemu-img amend $three --image-opts -o encrypt.state=active,encrypt.new-secret=t,encrypt.iter-time=10,encrypt.keyslot=7 "$at=o"
+opens "key slots: theirs added" "s2 o2 t2 "
+# shellcheck disable=SC2086
+try "key slots: ours erases" "$imgtool" amend $three --image-opts -o encrypt.state=inactive,encrypt.old-secret=s "$at=t"
+opens "key slots: ours erased" "o2 t2 "
+# shellcheck disable=SC2086
+qemu-img amend $three --image-opts -o encrypt.state=inactive,encrypt.keyslot=1 "$at=t"
+opens "key slots: theirs erased" "t2 "
+# shellcheck disable=SC2086
+refuse "key slots: the last one" "$imgtool" amend $three --image-opts -o encrypt.state=inactive,encrypt.old-secret=t "$at=t"
+opens "key slots: the last one is there" "t2 "
+# shellcheck disable=SC2086
+try "key slots: qemu-img check" qemu-img check -q $three --image-opts "$at=t"

@@ -534,6 +534,71 @@ Test(qcow2_crypto, nothing_is_compressed)
 	finish(&b);
 }
 
+/* ---- Key slots ---- */
+
+static int amend(const char *path, const char *keys, const char *options, struct img_error *err)
+{
+	struct img_secrets *s = secrets_new();
+	const char *const list[] = { options, NULL };
+	const struct img_amend_options o = { .options = list, .secrets = s };
+	struct img *img = opened(path, keys, IMG_OPEN_WRITE);
+	int rc = img_amend(img, &o, err);
+
+	close_image(img);
+	img_secrets_free(s);
+	return rc;
+}
+
+Test(qcow2_crypto, key_slots_are_changed)
+{
+	struct img_error *err = img_error_new();
+	struct bench b;
+	struct img *img;
+
+	start(&b, 1, MIB);
+	make(b.image, "luks", MIB, "");
+	random_bytes(&b, b.model, b.size);
+	img = opened(b.image, KEY, IMG_OPEN_WRITE);
+	write_all(img, 0, b.model, b.size);
+	close_image(img);
+	cr_assert_eq(amend(b.image, KEY,
+			   "encrypt.state=active,encrypt.new-secret=no,encrypt.iter-time=1", err),
+		     0, "%s", img_error_text(err));
+	is_model(&b);
+	cr_assert_eq(amend(b.image, KEY, "encrypt.state=inactive,encrypt.old-secret=s", err), 0, "%s",
+		     img_error_text(err));
+	refused(b.image, KEY, 0, -EKEYREJECTED, "Invalid password");
+	img = opened(b.image, ",encrypt.key-secret=no", 0);
+	reads_as(img, 0, b.model, b.size);
+	close_image(img);
+	cr_assert_eq(amend(b.image, ",encrypt.key-secret=no",
+			   "encrypt.state=inactive,encrypt.old-secret=no", err),
+		     -EINVAL);
+	cr_assert_eq(amend(b.image, ",encrypt.key-secret=no", "encrypt.new-secret=s", err), -EINVAL);
+	cr_assert(strstr(img_error_text(err), "'encrypt.state' is missing"), "%s", img_error_text(err));
+	img_error_free(err);
+	finish(&b);
+}
+
+Test(qcow2_crypto, only_luks_has_key_slots)
+{
+	static const char *const options[] = { "encrypt.format=aes,encrypt.key-secret=s", "compat=1.1" };
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(options); i++) {
+		struct img_error *err = img_error_new();
+		struct bench b;
+
+		start(&b, 1, MIB);
+		cr_assert_eq(create(b.image, MIB, options[i], NULL), 0);
+		cr_assert_eq(amend(b.image, i ? "" : KEY, "encrypt.state=active,encrypt.new-secret=no", err),
+			     -ENOTSUP);
+		cr_assert(strstr(img_error_text(err), "only LUKS has key slots"), "%s",
+			  img_error_text(err));
+		img_error_free(err);
+		finish(&b);
+	}
+}
+
 /* What is lost of a cluster cannot be zeroes, whoever accepts that loss. */
 Test(qcow2_crypto, a_cluster_that_was_cut_is_not_filled_up)
 {
