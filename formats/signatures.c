@@ -7,7 +7,6 @@
 const struct img_signature img_signatures[] = {
 	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
-	{ .name = "asif", .len = 4, .bytes = "shdw" },
 	{ 0 },
 };
 

@@ -6,6 +6,8 @@
     make-image.py dmg RAW OUT [kinds=zlib,bzip2,xz,plain,adc,lzvn,zero,ignore] [chunk=1048576] [parts=1]
         [trailer=end|front] [behind=BYTES] [fork=xml|resource] [start=BYTES] [gap=SECTORS] [crc=yes|no]
 
+    make-image.py asif RAW OUT [chunk=1048576] [block=512] [first=0|1] [max=BYTES]
+
 Of a dmg, chunks of zeroes are stored as zero or ignore where kinds has these, and kinds go by turns else.
 
 RAW is the disk. What comes out is the same each time.
@@ -243,6 +245,59 @@ def make_dmg(disk, kinds="zlib", chunk=1048576, parts=1, trailer="end", behind=0
     if trailer == "front":
         return koly + bytes(image[512:])
     return bytes(image) + koly + b"x" * int(behind)
+
+
+# ---- asif ----
+
+
+def make_asif(disk, chunk=1048576, block=512, first=0, max=4 << 50):
+    """Full, empty, and partly written chunks; directory 0 or 1 counts, the other one leads nowhere."""
+    chunk, block, first, most = int(chunk), int(block), int(first), int(max)
+    group = 4 * block
+    groups = chunk // 8 // (group + 1)
+    cover = groups * group * chunk
+    count = -(-most // cover)
+    reserved = -(-(4096 + 2 * 8 * (count + 1)) // chunk)
+    file = [bytes(chunk)] * reserved
+
+    def add(data):
+        file.append(bytes(data).ljust(chunk, b"\0"))
+        return len(file) - 1
+
+    directory = [0] * count
+    for t, at in enumerate(range(0, len(disk), cover)):
+        table, bitmaps = [0] * (chunk // 8), {}
+        for n, i in enumerate(range(at, min(at + cover, len(disk)), chunk)):
+            data = disk[i : i + chunk].ljust(chunk, b"\0")
+            blocks = [data[j : j + block] for j in range(0, chunk, block)]
+            full = [not is_zero(b) for b in blocks]
+            entry = n + n // group
+            if not any(full):
+                table[entry] = 2 << 62 if n % 3 == 2 else 0
+            elif all(full):
+                table[entry] = 1 << 62 | add(data)
+            else:
+                # what is not written must not be seen
+                body = b"".join(b if f else b"\xee" * block for b, f in zip(blocks, full))
+                table[entry] = 3 << 62 | add(body)
+                bits = bitmaps.setdefault(n // group, bytearray(chunk))
+                for j, f in enumerate(full):
+                    k = n % group * (chunk // block) + j
+                    bits[k // 4] |= (1 if f else j % 7 == 3 and 2 or 0) << 2 * (k % 4)
+        for g, bits in bitmaps.items():
+            table[(g + 1) * (group + 1) - 1] = add(bits)
+        if any(table):
+            directory[t] = add(struct.pack(">%dQ" % len(table), *table))
+    places = [4096, 4096 + 8 * (count + 1)]
+    head = b"shdw" + struct.pack(">IIIQQ", 1, 512, 0, *places) + bytes(range(16))
+    head += struct.pack(">QQIHHQ", len(disk) // block, most // block, chunk, block, 0, 0)
+    start = bytearray(reserved * chunk)
+    start[: len(head)] = head
+    good = struct.pack(">%dQ" % (count + 1), 8, *directory)
+    old = struct.pack(">%dQ" % (count + 1), 7, *[1 << 50] * count)
+    for place, bytes_ in zip(places, (old, good) if first else (good, old)):
+        start[place : place + len(bytes_)] = bytes_
+    return bytes(start) + b"".join(file[reserved:])
 
 
 def main():
