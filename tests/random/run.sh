@@ -311,6 +311,7 @@ variant "qcow2 packed extended L2 over a chain, 16k" "compress=1" over_chain ext
 variant "qcow2 4k packed with snapshots" "compress=1" packed_snapshots cluster_size=4k
 variant "qcow2 4k packed with snapshots, refcount 8" "compress=1" packed_snapshots cluster_size=4k,refcount_bits=8
 variant "qcow2 512 packed, refcount 1, unmapping" "compress=1 flags=512" compressed cluster_size=512,refcount_bits=1
+variant "qcow2 512 packed, unmapping" "compress=1 flags=512 threads=4" compressed cluster_size=512
 variant "qcow2 packed, lazy refcounts" "compress=1" compressed lazy_refcounts=on
 variant "qcow2 4k packed, overlapping requests" "compress=1 overlap=1" compressed cluster_size=4k
 variant "qcow2 zstd packed, O_DIRECT if possible" "compress=1 flags=128" compressed compression_type=zstd
