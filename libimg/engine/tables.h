@@ -5,7 +5,8 @@
  *
  * tables.c         looking up, reading
  * tables_write.c   plan, commit, drop, release
- * tables_space.c   blocking work: which clusters are used, moving them, giving them up
+ * tables_space.c   blocking work: which clusters are used, giving them up
+ * tables_compact.c moving what is used, so that there are no gaps
  * tables_check.c   check and repair
  */
 #ifndef LIBIMG_ENGINE_TABLES_H
@@ -41,8 +42,13 @@ struct img_tables {
 	bool compressed;	   /* bit 63 is IMG_TABLE_COMPRESSED: then comes the length, then the offset */
 	unsigned len_shift;	   /* where that length begins */
 	struct img_cipher *cipher; /* of clusters that are not compressed; NULL: clear text */
-	bool for_check;		   /* opened for a check: nothing is written */
-	bool mark;		   /* before something is allocated the driver's grow() has to clear this */
+	/*
+	 * Optional: the L1 table was copied to off, durably; have the header lead there, and this description. Blocking,
+	 * image quiesced. NULL: it stays where it is.
+	 */
+	int (*l1_moved)(struct img_tables *t, uint64_t off, struct img_error *err);
+	bool for_check; /* opened for a check: nothing is written */
+	bool mark;	/* before something is allocated the driver's grow() has to clear this */
 
 	/* For writing only: img_tables_load(). */
 	bool writing; /* the rest is valid */
@@ -139,14 +145,17 @@ int img_tables_load(struct img_tables *t, struct img_error *err);
 void img_tables_free(struct img_tables *t);
 /* Large L2 tables that are missing for [off, off + len). The driver's grow(), but for marks. */
 int img_tables_grow(struct img_tables *t, uint64_t off, uint64_t len, struct img_error *err);
+/*
+ * Have a longer L1 table, of zeroes behind what it has, durably: in its place (*off stays) if nothing else is
+ * there, or at *off, at the end of the file, where the driver's header has to lead then. The tables stay described
+ * as they were.
+ */
+int img_tables_extend_l1(struct img_tables *t, uint64_t entries, uint64_t *off, struct img_error *err);
 /* The guest's clusters [first, end) are given up, durably; their room is not freed yet. */
 int img_tables_clear(struct img_tables *t, uint64_t first, uint64_t end, struct img_error *err);
 /* The same for all, and the file ends where the tables do. */
 int img_tables_make_empty(struct img_tables *t, struct img_error *err);
-/*
- * Let nothing in the file be unused: what is at its end moves into the gaps, and the file is cut. Gaps
- * that this cannot fill stay: compressed data does not move.
- */
+/* Let nothing in the file be unused: what is at its end moves into the gaps, and the file is cut. */
 int img_tables_compact(struct img_tables *t, struct img_error *err);
 /* At the end of a session: compact if there may be gaps, and let the file end with a whole cluster. */
 int img_tables_finish(struct img_tables *t, struct img_error *err);

@@ -240,6 +240,19 @@ static int scan_copies(struct scan *s, struct img_error *err)
 	return rc < 0 ? rc : 0;
 }
 
+/* QEMU makes the L1 table of qcow in whole sectors: what they have behind its end is no leak. */
+static int add_slack(struct scan *s)
+{
+	const struct img_tables *t = s->t;
+	uint64_t bytes = t->l1_entries * IMG_TABLE_ENTRY_BYTES, end = t->l1_off + bytes;
+	uint64_t slack = round_up_u64(bytes, IMG_META_SECTOR) - bytes;
+	enum img_use use;
+
+	return slack && range_in(end, slack, s->used.file_bytes)
+		       ? img_use_map_add(&s->used, end, slack, &use)
+		       : 0;
+}
+
 /* ---- All of it ---- */
 
 /* s has t, check, and what is to be done. */
@@ -268,6 +281,8 @@ static int scan(struct scan *s, struct img_error *err)
 	}
 	if (!rc)
 		rc = scan_copies(s, err);
+	if (!rc)
+		rc = add_slack(s) ? no_memory(s, err) : 0;
 	/* A part of a cluster at the file's end is none, and so is what a device has behind the last one. */
 	units = (file->device ? s->end : (uint64_t)file->size) / cluster;
 	for (uint64_t unit = 0; unit < units && !rc; unit += run)

@@ -1,5 +1,5 @@
 /*
- * Blocking work on tables of two levels: which clusters are used, moving them, giving them up. All of it in
+ * Blocking work on tables of two levels: which clusters are used, longer tables, giving clusters up. All of it in
  * an order in which a power cut leaves each entry as it was or as it will be, with its data in either
  * place.
  */
@@ -9,18 +9,12 @@
 #include <string.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/engine/tables.h"
+#include "libimg/engine/tables_survey.h"
 
 enum {
 	PIECE_BYTES = 512 << 10, /* of a table, read at a time */
 	COPY_BYTES = 1 << 20,
-	MOVES_AT_ONCE = 4096, /* clusters that move between two syncs */
 };
-
-static int no_memory(const struct img_tables *t, struct img_error *err)
-{
-	return img_fail(err, -ENOMEM, "%s: out of memory", t->img->name);
-}
 
 int img_tables_sync(const struct img_tables *t, struct img_error *err)
 {
@@ -38,7 +32,7 @@ int img_tables_write(const struct img_tables *t, uint64_t off, const void *bytes
 	return rc;
 }
 
-static int write_raw(const struct img_tables *t, uint64_t off, uint64_t raw, struct img_error *err)
+int img_tables_write_raw(const struct img_tables *t, uint64_t off, uint64_t raw, struct img_error *err)
 {
 	uint8_t bytes[IMG_TABLE_ENTRY_BYTES];
 
@@ -59,7 +53,7 @@ static int each_raw(const struct img_tables *t, uint64_t table_off, uint64_t fir
 	int rc = 0;
 
 	if (!piece)
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	for (uint64_t i = first, n; i < end && !rc; i += n) {
 		uint64_t at = table_off + i * IMG_TABLE_ENTRY_BYTES, run;
 		uint64_t bytes = (end - i) * IMG_TABLE_ENTRY_BYTES;
@@ -155,32 +149,12 @@ bool img_tables_table_fits(const struct img_tables *t, uint64_t off)
 
 /* ---- What is used ---- */
 
-struct table {
-	uint64_t index, off;
-};
-
-struct load {
-	struct img_tables *t;
-	struct img_range_map *metadata;
-	struct img_use_map used;	 /* by cluster: all */
-	struct img_sparse_bitset fixed;	 /* what is no cluster of data */
-	struct img_sparse_bitset packed; /* of these: compressed data */
-	struct table *tables;
-	size_t table_count, table_max;
-	uint64_t packed_end;
-};
-
-static void load_free(struct load *l)
+void img_tables_survey_free(struct img_tables_survey *l)
 {
 	img_use_map_free(&l->used);
 	img_sparse_bitset_free(&l->fixed);
 	img_sparse_bitset_free(&l->packed);
 	free(l->tables);
-}
-
-static uint64_t unit_of(const struct img_tables *t, uint64_t off)
-{
-	return off / t->cluster_bytes;
 }
 
 /* Units that [off, off + len) touches. */
@@ -190,7 +164,7 @@ static uint64_t units_of(const struct img_tables *t, uint64_t off, uint64_t len)
 }
 
 /* Metadata, of which several pieces may share a cluster. */
-static int use_fixed(struct load *l, uint64_t off, uint64_t len)
+static int use_fixed(struct img_tables_survey *l, uint64_t off, uint64_t len)
 {
 	const struct img_tables *t = l->t;
 	enum img_use use;
@@ -213,7 +187,7 @@ static int refuse(const struct img_tables *t, struct img_error *err, uint64_t ta
 
 static int load_table(void *user, uint64_t index, uint64_t *raw, struct img_error *err)
 {
-	struct load *l = user;
+	struct img_tables_survey *l = user;
 	const struct img_tables *t = l->t;
 	uint64_t off = *raw;
 
@@ -236,25 +210,25 @@ static int load_table(void *user, uint64_t index, uint64_t *raw, struct img_erro
 				t->img->name, t->l1_off, (uint64_t)t->img->file->size);
 	if (l->table_count == l->table_max) {
 		size_t max = l->table_max ? l->table_max * 2 : 64;
-		struct table *more = realloc(l->tables, max * sizeof(*more));
+		struct img_table_place *more = realloc(l->tables, max * sizeof(*more));
 
 		if (!more)
-			return no_memory(t, err);
+			return img_tables_no_memory(t, err);
 		l->tables = more;
 		l->table_max = max;
 	}
-	l->tables[l->table_count++] = (struct table){ index, off };
+	l->tables[l->table_count++] = (struct img_table_place){ index, off };
 	if (img_range_map_add_block(l->metadata, off))
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	return 0;
 }
 
 struct load_entries {
-	struct load *l;
+	struct img_tables_survey *l;
 	uint64_t table_off;
 };
 
-static int load_packed(struct load *l, uint64_t table_off, uint64_t number,
+static int load_packed(struct img_tables_survey *l, uint64_t table_off, uint64_t number,
 		       const struct img_table_entry *e, struct img_error *err)
 {
 	const struct img_tables *t = l->t;
@@ -270,14 +244,14 @@ static int load_packed(struct load *l, uint64_t table_off, uint64_t number,
 	if (img_sparse_bitset_add(&l->fixed, first, n) < 0 ||
 	    img_sparse_bitset_add(&l->packed, first, n) < 0 ||
 	    img_use_map_add(&l->used, e->off, e->len, &use))
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	return 0;
 }
 
 static int load_entry(void *user, uint64_t number, uint64_t entry_off, uint64_t *raw, struct img_error *err)
 {
 	struct load_entries *le = user;
-	struct load *l = le->l;
+	struct img_tables_survey *l = le->l;
 	const struct img_tables *t = l->t;
 	struct img_table_entry e = img_tables_decode(t, *raw);
 	enum img_use use;
@@ -293,14 +267,14 @@ static int load_entry(void *user, uint64_t number, uint64_t entry_off, uint64_t 
 		return refuse(t, err, le->table_off, number, *raw,
 			      "expected a multiple of the cluster size");
 	if (img_use_map_add(&l->used, e.off, e.len, &use))
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	if (use != IMG_USE_NEW)
 		return refuse(t, err, le->table_off, number, *raw,
 			      "which has another use, too");
 	return 0;
 }
 
-static int load_fixed(struct load *l, struct img_error *err)
+static int load_fixed(struct img_tables_survey *l, struct img_error *err)
 {
 	const struct img_tables *t = l->t;
 	uint64_t l1_bytes = t->l1_entries * IMG_TABLE_ENTRY_BYTES;
@@ -311,10 +285,10 @@ static int load_fixed(struct load *l, struct img_error *err)
 	    img_range_map_add(l->metadata, t->l1_off, l1_bytes, "L1 table") ||
 	    use_fixed(l, 0, t->header_end) || use_fixed(l, t->name_off, t->name_bytes) ||
 	    use_fixed(l, t->l1_off, l1_bytes))
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	for (size_t i = 0; i < l->table_count; i++)
 		if (use_fixed(l, l->tables[i].off, img_tables_table_bytes(t)))
-			return no_memory(t, err);
+			return img_tables_no_memory(t, err);
 	img_range_map_sort(l->metadata);
 	if (!img_range_map_overlap(l->metadata, pair) &&
 	    !img_range_map_block_overlap(l->metadata, pair))
@@ -325,13 +299,12 @@ static int load_fixed(struct load *l, struct img_error *err)
 			t->img->name, pair[1].name, pair[1].off, pair[0].name, pair[0].off);
 }
 
-/* Whatever is used. *l is to be freed, also on failure. */
-static int survey(struct img_tables *t, struct load *l, struct img_error *err)
+int img_tables_survey(struct img_tables *t, struct img_tables_survey *l, struct img_error *err)
 {
 	uint64_t units = div_round_up_u64(t->img->file->size, t->cluster_bytes);
 	int rc;
 
-	*l = (struct load){ .t = t, .metadata = &t->metadata };
+	*l = (struct img_tables_survey){ .t = t, .metadata = &t->metadata };
 	img_use_map_init(&l->used, units * t->cluster_bytes, t->cluster_bytes);
 	img_sparse_bitset_init(&l->fixed, units, 0);
 	img_sparse_bitset_init(&l->packed, units, 0);
@@ -356,11 +329,11 @@ int img_tables_load(struct img_tables *t, struct img_error *err)
 {
 	const struct img_storage *file = t->img->file;
 	uint64_t next = round_up_u64(file->size, t->cluster_bytes), limit = t->limit;
-	struct load l;
+	struct img_tables_survey l;
 	int rc;
 
 	img_tables_free(t);
-	rc = survey(t, &l, err);
+	rc = img_tables_survey(t, &l, err);
 	if (!rc) {
 		if (file->device) {
 			next = align_down_u64(file->size, t->cluster_bytes);
@@ -373,9 +346,10 @@ int img_tables_load(struct img_tables *t, struct img_error *err)
 						    l.packed_end % t->cluster_bytes
 					    ? l.packed_end
 					    : 0;
-		rc = img_unit_alloc_find_free(&t->alloc, &l.used, 0) ? no_memory(t, err) : 0;
+		rc = img_unit_alloc_find_free(&t->alloc, &l.used, 0) ? img_tables_no_memory(t, err)
+								     : 0;
 	}
-	load_free(&l);
+	img_tables_survey_free(&l);
 	t->writing = !rc;
 	if (rc)
 		img_tables_free(t);
@@ -418,11 +392,61 @@ int img_tables_grow(struct img_tables *t, uint64_t off, uint64_t len, struct img
 		if (!rc)
 			rc = img_tables_sync(t, err);
 		if (!rc)
-			rc = write_raw(t, at, table_off, err);
+			rc = img_tables_write_raw(t, at, table_off, err);
 		if (!rc)
 			rc = img_tables_sync(t, err);
 		t->trim |= rc != 0;
 	}
+	return rc;
+}
+
+/* ---- A longer L1 table ---- */
+
+static int l1_has_room(struct img_tables *t, uint64_t entries, bool *out, struct img_error *err)
+{
+	uint64_t end = t->l1_off + t->l1_entries * IMG_TABLE_ENTRY_BYTES;
+	uint64_t new_end = t->l1_off + entries * IMG_TABLE_ENTRY_BYTES;
+	uint64_t cluster_end = round_up_u64(end, t->cluster_bytes);
+	struct img_tables_survey l;
+	int rc;
+
+	*out = false;
+	if (new_end > cluster_end)
+		return 0;
+	/* Compressed data may begin right behind it, and a name may be there. */
+	rc = img_tables_survey(t, &l, err);
+	*out = !rc && !ranges_overlap(t->name_off, t->name_bytes, end, new_end - end) &&
+	       !img_sparse_bitset_has(&l.packed, unit_of(t, end));
+	for (size_t i = 0; i < l.table_count && *out; i++)
+		*out = !ranges_overlap(l.tables[i].off, img_tables_table_bytes(t), end, new_end - end);
+	img_tables_survey_free(&l);
+	return rc;
+}
+
+int img_tables_extend_l1(struct img_tables *t, uint64_t entries, uint64_t *off, struct img_error *err)
+{
+	struct img_storage *file = t->img->file;
+	uint64_t old = t->l1_entries * IMG_TABLE_ENTRY_BYTES, bytes = entries * IMG_TABLE_ENTRY_BYTES;
+	uint64_t to = t->l1_off;
+	bool room;
+	int rc = l1_has_room(t, entries, &room, err);
+
+	if (!rc && !room) {
+		to = round_up_u64(file->size, t->cluster_bytes);
+		if (file->device || to > t->limit - round_up_u64(bytes, t->cluster_bytes))
+			return img_fail(err, file->device ? -ENOSPC : -EFBIG,
+					"%s: no room for an L1 table of %" PRIu64 " entries", t->img->name, entries);
+		rc = img_tables_copy(t, t->l1_off, to, old, err);
+	}
+	if (!rc)
+		rc = img_storage_zero(file, to + old, bytes - old, err);
+	img_meta_forget(t->img, file, align_down_u64(to, IMG_META_SECTOR),
+			round_up_u64(bytes, IMG_META_SECTOR) + IMG_META_SECTOR);
+	if (!rc)
+		rc = img_tables_sync(t, err);
+	t->trim = true;
+	if (!rc)
+		*off = to;
 	return rc;
 }
 
@@ -490,7 +514,7 @@ int img_tables_make_empty(struct img_tables *t, struct img_error *err)
 	return rc ? rc : img_tables_load(t, err);
 }
 
-/* ---- Moving ---- */
+/* ---- The end of a session ---- */
 
 int img_tables_copy(const struct img_tables *t, uint64_t from, uint64_t to, uint64_t len,
 		    struct img_error *err)
@@ -503,7 +527,7 @@ int img_tables_copy(const struct img_tables *t, uint64_t from, uint64_t to, uint
 	int rc = 0;
 
 	if (!buffer)
-		return no_memory(t, err);
+		return img_tables_no_memory(t, err);
 	for (; at < end && !rc; at += n) {
 		enum img_storage_extent kind;
 
@@ -526,230 +550,6 @@ int img_tables_copy(const struct img_tables *t, uint64_t from, uint64_t to, uint
 	img_meta_forget(t->img, file, align_down_u64(to, IMG_META_SECTOR),
 			round_up_u64(len, IMG_META_SECTOR) + IMG_META_SECTOR);
 	return rc;
-}
-
-struct move {
-	uint64_t entry_off, from;
-};
-
-struct moves {
-	struct img_tables *t;
-	const struct load *l;
-	uint64_t above; /* clusters of data from this unit on move */
-	uint64_t gap;	/* unit that may be the next to be filled */
-	struct move *list;
-	size_t count;
-};
-
-/* The unit from which on there are as many clusters of data as there are gaps below. */
-static uint64_t find_threshold(const struct load *l)
-{
-	const struct img_sparse_bitset *used = &l->used.used;
-	uint64_t data = used->count - l->fixed.count, gaps = 0, run;
-
-	for (uint64_t unit = 0; unit < used->size; unit += run) {
-		if (!img_sparse_bitset_run(used, unit, &run)) {
-			run = min_u64(run, used->size - unit);
-			if (gaps + run >= data)
-				return unit + (data - gaps);
-			gaps += run;
-		} else {
-			uint64_t fixed_run;
-			bool fixed = img_sparse_bitset_run(&l->fixed, unit, &fixed_run);
-
-			run = min_u64(run, fixed_run);
-			if (fixed)
-				continue;
-			if (data - gaps <= run)
-				return unit + (data - gaps);
-			data -= run;
-		}
-	}
-	return used->size;
-}
-
-static int move_some(struct moves *m, struct img_error *err)
-{
-	struct img_tables *t = m->t;
-	uint64_t cluster = t->cluster_bytes, run, first = m->gap;
-	int rc = 0;
-
-	for (size_t i = 0; i < m->count && !rc; i++) {
-		while (img_sparse_bitset_run(&m->l->used.used, m->gap, &run))
-			m->gap += run;
-		rc = img_tables_copy(t, m->list[i].from, m->gap++ * cluster, cluster, err);
-	}
-	if (!rc)
-		rc = img_tables_sync(t, err);
-	m->gap = first;
-	for (size_t i = 0; i < m->count && !rc; i++) {
-		while (img_sparse_bitset_run(&m->l->used.used, m->gap, &run))
-			m->gap += run;
-		rc = write_raw(t, m->list[i].entry_off, m->gap++ * cluster, err);
-	}
-	m->count = 0;
-	return rc ? rc : img_tables_sync(t, err);
-}
-
-static int find_move(void *user, uint64_t number, uint64_t entry_off, uint64_t *raw, struct img_error *err)
-{
-	struct moves *m = user;
-	struct img_table_entry e = img_tables_decode(m->t, *raw);
-
-	(void)number;
-	if (e.kind != IMG_TABLE_DATA || unit_of(m->t, e.off) < m->above)
-		return 0;
-	m->list[m->count++] = (struct move){ entry_off, e.off };
-	return m->count == MOVES_AT_ONCE ? move_some(m, err) : 0;
-}
-
-static int move_data(struct img_tables *t, const struct load *l, struct img_error *err)
-{
-	struct moves m = { .t = t, .l = l, .above = find_threshold(l) };
-	int rc = 0;
-
-	m.list = calloc(MOVES_AT_ONCE, sizeof(*m.list));
-	if (!m.list)
-		return no_memory(t, err);
-	/* Entries are changed behind the back of what goes over them, which changes none itself. */
-	for (size_t i = 0; i < l->table_count && !rc; i++)
-		rc = img_tables_each_entry(t, l->tables[i].index, l->tables[i].off, 0,
-					   t->table_entries, find_move, &m, err);
-	if (!rc && m.count)
-		rc = move_some(&m, err);
-	free(m.list);
-	return rc;
-}
-
-static int move_table(struct img_tables *t, struct table *table, uint64_t to, struct img_error *err)
-{
-	int rc = img_tables_copy(t, table->off, to, img_tables_table_bytes(t), err);
-
-	if (!rc)
-		rc = img_tables_sync(t, err);
-	if (!rc)
-		rc = write_raw(t, t->l1_off + table->index * IMG_TABLE_ENTRY_BYTES, to, err);
-	if (!rc)
-		rc = img_tables_sync(t, err);
-	if (!rc)
-		table->off = to;
-	return rc;
-}
-
-/* Where the last thing that is used ends. */
-static uint64_t used_end(const struct img_tables *t, const struct load *l)
-{
-	const struct img_sparse_bitset *used = &l->used.used;
-	uint64_t end = 0, run, bytes;
-
-	for (uint64_t unit = 0; unit < used->size; unit += run)
-		if (img_sparse_bitset_run(used, unit, &run))
-			end = unit + run;
-	bytes = end * t->cluster_bytes;
-	return t->whole ? bytes : min_u64(bytes, t->img->file->size);
-}
-
-static int compare_tables(const void *a, const void *b)
-{
-	const struct table *x = a, *y = b;
-
-	return x->off < y->off ? -1 : x->off > y->off;
-}
-
-static bool has_room(const struct img_tables *t, uint64_t end)
-{
-	return end <= t->limit && (!t->img->file->device || end <= t->img->file->size);
-}
-
-/*
- * Tables move down to where the data ends, if behind it there is nothing else. Where the gap is smaller than
- * a table, that one goes to the end of the file for a while.
- */
-static int move_tables(struct img_tables *t, struct load *l, struct img_error *err)
-{
-	uint64_t cluster = t->cluster_bytes,
-		 bytes = round_up_u64(img_tables_table_bytes(t), cluster);
-	uint64_t above = find_threshold(l) * cluster, to = above;
-	uint64_t end = round_up_u64(used_end(t, l), cluster);
-	size_t count = l->table_count, first = 0;
-	struct table *list = realloc(l->tables, (count * 2 + 1) * sizeof(*list));
-	int rc = 0;
-
-	if (!list)
-		return no_memory(t, err);
-	l->tables = list;
-	qsort(list, count, sizeof(*list), compare_tables);
-	while (first < count && list[first].off < above)
-		first++;
-	for (size_t i = first, n = count; i < n && !rc; i++) {
-		if (list[i].off == to) {
-			to += bytes;
-		} else if (list[i].off >= to + bytes) {
-			rc = move_table(t, &list[i], to, err);
-			to += bytes;
-		} else if (list[i].off > to && i < count && has_room(t, end + bytes)) {
-			list[n] = list[i];
-			rc = move_table(t, &list[n++], end, err);
-			end += bytes;
-		} else {
-			break;
-		}
-	}
-	return rc;
-}
-
-/* Is there anything but L2 tables from a unit on that does not move? */
-static bool others_above(const struct img_tables *t, const struct load *l, uint64_t above)
-{
-	uint64_t run = 0;
-
-	if (t->l1_off + t->l1_entries * IMG_TABLE_ENTRY_BYTES > above * t->cluster_bytes)
-		return true;
-	return above < l->packed.size && (img_sparse_bitset_run(&l->packed, above, &run) ||
-					  run < l->packed.size - above);
-}
-
-static int cut_file(struct img_tables *t, uint64_t end, struct img_error *err)
-{
-	struct img_storage *file = t->img->file;
-
-	if (file->device || end == file->size)
-		return 0;
-	img_meta_forget(t->img, file, round_up_u64(end, IMG_META_SECTOR), UINT64_MAX / 2);
-	return img_storage_resize(file, end, IMG_PREALLOCATE_OFF, err);
-}
-
-int img_tables_compact(struct img_tables *t, struct img_error *err)
-{
-	struct load l;
-	bool gaps;
-	int rc = survey(t, &l, err);
-
-	gaps = l.used.used.count < l.used.used.size;
-	if (!rc && gaps) {
-		rc = move_data(t, &l, err);
-		load_free(&l);
-		if (!rc)
-			rc = survey(t, &l, err);
-		else
-			l = (struct load){ 0 };
-	}
-	if (!rc && gaps && !others_above(t, &l, find_threshold(&l))) {
-		rc = move_tables(t, &l, err);
-		load_free(&l);
-		if (!rc)
-			rc = survey(t, &l, err);
-		else
-			l = (struct load){ 0 };
-	}
-	if (!rc)
-		rc = cut_file(t, used_end(t, &l), err);
-	load_free(&l);
-	if (rc) { /* some moved: what is free is to be found out anew */
-		img_tables_load(t, NULL);
-		return rc;
-	}
-	return img_tables_load(t, err);
 }
 
 int img_tables_finish(struct img_tables *t, struct img_error *err)
