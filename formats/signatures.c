@@ -5,7 +5,6 @@
 #include "libimg/engine/driver.h"
 
 const struct img_signature img_signatures[] = {
-	{ .name = "qcow", .len = 8, .bytes = "QFI\xfb\0\0\0\1" },
 	{ .name = "vhdx", .len = 8, .bytes = "vhdxfile" },
 	{ 0 },
 };

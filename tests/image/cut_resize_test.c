@@ -151,6 +151,11 @@ Test(cut_resize, qed)
 	try("qed", "cluster_size=4k,table_size=1");
 }
 
+Test(cut_resize, qcow)
+{
+	try("qcow", NULL);
+}
+
 Test(cut_resize, vhd_and_vhdx)
 {
 	try("vpc", "force_size=on,block_size=64k");

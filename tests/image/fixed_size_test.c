@@ -144,6 +144,7 @@ static const struct {
 	{ "vdi", "static=on", false },
 	{ "qed", NULL, true },
 	{ "qed", "cluster_size=4k,table_size=2", true },
+	{ "qcow", NULL, true },
 	{ "parallels", NULL, true },
 	{ "qcow2", NULL, true },
 };

@@ -244,6 +244,8 @@ static const struct {
 	{ "vdi", "block_size=64k", true },
 	{ "qed", "cluster_size=4k", false },
 	{ "qed", NULL, true },
+	{ "qcow", NULL, false },
+	{ "qcow", NULL, true },
 	{ "vmdk", NULL, false },
 	{ "vmdk", NULL, true },
 	{ "parallels", "cluster_size=64k", false },

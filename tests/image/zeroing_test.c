@@ -108,6 +108,8 @@ static const struct {
 	{ "vdi", "static=on", false, IN_PLACE, true },
 	{ "qed", "table_size=2", false, IN_PLACE, true },
 	{ "qed", "cluster_size=4k,table_size=2", true, IN_PLACE, false },
+	{ "qcow", NULL, false, IN_PLACE, true },
+	{ "qcow", NULL, true, NEVER, false },
 	{ "vpc", "force_size=on", false, IN_PLACE, true },
 	{ "vpc", "force_size=on,block_size=64k", false, IN_PLACE, true },
 	{ "vpc", "force_size=on,subformat=fixed", false, IN_PLACE, true },
