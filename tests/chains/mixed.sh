@@ -15,18 +15,18 @@ rm -f direct.raw copied.raw
 # What can be made on a base of this format; other formats more often.
 kinds_above() {
 	case $1 in
-	vmdk) pick qcow2 qed vdi vpc vdi vpc vmdk ;;
-	vhdx) pick qcow2 qed vdi vpc vdi vpc vhdx ;;
-	vdi) pick qcow2 qed vpc vpc vdi ;;
-	vpc) pick qcow2 qed vdi vdi vpc ;;
-	*) pick qcow2 qed qed ;;
+	vmdk) pick qcow2 qed qcow vdi vpc vdi vpc vmdk ;;
+	vhdx) pick qcow2 qed qcow vdi vpc vdi vpc vhdx ;;
+	vdi) pick qcow2 qed qcow vpc vpc vdi ;;
+	vpc) pick qcow2 qed qcow vdi vdi vpc ;;
+	*) pick qcow2 qed qcow ;;
 	esac
 }
 
 # above FORMAT PARENT_FORMAT: can it be?
 can_be_above() {
 	case $1 in
-	qcow2 | qed) return 0 ;;
+	qcow2 | qed | qcow) return 0 ;;
 	vdi | vpc) case $2 in vdi | vpc | vmdk | vhdx) return 0 ;; esac ;;
 	vmdk | vhdx) [ "$1" = "$2" ] && return 0 ;;
 	esac
@@ -41,7 +41,7 @@ options_of_mixed() {
 	vdi) pick static=off block_size=4k block_size=1536 block_size=64k ;;
 	qed) pick table_size=4 cluster_size=4k,table_size=2 cluster_size=256k,table_size=16 ;;
 	parallels) pick cluster_size=4k cluster_size=64k cluster_size=32256 ;;
-	raw) picked= ;;
+	raw | qcow) picked= ;;
 	esac
 }
 
@@ -79,7 +79,7 @@ level() {
 
 mixed_chain() {
 	local i above
-	pick raw vmdk vhdx vdi vpc qed parallels vmdk vhdx
+	pick raw vmdk vhdx vdi vpc qed qcow parallels vmdk vhdx
 	format=$picked made= formats=() readable=yes
 	rm -f model.raw
 	pick_size
@@ -112,7 +112,7 @@ pick_modes() {
 }
 
 mixed_convert() {
-	pick raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" vpc vhdx vdi qed parallels
+	pick raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" vpc vhdx vdi qed qcow "qcow -c" parallels
 	local target=$picked
 	title="$title; convert -t $to_mode -T $from_mode $rate -O $target"
 	# shellcheck disable=SC2086 # words are wanted
@@ -142,7 +142,7 @@ mixed_commit() {
 mixed_rebase() {
 	local to=$((RANDOM % 2)) compress=
 	can_be_above $format ${formats[to]} || { mixed_commit; return; }
-	[ $format != qcow2 ] || ((RANDOM % 2)) || compress=-c
+	case $format in qcow | qcow2) ((RANDOM % 2)) || compress=-c ;; esac
 	title="$title; rebase -t $to_mode -T $from_mode $compress -b m.$to"
 	try "$title" "$imgtool" rebase -q -t $to_mode -T $from_mode $compress -f $format -b m.$to -B ${formats[to]} m.3 || return
 	holds "$title" m.3 $format model.raw

@@ -26,7 +26,7 @@ truncate -s 1114624 base.raw
 size=$(stat -c %s base.raw)
 
 # What images are based on, for states that qemu-img opens.
-mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx ../lower.vpc ../lower.qed judge/
+mkdir judge && ln -s ../base.raw ../lower.qcow2 ../lower.vmdk ../lower.vhdx ../lower.vpc ../lower.qed ../lower.qcow judge/
 
 variant() {
 	name=$1 keys=$2
@@ -145,6 +145,14 @@ qed_over() { qemu-img create -q -f qed -o "$1" -b base.raw -F raw image.qed $siz
 qed_over_qed() {
 	qemu-img convert -f raw -O qed base.raw lower.qed && qemu-img create -q -f qed -o "$1" -b lower.qed -F qed image.qed
 }
+qcow_empty() { "$imgtool" create -q -f qcow image.qcow $size; }
+qcow_filled() { "$imgtool" convert -f raw -O qcow base.raw image.qcow; }
+qcow_packed() { "$imgtool" convert -c -f raw -O qcow base.raw image.qcow; }
+qcow_theirs() { qemu-img convert -f raw -O qcow base.raw image.qcow; }
+qcow_over() { qemu-img create -q -f qcow -b "$1" -F "$2" image.qcow $size; }
+qcow_over_qcow() {
+	"$imgtool" convert -c -f raw -O qcow base.raw lower.qcow && qcow_over lower.qcow qcow
+}
 # 23 entries: the data begins at a whole sector.
 vdi_version0() { vdi_of_version0 "$1" image.vdi $size; }
 
@@ -226,6 +234,16 @@ variant "qed large tables" "" qed_empty cluster_size=256k,table_size=16
 variant "qed over raw" "" qed_over cluster_size=4k,table_size=2
 variant "qed over qed" "" qed_over_qed cluster_size=64k
 
+# qemu-img checks none.
+variant "qcow" "" qcow_empty
+variant "qcow, filled" "" qcow_filled
+variant "qcow by qemu-img" "" qcow_theirs
+variant "qcow, packed writes" "compress=1" qcow_empty
+variant "qcow, packed writes over packed" "compress=1" qcow_packed
+variant "qcow over raw" "" qcow_over base.raw raw
+variant "qcow over raw, packed writes" "compress=1" qcow_over base.raw raw
+variant "qcow over qcow" "" qcow_over_qcow
+
 # Images of several files.
 variant "parallels folder" "qemu=0" parallels_folder cluster_size=4k
 variant "qcow2 4k, data file" "" empty cluster_size=4k,data_file=data.raw
@@ -246,6 +264,7 @@ variant "vmdk, roles in turn" "roles=1 churn=1" vmdk_filled zeroed_grain=on
 variant "vdi, roles in turn" "roles=1 churn=1 qemu=0" vdi_filled block_size=4k
 variant "qed, roles in turn" "roles=1 churn=1" qed_filled cluster_size=4k,table_size=2
 variant "qed over raw, roles in turn" "roles=1" qed_over cluster_size=4k
+variant "qcow, roles in turn" "roles=1 churn=1 compress=1" qcow_packed
 variant "vpc, roles in turn" "roles=1 churn=1" vpc_filled block_size=64k
 variant "vpc over vpc, roles in turn" "qemu=0 roles=1" vpc_over block_size=64k
 variant "vhdx, roles in turn" "log=1 roles=1" vhdx_theirs log_size=1M
@@ -263,6 +282,8 @@ variant "vdi, churn, tiny cache" "churn=1 cache=16384 count=120 qemu=0" vdi_empt
 variant "vdi child, churn" "churn=1 count=120 qemu=0" vdi_over block_size=4k
 variant "qed, churn, tiny cache" "churn=1 cache=16384 count=120" qed_filled cluster_size=4k,table_size=2
 variant "qed over qed, churn" "churn=1 count=120" qed_over_qed cluster_size=4k,table_size=2
+variant "qcow, churn, tiny cache" "churn=1 compress=1 cache=16384 count=120" qcow_packed
+variant "qcow over qcow, churn" "churn=1 count=120" qcow_over_qcow
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
 variant "vpc, churn, tiny cache" "churn=1 cache=16384 count=120" vpc_theirs subformat=dynamic
 variant "vpc, blocks of 4k, churn" "churn=1 count=120" vpc_filled block_size=4k
@@ -279,6 +300,7 @@ for sync in 1 2 3 5 8 13; do
 	variant "vpc over vpc, sync $sync fails" "qemu=0 fail=$sync count=30" vpc_over block_size=4k
 	variant "vhdx over vhdx, sync $sync fails" "qemu=0 fail=$sync count=30" vhdx_over log_size=1M
 	variant "qed, sync $sync fails" "fail=$sync count=30" qed_filled cluster_size=4k,table_size=2
+	variant "qcow, sync $sync fails" "fail=$sync count=30" qcow_filled
 	variant "vmdk split, sync $sync fails" "fail=$sync count=30" vmdk_split twoGbMaxExtentSparse
 done
 
@@ -320,6 +342,9 @@ variant "resize vdi version 0, between sectors" "shift=492 resize=2097152 resize
 variant "resize qed" "resize=2097152 resize=524288 resize=1048576" qed_filled cluster_size=64k
 variant "resize qed 4k" "resize=99840 resize=5242880 resize=300032" qed_filled cluster_size=4k,table_size=2
 variant "resize qed over raw" "resize=300032 resize=2097152" qed_over cluster_size=4k,table_size=2
+variant "resize qcow" "resize=2097152 resize=524288 resize=1048576" qcow_filled
+variant "resize qcow, whose L1 table moves" "resize=1153433600 resize=300032 resize=5242880" qcow_packed
+variant "resize qcow over raw, whose L1 table moves" "resize=300032 resize=301989888" qcow_over base.raw raw
 variant "resize vpc" "resize=300032 resize=2097152 resize=5242880" vpc_filled block_size=64k
 variant "resize vpc, blocks of 4k" "resize=300032 resize=5242880" vpc_filled block_size=4k
 variant "resize vpc by qemu-img" "resize=300032 resize=6291456" vpc_theirs subformat=dynamic

@@ -186,6 +186,7 @@ done <<-END
 	qcow2 vmdk vmdk
 	vdi vpc vdi
 	qed qed qed
+	qcow qed qcow
 	qcow2 qed raw
 	qcow2 qcow2 parallels
 END

@@ -51,6 +51,9 @@ for options in cluster_size=64k cluster_size=4k,table_size=2; do
 done
 "$imgtool" create -q -f qed -o cluster_size=256k,table_size=16 empty.qed 1M
 "$imgtool" create -q -f qed -b filled-cluster_size=64k.qed -F qed child.qed
+qemu-img convert -f raw -O qcow base.raw filled.qcow
+"$imgtool" convert -c -f raw -O qcow base.raw packed.qcow
+"$imgtool" create -q -f qcow -b packed.qcow -F qcow child.qcow
 virtualbox_parallels old.parallels 1048576
 "$imgtool" convert -n -f raw -O parallels base.raw old.parallels
 for options in cluster_size=4k cluster_size=32256; do
@@ -104,6 +107,12 @@ for image in filled-*.qed empty.qed child.qed; do
 	run write "$image" qed seed=$seed
 	run resize "$image" qed
 done
+for image in filled packed child; do
+	run open $image.qcow qcow
+	run write $image.qcow qcow seed=$seed
+	run write $image.qcow qcow seed=$seed compress=1
+	run resize $image.qcow qcow
+done
 for image in filled-*.parallels old.parallels; do
 	run open "$image" parallels
 	run write "$image" parallels seed=$seed
@@ -112,7 +121,7 @@ done
 for image in filled-*.qcow2; do
 	run resize "$image" qcow2
 done
-for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi qed parallels; do
+for target in qcow2 qcow2-c raw vmdk vhdx vpc vdi qed qcow qcow-c parallels; do
 	run copy filled-compat=1.1.qcow2 qcow2 to=$target
 	run copy stream.vmdk vmdk to=$target
 done
@@ -139,6 +148,7 @@ run create new vpc options=subformat=fixed
 for options in static=off static=on block_size=4k preallocation=full; do
 	run create new vdi options=$options
 done
+run create new qcow
 for options in cluster_size=64k cluster_size=4k,table_size=2; do
 	run create new qed options=$options
 done

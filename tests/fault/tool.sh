@@ -30,6 +30,8 @@ each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
 		vdi
 		vdi -o static=on
 		qed
+		qcow
+		qcow -c
 		parallels
 		parallels -o cluster_size=32256,preallocation=full
 	END
@@ -39,7 +41,7 @@ each_kind() {	# FUNCTION: calls it with NAME ARGS... for each kind of target
 no_half() {
 	! cmp -s "$1" "$top_old" || return 0
 	head -c 22 "$1" | grep -qx "Unfinished disk image:" || return 1
-	for as in "" "-f qcow2" "-f vmdk" "-f vpc" "-f vhdx" "-f vdi" "-f qed" "-f parallels"; do
+	for as in "" "-f qcow2" "-f vmdk" "-f vpc" "-f vhdx" "-f vdi" "-f qed" "-f qcow" "-f parallels"; do
 		# shellcheck disable=SC2086 # words are wanted
 		! "$imgtool" info $as "$1" >/dev/null 2>&1 || return 1
 	done
@@ -240,7 +242,7 @@ if strace -qq -o /dev/null true 2>/dev/null; then
 	"$imgtool" create -q -f qcow2 ../src.qcow2 300k
 	"$imgtool" io -f qcow2 ../src.qcow2 -c 'write -P 7 64k 100k' >/dev/null
 	for kind in raw qcow2 "qcow2 -c" vmdk "vmdk -o subformat=streamOptimized" "vmdk -o subformat=monolithicFlat" \
-		vpc "vpc -o subformat=fixed,force_size=on" vhdx vdi "vdi -o static=on" qed parallels; do
+		vpc "vpc -o subformat=fixed,force_size=on" vhdx vdi "vdi -o static=on" qed qcow "qcow -c" parallels; do
 		rm -f ./* ./.o*
 		# shellcheck disable=SC2086
 		"$imgtool" convert -f qcow2 -O $kind ../src.qcow2 o.img

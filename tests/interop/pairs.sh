@@ -26,6 +26,8 @@ vhdx-1m vhdx same -o block_size=1M,block_state_zero=off
 vhdx-fixed vhdx same -o subformat=fixed,block_size=1M
 vdi vdi same
 vdi-static vdi same -o static=on
+qcow qcow same
+qcow-packed qcow same -c
 qed qed same
 qed-4k qed same -o cluster_size=4k,table_size=2
 parallels parallels same

@@ -2,7 +2,7 @@
 # Both directions with other programs: what qemu-img and qemu-io write we read; what we write they
 # read, and qemu-img, libqcow, libvmdk and 7-Zip find nothing wrong with it.
 #
-#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-qed read-parallels read-bochs read-cloop read-dmg read-asif write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-qed write-parallels packed sizes resize same pairs copies encrypted script tool
+#   tests/interop/run.sh [PART...]	read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-qed read-qcow read-parallels read-bochs read-cloop read-dmg read-asif write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-qed write-qcow write-parallels packed sizes resize same pairs copies encrypted script tool
 . "$(dirname "$0")/../lib.sh"
 
 have qemu-img && have qemu-io || { skip "no qemu-img and qemu-io to agree with"; finish; }
@@ -160,8 +160,8 @@ else
 fi
 
 make_content
-for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-qed read-parallels read-bochs read-cloop read-dmg read-asif write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-qed write-parallels packed sizes resize same pairs copies encrypted script tool}; do
+for part in ${*:-read-qcow2 read-vmdk read-vhdx read-vpc read-vdi read-qed read-qcow read-parallels read-bochs read-cloop read-dmg read-asif write-qcow2 write-vmdk write-vhdx write-vpc write-vdi write-qed write-qcow write-parallels packed sizes resize same pairs copies encrypted script tool}; do
 	. "$top/tests/interop/$part.sh"
-	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.vdi ./*.qed ./*.parallels ./*.bochs ./*.cloop ./*.dmg ./*.asif ./*.bin
+	rm -f ./*.qcow2 ./*.vmdk ./*.vhdx ./*.vpc ./*.vdi ./*.qed ./*.qcow ./*.parallels ./*.bochs ./*.cloop ./*.dmg ./*.asif ./*.bin
 done
 finish

@@ -42,6 +42,8 @@ vhdx subformat=fixed,block_size=1M
 vdi
 vdi static=on
 vdi block_size=4k
+qcow
+qcow -c
 qed
 qed cluster_size=4k,table_size=2
 parallels

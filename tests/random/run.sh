@@ -52,7 +52,8 @@ variant() {
 			try "$name, $io: compare" "$imgtool" compare -f "$format" -F raw "$image" model.raw
 			continue ;;
 		esac
-		[ "$format" = raw ] || [ "$format" = vpc ] || try "$name, $io: qemu-img check" qemu-img check -q -f "$format" "$image"
+		[ "$format" = raw ] || [ "$format" = vpc ] || [ "$format" = qcow ] ||
+			try "$name, $io: qemu-img check" qemu-img check -q -f "$format" "$image"
 		try "$name, $io: qemu-img compare" qemu-img compare -f "$format" -F raw "$image" model.raw
 		case $name in
 		*snapshot*)
@@ -153,6 +154,16 @@ qed_over_chain() {
 		qemu-img create -q -f qcow2 -b lower.qed -F qed middle.qcow2 &&
 		qemu-io -f qcow2 -c 'write -q -P 5 1M 300k' -c 'write -q -z 3M 500k' middle.qcow2 &&
 		qed_over "$1" middle.qcow2 qcow2
+}
+qcow_empty() { "$imgtool" create -q -f qcow image.qcow $size; }
+qcow_packed() { "$imgtool" convert -c -f raw -O qcow base.raw image.qcow; }
+qcow_theirs() { qemu-img convert -f raw -O qcow base.raw image.qcow; }
+qcow_over() { qemu-img create -q -f qcow -b "$1" -F "$2" image.qcow $size; }
+qcow_over_chain() {
+	rm -f lower.qcow middle.qed && "$imgtool" convert -c -f raw -O qcow base.raw lower.qcow &&
+		qemu-img create -q -f qed -o cluster_size=4k -b lower.qcow -F qcow middle.qed &&
+		qemu-io -f qed -c 'write -q -P 5 1M 300k' -c 'write -q -z 3M 500k' middle.qed &&
+		qcow_over middle.qed qed
 }
 vdi_over_chain() {
 	rm -f lower.vdi middle.vdi && qemu-img convert -f raw -O vdi base.raw lower.vdi &&
@@ -541,6 +552,19 @@ variant "qed read from above, resized meanwhile, unmapping" "child=child.qcow2 r
 	qed_theirs cluster_size=4k
 variant "qed, read beside, unmapping" "beside=image.qed flags=512" qed_theirs cluster_size=4k
 variant "qcow2 over qed, changed and resized meanwhile" "chain=1 resize=1" over_format cluster_size=4k qed table_size=2
+variant "qcow" "" qcow_empty
+variant "qcow filled by qemu-img" "overlap=1" qcow_theirs
+variant "qcow, unmapping" "flags=512 threads=4" qcow_theirs
+variant "qcow, unmapping, O_DIRECT if possible" "flags=640" qcow_theirs
+variant "qcow packed" "compress=1" qcow_packed
+variant "qcow packed, resized and checked meanwhile, unmapping" "resize=1 check=1 compress=1 flags=512" qcow_packed
+variant "qcow, written through" "threads=1 flags=1024" qcow_theirs
+variant "qcow over raw, unmapping" "flags=512 threads=4" qcow_over base.raw raw
+variant "qcow over shorter raw, resized meanwhile" "resize=1" qcow_over short.raw raw
+variant "qcow over a chain, overlapping requests" "overlap=1" qcow_over_chain
+variant "qcow over a chain, packed, its chain changed meanwhile" "chain=1 check=1 compress=1" qcow_over_chain
+variant "qcow read from above, resized meanwhile, unmapping" "child=child.qcow2 resize=1 flags=512 threads=4" qcow_theirs
+variant "qcow packed, read beside" "beside=image.qcow compress=1" qcow_packed
 variant "vdi" "" vdi_empty static=off
 variant "vdi filled by qemu-img" "overlap=1" vdi_theirs static=off
 variant "vdi static" "" vdi_theirs static=on
