@@ -699,7 +699,7 @@ enum {
 /*
  * Check the image's own structures. repair: 0, IMG_REPAIR_LEAKS, or IMG_REPAIR_ALL with or without
  * IMG_REPAIR_LOSS: the image must be open with IMG_OPEN_WRITE | IMG_OPEN_CHECK. report: gets a line, without
- * a line break, for each of the first hundred defects (qcow2: of the first 65536), and for what is
+ * a line break, for each of the first 65536 defects, and for what is
  * repaired; on this thread; may be NULL. -ENOTSUP: the format has nothing to check; -EROFS: a repair of
  * what is open for reading; -EINVAL; -EDEADLK. 0 also where defects are found: *out counts them.
  */

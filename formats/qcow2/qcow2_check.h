@@ -43,7 +43,6 @@ struct qcow2_scan {
 	struct img *img;
 	struct img_check *check; /* for saying what is found */
 	unsigned flags;		 /* QCOW2_SCAN_* */
-	uint64_t lines;		 /* said so far */
 
 	uint8_t *first; /* the first cluster; header and extensions borrow from it */
 	struct qcow2_header header;
@@ -113,7 +112,7 @@ bool qcow2_is_alone(const struct qcow2_scan *s, const struct qcow2_scan_l2 *l2);
 /* The same of the active L1 table. */
 bool qcow2_l1_is_alone(const struct qcow2_scan *s);
 
-/* One line of a defect, unless the scan is quiet or has said too much already. */
+/* One line of a defect, unless the scan is quiet or so many were reported before. */
 void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* Is all of this (IMG_REPAIR_*) asked for? */

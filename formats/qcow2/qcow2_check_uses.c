@@ -14,7 +14,6 @@
 
 enum {
 	WORDS = QCOW2_SCAN_WORDS,
-	MAX_LINES = 65536, /* said; nobody reads more, and a small file can have 2^31 */
 };
 
 void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
@@ -22,13 +21,8 @@ void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
 	char line[512];
 	va_list ap;
 
-	if (s->flags & QCOW2_SCAN_QUIET || s->lines > MAX_LINES)
+	if (s->flags & QCOW2_SCAN_QUIET)
 		return;
-	if (s->lines++ == MAX_LINES) {
-		img_check_report(s->check, "More than %d defects: no more of them are listed",
-				 MAX_LINES);
-		return;
-	}
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
@@ -36,7 +30,7 @@ void qcow2_scan_report(struct qcow2_scan *s, const char *fmt, ...)
 		if (iscntrl((unsigned char)*p))
 			*p = '?';
 	}
-	img_check_report(s->check, "%s", line);
+	img_check_list(s->check, "%s", line);
 }
 
 bool qcow2_scan_repairs(const struct qcow2_scan *s, unsigned what)

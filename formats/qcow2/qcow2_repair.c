@@ -455,7 +455,6 @@ static int fill_up(struct qcow2_scan *s, struct img_error *err)
 static int rescan(struct qcow2_scan *s, struct img_error *err)
 {
 	struct img_check *check = s->check;
-	uint64_t lines = s->lines;
 	struct img *img = s->img;
 	int rc;
 
@@ -465,7 +464,6 @@ static int rescan(struct qcow2_scan *s, struct img_error *err)
 		return rc;
 	qcow2_compare(s);
 	s->flags = 0;
-	s->lines = lines;
 	if (s->errors)
 		rc = img_fail(err, -EIO, "%s: cannot be read in full any more: the repair stops",
 			      img->name);

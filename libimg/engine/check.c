@@ -28,18 +28,31 @@ void img_check_report(struct img_check *c, const char *fmt, ...)
 	va_end(args);
 }
 
+static void list(struct img_check *c, const char *fmt, va_list args)
+{
+	if (c->quiet || c->defects_reported > IMG_CHECK_DEFECTS_MAX)
+		return;
+	if (c->defects_reported++ == IMG_CHECK_DEFECTS_MAX)
+		img_check_report(c, "There are more defects; they are only counted");
+	else
+		report(c, fmt, args);
+}
+
+void img_check_list(struct img_check *c, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	list(c, fmt, args);
+	va_end(args);
+}
+
 void img_check_defect(struct img_check *c, const char *fmt, ...)
 {
 	va_list args;
 
 	c->result.corruptions++;
-	if (c->quiet || c->defects_reported > IMG_CHECK_DEFECTS_MAX)
-		return;
-	if (c->defects_reported++ == IMG_CHECK_DEFECTS_MAX) {
-		img_check_report(c, "There are more defects; they are only counted");
-		return;
-	}
 	va_start(args, fmt);
-	report(c, fmt, args);
+	list(c, fmt, args);
 	va_end(args);
 }

@@ -431,14 +431,16 @@ struct img_check {
 	void (*report)(void *user, const char *line);
 	void *user;
 	bool quiet;			/* a further pass: defects are only counted */
-	unsigned defects_reported;	/* by img_check_defect() */
+	unsigned defects_reported;	/* by img_check_list() and img_check_defect() */
 	struct img_check_result result; /* out */
 };
 
-/* How many defects are reported line by line: a small file can have 2^29 of them. */
-enum { IMG_CHECK_DEFECTS_MAX = 100 };
+/* How many defects are reported line by line: a small file can have 2^31 of them, and nobody reads more. */
+enum { IMG_CHECK_DEFECTS_MAX = 65536 };
 
-/* Count a corruption, and report it, unless c is quiet or so many were reported before. */
+/* Report a defect that is counted elsewhere, unless c is quiet or so many were reported before. */
+void img_check_list(struct img_check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Count a corruption, and report it likewise. */
 void img_check_defect(struct img_check *c, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* One line: what is repaired or left, and the like. */
@@ -551,7 +553,8 @@ struct img_driver {
 	int (*next_identity)(struct img *img, uint8_t out[IMG_GUID_BYTES], struct img_error *err);
 	/*
 	 * Optional. Blocking, image quiesced. The parent will be written to, by a job that keeps what img reads as:
-	 * one of this identity is as good as the open one from now on, durably, until set_backing().
+	 * one of this identity is as good as the open one from now on, durably, until set_backing(). NULL: it
+	 * cannot be told beforehand; a format that can take any does so, others do nothing.
 	 */
 	int (*accept_parent)(struct img *img, const uint8_t identity[IMG_GUID_BYTES],
 			     struct img_error *err);
