@@ -178,6 +178,7 @@ const struct img_driver vdi_driver = {
 	.probe = vdi_probe,
 	.open = vdi_open,
 	.parent_opened = vdi_parent_opened,
+	.accept_parent = vdi_accept_parent,
 	.identify = vdi_identify,
 	.identifiers = vdi_identifiers,
 	.close = vdi_close,

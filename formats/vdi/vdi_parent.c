@@ -111,6 +111,18 @@ int vdi_set_backing(struct img *img, const char *name, const char *format, const
 	return rc;
 }
 
+int vdi_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err)
+{
+	const struct vdi *v = img->state;
+	struct vdi_header h = v->header;
+
+	(void)identity; /* there is a place for one alone: none means any */
+	if (img_guid_is_zero(h.parent_modification))
+		return 0;
+	memset(h.parent_modification, 0, IMG_GUID_BYTES);
+	return vdi_write_header(img, &h, false, err);
+}
+
 /* ---- Giving up all content ---- */
 
 int vdi_make_empty(struct img *img, struct img_error *err)

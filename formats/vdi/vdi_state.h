@@ -140,6 +140,7 @@ int vdi_parent_uuids(const struct img *parent, uint8_t uuid[IMG_GUID_BYTES],
 		     uint8_t modification[IMG_GUID_BYTES], struct img_error *err);
 void vdi_keep_parent(struct img *img, const struct vdi_header *h);
 int vdi_parent_opened(struct img *img, struct img_error *err);
+int vdi_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], struct img_error *err);
 int vdi_set_backing(struct img *img, const char *name, const char *format, const struct img *backing,
 		    struct img_error *err);
 int vdi_make_empty(struct img *img, struct img_error *err);

@@ -375,7 +375,7 @@ int vhdx_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES],
 	struct vhdx_locator next = { .has_linkage2 = true };
 	int rc = 0;
 
-	if (!vhdx_is_child(v) || img->parent->driver != img->driver)
+	if (!identity || !vhdx_is_child(v) || img->parent->driver != img->driver)
 		return 0;
 	memcpy(next.linkage, parent->header.data_write, IMG_GUID_BYTES);
 	memcpy(next.linkage2, identity, IMG_GUID_BYTES);

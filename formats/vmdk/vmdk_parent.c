@@ -211,9 +211,9 @@ int vmdk_accept_parent(struct img *img, const uint8_t identity[IMG_GUID_BYTES], 
 	struct vmdk *vmdk = img->state;
 	size_t len = (size_t)vmdk->text_bytes, next_len = 0;
 	char *text, *next = NULL, *uuid;
-	int rc = vmdk_check_own_text(img, err);
+	int rc = identity ? vmdk_check_own_text(img, err) : 0;
 
-	if (rc)
+	if (rc || !identity)
 		return rc;
 	text = malloc(len + 1);
 	uuid = malloc(IMG_GUID_CHARS + 1);

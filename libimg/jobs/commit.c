@@ -3,10 +3,9 @@
  *
  * What top reads as is the same at each moment, also after a power cut: what is written below is what
  * the images above it cover. Only when all of it is durable is top emptied. A child whose format tells
- * its parent by its content is told what the new content will be known by, and takes both. One whose format can
- * store but one is told as soon as the content is another one by the format's count, before anything
- * of it is written: between the two a power cut leaves a child that refuses its parent, though nothing is
- * lost, until its parent's name is stored anew.
+ * its parent by its content is told what the new content will be known by, and takes both; one whose format can
+ * store but one takes any meanwhile. It is told the new one as soon as the content is another one by the format's
+ * count, before anything of it is written.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -94,16 +93,19 @@ static int expect_parents(struct commit *c)
 
 	for (struct img *i = c->top, *below; !rc && i != c->base; i = below) {
 		uint8_t identity[IMG_GUID_BYTES];
+		bool known;
 
 		below = i->parent;
-		if (!i->driver->accept_parent || !below->driver->next_identity)
+		known = below->driver->next_identity;
+		if (!i->driver->accept_parent)
 			continue;
-		rc = below->driver->next_identity(below, identity, c->err);
+		if (known)
+			rc = below->driver->next_identity(below, identity, c->err);
 		if (!rc)
 			rc = img_engine_quiesce(i, IMG_QUIESCE_FOR_CHANGING, c->err);
 		if (rc)
 			break;
-		rc = i->driver->accept_parent(i, identity, c->err);
+		rc = i->driver->accept_parent(i, known ? identity : NULL, c->err);
 		img_engine_resume(i);
 	}
 	return rc;
@@ -193,6 +195,11 @@ static int begin_change(struct commit *c)
 	return for_children(c, link_anew);
 }
 
+static bool takes_both(const struct img *child)
+{
+	return child->driver->accept_parent && child->parent->driver->next_identity;
+}
+
 /*
  * It was changed, or not, when the job failed with rc: the links are to fit what there is. What is above an
  * image whose link changes follows in any case. Who takes both parents needs nothing.
@@ -200,7 +207,7 @@ static int begin_change(struct commit *c)
 static int repair_links(struct commit *c, int rc)
 {
 	for (struct img *i = child_of(c); knows_parent(i); i = i->context->above) {
-		if (!i->driver->accept_parent && link_anew(i, NULL))
+		if (!takes_both(i) && link_anew(i, NULL))
 			rc = img_error_prefix(c->err, rc,
 					      "%s: its parent may have changed, which could not be stored (rebase "
 					      "-u repairs the link)",
