@@ -160,7 +160,7 @@ static int copy_some(struct scan *s, struct img_error *err)
 	if (end > VDI_ENTRY_ZERO ||
 	    (img->file->device && vdi_block_at(&h, end) > (uint64_t)img->file->size))
 		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG,
-				"%s: no room for copies of %" PRIu64 " blocks", img->name, s->shared);
+				"%s: no space for copies of %" PRIu64 " blocks", img->name, s->shared);
 	for (size_t i = 0; i < s->copy_count && !rc; i++)
 		rc = vdi_copy_block(img, vdi_block_at(&h, s->copies[i].from),
 				    vdi_block_at(&h, first + i), err);

@@ -1,6 +1,6 @@
 /*
  * Another size for the disk. The block map grows into what there is before the first block. Where that is not
- * enough, blocks make room: they move behind the last one, and a longer map is written where they were, with
+ * enough, blocks make space: they move behind the last one, and a longer map is written where they were, with
  * all indices counted from the new start of the data. One write of the header then changes over to it.
  */
 #include <errno.h>
@@ -36,7 +36,7 @@ static int move_up(void *user, uint64_t block, uint32_t *entry, struct img_error
 		return 0;
 	if (img_unit_alloc_get_at_end(&v->alloc, 1, &to))
 		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG,
-				"%s: no room to move block %" PRIu64 " out of the block map's way", img->name,
+				"%s: no space to move block %" PRIu64 " out of the block map's way", img->name,
 				block);
 	index = (uint32_t)vdi_index_at(&h, to);
 	rc = vdi_copy_block(img, vdi_block_at(&h, *entry), to, err);
@@ -215,7 +215,7 @@ static int fill_static(struct img *img, uint64_t first, uint64_t end, enum img_p
 	if (rc || !missing)
 		return rc;
 	if (img_unit_alloc_get_at_end(&v->alloc, missing, &from))
-		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG, "%s: no room for %" PRIu64 " blocks",
+		return img_fail(err, img->file->device ? -ENOSPC : -EFBIG, "%s: no space for %" PRIu64 " blocks",
 				img->name, missing);
 	to = from + missing * vdi_stride(&h);
 	next = vdi_index_at(&h, from);

@@ -97,7 +97,7 @@ static int plan_new(struct img *img, struct img_req *req, uint64_t off, uint64_t
 	n = count_new(img, req, off, len);
 	if (img_unit_alloc_get(&v->alloc, n, &block_off, &n))
 		return img_fail(img_req_error(req), img->file->device ? -ENOSPC : -EFBIG,
-				"%s: no room for another block: the file may grow to %" PRIu64, img->name,
+				"%s: no space for another block: the file may grow to %" PRIu64, img->name,
 				v->alloc.limit);
 	plan->kind = IMG_PLAN_DATA;
 	plan->length = min_u64(len, (block + n) * bytes - off);

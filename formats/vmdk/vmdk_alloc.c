@@ -53,7 +53,7 @@ static int add_tables(struct vmdk_file *f, uint64_t number, const uint8_t *slot,
 	if (alloc->metadata.block_count >= s->file_bytes / vmdk_table_bytes(s))
 		return img_fail(err, -EUCLEAN,
 				"%s: grain directory: more grain tables than the file's %" PRIu64 " "
-				"bytes have room for",
+				"bytes have space for",
 				f->storage->name, s->file_bytes);
 	if (img_range_map_add_block(&alloc->metadata, e.file_off) ||
 	    (other.file_off != e.file_off &&
@@ -250,7 +250,7 @@ int vmdk_alloc_grains(struct vmdk_file *f, uint64_t want, uint64_t *off, uint64_
 
 	if (rc)
 		return img_fail(err, rc,
-				"%s: no room for another grain: an extent file has at most "
+				"%s: no space for another grain: an extent file has at most "
 				"%" PRIu64 " bytes",
 				f->storage->name, FILE_BYTES_MAX);
 	return 0;
@@ -291,7 +291,7 @@ static int make_table(struct img *img, struct vmdk_file *f, uint64_t number, str
 	rc = img_unit_alloc_get_at_end(&f->alloc->grains, grains, &off);
 	if (rc)
 		return img_fail(err, rc,
-				"%s: no room for a grain table: an extent file has at most "
+				"%s: no space for a grain table: an extent file has at most "
 				"%" PRIu64 " bytes",
 				f->storage->name, FILE_BYTES_MAX);
 	rc = img_storage_zero(f->storage, off, grains * s->grain_bytes, err);

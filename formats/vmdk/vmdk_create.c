@@ -49,7 +49,7 @@ const struct img_option vmdk_create_options[] = {
 };
 
 enum {
-	DESCRIPTOR_SECTORS = 20, /* the room of an embedded one, as in QEMU and VirtualBox */
+	DESCRIPTOR_SECTORS = 20, /* the space of an embedded one, as in QEMU and VirtualBox */
 	TABLES_ALIGN = IMG_META_BLOCK / VMDK_SECTOR,
 };
 

@@ -1,6 +1,6 @@
 /*
  * Giving up all content, so that everything reads as the parent does: the tables are cleared, and once that is
- * durable the room behind them is given back. A power cut on the way leaves each table's part of the
+ * durable the space behind them is given back. A power cut on the way leaves each table's part of the
  * disk as it was, or given up.
  */
 #include <errno.h>

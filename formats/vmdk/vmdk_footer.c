@@ -179,16 +179,16 @@ static int compare_found(const void *a, const void *b)
 	return x->file_off < y->file_off ? -1 : x->file_off > y->file_off;
 }
 
-static int add_found(struct vmdk_rebuilt *r, size_t *room, uint64_t grain, uint64_t off)
+static int add_found(struct vmdk_rebuilt *r, size_t *capacity, uint64_t grain, uint64_t off)
 {
-	if (r->count == *room) {
-		size_t more = *room ? 2 * *room : 1024;
+	if (r->count == *capacity) {
+		size_t more = *capacity ? 2 * *capacity : 1024;
 		struct vmdk_found *grown = reallocarray(r->grains, more, sizeof(*grown));
 
 		if (!grown)
 			return -ENOMEM;
 		r->grains = grown;
-		*room = more;
+		*capacity = more;
 	}
 	r->grains[r->count++] = (struct vmdk_found){ grain, off };
 	return 0;
@@ -208,11 +208,11 @@ int vmdk_rebuild(struct img_storage *s, const struct vmdk_sparse *sparse, struct
 	struct walk *w = walk_begin(s, sparse);
 	uint64_t off = 0, grain_sectors = sparse->grain_bytes / VMDK_SECTOR;
 	struct vmdk_marker m = { 0 };
-	size_t room = 0;
+	size_t capacity = 0;
 	int rc = r && w ? 0 : -ENOMEM;
 
 	while (!rc && (rc = walk_next(w, &m, &off, err)) == 1) {
-		rc = m.bytes ? add_found(r, &room, m.value / grain_sectors, off) : 0;
+		rc = m.bytes ? add_found(r, &capacity, m.value / grain_sectors, off) : 0;
 		r->ends_off = w->at;
 	}
 	if (rc == -ENOMEM) {

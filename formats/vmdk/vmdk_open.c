@@ -216,8 +216,8 @@ static int share_files(struct vmdk *vmdk, struct named_line *lines, size_t count
 				"%s: descriptor: %zu extent files, expected at most %d",
 				image, names, VMDK_FILES_MAX);
 
-	size_t room = vmdk->file_count + names + 1;
-	struct vmdk_file *files = realloc(vmdk->files, room * sizeof(*files));
+	size_t capacity = vmdk->file_count + names + 1;
+	struct vmdk_file *files = realloc(vmdk->files, capacity * sizeof(*files));
 
 	if (!files)
 		return img_fail(err, -ENOMEM, "out of memory");
@@ -656,7 +656,7 @@ static int open_monolithic(struct img *img, struct vmdk *vmdk, struct img_error 
 	rc = read_text(img->file, s.descriptor_off, s.descriptor_bytes, &text, err);
 	if (rc)
 		return rc;
-	if (!text || !text[0]) { /* QEMU leaves the room empty in each extent of a split disk */
+	if (!text || !text[0]) { /* QEMU leaves the space empty in each extent of a split disk */
 		free(text);
 		vmdk->parent_cid = VMDK_NO_PARENT;
 		return open_alone(img, vmdk, err);

@@ -2,7 +2,7 @@
  * Other sizes: it is the last extent that becomes longer or shorter.
  *
  * A sparse one that grows gets its tables first, all of them, as programs expect it: at the end of the file, and the
- * directories with them if there is no room for more entries where they lie. The header leads to
+ * directories with them if there is no space for more entries where they lie. The header leads to
  * directories that moved by one write of a sector; beyond the capacity nobody looks. Then the header tells the
  * new capacity together with the descriptor that is embedded; or where they are in different files, the
  * descriptor tells the new size last: it must not be more than the capacity. What shrinks goes the other
@@ -168,7 +168,7 @@ static int add_room(struct img *img, struct vmdk_file *f, uint64_t bytes, uint64
 	int rc = img_unit_alloc_get_at_end(&f->alloc->grains, n, off);
 
 	if (rc)
-		return img_fail(err, rc, "%s: no room for %" PRIu64 " bytes of grain tables: an extent file has "
+		return img_fail(err, rc, "%s: no space for %" PRIu64 " bytes of grain tables: an extent file has "
 					 "at most %" PRIu64 " bytes",
 				f->storage->name, bytes, f->alloc->grains.limit);
 	end = *off + n * grain;
@@ -398,7 +398,7 @@ static int add_metadata(struct used *u, const struct img_range_map *m)
 	return rc;
 }
 
-/* slots: room for the table, which is at file offset `table`. */
+/* slots: space for the table, which is at file offset `table`. */
 static int add_grains(struct used *u, const struct vmdk_file *f, uint64_t table, uint8_t *slots,
 		      struct img_error *err)
 {
@@ -459,7 +459,7 @@ static void punch_unused(struct img *img, struct vmdk_file *f, const struct used
 }
 
 /*
- * What was cut off leaves the file, and is used again: nothing leads there any more, durably. The room that the
+ * What was cut off leaves the file, and is used again: nothing leads there any more, durably. The space that the
  * header keeps free in front of the first grain stays so.
  */
 static int reclaim(struct img *img, struct vmdk_file *f, struct img_error *err)

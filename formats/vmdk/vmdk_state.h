@@ -84,7 +84,7 @@ struct vmdk {
 	uint64_t stored_bytes;	       /* the disk's size as the files tell it: the descriptor, or the header */
 	uint64_t text_off, text_bytes; /* the descriptor's, in the image's own file; 0, 0: none */
 	bool whole_sectors;	       /* no flat file ends inside a sector, unless it was cut short */
-	unsigned cid_digits;	       /* that the descriptor has room for: up to 8 */
+	unsigned cid_digits;	       /* that the descriptor has space for: up to 8 */
 	/* The modification UUID that the next change gives, or (stamped) has given; its first digits are the CID. */
 	char stamp[IMG_GUID_CHARS + 1]; /* "": not chosen */
 	bool stamped;
@@ -178,7 +178,7 @@ int vmdk_set_backing(struct img *img, const char *name, const char *format,
 
 /*
  * vmdk_text.c. Replace the descriptor, durably: len bytes without a NUL; and at once the capacity in the header of
- * the extent that it is embedded in (bytes; 0: it stays). -ENOSPC: more than its room. Before: can it be
+ * the extent that it is embedded in (bytes; 0: it stays). -ENOSPC: more than its space. Before: can it be
  * replaced alone?
  */
 int vmdk_store_text(struct img *img, const char *text, size_t len, uint64_t capacity,

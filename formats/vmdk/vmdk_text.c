@@ -59,8 +59,8 @@ static uint64_t changed_sectors(const char *old, const char *next, uint64_t byte
 }
 
 /*
- * Another text in the room that the header gives it. What is more than a sector could be torn: a copy is
- * made at the end of the file, where the header leads while the room itself is written. old and next fill the room.
+ * Another text in the space that the header gives it. What is more than a sector could be torn: a copy is
+ * made at the end of the file, where the header leads while the space itself is written. old and next fill the space.
  */
 static int write_embedded(struct img *img, const char *old, const char *next, uint64_t capacity,
 			  struct img_error *err)
@@ -71,7 +71,7 @@ static int write_embedded(struct img *img, const char *old, const char *next, ui
 	uint64_t grain = f->sparse.grain_bytes, count,
 		 first = changed_sectors(old, next, bytes, &count);
 	uint64_t before = img->file->size, copy = f->alloc->grains.next;
-	uint64_t room = round_up_u64(max_u64(bytes, QEMU_DESCRIPTOR_BYTES), grain), taken;
+	uint64_t space = round_up_u64(max_u64(bytes, QEMU_DESCRIPTOR_BYTES), grain), taken;
 	int rc;
 
 	if (!count && !capacity)
@@ -79,7 +79,7 @@ static int write_embedded(struct img *img, const char *old, const char *next, ui
 	if (count == 1 && !capacity)
 		return write_own(img, home + first * VMDK_SECTOR, next + first * VMDK_SECTOR, VMDK_SECTOR,
 				 err);
-	rc = img_storage_zero(img->file, copy, room, err);
+	rc = img_storage_zero(img->file, copy, space, err);
 	if (!rc)
 		rc = write_own(img, copy, next, (size_t)bytes, err);
 	if (rc) {
@@ -94,7 +94,7 @@ static int write_embedded(struct img *img, const char *old, const char *next, ui
 	if (!rc)
 		return img_storage_resize(img->file, before, IMG_PREALLOCATE_OFF, err);
 	/* Whichever of them the header leads to, no grain may go there. */
-	img_unit_alloc_get_at_end(&f->alloc->grains, room / grain, &taken);
+	img_unit_alloc_get_at_end(&f->alloc->grains, space / grain, &taken);
 	return rc;
 }
 
@@ -116,21 +116,21 @@ int vmdk_store_text(struct img *img, const char *text, size_t len, uint64_t capa
 {
 	struct vmdk *vmdk = img->state;
 	bool embedded = vmdk->file_count && vmdk->files[0].storage == img->file;
-	uint64_t room = embedded ? vmdk->files[0].sparse.descriptor_bytes
-				 : VMDK_DESCRIPTOR_BYTES_MAX;
+	uint64_t space = embedded ? vmdk->files[0].sparse.descriptor_bytes
+				  : VMDK_DESCRIPTOR_BYTES_MAX;
 	char *old, *next;
 	int rc;
 
-	if (len >= room)
+	if (len >= space)
 		return img_fail(err, -ENOSPC,
-				"%s: descriptor: %zu bytes of text, the room for "
+				"%s: descriptor: %zu bytes of text, the space for "
 				"it is %" PRIu64,
-				img->name, len, room - 1);
+				img->name, len, space - 1);
 	if (!embedded)
 		return img_storage_replace(img->file, text, len, !img->unsafe, err);
-	old = calloc(1, (size_t)room);
-	next = calloc(1, (size_t)room);
-	rc = old && next ? img_storage_read(img->file, vmdk->text_off, old, (size_t)room, err)
+	old = calloc(1, (size_t)space);
+	next = calloc(1, (size_t)space);
+	rc = old && next ? img_storage_read(img->file, vmdk->text_off, old, (size_t)space, err)
 			 : img_fail(err, -ENOMEM, "out of memory");
 	if (!rc) {
 		memcpy(next, text, len);

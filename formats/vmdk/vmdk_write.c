@@ -1,7 +1,7 @@
 /*
  * Writing: plan, commit, drop, release. A grain that is stored is written in place; one that is not
- * gets room at the end of its file, and once its data is there both copies of its table name it.
- * There is no count of what is used: a crash in between leaves room that nobody uses, no more.
+ * gets space at the end of its file, and once its data is there both copies of its table name it.
+ * There is no count of what is used: a crash in between leaves space that nobody uses, no more.
  *
  * A grain is always written whole, zeroes too: an entry must lead to a grain that is in the file.
  */
@@ -296,7 +296,7 @@ static int plan_clear(struct img *img, struct img_req *req, bool discard, uint64
 	grain = l.f->sparse.grain_bytes;
 	whole = whole_grains(&l, off, len);
 	how = choose_clear_method(img, &l, discard, keep, &first);
-	if (how == CLEAR_BY_METADATA && !whole) /* a part of a grain: in the room that it has, or not at all */
+	if (how == CLEAR_BY_METADATA && !whole) /* a part of a grain: in the space that it has, or not at all */
 		how = first.kind == VMDK_STORED ? CLEAR_IN_PLACE : discard ? CLEAR_NOTHING
 									   : CLEAR_BY_WRITING;
 	if (how == CLEAR_BY_WRITING)

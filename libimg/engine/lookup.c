@@ -84,7 +84,7 @@ static void skip(struct img_lookup *l, uint64_t bytes)
 }
 
 /* What is known of the holes of l's storage, at l. */
-static void note_stored(const struct img_lookups *g, struct img_lookup *l)
+static void find_answer(const struct img_lookups *g, struct img_lookup *l)
 {
 	const struct img_io_extents *x = &g->stored;
 	uint64_t at = l->extent.file_off, off = g->io.off;
@@ -161,7 +161,7 @@ static void process(struct img_piece *p)
 		uint64_t bytes = 0;
 		int rc;
 
-		note_stored(g, l);
+		find_answer(g, l);
 		rc = t->found(t->found_user, l, &bytes, &p->err);
 		if (rc == IMG_LOOKUP_ASK && find_stored(g, l))
 			continue;

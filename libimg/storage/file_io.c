@@ -31,7 +31,7 @@ enum {
 };
 
 /* The file reaches to end, and what is known of its holes is old. */
-static void note_change(struct img_file *f, uint64_t end)
+static void mark_written(struct img_file *f, uint64_t end)
 {
 	if (!f->base.device)
 		raise_u64(&f->base.size, end);
@@ -40,7 +40,7 @@ static void note_change(struct img_file *f, uint64_t end)
 
 void img_file_changed(struct img_file *f, uint64_t end)
 {
-	note_change(f, end);
+	mark_written(f, end);
 	atomic_store(&f->base.unsynced, true);
 }
 
@@ -180,8 +180,8 @@ static int try_fallocate(struct img_file *f, int mode, uint64_t off, uint64_t le
 	return rc;
 }
 
-/* Is it for want of room that a write failed, so that it may be tried again? */
-static bool is_no_room(int rc)
+/* Is it for want of space that a write failed, so that it may be tried again? */
+static bool is_out_of_space(int rc)
 {
 	return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
 }
@@ -191,16 +191,16 @@ static bool is_no_room(int rc)
  * the end, where others count on zeroes, that is taken back as far as the file system lets us. A
  * durable one that failed may have been told of other writes that were lost, as a sync is.
  */
-static void note_written(struct img_file *f, uint64_t off, uint64_t end, int rc, bool durable)
+static void write_completed(struct img_file *f, uint64_t off, uint64_t end, int rc, bool durable)
 {
 	uint64_t from = max_u64(off, atomic_load(&f->base.size));
 
 	if (rc && from < end && !f->base.device)
 		try_fallocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, end - from);
-	if (rc && durable && !is_no_room(rc))
+	if (rc && durable && !is_out_of_space(rc))
 		img_storage_sync_end(&f->base, rc);
 	if (!rc && durable)
-		note_change(f, end);
+		mark_written(f, end);
 	else
 		img_file_changed(f, rc ? 0 : end);
 }
@@ -221,7 +221,7 @@ static bool is_large(const struct img_file *f, uint64_t len)
 
 /*
  * O_DIRECT writes that lengthen the file go one by one, each through the file system's journal;
- * writes into room that is there go side by side (4 KiB into new clusters of 64 KiB, ext4: 21,000 a
+ * writes into space that is there go side by side (4 KiB into new clusters of 64 KiB, ext4: 21,000 a
  * second for 55,000). So the file is lengthened by more than is asked for, where that is allowed;
  * what is left is cut off at the end. Past a limit on file sizes there is a signal, not an error.
  */
@@ -266,7 +266,7 @@ static int file_write(struct img_file *f, const struct iovec *iov, int iovcnt, u
 	if (reserve_before(f, off, len, &r))
 		fallocate(f->fd, r.mode, (off_t)r.off, (off_t)r.len);
 	rc = transfer(f, IMG_IO_WRITE, iov, iovcnt, off, len, write_flags(flags));
-	note_written(f, off, off + len, rc, flags & IMG_IO_FUA);
+	write_completed(f, off, off + len, rc, flags & IMG_IO_FUA);
 	return rc;
 }
 
@@ -600,7 +600,7 @@ static void finish(struct img_file *f, struct img_io *io, int rc)
 {
 	release_range(f, io);
 	if (io->op == IMG_IO_WRITE)
-		note_written(f, io->off, io->off + io->len, rc, io->flags & IMG_IO_FUA);
+		write_completed(f, io->off, io->off + io->len, rc, io->flags & IMG_IO_FUA);
 	else if (io->op == IMG_IO_ZERO || io->op == IMG_IO_PUNCH)
 		img_file_changed(f, rc || io->op == IMG_IO_PUNCH ? 0 : io->off + io->len);
 	io->rc = rc;

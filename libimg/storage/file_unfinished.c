@@ -32,7 +32,7 @@ struct img_file_unfinished {
 	struct img_file_attributes attributes;
 
 	pthread_mutex_t lock; /* guards the rest, and the beginning */
-	bool stored;	      /* something was written to head, or room reserved for it */
+	bool stored;	      /* something was written to head, or space reserved for it */
 	uint8_t head[KEPT];
 };
 
@@ -287,7 +287,7 @@ int img_file_finish(struct img_file *f)
 
 void img_file_abandon(struct img_file *f)
 {
-	/* The mark stays; the room is given back. That it is not, only costs room. */
+	/* The mark stays; the space is given back. That it is not, only costs space. */
 	if (atomic_load(&f->unfinished->begun) && !f->base.device && ftruncate(f->fd, KEPT))
 		img_file_changed(f, 0);
 	forget(f);

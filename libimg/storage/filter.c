@@ -39,7 +39,7 @@ int img_filter_init(struct img_filter *w, const struct img_storage_ops *ops, str
 		w->base.identity_off = inner->identity_off;
 	}
 	w->inner = inner;
-	w->room = UINT64_MAX;
+	w->capacity = UINT64_MAX;
 	pthread_mutex_init(&w->refresh, NULL);
 	img_filter_refresh(w);
 	return 0;
@@ -62,7 +62,7 @@ void img_filter_refresh(struct img_filter *w)
 	pthread_mutex_lock(&w->refresh);
 	size = atomic_load(&w->inner->size);
 	size = size > w->start ? size - w->start : 0;
-	atomic_store(&w->base.size, min_u64(size, w->room));
+	atomic_store(&w->base.size, min_u64(size, w->capacity));
 	atomic_store(&w->base.unsynced, atomic_load(&w->inner->unsynced));
 	pthread_mutex_unlock(&w->refresh);
 }
@@ -84,7 +84,7 @@ void img_filter_submit(struct img_filter *w, struct img_ioq *q, struct img_io *i
 	bool has_data = img_io_has_data(io->op);
 	size_t count = has_data ? (size_t)io->iovcnt : 0;
 	bool clipped = io->op == IMG_IO_READ || io->op == IMG_IO_PUNCH || io->op == IMG_IO_EXTENTS;
-	uint64_t len = clipped ? min_u64(io->len, w->room - io->off) : io->len;
+	uint64_t len = clipped ? min_u64(io->len, w->capacity - io->off) : io->len;
 	struct passage *p = calloc(1, sizeof(*p) + count * sizeof(p->iov[0]));
 
 	if (!p) {

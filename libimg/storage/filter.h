@@ -14,7 +14,7 @@ struct img_filter {
 	struct img_storage *inner; /* owned */
 	pthread_mutex_t refresh;   /* so that an older size does not overtake a newer one */
 	bool keeps_state;	   /* size and unsynced are not inner's, but kept by the filter itself */
-	uint64_t start, room;	   /* what is seen of inner: from start on, at most room bytes */
+	uint64_t start, capacity;  /* what is seen of inner: from start on, at most capacity bytes */
 	/* For img_filter_checked_*(): what a request is to fail with, or 0. Thread-safe. */
 	int (*check)(struct img_filter *w, enum img_io_op op, uint64_t off, uint64_t len);
 };
@@ -33,7 +33,7 @@ void img_filter_destroy(struct img_filter *w);
 void img_filter_refresh(struct img_filter *w);
 
 /*
- * Pass io on to inner; of a read or a discard, what lies in room: the rest is the caller's.
+ * Pass io on to inner; of a read or a discard, what lies in capacity: the rest is the caller's.
  * finished() gets the rc on the queue's thread, before io->done(); it returns the rc to give on.
  * NULL: the rc is given on as it is. token: whatever finished() needs. Out of memory: io fails with
  * -ENOMEM and finished() is called all the same.

@@ -88,7 +88,7 @@ struct img_ioq_reserve {
  * Put what is left of a READ or WRITE into the ring of a URING queue; the answer comes by
  * storage->ops->completed(). Entries of the iovec that were transferred must have been emptied.
  * cached: fd goes through the page cache. rw_flags: RWF_*. reserve: allocate that first
- * (that this fails is for the write to say); NULL: nothing. False: there is no room, try img_ioq_offload().
+ * (that this fails is for the write to say); NULL: nothing. False: there is no space, try img_ioq_offload().
  */
 bool img_ioq_ring_read(struct img_ioq *q, struct img_io *io, int fd, bool cached);
 bool img_ioq_ring_write(struct img_ioq *q, struct img_io *io, int fd, int rw_flags, bool cached,

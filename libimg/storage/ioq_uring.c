@@ -93,7 +93,7 @@ static bool is_out_of_patience(struct uring *u)
  * What the kernel does not take now stays for later; what it refuses, for abandon_ring(). A sandbox may
  * refuse by any error, also by one that means "not now" when the kernel says it.
  */
-static void note_answer(struct uring *u, int rc)
+static void judge_answer(struct uring *u, int rc)
 {
 	if (rc >= 0 || !io_uring_sq_ready(&u->ring))
 		u->not_now_since = 0;
@@ -109,7 +109,7 @@ static bool is_refused(const struct uring *u)
 static void submit(struct uring *u)
 {
 	if (!is_refused(u))
-		note_answer(u, io_uring_submit(&u->ring));
+		judge_answer(u, io_uring_submit(&u->ring));
 }
 
 /* A free submission entry; NULL: the kernel takes none at the moment. */
@@ -417,7 +417,7 @@ static void enter_kernel(struct uring *u, bool block)
 	arm(u);
 	all_armed = all_armed && u->armed;
 	rc = all_armed ? io_uring_submit_and_wait(&u->ring, 1) : -EAGAIN;
-	note_answer(u, rc);
+	judge_answer(u, rc);
 	if (rc < 0 && rc != -EINTR && !is_refused(u)) /* it is short of memory: wait by other means */
 		poll(fds, IMG_ARRAY_LEN(fds), all_armed ? 1 : 10);
 }

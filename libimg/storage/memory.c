@@ -16,8 +16,8 @@ struct memory {
 	struct img_storage base;
 	uint64_t limit;
 	pthread_mutex_t lock; /* guards the rest */
-	uint8_t **chunks;     /* room of them; NULL: zeroes */
-	size_t room;
+	uint8_t **chunks;     /* capacity of them; NULL: zeroes */
+	size_t capacity;
 	uint64_t chunk_count; /* of those that are not NULL */
 };
 
@@ -29,19 +29,19 @@ static struct memory *memory_of(struct img_storage *s)
 /* The chunk that holds off, made if it is not there; NULL: out of memory. */
 static uint8_t *make_chunk(struct memory *m, uint64_t off)
 {
-	uint64_t i = off / CHUNK_BYTES, room;
+	uint64_t i = off / CHUNK_BYTES, capacity;
 	uint8_t **chunks;
 
-	if (i >= m->room) {
-		room = max_u64(i + 1, m->room * 2);
-		if (room > SIZE_MAX / sizeof(*chunks))
+	if (i >= m->capacity) {
+		capacity = max_u64(i + 1, m->capacity * 2);
+		if (capacity > SIZE_MAX / sizeof(*chunks))
 			return NULL;
-		chunks = realloc(m->chunks, room * sizeof(*chunks));
+		chunks = realloc(m->chunks, capacity * sizeof(*chunks));
 		if (!chunks)
 			return NULL;
-		memset(chunks + m->room, 0, (room - m->room) * sizeof(*chunks));
+		memset(chunks + m->capacity, 0, (capacity - m->capacity) * sizeof(*chunks));
 		m->chunks = chunks;
-		m->room = room;
+		m->capacity = capacity;
 	}
 	if (!m->chunks[i]) {
 		m->chunks[i] = calloc(1, CHUNK_BYTES);
@@ -53,7 +53,7 @@ static uint8_t *make_chunk(struct memory *m, uint64_t off)
 /* NULL: zeroes. */
 static uint8_t *find_chunk(const struct memory *m, uint64_t off)
 {
-	return off / CHUNK_BYTES < m->room ? m->chunks[off / CHUNK_BYTES] : NULL;
+	return off / CHUNK_BYTES < m->capacity ? m->chunks[off / CHUNK_BYTES] : NULL;
 }
 
 /* Bytes past the end of the file are zero in the chunks too: reads need not look at the size. */
@@ -93,7 +93,7 @@ static int write_range(struct memory *m, const uint8_t *from, uint64_t off, size
 
 static void zero_range(struct memory *m, uint64_t off, uint64_t len)
 {
-	uint64_t end = min_u64(off + len, (uint64_t)m->room * CHUNK_BYTES);
+	uint64_t end = min_u64(off + len, (uint64_t)m->capacity * CHUNK_BYTES);
 
 	while (off < end) {
 		uint64_t within = off % CHUNK_BYTES;
@@ -224,7 +224,7 @@ static int memory_extent(struct img_storage *s, uint64_t off, uint64_t len,
 	pthread_mutex_lock(&m->lock);
 	data = find_chunk(m, at) != NULL;
 	while (at < end && (find_chunk(m, at) != NULL) == data) {
-		if (at / CHUNK_BYTES >= m->room)
+		if (at / CHUNK_BYTES >= m->capacity)
 			at = end; /* nothing but zeroes from here */
 		else
 			at += CHUNK_BYTES;
@@ -250,7 +250,7 @@ static void memory_close(struct img_storage *s)
 {
 	struct memory *m = memory_of(s);
 
-	for (size_t i = 0; i < m->room; i++)
+	for (size_t i = 0; i < m->capacity; i++)
 		free(m->chunks[i]);
 	free(m->chunks);
 	pthread_mutex_destroy(&m->lock);

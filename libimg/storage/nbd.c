@@ -163,7 +163,7 @@ static bool is_change(enum img_io_op op)
 	return op == IMG_IO_WRITE || op == IMG_IO_ZERO || op == IMG_IO_PUNCH;
 }
 
-/* What of a request lies behind the end of the disk: zeroes to read, no room to write. */
+/* What of a request lies behind the end of the disk: zeroes to read, no space to write. */
 static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
 {
 	uint64_t size = n->export.size;
@@ -187,7 +187,7 @@ static int clip(const struct nbd *n, const struct img_io *io, uint64_t *len)
  * A change counts from when it is done: a flush, or an answer about holes, that began before need not
  * know of it.
  */
-static void note_completed(struct nbd *n, const struct img_io *io, int rc)
+static void change_completed(struct nbd *n, const struct img_io *io, int rc)
 {
 	if (!is_change(io->op))
 		return;
@@ -245,7 +245,7 @@ static void submitted_done(struct img_nbd_request *r, int rc)
 
 	if (was_passed_on(r, io, &rc))
 		return;
-	note_completed(nbd_of(io->storage), io, rc);
+	change_completed(nbd_of(io->storage), io, rc);
 	answered(io, rc, r->connection);
 	free(r);
 }
@@ -368,7 +368,7 @@ static void disk_submit(struct img_storage *s, struct img_ioq *q, struct img_io 
 	rc = r ? request(n, q, r) : -ENOMEM;
 	if (rc) {
 		free(r);
-		note_completed(n, io, rc);
+		change_completed(n, io, rc);
 		answered(io, rc, false);
 	}
 }
@@ -419,7 +419,7 @@ static int aligned_io(struct nbd *n, struct img_io *io, uint64_t off, uint64_t l
 	int rc;
 
 	rc = ask_and_wait(n, &r);
-	note_completed(n, io, rc);
+	change_completed(n, io, rc);
 	return rc;
 }
 

@@ -15,7 +15,7 @@
 struct img_record {
 	pthread_mutex_t lock;
 	struct img_record_entry **entries; /* never move once made */
-	size_t count, room;
+	size_t count, capacity;
 };
 
 struct recorder {
@@ -81,7 +81,7 @@ static int append(const struct recorder *rec, struct img_record_entry *entry, bo
 {
 	struct img_record *r = rec->record;
 	struct img_record_entry **entries;
-	size_t room;
+	size_t capacity;
 	int rc = 0;
 
 	if (!entry)
@@ -89,12 +89,12 @@ static int append(const struct recorder *rec, struct img_record_entry *entry, bo
 	entry->file = rec->file;
 	entry->fua = fua;
 	pthread_mutex_lock(&r->lock);
-	if (r->count == r->room) {
-		room = r->room ? r->room * 2 : 64;
-		entries = reallocarray(r->entries, room, sizeof(void *));
+	if (r->count == r->capacity) {
+		capacity = r->capacity ? r->capacity * 2 : 64;
+		entries = reallocarray(r->entries, capacity, sizeof(void *));
 		if (entries) {
 			r->entries = entries;
-			r->room = room;
+			r->capacity = capacity;
 		} else {
 			rc = -ENOMEM;
 		}

@@ -247,11 +247,11 @@ int img_storage_record_file(struct img_storage *inner, struct img_record *r, uns
 			    struct img_storage **out);
 
 /*
- * A window: bytes [start, start + room) of inner as a storage of its own; inner is the window's from
- * then on. room UINT64_MAX: all that there is behind start, and what is added. Writes past the room are
+ * A window: bytes [start, start + capacity) of inner as a storage of its own; inner is the window's from
+ * then on. capacity UINT64_MAX: all that there is behind start, and what is added. Writes past the capacity are
  * -ENOSPC. -EINVAL: the window lies, wholly or in part, behind the end of inner.
  */
-int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
+int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t capacity,
 		       struct img_storage **out, struct img_error *err);
 
 /*
@@ -317,7 +317,7 @@ int img_storage_extent(struct img_storage *s, uint64_t off, uint64_t len,
 /* The same, if it is known without asking the file system or anybody; never blocks. len > 0. False: it is not. */
 bool img_storage_known_extent(struct img_storage *s, uint64_t off, uint64_t len,
 			      enum img_storage_extent *kind, uint64_t *run);
-/* The same, as many as there is room for: a request EXTENTS, blocking. */
+/* The same, as many as there is space for: a request EXTENTS, blocking. */
 int img_storage_extents(struct img_storage *s, uint64_t off, uint64_t len,
 			struct img_io_extents *out);
 /* Bytes that the file occupies (st_blocks * 512), or its size where unknown. */

@@ -15,10 +15,10 @@
 /* Bytes of [off, off + len) that lie in the window. */
 static uint64_t inside(const struct img_filter *w, uint64_t off, uint64_t len)
 {
-	return off < w->room ? min_u64(len, w->room - off) : 0;
+	return off < w->capacity ? min_u64(len, w->capacity - off) : 0;
 }
 
-/* What of a request lies behind the window: zeroes to read, no room to write, nothing to discard. */
+/* What of a request lies behind the window: zeroes to read, no space to write, nothing to discard. */
 static int clip(const struct img_filter *w, enum img_io_op op, const struct iovec *iov, int iovcnt,
 		uint64_t off, uint64_t *len)
 {
@@ -80,8 +80,8 @@ static int window_resize(struct img_storage *s, uint64_t size, enum img_prealloc
 	struct img_filter *w = img_filter_of(s);
 	int rc;
 
-	if (w->room != UINT64_MAX) /* the bytes stay where they are; only a smaller use is made of them */
-		return size <= w->room ? 0 : -ENOSPC;
+	if (w->capacity != UINT64_MAX) /* the bytes stay where they are; only a smaller use is made of them */
+		return size <= w->capacity ? 0 : -ENOSPC;
 	rc = img_storage_resize(w->inner, w->start + size, how, NULL);
 	img_filter_refresh(w);
 	return rc;
@@ -120,28 +120,28 @@ static const struct img_storage_ops window_ops = {
 	.close = window_close,
 };
 
-int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t room,
+int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t capacity,
 		       struct img_storage **out, struct img_error *err)
 {
 	uint64_t size = atomic_load(&inner->size), end = start;
 	struct img_filter *w;
 
-	if (start > size || (room != UINT64_MAX && (!add_u64(start, room, &end) || end > size)))
+	if (start > size || (capacity != UINT64_MAX && (!add_u64(start, capacity, &end) || end > size)))
 		return img_fail(err, -EINVAL,
 				"%s: a window of %" PRIu64 " bytes at %" PRIu64 " ends behind its %" PRIu64
 				" bytes",
-				inner->name, room == UINT64_MAX ? 0 : room, start, size);
+				inner->name, capacity == UINT64_MAX ? 0 : capacity, start, size);
 	w = calloc(1, sizeof(*w));
 	if (!w || img_filter_init(w, &window_ops, inner)) {
 		free(w);
 		return img_fail(err, -ENOMEM, "out of memory");
 	}
 	w->start = start;
-	w->room = room;
+	w->capacity = capacity;
 	w->base.identity_off += start;
-	if (room != UINT64_MAX)
+	if (capacity != UINT64_MAX)
 		w->base.device = true; /* of a size of its own, and not known to be zeroes */
-	if (room != UINT64_MAX)
+	if (capacity != UINT64_MAX)
 		w->base.limits.zero_fill = false;
 	img_filter_refresh(w);
 	*out = &w->base;

@@ -423,7 +423,7 @@ Test(vmdk_backing, refusals, .timeout = 60)
 	memcpy(long_name, "deeper/..", 9);
 	memcpy(long_name + 680, last, sizeof(last));
 	img = open_image(child(&b), IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
-	refused(img, -ENOSPC, long_name, "vmdk", "the room for it is");
+	refused(img, -ENOSPC, long_name, "vmdk", "the space for it is");
 	set(img, "other.vmdk");
 	close_image(img);
 	must_be_on(&b, "other");
