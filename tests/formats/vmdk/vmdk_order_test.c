@@ -259,11 +259,6 @@ Test(vmdk_order, room_that_is_used_again_is_not_zeroes)
 	folder_remove(f);
 }
 
-static int fail_big_writes(struct watch *w, const struct watch_entry *e)
-{
-	return w->a && e->op == IMG_IO_WRITE && e->len >= 4096 ? -ENOSPC : 0;
-}
-
 Test(vmdk_order, the_room_of_a_write_that_failed_is_used_again)
 {
 	struct folder *f = vmdk_new("monolithicSparse", 64 * MIB);
