@@ -150,7 +150,7 @@ static int map_blocks(struct img *img, struct img_req *req, uint64_t bitmap_at, 
 				img->name, at);
 	do {
 		run++;
-		state = run < blocks ? bits[(block + run) / 4] >> 2 * ((block + run) % 4) & 3 : 4;
+		state = run < blocks ? (unsigned)bits[(block + run) / 4] >> 2 * ((block + run) % 4) & 3 : 4;
 	} while (state != ASIF_PARTLY && (state == ASIF_WRITTEN) == (first == ASIF_WRITTEN) && run < blocks);
 	out->kind = first == ASIF_WRITTEN ? IMG_DATA : IMG_ZERO;
 	out->length = min_u64(len, run * h->block_bytes - skipped);
