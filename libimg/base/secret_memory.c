@@ -41,11 +41,12 @@ void *img_secret_copy(const void *bytes, size_t len)
 
 void img_secret_free(void *p)
 {
-	uint8_t *start = (uint8_t *)p - HEADER;
+	uint8_t *start;
 	uint64_t len;
 
 	if (!p)
 		return;
+	start = (uint8_t *)p - HEADER;
 	memcpy(&len, start, sizeof(len));
 	explicit_bzero(start, len);
 	munmap(start, len); /* unlocks */

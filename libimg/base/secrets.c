@@ -259,7 +259,7 @@ static int decrypt(const struct img_secrets *s, struct object *o, struct img_err
 	}
 	img_secret_free(o->bytes);
 	o->bytes = clear;
-	o->len = (size_t)(len + last);
+	o->len = (size_t)len + (size_t)last;
 	return 0;
 }
 
