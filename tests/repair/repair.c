@@ -314,12 +314,17 @@ static int run(const char *fmt, ...)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
 }
 
-/* Of a VDI: do its header's fields name a parent? Its type alone does not tell. */
-static bool names_parent(const struct file *f)
+/*
+ * Does QEMU take a VDI with such a header? No children, whose type alone does not tell, nor a block map between
+ * sectors or sectors of another size than 512; and what extra data blocks have it passes over.
+ */
+static bool is_for_qemu(const struct file *f)
 {
 	static const uint8_t none[2 * IMG_GUID_BYTES];
 
-	return memcmp(f->bytes + 0x1a8, none, sizeof(none)) != 0;
+	return f->len >= VDI_SECTOR && !memcmp(f->bytes + 0x1a8, none, sizeof(none)) &&
+	       le32_load(f->bytes + 0x154) % 512 == 0 && le32_load(f->bytes + 0x168) == 512 &&
+	       !le32_load(f->bytes + 0x17c);
 }
 
 /* qemu-img is asked about both files; name: of a scratch file beside the image. */
@@ -330,8 +335,8 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 
 	if (!strcmp(format, "vpc"))
 		return;
-	if (!strcmp(format, "vdi") && names_parent(repaired))
-		return; /* it takes no children */
+	if (!strcmp(format, "vdi") && !is_for_qemu(repaired))
+		return;
 	snprintf(name, sizeof(name), "%s.damaged", path);
 	snprintf(raw, sizeof(raw), "%s.content", path);
 	for (int i = 0; i < nqemu; i++) {
@@ -497,8 +502,9 @@ static void set_entry(struct file *f, uint64_t i, uint64_t value)
 
 static bool leads_nowhere(uint64_t value)
 {
-	return value == unit_table.nothing || !(value >> unit_table.shift) ||
-	       (!strcmp(format, "vdi") && !vdi_entry_is_index((uint32_t)value));
+	if (!strcmp(format, "vdi")) /* whose first block has number 0 */
+		return !vdi_entry_is_index((uint32_t)value);
+	return value == unit_table.nothing || !(value >> unit_table.shift);
 }
 
 static uint64_t leads_to(uint64_t value)
@@ -933,6 +939,23 @@ static void judge_units(const struct content *sound, const struct content *after
 	}
 }
 
+/* Do more entries of a VDI name others' blocks than the file has blocks? Then no copies are made. */
+static bool is_crowded(const struct file *f)
+{
+	uint64_t shared = 0;
+
+	if (strcmp(format, "vdi") != 0)
+		return false;
+	for (uint64_t i = 0; i < unit_table.count; i++) {
+		uint64_t value = entry(f, i), k = 0;
+
+		while (k < i && entry(f, k) != value)
+			k++;
+		shared += k < i && !leads_nowhere(value);
+	}
+	return shared > f->len / unit_table.scale;
+}
+
 static void try_entries(const struct file *f, const struct content *sound, bool with_qemu)
 {
 	struct img_check_result left, now;
@@ -948,7 +971,7 @@ static void try_entries(const struct file *f, const struct content *sound, bool 
 	free(after.readable);
 	/* A differencing VHD has nothing that would say zeroes, and shows the parent nowhere else. */
 	if (check(&repaired, IMG_REPAIR_ALL | IMG_REPAIR_LOSS, &left) ||
-	    (!is_sound(&left) && !(unit_table.child && !strcmp(format, "vpc"))))
+	    (!is_sound(&left) && !(unit_table.child && !strcmp(format, "vpc")) && !is_crowded(&repaired)))
 		bad("%" PRIu64 " corruptions, %" PRIu64 " leaks though its loss is accepted", left.corruptions,
 		    left.leaks);
 	again = copy_of(&repaired);
