@@ -13,7 +13,7 @@
 RUNS=${RUNS:-5}
 SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
-CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-vdi vdi-raw raw-zlib raw-zstd raw-stream raw-luks luks-raw'
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-vdi vdi-raw dmg-raw dmg-bzip2-raw dmg-lzfse-raw raw-zlib raw-zstd raw-stream raw-luks luks-raw'
 REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing vhdx-child vhdx-child-spread vpc-child vpc-child-spread copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
 SPARSE='vhdx-create-64T vhdx-convert-64T'
@@ -73,6 +73,16 @@ make_packed() {
 	tar -C / -cf - -T "$dir/list" 2>/dev/null | head -c 1073741824 >"$dir/packed.raw"
 	made packed.qcow2 -f raw -O qcow2 -c "$dir/packed.raw"
 	rm -f "$dir/packed.raw" "$dir/list"
+}
+
+# make_dmg KIND: 256 MiB of real files as a Mac's disk image with chunks of 1 MiB, which qemu-img cannot make.
+make_dmg() {
+	[ -s "$dir/files-$1.dmg" ] && return
+	list_files
+	tar -C / -cf - -T "$dir/list" 2>/dev/null | head -c 268435456 >"$dir/files.raw"
+	python3 "$top/tests/support/make-image.py" dmg "$dir/files.raw" "$dir/tmp" kinds="$1" \
+		packer="$build/tests/interop/lzfse" && mv "$dir/tmp" "$dir/files-$1.dmg" || exit 1
+	rm -f "$dir/files.raw" "$dir/list"
 }
 
 # 256 MiB of data, spread over SIZE.
@@ -247,6 +257,15 @@ for job in $JOBS; do
 		format=${job%-raw}
 		from_root root.$format -f raw -O $format
 		pairs $job 1.3 "$RUNS" 1 convert -f $format -O raw "$dir/root.$format" "$dir/out" ;;
+	dmg-raw | dmg-bzip2-raw | dmg-lzfse-raw)
+		kind=${job#dmg-} kind=${kind%raw} kind=${kind%-}
+		kind=${kind:-zlib}
+		make_dmg $kind
+		if qemu-io -r -f dmg -c 'read -q 0 512' "$dir/files-$kind.dmg" >/dev/null 2>&1; then
+			pairs $job 3 "$RUNS" 1 convert -f dmg -O raw "$dir/files-$kind.dmg" "$dir/out"
+		else
+			echo "$job: $THEIRS is without $kind (qemu-block-extra)"
+		fi ;;
 	raw-zlib)
 		make_root
 		pairs $job 8 "$SLOW_RUNS" 1 convert -f raw -O qcow2 -c "$dir/root.raw" "$dir/out" ;;

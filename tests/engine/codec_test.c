@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -311,4 +312,132 @@ Test(codec, threads)
 		pthread_join(threads[i], &failed);
 		cr_assert_null(failed);
 	}
+}
+
+/* ---- What is only unpacked ---- */
+
+struct stream {
+	uint8_t bytes[ROOM];
+	size_t len;
+};
+
+/* A seed of fuzz/unpack_fuzz.c: four bytes of its own, then the stream. Where there are none the test is skipped. */
+static void load_stream(const char *name, struct stream *s)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "fuzz/seeds/unpack_fuzz/%s", name);
+	f = fopen(path, "rb");
+	if (!f)
+		cr_skip_test("not run from the top of the tree");
+	cr_assert_eq(fseek(f, 4, SEEK_SET), 0);
+	s->len = fread(s->bytes, 1, sizeof(s->bytes), f);
+	fclose(f);
+}
+
+static uint32_t crc_of(const uint8_t *bytes, size_t len)
+{
+	return (uint32_t)crc32(0, bytes, (uInt)len);
+}
+
+/* The same streams as text, one of them packed by each; and what a Mac has packed, by the CRC that it stored beside. */
+Test(codec, unpacks)
+{
+	static const struct {
+		const char *name;
+		const struct img_codec *codec;
+		size_t len;
+		uint32_t crc;
+	} rows[] = {
+		{ "adc", &img_codec_adc, 2048, 0 },
+		{ "lzvn", &img_codec_lzfse, 2048, 0 },
+		{ "bzip2", &img_codec_bzip2, 2048, 0 },
+		{ "xz", &img_codec_xz, 2048, 0 },
+		{ "lzma", &img_codec_xz, 2048, 0 },
+		{ "mac0", &img_codec_lzfse, 512, 0x6fe4304c },
+		{ "mac1", &img_codec_lzfse, 512, 0xc283684b },
+		{ "mac2", &img_codec_lzfse, 16384, 0xa0977c43 },
+		{ "mac5", &img_codec_lzfse, 512, 0x95ff3dab },
+	};
+	static struct stream s;
+	static uint8_t out[UNIT + 1];
+	struct img_error err = { 0 };
+	uint32_t text = 0;
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		const struct img_codec *c = rows[i].codec;
+		size_t len = rows[i].len;
+
+		if (c->missing)
+			continue;
+		load_stream(rows[i].name, &s);
+		out[len] = 0x77;
+		cr_assert_eq(c->decode(s.bytes, s.len, out, len, &err), 0, "%s: %s", rows[i].name,
+			     img_error_text(&err));
+		text = text ? text : crc_of(out, len);
+		cr_assert_eq(crc_of(out, len), rows[i].crc ? rows[i].crc : text, "%s", rows[i].name);
+		/* more or less than it has; adc has no end */
+		cr_assert_eq(c->decode(s.bytes, s.len, out, len + 1, &err), -EUCLEAN, "%s", rows[i].name);
+		out[len - 1] = 0x77;
+		if (c != &img_codec_adc)
+			cr_assert_eq(c->decode(s.bytes, s.len, out, len - 1, &err), -EUCLEAN, "%s",
+				     rows[i].name);
+		cr_assert_eq(out[len - 1], 0x77, "%s: written beyond what is wanted", rows[i].name);
+		/* cut anywhere; xz and lzma need not be read to the last byte */
+		for (size_t n = 0; n + 8 < s.len; n++) {
+			uint8_t *cut = malloc(n ? n : 1); /* so that reading beyond is noticed */
+
+			memcpy(cut, s.bytes, n);
+			cr_assert_eq(c->decode(cut, n, out, len, &err), -EUCLEAN, "%s cut at %zu", rows[i].name, n);
+			cr_assert(*img_error_text(&err));
+			free(cut);
+		}
+		img_error_clear(&err);
+	}
+}
+
+/* Each bit wrong: refused, or something else comes out, but nothing is written beyond. */
+Test(codec, damaged_streams)
+{
+	static const struct {
+		const char *name;
+		const struct img_codec *codec;
+		size_t len;
+	} rows[] = {
+		{ "adc", &img_codec_adc, 2048 },
+		{ "lzvn", &img_codec_lzfse, 2048 },
+		{ "mac2", &img_codec_lzfse, 16384 },
+	};
+	static struct stream s;
+	static uint8_t out[UNIT + 1];
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		load_stream(rows[i].name, &s);
+		for (size_t bit = 0; bit < s.len * 8; bit++) {
+			int rc;
+
+			s.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+			out[rows[i].len] = 0x77;
+			rc = rows[i].codec->decode(s.bytes, s.len, out, rows[i].len, NULL);
+			cr_assert(rc == 0 || rc == -EUCLEAN);
+			cr_assert_eq(out[rows[i].len], 0x77);
+			s.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+		}
+	}
+}
+
+Test(codec, adc_opcodes)
+{
+	static const uint8_t good[] = { 0x82, 'a', 'b', 'c', 0x04, 0x02, 0x40, 0x00, 0x00, 0x80, 'd' };
+	static const uint8_t back[] = { 0x80, 'a', 0x00, 0x01 };
+	uint8_t out[64];
+
+	/* abc, 4 from 3 back, 4 from 1 back, d */
+	cr_assert_eq(img_codec_adc.decode(good, sizeof(good), out, 12, NULL), 0);
+	cr_assert_arr_eq(out, "abcabcaaaaad", 12);
+	cr_assert_eq(img_codec_adc.decode(good, sizeof(good), out, 11, NULL), 0);
+	cr_assert_eq(img_codec_adc.decode(good, sizeof(good), out, 10, NULL), -EUCLEAN);
+	cr_assert_eq(img_codec_adc.decode(good, sizeof(good), out, 13, NULL), -EUCLEAN);
+	cr_assert_eq(img_codec_adc.decode(back, sizeof(back), out, 4, NULL), -EUCLEAN);
 }

@@ -46,6 +46,11 @@ qemu-img convert -f raw -O vdi base.raw theirs.vdi
 "$imgtool" create -q -f vdi -o block_size=64k empty.vdi 1M
 "$imgtool" create -q -f vdi -b theirs.vdi -F vdi child.vdi
 "$imgtool" convert -f raw -O vdi -o static=on base.raw static.vdi
+for format in bochs cloop dmg asif; do
+	# shellcheck disable=SC2046 # one or none
+	python3 "$top/tests/support/make-image.py" $format base.raw made.$format \
+		$(case $format in dmg) echo kinds=zlib,plain,zero chunk=65536 parts=2 ;; asif) echo chunk=65536 max=1073741824 ;; esac)
+done
 for options in cluster_size=64k cluster_size=4k,table_size=2; do
 	qemu-img convert -f raw -O qed -o $options base.raw "filled-$options.qed"
 done
@@ -75,6 +80,9 @@ run open child.vhdx vhdx
 run open child.vpc vpc
 for image in theirs small child; do
 	run open $image.vdi vdi
+done
+for format in bochs cloop dmg asif; do
+	run open made.$format $format
 done
 for image in empty-*.qcow2 filled-*.qcow2 snapshot-*.qcow2 zlib.qcow2; do
 	run write "$image" qcow2 seed=$seed

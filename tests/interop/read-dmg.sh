@@ -41,6 +41,9 @@ q content kinds=zlib crc=no
 - content kinds=zlib fork=resource trailer=front parts=2
 7 small kinds=adc,zero chunk=262144
 7 small kinds=lzvn,ignore chunk=131072
+7 content kinds=lzfse,zero packer=$build/tests/interop/lzfse
+7 content kinds=lzfse chunk=65536 packer=$build/tests/interop/lzfse
+- small kinds=lzfse chunk=1536 packer=$build/tests/interop/lzfse
 - small kinds=adc,lzvn,bzip2,xz,zlib,plain,zero,ignore chunk=7168 parts=4
 END
 

@@ -3,12 +3,12 @@
 
     make-image.py bochs RAW OUT [version=2] [extent=4096] [bitmap=BYTES] [order=up|down]
     make-image.py cloop RAW OUT [version=2] [block=65536] [kinds=zlib,plain,xz] [place=front|end]
-    make-image.py dmg RAW OUT [kinds=zlib,bzip2,xz,plain,adc,lzvn,zero,ignore] [chunk=1048576] [parts=1]
+    make-image.py dmg RAW OUT [kinds=zlib,bzip2,xz,plain,adc,lzvn,lzfse,zero,ignore] [packer=PROGRAM] [chunk=1048576] [parts=1]
         [trailer=end|front] [behind=BYTES] [fork=xml|resource] [start=BYTES] [gap=SECTORS] [crc=yes|no]
 
     make-image.py asif RAW OUT [chunk=1048576] [block=512] [first=0|1] [max=BYTES]
 
-Of a dmg, chunks of zeroes are stored as zero or ignore where kinds has these, and kinds go by turns else.
+Of a dmg, lzfse is packed by the program that tests/interop/lzfse.c is. Chunks of zeroes are stored as zero or ignore where kinds has these, and kinds go by turns else.
 
 RAW is the disk. What comes out is the same each time.
 """
@@ -16,6 +16,7 @@ import base64
 import bz2
 import lzma
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -170,6 +171,11 @@ def pack_lzvn(data):
     return b"bvxn" + struct.pack("<II", len(data), len(out)) + bytes(out) + b"bvx$"
 
 
+def pack_lzfse(data):
+    out = subprocess.run([packer, str(len(data))], input=data, stdout=subprocess.PIPE, check=True).stdout
+    return out[4:]
+
+
 def pack(kind, data):
     if kind == "zlib":
         return zlib.compress(data)
@@ -177,7 +183,7 @@ def pack(kind, data):
         return bz2.compress(data)
     if kind == "xz":
         return lzma.compress(data, preset=1)
-    return {"adc": pack_adc, "lzvn": pack_lzvn, "plain": bytes}[kind](data)
+    return {"adc": pack_adc, "lzvn": pack_lzvn, "lzfse": pack_lzfse, "plain": bytes}[kind](data)
 
 
 def crc_checksum(value):
@@ -208,7 +214,9 @@ def make_table(disk, first, kinds, chunk, number, data, crc, gap):
 
 
 def make_dmg(disk, kinds="zlib", chunk=1048576, parts=1, trailer="end", behind=0, fork="xml", start=0, gap=0,
-             crc="yes", segments=1):
+             crc="yes", segments=1, **others):
+    global packer
+    packer = others.get("packer")
     kinds, chunk, parts, start, gap = kinds.split(","), int(chunk), int(parts), int(start), int(gap)
     crc = crc == "yes"
     if trailer == "front":
