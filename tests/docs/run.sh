@@ -169,9 +169,9 @@ completes 'imgtool|info|disk' disk.qcow2 'disk two.raw'
 completes 'imgtool|info|fol' folder
 # shellcheck disable=SC2086
 completes 'imgtool|info|-f|' $formats
-completes 'imgtool|info|-f|qc' qcow2
-completes 'imgtool|info|--format|=|qc' qcow2
-completes 'imgtool|info|--format=qc' --format=qcow2
+completes 'imgtool|info|-f|qc' qcow qcow2
+completes 'imgtool|info|--format|=|qc' qcow qcow2
+completes 'imgtool|info|--format=qc' --format=qcow --format=qcow2
 completes 'imgtool|info|--output|=' human json
 completes 'imgtool|info|--output|=|json|disk.' disk.qcow2
 completes 'imgtool|info|-f|raw|--output|j' json
@@ -229,7 +229,7 @@ if have fish; then
 	offers() { fish -c "cd '$work/files'; source '$fish_script'; complete -C '$1'" | cut -f 1 | tr '\n' ' '; }
 	try "fish: it reads the script" fish --no-execute "$fish_script"
 	try "fish: commands" test "$(offers 'imgtool co')" = "commit compare convert "
-	try "fish: formats" test "$(offers 'imgtool info -f q')" = "qcow2 "
+	try "fish: formats" test "$(offers 'imgtool info -f q')" = "qcow qcow2 qed "
 	try "fish: a value behind =" test "$(offers 'imgtool info --output=j')" = "--output=json "
 	try "fish: files" test "$(offers 'imgtool info disk.')" = "disk.qcow2 "
 else
