@@ -172,7 +172,7 @@ static int repair(struct img *img, const struct img_opening *o, struct img_error
 	fresh->data_file = old->data_file;
 	fresh->unlocked = old->unlocked;
 	old->data_file = NULL;
-	old->unlocked = (struct qcow2_unlocked){ NULL };
+	old->unlocked = (struct qcow2_unlocked){ 0 };
 	free_state(old);
 	img->state = fresh;
 	return 0;

@@ -50,7 +50,7 @@ void qcow2_lock(struct qcow2_unlocked *u)
 {
 	img_cipher_free(u->cipher);
 	img_luks_free(u->luks);
-	*u = (struct qcow2_unlocked){ NULL };
+	*u = (struct qcow2_unlocked){ 0 };
 }
 
 static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, struct img_error *err)
