@@ -1,5 +1,5 @@
 /*
- * Damage to the tables of a sound image (its name's ending is its format: qcow2, vpc, vhdx, vdi, parallels), and
+ * Damage to the tables of a sound image (its name's ending is its format: qcow2, vpc, vhdx, vdi, qed, qcow, parallels), and
  * what a check and a repair make of it:
  *
  *	repair IMAGE bits STEP FIRST QEMU [QEMU-IMG...]
@@ -9,7 +9,8 @@
  *
  * bits: each STEP'th bit of the header, the L1, L2 and refcount tables and blocks, snapshot table and
  * L1 tables of snapshots, beginning with bit FIRST; of a VHD the footers, header, table, bitmaps and locators; of a
- * VHDX headers, region tables, metadata, BAT and bitmaps; of a VDI and a Parallels image the header and the table;
+ * VHDX headers, region tables, metadata, BAT and bitmaps; of a VDI and a Parallels image the header and the table; of QED and qcow
+ * the header and the tables;
  * checksums made right every other time. bytes: COUNT times a few random bytes of the same. entries (not of a
  * qcow2): COUNT times some entries of the table of units lead elsewhere (to another's unit, beyond the end, into
  * metadata, to no unit's start, nowhere), counters are wrong, the file is cut short, or all of that.
@@ -24,8 +25,8 @@
  *   read before that loss is accepted; once it is, the image is sound.
  * Every QEMU'th is also given to qemu-img (each that is named): it has to call the damaged image sound or
  * not as we do, the repaired one sound if we do, and to read the same content from that. Of a VHDX only the
- * latter, of a VDI and a Parallels image all but that what we call damaged is, of a VHD nothing: it goes neither
- * by bitmaps nor by parents.
+ * latter, of a VDI, a QED and a Parallels image all but that what we call damaged is, of a VHD nothing: it goes neither
+ * by bitmaps nor by parents; nor of a qcow, which it does not check.
  * The last line counts: N tried, N failed.
  */
 #include <errno.h>
@@ -39,7 +40,9 @@
 #include <unistd.h>
 
 #include "formats/parallels/parallels_layout.h"
+#include "formats/qcow1/qcow1_layout.h"
 #include "formats/qcow2/qcow2_layout.h"
+#include "formats/qed/qed_layout.h"
 #include "formats/vdi/vdi_layout.h"
 #include "formats/vhd/vhd_layout.h"
 #include "formats/vhdx/vhdx_layout.h"
@@ -333,7 +336,7 @@ static void ask_qemu(const struct file *damaged, const struct img_check_result *
 {
 	char name[300], raw[300];
 
-	if (!strcmp(format, "vpc"))
+	if (!strcmp(format, "vpc") || !strcmp(format, "qcow"))
 		return;
 	if (!strcmp(format, "vdi") && !is_for_qemu(repaired))
 		return;
@@ -484,7 +487,7 @@ static uint64_t entry(const struct file *f, uint64_t i)
 	const uint8_t *at = f->bytes + unit_table.off + i * unit_table.width;
 
 	if (unit_table.width == 8)
-		return le64_load(at);
+		return unit_table.big_endian ? be64_load(at) : le64_load(at);
 	return unit_table.big_endian ? be32_load(at) : le32_load(at);
 }
 
@@ -492,7 +495,9 @@ static void set_entry(struct file *f, uint64_t i, uint64_t value)
 {
 	uint8_t *at = f->bytes + unit_table.off + i * unit_table.width;
 
-	if (unit_table.width == 8)
+	if (unit_table.width == 8 && unit_table.big_endian)
+		be64_store(at, value);
+	else if (unit_table.width == 8)
 		le64_store(at, value);
 	else if (unit_table.big_endian)
 		be32_store(at, (uint32_t)value);
@@ -504,7 +509,8 @@ static bool leads_nowhere(uint64_t value)
 {
 	if (!strcmp(format, "vdi")) /* whose first block has number 0 */
 		return !vdi_entry_is_index((uint32_t)value);
-	return value == unit_table.nothing || !(value >> unit_table.shift);
+	return value == unit_table.nothing || !(value >> unit_table.shift) ||
+	       (!strcmp(format, "qed") && value == QED_ENTRY_ZERO);
 }
 
 static uint64_t leads_to(uint64_t value)
@@ -548,6 +554,41 @@ static void find_parallels(const struct file *f)
 	unit_table.counters[unit_table.counter_count++] = 44; /* in_use */
 	unit_table.counters[unit_table.counter_count++] = 48; /* data_off */
 	unit_table.counters[unit_table.counter_count++] = 52; /* flags */
+}
+
+/* The L1 table's first entry leads to the L2 table of all that the disk has. */
+static void use_l2(const struct file *f, uint64_t l1_off, uint64_t table_off, uint64_t count, uint64_t cluster)
+{
+	add(f, l1_off, 16, "L1 table");
+	add(f, table_off, count * 8, "L2 table");
+	unit_table.off = table_off;
+	unit_table.count = count;
+	unit_table.width = 8;
+	unit_table.scale = 1;
+	unit_table.unit = cluster;
+}
+
+static void find_qed(const struct file *f)
+{
+	struct qed_header h;
+
+	if (qed_parse_header(f->bytes, f->len, &h, NULL))
+		die("no image");
+	add(f, 0, QED_HEADER_BYTES, "header");
+	use_l2(f, h.l1_off, le64_load(f->bytes + h.l1_off), div_round_up_u64(h.size, h.cluster_bytes),
+	       h.cluster_bytes);
+}
+
+static void find_qcow(const struct file *f)
+{
+	struct qcow1_header h;
+
+	if (qcow1_parse_header(f->bytes, f->len, &h, NULL))
+		die("no image");
+	add(f, 0, QCOW1_HEADER_BYTES, "header");
+	unit_table.big_endian = true;
+	use_l2(f, h.l1_off, be64_load(f->bytes + h.l1_off), min_u64(UINT64_C(1) << h.l2_bits, h.size >> h.cluster_bits),
+	       UINT64_C(1) << h.cluster_bits);
 }
 
 static void find_vhd(const struct file *f)
@@ -643,6 +684,14 @@ static void find_tables(const struct file *f)
 	}
 	if (!strcmp(format, "vdi")) {
 		find_vdi(f);
+		return;
+	}
+	if (!strcmp(format, "qed")) {
+		find_qed(f);
+		return;
+	}
+	if (!strcmp(format, "qcow")) {
+		find_qcow(f);
 		return;
 	}
 	if (!strcmp(format, "parallels")) {

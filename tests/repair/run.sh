@@ -141,6 +141,10 @@ for name in sectors small version-0 child; do
 done
 qemu=$all
 
+made plain.qed 13 60 convert -f raw -O qed e.raw plain.qed
+made small.qed 61 60 convert -f raw -O qed -o cluster_size=4k,table_size=2 e.raw small.qed
+head -c 2000000 e.raw >f.raw && truncate -s 2M f.raw	# what one L2 table has
+made plain.qcow 61 60 convert -f raw -O qcow f.raw plain.qcow
 made plain.parallels 13 60 convert -f raw -O parallels -o cluster_size=64k e.raw plain.parallels
 made odd.parallels 31 60 convert -f raw -O parallels -o cluster_size=32256 e.raw odd.parallels
 made sectors.parallels 997 40 convert -f raw -O parallels -o cluster_size=512 e.raw sectors.parallels

@@ -274,6 +274,51 @@ Test(qcow1, l1_table_moves)
 	free(model);
 }
 
+/* QEMU puts compressed data right behind the L1 table: a longer one may not be written over it. */
+Test(qcow1, l1_table_beside_packed)
+{
+	static uint8_t model[64 * CLUSTER];
+	uint8_t packed[200] = { 0 };
+	struct plain p = { .in_file = 3, .entries = some, .entry_count = COUNT(some) };
+	z_stream z = { .next_in = model + CLUSTER,
+		       .avail_in = CLUSTER,
+		       .next_out = packed,
+		       .avail_out = sizeof(packed) };
+	struct img *img;
+
+	model_of_some(model);
+	memset(model + CLUSTER, 0x77, CLUSTER);
+	cr_assert_eq(deflateInit2(&z, 9, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY), Z_OK);
+	cr_assert_eq(deflate(&z, Z_FINISH), Z_STREAM_END);
+	make_plain("a", &p);
+	patch("a", 100, packed, z.total_out);
+	patch64("a", TABLE + 8, PACKED(100, z.total_out));
+	deflateEnd(&z);
+	library_reads("a", model, sizeof(model));
+	img = must_open("a", "qcow", IMG_OPEN_WRITE);
+	resize(img, (uint64_t)400 * MIB);
+	resize(img, sizeof(model));
+	must_close(img);
+	reads_as("a", model, sizeof(model));
+	sound("a");
+}
+
+/* QEMU inflates with a window of 4 KiB. */
+Test(qcow1, large_clusters_are_not_packed)
+{
+	static uint8_t zeroes[8 * KIB];
+	struct img *img;
+
+	make("a", SIZE, NULL, NULL, NULL);
+	patch("a", 32, "\15", 1);
+	img = must_open("a", "qcow", IMG_OPEN_WRITE);
+	cr_assert_eq(img_unit_bytes(img), sizeof(zeroes));
+	cr_assert_neq(img_write_with(img, 0, zeroes, sizeof(zeroes), IMG_SUBMIT_COMPRESS, NULL), 0);
+	cr_assert_eq(img_write(img, 0, zeroes, sizeof(zeroes), NULL), 0);
+	must_close(img);
+	sound("a");
+}
+
 /* ---- Parents ---- */
 
 Test(qcow1, other_backing_files)
