@@ -42,7 +42,7 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 DOCS_SRC := $(sort $(wildcard tools/docs/*.c))
 TEST_SRC := $(sort $(shell find tests -name '*_test.c'))
 SHARE_SRC := $(wildcard tests/support/*.c)
-PRELOAD_SRC := tests/fault/preload.c
+PRELOAD_SRC := tests/fault/preload.c tests/crypto/freed.c
 HELP_SRC := $(filter-out $(TEST_SRC) $(SHARE_SRC) $(PRELOAD_SRC),$(sort $(wildcard tests/*/*.c)))	# of other suites
 FUZZ_SRC := $(sort $(wildcard fuzz/*_fuzz.c))
 

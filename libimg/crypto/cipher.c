@@ -305,22 +305,22 @@ static int encrypt(struct img_cipher *c, uint64_t tweak, uint8_t *data, size_t l
 	return run(c, true, tweak, data, len);
 }
 
-void img_cipher_free(struct img_cipher *face)
+void img_cipher_free(struct img_cipher *c)
 {
-	struct cipher *c = (struct cipher *)face;
+	struct cipher *own = (struct cipher *)c;
 
 	if (!c)
 		return;
-	while (c->idle) {
-		struct context *next = c->idle->next;
+	while (own->idle) {
+		struct context *next = own->idle->next;
 
-		context_free(c, c->idle);
-		c->idle = next;
+		context_free(own, own->idle);
+		own->idle = next;
 	}
-	pthread_mutex_destroy(&c->lock);
-	img_secret_free(c->key);
-	img_secret_free(c->essiv_key);
-	free(c);
+	pthread_mutex_destroy(&own->lock);
+	img_secret_free(own->key);
+	img_secret_free(own->essiv_key);
+	free(own);
 }
 
 static int set_keys(struct cipher *c, const uint8_t *key, size_t key_bytes, struct img_error *err)

@@ -48,7 +48,8 @@ int img_luks2_parse(const uint8_t bytes[IMG_LUKS2_BYTES], bool second, struct im
 	h.off = be64_load(bytes + OFF_OFFSET);
 	memcpy(h.uuid, bytes + OFF_UUID, sizeof(h.uuid));
 	h.uuid[sizeof(h.uuid) - 1] = '\0';
-	if (!is_pow2_u64(h.bytes) || h.bytes < IMG_LUKS2_HEADER_MIN || h.bytes > IMG_LUKS2_HEADER_MAX)
+	if (!is_pow2_u64(h.bytes) || h.bytes < IMG_LUKS2_HEADER_MIN ||
+	    h.bytes > IMG_LUKS2_HEADER_MAX)
 		return img_fail(err, -EUCLEAN,
 				"header is %" PRIu64 " bytes, expected a power of two from %d to %d", h.bytes,
 				IMG_LUKS2_HEADER_MIN, IMG_LUKS2_HEADER_MAX);
@@ -280,7 +281,8 @@ static bool lists(const json_t *array, const char *id)
 	size_t i;
 	json_t *v;
 
-	json_array_foreach(array, i, v) if (json_is_string(v) && !strcmp(json_string_value(v), id)) return true;
+	json_array_foreach(array, i, v) if (json_is_string(v) &&
+					    !strcmp(json_string_value(v), id)) return true;
 	return false;
 }
 
@@ -316,8 +318,8 @@ static int parse_digest(struct img_luks *l, const json_t *digests, const char *s
 		rc = get_base64(&p, digest, "digest", sizeof(l->digest.bytes), l->digest.bytes,
 				&l->digest.len);
 	if (!rc && l->digest.len < DIGEST_BYTES_MIN)
-		rc = img_fail_range(err, -EUCLEAN, l->digest.len, DIGEST_BYTES_MIN, IMG_HASH_BYTES_MAX,
-				    "digest %s: bytes of digest", p.id);
+		rc = img_fail_range(err, -EUCLEAN, l->digest.len, DIGEST_BYTES_MIN,
+				    IMG_HASH_BYTES_MAX, "digest %s: bytes of digest", p.id);
 	*keyslots = json_object_get(digest, "keyslots");
 	return rc;
 }
@@ -473,8 +475,9 @@ static int check_requirements(const json_t *root, struct img_error *err)
 	if (!json_array_size(needs))
 		return 0;
 	return img_fail(err, -ENOTSUP, "requirement %.60s is not supported",
-			json_is_string(json_array_get(needs, 0)) ? json_string_value(json_array_get(needs, 0))
-								 : "(not a string)");
+			json_is_string(json_array_get(needs, 0))
+				? json_string_value(json_array_get(needs, 0))
+				: "(not a string)");
 }
 
 /* All slots have keys of one length: that is the volume's. */

@@ -54,6 +54,7 @@ filled() { qemu-img convert -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
 compressed() { qemu-img convert -c -f raw -O qcow2 -o "$1" base.raw image.qcow2; }
 # Encrypted: the passphrase is pw.
 encrypted() { "$imgtool" convert --object secret,id=s,data=pw -f raw -O qcow2 -o "encrypt.key-secret=s,$1" base.raw image.qcow2; }
+luks() { "$imgtool" convert --object secret,id=s,data=pw -f raw -O luks -o key-secret=s,iter-time=1 base.raw image.luks; }
 encrypted_over() {
 	"$imgtool" create -q --object secret,id=s,data=pw -f qcow2 -o "encrypt.key-secret=s,$1" -b base.raw -F raw image.qcow2 $size
 }
@@ -157,6 +158,7 @@ qcow_over_qcow() {
 vdi_version0() { vdi_of_version0 "$1" image.vdi $size; }
 
 variant "raw" "" plain
+variant "luks" "secret=pw" luks
 variant "qcow2 v3, 4k" "" empty cluster_size=4k
 variant "qcow2 v3, 512" "" empty cluster_size=512
 variant "qcow2 v3, 64k" "" empty compat=1.1

@@ -181,6 +181,12 @@ for kind in aes luks; do
 	run copy "filled-$kind.qcow2" qcow2 to=qcow2 secret=pw
 done
 
+"$imgtool" convert --object secret,id=s,data=pw -f raw -O luks -o key-secret=s,iter-time=1 base.raw filled.luks
+run open filled.luks luks secret=pw
+run write filled.luks luks secret=pw seed=$seed
+run resize filled.luks luks secret=pw
+run create new luks secret=pw options=iter-time=1
+
 # Something to repair: leaked clusters, refcounts too low.
 cp filled-cluster_size=512.qcow2 leak.qcow2
 qemu-io -f qcow2 -c 'write -q -P 3 0 128k' -c abort leak.qcow2 >/dev/null 2>&1

@@ -4,41 +4,6 @@ printf 'open sesame' >word
 printf 'open barley' >other
 secret='--object secret,id=s,file=word'
 
-# retried COMMAND...: qemu-img measures its own processor time, which on a busy machine is at times nothing.
-retried() {
-	for _ in 1 2 3 4 5 6 7 8 9; do
-		"$@" 2>retried.err && return
-		grep -q 'CPU usage' retried.err || break
-	done
-	cat retried.err >&2
-	return 1
-}
-
-# scribble_as DESCRIPTION: as scribble() does.
-scribble_as() {
-	# shellcheck disable=SC2086 # words are wanted
-	qemu-io $secret --image-opts "$1" >/dev/null <<-END
-		write -q -P 0x11 0 4096
-		write -q -P 0x22 70000 200000
-		write -q -P 0x33 5111808 65536
-		write -q -z 1048576 524288
-		write -q -z -u 2097152 1048576
-		write -q -P 0x44 14000128 3072
-		write -q -P 0x55 9500672 1536
-		flush
-	END
-}
-
-# same_disk NAME DESCRIPTION: both read the same.
-same_disk() {
-	rm -f ours.raw theirs.raw
-	# shellcheck disable=SC2086
-	qemu-img convert $secret --image-opts -O raw "$2" theirs.raw || { fail "$1: qemu-img cannot read it"; return; }
-	# shellcheck disable=SC2086
-	try "$1: convert" "$imgtool" convert $secret --image-opts -O raw "$2" ours.raw &&
-		try "$1: same content" cmp ours.raw theirs.raw
-}
-
 # What does not go by chance or by the machine's speed.
 luks_facts='."format-specific".data.encrypt | [.format, ."cipher-alg", ."cipher-mode", ."ivgen-alg", ."ivgen-hash-alg",
 	."hash-alg", ."payload-offset", [.slots[]? | [.active, ."key-offset", .stripes]]]'
