@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../lib.sh"
 
 only=$1
-formats="raw qcow2 vmdk vhdx vpc vdi qed qcow parallels bochs cloop dmg asif auto"
+formats="raw qcow2 vmdk vhdx vpc vdi qed qcow parallels bochs cloop dmg asif luks auto"
 seconds=2 mebibytes=128		# for what must be refused and what is bent to exhaust us
 
 if [ -z "$corpus" ]; then
