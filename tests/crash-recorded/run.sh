@@ -143,7 +143,7 @@ resizes() {
 	step io -f "$format" -c "write -P 50 1500k 100k" "$image"
 }
 
-blind() { [ -z "$made" ] || sed -i 's/fdatasync/sync_file_range/' steps/*.log; }
+blind() { [ -z "$made" ] || sed -i 's/fdatasync(\|fsync(/sync_file_range(/' steps/*.log; }
 
 for options in cluster_size=4k cluster_size=512 compat=1.1 compat=0.10 extended_l2=on,cluster_size=16k; do
 	begin "qcow2 $options, growing" image.qcow2 empty $options; grow_writes; cut
@@ -209,6 +209,11 @@ begin "vpc, growing" image.vpc vpc subformat=dynamic; grow_writes; cut
 begin "vpc, freed and used again" image.vpc vpc subformat=dynamic; reuse; cut
 begin "vpc, resized" image.vpc vpc subformat=dynamic; grow_writes; resizes; cut
 begin "vpc fixed, resized" image.vpc vpc subformat=fixed; grow_writes; resizes; cut
+# qemu-img takes a count of blocks that is ahead of their entries for an error.
+vdi() { qemu-img convert -f raw -O vdi base.raw image.vdi; }
+begin "vdi, growing" image.vdi vdi; grow_writes; cut qemu=0
+begin "vdi, freed and used again" image.vdi vdi; reuse; cut qemu=0
+begin "vdi, resized" image.vdi vdi; grow_writes; resizes; cut qemu=0
 for kind in "vpc block_size=64k" "vpc block_size=4k" "vpc block_size=2M" "vhdx block_size=1M" "vhdx block_size=2M"; do
 	f=${kind% *} options=${kind#* }
 	them="image.$f image-base.$f image-other.$f"
@@ -259,5 +264,26 @@ step commit -f parallels -q -b "${guids%% *}" image.parallels; cut qemu=0
 begin "parallels folder, committed and written to" "$them" folder_chain $guids
 step commit -f parallels -q image.parallels; both -c "write -P 78 200k 70k" -c "write -z 4k 20k"
 step commit -f parallels -q image.parallels; cut qemu=0
+# A descriptor is replaced as a whole, under its name.
+begin "vmdk split, resized" "image.vmdk image-s001.vmdk" vmdk twoGbMaxExtentSparse; grow_writes; resizes; cut
+begin "vmdk flat, resized" "image.vmdk image-flat.vmdk" vmdk monolithicFlat; grow_writes; resizes; cut
+folder_resize() {	# SIZE
+	[ -n "$made" ] || return
+	truncate -s "$1" model.raw; step resize -f parallels --shrink image.parallels "$1"
+}
+them="image.parallels image-0-${guids##* }.hds image-1-${guids##* }.hds"
+folder_of_one() {
+	size=1048576
+	for storage in 0 1; do
+		"$imgtool" create -q -f parallels -o cluster_size=4k "image-$storage-$1.hds" 512k || return
+	done
+	parallels_descriptor "$1" >image.parallels && "$imgtool" convert -n -f raw -O parallels base.raw image.parallels &&
+		cp base.raw model.raw
+}
+begin "parallels folder, resized" "$them" folder_of_one "${guids##* }"
+folder_resize 700K; folder_resize 2M; both -c "write -P 50 1500k 100k"; cut qemu=0
+verdict=refuse
+begin "parallels folder, resized without syncs" "$them" folder_of_one "${guids##* }"; folder_resize 2M; blind; cut qemu=0
+verdict=
 begin "raw, resized" image.raw cp base.raw image.raw; grow_writes; resizes; cut
 finish

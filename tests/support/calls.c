@@ -17,6 +17,12 @@ struct calls {
 	struct img_storage *const *file;
 	unsigned nfiles;
 	size_t line;
+	struct successor { /* a new file that is to take the place of one of these */
+		char path[4096], *bytes;
+		size_t len;
+		bool durable;
+	} next;
+	struct img_storage *renamed; /* which has got its name, in a folder that was not synced yet */
 	struct task {
 		unsigned long id;
 		char *begun; /* a call that has not returned; malloc'd */
@@ -54,29 +60,104 @@ static const char *unescape(const struct calls *c, const char *text, char mark, 
 	return text + 1;
 }
 
-/*
- * The file that a call's first argument, a descriptor, is of; *args is moved behind it. NULL: none
- * of the folder's.
- */
-static struct img_storage *file_of(const struct calls *c, const char **args)
+/* The path of a call's first argument, a descriptor; *args is moved behind it. False: it has none. */
+static bool path_of(const struct calls *c, const char **args, char path[4096])
 {
 	const char *text = *args + strcspn(*args, "<,)");
-	char path[4096];
-	size_t len = 0, folder = strlen(c->folder);
+	size_t len = 0;
 
 	if (*text != '<')
-		return NULL;
-	*args = unescape(c, text + 1, '>', path, sizeof(path) - 1, &len);
+		return false;
+	*args = unescape(c, text + 1, '>', path, 4095, &len);
 	path[len] = 0;
-	if (strncmp(path, c->folder, folder) != 0 || path[folder] != '/' ||
+	return true;
+}
+
+/* Which of the files has that path, up to what is cut off of it? nfiles: none. */
+static unsigned find(const struct calls *c, const char *path, const char *suffix)
+{
+	size_t folder = strlen(c->folder);
+	const char *name = path + folder + 1;
+	size_t len;
+
+	if (strncmp(path, c->folder, folder) != 0 || path[folder] != '/')
+		return c->nfiles;
+	for (unsigned i = 0; i < c->nfiles; i++) {
+		len = strlen(c->name[i]);
+		if (!strncmp(name, c->name[i], len) &&
+		    (*suffix ? starts(name + len, suffix) && !strchr(name + len, '/') : !name[len]))
+			return i;
+	}
+	return c->nfiles;
+}
+
+/* A file that is to take the place of another: what img_storage_replace() makes. */
+static bool is_successor(const struct calls *c, const char *path)
+{
+	return find(c, path, ".new-") < c->nfiles;
+}
+
+/* The file that a call's first argument, a descriptor, is of; *args is moved behind it. NULL: none of the folder's. */
+static struct img_storage *file_of(const struct calls *c, const char **args)
+{
+	char path[4096];
+	size_t folder = strlen(c->folder);
+	unsigned i;
+
+	if (!path_of(c, args, path) || strncmp(path, c->folder, folder) != 0 || path[folder] != '/' ||
 	    strchr(path + folder + 1, '/'))
 		return NULL;
-	for (unsigned i = 0; i < c->nfiles; i++) {
-		if (!strcmp(path + folder + 1, c->name[i]))
-			return c->file[i];
+	i = find(c, path, "");
+	if (i == c->nfiles)
+		give_up(c, "another file changes", path);
+	return c->file[i];
+}
+
+/* Something is written to a successor, one at a time. */
+static void add_to_successor(struct calls *c, const char *path, const char *args)
+{
+	struct successor *n = &c->next;
+
+	if (strcmp(n->path, path) != 0) {
+		free(n->bytes);
+		*n = (struct successor){ .len = 0 };
+		snprintf(n->path, sizeof(n->path), "%s", path);
 	}
-	give_up(c, "another file changes", path);
-	return NULL;
+	n->durable = false;
+	n->bytes = realloc(n->bytes, n->len + strlen(args) + 1);
+	if (!n->bytes)
+		abort();
+	args += strcspn(args, "\"");
+	unescape(c, args + (*args != 0), '"', n->bytes, n->len + strlen(args), &n->len);
+}
+
+static const char *next_string(const struct calls *c, const char *args, char path[4096])
+{
+	size_t len = 0;
+
+	args += strcspn(args, "\"");
+	args = unescape(c, args + (*args != 0), '"', path, 4095, &len);
+	path[len] = 0;
+	return args;
+}
+
+/* A successor takes the place of a file: which of the two a power cut leaves is open until the folder is synced. */
+static void redo_rename(struct calls *c, const char *args)
+{
+	char from[4096], to[4096];
+	unsigned i;
+
+	args = next_string(c, args, from);
+	next_string(c, args, to);
+	i = find(c, to, "");
+	if (i == c->nfiles || strcmp(from, c->next.path) != 0)
+		give_up(c, "names change", from);
+	if (!c->next.durable)
+		give_up(c, "a file takes another's place before it is durable", from);
+	if (img_storage_replace(c->file[i], c->next.bytes, c->next.len, false, NULL))
+		give_up(c, "cannot be done again", from);
+	c->renamed = c->file[i];
+	c->next.path[0] = 0;
 }
 
 static void io(const struct calls *c, struct img_storage *s, enum img_io_op op, void *data,
@@ -151,24 +232,28 @@ static bool is_sync(const char *name)
 }
 
 /* A sync covers what was done when it began. */
-static void begin(const struct calls *c, const char *call)
+static void begin(struct calls *c, const char *call)
 {
-	const char *args = call + strcspn(call, "(");
-	char name[32];
+	const char *args = call + strcspn(call, "("), *rest = args;
+	char name[32], path[4096] = "";
 	struct img_storage *s;
 
 	call_name(call, name, sizeof(name));
 	if (!is_sync(name))
 		return;
-	s = file_of(c, &args);
+	if (path_of(c, &rest, path) && is_successor(c, path)) {
+		c->next.durable = !strcmp(c->next.path, path);
+		return;
+	}
+	s = !strcmp(path, c->folder) ? c->renamed : file_of(c, &args);
 	if (s)
 		io(c, s, IMG_IO_SYNC, NULL, 0, 0, 0);
 }
 
-static void end(const struct calls *c, const char *call)
+static void end(struct calls *c, const char *call)
 {
-	const char *args = call + strcspn(call, "("), *result = NULL;
-	char name[32];
+	const char *args = call + strcspn(call, "("), *rest = args, *result = NULL;
+	char name[32], path[4096] = "";
 	struct img_storage *s;
 	long long done;
 
@@ -179,8 +264,19 @@ static void end(const struct calls *c, const char *call)
 		give_up(c, "a call without a result", call);
 	if (starts(name, "io_uring_") && done < 0)
 		return;
+	if (!strcmp(name, "rename") && !done) {
+		redo_rename(c, args);
+		return;
+	}
 	if (starts(name, "rename") || starts(name, "link") || starts(name, "unlink"))
 		give_up(c, "names change", call);
+	if (path_of(c, &rest, path) && is_successor(c, path)) {
+		if (!strcmp(name, "write") && done > 0)
+			add_to_successor(c, path, rest);
+		else if (!is_sync(name) && strcmp(name, "sync_file_range") != 0)
+			give_up(c, "an unknown call", call);
+		return;
+	}
 	s = file_of(c, &args);
 	if (!s)
 		return;
@@ -271,6 +367,7 @@ void calls_replay(const char *log, const char *folder, const char *const *name,
 		if (c.task[i].begun)
 			give_up(&c, "a call without an end", c.task[i].begun);
 	}
+	free(c.next.bytes);
 	free(line);
 	fclose(in);
 }
