@@ -150,6 +150,7 @@ static int create_image(struct create *c, struct img_create_options *options)
 		}
 		rc = img_create(c->path, options, err);
 	}
+	options->new_size = NULL;
 	if (rc) {
 		report_failure(err, "%s", c->file);
 		creation_suggest(&c->creation, c->format);
