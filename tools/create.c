@@ -140,7 +140,7 @@ static int create_image(struct create *c, struct img_create_options *options)
 	struct img_error *err = args_memory(img_error_new());
 	struct img_value *settings = NULL;
 	int rc = img_create_prepare(c->path, options, &settings, err);
-	uint64_t size;
+	uint64_t size = 0;
 
 	options->new_size = &size;
 	if (!rc) {
