@@ -68,6 +68,20 @@ void img_luks_print_mode(const struct img_cipher_spec *spec, char out[32])
 
 /* ---- Opening ---- */
 
+struct img_luks *img_luks_new(const struct img_luks_area *area)
+{
+	struct img_luks *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->area = *area;
+	l->area.name = l->name = strdup(area->name);
+	if (l->name)
+		return l;
+	free(l);
+	return NULL;
+}
+
 int img_luks_open(const struct img_luks_area *area, struct img_luks **out, struct img_error *err)
 {
 	uint8_t head[PROBE_BYTES];
@@ -79,10 +93,9 @@ int img_luks_open(const struct img_luks_area *area, struct img_luks **out, struc
 	rc = img_storage_read(area->storage, area->off, head, sizeof(head), err);
 	if (rc)
 		return rc;
-	l = calloc(1, sizeof(*l));
+	l = img_luks_new(area);
 	if (!l)
 		return img_fail(err, -ENOMEM, "%s: out of memory", area->name);
-	l->area = *area;
 	l->version = img_luks_probe(head, sizeof(head));
 	if (l->version == 1)
 		rc = img_luks1_open(l, err);
@@ -103,6 +116,7 @@ void img_luks_free(struct img_luks *l)
 	if (!l)
 		return;
 	img_secret_free(l->key);
+	free(l->name);
 	free(l);
 }
 

@@ -20,7 +20,7 @@ struct img_luks;
 /* Where a header lies. */
 struct img_luks_area {
 	struct img_storage *storage; /* borrowed; outlives the header */
-	const char *name;	     /* of the image, to begin sentences with; borrowed likewise */
+	const char *name;	     /* of the image, to begin sentences with; copied */
 	uint64_t off;		     /* in storage */
 	uint64_t bytes;		     /* header and key slots have to lie in them; UINT64_MAX: as the storage is long */
 	bool detached;		     /* the payload is in another storage, from its start */
@@ -90,8 +90,7 @@ int img_luks_create(const struct img_luks_area *area, const struct img_luks_para
 /* A change of key slots, as QEMU's options state it. */
 struct img_luks_change {
 	bool active;		       /* state=active: add a passphrase; else erase slots */
-	const uint8_t *old_passphrase; /* to erase: the slots that it fits; to add: it opens the header,
-					   NULL: l is unlocked */
+	const uint8_t *old_passphrase; /* to erase: the slots that it fits; NULL: not given */
 	size_t old_bytes;
 	const uint8_t *new_passphrase; /* to add; NULL: not given */
 	size_t new_bytes;
@@ -100,8 +99,10 @@ struct img_luks_change {
 	bool force;		      /* erase the last one, overwrite one in use */
 };
 /*
- * Durably, in an order in which a power cut leaves the old slot or the new. -EINVAL: it cannot be done, or
- * not without force; -EKEYREJECTED: no slot fits; -ENOSPC: no slot is free.
+ * Durably. A power cut, or a failure, leaves a slot as it was or as it is to be; one that is overwritten it may leave
+ * erased, but never a disk that neither passphrase opens. To add, l has to be unlocked. -EINVAL: it cannot be done, or not
+ * without force; -EKEYREJECTED: no slot fits; -ENOSPC: no slot is free; -ENOKEY: locked; -ENOTSUP: whether
+ * old_passphrase fits a slot cannot be found out, which then is not erased either.
  */
 int img_luks_change_slots(struct img_luks *l, const struct img_luks_change *change,
 			  struct img_error *err);

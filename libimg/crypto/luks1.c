@@ -272,12 +272,11 @@ int img_luks_create(const struct img_luks_area *area, const struct img_luks_para
 		    const uint8_t *passphrase, size_t len, struct img_luks **out,
 		    struct img_error *err)
 {
-	struct img_luks *l = calloc(1, sizeof(*l));
+	struct img_luks *l = img_luks_new(area);
 	int rc;
 
 	if (!l)
 		return img_fail(err, -ENOMEM, "%s: out of memory", area->name);
-	l->area = *area;
 	l->key = img_secret_alloc(IMG_LUKS_KEY_BYTES_MAX);
 	rc = l->key ? 0 : img_fail(err, -ENOMEM, "out of memory");
 	if (!rc)
@@ -320,11 +319,15 @@ static int erase_slot(struct img_luks *l, unsigned i, struct img_error *err)
 		return img_fail(err, -ENOMEM, "out of memory");
 	rc = img_random_bytes(noise, bytes, err);
 	if (!rc) {
+		const struct img_luks1_slot before = *s;
+
 		s->active = false;
 		s->iterations = 0;
 		memset(s->salt, 0, sizeof(s->salt));
-		set_slot(l, i);
 		rc = write_header(l, &l->one, err);
+		if (rc)
+			*s = before;
+		set_slot(l, i);
 	}
 	if (!rc)
 		rc = img_storage_sync(l->area.storage, err);
@@ -337,19 +340,68 @@ static int erase_slot(struct img_luks *l, unsigned i, struct img_error *err)
 	return rc;
 }
 
+/* The free slot i gets the new passphrase. */
+static int fill_slot(struct img_luks *l, unsigned i, const struct img_luks_change *c,
+		     struct img_error *err)
+{
+	const struct img_luks1_slot before = l->one.slots[i];
+	int rc = write_slot(l, i, c->new_passphrase, c->new_bytes,
+			    c->iter_time_ms ? *c->iter_time_ms : IMG_LUKS_ITER_TIME_MS, err);
+
+	if (!rc)
+		rc = img_storage_sync(l->area.storage, err);
+	if (!rc)
+		rc = write_header(l, &l->one, err);
+	if (!rc)
+		rc = img_storage_sync(l->area.storage, err);
+	if (rc) {
+		l->one.slots[i] = before;
+		set_slot(l, i);
+	}
+	return rc;
+}
+
+/* IMG_LUKS1_SLOTS: none. */
+static unsigned free_slot(const struct img_luks *l)
+{
+	unsigned i = 0;
+
+	while (i < IMG_LUKS1_SLOTS && l->one.slots[i].active)
+		i++;
+	return i;
+}
+
+/*
+ * An active slot whose material is half overwritten must not be taken for one: it is erased first. If it is the only
+ * one, another has the new passphrase meanwhile, for a disk that no slot opens is lost.
+ */
+static int overwrite_slot(struct img_luks *l, unsigned i, const struct img_luks_change *c,
+			  struct img_error *err)
+{
+	bool only = active_slots(l) == 1;
+	unsigned meanwhile = free_slot(l);
+	int rc = only ? fill_slot(l, meanwhile, c, err) : 0;
+
+	if (!rc)
+		rc = erase_slot(l, i, err);
+	if (!rc)
+		rc = fill_slot(l, i, c, err);
+	if (!rc && only)
+		rc = erase_slot(l, meanwhile, err);
+	return rc;
+}
+
 static int add_slot(struct img_luks *l, const struct img_luks_change *c, struct img_error *err)
 {
-	struct img_luks1_header before = l->one;
-	unsigned i = (unsigned)c->keyslot;
+	unsigned i = c->keyslot < 0 ? free_slot(l) : (unsigned)c->keyslot;
 	int rc;
 
+	if (!l->key)
+		return img_fail(err, -ENOKEY, "it was opened without its passphrase");
 	if (!c->new_passphrase)
 		return img_fail(err, -EINVAL, "'new-secret' is required to activate a keyslot");
 	if (c->old_passphrase)
 		return img_fail(err, -EINVAL, "'old-secret' must not be given when activating keyslots");
-	if (c->keyslot < 0)
-		for (i = 0; i < IMG_LUKS1_SLOTS && l->one.slots[i].active; i++)
-			;
 	if (i == IMG_LUKS1_SLOTS)
 		return img_fail(err, -ENOSPC, "Can't add a keyslot - all keyslots are in use");
 	if (l->one.slots[i].active && !c->force)
@@ -358,42 +410,36 @@ static int add_slot(struct img_luks *l, const struct img_luks_change *c, struct 
 	rc = img_luks_check_iter_time(c->iter_time_ms ? *c->iter_time_ms : 0, err);
 	if (rc)
 		return rc;
-	/* an active slot whose material is half overwritten must not be taken for one */
-	if (l->one.slots[i].active)
-		rc = erase_slot(l, i, err);
-	if (!rc)
-		rc = write_slot(l, i, c->new_passphrase, c->new_bytes,
-				c->iter_time_ms ? *c->iter_time_ms : IMG_LUKS_ITER_TIME_MS, err);
-	if (!rc)
-		rc = img_storage_sync(l->area.storage, err);
-	if (!rc)
-		rc = write_header(l, &l->one, err);
-	if (!rc)
-		rc = img_storage_sync(l->area.storage, err);
-	if (rc) {
-		l->one.slots[i] = before.slots[i];
-		set_slot(l, i);
-	}
-	return rc;
+	return l->one.slots[i].active ? overwrite_slot(l, i, c, err) : fill_slot(l, i, c, err);
 }
 
 /* Which slots are to be erased. */
 static int choose_slots(const struct img_luks *l, const struct img_luks_change *c,
 			bool chosen[IMG_LUKS_SLOTS_MAX], struct img_error *err)
 {
-	uint8_t *key = NULL;
+	struct img_error untried = { 0 };
 	bool fits[IMG_LUKS_SLOTS_MAX] = { false };
+	uint8_t *key = NULL;
 	int rc = 0;
 
 	if (c->old_passphrase) {
 		key = img_secret_alloc(IMG_LUKS_KEY_BYTES_MAX);
 		if (!key)
 			return img_fail(err, -ENOMEM, "out of memory");
-		rc = img_luks_try_slots(l, c->old_passphrase, c->old_bytes, fits, key, err);
+		rc = img_luks_try_slots(l, c->old_passphrase, c->old_bytes, fits, key, &untried,
+					err);
 		img_secret_free(key);
 		if (rc && rc != -EKEYREJECTED)
 			return rc;
 	}
+	if (untried.code && c->keyslot < 0) {
+		rc = img_fail(err, untried.code,
+			      "%s: whether it has the (old) password as well is not known; erase by 'keyslot'",
+			      img_error_text(&untried));
+		img_error_clear(&untried);
+		return rc;
+	}
+	img_error_clear(&untried);
 	if (c->keyslot < 0) {
 		memcpy(chosen, fits, sizeof(fits));
 		return rc ? img_fail(err, rc,

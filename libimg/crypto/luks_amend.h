@@ -33,7 +33,7 @@ struct img_luks_amending {
 	void *context;
 };
 
-/* l is unlocked, or old-secret opens it. Errors of img_luks_change_slots() and passphrase(). */
+/* Errors of img_luks_change_slots() and passphrase(). */
 int img_luks_amend(struct img_luks *l, const struct img_luks_amending *a, struct img_error *err);
 
 #endif

@@ -51,6 +51,7 @@ struct img_luks_digest {
 
 struct img_luks {
 	struct img_luks_area area;
+	char *name; /* area.name */
 	unsigned version;
 	struct img_cipher_spec cipher;
 	size_t key_bytes;
@@ -67,6 +68,9 @@ struct img_luks {
 	uint8_t *key;		     /* secret memory; NULL: locked */
 };
 
+/* Empty. NULL: out of memory. */
+struct img_luks *img_luks_new(const struct img_luks_area *area);
+
 /*
  * "xts-plain64", "cbc-essiv:sha256" with a family and a key. err: without the structure's name. -EUCLEAN, -ENOTSUP.
  */
@@ -80,10 +84,12 @@ int img_luks_check_digest(const struct img_luks *l, const uint8_t *candidate, bo
 			  struct img_error *err);
 /*
  * Of the active slots, which does the passphrase fit? matches: one for each slot. key: IMG_LUKS_KEY_BYTES_MAX; set if
- * any does. What is wrong with slots that were left out, or failed, is said if no slot fits.
+ * any does. What is wrong with slots that were left out, or failed, is said if no slot fits; if one does, untried
+ * (zero-initialised; may be NULL) is set if there are any.
  */
 int img_luks_try_slots(const struct img_luks *l, const uint8_t *passphrase, size_t len,
-		       bool matches[IMG_LUKS_SLOTS_MAX], uint8_t *key, struct img_error *err);
+		       bool matches[IMG_LUKS_SLOTS_MAX], uint8_t *key, struct img_error *untried,
+		       struct img_error *err);
 /* Key material that the passphrase opens: encrypted, slot->material_bytes. material: zeroes, that long rounded up. */
 int img_luks_seal_slot(const struct img_luks *l, const struct img_luks_slot *slot,
 		       const uint8_t *passphrase, size_t len, uint8_t *material,

@@ -315,8 +315,24 @@ static int fail(struct attempts *all, struct img_error *left_out, struct img_err
 			left_out->code && left_out->text ? left_out->text : "");
 }
 
+/* The first that failed, or one that was left out. */
+static void find_untried(struct attempts *all, struct img_error *left_out, struct img_error *out)
+{
+	img_error_move(out, left_out);
+	for (unsigned i = 0; i < all->count; i++) {
+		struct attempt *a = &all->list[i];
+
+		if (!a->rc)
+			continue;
+		img_fail(out, a->rc, "key slot %u: %s", a->slot,
+			 a->err.text ? a->err.text : strerror(-a->rc));
+		return;
+	}
+}
+
 int img_luks_try_slots(const struct img_luks *l, const uint8_t *passphrase, size_t len,
-		       bool matches[IMG_LUKS_SLOTS_MAX], uint8_t *key, struct img_error *err)
+		       bool matches[IMG_LUKS_SLOTS_MAX], uint8_t *key, struct img_error *untried,
+		       struct img_error *err)
 {
 	struct attempts all = { .l = l, .passphrase = passphrase, .len = len };
 	uint8_t *candidates = img_secret_alloc(IMG_LUKS_SLOTS_MAX * IMG_LUKS_KEY_BYTES_MAX);
@@ -331,6 +347,8 @@ int img_luks_try_slots(const struct img_luks *l, const uint8_t *passphrase, size
 		try_all(&all);
 		if (!take(&all, l->key_bytes, matches, key))
 			rc = fail(&all, &left_out, err);
+		else if (untried)
+			find_untried(&all, &left_out, untried);
 	} else {
 		img_fail(err, rc, "%s: out of memory", l->area.name);
 	}
@@ -349,7 +367,7 @@ int img_luks_unlock(struct img_luks *l, const uint8_t *passphrase, size_t len, s
 
 	if (!key)
 		return img_fail(err, -ENOMEM, "%s: out of memory", l->area.name);
-	rc = img_luks_try_slots(l, passphrase, len, matches, key, err);
+	rc = img_luks_try_slots(l, passphrase, len, matches, key, NULL, err);
 	if (rc) {
 		img_secret_free(key);
 		return rc;

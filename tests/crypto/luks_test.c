@@ -13,6 +13,7 @@
 #include "libimg/base/options.h"
 #include "libimg/crypto/luks.h"
 #include "libimg/storage/storage.h"
+#include "tests/storage/watch.h"
 
 enum { MIB = 1 << 20 };
 
@@ -204,6 +205,77 @@ Test(luks, all_eight_slots_and_no_ninth)
 	img_storage_close(area.storage);
 }
 
+/* w->a: changes that there may be still. */
+static int fail_when_used_up(struct watch *w, const struct watch_entry *e)
+{
+	if (e->op == IMG_IO_READ)
+		return 0;
+	return w->a ? (w->a--, 0) : -EIO;
+}
+
+/* Wherever that ends, somebody opens the disk. */
+Test(luks, the_only_slot_is_overwritten)
+{
+	const uint64_t ms = 1;
+	const struct img_luks_change over = { .active = true,
+					      .new_passphrase = (const uint8_t *)"second",
+					      .new_bytes = 6,
+					      .keyslot = 0,
+					      .iter_time_ms = &ms,
+					      .force = true };
+	unsigned failures = 0;
+	int rc = -EIO;
+
+	for (; rc; failures++) {
+		static struct watch w;
+		uint8_t before[4096], after[4096];
+		struct img_error err = { 0 };
+		struct img_luks *l;
+		struct img_luks_area area = made("iter-time=1", 0, &l);
+
+		img_luks_free(l);
+		cr_assert_eq(content(&area, PASSPHRASE, before, &err), 0);
+		w = (struct watch){ .before = fail_when_used_up,
+				    .a = failures,
+				    .torn = failures % 2 };
+		area.storage = watched(&w, 0, area.storage);
+		rc = change(&area, PASSPHRASE, over, &err);
+		w.before = NULL;
+		cr_assert(!rc || rc == -EIO, "%s", err.text);
+		cr_assert(!content(&area, "second", after, &err) ||
+				  (rc && !content(&area, PASSPHRASE, after, &err)),
+			  "change %u", failures);
+		cr_assert_arr_eq(before, after, 4096);
+		if (!rc)
+			cr_assert_eq(content(&area, PASSPHRASE, after, &err), -EKEYREJECTED);
+		img_error_clear(&err);
+		img_storage_close(area.storage);
+	}
+	cr_assert_geq(failures, 16);
+}
+
+Test(luks, a_slot_is_added_only_to_what_is_unlocked)
+{
+	const struct img_luks_change add = { .active = true,
+					     .new_passphrase = (const uint8_t *)"second",
+					     .new_bytes = 6,
+					     .keyslot = -1 };
+	char name[] = "disk";
+	struct img_error err = { 0 };
+	struct img_luks *l;
+	struct img_luks_area area = made("iter-time=1", 0, &l);
+
+	img_luks_free(l);
+	area.name = name;
+	cr_assert_eq(img_luks_open(&area, &l, &err), 0);
+	memset(name, 'x', 4); /* copied */
+	cr_assert_eq(img_luks_change_slots(l, &add, &err), -ENOKEY);
+	cr_assert_str_eq(err.text, "disk: it was opened without its passphrase");
+	img_luks_free(l);
+	img_error_clear(&err);
+	img_storage_close(area.storage);
+}
+
 /* ---- Headers that are not to be trusted ---- */
 
 struct fault {
@@ -278,6 +350,9 @@ Test(luks, a_slot_that_would_take_hours_is_left_out)
 				       .new_bytes = 6,
 				       .keyslot = 5,
 				       .iter_time_ms = &ms };
+	struct img_luks_change erase = { .old_passphrase = (const uint8_t *)"second",
+					 .old_bytes = 6,
+					 .keyslot = -1 };
 
 	img_luks_free(l);
 	cr_assert_eq(change(&area, PASSPHRASE, add, &err), 0);
@@ -286,6 +361,12 @@ Test(luks, a_slot_that_would_take_hours_is_left_out)
 	cr_assert_eq(content(&area, PASSPHRASE, out, &err), -EKEYREJECTED);
 	cr_assert(strstr(err.text, "cannot unlock any keyslot; not tried: key slot 0: its 4294967295"),
 		  "%s", err.text);
+	/* it may have that passphrase, too */
+	cr_assert_eq(change(&area, "second", erase, &err), -ENOTSUP);
+	cr_assert(strstr(err.text, "disk: key slot 0: its 4294967295"), "%s", err.text);
+	cr_assert_eq(content(&area, "second", out, &err), 0);
+	erase.keyslot = 5;
+	cr_assert_eq(change(&area, "second", erase, &err), 0, "%s", err.text);
 	img_error_clear(&err);
 	img_storage_close(area.storage);
 }
