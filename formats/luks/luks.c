@@ -119,9 +119,9 @@ static int luks_open(struct img *img, struct img_opening *o, struct img_error *e
 	l->tweak = img_luks_tweak(l->header);
 	img->unit_bytes = l->sector_bytes;
 	rc = set_size(img, l, err);
-	if (!rc && !o->self_only && !o->for_check && !img->created)
+	if (!rc && !o->no_data && !img->created)
 		rc = o->passphrase(o, "key-secret", unlock, l, err);
-	if (!rc && !o->self_only && !o->for_check)
+	if (!rc && !o->no_data)
 		rc = img_luks_cipher(l->header, &l->cipher, err);
 out:
 	img->state = l;
@@ -137,8 +137,8 @@ static int check_unlocked(struct img *img, struct img_req *req)
 	const struct luks *l = img->state;
 
 	return l->cipher ? 0
-			 : img_fail(img_req_error(req), -EACCES,
-				    "%s: opened without its passphrase, so it cannot be read", img->name);
+			 : img_fail(img_req_error(req), -ENOKEY,
+				    "%s: it is encrypted, and was opened without its passphrase", img->name);
 }
 
 static int luks_map(struct img *img, struct img_req *req, uint64_t off, uint64_t len,

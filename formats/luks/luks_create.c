@@ -137,9 +137,10 @@ int luks_check(struct img *img, struct img_check *c, struct img_error *err)
 	c->result.image_end = l->header_file || l->payload_off ? l->payload_off + img->size
 							       : atomic_load(&img->file->size);
 	img_luks_check(l->header, add_defect, c);
-	if (img->file->size < l->payload_off)
-		img_check_defect(c, "%s: truncated: ends at %" PRIu64 ", the payload begins at %" PRIu64,
-				 img->name, atomic_load(&img->file->size), l->payload_off);
+	if (img->file->size < l->payload_off + img->size) /* version 2 may tell the disk's length */
+		img_check_defect(c, "%s: truncated: ends at %" PRIu64 ", the disk at %" PRIu64 " needs %" PRIu64,
+				 img->name, atomic_load(&img->file->size), l->payload_off,
+				 l->payload_off + img->size);
 	else if (left && l->payload_off)
 		img_check_report(c, "%s: the last %" PRIu64 " bytes are no whole sector of %" PRIu64 " bytes: they are not used",
 				 img->name, left, sector);

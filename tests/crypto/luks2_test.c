@@ -4,39 +4,19 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "libimg/base/arith.h"
-#include "libimg/base/endian.h"
 #include "libimg/base/error.h"
 #include "libimg/base/value.h"
 #include "libimg/crypto/luks.h"
 #include "libimg/storage/storage.h"
+#include "tests/crypto/luks2_header.h"
 
-enum { HEADER = 16 << 10,
-       DISK = 4 << 20 };
-
-#define KDF \
-	"{\"type\":\"pbkdf2\",\"hash\":\"sha256\",\"iterations\":1000,\"salt\":\"AAAAAAAAAAAAAAAAAAAAAA==\"}"
-#define AREA \
-	"{\"type\":\"raw\",\"offset\":\"32768\",\"size\":\"258048\"," \
-	"\"encryption\":\"aes-xts-plain64\",\"key_size\":64}"
-#define AF "{\"type\":\"luks1\",\"stripes\":4000,\"hash\":\"sha256\"}"
-#define SLOT "{\"type\":\"luks2\",\"key_size\":64,\"af\":" AF ",\"area\":" AREA ",\"kdf\":" KDF "}"
-#define SEGMENT \
-	"{\"type\":\"crypt\",\"offset\":\"1048576\",\"size\":\"dynamic\",\"iv_tweak\":\"0\"," \
-	"\"encryption\":\"aes-xts-plain64\",\"sector_size\":4096}"
-#define DIGEST \
-	"{\"type\":\"pbkdf2\",\"keyslots\":[\"0\"],\"segments\":[\"0\"],\"hash\":\"sha256\"," \
-	"\"iterations\":1000,\"salt\":\"AAAAAAAAAAAAAAAAAAAAAA==\"," \
-	"\"digest\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}"
-#define WHOLE \
-	"{\"keyslots\":{\"0\":" SLOT "},\"tokens\":{},\"segments\":{\"0\":" SEGMENT "}," \
-	"\"digests\":{\"0\":" DIGEST "},\"config\":{\"json_size\":\"12288\"}}"
+enum { DISK = 4 << 20 };
 
 /* text, with the first `old` in it replaced. malloc'd. */
 static char *replaced(const char *text, const char *old, const char *new)
@@ -52,18 +32,8 @@ static char *replaced(const char *text, const char *old, const char *new)
 static void write_copy(struct img_storage *s, bool second, uint64_t sequence, const char *json, size_t len)
 {
 	static uint8_t bytes[HEADER];
-	unsigned n;
 
-	memset(bytes, 0, sizeof(bytes));
-	memcpy(bytes, second ? "SKUL\xba\xbe" : "LUKS\xba\xbe", 6);
-	be16_store(bytes + 6, 2);
-	be64_store(bytes + 8, HEADER);
-	be64_store(bytes + 16, sequence);
-	strcpy((char *)bytes + 72, "sha256");
-	strcpy((char *)bytes + 168, second ? "second" : "first");
-	be64_store(bytes + 256, second ? HEADER : 0);
-	memcpy(bytes + 4096, json, min_size(len, HEADER - 4096));
-	EVP_Digest(bytes, HEADER, bytes + 448, &n, EVP_sha256(), NULL);
+	luks2_copy(bytes, second, sequence, json, len);
 	img_storage_write(s, second ? HEADER : 0, bytes, HEADER, NULL);
 }
 
