@@ -168,7 +168,7 @@ static int plan_data(struct img_tables *t, struct img_req *req, uint64_t off, ui
 static int alloc_packed(struct img_tables *t, uint64_t len, uint64_t *off)
 {
 	uint64_t cluster = t->cluster_bytes, end = t->compressed_end;
-	uint64_t cluster_end = round_up_u64(end, cluster), first;
+	uint64_t cluster_end = round_up_u64(end, cluster), first = 0;
 	bool follows = end && (len <= cluster_end - end || t->alloc.next == cluster_end);
 	uint64_t more = follows ? len - min_u64(len, cluster_end - end) : len;
 
