@@ -275,7 +275,7 @@ static int slide_tables(struct compact *c, uint64_t to, struct img_error *err)
 		if (list[i].off >= to + bytes) {
 			rc = move_table(t, &list[i], to, err);
 			to += bytes;
-		} else if (list[i].off > to && i < count && has_room(t, end + bytes)) {
+		} else if (i < count && list[i].off > to && has_room(t, end + bytes)) {
 			list[n] = list[i];
 			rc = move_table(t, &list[n++], end, err);
 			end += bytes;
