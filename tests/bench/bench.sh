@@ -13,7 +13,7 @@
 RUNS=${RUNS:-5}
 SLOW_RUNS=${SLOW_RUNS:-3}	# of what takes qemu-img half a minute
 THEIRS=${THEIRS:-qemu-img}
-CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-vdi vdi-raw dmg-raw dmg-bzip2-raw dmg-lzfse-raw raw-zlib raw-zstd raw-stream raw-luks luks-raw'
+CONVERSIONS='raw-qcow2 qcow2-raw vmdk-qcow2 zlib-raw stream-qcow2 raw-vhdx vhdx-raw raw-vpc vpc-raw raw-vdi vdi-raw dmg-raw dmg-bzip2-raw dmg-lzfse-raw raw-zlib raw-zstd raw-stream raw-luks luks-raw raw-luksdisk luksdisk-raw'
 REQUESTS='read-cached read-direct read-raw-cached read-raw-direct write-growing write-spread vhdx-growing vhdx-child vhdx-child-spread vpc-child vpc-child-spread copy-on-write'
 MEMORY='memory-1G memory-1T memory-64T'
 SPARSE='vhdx-create-64T vhdx-convert-64T'
@@ -286,6 +286,14 @@ for job in $JOBS; do
 			-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=100
 		pairs $job 2 "$RUNS" 1 convert --object secret,id=s,data=passphrase --image-opts -O raw \
 			driver=qcow2,encrypt.key-secret=s,file.filename="$dir/root-luks.qcow2" "$dir/out" ;;
+	raw-luksdisk)
+		make_root
+		pairs $job 3 "$RUNS" 1 convert --object secret,id=s,data=passphrase -f raw -O luks \
+			-o key-secret=s,iter-time=100 "$dir/root.raw" "$dir/out" ;;
+	luksdisk-raw)
+		from_root root.luks --object secret,id=s,data=passphrase -f raw -O luks -o key-secret=s,iter-time=100
+		pairs $job 2 "$RUNS" 1 convert --object secret,id=s,data=passphrase --image-opts -O raw \
+			driver=luks,key-secret=s,file.filename="$dir/root.luks" "$dir/out" ;;
 	read-cached)
 		make_random
 		requests $job 1.3 "$dir/random.qcow2" -f qcow2 -c 1000000 -S $anywhere ;;

@@ -359,8 +359,9 @@ static int judge_by_qemu(size_t cut, struct img_error *err)
 	if (crash.secret) {
 		snprintf(secret, sizeof(secret), "--object 'secret,id=s,data=%s' --image-opts",
 			 crash.secret);
-		snprintf(how, sizeof(how), "'driver=%s,encrypt.key-secret=s,file.filename=%s'",
-			 crash.format, crash.name[0]);
+		snprintf(how, sizeof(how), "'driver=%s,%skey-secret=s,file.filename=%s'",
+			 crash.format, strcmp(crash.format, "luks") != 0 ? "encrypt." : "",
+			 crash.name[0]);
 	}
 	crash.judged++;
 	for (unsigned i = 0; i < crash.nfiles; i++) {

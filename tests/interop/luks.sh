@@ -107,6 +107,9 @@ done
 
 # ---- Key slots ----
 
+rm -f a.luks # of a cipher that cryptsetup has without the kernel
+# shellcheck disable=SC2086
+"$imgtool" create -q $secret -f luks -o key-secret=s,iter-time=10 a.luks 1M
 amend_luks() {	# PROGRAM OPTIONS
 	# shellcheck disable=SC2086
 	retried "$1" amend $two --image-opts $luks=a.luks -o "$2"
