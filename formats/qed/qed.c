@@ -310,12 +310,16 @@ static int qed_finish(struct img *img, struct img_error *err)
 static int qed_check(struct img *img, struct img_check *check, struct img_error *err)
 {
 	struct qed *q = img->state;
-	struct qed_header h;
-	int rc = img_tables_check(&q->tables, check, err);
+	struct qed_header h = q->header;
+	bool marked = h.features & QED_NEED_CHECK && q->tables.for_check &&
+		      (check->repair & IMG_REPAIR_ALL) == IMG_REPAIR_ALL;
+	int rc;
 
-	h = q->header;
-	if (rc || (check->repair & IMG_REPAIR_ALL) != IMG_REPAIR_ALL || check->result.corruptions ||
-	    !q->tables.for_check || !(h.features & QED_NEED_CHECK))
+	/* What a marked image does not hold was never in it, as when it is opened for writing. */
+	if (marked)
+		check->repair |= IMG_REPAIR_LOSS;
+	rc = img_tables_check(&q->tables, check, err);
+	if (rc || !marked || check->result.corruptions)
 		return rc;
 	h.features &= ~(uint64_t)QED_NEED_CHECK;
 	rc = qed_write_header(img, &h, err);

@@ -158,6 +158,13 @@ Test(qed_check, marked)
 	cr_assert_eq(at64("a", 16), NEED_CHECK);
 	check("a", IMG_REPAIR_ALL);
 	cr_assert_eq(at64("a", 16), 0);
+	p.entries = entries;
+	p.entry_count = COUNT(entries);
+	make_plain("a", &p);
+	cr_assert_eq(check("a", 0).corruptions, 2);
+	cr_assert_eq(check("a", IMG_REPAIR_ALL).corruptions, 0);
+	cr_assert_eq(at64("a", 16), 0);
+	reads_as("a", model, sizeof(model));
 	free(before.at);
 	free(after.at);
 }
