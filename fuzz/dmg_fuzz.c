@@ -33,9 +33,8 @@ static size_t bytes; /* of file so far */
 
 static void put_chunk(uint8_t *entry, unsigned n, size_t from)
 {
-	static const uint32_t types[] = {
-		DMG_ZLIB, DMG_ZEROES, DMG_ZLIB, DMG_IGNORED, DMG_ZLIB, DMG_ADC, DMG_ZLIB, DMG_PLAIN, DMG_LZFSE, DMG_ZLIB
-	};
+	static const uint32_t types[] = { DMG_ZLIB, DMG_ZEROES, DMG_ZLIB, DMG_IGNORED, DMG_ZLIB,
+					  DMG_ADC, DMG_ZLIB, DMG_PLAIN, DMG_LZFSE, DMG_ZLIB };
 	static const uint8_t adc[] = { 0x80, 'a' };
 	static const uint8_t lzfse[] = { 'b', 'v', 'x', '-', 0, 0, 1, 0 };
 	static uint8_t plain[CHUNK];
@@ -101,7 +100,8 @@ static void put_base64(const uint8_t *in, size_t len)
 	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 	for (size_t i = 0; i < len; i += 3) {
-		uint32_t word = (uint32_t)in[i] << 16 | (i + 1 < len ? (uint32_t)in[i + 1] << 8 : 0) |
+		uint32_t word = (uint32_t)in[i] << 16 |
+				(i + 1 < len ? (uint32_t)in[i + 1] << 8 : 0) |
 				(i + 2 < len ? (uint32_t)in[i + 2] : 0);
 
 		for (unsigned j = 0; j < 4; j++)

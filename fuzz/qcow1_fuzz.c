@@ -41,7 +41,8 @@ static void pack(void)
 		memset(unit, (int)i, sizeof(unit));
 		for (size_t k = 0; k < 1100; k++)
 			unit[k] = (uint8_t)(k * k * (i + 3) >> 5);
-		if (img_codec_deflate.encode(unit, CLUSTER, 0, file + at, CLUSTER - 1, &len, NULL) ||
+		if (img_codec_deflate.encode(unit, CLUSTER, 0, file + at, CLUSTER - 1, &len,
+					     NULL) ||
 		    at + len > DATA + 2 * CLUSTER)
 			break;
 		be64_store(file + TABLE + (200 + i) * 8, UINT64_C(1) << 63 | (uint64_t)len << 51 | at);

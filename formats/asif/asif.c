@@ -134,7 +134,8 @@ static int map_blocks(struct img *img, struct img_req *req, uint64_t bitmap_at, 
 		      uint64_t len, struct img_extent *out)
 {
 	const struct asif_header *h = &((const struct asif *)img->state)->header;
-	uint64_t at = bitmap_at + block / 4, blocks = div_round_up_u64(skipped + len, h->block_bytes), run = 0;
+	uint64_t at = bitmap_at + block / 4,
+		 blocks = div_round_up_u64(skipped + len, h->block_bytes), run = 0;
 	const uint8_t *bits;
 	unsigned first, state;
 
@@ -151,7 +152,8 @@ static int map_blocks(struct img *img, struct img_req *req, uint64_t bitmap_at, 
 	do {
 		run++;
 		state = run < blocks ? (unsigned)bits[(block + run) / 4] >> 2 * ((block + run) % 4) & 3 : 4;
-	} while (state != ASIF_PARTLY && (state == ASIF_WRITTEN) == (first == ASIF_WRITTEN) && run < blocks);
+	} while (state != ASIF_PARTLY && (state == ASIF_WRITTEN) == (first == ASIF_WRITTEN) &&
+		 run < blocks);
 	out->kind = first == ASIF_WRITTEN ? IMG_DATA : IMG_ZERO;
 	out->length = min_u64(len, run * h->block_bytes - skipped);
 	return 0;
@@ -204,7 +206,8 @@ static int map_chunks(struct img *img, struct img_req *req, uint64_t table_at, u
 	for (; run < count && first.status != ASIF_PARTLY; run++) {
 		struct asif_entry e = asif_parse_entry(entries + run * ASIF_ENTRY_BYTES);
 
-		if (e.status != first.status || e.reserved || e.chunk != (first.chunk ? first.chunk + run : 0))
+		if (e.status != first.status || e.reserved ||
+		    e.chunk != (first.chunk ? first.chunk + run : 0))
 			break;
 	}
 	len = min_u64(len, run * h->chunk_bytes - within);
@@ -243,7 +246,8 @@ static int asif_map(struct img *img, struct img_req *req, uint64_t off, uint64_t
 		return 0;
 	rc = chunk_at(img, table.chunk, &table_at, img_req_error(req));
 	return rc ? rc
-		  : map_chunks(img, req, table_at, within / h->chunk_bytes, within % h->chunk_bytes, len, out);
+		  : map_chunks(img, req, table_at, within / h->chunk_bytes, within % h->chunk_bytes,
+			       len, out);
 }
 
 /* ---- Checking: each chunk of the file has one user, and is in it ---- */

@@ -38,7 +38,8 @@ static int check_sizes(struct asif_header *h, uint64_t sectors, uint64_t sectors
 
 	if (h->block_bytes != 512 && h->block_bytes != 4096)
 		return img_fail(err, -ENOTSUP, "block size is %" PRIu32 ", expected 512 or 4096", h->block_bytes);
-	if (!is_pow2_u64(h->chunk_bytes) || h->chunk_bytes < CHUNK_BYTES_MIN || h->chunk_bytes > CHUNK_BYTES_MAX)
+	if (!is_pow2_u64(h->chunk_bytes) || h->chunk_bytes < CHUNK_BYTES_MIN ||
+	    h->chunk_bytes > CHUNK_BYTES_MAX)
 		return img_fail(err, -ENOTSUP, "chunk size is %" PRIu32 ", expected a power of two from %d to %d",
 				h->chunk_bytes, CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
 	if (sectors > sectors_max || sectors_max > INT64_MAX / h->block_bytes)
@@ -75,7 +76,8 @@ int asif_parse_header(const uint8_t *bytes, size_t len, struct asif_header *out,
 	h.chunk_bytes = be32_load(bytes + OFF_CHUNK_BYTES);
 	h.block_bytes = be16_load(bytes + OFF_BLOCK_BYTES);
 	memcpy(h.guid, bytes + OFF_GUID, IMG_GUID_BYTES);
-	rc = check_sizes(&h, be64_load(bytes + OFF_SECTORS), be64_load(bytes + OFF_SECTORS_MAX), err);
+	rc = check_sizes(&h, be64_load(bytes + OFF_SECTORS), be64_load(bytes + OFF_SECTORS_MAX),
+			 err);
 	if (rc)
 		return rc;
 	if (asif_table_count(&h) > TABLES_MAX)
@@ -84,7 +86,8 @@ int asif_parse_header(const uint8_t *bytes, size_t len, struct asif_header *out,
 	directory_bytes = (1 + asif_table_count(&h)) * ASIF_ENTRY_BYTES;
 	for (size_t i = 0; i < ASIF_DIRECTORIES; i++) {
 		h.directory_off[i] = be64_load(bytes + OFF_DIRECTORIES + 8 * i);
-		if (h.directory_off[i] < ASIF_HEADER_BYTES || h.directory_off[i] % ASIF_ENTRY_BYTES ||
+		if (h.directory_off[i] < ASIF_HEADER_BYTES ||
+		    h.directory_off[i] % ASIF_ENTRY_BYTES ||
 		    h.directory_off[i] > INT64_MAX - directory_bytes)
 			return img_fail(err, -EUCLEAN,
 					"offset of directory %zu is %" PRIu64 ", expected a multiple of %d from %d on", i,
@@ -101,6 +104,7 @@ struct asif_entry asif_parse_entry(const uint8_t bytes[ASIF_ENTRY_BYTES])
 	return (struct asif_entry){
 		.status = (enum asif_status)(word >> STATUS_SHIFT),
 		.chunk = word & ((UINT64_C(1) << CHUNK_BITS) - 1),
-		.reserved = (unsigned)(word >> CHUNK_BITS & ((1 << (STATUS_SHIFT - CHUNK_BITS)) - 1)),
+		.reserved = (unsigned)(word >> CHUNK_BITS &
+				       ((1 << (STATUS_SHIFT - CHUNK_BITS)) - 1)),
 	};
 }

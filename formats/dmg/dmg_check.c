@@ -126,7 +126,8 @@ static int check_entry(struct checking *c, const struct dmg_entry *e, uint32_t *
 	r->allocated_units++;
 	r->compressed_units += e->type != DMG_PLAIN;
 	r->image_end = max_u64(r->image_end, e->off + e->len);
-	return e->type == DMG_PLAIN ? crc_file(c, e->off, e->len, crc, err) : unpack(c, e, crc, err);
+	return e->type == DMG_PLAIN ? crc_file(c, e->off, e->len, crc, err)
+				    : unpack(c, e, crc, err);
 }
 
 static bool is_crc(const struct dmg_checksum *s)
@@ -217,7 +218,9 @@ static int check_data_fork(struct checking *c, struct img_error *err)
 int dmg_check(struct img *img, struct img_check *check, struct img_error *err)
 {
 	const struct dmg *d = img->state;
-	struct checking c = { .img = img, .check = check, .has_master = is_crc(&d->trailer.master) };
+	struct checking c = { .img = img,
+			      .check = check,
+			      .has_master = is_crc(&d->trailer.master) };
 	int rc;
 
 	check_cover(&c);

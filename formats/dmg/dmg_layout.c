@@ -50,7 +50,8 @@ int64_t dmg_find_trailer(const uint8_t *tail, size_t len)
 
 static struct dmg_checksum load_checksum(const uint8_t *bytes)
 {
-	return (struct dmg_checksum){ be32_load(bytes), be32_load(bytes + 4), be32_load(bytes + 8) };
+	return (struct dmg_checksum){ be32_load(bytes), be32_load(bytes + 4),
+				      be32_load(bytes + 8) };
 }
 
 int dmg_parse_trailer(const uint8_t bytes[DMG_TRAILER_BYTES], struct dmg_trailer *out, struct img_error *err)

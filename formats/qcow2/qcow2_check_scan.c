@@ -515,6 +515,41 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
 	return 0;
 }
 
+/*
+ * The keys are in it: where it is not sound, what seems leaked may be a part of it. What is only not
+ * supported is.
+ */
+static int scan_encryption_header(struct qcow2_scan *s, struct img_error *err)
+{
+	const struct img_luks_area area = {
+		.storage = s->img->file,
+		.name = s->img->name,
+		.off = s->extensions.crypto_off,
+		.bytes = s->extensions.crypto_bytes,
+	};
+	struct img_error why = { 0 };
+	struct img_luks *luks = NULL;
+	int rc = 0;
+
+	if (s->header.crypt_method != QCOW2_CRYPT_LUKS)
+		return 0;
+	if (!area.bytes)
+		rc = img_fail(&why, -EUCLEAN, "there is no extension that says where it is");
+	else
+		rc = img_luks_open(&area, &luks, &why);
+	if (rc == -EUCLEAN || rc == -EMEDIUMTYPE) {
+		s->corruptions++;
+		s->lost = true;
+		qcow2_scan_report(s, "ERROR encryption header: %s", img_error_text(&why));
+	}
+	img_luks_free(luks);
+	img_error_clear(&why);
+	return rc == -ENOMEM ? qcow2_no_memory(s->img, err)
+	       : area.bytes
+		       ? qcow2_scan_count_fixed(s, area.off, area.bytes, "encryption header", err)
+		       : 0;
+}
+
 int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,
 	       struct img_error *err)
 {
@@ -532,8 +567,7 @@ int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, u
 	if (!rc)
 		rc = scan_snapshots(s, err);
 	if (!rc)
-		rc = qcow2_scan_count_fixed(s, s->extensions.crypto_off, s->extensions.crypto_bytes,
-					    "encryption header", err);
+		rc = scan_encryption_header(s, err);
 	if (!rc)
 		rc = scan_bitmaps(s, err);
 	/* Where tables are is known: what is data cannot be there. */

@@ -63,7 +63,11 @@ static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, s
 		.bytes = q->crypto_bytes,
 	};
 	struct img_luks *luks;
-	int rc = img_luks_open(&area, &luks, err);
+	int rc = area.bytes ? img_luks_open(&area, &luks, err)
+			    : img_fail(err, -EUCLEAN,
+				       "%s: it is encrypted by LUKS, but no extension says where the "
+				       "encryption header is",
+				       img->name);
 
 	if (rc)
 		return rc == -EMEDIUMTYPE

@@ -189,9 +189,11 @@ static void make_value_table(struct value_state *t, const uint16_t *frequency, u
 }
 
 static const uint8_t l_extra[L_SYMBOLS] = { [16] = 2, 3, 5, 8 };
-static const uint32_t l_base[L_SYMBOLS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 28, 60 };
+static const uint32_t l_base[L_SYMBOLS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+					    10, 11, 12, 13, 14, 15, 16, 20, 28, 60 };
 static const uint8_t m_extra[M_SYMBOLS] = { [16] = 3, 5, 8, 11 };
-static const uint32_t m_base[M_SYMBOLS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 56, 312 };
+static const uint32_t m_base[M_SYMBOLS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+					    10, 11, 12, 13, 14, 15, 16, 24, 56, 312 };
 
 /* Distances: four symbols for each number of extra bits, one behind the other. */
 static void make_distances(uint8_t extra[D_SYMBOLS], uint32_t base[D_SYMBOLS])
@@ -213,8 +215,9 @@ static int make_tables(const struct stream *s, struct block *b)
 
 	if (b->literals && !is_complete(literal, LITERAL_SYMBOLS, LITERAL_STATES))
 		return fail_at(s, "has frequencies of literals whose sum is not 1024");
-	if (b->matches && (!is_complete(l, L_SYMBOLS, L_STATES) || !is_complete(m, M_SYMBOLS, M_STATES) ||
-			   !is_complete(d, D_SYMBOLS, D_STATES)))
+	if (b->matches &&
+	    (!is_complete(l, L_SYMBOLS, L_STATES) || !is_complete(m, M_SYMBOLS, M_STATES) ||
+	     !is_complete(d, D_SYMBOLS, D_STATES)))
 		return fail_at(s, "has frequencies of L, M or D whose sum is not 64, 64 or 256");
 	if (b->literals)
 		make_literal_table(b->literal_table, literal);
@@ -483,7 +486,8 @@ static int decode_block(struct stream *s, bool v1)
 	struct block b;
 	int rc;
 
-	if (!(v1 ? read_v1_header(&b, in, len) : read_v2_header(&b, in, len)) || !is_header_sound(&b, len))
+	if (!(v1 ? read_v1_header(&b, in, len) : read_v2_header(&b, in, len)) ||
+	    !is_header_sound(&b, len))
 		return fail_at(s, "has no valid header");
 	rc = make_tables(s, &b);
 	if (rc)
@@ -515,12 +519,15 @@ static struct lzvn_op parse_lzvn(const uint8_t *in)
 	unsigned op = in[0], l = op >> 6, m = (op >> 3 & 7) + 3, d;
 
 	if (op >= 0xf0) /* 1111mmmm; 11110000 mmmmmmmm */
-		return op == 0xf0 ? (struct lzvn_op){ 2, 0, in[1] + 16u, 0 } : (struct lzvn_op){ 1, 0, op & 15, 0 };
+		return op == 0xf0 ? (struct lzvn_op){ 2, 0, in[1] + 16u, 0 }
+				  : (struct lzvn_op){ 1, 0, op & 15, 0 };
 	if (op >= 0xe0) /* 1110llll; 11100000 llllllll */
-		return op == 0xe0 ? (struct lzvn_op){ 2, in[1] + 16u, 0, 0 } : (struct lzvn_op){ 1, op & 15, 0, 0 };
+		return op == 0xe0 ? (struct lzvn_op){ 2, in[1] + 16u, 0, 0 }
+				  : (struct lzvn_op){ 1, op & 15, 0, 0 };
 	if (op >= 0xa0 && op < 0xc0) { /* 101llmmm ddddddmm dddddddd */
 		d = le16_load(in + 1) >> 2;
-		return (struct lzvn_op){ d ? 3 : 0, op >> 3 & 3, ((op & 7) << 2 | (in[1] & 3)) + 3, d };
+		return (struct lzvn_op){ d ? 3 : 0, op >> 3 & 3, ((op & 7) << 2 | (in[1] & 3)) + 3,
+					 d };
 	}
 	if ((op & 0xf0) == 0x70 || (op & 0xf0) == 0xd0)
 		return (struct lzvn_op){ 0, 0, 0, 0 };
@@ -603,7 +610,9 @@ static int decode_plain(struct stream *s)
 static int lzfse_decode(const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len,
 			struct img_error *err)
 {
-	struct stream s = { .in = in, .in_len = in_len, .out = out, .out_len = out_len, .err = err };
+	struct stream s = {
+		.in = in, .in_len = in_len, .out = out, .out_len = out_len, .err = err
+	};
 	int rc = 0;
 
 	while (!rc) {

@@ -12,9 +12,9 @@ enum {
 
 static bool is_of(const struct img_cached_unit *unit, const struct img_extent *x)
 {
-	return unit->storage == x->storage && unit->file_off == x->file_off && unit->codec == x->codec &&
-	       unit->stored_bytes == x->stored_bytes && unit->unit_bytes == x->unit_bytes &&
-	       unit->header_bytes == x->header_bytes;
+	return unit->storage == x->storage && unit->file_off == x->file_off &&
+	       unit->codec == x->codec && unit->stored_bytes == x->stored_bytes &&
+	       unit->unit_bytes == x->unit_bytes && unit->header_bytes == x->header_bytes;
 }
 
 struct img_cached_unit *img_unit_cache_find(struct img_unit_cache *u, uint64_t version, const struct img_extent *x)

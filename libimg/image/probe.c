@@ -170,7 +170,8 @@ int img_probe_storage(struct img_storage *s, const char *name, const struct img_
 	rc = img_storage_read(s, 0, head, sample.len, err);
 	sample.head = head;
 	if (!rc && size >= TAIL_LEAST) {
-		rc = img_storage_read(s, size - tail_len, tail + IMG_PROBE_TAIL - tail_len, tail_len, err);
+		rc = img_storage_read(s, size - tail_len, tail + IMG_PROBE_TAIL - tail_len,
+				      tail_len, err);
 		sample.tail = tail;
 	}
 	if (!rc)

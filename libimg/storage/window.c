@@ -126,7 +126,8 @@ int img_storage_window(struct img_storage *inner, uint64_t start, uint64_t capac
 	uint64_t size = atomic_load(&inner->size), end = start;
 	struct img_filter *w;
 
-	if (start > size || (capacity != UINT64_MAX && (!add_u64(start, capacity, &end) || end > size)))
+	if (start > size ||
+	    (capacity != UINT64_MAX && (!add_u64(start, capacity, &end) || end > size)))
 		return img_fail(err, -EINVAL,
 				"%s: a window of %" PRIu64 " bytes at %" PRIu64 " ends behind its %" PRIu64
 				" bytes",

@@ -429,7 +429,9 @@ Test(codec, damaged_streams)
 
 Test(codec, adc_opcodes)
 {
-	static const uint8_t good[] = { 0x82, 'a', 'b', 'c', 0x04, 0x02, 0x40, 0x00, 0x00, 0x80, 'd' };
+	static const uint8_t good[] = {
+		0x82, 'a', 'b', 'c', 0x04, 0x02, 0x40, 0x00, 0x00, 0x80, 'd'
+	};
 	static const uint8_t back[] = { 0x80, 'a', 0x00, 0x01 };
 	uint8_t out[64];
 

@@ -161,7 +161,8 @@ static void make_coder(unsigned kind)
 		longer = (2 * states >> k) - f;
 		for (unsigned i = 0; i < f; i++, at++) {
 			c->bits[at] = (uint8_t)(i < longer ? k : k - 1);
-			c->next[at] = (uint16_t)(i < longer ? ((f + i) << k) - states : (i - longer) << (k - 1));
+			c->next[at] = (uint16_t)(i < longer ? ((f + i) << k) - states
+							    : (i - longer) << (k - 1));
 		}
 	}
 	c->state = 0;
@@ -171,7 +172,8 @@ static void make_coder(unsigned kind)
 static void code(unsigned kind, unsigned *state, uint32_t value, struct bits *b)
 {
 	const struct coder *c = &coders[kind];
-	unsigned symbol = symbol_of(kind, value), extra = extra_of(kind, symbol), from = c->first[symbol];
+	unsigned symbol = symbol_of(kind, value), extra = extra_of(kind, symbol),
+		 from = c->first[symbol];
 
 	while (*state < c->next[from] || *state >= c->next[from] + (1u << c->bits[from]))
 		from++;
@@ -184,7 +186,8 @@ static void code(unsigned kind, unsigned *state, uint32_t value, struct bits *b)
 
 static void put_frequency(struct bits *b, unsigned f)
 {
-	static const uint8_t codes[] = { 0, 2, 1, 5, 3, 11, 19, 27 }, lengths[] = { 2, 2, 3, 3, 5, 5, 5, 5 };
+	static const uint8_t codes[] = { 0, 2, 1, 5, 3, 11, 19, 27 },
+			     lengths[] = { 2, 2, 3, 3, 5, 5, 5, 5 };
 
 	if (f < 8)
 		put_bits(b, codes[f], lengths[f]);
@@ -230,7 +233,8 @@ static uint8_t *write_block(uint8_t *out, bool packed)
 	memcpy(out, packed ? "bvx2" : "bvx1", 4);
 	le32_store(out + 4, block.raw);
 	if (packed) {
-		uint64_t w[3] = { block.literals | (uint64_t)literal.len << 20 | (uint64_t)block.matches << 40 |
+		uint64_t w[3] = { block.literals | (uint64_t)literal.len << 20 |
+					  (uint64_t)block.matches << 40 |
 					  (uint64_t)(7 - literal_unused) << 60,
 				  (uint64_t)lmd.len << 40 | (uint64_t)(7 - lmd_unused) << 60, 0 };
 

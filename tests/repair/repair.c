@@ -575,8 +575,8 @@ static void find_qed(const struct file *f)
 	if (qed_parse_header(f->bytes, f->len, &h, NULL))
 		die("no image");
 	add(f, 0, QED_HEADER_BYTES, "header");
-	use_l2(f, h.l1_off, le64_load(f->bytes + h.l1_off), div_round_up_u64(h.size, h.cluster_bytes),
-	       h.cluster_bytes);
+	use_l2(f, h.l1_off, le64_load(f->bytes + h.l1_off),
+	       div_round_up_u64(h.size, h.cluster_bytes), h.cluster_bytes);
 }
 
 static void find_qcow(const struct file *f)
@@ -587,7 +587,8 @@ static void find_qcow(const struct file *f)
 		die("no image");
 	add(f, 0, QCOW1_HEADER_BYTES, "header");
 	unit_table.big_endian = true;
-	use_l2(f, h.l1_off, be64_load(f->bytes + h.l1_off), min_u64(UINT64_C(1) << h.l2_bits, h.size >> h.cluster_bits),
+	use_l2(f, h.l1_off, be64_load(f->bytes + h.l1_off),
+	       min_u64(UINT64_C(1) << h.l2_bits, h.size >> h.cluster_bits),
 	       UINT64_C(1) << h.cluster_bits);
 }
 

@@ -205,7 +205,8 @@ Test(asif, headers)
 	}
 	make();
 	cr_assert_eq(asif_parse_header(file, ASIF_HEADER_BYTES, &h, NULL), 0);
-	cr_assert(h.group_chunks == GROUP && h.table_chunks == TABLE_CHUNKS && asif_table_count(&h) == 2);
+	cr_assert(h.group_chunks == GROUP && h.table_chunks == TABLE_CHUNKS &&
+		  asif_table_count(&h) == 2);
 	cr_assert_eq(asif_data_entry(&h, GROUP - 1), GROUP - 1);
 	cr_assert_eq(asif_data_entry(&h, GROUP), GROUP + 1);
 	cr_assert_eq(asif_bitmap_entry(&h, GROUP - 1), GROUP);

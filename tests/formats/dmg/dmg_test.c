@@ -82,7 +82,8 @@ static void write_image(const char *name)
 	if (!be64_load(m.trailer + 492))
 		be64_store(m.trailer + 492, m.sectors);
 	memcpy(fork + 20 + table_bytes, m.trailer, sizeof(m.trailer));
-	make_file(name, m.bytes, m.len + 20 + table_bytes + 512, (off_t)(m.len + 20 + table_bytes + 512));
+	make_file(name, m.bytes, m.len + 20 + table_bytes + 512,
+		  (off_t)(m.len + 20 + table_bytes + 512));
 }
 
 /* A property list, and the trailer. */

@@ -3,6 +3,7 @@
  * judged by qemu-img where it is there.
  */
 #include "libimg/base/arith.h"
+#include "libimg/base/endian.h"
 #include "tests/formats/qcow2/bench.h"
 
 enum { KIB = 1024,
@@ -532,6 +533,63 @@ Test(qcow2_crypto, nothing_is_compressed)
 	close_image(img);
 	img_error_free(err);
 	finish(&b);
+}
+
+/* ---- The header ---- */
+
+/* Where in the first cluster the extension of the encryption header is. */
+static off_t find_extension(const uint8_t *first, size_t len)
+{
+	size_t i = 0;
+
+	while (i + 24 <= len && be32_load(first + i) != 0x0537be77)
+		i += 8;
+	cr_assert_leq(i + 24, len);
+	return (off_t)i;
+}
+
+/* The keys are in it: what seems leaked is not given away, and nothing is changed. */
+Test(qcow2_crypto, no_repair_frees_what_may_be_a_header)
+{
+	static const struct {
+		off_t at; /* in the extension */
+		uint64_t value;
+		const char *word; /* why the image cannot be opened */
+	} rows[] = {
+		{ 0, UINT64_C(0x1234567800000010), "no extension says where the encryption header is" },
+		{ 8, UINT64_C(1) << 40, "no LUKS header is there" },
+		{ 16, 592, "key slot" },
+		{ 16, 100, "truncated" },
+	};
+
+	for (size_t i = 0; i < IMG_ARRAY_LEN(rows); i++) {
+		struct img_error *err = img_error_new();
+		struct img_check_result result;
+		struct bench b;
+		uint8_t first[65536], value[8];
+		struct img *img;
+		int fd;
+
+		start(&b, 1, MIB);
+		make(b.image, "luks", MIB, "");
+		fd = open(b.image, O_RDWR);
+		cr_assert_eq(pread(fd, first, sizeof(first), 0), (ssize_t)sizeof(first));
+		be64_store(value, rows[i].value);
+		cr_assert_eq(
+			pwrite(fd, value, 8, find_extension(first, sizeof(first)) + rows[i].at), 8);
+		close(fd);
+		run(&b, "cp image.qcow2 before");
+		refused(b.image, KEY, 0, -EUCLEAN, rows[i].word);
+		img = opened(b.image, "", IMG_OPEN_WRITE | IMG_OPEN_CHECK);
+		cr_assert_eq(img_check(img, IMG_REPAIR_ALL, NULL, NULL, &result, err), 0, "%s",
+			     img_error_text(err));
+		cr_assert_gt(result.corruptions, 0);
+		cr_assert_eq(result.leaks_fixed, 0);
+		close_image(img);
+		run(&b, "cmp image.qcow2 before");
+		img_error_free(err);
+		finish(&b);
+	}
 }
 
 /* ---- Key slots ---- */
