@@ -82,9 +82,10 @@ static int unpack(struct checking *c, const struct dmg_entry *e, uint32_t *crc, 
 	int rc;
 
 	if (!codec || codec->missing) {
-		img_check_report(c->check, "Not checked: the chunk of sector %" PRIu64 ": type %#" PRIx32 " %s",
-				 e->sector, e->type, codec ? codec->missing : "is not known");
-		c->check->result.check_errors++;
+		if (!c->check->result.check_errors++)
+			img_check_report(c->check,
+					 "Not checked: the chunk of sector %" PRIu64 ", and others: type %#" PRIx32 ": %s",
+					 e->sector, e->type, codec ? codec->missing : "not known");
 		return 1;
 	}
 	if (!reserve(&c->stored, &c->stored_bytes, (size_t)e->len) ||

@@ -149,20 +149,19 @@ static void make_coder(unsigned kind)
 	unsigned at = 0, states = states_of[kind];
 
 	for (unsigned s = 0; s < symbols_of[kind]; s++) {
-		unsigned f = c->frequency[s], k, longer;
+		unsigned f = c->frequency[s], k, longer, less;
 
 		c->first[s] = (uint16_t)at;
 		if (!f)
 			continue;
 		for (k = 0; f << k < states; k++)
 			;
-		if (f << k > states && k) /* f << k is in [states, 2 states) for the k that is wanted */
-			k += f << k >= 2 * states ? -1u : 0;
 		longer = (2 * states >> k) - f;
+		less = k ? k - 1 : 0;
 		for (unsigned i = 0; i < f; i++, at++) {
-			c->bits[at] = (uint8_t)(i < longer ? k : k - 1);
+			c->bits[at] = (uint8_t)(i < longer ? k : less);
 			c->next[at] = (uint16_t)(i < longer ? ((f + i) << k) - states
-							    : (i - longer) << (k - 1));
+							    : (i - longer) << less);
 		}
 	}
 	c->state = 0;
