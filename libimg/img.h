@@ -247,7 +247,10 @@ int img_open_node(const struct img_node *node, const struct img_open_options *op
 
 /* ---- Secrets: what descriptions speak of by id ---- */
 
-/* Not thread-safe while objects are added. What is in it is cleared when it is freed. */
+/*
+ * Not thread-safe while objects are added. What is in it is cleared when it is freed. A program forbids core dumps
+ * if none must have keys in it: OpenSSL has copies of those of open images in memory of its own, which it clears.
+ */
 struct img_secrets *img_secrets_new(void);    /* NULL: out of memory */
 void img_secrets_free(struct img_secrets *s); /* NULL is fine */
 /*

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "libimg/img.h"
 #include "tools/args.h"
@@ -27,12 +28,32 @@ const char *open_references(const char *given)
 	return given ? given : default_references;
 }
 
+/*
+ * OpenSSL keeps copies of keys in memory like any other. A limit of 1 byte is none for files, and stops
+ * the kernel's piping to a program as well, which one of 0 does not.
+ */
+static void forbid_core_dump(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_CORE, &limit) || limit.rlim_cur <= 1)
+		return;
+	limit.rlim_cur = 1;
+	setrlimit(RLIMIT_CORE, &limit);
+}
+
+static int ask(void *user, const struct img_secret_request *request, void *buf, size_t size, size_t *len)
+{
+	forbid_core_dump();
+	return prompt_passphrase(user, request, buf, size, len);
+}
+
 static struct img_secrets *all_objects(void)
 {
 	if (!objects) {
 		objects = args_memory(img_secrets_new());
 		if (prompt_is_possible())
-			img_secrets_set_callback(objects, prompt_passphrase, NULL);
+			img_secrets_set_callback(objects, ask, NULL);
 	}
 	return objects;
 }
@@ -49,8 +70,10 @@ static void hide_data(const char *text)
 bool open_add_object(const char *text)
 {
 	struct img_error *err = img_error_new();
-	bool ok = !img_secrets_add(all_objects(), text, err);
+	bool ok;
 
+	forbid_core_dump();
+	ok = !img_secrets_add(all_objects(), text, err);
 	hide_data(text);
 	if (!ok)
 		report_failure(err, "--object");
@@ -380,7 +403,7 @@ void open_warn_replaced(const char *path, unsigned cache_flags)
 void open_warn_rounded(const char *name, uint64_t asked, uint64_t size)
 {
 	asked = (asked + 511) / 512 * 512;
-	if (is_imgtool() && size != asked)
+	if (is_imgtool() && size && size != asked) /* 0: a header without its disk */
 		report_warning("'%s' has %" PRIu64 " bytes in place of %" PRIu64
 			       ", for its format has no disk of exactly that size",
 			       name, size, asked);
