@@ -340,8 +340,8 @@ Test(qed, other_backing_files)
 	make("a", SIZE, "cluster_size=4k", "b", NULL);
 	for (size_t i = 0; i < COUNT(rows); i++) {
 		bool raw = rows[i].format && !strcmp(rows[i].format, "raw");
-		uint64_t at;
-		struct bytes b;
+		uint64_t at, old_at = at64("a", 56);
+		struct bytes old = load("a"), b;
 
 		img = must_open("a", "qed", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
 		cr_assert_eq(img_set_backing_name(img, rows[i].name, rows[i].format, NULL), 0, "%zu", i);
@@ -352,6 +352,10 @@ Test(qed, other_backing_files)
 		if (rows[i].name)
 			cr_assert(at >> 32 == strlen(rows[i].name) &&
 				  !memcmp(b.at + (uint32_t)at, rows[i].name, at >> 32));
+		/* A power cut leaves the old name or the new one: so they do not touch. */
+		if (rows[i].name)
+			cr_assert(!memcmp(b.at + (uint32_t)old_at, old.at + (uint32_t)old_at, old_at >> 32), "%zu", i);
+		free(old.at);
 		free(b.at);
 	}
 	memset(longest, 'x', sizeof(longest));
