@@ -91,9 +91,9 @@ static int parse(struct amend *amend, int argc, char **argv)
 	if (!args_cache("cache", amend->cache, &r->flags) ||
 	    !args_one_way_to_open(r->image_opts, r->format))
 		return 1;
-	/* which options there are the file alone says: nothing else is needed for that */
+	/* which options there are the file alone says; what is below has key slots of its own */
 	r->flags |= creation_wants_help(&amend->options) ? IMG_OPEN_SELF_ONLY | IMG_OPEN_SHARE
-							 : IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE;
+							 : IMG_OPEN_WRITE | IMG_OPEN_PROBE_WRITE | IMG_OPEN_NO_BACKING;
 	return GO_ON;
 }
 
