@@ -612,6 +612,18 @@ enum img_preallocate {
 int img_resize(struct img *img, uint64_t size, enum img_preallocate preallocation,
 	       struct img_error *err);
 
+struct img_measure_result {
+	uint64_t required;	  /* bytes that the file takes with what is known to be in the disk */
+	uint64_t fully_allocated; /* when all of the disk was written */
+	uint64_t reserved[4];
+};
+/*
+ * How large a new image would be: options as for img_create_begin(), with a size; nothing is made. -ENOTSUP: the format does
+ * not tell; else errors of img_create_begin() before a file is made.
+ */
+int img_measure(const struct img_create_options *options, struct img_measure_result *out,
+		struct img_error *err);
+
 /* Zero-initialise. */
 struct img_amend_options {
 	const char *const *options; /* "key=value,..." strings, NULL at the end; may be NULL */

@@ -5,7 +5,7 @@
 #include "tools/options.h"
 
 extern const struct command amend_command, bench_command, check_command, commit_command,
-	compare_command, convert_command, create_command, info_command, io_command, map_command,
+	compare_command, convert_command, create_command, info_command, io_command, map_command, measure_command,
 	rebase_command, resize_command;
 
 /* The program itself; and in alphabetical order its commands; NULL past the last. */

@@ -17,6 +17,7 @@ static const struct command *const commands[] = {
 	&info_command,
 	&io_command,
 	&map_command,
+	&measure_command,
 	&rebase_command,
 	&resize_command,
 };

@@ -280,6 +280,7 @@ const struct img_driver luks_driver = {
 	.create_options = luks_create_options,
 	.create_check = luks_create_check,
 	.create = luks_create,
+	.measure = luks_measure,
 	.amend_options = luks_amend_options,
 	.amend = luks_amend,
 	.check = luks_check,

@@ -52,6 +52,21 @@ int luks_create_check(struct img_creating *c, struct img_error *err)
 	return 0;
 }
 
+int luks_measure(const struct img_creating *c, uint64_t *required, uint64_t *fully_allocated,
+		 struct img_error *err)
+{
+	struct img_luks_parameters p;
+	int rc = img_luks_parameters(c->options, "", &p, err);
+
+	if (rc)
+		return rc;
+	*required = img_luks_header_bytes(&p);
+	if (!img_options_bool(c->options, "detached-header"))
+		*required += c->size;
+	*fully_allocated = *required;
+	return 0;
+}
+
 struct new_disk {
 	struct img_creating *c;
 	struct img_luks_parameters parameters;

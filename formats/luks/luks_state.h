@@ -21,6 +21,8 @@ struct luks {
 extern const struct img_option luks_create_options[], luks_amend_options[];
 int luks_create_check(struct img_creating *c, struct img_error *err);
 int luks_create(struct img_creating *c, struct img_error *err);
+int luks_measure(const struct img_creating *c, uint64_t *required, uint64_t *fully_allocated,
+		 struct img_error *err);
 int luks_amend(struct img *img, struct img_amending *a, struct img_error *err);
 int luks_check(struct img *img, struct img_check *c, struct img_error *err);
 

@@ -133,6 +133,14 @@ static int raw_create(struct img_creating *c, struct img_error *err)
 	return img_storage_resize(c->file, c->size, c->preallocate, err);
 }
 
+static int raw_measure(const struct img_creating *c, uint64_t *required, uint64_t *fully_allocated,
+		       struct img_error *err)
+{
+	(void)err;
+	*required = *fully_allocated = c->size;
+	return 0;
+}
+
 /* ---- Into a pipe: everything, zeroes too ---- */
 
 struct raw_sink {
@@ -206,6 +214,7 @@ const struct img_driver raw_driver = {
 	.create_options = raw_create_options,
 	.create_check = raw_create_check,
 	.create = raw_create,
+	.measure = raw_measure,
 	.sink = raw_open_sink,
 	.source = raw_source,
 };

@@ -675,6 +675,12 @@ struct img_driver {
 	int (*create_check)(struct img_creating *c, struct img_error *err);
 	int (*create)(struct img_creating *c, struct img_error *err);
 	/*
+	 * Optional, after create_check(): how long the file of a new image is (bytes), whatever is in it, and when all of
+	 * it is allocated.
+	 */
+	int (*measure)(const struct img_creating *c, uint64_t *required, uint64_t *fully_allocated,
+		       struct img_error *err);
+	/*
 	 * Optional. Blocking, image quiesced: change what was chosen when the image was made, durably, in an order in
 	 * which a power cut leaves it as it was or as it is to be. amend_options ends with a NULL name.
 	 */

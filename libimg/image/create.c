@@ -147,6 +147,27 @@ int img_create_prepare(const char *path, const struct img_create_options *option
 	return 0;
 }
 
+int img_measure(const struct img_create_options *options, struct img_measure_result *out,
+		struct img_error *err)
+{
+	const struct img_driver *d = options->format ? img_driver_named(options->format) : NULL;
+	struct img_measure_result result = { 0 };
+	struct img_create_settings r;
+	int rc;
+
+	if (d && !d->measure)
+		return img_fail(err, -ENOTSUP, "Block driver '%s' does not support size measurement",
+				d->name);
+	rc = prepare("new image", options, IMG_OPEN_NO_DATA, &r, err);
+	if (rc)
+		return rc;
+	rc = r.driver->measure(&r.creating, &result.required, &result.fully_allocated, err);
+	img_create_settings_clear(&r);
+	if (!rc)
+		*out = result;
+	return rc;
+}
+
 /* ---- Making it ---- */
 
 /* struct img_creating as a driver's create() gets it. */
