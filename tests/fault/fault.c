@@ -353,6 +353,7 @@ static void examine(const struct scenario *scenario, int rc, struct img_error *e
 	struct img *img = NULL;
 	const char *format = test.format;
 	size_t n = img_record_count(test.record);
+	char to[32];
 	int checked;
 
 	if (rc && scenario->created)
@@ -361,8 +362,10 @@ static void examine(const struct scenario *scenario, int rc, struct img_error *e
 		flat_copy(&left, &test.before);
 	for (size_t i = 0; i < n; i++)
 		flat_apply(&left, img_record_at(test.record, i));
-	if (scenario->run == run_copy)
-		test.format = !strncmp(test.to, "qcow2", 5) ? "qcow2" : test.to;
+	if (scenario->run == run_copy) { /* without the mark of compression */
+		snprintf(to, sizeof(to), "%.*s", (int)strcspn(test.to, "-"), test.to);
+		test.format = to;
+	}
 	if (scenario->run == run_stream) {
 		test.format = "vmdk";
 		flat_load(&left, STREAM_NAME);
