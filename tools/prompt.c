@@ -1,6 +1,6 @@
 /*
  * Asking for a passphrase: a line from the terminal, which shows nothing of it. Keys that would end or stop
- * the program end the question, so that the terminal is as it was in any case.
+ * the program end the question, so that the terminal is as it was then, too.
  */
 #include "tools/prompt.h"
 

@@ -233,6 +233,21 @@ static int get_cipher(const struct place *p, const json_t *from, size_t key_byte
 	return rc ? img_error_prefix(p->err, rc, "%s %s", p->what, p->id) : 0;
 }
 
+/* Key slots, segments and digests are numbered. IMG_LUKS_SLOTS_MAX: no such number. */
+static unsigned number_of(const char *id)
+{
+	size_t len = strspn(id, "0123456789");
+	unsigned long n = len && len <= 2 && !id[len] ? strtoul(id, NULL, 10) : IMG_LUKS_SLOTS_MAX;
+
+	return (unsigned)min_u64(n, IMG_LUKS_SLOTS_MAX);
+}
+
+static int fail_id(const char *what, const char *id, struct img_error *err)
+{
+	return img_fail(err, -EUCLEAN, "%s %.40s: expected a number below %d", what, id,
+			IMG_LUKS_SLOTS_MAX);
+}
+
 /* ---- Segments: where the payload is ---- */
 
 static int parse_segment(struct img_luks *l, const struct place *p, const json_t *segment)
@@ -300,12 +315,14 @@ static int parse_digest(struct img_luks *l, const json_t *digests, const char *s
 	{
 		if (!lists(json_object_get(v, "segments"), segment))
 			continue;
+		if (number_of(id) == IMG_LUKS_SLOTS_MAX)
+			return fail_id("digest", id, err);
 		digest = v;
 		p.id = id;
 		break;
 	}
 	if (!digest)
-		return img_fail(err, -EUCLEAN, "no digest lists segment %.40s", segment);
+		return img_fail(err, -EUCLEAN, "no digest lists segment %s", segment);
 	rc = check_type(&p, digest, "type", "pbkdf2");
 	if (!rc)
 		rc = get_hash(&p, digest, "hash", &l->digest.hash);
@@ -414,15 +431,6 @@ static int parse_slot(struct img_luks *l, const struct place *p, const json_t *s
 	return rc;
 }
 
-/* A slot's number; IMG_LUKS_SLOTS_MAX: it is none. */
-static unsigned slot_number(const char *id)
-{
-	size_t len = strspn(id, "0123456789");
-	unsigned long n = len && len <= 2 && !id[len] ? strtoul(id, NULL, 10) : IMG_LUKS_SLOTS_MAX;
-
-	return (unsigned)min_u64(n, IMG_LUKS_SLOTS_MAX);
-}
-
 /* Those that the digest lists: others have nothing to do with the payload. */
 static int parse_slots(struct img_luks *l, const json_t *slots, const json_t *listed,
 		       uint64_t header_bytes, struct img_error *err)
@@ -433,12 +441,11 @@ static int parse_slots(struct img_luks *l, const json_t *slots, const json_t *li
 	json_object_foreach((json_t *)(uintptr_t)slots, id, v)
 	{
 		struct place p = { "keyslot", id, err };
-		unsigned n = slot_number(id);
+		unsigned n = number_of(id);
 		int rc;
 
 		if (n == IMG_LUKS_SLOTS_MAX)
-			return img_fail(err, -EUCLEAN, "keyslot %.40s: expected a number below %d", id,
-					IMG_LUKS_SLOTS_MAX);
+			return fail_id("keyslot", id, err);
 		if (!lists(listed, id))
 			continue;
 		rc = parse_slot(l, &p, v, header_bytes, &l->slots[n]);
@@ -513,6 +520,8 @@ static int read_root(struct img_luks *l, const json_t *root, uint64_t header_byt
 				json_object_size(segments));
 	first = json_object_iter((json_t *)(uintptr_t)segments);
 	id = json_object_iter_key(first);
+	if (number_of(id) == IMG_LUKS_SLOTS_MAX)
+		return fail_id("segment", id, err);
 	rc = parse_digest(l, digests, id, &listed, err);
 	if (rc)
 		return rc;

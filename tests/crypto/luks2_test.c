@@ -172,6 +172,8 @@ Test(luks2, what_is_not_supported_or_contradicts_itself_is_refused_by_name)
 		{ "\"segments\":[\"0\"]", "\"segments\":[\"1\"]", -EUCLEAN, "no digest lists segment 0" },
 		{ "\"keyslots\":[\"0\"]", "\"keyslots\":[]", -EUCLEAN, "keyslots that the digest lists" },
 		{ "{\"0\":{\"type\":\"luks2\"", "{\"99\":{\"type\":\"luks2\"", -EUCLEAN, "keys" },
+		{ "\"segments\":{\"0\":", "\"segments\":{\"zero\":", -EUCLEAN, "segment zero: expected a number" },
+		{ "\"digests\":{\"0\":", "\"digests\":{\"32\":", -EUCLEAN, "digest 32: expected a number" },
 		{ "\"segments\":{\"0\":", "\"segments\":{\"1\":" SEGMENT ",\"0\":", -ENOTSUP, "2 segments" },
 		{ "\"tokens\":{}", "\"tokens\":{},\"tokens\":{}", -EUCLEAN, "no valid JSON" },
 		{ "\"tokens\":{}", "\"tokens\":{", -EUCLEAN, "no valid JSON" },
