@@ -88,21 +88,25 @@ int qcow1_resize(struct img *img, uint64_t size, enum img_preallocate how, struc
 /* ---- The backing file ---- */
 
 /*
- * Where a name goes: not where the old one is, so that it can be durable before the header leads there. Between
- * header and L1 table, or else in a cluster of its own.
+ * Where a name goes: not where the old one is, so that it can be durable before the header leads there. Behind
+ * the header or the old name, if nothing else is there, or else in a cluster of its own.
  */
 static int place_name(struct img *img, size_t bytes, uint64_t *off, struct img_error *err)
 {
 	struct qcow1 *q = img->state;
 	const struct qcow1_header *h = &q->header;
 	uint64_t old = h->name_off ? h->name_bytes : 0;
+	bool room;
+	int rc;
 
 	*off = QCOW1_HEADER_BYTES;
-	if (*off + bytes <= h->l1_off && !(old && ranges_overlap(*off, bytes, h->name_off, old)))
-		return 0;
-	*off = h->name_off + old;
-	if (old && *off + bytes <= h->l1_off)
-		return 0;
+	rc = img_tables_has_room(&q->tables, *off, bytes, &room, err);
+	if (!rc && !room && old) {
+		*off = h->name_off + old;
+		rc = img_tables_has_room(&q->tables, *off, bytes, &room, err);
+	}
+	if (rc || room)
+		return rc;
 	if (!q->tables.writing ||
 	    img_unit_alloc_get_at_end(&q->tables.alloc,
 				      div_round_up_u64(bytes, q->tables.cluster_bytes), off))

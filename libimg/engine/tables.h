@@ -146,6 +146,12 @@ void img_tables_free(struct img_tables *t);
 /* Large L2 tables that are missing for [off, off + len). The driver's grow(), but for marks. */
 int img_tables_grow(struct img_tables *t, uint64_t off, uint64_t len, struct img_error *err);
 /*
+ * May metadata be put at [off, off + len), len at least 1? Only clusters that hold metadata, and no compressed
+ * data, have room: all others are the allocator's.
+ */
+int img_tables_has_room(struct img_tables *t, uint64_t off, uint64_t len, bool *out,
+			struct img_error *err);
+/*
  * Have a longer L1 table, of zeroes behind what it has, durably: in its place (*off stays) if nothing else is
  * there, or at *off, at the end of the file, where the driver's header has to lead then. The tables stay described
  * as they were.

@@ -400,27 +400,36 @@ int img_tables_grow(struct img_tables *t, uint64_t off, uint64_t len, struct img
 	return rc;
 }
 
+int img_tables_has_room(struct img_tables *t, uint64_t off, uint64_t len, bool *out, struct img_error *err)
+{
+	uint64_t l1_bytes = t->l1_entries * IMG_TABLE_ENTRY_BYTES, first, last;
+	struct img_tables_survey l;
+	int rc = img_tables_survey(t, &l, err);
+
+	first = unit_of(t, off);
+	last = unit_of(t, off + len - 1);
+	*out = !rc && off >= t->header_end && last < l.fixed.size &&
+	       !ranges_overlap(t->name_off, t->name_bytes, off, len) &&
+	       !ranges_overlap(t->l1_off, l1_bytes, off, len);
+	for (uint64_t unit = first; unit <= last && *out; unit++)
+		*out = img_sparse_bitset_has(&l.fixed, unit) && !img_sparse_bitset_has(&l.packed, unit);
+	for (size_t i = 0; i < l.table_count && *out; i++)
+		*out = !ranges_overlap(l.tables[i].off, img_tables_table_bytes(t), off, len);
+	img_tables_survey_free(&l);
+	return rc;
+}
+
 /* ---- A longer L1 table ---- */
 
 static int l1_has_room(struct img_tables *t, uint64_t entries, bool *out, struct img_error *err)
 {
 	uint64_t end = t->l1_off + t->l1_entries * IMG_TABLE_ENTRY_BYTES;
 	uint64_t new_end = t->l1_off + entries * IMG_TABLE_ENTRY_BYTES;
-	uint64_t cluster_end = round_up_u64(end, t->cluster_bytes);
-	struct img_tables_survey l;
-	int rc;
 
 	*out = false;
-	if (new_end > cluster_end)
+	if (new_end > round_up_u64(end, t->cluster_bytes))
 		return 0;
-	/* Compressed data may begin right behind it, and a name may be there. */
-	rc = img_tables_survey(t, &l, err);
-	*out = !rc && !ranges_overlap(t->name_off, t->name_bytes, end, new_end - end) &&
-	       !img_sparse_bitset_has(&l.packed, unit_of(t, end));
-	for (size_t i = 0; i < l.table_count && *out; i++)
-		*out = !ranges_overlap(l.tables[i].off, img_tables_table_bytes(t), end, new_end - end);
-	img_tables_survey_free(&l);
-	return rc;
+	return img_tables_has_room(t, end, new_end - end, out, err);
 }
 
 int img_tables_extend_l1(struct img_tables *t, uint64_t entries, uint64_t *off, struct img_error *err)

@@ -355,6 +355,36 @@ Test(qcow1, other_backing_files)
 	sound("a");
 }
 
+/* Where the L1 table was there are clusters now: a name may not be written over them. */
+Test(qcow1, name_beside_clusters)
+{
+	uint8_t *model = calloc(1, 200 * MIB);
+	char name[1024];
+	struct img *img;
+
+	make("b", SIZE, NULL, NULL, NULL);
+	make("a", 4 * MIB, NULL, "b", NULL);
+	img = must_open("a", "qcow", IMG_OPEN_WRITE);
+	put(img, 0, 3 * MIB, 7, model);
+	resize(img, 200 * MIB);
+	must_close(img);
+	for (size_t i = 0, lengths[] = { 899, 1, 799, 0, 1023, 439 }; i < COUNT(lengths); i++) {
+		/* "./././b" */
+		for (size_t k = 0; k < lengths[i]; k++)
+			name[k] = "./"[k % 2];
+		if (lengths[i])
+			name[lengths[i] - 1] = 'b';
+		name[lengths[i]] = 0;
+		img = must_open("a", "qcow", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
+		cr_assert_eq(img_set_backing_name(img, lengths[i] ? name : NULL, NULL, NULL), 0);
+		put(img, i * 1000, 2000, (uint8_t)i, model);
+		must_close(img);
+		reads_as("a", model, 200 * MIB);
+	}
+	sound("a");
+	free(model);
+}
+
 Test(qcow1, emptied)
 {
 	uint8_t *model = calloc(1, SIZE);
