@@ -33,6 +33,18 @@ int qed_write_header(struct img *img, const struct qed_header *h, struct img_err
 	return rc;
 }
 
+/* Features that are not known, and that a change makes untrue. */
+static int qed_first_write(struct img *img, struct img_error *err)
+{
+	const struct qed *q = img->state;
+	struct qed_header h = q->header;
+
+	if (!h.autoclear)
+		return 0;
+	h.autoclear = 0;
+	return qed_write_header(img, &h, err);
+}
+
 /* ---- Opening ---- */
 
 static int read_header(struct img *img, struct qed_header *h, struct img_error *err)
@@ -103,14 +115,17 @@ static int check_marked(struct img *img, struct img_error *err)
 {
 	struct qed *q = img->state;
 	struct img_check c = { .repair = IMG_REPAIR_ALL | IMG_REPAIR_LOSS, .quiet = true };
-	struct qed_header h = q->header;
-	int rc;
+	struct qed_header h;
+	int rc = qed_first_write(img, err);
 
+	if (rc)
+		return rc;
 	q->tables.for_check = true;
 	rc = img_tables_check(&q->tables, &c, err);
 	q->tables.for_check = false;
 	if (rc || c.result.corruptions)
 		return rc;
+	h = q->header;
 	h.features &= ~(uint64_t)QED_NEED_CHECK;
 	rc = qed_write_header(img, &h, err);
 	if (rc)
@@ -273,18 +288,6 @@ static int qed_make_empty(struct img *img, struct img_error *err)
 	if (q->tables.for_check)
 		return img_fail(err, -EINVAL, "%s: it was opened for a check only", img->name);
 	return img_tables_make_empty(&q->tables, err);
-}
-
-/* Features that are not known, and that a change makes untrue. */
-static int qed_first_write(struct img *img, struct img_error *err)
-{
-	const struct qed *q = img->state;
-	struct qed_header h = q->header;
-
-	if (!h.autoclear)
-		return 0;
-	h.autoclear = 0;
-	return qed_write_header(img, &h, err);
 }
 
 static int qed_finish(struct img *img, struct img_error *err)

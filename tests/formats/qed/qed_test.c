@@ -74,6 +74,10 @@ Test(qed, unknown_features)
 	must_close(img);
 	cr_assert_eq(at64("a", 32), 0);
 	reads_as("a", model, sizeof(model));
+	/* a marked image is repaired when it is opened */
+	make_some((struct plain){ .features = NEED_CHECK, .autoclear = 0x11 });
+	must_close(must_open("a", "qed", IMG_OPEN_WRITE));
+	cr_assert(!at64("a", 16) && !at64("a", 32));
 }
 
 static void refused(uint64_t off, uint32_t value, const char *word)
