@@ -88,7 +88,8 @@ static int open_header(struct img *img, struct luks *l, struct img_opening *o, s
 	return rc;
 }
 
-static int set_size(struct img *img, const struct luks *l, struct img_error *err)
+static int set_size(struct img *img, const struct luks *l, const struct img_opening *o,
+		    struct img_error *err)
 {
 	uint64_t given = img_luks_payload_bytes(l->header), end;
 	bool alone = !l->header_file && !l->payload_off;
@@ -96,6 +97,10 @@ static int set_size(struct img *img, const struct luks *l, struct img_error *err
 
 	if (alone)
 		room = 0; /* a detached header */
+	if (img->file->size < l->payload_off && !o->self_only && !o->for_check)
+		return img_fail(err, -EUCLEAN,
+				"%s: truncated: ends at %" PRIu64 ", the disk begins at %" PRIu64, img->name,
+				atomic_load(&img->file->size), l->payload_off);
 	img->size = align_down_u64(given ? given : room, l->sector_bytes);
 	if (img->size > LUKS_MAX_SIZE || !add_u64(l->payload_off, img->size, &end) ||
 	    end > INT64_MAX)
@@ -118,7 +123,7 @@ static int luks_open(struct img *img, struct img_opening *o, struct img_error *e
 	l->sector_bytes = img_luks_sector_bytes(l->header);
 	l->tweak = img_luks_tweak(l->header);
 	img->unit_bytes = l->sector_bytes;
-	rc = set_size(img, l, err);
+	rc = set_size(img, l, o, err);
 	if (!rc && !o->no_data && !img->created)
 		rc = o->passphrase(o, "key-secret", unlock, l, err);
 	if (!rc && !o->no_data)

@@ -41,8 +41,8 @@ static inline void luks2_copy(uint8_t bytes[HEADER], bool second, uint64_t seque
 	be16_store(bytes + 6, 2);
 	be64_store(bytes + 8, HEADER);
 	be64_store(bytes + 16, sequence);
-	strcpy((char *)bytes + 72, "sha256");
-	strcpy((char *)bytes + 168, second ? "second" : "first");
+	memcpy(bytes + 72, "sha256", 6);
+	memcpy(bytes + 168, second ? "second" : "first", second ? 6 : 5);
 	be64_store(bytes + 256, second ? HEADER : 0);
 	memcpy(bytes + 4096, json, min_size(len, HEADER - 4096));
 	EVP_Digest(bytes, HEADER, bytes + 448, &n, EVP_sha256(), NULL);

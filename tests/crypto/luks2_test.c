@@ -258,7 +258,7 @@ Test(luks2, json_with_too_many_members)
 
 	while (end < json + sizeof(json) - 4)
 		end = stpcpy(end, ",0");
-	strcpy(end, "]}");
+	stpcpy(end, "]}");
 	cr_assert_eq(img_luks2_parse_json(&l, HEADER, json, sizeof(json), &err), -EUCLEAN);
 	cr_assert_str_eq(err.text, "JSON has more than 20000 members");
 	img_error_clear(&err);

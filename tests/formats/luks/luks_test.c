@@ -129,6 +129,7 @@ Test(luks_disk, that_is_shorter_than_its_header_says)
 	static const char dynamic[] = "\"dynamic\"";
 	char report[512], json[sizeof(WHOLE) + 32];
 	const char *at = strstr(WHOLE, dynamic);
+	struct img_error *err = img_error_new();
 	struct img *img;
 
 	snprintf(json, sizeof(json), "%.*s\"2097152\"%s", (int)(at - WHOLE), WHOLE, at + strlen(dynamic));
@@ -150,4 +151,7 @@ Test(luks_disk, that_is_shorter_than_its_header_says)
 	make_file("a", bytes, sizeof(bytes), MIB - 512);
 	cr_assert_eq(check("a", report), 1);
 	cr_assert_str_eq(report, "a: truncated: ends at 1048064, the disk at 1048576 needs 1048576");
+	cr_assert_eq(open_by("driver=luks,file.filename=a,key-secret=s", IMG_OPEN_NO_DATA, &img, err), -EUCLEAN);
+	cr_assert_str_eq(img_error_text(err), "a: truncated: ends at 1048064, the disk begins at 1048576");
+	img_error_free(err);
 }
