@@ -91,7 +91,8 @@ static int open_header(struct img *img, struct luks *l, struct img_opening *o, s
 static int set_size(struct img *img, const struct luks *l, const struct img_opening *o,
 		    struct img_error *err)
 {
-	uint64_t given = img_luks_payload_bytes(l->header), end;
+	uint64_t given = img_luks_payload_bytes(l->header);
+	uint64_t most = LUKS_MAX_SIZE - min_u64(LUKS_MAX_SIZE, l->payload_off);
 	bool alone = !l->header_file && !l->payload_off;
 	uint64_t room = img->file->size - min_u64(img->file->size, l->payload_off);
 
@@ -102,9 +103,8 @@ static int set_size(struct img *img, const struct luks *l, const struct img_open
 				"%s: truncated: ends at %" PRIu64 ", the disk begins at %" PRIu64, img->name,
 				atomic_load(&img->file->size), l->payload_off);
 	img->size = align_down_u64(given ? given : room, l->sector_bytes);
-	if (img->size > LUKS_MAX_SIZE || !add_u64(l->payload_off, img->size, &end) ||
-	    end > INT64_MAX)
-		return img_fail_range(err, -EUCLEAN, img->size, 0, LUKS_MAX_SIZE, "%s: size", img->name);
+	if (img->size > most)
+		return img_fail_range(err, -EUCLEAN, img->size, 0, most, "%s: size", img->name);
 	return 0;
 }
 

@@ -122,36 +122,46 @@ static uint64_t check(const char *name, char report[512])
 	return result.corruptions;
 }
 
+/* Of version 2, with that length in its segment. */
+static void make_second_version(const char *length, off_t file_size)
+{
+	static uint8_t bytes[2 * HEADER];
+	static const char dynamic[] = "dynamic";
+	const char *at = strstr(WHOLE, dynamic);
+	char json[sizeof(WHOLE) + 32];
+
+	snprintf(json, sizeof(json), "%.*s%s%s", (int)(at - WHOLE), WHOLE, length, at + strlen(dynamic));
+	luks2_copy(bytes, false, 1, json, strlen(json));
+	luks2_copy(bytes + HEADER, true, 1, json, strlen(json));
+	make_file("a", bytes, sizeof(bytes), file_size);
+}
+
 /* Version 2 may tell the disk's length. */
 Test(luks_disk, that_is_shorter_than_its_header_says)
 {
-	static uint8_t bytes[2 * HEADER];
-	static const char dynamic[] = "\"dynamic\"";
-	char report[512], json[sizeof(WHOLE) + 32];
-	const char *at = strstr(WHOLE, dynamic);
 	struct img_error *err = img_error_new();
+	char report[512];
 	struct img *img;
 
-	snprintf(json, sizeof(json), "%.*s\"2097152\"%s", (int)(at - WHOLE), WHOLE, at + strlen(dynamic));
-	luks2_copy(bytes, false, 1, json, strlen(json));
-	luks2_copy(bytes + HEADER, true, 1, json, strlen(json));
-	make_file("a", bytes, sizeof(bytes), 3 * MIB);
+	make_second_version("2097152", 3 * MIB);
 	cr_assert_eq(check("a", report), 0, "%s", report);
-	make_file("a", bytes, sizeof(bytes), 3 * MIB - 512);
+	make_second_version("2097152", 3 * MIB - 512);
 	cr_assert_eq(check("a", report), 1);
 	cr_assert_str_eq(report, "a: truncated: ends at 3145216, the disk at 1048576 needs 3145728");
 	img = must_open("a", "luks", IMG_OPEN_SELF_ONLY);
 	cr_assert_eq(img_size(img), 2 * MIB);
 	img_close(img, NULL);
-	luks2_copy(bytes, false, 1, WHOLE, strlen(WHOLE));
-	luks2_copy(bytes + HEADER, true, 1, WHOLE, strlen(WHOLE));
-	make_file("a", bytes, sizeof(bytes), MIB + 10000);
+	make_second_version("dynamic", MIB + 10000);
 	cr_assert_eq(check("a", report), 0);
 	cr_assert_str_eq(report, "a: the last 1808 bytes are no whole sector of 4096 bytes: they are not used");
-	make_file("a", bytes, sizeof(bytes), MIB - 512);
+	make_second_version("dynamic", MIB - 512);
 	cr_assert_eq(check("a", report), 1);
 	cr_assert_str_eq(report, "a: truncated: ends at 1048064, the disk at 1048576 needs 1048576");
-	cr_assert_eq(open_by("driver=luks,file.filename=a,key-secret=s", IMG_OPEN_NO_DATA, &img, err), -EUCLEAN);
+	cr_assert_eq(open_by("driver=luks,file.filename=a", IMG_OPEN_NO_DATA, &img, err), -EUCLEAN);
 	cr_assert_str_eq(img_error_text(err), "a: truncated: ends at 1048064, the disk begins at 1048576");
+	make_second_version("9223372036853727232", 3 * MIB); /* it would end 4096 bytes beyond what is possible */
+	cr_assert_eq(open_by("driver=luks,file.filename=a", IMG_OPEN_SELF_ONLY, &img, err), -EUCLEAN);
+	cr_assert_str_eq(img_error_text(err),
+			 "a: size is 9223372036853727232, expected at most 9223372036853723136");
 	img_error_free(err);
 }
