@@ -521,33 +521,27 @@ static int start_scan(struct qcow2_scan *s, struct img_error *err)
  */
 static int scan_encryption_header(struct qcow2_scan *s, struct img_error *err)
 {
-	const struct img_luks_area area = {
-		.storage = s->img->file,
-		.name = s->img->name,
-		.off = s->extensions.crypto_off,
-		.bytes = s->extensions.crypto_bytes,
-	};
+	const struct qcow2_extensions *x = &s->extensions;
 	struct img_error why = { 0 };
 	struct img_luks *luks = NULL;
-	int rc = 0;
+	int rc;
 
 	if (s->header.crypt_method != QCOW2_CRYPT_LUKS)
 		return 0;
-	if (!area.bytes)
-		rc = img_fail(&why, -EUCLEAN, "there is no extension that says where it is");
-	else
-		rc = img_luks_open(&area, &luks, &why);
-	if (rc == -EUCLEAN || rc == -EMEDIUMTYPE) {
-		s->corruptions++;
+	rc = qcow2_open_luks(s->img, x->crypto_off, x->crypto_bytes, &luks, &why);
+	if (rc && rc != -ENOTSUP && rc != -ENOMEM) {
+		if (rc == -EUCLEAN)
+			s->corruptions++;
+		else
+			s->errors++;
 		s->lost = true;
-		qcow2_scan_report(s, "ERROR encryption header: %s", img_error_text(&why));
+		qcow2_scan_report(s, "ERROR %s", img_error_text(&why));
 	}
 	img_luks_free(luks);
 	img_error_clear(&why);
 	return rc == -ENOMEM ? qcow2_no_memory(s->img, err)
-	       : area.bytes
-		       ? qcow2_scan_count_fixed(s, area.off, area.bytes, "encryption header", err)
-		       : 0;
+			     : qcow2_scan_count_fixed(s, x->crypto_off, x->crypto_bytes,
+						      "encryption header", err);
 }
 
 int qcow2_scan(struct qcow2_scan *s, struct img *img, struct img_check *check, unsigned flags,

@@ -53,28 +53,38 @@ void qcow2_lock(struct qcow2_unlocked *u)
 	*u = (struct qcow2_unlocked){ 0 };
 }
 
-static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, struct img_error *err)
+int qcow2_open_luks(const struct img *img, uint64_t off, uint64_t bytes, struct img_luks **out,
+		    struct img_error *err)
 {
-	struct qcow2 *q = img->state;
 	const struct img_luks_area area = {
 		.storage = img->file,
 		.name = img->name,
-		.off = q->crypto_off,
-		.bytes = q->crypto_bytes,
+		.off = off,
+		.bytes = bytes,
 	};
+	int rc;
+
+	if (!bytes)
+		return img_fail(err, -EUCLEAN,
+				"%s: it is encrypted by LUKS, but no extension says where the "
+				"encryption header is",
+				img->name);
+	rc = img_luks_open(&area, out, err);
+	return rc == -EMEDIUMTYPE
+		       ? img_fail(err, -EUCLEAN,
+				  "%s: encryption header at %" PRIu64 ": no LUKS header is there",
+				  img->name, off)
+		       : rc;
+}
+
+static int unlock_luks(struct img *img, const uint8_t *passphrase, size_t len, struct img_error *err)
+{
+	struct qcow2 *q = img->state;
 	struct img_luks *luks;
-	int rc = area.bytes ? img_luks_open(&area, &luks, err)
-			    : img_fail(err, -EUCLEAN,
-				       "%s: it is encrypted by LUKS, but no extension says where the "
-				       "encryption header is",
-				       img->name);
+	int rc = qcow2_open_luks(img, q->crypto_off, q->crypto_bytes, &luks, err);
 
 	if (rc)
-		return rc == -EMEDIUMTYPE
-			       ? img_fail(err, -EUCLEAN,
-					  "%s: encryption header at %" PRIu64 ": no LUKS header is there",
-					  img->name, q->crypto_off)
-			       : rc;
+		return rc;
 	if (img_luks_version(luks) != 1)
 		rc = img_fail(err, -ENOTSUP,
 			      "%s: encryption header at %" PRIu64 ": LUKS version is %u, expected 1",

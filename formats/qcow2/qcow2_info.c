@@ -195,15 +195,11 @@ static int add_bitmaps(struct img *img, struct img_value *specific, struct img_e
 static int add_luks(struct img *img, struct img_value *encrypt, struct img_error *err)
 {
 	const struct qcow2 *q = img->state;
-	const struct img_luks_area area = { .storage = img->file,
-					    .name = img->name,
-					    .off = q->crypto_off,
-					    .bytes = q->crypto_bytes };
 	struct img_luks *luks;
-	int rc = img_luks_open(&area, &luks, err);
+	int rc = qcow2_open_luks(img, q->crypto_off, q->crypto_bytes, &luks, err);
 
 	if (rc)
-		return rc == -EMEDIUMTYPE ? -EUCLEAN : rc;
+		return rc;
 	img_luks_info(luks, "luks", encrypt);
 	img_luks_free(luks);
 	return 0;

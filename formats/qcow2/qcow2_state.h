@@ -257,6 +257,9 @@ int qcow2_check_encryption(const struct img *img, const struct img_opening *o, s
  * wrong; -ENOKEY, ...: see img_opening; -EUCLEAN, -ENOTSUP: the LUKS header.
  */
 int qcow2_open_cipher(struct img *img, struct img_opening *o, struct img_error *err);
+/* The LUKS header that the extension leads to. -EUCLEAN: none is there, or not a sound one; -ENOTSUP, ... */
+int qcow2_open_luks(const struct img *img, uint64_t off, uint64_t bytes, struct img_luks **out,
+		    struct img_error *err);
 void qcow2_lock(struct qcow2_unlocked *u); /* forget it */
 /* Before guest data is looked up or changed. -ENOKEY: that needs the cipher. */
 int qcow2_check_unlocked(const struct img *img, struct img_req *req);

@@ -592,6 +592,41 @@ Test(qcow2_crypto, no_repair_frees_what_may_be_a_header)
 	}
 }
 
+/* A header that cannot be read may be sound, or not: the check is not complete. */
+Test(qcow2_crypto, a_check_that_cannot_read_the_header_fails)
+{
+	const struct img_open_options o = { .flags = IMG_OPEN_WRITE | IMG_OPEN_CHECK };
+	struct img_error *err = img_error_new();
+	struct img_check_result result;
+	struct img_node *node = NULL;
+	uint8_t first[65536], *at;
+	struct img *img;
+	struct bench b;
+	char text[512];
+	FILE *f;
+
+	start(&b, 1, MIB);
+	make(b.image, "luks", MIB, "");
+	f = fopen(b.image, "rb");
+	cr_assert(f && fread(first, sizeof(first), 1, f) == 1);
+	fclose(f);
+	at = first + find_extension(first, sizeof(first)) + 8;
+	snprintf(text, sizeof(text),
+		 "driver=qcow2,file.driver=blkdebug,file.image.filename=%s,"
+		 "file.inject-error.0.event=read_aio,file.inject-error.0.sector=%" PRIu64,
+		 b.image, be64_load(at) / 512);
+	cr_assert_eq(img_node_parse_options(text, &node, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_open_node(node, &o, &img, err), 0, "%s", img_error_text(err));
+	cr_assert_eq(img_check(img, IMG_REPAIR_ALL, NULL, NULL, &result, err), 0, "%s",
+		     img_error_text(err));
+	cr_assert_eq(result.check_errors, 1);
+	cr_assert_eq(result.corruptions, 0);
+	close_image(img);
+	img_node_free(node);
+	img_error_free(err);
+	finish(&b);
+}
+
 /* ---- Key slots ---- */
 
 static int amend(const char *path, const char *keys, const char *options, struct img_error *err)
