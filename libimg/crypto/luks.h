@@ -99,8 +99,8 @@ struct img_luks_change {
 	bool force;		      /* erase the last one, overwrite one in use */
 };
 /*
- * Durably. A power cut, or a failure, leaves a slot as it was or as it is to be; one that is overwritten it may leave
- * erased, but never a disk that neither passphrase opens. To add, l has to be unlocked. -EINVAL: it cannot be done, or not
+ * Durably. A power cut, or a failure, leaves a slot as it was or as it is to be. One that is overwritten it may leave
+ * erased, and the new passphrase in another one; if none is free, in none. To add, l has to be unlocked. -EINVAL: it cannot be done, or not
  * without force; -EKEYREJECTED: no slot fits; -ENOSPC: no slot is free; -ENOKEY: locked; -ENOTSUP: whether
  * old_passphrase fits a slot cannot be found out, which then is not erased either.
  */

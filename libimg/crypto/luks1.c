@@ -372,21 +372,21 @@ static unsigned free_slot(const struct img_luks *l)
 }
 
 /*
- * An active slot whose material is half overwritten must not be taken for one: it is erased first. If it is the only
- * one, another has the new passphrase meanwhile, for a disk that no slot opens is lost.
+ * An active slot whose material is half overwritten must not be taken for one: it is erased first. A free one has the
+ * new passphrase meanwhile, for a disk that nobody can open is lost; where none is free seven others open it.
  */
 static int overwrite_slot(struct img_luks *l, unsigned i, const struct img_luks_change *c,
 			  struct img_error *err)
 {
-	bool only = active_slots(l) == 1;
 	unsigned meanwhile = free_slot(l);
-	int rc = only ? fill_slot(l, meanwhile, c, err) : 0;
+	bool have = meanwhile < IMG_LUKS1_SLOTS;
+	int rc = have ? fill_slot(l, meanwhile, c, err) : 0;
 
 	if (!rc)
 		rc = erase_slot(l, i, err);
 	if (!rc)
 		rc = fill_slot(l, i, c, err);
-	if (!rc && only)
+	if (!rc && have)
 		rc = erase_slot(l, meanwhile, err);
 	return rc;
 }

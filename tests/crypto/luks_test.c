@@ -213,8 +213,8 @@ static int fail_when_used_up(struct watch *w, const struct watch_entry *e)
 	return w->a ? (w->a--, 0) : -EIO;
 }
 
-/* Wherever that ends, somebody opens the disk. */
-Test(luks, the_only_slot_is_overwritten)
+/* Wherever that ends, the old passphrase or the new one opens the disk. */
+Test(luks, a_slot_is_overwritten)
 {
 	const uint64_t ms = 1;
 	const struct img_luks_change over = { .active = true,
