@@ -62,6 +62,15 @@ static int l1_moved(struct img_tables *t, uint64_t off, struct img_error *err)
 	return qcow1_write_header(t->img, &h, err);
 }
 
+static int name_moved(struct img_tables *t, uint64_t off, struct img_error *err)
+{
+	struct qcow1 *q = t->img->state;
+	struct qcow1_header h = q->header;
+
+	h.name_off = off;
+	return qcow1_write_header(t->img, &h, err);
+}
+
 /* ---- Opening ---- */
 
 static int read_header(struct img *img, struct qcow1_header *h, struct img_error *err)
@@ -169,6 +178,7 @@ static void describe_tables(struct img *img, struct qcow1 *q)
 		.compressed = true,
 		.len_shift = len_shift,
 		.l1_moved = l1_moved,
+		.name_moved = name_moved,
 	};
 	place_tables(q);
 }

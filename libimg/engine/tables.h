@@ -43,10 +43,11 @@ struct img_tables {
 	unsigned len_shift;	   /* where that length begins */
 	struct img_cipher *cipher; /* of clusters that are not compressed; NULL: clear text */
 	/*
-	 * Optional: the L1 table was copied to off, durably; have the header lead there, and this description. Blocking,
-	 * image quiesced. NULL: it stays where it is.
+	 * Optional: the L1 table, or the backing file's name, was copied to off, durably; have the header lead there, and
+	 * this description. Blocking, image quiesced. NULL: it stays where it is.
 	 */
 	int (*l1_moved)(struct img_tables *t, uint64_t off, struct img_error *err);
+	int (*name_moved)(struct img_tables *t, uint64_t off, struct img_error *err);
 	bool for_check; /* opened for a check: nothing is written */
 	bool mark;	/* before something is allocated the driver's grow() has to clear this */
 

@@ -1,6 +1,6 @@
 /*
  * What is at the end of a file with tables of two levels moves into the gaps, until there are none, and the file is cut:
- * clusters of data, compressed data, the L1 table, L2 tables. Each is copied, and when the copy is durable, what leads
+ * clusters of data, compressed data, the backing file's name, the L1 table, L2 tables. Each is copied, and when the copy is durable, what leads
  * there changes over.
  */
 #include <inttypes.h>
@@ -18,7 +18,7 @@ struct compact {
 	struct img_tables *t;
 	struct img_tables_survey survey; /* as it was before the step */
 	bool moved;			 /* something, in this step */
-	bool l1_lifted;			 /* the L1 table was moved up to move down */
+	bool l1_lifted, name_lifted;	 /* was moved up to move down */
 };
 
 /* ---- Gaps ---- */
@@ -200,29 +200,50 @@ static bool has_room(const struct img_tables *t, uint64_t end)
 	return end <= t->limit && (!t->img->file->device || end <= t->img->file->size);
 }
 
-/* Where no gap is large enough it goes to the end of the file for a while, once: then its own place is one. */
-static int move_l1(struct compact *c, struct img_error *err)
+typedef int moved_fn(struct img_tables *t, uint64_t off, struct img_error *err);
+
+/*
+ * What the header leads to: bytes at from. Where no gap is large enough it goes to the end of the file for a while,
+ * once: then its own place is one.
+ */
+static int move_piece(struct compact *c, uint64_t from, uint64_t bytes, moved_fn *moved, bool *lifted,
+		      struct img_error *err)
 {
 	struct img_tables *t = c->t;
-	uint64_t bytes = t->l1_entries * IMG_TABLE_ENTRY_BYTES, to, below;
-	struct gaps gaps = gaps_below(c, unit_of(t, t->l1_off)), any = gaps;
+	uint64_t to, below;
+	struct gaps gaps = gaps_below(c, unit_of(t, from)), any = gaps;
 	int rc;
 
-	if (!t->l1_moved || !take_gap(&any, 1, &below))
+	if (!moved || !bytes || !take_gap(&any, 1, &below))
 		return 0;
 	if (!take_gap(&gaps, bytes, &to)) {
 		to = round_up_u64(used_end(c), t->cluster_bytes);
-		if (c->l1_lifted || !has_room(t, to + round_up_u64(bytes, t->cluster_bytes)))
+		if (*lifted || !has_room(t, to + round_up_u64(bytes, t->cluster_bytes)))
 			return 0;
-		c->l1_lifted = true;
+		*lifted = true;
 	}
-	rc = img_tables_copy(t, t->l1_off, to, bytes, err);
+	rc = img_tables_copy(t, from, to, bytes, err);
 	if (!rc)
 		rc = img_tables_sync(t, err);
 	if (!rc)
-		rc = t->l1_moved(t, to, err);
+		rc = moved(t, to, err);
 	c->moved |= !rc;
 	return rc;
+}
+
+static int move_l1(struct compact *c, struct img_error *err)
+{
+	const struct img_tables *t = c->t;
+
+	return move_piece(c, t->l1_off, t->l1_entries * IMG_TABLE_ENTRY_BYTES, t->l1_moved, &c->l1_lifted,
+			  err);
+}
+
+static int move_name(struct compact *c, struct img_error *err)
+{
+	const struct img_tables *t = c->t;
+
+	return move_piece(c, t->name_off, t->name_bytes, t->name_moved, &c->name_lifted, err);
 }
 
 static int move_table(struct img_tables *t, struct img_table_place *table, uint64_t to, struct img_error *err)
@@ -361,7 +382,7 @@ static int cut_file(const struct compact *c, struct img_error *err)
 
 static int move_all(struct compact *c, struct img_error *err)
 {
-	static step_fn *const steps[] = { move_data, move_packed, move_l1, move_tables };
+	static step_fn *const steps[] = { move_data, move_packed, move_name, move_l1, move_tables };
 	bool any = true;
 	int rc = 0;
 

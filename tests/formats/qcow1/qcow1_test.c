@@ -355,6 +355,16 @@ Test(qcow1, other_backing_files)
 	sound("a");
 }
 
+/* "./././b", of an odd number of bytes, or of none. */
+static void long_name(char *name, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		name[i] = "./"[i % 2];
+	if (len)
+		name[len - 1] = 'b';
+	name[len] = 0;
+}
+
 /* Where the L1 table was there are clusters now: a name may not be written over them. */
 Test(qcow1, name_beside_clusters)
 {
@@ -369,20 +379,53 @@ Test(qcow1, name_beside_clusters)
 	resize(img, 200 * MIB);
 	must_close(img);
 	for (size_t i = 0, lengths[] = { 899, 1, 799, 0, 1023, 439 }; i < COUNT(lengths); i++) {
-		/* "./././b" */
-		for (size_t k = 0; k < lengths[i]; k++)
-			name[k] = "./"[k % 2];
-		if (lengths[i])
-			name[lengths[i] - 1] = 'b';
-		name[lengths[i]] = 0;
+		long_name(name, lengths[i]);
 		img = must_open("a", "qcow", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
 		cr_assert_eq(img_set_backing_name(img, lengths[i] ? name : NULL, NULL, NULL), 0);
 		put(img, i * 1000, 2000, (uint8_t)i, model);
 		must_close(img);
 		reads_as("a", model, 200 * MIB);
+		sound("a");
 	}
-	sound("a");
 	free(model);
+}
+
+/* A name that has clusters of its own moves into gaps as well, so that the file can be cut. */
+Test(qcow1, name_moves)
+{
+	static uint8_t model[SIZE];
+	char name[1024];
+	struct img *img;
+	struct bytes b;
+
+	make("b", 512, NULL, NULL, NULL);
+	make("a", SIZE, NULL, "b", NULL);
+	img = must_open("a", "qcow", IMG_OPEN_WRITE);
+	put(img, 0, 2 * MIB, 7, model);
+	long_name(name, sizeof(name) - 1);
+	cr_assert_eq(img_set_backing_name(img, name, NULL, NULL), 0);
+	must_close(img);
+	img = must_open("a", "qcow", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
+	cr_assert_eq(img_set_backing_name(img, "b", NULL, NULL), 0);
+	cr_assert_eq(img_set_backing_name(img, name, NULL, NULL), 0);
+	must_close(img);
+	b = load("a");
+	cr_assert(!memcmp(b.at + be64_load(b.at + 8), name, sizeof(name) - 1));
+	free(b.at);
+	sound("a");
+	img = must_open("a", "qcow", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
+	resize(img, MIB);
+	must_close(img);
+	sound("a");
+	b = load("a");
+	cr_assert(!memcmp(b.at + be64_load(b.at + 8), name, sizeof(name) - 1));
+	cr_assert_leq(b.len, MIB + 40 * KIB);
+	free(b.at);
+	img = must_open("a", "qcow", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
+	cr_assert_eq(img_set_backing_name(img, NULL, NULL, NULL), 0);
+	must_close(img);
+	reads_as("a", model, MIB);
+	sound("a");
 }
 
 Test(qcow1, emptied)
