@@ -58,7 +58,8 @@ static void give_back(struct cutting *c)
 {
 	struct img_storage *file = c->refs->img->file;
 
-	qsort(c->freed, c->nfreed, sizeof(*c->freed), by_offset);
+	if (c->nfreed)
+		qsort(c->freed, c->nfreed, sizeof(*c->freed), by_offset);
 	for (size_t i = 0; i < c->nfreed;) {
 		uint64_t off = c->freed[i].off, end = off;
 

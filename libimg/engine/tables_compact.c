@@ -331,7 +331,8 @@ static int move_tables_to_gaps(struct compact *c, struct img_error *err)
 	struct gaps gaps = gaps_below(c, s->used.used.size);
 	int rc = 0;
 
-	qsort(s->tables, s->table_count, sizeof(*s->tables), compare_tables);
+	if (s->table_count)
+		qsort(s->tables, s->table_count, sizeof(*s->tables), compare_tables);
 	for (size_t i = s->table_count; i > 0 && !rc; i--) {
 		if (!take_gap(&gaps, bytes, &to) || to > s->tables[i - 1].off)
 			break;
