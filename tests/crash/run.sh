@@ -151,6 +151,12 @@ qcow_filled() { "$imgtool" convert -f raw -O qcow base.raw image.qcow; }
 qcow_packed() { "$imgtool" convert -c -f raw -O qcow base.raw image.qcow; }
 qcow_theirs() { qemu-img convert -f raw -O qcow base.raw image.qcow; }
 qcow_over() { qemu-img create -q -f qcow -b "$1" -F "$2" image.qcow $size; }
+# Twice: the name has clusters of its own, behind a gap.
+qcow_renamed() {
+	qcow_over base.raw raw && for count in 450 500; do
+		"$imgtool" rebase -q -u -f qcow -b "$(printf './%.0s' $(seq $count))base.raw" -F raw image.qcow || return
+	done
+}
 qcow_over_qcow() {
 	"$imgtool" convert -c -f raw -O qcow base.raw lower.qcow && qcow_over lower.qcow qcow
 }
@@ -286,6 +292,7 @@ variant "qed, churn, tiny cache" "churn=1 cache=16384 count=120" qed_filled clus
 variant "qed over qed, churn" "churn=1 count=120" qed_over_qed cluster_size=4k,table_size=2
 variant "qcow, churn, tiny cache" "churn=1 compress=1 cache=16384 count=120" qcow_packed
 variant "qcow over qcow, churn" "churn=1 count=120" qcow_over_qcow
+variant "qcow over raw with a long name, churn" "churn=1 compress=1 count=120" qcow_renamed
 variant "vmdk, churn, tiny cache" "churn=1 cache=16384 count=120" vmdk_filled zeroed_grain=on
 variant "vpc, churn, tiny cache" "churn=1 cache=16384 count=120" vpc_theirs subformat=dynamic
 variant "vpc, blocks of 4k, churn" "churn=1 count=120" vpc_filled block_size=4k
