@@ -151,11 +151,10 @@ qcow_filled() { "$imgtool" convert -f raw -O qcow base.raw image.qcow; }
 qcow_packed() { "$imgtool" convert -c -f raw -O qcow base.raw image.qcow; }
 qcow_theirs() { qemu-img convert -f raw -O qcow base.raw image.qcow; }
 qcow_over() { qemu-img create -q -f qcow -b "$1" -F "$2" image.qcow $size; }
-# Twice: the name has clusters of its own, behind a gap.
+# The name has clusters of its own, behind all others, and moves when some of these are given up.
 qcow_renamed() {
-	qcow_over base.raw raw && for count in 450 500; do
-		"$imgtool" rebase -q -u -f qcow -b "$(printf './%.0s' $(seq $count))base.raw" -F raw image.qcow || return
-	done
+	qcow_over base.raw raw && qemu-io -f qcow -c "write -q -s base.raw 0 $size" image.qcow &&
+		"$imgtool" rebase -q -u -f qcow -b "$(printf './%.0s' $(seq 500))base.raw" -F raw image.qcow
 }
 qcow_over_qcow() {
 	"$imgtool" convert -c -f raw -O qcow base.raw lower.qcow && qcow_over lower.qcow qcow
@@ -353,6 +352,7 @@ variant "resize qed 4k" "resize=99840 resize=5242880 resize=300032" qed_filled c
 variant "resize qed over raw" "resize=300032 resize=2097152" qed_over cluster_size=4k,table_size=2
 variant "resize qcow" "resize=2097152 resize=524288 resize=1048576" qcow_filled
 variant "resize qcow, whose L1 table moves" "resize=1153433600 resize=300032 resize=5242880" qcow_packed
+variant "resize qcow over raw with a long name" "resize=300032 resize=524288" qcow_renamed
 variant "resize qcow over raw, whose L1 table moves" "resize=300032 resize=301989888" qcow_over base.raw raw
 variant "resize vpc" "resize=300032 resize=2097152 resize=5242880" vpc_filled block_size=64k
 variant "resize vpc, blocks of 4k" "resize=300032 resize=5242880" vpc_filled block_size=4k
