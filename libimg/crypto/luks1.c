@@ -21,7 +21,6 @@
 enum {
 	ITERATIONS_MIN = 1000,
 	DIGEST_SHARE = 8, /* of a slot's iterations */
-	ITER_TIME_MAX_MS = 30000,
 };
 
 /* ---- Validating ---- */
@@ -159,12 +158,6 @@ int img_luks1_open(struct img_luks *l, struct img_error *err)
 }
 
 /* ---- Writing ---- */
-
-int img_luks_check_iter_time(uint64_t ms, struct img_error *err)
-{
-	return ms > ITER_TIME_MAX_MS ? img_fail_range(err, -EINVAL, ms, 0, ITER_TIME_MAX_MS, "iter-time")
-				     : 0;
-}
 
 static int iterations_for(enum img_hash hash, size_t out_bytes, uint64_t ms, uint32_t *out,
 			  struct img_error *err)

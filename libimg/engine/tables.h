@@ -6,7 +6,7 @@
  * tables.c         looking up, reading
  * tables_write.c   plan, commit, drop, release
  * tables_space.c   blocking work: which clusters are used, giving them up
- * tables_compact.c moving what is used, so that there are no gaps
+ * tables_compact.c moving what is used, so that there are no gaps; the end of a session
  * tables_check.c   check and repair
  */
 #ifndef LIBIMG_ENGINE_TABLES_H

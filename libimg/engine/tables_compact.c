@@ -417,3 +417,26 @@ int img_tables_compact(struct img_tables *t, struct img_error *err)
 	}
 	return img_tables_load(t, err);
 }
+
+/* ---- The end of a session ---- */
+
+int img_tables_finish(struct img_tables *t, struct img_error *err)
+{
+	struct img_storage *file = t->img->file;
+	int rc = 0;
+
+	if (!t->writing)
+		return 0;
+	if (t->trim || t->alloc.run_count) {
+		rc = img_tables_compact(t, err);
+		if (rc == -ENOSPC) { /* gaps cost space, nothing else */
+			img_error_clear(err);
+			rc = 0;
+		}
+		t->trim = false;
+	}
+	if (!rc && t->whole && !file->device && file->size % t->cluster_bytes)
+		rc = img_storage_resize(file, round_up_u64(file->size, t->cluster_bytes),
+					IMG_PREALLOCATE_OFF, err);
+	return rc;
+}

@@ -523,7 +523,7 @@ int img_tables_make_empty(struct img_tables *t, struct img_error *err)
 	return rc ? rc : img_tables_load(t, err);
 }
 
-/* ---- The end of a session ---- */
+/* ---- Copying ---- */
 
 int img_tables_copy(const struct img_tables *t, uint64_t from, uint64_t to, uint64_t len,
 		    struct img_error *err)
@@ -558,26 +558,5 @@ int img_tables_copy(const struct img_tables *t, uint64_t from, uint64_t to, uint
 	free(buffer);
 	img_meta_forget(t->img, file, align_down_u64(to, IMG_META_SECTOR),
 			round_up_u64(len, IMG_META_SECTOR) + IMG_META_SECTOR);
-	return rc;
-}
-
-int img_tables_finish(struct img_tables *t, struct img_error *err)
-{
-	struct img_storage *file = t->img->file;
-	int rc = 0;
-
-	if (!t->writing)
-		return 0;
-	if (t->trim || t->alloc.run_count) {
-		rc = img_tables_compact(t, err);
-		if (rc == -ENOSPC) { /* gaps cost space, nothing else */
-			img_error_clear(err);
-			rc = 0;
-		}
-		t->trim = false;
-	}
-	if (!rc && t->whole && !file->device && file->size % t->cluster_bytes)
-		rc = img_storage_resize(file, round_up_u64(file->size, t->cluster_bytes),
-					IMG_PREALLOCATE_OFF, err);
 	return rc;
 }

@@ -103,24 +103,6 @@ static int whole_io(struct img_storage *s, enum img_io_op op, const struct iovec
 			  : io_by_queue(s, op, iov, iovcnt, off, len, flags);
 }
 
-int img_storage_sync_begin(struct img_storage *s)
-{
-	atomic_store(&s->unsynced, false);
-	return atomic_load(&s->sync_failed);
-}
-
-int img_storage_sync_end(struct img_storage *s, int rc)
-{
-	int none = 0;
-
-	if (rc)
-		atomic_compare_exchange_strong(&s->sync_failed, &none, rc);
-	rc = atomic_load(&s->sync_failed);
-	if (rc)
-		atomic_store(&s->unsynced, true);
-	return rc;
-}
-
 static int blocking_sync(struct img_storage *s)
 {
 	int rc = img_storage_sync_begin(s);
