@@ -9,6 +9,7 @@
 
 #include "formats/dmg/dmg_state.h"
 #include "libimg/base/arith.h"
+#include "libimg/base/base64.h"
 #include "libimg/base/endian.h"
 #include "libimg/base/xml.h"
 
@@ -88,53 +89,6 @@ static xmlNode *dict_get(const xmlNode *dict, const char *key, const char *kind)
 	return NULL;
 }
 
-static int digit(char c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	return c == '+' ? 62 : c == '/' ? 63
-					: -1;
-}
-
-/* Base64 in place, white space between. False: it is none. */
-static bool decode_base64(char *text, size_t *len)
-{
-	uint8_t *out = (uint8_t *)text;
-	uint32_t word = 0;
-	unsigned digits = 0;
-	size_t n = 0;
-	char *c;
-
-	for (c = text; *c && *c != '='; c++) {
-		int d = digit(*c);
-
-		if (strchr(" \t\r\n", *c))
-			continue;
-		if (d < 0)
-			return false;
-		word = word << 6 | (uint32_t)d;
-		if (++digits % 4)
-			continue;
-		out[n++] = (uint8_t)(word >> 16);
-		out[n++] = (uint8_t)(word >> 8);
-		out[n++] = (uint8_t)word;
-	}
-	if (c[strspn(c, "= \t\r\n")] || digits % 4 == 1)
-		return false;
-	if (digits % 4 == 2)
-		out[n++] = (uint8_t)(word >> 4);
-	if (digits % 4 == 3) {
-		out[n++] = (uint8_t)(word >> 10);
-		out[n++] = (uint8_t)(word >> 2);
-	}
-	*len = n;
-	return true;
-}
-
 static int found_data(struct walk *w, const xmlNode *data, struct img_error *err)
 {
 	char *text = img_xml_text(data);
@@ -143,7 +97,8 @@ static int found_data(struct walk *w, const xmlNode *data, struct img_error *err
 
 	if (!text)
 		return no_memory(w->img, err);
-	if (decode_base64(text, &len))
+	len = strlen(text);
+	if (img_base64_decode((uint8_t *)text, &len))
 		rc = found(w, (uint8_t *)text, len, err);
 	else
 		rc = img_fail(err, -EUCLEAN, "%s: block table %u: its Data is no base64", w->img->name, w->count);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "libimg/base/arith.h"
+#include "libimg/base/base64.h"
 #include "libimg/base/error.h"
 #include "libimg/base/options.h"
 #include "libimg/base/secret_memory.h"
@@ -96,42 +97,6 @@ void img_secrets_free(struct img_secrets *s)
 		s->first = next;
 	}
 	free(s);
-}
-
-static int base64_digit(char c)
-{
-	static const char digits[] =
-		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	const char *at = c ? strchr(digits, c) : NULL;
-
-	return at ? (int)(at - digits) : -1;
-}
-
-/* In place; white space between is left out. False: no base64. */
-static bool decode_base64(uint8_t *bytes, size_t *len)
-{
-	uint32_t bits = 0;
-	unsigned digits = 0, pads = 0;
-	size_t out = 0;
-
-	for (size_t i = 0; i < *len; i++) {
-		char c = (char)bytes[i];
-		int digit = base64_digit(c);
-
-		if (c == '\n' || c == '\r' || c == ' ' || c == '\t')
-			continue;
-		if (c == '=' && digits % 4 >= 2 && pads < 2) {
-			pads++;
-			continue;
-		}
-		if (digit < 0 || pads)
-			return false;
-		bits = bits << 6 | (uint32_t)digit;
-		if (digits++ % 4)
-			bytes[out++] = (uint8_t)(bits >> (6 - 2 * ((digits - 1) % 4)));
-	}
-	*len = out;
-	return digits % 4 != 1 && (!pads || (digits + pads) % 4 == 0);
 }
 
 static int fail_file(const char *path, const char *what, int code, struct img_error *err)
@@ -217,7 +182,7 @@ static int parse_iv(const struct object *o, uint8_t iv[BLOCK_BYTES], struct img_
 		return img_fail(err, -EINVAL, "secret '%s': iv has %zu characters, expected at most %zu",
 				id, len, sizeof(bytes));
 	memcpy(bytes, text, len);
-	if (!decode_base64(bytes, &len))
+	if (!img_base64_decode(bytes, &len))
 		return img_fail(err, -EINVAL, "secret '%s': iv: not base64", id);
 	if (len != BLOCK_BYTES)
 		return img_fail(err, -EINVAL, "secret '%s': iv has %zu bytes, expected %d", id, len,
@@ -269,7 +234,7 @@ static int load_secret(const struct img_secrets *s, struct object *o, struct img
 	bool base64 = !strcmp(img_options_string(o->options, "format"), "base64");
 	int rc = load_given(o, err);
 
-	if (!rc && base64 && !decode_base64(o->bytes, &o->len))
+	if (!rc && base64 && !img_base64_decode(o->bytes, &o->len))
 		rc = img_fail(err, -EINVAL, "secret '%s': not base64", id);
 	if (rc)
 		return rc;
