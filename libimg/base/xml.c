@@ -3,9 +3,9 @@
  * declares nothing (so that there are no entities), and libxml2 itself keeps to a depth of 256 (2048 in what
  * is longer than 10 MB).
  */
+#include "libimg/base/library.h"
 #include "libimg/base/xml.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <libxml/parserInternals.h>
 #include <pthread.h>
@@ -34,27 +34,16 @@ static void load_library(void)
 	if (!handle)
 		return;
 	library.complete = true;
-	/* POSIX has functions fit into what dlsym() gives; ISO C does not say so */
-#define LOAD(member, name) \
-	{ \
-		union { \
-			void *object; \
-			__typeof__(library.member) function; \
-		} u = { .object = dlsym(handle, name) }; \
-		library.member = u.function; \
-		library.complete &= u.object != NULL; \
-	}
-	LOAD(init, "xmlInitParser")
-	LOAD(read, "xmlReadMemory")
-	LOAD(free, "xmlFreeDoc")
-	LOAD(root, "xmlDocGetRootElement")
-	LOAD(last_error, "xmlGetLastError")
-	LOAD(reset_error, "xmlResetLastError")
-	LOAD(add, "xmlNewTextChild")
-	LOAD(set_content, "xmlNodeSetContent")
-	LOAD(add_content, "xmlNodeAddContent")
-	LOAD(print, "xmlDocDumpMemoryEnc")
-#undef LOAD
+	IMG_LIBRARY_LOAD(library, handle, init, "xmlInitParser");
+	IMG_LIBRARY_LOAD(library, handle, read, "xmlReadMemory");
+	IMG_LIBRARY_LOAD(library, handle, free, "xmlFreeDoc");
+	IMG_LIBRARY_LOAD(library, handle, root, "xmlDocGetRootElement");
+	IMG_LIBRARY_LOAD(library, handle, last_error, "xmlGetLastError");
+	IMG_LIBRARY_LOAD(library, handle, reset_error, "xmlResetLastError");
+	IMG_LIBRARY_LOAD(library, handle, add, "xmlNewTextChild");
+	IMG_LIBRARY_LOAD(library, handle, set_content, "xmlNodeSetContent");
+	IMG_LIBRARY_LOAD(library, handle, add_content, "xmlNodeAddContent");
+	IMG_LIBRARY_LOAD(library, handle, print, "xmlDocDumpMemoryEnc");
 	if (library.complete)
 		library.init();
 }

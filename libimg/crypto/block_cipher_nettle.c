@@ -2,7 +2,6 @@
  * Block ciphers by libnettle, which is loaded when the first of them is used. Its contexts are plain
  * memory: they are kept in ours.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <nettle/nettle-meta.h>
 #include <nettle/cbc.h>
@@ -10,6 +9,7 @@
 #include <pthread.h>
 
 #include "libimg/base/error.h"
+#include "libimg/base/library.h"
 #include "libimg/base/secret_memory.h"
 #include "libimg/crypto/block_cipher.h"
 
@@ -43,20 +43,9 @@ static void load_library(void)
 			library.ciphers[i] = dlsym(handle, names[i]);
 			library.complete &= library.ciphers[i] != NULL;
 		}
-		/* POSIX has functions fit into what dlsym() gives; ISO C does not say so */
-#define LOAD(member, name) \
-	{ \
-		union { \
-			void *object; \
-			__typeof__(library.member) function; \
-		} u = { .object = dlsym(handle, name) }; \
-		library.member = u.function; \
-		library.complete &= u.object != NULL; \
-	}
-	LOAD(cbc_encrypt, "nettle_cbc_encrypt")
-	LOAD(cbc_decrypt, "nettle_cbc_decrypt")
-	LOAD(ctr_crypt, "nettle_ctr_crypt")
-#undef LOAD
+	IMG_LIBRARY_LOAD(library, handle, cbc_encrypt, "nettle_cbc_encrypt");
+	IMG_LIBRARY_LOAD(library, handle, cbc_decrypt, "nettle_cbc_decrypt");
+	IMG_LIBRARY_LOAD(library, handle, ctr_crypt, "nettle_ctr_crypt");
 }
 
 struct nettle {

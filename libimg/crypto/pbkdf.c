@@ -2,7 +2,6 @@
 #include "libimg/crypto/pbkdf.h"
 
 #include <argon2.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <openssl/core_names.h>
 #include <openssl/kdf.h>
@@ -12,6 +11,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/error.h"
+#include "libimg/base/library.h"
 #include "libimg/base/pool.h"
 #include "libimg/base/secret_memory.h"
 #include "libimg/crypto/openssl.h"
@@ -104,19 +104,8 @@ static void load_library(void)
 	if (!handle)
 		return;
 	library.complete = true;
-	/* POSIX has functions fit into what dlsym() gives; ISO C does not say so */
-#define LOAD(member, name) \
-	{ \
-		union { \
-			void *object; \
-			__typeof__(library.member) function; \
-		} u = { .object = dlsym(handle, name) }; \
-		library.member = u.function; \
-		library.complete &= u.object != NULL; \
-	}
-	LOAD(run, "argon2_ctx")
-	LOAD(error_message, "argon2_error_message")
-#undef LOAD
+	IMG_LIBRARY_LOAD(library, handle, run, "argon2_ctx");
+	IMG_LIBRARY_LOAD(library, handle, error_message, "argon2_error_message");
 }
 
 int img_argon2(enum img_argon2 kind, const uint8_t *passphrase, size_t len, const uint8_t *salt,

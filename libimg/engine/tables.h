@@ -1,5 +1,5 @@
 /*
- * Tables of two levels, for formats in which nothing else says what is used (QED, qcow version 1): the
+ * Tables of two levels, for formats in which nothing else says what is used: the
  * entries of the L1 table lead to L2 tables, whose entries lead to clusters; all are file offsets of 8
  * bytes. A driver describes its tables here, and what it has to do with them is done by these functions.
  *

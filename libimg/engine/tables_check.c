@@ -240,7 +240,7 @@ static int scan_copies(struct scan *s, struct img_error *err)
 	return rc < 0 ? rc : 0;
 }
 
-/* QEMU makes the L1 table of qcow in whole sectors: what they have behind its end is no leak. */
+/* The L1 table may be made in whole sectors: what they have behind its end is no leak. */
 static int add_slack(struct scan *s)
 {
 	const struct img_tables *t = s->t;
