@@ -15,6 +15,7 @@
 #include "formats/qcow2/qcow2_state.h"
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
+#include "libimg/engine/free_row.h"
 
 /* What commit() is to do: plan->slot[SLOT_KIND]. */
 enum {
@@ -599,22 +600,8 @@ int qcow2_plan_write(struct img *img, struct img_req *req, enum img_op op, uint6
 
 /* ---- Commit ---- */
 
-/* Freed clusters in a row, handed over together. */
-struct freeing {
-	struct img_req *req;
-	struct img_storage *file;
-	uint64_t off, len;
-};
-
-static void free_row(struct freeing *f)
-{
-	if (f->len)
-		img_free_later(f->req, f->file, f->off, f->len);
-	f->len = 0;
-}
-
 /* Free what the old entry occupies and the new one does not. */
-static void free_old(const struct qcow2 *q, struct freeing *f, const struct qcow2_entry *old,
+static void free_old(const struct qcow2 *q, struct img_free_row *row, const struct qcow2_entry *old,
 		     const struct qcow2_entry *now)
 {
 	uint64_t off, len;
@@ -623,14 +610,10 @@ static void free_old(const struct qcow2 *q, struct freeing *f, const struct qcow
 		return;
 	/* Compressed data is counted by piece: two pieces in one cluster are two uses of it. */
 	if (old->kind == QCOW2_COMPRESSED) {
-		img_free_later(f->req, f->file, off, len);
+		img_free_later(row->req, row->storage, off, len);
 		return;
 	}
-	if (!f->len || off != f->off + f->len) {
-		free_row(f);
-		f->off = off;
-	}
-	f->len += len;
+	img_free_row_add(row, off, len);
 }
 
 /* Which subclusters of the cluster at guest_off does the plan write? */
@@ -694,7 +677,7 @@ void qcow2_commit(struct img *img, struct img_req *req, const struct img_plan *p
 	uint64_t n = compressed ? 1 : plan->slot[SLOT_COUNT];
 	uint8_t *at = img_meta_edit(req, img->file, plan->slot[SLOT_ENTRY],
 				    (size_t)n * g->l2_entry_bytes, IMG_RANK_MAPPING);
-	struct freeing f = { .req = req, .file = img->file };
+	struct img_free_row row = { .req = req, .storage = img->file };
 
 	for (uint64_t i = 0; i < n; i++, at += g->l2_entry_bytes) {
 		struct qcow2_entry old, now;
@@ -706,9 +689,9 @@ void qcow2_commit(struct img *img, struct img_req *req, const struct img_plan *p
 		be64_store(at, word);
 		if (g->extended)
 			be64_store(at + 8, bitmap);
-		free_old(q, &f, &old, &now);
+		free_old(q, &row, &old, &now);
 	}
-	free_row(&f);
+	img_free_row_end(&row);
 }
 
 void qcow2_drop(struct img *img, struct img_req *req, const struct img_plan *plan)

@@ -12,6 +12,7 @@
 
 #include "libimg/base/arith.h"
 #include "libimg/base/endian.h"
+#include "libimg/engine/free_row.h"
 #include "libimg/engine/tables.h"
 
 /* plan->slot[] */
@@ -341,31 +342,12 @@ int img_tables_plan(struct img_tables *t, struct img_req *req, enum img_op op, u
 
 /* ---- Commit ---- */
 
-/* Freed clusters in a row, handed over together. */
-struct freeing {
-	struct img_req *req;
-	struct img_storage *file;
-	uint64_t off, len;
-};
-
-static void free_row(struct freeing *f)
-{
-	if (f->len)
-		img_free_later(f->req, f->file, f->off, f->len);
-	f->len = 0;
-}
-
-static void free_old(struct img_tables *t, struct freeing *f, const struct img_table_entry *old)
+static void free_old(struct img_tables *t, struct img_free_row *row, const struct img_table_entry *old)
 {
 	if (old->kind == IMG_TABLE_PACKED)
 		t->trim = true;
-	if (old->kind != IMG_TABLE_DATA)
-		return;
-	if (f->len && f->off + f->len != old->off)
-		free_row(f);
-	if (!f->len)
-		f->off = old->off;
-	f->len += t->cluster_bytes;
+	if (old->kind == IMG_TABLE_DATA)
+		img_free_row_add(row, old->off, t->cluster_bytes);
 }
 
 void img_tables_commit(struct img_tables *t, struct img_req *req, const struct img_plan *plan)
@@ -375,7 +357,7 @@ void img_tables_commit(struct img_tables *t, struct img_req *req, const struct i
 	uint64_t n = kind == COMMIT_PACKED ? 1 : plan->slot[SLOT_COUNT];
 	uint8_t *slot = img_meta_edit(req, file, plan->slot[SLOT_ENTRY],
 				      (size_t)n * IMG_TABLE_ENTRY_BYTES, IMG_RANK_MAPPING);
-	struct freeing f = { .req = req, .file = file };
+	struct img_free_row row = { .req = req, .storage = file };
 
 	for (uint64_t i = 0; i < n; i++, slot += IMG_TABLE_ENTRY_BYTES) {
 		struct img_table_entry old = img_tables_decode(t, img_tables_load_raw(t, slot));
@@ -387,9 +369,9 @@ void img_tables_commit(struct img_tables *t, struct img_req *req, const struct i
 			raw = IMG_TABLE_COMPRESSED | plan->slot[SLOT_COUNT] << t->len_shift |
 			      target;
 		img_tables_store_raw(t, slot, raw);
-		free_old(t, &f, &old);
+		free_old(t, &row, &old);
 	}
-	free_row(&f);
+	img_free_row_end(&row);
 	/* Where clusters have to be in the file wholly, the disk's last one, too. */
 	if (kind == COMMIT_NEW)
 		raise_u64(&file->due, target + n * t->cluster_bytes);
